@@ -1,0 +1,52 @@
+# Every target makes what it needs: .venv from PyPI alone, then the work.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH :=
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help up demo test check gen bench fmt clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+up: $(VENV)/core ## Start the whole mesh and keep it running
+	@$(BIN)/tradeloom up $(ARGS)
+
+demo: $(VENV)/core ## Trade once through the mesh, starting it if it is not running
+	@$(BIN)/tradeloom demo BTCUSDT 0.25 --order-type market $(ARGS)
+
+test: $(VENV)/dev ## Run every test against real servers (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev ## Lint, types, architecture, contract
+	@$(BIN)/python -m libs.codegen.check
+
+gen: $(VENV)/dev ## Regenerate gen/ from proto/
+	@$(BIN)/python -m libs.codegen
+
+bench: $(VENV)/dev ## Measure side by side (NAME=edge for one)
+	@$(BIN)/python -m bench $(NAME)
+
+fmt: $(VENV)/dev ## Format the code and the contract
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix --quiet . ; $(BIN)/buf format -w proto
+
+clean: ## Remove what make made, but not the data folder
+	@rm -rf $(VENV) third_party dist
+
+$(VENV)/pip:
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade pip
+	@touch $@
+
+$(VENV)/core: $(VENV)/pip pyproject.toml constraints.txt
+	@echo "installing Tradeloom into $(VENV) ..."
+	@$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/core
+	@echo "installing the tools for tests into $(VENV) ..."
+	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@

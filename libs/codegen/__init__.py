@@ -1,0 +1,1 @@
+"""What `make gen` runs to turn the contract into code."""
