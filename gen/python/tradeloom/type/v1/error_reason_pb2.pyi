@@ -47,7 +47,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 8
     """ALREADY_EXISTS: the request_id was used before with another body."""
     ERROR_REASON_DEPENDENCY_UNAVAILABLE: _ErrorReason.ValueType  # 9
-    """UNAVAILABLE: something this service depends on does not answer; nothing was changed.
+    """UNAVAILABLE: something this service depends on does not answer. A write may or may not have
+    happened; repeating it with the same request_id is safe.
     Metadata: dependency "postgres".
     """
     ERROR_REASON_REVOCATIONS_STALE: _ErrorReason.ValueType  # 10
@@ -91,7 +92,8 @@ Metadata: limit "write", per_second "20".
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 8
 """ALREADY_EXISTS: the request_id was used before with another body."""
 ERROR_REASON_DEPENDENCY_UNAVAILABLE: ErrorReason.ValueType  # 9
-"""UNAVAILABLE: something this service depends on does not answer; nothing was changed.
+"""UNAVAILABLE: something this service depends on does not answer. A write may or may not have
+happened; repeating it with the same request_id is safe.
 Metadata: dependency "postgres".
 """
 ERROR_REASON_REVOCATIONS_STALE: ErrorReason.ValueType  # 10

@@ -1,0 +1,127 @@
+"""Wraps the concerns around every call, whatever the shape of the RPC, once at registration."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from grpc import aio
+
+from libs.errors import Refusal
+from libs.mesh.contract import Method
+from libs.mesh.identity import Identity
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One RPC in progress; request is None when the client streams."""
+
+    method: Method
+    context: aio.ServicerContext
+    request: Message | None
+    metadata: dict[str, str | bytes] = field(default_factory=dict)
+    identity: Identity | None = None
+    _refusal: Refusal | None = None
+    _waiting: asyncio.Task | None = None
+
+    def end(self, refusal: Refusal) -> None:
+        """Ends the stream with this refusal, at once if it waits for its next message."""
+        if self._refusal is None:
+            self._refusal = refusal
+            if self._waiting is not None:
+                self._waiting.cancel()
+
+    async def next_of(self, responses: AsyncIterator[Any]) -> Any:
+        """The stream's next message; raises the refusal once the stream is to end."""
+        if self._refusal is not None:
+            raise self._refusal
+        self._waiting = asyncio.current_task()
+        try:
+            return await anext(responses, END)
+        except asyncio.CancelledError:
+            if self._refusal is None or self._waiting is None:
+                raise
+            self._waiting.uncancel()
+            raise self._refusal from None
+        finally:
+            self._waiting = None
+
+
+END = object()
+
+
+Concern = Callable[[Call], AbstractAsyncContextManager[None]]
+CheckMessage = Callable[[Message], None]
+
+MAKERS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+class Registrar:
+    """What `add_…Servicer_to_server` is given instead of the server."""
+
+    def __init__(
+        self, server: aio.Server, methods: dict[str, Method], concerns: Sequence[Concern], check: CheckMessage
+    ) -> None:
+        self._server, self._methods, self._concerns, self._check = server, methods, concerns, check
+        self.names: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The registered form below says the same."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        wrapped = {
+            name: wrap(handler, self._methods[f"/{service}/{name}"], self._concerns, self._check)
+            for name, handler in handlers.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
+        self._server.add_registered_method_handlers(service, wrapped)
+        self.names.append(service)
+
+
+def wrap(handler: Any, method: Method, concerns: Sequence[Concern], check: CheckMessage) -> Any:
+    inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+    async def checked(requests: AsyncIterator[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            check(request)
+            yield request
+
+    def begin(request: Any, context: aio.ServicerContext) -> tuple[Call, Any]:
+        metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        if handler.request_streaming:
+            return Call(method, context, None, metadata), checked(request)
+        return Call(method, context, request, metadata), request
+
+    async def answer(request: Any, context: aio.ServicerContext) -> Any:
+        call, request = begin(request, context)
+        async with AsyncExitStack() as stack:
+            for concern in concerns:
+                await stack.enter_async_context(concern(call))
+            return await inner(request, context)
+
+    async def stream(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
+        call, request = begin(request, context)
+        async with AsyncExitStack() as stack:
+            for concern in concerns:
+                await stack.enter_async_context(concern(call))
+            async with aclosing(inner(request, context)) as responses:
+                while (response := await call.next_of(responses)) is not END:
+                    yield response
+
+    serialize = handler.response_serializer
+
+    def serialized(response: Any) -> bytes:
+        # A stream may hand on bytes that were serialized before: ticks pass through as they came.
+        return response if type(response) is bytes else serialize(response)
+
+    behavior = stream if handler.response_streaming else answer
+    make = MAKERS[handler.request_streaming, handler.response_streaming]
+    return make(behavior, handler.request_deserializer, serialized)

@@ -1,0 +1,239 @@
+"""What happens around every call, outermost first: the order is the tuple at the end."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from grpc import aio
+from grpc_status import rpc_status
+from tradeloom.policy.v1 import policy_pb2
+
+from libs.errors import Forbidden, Invalid, Refusal, Unauthenticated, Unavailable
+from libs.ids import uuid7
+from libs.mesh import identity, metrics
+from libs.mesh.around import Call
+from libs.mesh.errors import away, to_status
+from libs.mesh.identity import Identity, Verifier
+from libs.mesh.limits import Limiter
+from libs.mesh.rules import violations
+from libs.mesh.sessions import Sessions
+from libs.telemetry import traces
+
+log = structlog.get_logger(__name__)
+
+STEP_UP_SECONDS = 300
+ON_BEHALF = "x-tradeloom-user"
+ROLES = {
+    policy_pb2.ACCESS_OPERATOR: frozenset({"operator", "admin"}),
+    policy_pb2.ACCESS_ADMIN: frozenset({"admin"}),
+}
+SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy_pb2.SCOPE_ACCOUNT: "account"}
+
+
+class EntitlementMissing(Forbidden):
+    """The plan does not include what the method needs."""
+
+    reason = "ENTITLEMENT_MISSING"
+
+
+class StepUpRequired(Forbidden):
+    """The method needs a second factor of the last five minutes."""
+
+    reason = "STEP_UP_REQUIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class Concerns:
+    """The concerns of one service; limiters by the policy's limit."""
+
+    word: str
+    verifier: Verifier
+    sessions: Sessions
+    limiters: Mapping[int, Limiter]
+
+    @asynccontextmanager
+    async def measuring(self, call: Call) -> AsyncIterator[None]:
+        """Counts the call by method and code, and times it."""
+        measured = metrics.of(call.method)
+        started = time.perf_counter()
+        measured.in_flight.inc()
+        try:
+            yield
+        finally:
+            measured.in_flight.dec()
+            measured.seconds.observe(time.perf_counter() - started)
+            measured.handled(call.context.code() or grpc.StatusCode.OK)
+
+    @asynccontextmanager
+    async def tracing(self, call: Call) -> AsyncIterator[None]:
+        """Continues the caller's trace, where traces are collected."""
+        with traces.serving(call.method.path, call.metadata):
+            yield
+
+    @asynccontextmanager
+    async def refusing(self, call: Call) -> AsyncIterator[None]:
+        """Turns a refusal into its status; a defect into INTERNAL with an id that the log has too."""
+        try:
+            yield
+        except Refusal as refusal:
+            await self._refuse(call, refusal)
+        except (aio.AbortError, asyncio.CancelledError, GeneratorExit):
+            raise
+        except aio.AioRpcError as error:
+            log.warning("a service this one asked did not answer", method=call.method.path, code=error.code().name)
+            await self._refuse(call, Unavailable("a service this one asks does not answer", dependency="mesh"))
+        except Exception as error:
+            if refusal := away(error):
+                log.warning("a dependency is away", method=call.method.path, error=repr(error))
+                await self._refuse(call, refusal)
+            error_id = str(uuid7())
+            log.exception("defect", method=call.method.path, error_id=error_id)
+            await self._refuse(call, Defect("a defect; the service's log has the error_id", error_id=error_id))
+
+    async def _refuse(self, call: Call, refusal: Refusal) -> None:
+        status = to_status(refusal, self.word)
+        if isinstance(refusal, Defect):
+            status.code = grpc.StatusCode.INTERNAL.value[0]
+        await call.context.abort_with_status(rpc_status.to_status(status))
+
+    @asynccontextmanager
+    async def identifying(self, call: Call) -> AsyncIterator[None]:
+        """Verifies who is calling and keeps it at hand for `libs.mesh.identity.current`."""
+        policy = call.method.policy
+        if policy.access in (policy_pb2.ACCESS_PUBLIC, policy_pb2.ACCESS_SERVICE):
+            yield
+            return
+        call.identity = self._identify(call)
+        token = identity._current.set(call.identity)  # noqa: SLF001 (set here only)
+        try:
+            yield
+        finally:
+            # A stream that the client left is closed in another context, where there is nothing to reset.
+            if identity._current.get(None) is call.identity:  # noqa: SLF001
+                identity._current.reset(token)  # noqa: SLF001
+
+    def _identify(self, call: Call) -> Identity:
+        peer = identity.peer_of(call.context)
+        if named := call.metadata.get(ON_BEHALF):
+            return on_behalf(str(named), peer, call.method.policy)
+        scheme, _, token = str(call.metadata.get("authorization", "")).partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("an access token is needed: authorization: Bearer …")
+        found = self.verifier.verify(token, datetime.now(UTC), peer)
+        self.sessions.check(found, writes=not call.method.reads_only)
+        return found
+
+    @asynccontextmanager
+    async def permitting(self, call: Call) -> AsyncIterator[None]:
+        """Enforces the method's policy."""
+        permit(call.method.policy, call.identity, identity.peer_of(call.context))
+        yield
+
+    @asynccontextmanager
+    async def limiting(self, call: Call) -> AsyncIterator[None]:
+        """Counts the call against the caller's allowance."""
+        if limiter := self.limiters.get(call.method.policy.limit):
+            limiter.take(call.identity.user_id if call.identity else identity.address_of(call.context))
+        yield
+
+    @asynccontextmanager
+    async def ending(self, call: Call) -> AsyncIterator[None]:
+        """Ends a stream whose token expires, whose session ends, or whose process drains."""
+        if not call.method.server_streams:
+            yield
+            return
+        found = call.identity
+        with self.sessions.stream(found, call.end):
+            expiry = None
+            if found is not None:
+                seconds = (found.expire_time - datetime.now(UTC)).total_seconds()
+                expired = Unauthenticated("the access token has expired; resume with a new one")
+                expiry = asyncio.get_running_loop().call_later(max(0.0, seconds), call.end, expired)
+            try:
+                yield
+            finally:
+                if expiry:
+                    expiry.cancel()
+
+    @asynccontextmanager
+    async def checking(self, call: Call) -> AsyncIterator[None]:
+        """Holds the request against the rules beside its fields."""
+        if call.request is not None:
+            check(call.request)
+        yield
+
+    def in_order(self) -> tuple:
+        """Outermost first. Refusals are measured and traced; nobody unknown costs an allowance of somebody known."""
+        return (
+            self.measuring,
+            self.tracing,
+            self.refusing,
+            self.identifying,
+            self.permitting,
+            self.limiting,
+            self.checking,
+            self.ending,
+        )
+
+
+class Defect(Refusal):
+    """An error nobody foresaw; its text never leaves the process."""
+
+    reason = "INTERNAL"
+
+
+def check(message: Message) -> None:
+    if found := violations(message):
+        raise Invalid(found)
+
+
+def permit(policy: policy_pb2.Policy, caller: Identity | None, peer: str) -> None:
+    """Raises Forbidden unless the policy lets the caller, and the service at the other end, in."""
+    if policy.access == policy_pb2.ACCESS_PUBLIC:
+        return
+    if policy.access == policy_pb2.ACCESS_SERVICE:
+        if peer not in policy.services:
+            raise Forbidden("the method is for other services", needs=f"service:{','.join(policy.services)}")
+        return
+    if caller is None or policy.access == policy_pb2.ACCESS_UNSPECIFIED:
+        raise Forbidden("the method is not for callers", needs="policy")
+    needed = ROLES.get(policy.access)
+    if needed and not needed & caller.roles:
+        raise Forbidden("the method is for other roles", needs=f"role:{min(needed, key=len)}")
+    if (scope := SCOPES[policy.scope]) not in caller.scopes:
+        raise Forbidden(f"the token may not {scope}", needs=f"scope:{scope}")
+    if policy.entitlement and policy.entitlement not in caller.entitlements:
+        raise EntitlementMissing("the plan does not include this", entitlement=policy.entitlement)
+    if policy.step_up:
+        factor_time = caller.second_factor_time
+        if factor_time is None or datetime.now(UTC) - factor_time > timedelta(seconds=STEP_UP_SECONDS):
+            raise StepUpRequired("a fresh second factor is needed")
+
+
+def on_behalf(named: str, peer: str, policy: policy_pb2.Policy) -> Identity:
+    """The user whom a service names, if the policy lets that service name one."""
+    if peer not in policy.services:
+        raise Forbidden("this service may not act for a user here", needs=f"service:{','.join(policy.services)}")
+    try:
+        user_id = UUID(named)
+    except ValueError:
+        raise Unauthenticated(f"{ON_BEHALF} is not a user id") from None
+    now = datetime.now(UTC)
+    return Identity(
+        user_id=user_id,
+        session_id=None,
+        roles=frozenset({"user"}),
+        scopes=frozenset(SCOPES.values()),
+        entitlements=frozenset(),
+        issue_time=now,
+        expire_time=datetime.max.replace(tzinfo=UTC),
+        second_factor_time=None,
+        peer=peer,
+    )

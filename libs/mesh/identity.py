@@ -1,0 +1,124 @@
+"""Who is calling: the user of a verified access token, and the service of a verified certificate."""
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from grpc import aio
+
+from libs.errors import Unauthenticated
+
+ISSUER = "https://auth.tradeloom"
+AUDIENCE = "tradeloom"
+ALGORITHM = "EdDSA"
+# A clock may run ahead of another by so much.
+CLOCK_SKEW_SECONDS = 5
+VERIFIED_TOKENS_MAX = 10_000
+TRUST_DOMAIN = "spiffe://tradeloom/svc/"
+
+Keys = Mapping[str, Ed25519PublicKey]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The user on whose behalf a call is made.
+
+    Without a session (session_id None) a service named the user; peer says which.
+    """
+
+    user_id: UUID
+    session_id: UUID | None
+    roles: frozenset[str]
+    scopes: frozenset[str]
+    entitlements: frozenset[str]
+    issue_time: datetime
+    expire_time: datetime
+    second_factor_time: datetime | None
+    peer: str
+
+
+_current: ContextVar[Identity] = ContextVar("identity")
+
+
+def current() -> Identity:
+    """The identity of the call being served; a method that anyone may call has none (LookupError)."""
+    return _current.get()
+
+
+def peer_of(context: aio.ServicerContext) -> str:
+    """The word of the service at the other end, out of its certificate; "" without one."""
+    name = next(iter(context.auth_context().get("peer_spiffe_id", ())), b"").decode()
+    return name.removeprefix(TRUST_DOMAIN) if name.startswith(TRUST_DOMAIN) else ""
+
+
+def address_of(context: aio.ServicerContext) -> str:
+    """The caller's address, as the edge saw it; a header is believed from the edge only."""
+    if peer_of(context) == "edge":
+        for key, value in context.invocation_metadata() or ():
+            if key == "x-envoy-external-address":
+                return str(value)
+    return context.peer()
+
+
+class Verifier:
+    """Verifies access tokens with auth's public keys, each token once."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, Ed25519PublicKey] = {}
+        self._verified: dict[str, Identity] = {}
+
+    def use(self, keys: Keys) -> None:
+        """Takes auth's current keys; tokens of a key that is gone count no more."""
+        if self._keys.keys() - keys.keys():
+            self._verified.clear()
+        self._keys = dict(keys)
+
+    def knows(self, token: str) -> bool:
+        """Whether the key that claims to have signed the token is known."""
+        try:
+            return jwt.get_unverified_header(token).get("kid") in self._keys
+        except jwt.InvalidTokenError:
+            return True  # Malformed: fetching keys again would not help.
+
+    def verify(self, token: str, now: datetime, peer: str) -> Identity:
+        identity = self._verified.get(token)
+        if identity is None:
+            identity = self._verify(token, peer)
+            if len(self._verified) >= VERIFIED_TOKENS_MAX:
+                self._verified.pop(next(iter(self._verified)))
+            self._verified[token] = identity
+        if identity.expire_time <= now:
+            self._verified.pop(token, None)
+            raise Unauthenticated("the access token has expired")
+        return identity
+
+    def _verify(self, token: str, peer: str) -> Identity:
+        try:
+            key = self._keys[jwt.get_unverified_header(token)["kid"]]
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[ALGORITHM],
+                issuer=ISSUER,
+                audience=AUDIENCE,
+                leeway=CLOCK_SKEW_SECONDS,
+                options={"require": ["iss", "aud", "sub", "sid", "iat", "exp"]},
+            )
+            factor = claims.get("mfa_time")
+            return Identity(
+                user_id=UUID(claims["sub"]),
+                session_id=UUID(claims["sid"]),
+                roles=frozenset(claims.get("roles", ())),
+                scopes=frozenset(claims.get("scopes", ())),
+                entitlements=frozenset(claims.get("entitlements", ())),
+                issue_time=datetime.fromtimestamp(claims["iat"], UTC),
+                expire_time=datetime.fromtimestamp(claims["exp"], UTC),
+                second_factor_time=datetime.fromtimestamp(factor, UTC) if factor else None,
+                peer=peer,
+            )
+        except (jwt.InvalidTokenError, KeyError, ValueError) as error:
+            raise Unauthenticated("the access token is not valid") from error

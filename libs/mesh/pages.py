@@ -1,0 +1,37 @@
+"""Opaque page tokens: where the previous page ended."""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+
+from libs.errors import Invalid
+
+
+class PageTokenInvalid(Invalid):
+    """The page token is not one that was given out."""
+
+    reason = "PAGE_TOKEN_INVALID"
+
+
+def token_after(*key: str | int) -> str:
+    """The token of the page that starts after this key."""
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+
+
+def key_of(token: str, parts: int) -> Sequence[str | int] | None:
+    """The key a token stands for; None for the first page."""
+    if not token:
+        return None
+    try:
+        key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    except (binascii.Error, ValueError):
+        key = None
+    if not isinstance(key, list) or len(key) != parts or not all(isinstance(part, str | int) for part in key):
+        raise PageTokenInvalid({"page_token": "is not one that was given out"})
+    return key
+
+
+def size_of(asked: int, usual: int) -> int:
+    """The page size to use; the contract's rules bound what may be asked."""
+    return asked or usual

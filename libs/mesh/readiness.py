@@ -1,0 +1,102 @@
+"""Whether a service can do its work now: its dependencies asked once a second, the answers served to probes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+log = structlog.get_logger(__name__)
+
+CHECK_INTERVAL_SECONDS = 1.0
+CHECK_INTERVAL_AT_START_SECONDS = 0.05
+CHECK_TIMEOUT_SECONDS = 2.0
+
+Check = Callable[[], Awaitable[None]]
+"""Returns when the dependency answers; raises with the reason when not."""
+
+
+class Readiness:
+    """The last answer of each dependency; ready when all are well and the process is not draining."""
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+        self.results: dict[str, str] = dict.fromkeys(checks, "not asked yet")
+        self.draining = False
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining and all(result == "ok" for result in self.results.values())
+
+    async def ask(self) -> None:
+        results = await asyncio.gather(*(self._ask(name) for name in self._checks))
+        for (name, before), result in zip(list(self.results.items()), results, strict=True):
+            if before not in (result, "not asked yet"):
+                log.warning("a dependency changed", dependency=name, result=result)
+            self.results[name] = result
+
+    async def _ask(self, name: str) -> str:
+        try:
+            await asyncio.wait_for(self._checks[name](), CHECK_TIMEOUT_SECONDS)
+        except TimeoutError:
+            return f"no answer within {CHECK_TIMEOUT_SECONDS:g} s"
+        except Exception as error:  # noqa: BLE001 (whatever a driver raises is the reason)
+            return f"{type(error).__name__}: {error}"[:200]
+        return "ok"
+
+
+@asynccontextmanager
+async def telling(readiness: Readiness, servicer: health.HealthServicer, names: Sequence[str]) -> AsyncIterator[None]:
+    """Asks the dependencies while the block runs, and sets gRPC health for every name by the answers."""
+
+    async def tell() -> None:
+        told: bool | None = None
+        while True:
+            await readiness.ask()
+            if readiness.draining:
+                return
+            if readiness.ready is not told:
+                told = readiness.ready
+                status = health_pb2.HealthCheckResponse.SERVING if told else health_pb2.HealthCheckResponse.NOT_SERVING
+                for name in ("", *names):
+                    await servicer.set(name, status)
+            await asyncio.sleep(CHECK_INTERVAL_SECONDS if told else CHECK_INTERVAL_AT_START_SECONDS)
+
+    task = asyncio.create_task(tell(), name="readiness")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def probes(word: str, readiness: Readiness, host: str, port: int) -> AsyncIterator[None]:
+    """Serves /health (ready to work), /live (the event loop turns) and /metrics in plain HTTP."""
+
+    async def answer_health(_: web.Request) -> web.Response:
+        ready = readiness.ready
+        body = {"status": "healthy" if ready else "unhealthy", "service": word, "checks": readiness.results}
+        return web.json_response(body, status=200 if ready else 503)
+
+    async def answer_live(_: web.Request) -> web.Response:
+        return web.json_response({"status": "alive", "service": word})
+
+    async def answer_metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.router.add_get("/health", answer_health)
+    app.router.add_get("/live", answer_live)
+    app.router.add_get("/metrics", answer_metrics)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, reuse_address=True).start()
+        yield
+    finally:
+        await runner.cleanup()

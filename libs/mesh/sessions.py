@@ -1,0 +1,100 @@
+"""Which sessions have ended, and the streams that must end with them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from uuid import UUID
+
+from libs.errors import Exhausted, Refusal, Unauthenticated, Unavailable
+from libs.mesh.identity import Identity
+
+# News older than this may hide an ended session: writes are refused.
+STALE_SECONDS = 5.0
+
+End = Callable[[Refusal], None]
+
+
+class SessionRevoked(Unauthenticated):
+    """The session was ended; sign in again."""
+
+    reason = "SESSION_REVOKED"
+
+
+class RevocationsStale(Unavailable):
+    """Nobody knows whether the session was ended."""
+
+    reason = "REVOCATIONS_STALE"
+
+
+class TooManyStreams(Exhausted):
+    """This process serves as many streams as it may."""
+
+    reason = "TOO_MANY_STREAMS"
+
+
+class Sessions:
+    """What is known of ended sessions, kept fresh by `libs.mesh.revocations` (in auth by auth itself)."""
+
+    def __init__(self, streams_max: int) -> None:
+        self._streams_max = streams_max
+        self._ended: dict[UUID, datetime] = {}
+        self._not_before: dict[UUID, datetime] = {}
+        self._fresh_at = float("-inf")
+        self._streams: dict[object, tuple[Identity | None, End]] = {}
+
+    def refresh(self) -> None:
+        """Notes that everything known is true as of now."""
+        self._fresh_at = time.monotonic()
+
+    def forget(self) -> None:
+        """Before a snapshot: what is not in it has expired by itself."""
+        self._ended.clear()
+        self._not_before.clear()
+
+    def end_session(self, session_id: UUID, expire_time: datetime) -> None:
+        """A session ended; it is remembered until its last access token expires by itself."""
+        now = datetime.now(UTC)
+        self._ended = {key: until for key, until in self._ended.items() if until > now}
+        self._ended[session_id] = expire_time
+        self._end_streams()
+
+    def end_before(self, user_id: UUID, time_before: datetime) -> None:
+        """All of the user's tokens issued before then have ended."""
+        self._not_before[user_id] = time_before
+        self._end_streams()
+
+    def check(self, identity: Identity, *, writes: bool) -> None:
+        """Refuses an ended session, and writes while the news is stale."""
+        if self._revoked(identity):
+            raise SessionRevoked("the session was ended; sign in again")
+        if writes and (age := time.monotonic() - self._fresh_at) > STALE_SECONDS:
+            raise RevocationsStale(
+                "news of ended sessions is older than five seconds; retry", age_seconds=f"{min(age, 1e6):.1f}"
+            )
+
+    def _revoked(self, identity: Identity) -> bool:
+        not_before = self._not_before.get(identity.user_id)
+        return identity.session_id in self._ended or (not_before is not None and identity.issue_time < not_before)
+
+    @contextmanager
+    def stream(self, identity: Identity | None, end: End) -> Iterator[None]:
+        """Keeps `end` at hand while a stream is open."""
+        if len(self._streams) >= self._streams_max:
+            raise TooManyStreams("this process serves as many streams as it may; retry", retry_after_seconds=1.0)
+        key = object()
+        self._streams[key] = (identity, end)
+        try:
+            yield
+        finally:
+            del self._streams[key]
+
+    def end_all_streams(self, refusal: Refusal) -> None:
+        """At a drain: clients resume by cursor elsewhere."""
+        for _, end in list(self._streams.values()):
+            end(refusal)
+
+    def _end_streams(self) -> None:
+        for identity, end in list(self._streams.values()):
+            if identity is not None and self._revoked(identity):
+                end(SessionRevoked("the session was ended; sign in again"))

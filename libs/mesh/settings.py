@@ -1,0 +1,68 @@
+"""What an operator may turn in every service, with the units in the names."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+class Environment(Enum):
+    DEVELOPMENT = "development"
+    PRODUCTION = "production"
+
+
+class LogFormat(Enum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class ServiceSettings(BaseSettings):
+    """Read once at the start: each value as `<WORD>_<NAME>` first, then as `<NAME>`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    word: ClassVar[str]
+
+    environment: Environment = Environment.DEVELOPMENT
+    listen_host: str = "127.0.0.1"
+    mesh_port: int
+    probe_port: int
+    tls_folder: Path
+    database_url: SecretStr = SecretStr("")
+    worker_database_url: SecretStr = SecretStr("")
+    redis_url: SecretStr = SecretStr("")
+    auth_service_url: str = "127.0.0.1:18011"
+    log_format: LogFormat = LogFormat.CONSOLE
+    otlp_endpoint: str = ""
+    trace_sample_ratio: float = 0.01
+    # Between the last "not serving" and the first refused call, so that balancers can look away.
+    drain_notice_seconds: float = 0.0
+    drain_seconds: float = 10.0
+    stream_heartbeat_seconds: float = 5.0
+    streams_max: int = 2_000
+    database_connections_max: int = 10
+    sign_in_per_second: float = 20.0
+    writes_per_second: float = 2_000.0
+    reads_per_second: float = 2_000.0
+    streams_per_second: float = 100.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        own = EnvSettingsSource(settings_cls, env_prefix=f"{cls.word.upper()}_")
+        shared = EnvSettingsSource(settings_cls, env_prefix="")
+        return init_settings, own, shared
+
+    def model_post_init(self, context: Any, /) -> None:
+        if self.environment is Environment.PRODUCTION:
+            for name in ("database_url", "worker_database_url"):
+                secret = getattr(self, name).get_secret_value()
+                if "trading:trading@" in secret:
+                    raise ValueError(f"{name} carries a development password; ENVIRONMENT=production refuses it")
