@@ -1,17 +1,16 @@
 """One effect per request_id: the same request gets the first answer again, another body is refused."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-from asyncpg import Connection
 from google.protobuf.message import Message
 
 from libs.mesh import identity
 from libs.mesh.contract import without_secrets
 from libs.store import requests
-from libs.store.database import Database
+from libs.store.database import Connection, Database
 from libs.store.requests import RequestKey
 
 NOBODY = UUID(int=0)
@@ -50,10 +49,13 @@ async def answer_once(
     key: RequestKey,
     response_type: type[Response],
     work: Callable[[Connection], Awaitable[Response]],
+    *,
+    also: Sequence[UUID] = (),
 ) -> Response:
     """Does the work and records its answer in one transaction, or returns the first answer.
 
-    The first caller gets the answer whole; repeats get it without its secrets.
+    The first caller gets the answer whole; repeats get it without its secrets. The transaction sees the key's user,
+    and those in `also`.
     """
     fresh: list[Response] = []
 
@@ -61,5 +63,5 @@ async def answer_once(
         fresh[:] = [await work(rows)]
         return recorded(fresh[0])
 
-    answer = await requests.once(database, key, recording)
+    answer = await requests.once(database, key, recording, also=also)
     return fresh[0] if fresh else response_type.FromString(answer)

@@ -58,8 +58,8 @@ async def follow_sessions(auth: auth_pb2_grpc.RevocationServiceStub, sessions: S
         try:
             while True:
                 news = await asyncio.wait_for(stream.read(), SILENCE_SECONDS_MAX)
-                if news is aio.EOF:
-                    break
+                if not isinstance(news, auth_pb2.StreamRevocationsResponse):
+                    break  # The end: auth is stopping.
                 take(news, sessions)
                 cursor = news.cursor
         except (aio.AioRpcError, TimeoutError) as error:

@@ -444,7 +444,7 @@ class StreamRevocationsRequest(_message.Message):
 
     AFTER_CURSOR_FIELD_NUMBER: _builtins.int
     after_cursor: _builtins.str
-    """Resume after this cursor; empty asks for the snapshot."""
+    """The last cursor that was read; the snapshot comes first all the same, for it is small."""
     def __init__(
         self,
         *,
@@ -470,7 +470,7 @@ class StreamRevocationsResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
-    """Pass back as after_cursor to resume here."""
+    """Rises with every change."""
     snapshot: _builtins.bool
     """True in the first message: forget what was known before, this is all of it."""
     @_builtins.property

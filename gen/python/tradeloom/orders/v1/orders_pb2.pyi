@@ -265,6 +265,7 @@ class Order(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     MARKET_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    PROTECTION_PRICE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Server-assigned, UUIDv7; also the client order id at the venue."""
     account_id: _builtins.str
@@ -317,6 +318,12 @@ class Order(_message.Message):
     def market_time(self) -> _timestamp_pb2.Timestamp:
         """Market time of the quote it was decided on: it fills at nothing earlier."""
 
+    @_builtins.property
+    def protection_price(self) -> _decimal_pb2.Decimal:
+        """For market orders: the worst price it takes, some percent beyond the quote it was decided on, so
+        that it never costs more than was set aside. What cannot trade within it is canceled.
+        """
+
     def __init__(
         self,
         *,
@@ -338,10 +345,11 @@ class Order(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         market_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
+        protection_price: _decimal_pb2.Decimal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "quantity", b"quantity", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "create_time", b"create_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "order_id", b"order_id", "order_type", b"order_type", "quantity", b"quantity", "reason", b"reason", "revision", b"revision", "side", b"side", "state", b"state", "time_in_force", b"time_in_force", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "create_time", b"create_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "order_id", b"order_id", "order_type", b"order_type", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "revision", b"revision", "side", b"side", "state", b"state", "time_in_force", b"time_in_force", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

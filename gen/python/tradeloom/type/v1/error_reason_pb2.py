@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tradeloom/type/v1/error_reason.proto\x12\x11tradeloom.type.v1*\x8b\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45RROR_REASON_INVALID_FIELDS\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_INVALID\x10\x02\x12 \n\x1c\x45RROR_REASON_SESSION_REVOKED\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_NOT_PERMITTED\x10\x04\x12$\n ERROR_REASON_ENTITLEMENT_MISSING\x10\x05\x12!\n\x1d\x45RROR_REASON_STEP_UP_REQUIRED\x10\x06\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12\'\n#ERROR_REASON_DEPENDENCY_UNAVAILABLE\x10\t\x12\"\n\x1e\x45RROR_REASON_REVOCATIONS_STALE\x10\n\x12#\n\x1f\x45RROR_REASON_PAGE_TOKEN_INVALID\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_INVALID\x10\x0c\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\r\x12!\n\x1d\x45RROR_REASON_TOO_MANY_STREAMS\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tradeloom/type/v1/error_reason.proto\x12\x11tradeloom.type.v1*\xb2\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45RROR_REASON_INVALID_FIELDS\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_TOKEN_INVALID\x10\x02\x12 \n\x1c\x45RROR_REASON_SESSION_REVOKED\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_NOT_PERMITTED\x10\x04\x12$\n ERROR_REASON_ENTITLEMENT_MISSING\x10\x05\x12!\n\x1d\x45RROR_REASON_STEP_UP_REQUIRED\x10\x06\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\x07\x12\"\n\x1e\x45RROR_REASON_REQUEST_ID_REUSED\x10\x08\x12\'\n#ERROR_REASON_DEPENDENCY_UNAVAILABLE\x10\t\x12\"\n\x1e\x45RROR_REASON_REVOCATIONS_STALE\x10\n\x12#\n\x1f\x45RROR_REASON_PAGE_TOKEN_INVALID\x10\x0b\x12\x1f\n\x1b\x45RROR_REASON_CURSOR_INVALID\x10\x0c\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\r\x12!\n\x1d\x45RROR_REASON_TOO_MANY_STREAMS\x10\x0e\x12%\n!ERROR_REASON_REVISION_NOT_REACHED\x10\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.type.v1.error_rea
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=60
-  _globals['_ERRORREASON']._serialized_end=583
+  _globals['_ERRORREASON']._serialized_end=622
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL: a defect. Metadata: error_id, which the service's log has too."""
     ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED: this process already serves as many streams as it may."""
+    ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 15
+    """UNAVAILABLE: the state is not yet as new as min_revision asks. Metadata: revision."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why any service may refuse a call, whatever the method; the reason in `ErrorInfo` is the
@@ -106,4 +108,6 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 13
 """INTERNAL: a defect. Metadata: error_id, which the service's log has too."""
 ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED: this process already serves as many streams as it may."""
+ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 15
+"""UNAVAILABLE: the state is not yet as new as min_revision asks. Metadata: revision."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

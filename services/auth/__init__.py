@@ -1,0 +1,1 @@
+"""Knows who people are: registration, sessions and the keys that sign their tokens."""

@@ -1,0 +1,51 @@
+"""Password hashes: argon2id in threads, so many at once and no more."""
+
+import asyncio
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+from libs.errors import Exhausted
+from services.auth.domain import PasswordTooCommon
+
+COMMON = frozenset(FREQUENCY_LISTS["passwords"])
+
+
+class Passwords:
+    """Hashes and verifies; waiting calls are bounded, and an unknown user costs as much time as a known one."""
+
+    def __init__(self, at_once_max: int, waiting_max: int) -> None:
+        self._hasher = PasswordHasher()  # The library's defaults follow RFC 9106.
+        self._slots = asyncio.Semaphore(at_once_max)
+        self._waiting, self._waiting_max = 0, at_once_max + waiting_max
+        self._nobody = self._hasher.hash("nobody has this password")
+
+    def refuse_common(self, password: str) -> None:
+        """Raises for a password that is tried first by whoever guesses."""
+        if password.lower() in COMMON:
+            raise PasswordTooCommon({"password": "is among the most common ones"})
+
+    async def hash(self, password: str) -> str:
+        return await self._in_thread(self._hasher.hash, password)
+
+    async def verify(self, password_hash: str | None, password: str) -> bool:
+        """Whether the password made the hash; None (nobody) takes as long and is never right."""
+        right = await self._in_thread(self._verify, password_hash or self._nobody, password)
+        return right and password_hash is not None
+
+    def _verify(self, password_hash: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(password_hash, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def _in_thread(self, work, *arguments):  # noqa: ANN001, ANN202 (the work's own types)
+        if self._waiting >= self._waiting_max:
+            raise Exhausted("too many people sign in at once; retry", retry_after_seconds=1.0, limit="passwords")
+        self._waiting += 1
+        try:
+            async with self._slots:
+                return await asyncio.to_thread(work, *arguments)
+        finally:
+            self._waiting -= 1
