@@ -1,0 +1,1 @@
+"""Accepts orders, tells their story until they are done, and keeps what each account holds."""
