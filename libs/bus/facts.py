@@ -1,0 +1,235 @@
+"""Reading another service's facts: each applied once, in the order of its key, together with the reader's position.
+
+Partitions are divided among the replicas by leases. A batch is one transaction: fence, drop what was applied before,
+apply, write the positions. What the streams have lost is asked for from the teller (see libs.store.relay), and a
+position never moves past it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC
+from typing import Any
+from uuid import UUID
+
+from redis.asyncio import Redis
+
+from libs.store.background import Backoff, running
+from libs.store.database import Connection, Database
+from libs.store.leases import Lease, fence
+from libs.store.outbox import PARTITIONS, Fact, partition_of
+from libs.store.relay import NOTHING, REQUESTS_MAX, StreamId, id_from, id_text, requests_of, stream_of
+from libs.store.shares import Share, sharing
+from tradeloom.type.v1 import fact_pb2
+
+BATCH_FACTS = 200  # of one partition, in one transaction
+BLOCK_SECONDS = 1.0
+IDLE_SECONDS = 0.1  # while no partition is held, or all are pausing after a failure
+APPLY_SECONDS = 20.0
+ASK_AGAIN_SECONDS = 2.0
+PAUSE_SECONDS_MAX = 30.0
+
+Apply = Callable[[Connection, Sequence[Fact]], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Partition:
+    """One leased partition: position is what is committed; reading is ahead of it only while something is missing."""
+
+    number: int
+    lease: Lease
+    position: StreamId
+    reading: StreamId
+    batch_facts: int = BATCH_FACTS
+    resume_at: float = 0.0
+    ask_at: float = 0.0
+    trouble: str = ""
+    backoff: Backoff = field(default_factory=lambda: Backoff(seconds_max=PAUSE_SECONDS_MAX))
+
+
+class FactReader:
+    """One replica's part in reading the facts of source. apply runs inside the batch's transaction, of the facts' users.
+
+    If apply raises, the batch is rolled back and tried again with a growing pause, fact by fact; its partition waits,
+    the others go on.
+    """
+
+    def __init__(self, database: Database, redis: Redis, source: str, apply: Apply) -> None:
+        self._database = database
+        self._redis = redis
+        self._source = source
+        self._apply = apply
+        self._partitions: dict[int, Partition] = {}
+        self._sweep_at = 0.0
+
+    @property
+    def troubles(self) -> dict[int, str]:
+        """Why a partition does not advance, for those that fail at present."""
+        return {number: partition.trouble for number, partition in self._partitions.items() if partition.trouble}
+
+    async def step(self, share: Share) -> None:
+        """Read what is new in the partitions held, and apply it."""
+        await self._follow(share.held)
+        now = asyncio.get_running_loop().time()
+        if now >= self._sweep_at:
+            await self._ask_for_missing_keys()
+            self._sweep_at = now + ASK_AGAIN_SECONDS
+        ready = {
+            stream_of(self._source, partition.number).encode(): partition
+            for partition in self._partitions.values()
+            if now >= partition.resume_at
+        }
+        if not ready:
+            await asyncio.sleep(IDLE_SECONDS)
+            return
+        resume_at = min((p.resume_at for p in self._partitions.values() if p.resume_at > now), default=now + BLOCK_SECONDS)
+        found: Any = await self._redis.xread(
+            {stream: id_text(partition.reading) for stream, partition in ready.items()},
+            count=BATCH_FACTS,
+            block=max(1, round(min(BLOCK_SECONDS, resume_at - now) * 1000)),
+        )
+        await asyncio.gather(*(self._take(ready[stream], entries) for stream, entries in found or ()))
+
+    async def _follow(self, held: dict[str, Lease]) -> None:
+        """Start with partitions that are newly held, stop with those that are not."""
+        leases = {int(name): lease for name, lease in held.items()}
+        self._partitions = {n: p for n, p in self._partitions.items() if leases.get(n) == p.lease}
+        if new := leases.keys() - self._partitions.keys():
+            async with self._database.transaction() as rows:
+                found = await rows.fetch("SELECT partition, stream_id FROM fact_readers WHERE source = $1", self._source)
+            positions = {row["partition"]: id_from(row["stream_id"]) for row in found}
+            for number in new:
+                position = positions.get(number, NOTHING)
+                self._partitions[number] = Partition(number, leases[number], position, reading=position)
+
+    async def _take(self, partition: Partition, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        """Apply the entries that follow on one another from the position; ask for what is missing between."""
+        following: list[dict[bytes, bytes]] = []
+        position = partition.position
+        for stream_id, fields in entries:
+            partition.reading = id_from(stream_id)
+            if id_from(fields[b"p"]) <= position:
+                following.append(fields)
+                position = partition.reading
+                if len(following) == partition.batch_facts:
+                    break
+        try:
+            if following:
+                async with asyncio.timeout(APPLY_SECONDS):
+                    await self._apply_batch(partition, following, position)
+                partition.position = position
+                partition.batch_facts = min(BATCH_FACTS, partition.batch_facts * 2)
+                partition.backoff.reset()
+                partition.trouble = ""
+            if partition.reading > partition.position:
+                await self._ask_for_partition(partition)
+        except Exception as error:
+            seconds = partition.backoff.next_seconds()
+            log.exception("facts of %s, partition %d: again in %.1f s", self._source, partition.number, seconds)
+            partition.trouble = f"{type(error).__name__}: {error}"
+            partition.reading = partition.position
+            partition.batch_facts = 1
+            partition.resume_at = asyncio.get_running_loop().time() + seconds
+
+    async def _apply_batch(self, partition: Partition, entries: list[dict[bytes, bytes]], position: StreamId) -> None:
+        told = [(_fact_from(entry[b"f"]), b"o" in entry) for entry in entries if b"f" in entry]
+        user_ids = {fact.user_id for fact, _ in told if fact.user_id}
+        async with self._database.transaction(*user_ids) as rows:
+            await fence(rows, partition.lease)
+            found = await rows.fetch(
+                "SELECT key, sequence, ahead FROM fact_positions WHERE source = $1 AND key = ANY($2)",
+                self._source,
+                list({fact.key for fact, _ in told}),
+            )
+            sequences = {row["key"]: row["sequence"] for row in found}
+            ahead = {row["key"]: row["ahead"] for row in found}
+            new: list[Fact] = []
+            for fact, is_oldest_kept in told:
+                sequence = sequences.setdefault(fact.key, 0)
+                # Of a key whose beginning is no longer kept, a reader that knows nothing of it starts with the oldest.
+                if fact.sequence == sequence + 1 or (sequence == 0 and is_oldest_kept):
+                    new.append(fact)
+                    sequences[fact.key] = fact.sequence
+                ahead[fact.key] = max(fact.sequence, ahead.get(fact.key, 0))
+            if new:
+                await self._apply(rows, new)
+            await self._write_positions(rows, sequences, ahead, partition.number, position)
+        if any(ahead[key] > sequences[key] for key in sequences):
+            self._sweep_at = 0.0
+
+    async def _write_positions(
+        self, rows: Connection, sequences: dict[str, int], ahead: dict[str, int], number: int, position: StreamId
+    ) -> None:
+        await rows.execute(
+            """
+            WITH keys AS (
+              INSERT INTO fact_positions AS kept (source, key, sequence, ahead)
+              SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::bigint[])
+              ON CONFLICT (source, key) DO UPDATE SET sequence = excluded.sequence, ahead = excluded.ahead
+              WHERE (kept.sequence, kept.ahead) <> (excluded.sequence, excluded.ahead))
+            INSERT INTO fact_readers (source, partition, stream_id) VALUES ($1, $5, $6)
+            ON CONFLICT (source, partition) DO UPDATE SET stream_id = excluded.stream_id
+            """,
+            self._source,
+            list(sequences),
+            list(sequences.values()),
+            [ahead[key] for key in sequences],
+            number,
+            id_text(position),
+        )
+
+    async def _ask_for_partition(self, partition: Partition) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= partition.ask_at:
+            partition.ask_at = now + ASK_AGAIN_SECONDS
+            await self._ask({"partition": partition.number, "after": id_text(partition.position)})
+
+    async def _ask_for_missing_keys(self) -> None:
+        """Ask again, until it comes, for what is before a fact that was told and could not be applied."""
+        for partition in self._partitions.values():
+            if partition.reading > partition.position:
+                await self._ask_for_partition(partition)
+        async with self._database.transaction() as rows:
+            missing = await rows.fetch(
+                "SELECT key, sequence FROM fact_positions WHERE source = $1 AND ahead > sequence LIMIT $2",
+                self._source,
+                REQUESTS_MAX,
+            )
+        for row in missing:
+            if partition_of(row["key"]) in self._partitions:
+                log.warning("facts of %s about %s after %d are missing", self._source, row["key"], row["sequence"])
+                await self._ask({"key": row["key"], "after": row["sequence"]})
+
+    async def _ask(self, request: dict[str, str | int]) -> None:
+        fields: Any = request
+        await self._redis.xadd(requests_of(self._source), fields, maxlen=REQUESTS_MAX, approximate=True)
+
+
+@asynccontextmanager
+async def reading(database: Database, redis: Redis, source: str, apply: Apply) -> AsyncIterator[FactReader]:
+    """Apply the facts of source during the block. database is of the worker role."""
+    reader = FactReader(database, redis, source, apply)
+    names = [str(number) for number in range(PARTITIONS)]
+    async with sharing(database, f"facts/{source}", names) as share:
+
+        async def work() -> None:
+            await reader.step(share)
+
+        async with running(f"reading facts of {source}", work):
+            yield reader
+
+
+def _fact_from(serialized: bytes) -> Fact:
+    told = fact_pb2.Fact.FromString(serialized)
+    return Fact(
+        key=told.key,
+        sequence=told.sequence,
+        user_id=UUID(told.user_id) if told.user_id else None,
+        kind=told.kind,
+        payload=told.payload,
+        time=told.time.ToDatetime(tzinfo=UTC),
+    )

@@ -1,0 +1,177 @@
+"""The tick feed: ready-made batches of ticks, one Redis stream per instrument.
+
+An entry's id is `<epoch>-<sequence of its last tick>`: ids must grow, so Redis itself refuses a feeder that was
+replaced. Its fields: `b`, a serialized marketdata StreamTicksResponse that holds only batches, which is what readers
+are sent; `s`, the sequence of its first tick, by which a reader sees that something before it is gone.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from libs.errors import CursorInvalid
+from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
+
+RESUME_BATCHES = 5_000  # kept for readers that resume, even when stored
+BATCHES_MAX = 20_000  # kept if they are not stored: the memory bound, at which a gap is preferred
+TRIM_BATCHES = 1_000  # trimmed at once
+READ_BATCHES = 100  # of one instrument, at once
+
+# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, RESUME_BATCHES, BATCHES_MAX, TRIM_BATCHES.
+# A refused XADD ends the script before the quote is touched.
+_APPEND = """
+redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3])
+if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
+local length = redis.call('XLEN', KEYS[1])
+local excess = length - tonumber(ARGV[5])
+if excess >= 100 then
+  local function parts(id)
+    local epoch, sequence = string.match(id, '^(%d+)-(%d+)$')
+    return tonumber(epoch), tonumber(sequence)
+  end
+  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, tonumber(ARGV[7])) + 1)
+  local first_kept = oldest[#oldest][1]
+  local stored = redis.call('GET', KEYS[3])
+  if length > tonumber(ARGV[6]) then
+    redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
+  elseif stored then
+    local stored_epoch, stored_sequence = parts(stored)
+    local epoch, sequence = parts(first_kept)
+    if stored_epoch < epoch or (stored_epoch == epoch and stored_sequence < sequence) then first_kept = stored end
+    redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
+  end
+end
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in the ticks of one instrument: right after the tick of that sequence. Text: `SIM:BTCUSDT@7-1234`."""
+
+    instrument_id: str
+    epoch: int
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.instrument_id}@{self.stream_id}"
+
+    @property
+    def stream_id(self) -> str:
+        return f"{self.epoch}-{self.sequence}"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a feeder appends: response is a serialized StreamTicksResponse with this batch alone, cursor is after it.
+
+    quote is the serialized marketdata Quote after it, empty where there is none yet.
+    """
+
+    cursor: Cursor
+    first_sequence: int
+    response: bytes
+    quote: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A batch as it is read. If first_sequence is not one above the reader's cursor, what lies between is gone."""
+
+    cursor: Cursor
+    first_sequence: int
+    response: bytes
+
+
+class Outdated(Exception):
+    """Another feeder with a higher epoch, or this one, has appended beyond this batch already."""
+
+
+def parse_cursor(text: str, field: str = "after_cursor") -> Cursor:
+    """The cursor that str() made; CursorInvalid, naming field, for any other text."""
+    if not (found := re.fullmatch(r"([A-Z0-9]{2,16}:[A-Z0-9._/-]{1,32})@(\d{1,15})-(\d{1,15})", text, re.ASCII)):
+        raise CursorInvalid({field: "is not a cursor of this stream"})
+    return Cursor(found[1], int(found[2]), int(found[3]))
+
+
+async def append(redis: Redis, batches: Sequence[Batch]) -> None:
+    """Append batches, and set their quotes, in one round trip. Outdated if Redis refused one; others may be appended."""
+    pipeline = redis.pipeline(transaction=False)
+    for batch in batches:
+        instrument_id = batch.cursor.instrument_id
+        pipeline.eval(
+            _APPEND,
+            3,
+            f"ticks:{instrument_id}",
+            f"quote:{instrument_id}",
+            f"ticks-stored:{instrument_id}",
+            *(batch.cursor.stream_id, batch.response, batch.first_sequence, batch.quote),
+            *(RESUME_BATCHES, BATCHES_MAX, TRIM_BATCHES),
+        )
+    for result in await pipeline.execute(raise_on_error=False):
+        if isinstance(result, ResponseError) and "equal or smaller" in str(result):
+            raise Outdated(str(result))
+        if isinstance(result, Exception):
+            raise result
+
+
+async def newest(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, Cursor]:
+    """The cursor after the last batch of each instrument; instruments without any are left out."""
+    pipeline = redis.pipeline(transaction=False)
+    for instrument_id in instrument_ids:
+        pipeline.xrevrange(f"ticks:{instrument_id}", count=1)
+    last: list[Any] = await pipeline.execute()
+    return {
+        instrument_id: _cursor_from(instrument_id, entries[0][0])
+        for instrument_id, entries in zip(instrument_ids, last, strict=True)
+        if entries
+    }
+
+
+async def read(redis: Redis, cursors: Mapping[str, Cursor], *, block_seconds: float) -> list[Entry]:
+    """The batches after each instrument's cursor, waiting for block_seconds at most if there are none at all.
+
+    A cursor inside a batch brings that batch whole; after() cuts it.
+    """
+    streams: Any = {f"ticks:{instrument_id}": cursor.stream_id for instrument_id, cursor in cursors.items()}
+    found: Any = await redis.xread(streams, count=READ_BATCHES, block=max(1, round(block_seconds * 1000)))
+    return [
+        Entry(_cursor_from(stream.decode().removeprefix("ticks:"), stream_id), int(fields[b"s"]), fields[b"b"])
+        for stream, entries in found or ()
+        for stream_id, fields in entries
+    ]
+
+
+def after(entry: Entry, cursor: Cursor) -> Entry:
+    """The entry without the ticks up to cursor, for a reader that resumes inside it; else the entry itself."""
+    skipped = cursor.sequence + 1 - entry.first_sequence
+    if skipped <= 0:
+        return entry
+    response = StreamTicksResponse.FromString(entry.response)
+    for batch in response.batches:
+        del batch.ticks[:skipped]
+        batch.first_sequence += skipped
+        batch.previous_cursor = str(cursor)
+    return Entry(entry.cursor, entry.first_sequence + skipped, response.SerializeToString())
+
+
+async def set_stored(redis: Redis, cursor: Cursor) -> None:
+    """Say that everything up to cursor is in the database, so that it may be trimmed here."""
+    await redis.set(f"ticks-stored:{cursor.instrument_id}", cursor.stream_id)
+
+
+async def quotes(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, bytes]:
+    """The serialized newest Quote of each instrument; those without one are left out."""
+    if not instrument_ids:
+        return {}
+    found = await redis.mget([f"quote:{instrument_id}" for instrument_id in instrument_ids])
+    return {instrument_id: quote for instrument_id, quote in zip(instrument_ids, found, strict=True) if quote}
+
+
+def _cursor_from(instrument_id: str, stream_id: bytes) -> Cursor:
+    epoch, sequence = stream_id.decode().split("-")
+    return Cursor(instrument_id, int(epoch), int(sequence))

@@ -1,0 +1,58 @@
+"""Work that goes on beside the requests, for as long as a process lives."""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+PAUSE_SECONDS_FIRST = 0.1
+PAUSE_SECONDS_MAX = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Backoff:
+    """How long to pause after one more failure: doubling up to a bound, with chance so that many do not march in step."""
+
+    def __init__(self, seconds_first: float = PAUSE_SECONDS_FIRST, seconds_max: float = PAUSE_SECONDS_MAX) -> None:
+        self._seconds_first = seconds_first
+        self._seconds_max = seconds_max
+        self.failures = 0
+
+    def next_seconds(self) -> float:
+        seconds = min(self._seconds_max, self._seconds_first * 2 ** min(self.failures, 20))
+        self.failures += 1
+        return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+    def reset(self) -> None:
+        self.failures = 0
+
+
+@asynccontextmanager
+async def running(name: str, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Run work beside the block, again and again: after an exception with a growing pause, at once if it returns.
+
+    Leaving the block cancels it and waits until it has cleaned up.
+    """
+    task = asyncio.create_task(_for_ever(name, work), name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _for_ever(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    backoff = Backoff()
+    while True:
+        try:
+            await work()
+            backoff.reset()
+        except Exception:
+            seconds = backoff.next_seconds()
+            log.exception("%s failed; again in %.1f s", name, seconds)
+            await asyncio.sleep(seconds)
+        else:
+            await asyncio.sleep(0)

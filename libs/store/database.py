@@ -1,0 +1,150 @@
+"""Postgres: a pool of connections, and transactions that see only the rows of the users they name."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+from uuid import UUID
+
+import asyncpg
+
+from libs.errors import Unavailable
+
+ACQUIRE_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
+STATEMENT_SECONDS = 30.0
+LOCK_SECONDS = 5
+IDLE_IN_TRANSACTION_SECONDS = 60  # a process that stands still does not hold its locks for ever
+
+_UNREACHABLE = (
+    OSError,  # refused, reset, and TimeoutError
+    asyncpg.InterfaceError,  # closed under us
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # the server stops, or is starting
+    asyncpg.InsufficientResourcesError,
+)
+_LOST_RACES = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+
+
+class DatabaseUnavailable(Unavailable):
+    """Postgres does not answer, or chose another transaction over this one."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, dependency="postgres")
+
+
+class Connection(asyncpg.Connection):
+    """A connection inside Database.transaction; savepoints and cursors are written in SQL there."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self._after_commit: list[Callable[[], None]] = []
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Have callback run once this transaction has committed; never if it is rolled back."""
+        self._after_commit.append(callback)
+
+    def take_after_commit(self) -> list[Callable[[], None]]:
+        callbacks, self._after_commit = self._after_commit, []
+        return callbacks
+
+    def get_reset_query(self) -> str:
+        """Nothing: settings are LOCAL to their transaction, and a round trip per transaction is saved."""
+        return ""
+
+
+class Database:
+    """A pool of connections of one role."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def transaction(self, *user_ids: UUID) -> AsyncIterator[Connection]:
+        """Run the block in one transaction that sees and writes only what belongs to user_ids (or to nobody).
+
+        Beginning takes one round trip. Leaving the block commits; an exception, also a cancellation, rolls back.
+        DatabaseUnavailable when Postgres does not answer: nothing was changed, or, if it was lost while committing,
+        repeating with the same request_id tells.
+        """
+        try:
+            held = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        except _UNREACHABLE as error:
+            raise DatabaseUnavailable(f"no connection to Postgres: {type(error).__name__}") from error
+        rows = cast("Connection", held)
+        try:
+            await rows.execute(_beginning(user_ids))
+            yield rows
+            # Postgres answers COMMIT of a failed transaction with ROLLBACK, and no error.
+            if await rows.execute("COMMIT") != "COMMIT":
+                raise asyncpg.InFailedSQLTransactionError("an error in this transaction was swallowed; it rolled back")
+            for callback in rows.take_after_commit():
+                callback()
+        except _LOST_RACES as error:
+            raise DatabaseUnavailable("another transaction was in the way") from error
+        except _UNREACHABLE as error:
+            # A time-out or wrong arguments may be the block's own fault and have nothing to do with the connection.
+            if isinstance(error, OSError | asyncpg.InterfaceError) and not rows.is_closed():
+                raise
+            raise DatabaseUnavailable(f"Postgres was lost: {type(error).__name__}") from error
+        finally:
+            rows.take_after_commit()
+            await self._give_back(held)
+
+    async def check(self) -> None:
+        """Raise DatabaseUnavailable unless Postgres answers."""
+        async with self.transaction() as rows:
+            await rows.execute("SELECT 1")
+
+    async def _give_back(self, held: asyncpg.pool.PoolConnectionProxy) -> None:
+        try:
+            if held.is_in_transaction():
+                await held.execute("ROLLBACK")
+        except BaseException:
+            # Not even that worked, or we were cancelled in it: the server rolls back when the connection is gone.
+            held.terminate()
+            raise
+        finally:
+            await self._pool.release(held)
+
+
+@asynccontextmanager
+async def open_database(url: str, connections_max: int = 10) -> AsyncIterator[Database]:
+    """Connect to url, in any of SQLAlchemy's spellings of postgresql://, as the role it names.
+
+    Raises DatabaseUnavailable if Postgres does not answer.
+    """
+    try:
+        pool = await asyncpg.create_pool(
+            plain_url(url),
+            min_size=min(2, connections_max),
+            max_size=connections_max,
+            max_inactive_connection_lifetime=0,  # prepared statements stay warm
+            timeout=CONNECT_SECONDS,
+            command_timeout=STATEMENT_SECONDS,
+            connection_class=Connection,
+            server_settings={
+                "timezone": "UTC",
+                "jit": "off",
+                "lock_timeout": f"{LOCK_SECONDS}s",
+                "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+            },
+        )
+    except _UNREACHABLE as error:
+        raise DatabaseUnavailable(f"no connection to Postgres: {type(error).__name__}") from error
+    try:
+        yield Database(pool)
+    finally:
+        # Whoever still holds a connection was cancelled before; waiting for it could last for ever.
+        pool.terminate()
+
+
+def plain_url(url: str) -> str:
+    """The url without the driver SQLAlchemy wants named: postgresql+asyncpg://… is postgresql://…."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+
+
+def _beginning(user_ids: tuple[UUID, ...]) -> str:
+    # Several statements in one round trip take no parameters; UUID() admits nothing that could break out.
+    listed = ",".join(str(UUID(str(user_id))) for user_id in user_ids)
+    return f"BEGIN; SELECT set_config('app.user_ids', '{listed}', true)"

@@ -1,0 +1,115 @@
+"""Request ids: the same request gets its first answer again, another under the same id is refused.
+
+A key is claimed in the transaction that does the work and its answer recorded there too, so either both exist or
+neither. A refusal rolls back and leaves the key unused.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from libs.errors import RequestIdReused
+from libs.store.database import Connection, Database
+
+KEPT_DAYS = 30  # migrations.shared lets the worker role see, and delete, only what is older
+PURGE_ROWS = 5_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RequestKey:
+    """Who asks what under which id; digest is the hash of the canonical request without its id."""
+
+    user_id: UUID
+    method: str
+    request_id: str
+    digest: bytes
+
+
+async def claim(rows: Connection, keys: Iterable[RequestKey]) -> dict[RequestKey, bytes | RequestIdReused]:
+    """What is to be answered to those of keys that were used before; the others are now claimed by this transaction.
+
+    One statement, whatever the number of keys. If another transaction has claimed a key and is not done, this waits for
+    it: then reads its answer, or claims the key after its rollback. Of two keys that differ only in their digest, the
+    first wins. Every claimed key must be recorded before the transaction commits.
+    """
+    first: dict[tuple[UUID, str, str], RequestKey] = {}
+    answers: dict[RequestKey, bytes | RequestIdReused] = {}
+    for key in keys:
+        winner = first.setdefault((key.user_id, key.method, key.request_id), key)
+        if winner.digest != key.digest:
+            answers[key] = _reused(key)
+    ordered = sorted(first.values())  # two group commits that share keys take them in one order and cannot deadlock
+    # DO UPDATE, not DO NOTHING: only it returns the row that another transaction committed while this waited for it.
+    found = await rows.fetch(
+        """
+        INSERT INTO request_keys AS kept (user_id, method, request_id, digest)
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[])
+        ON CONFLICT (user_id, method, request_id) DO UPDATE SET digest = kept.digest
+        RETURNING user_id, method, request_id, digest, answer, xmax = 0 AS is_new
+        """,
+        [key.user_id for key in ordered],
+        [key.method for key in ordered],
+        [key.request_id for key in ordered],
+        [key.digest for key in ordered],
+    )
+    for row in found:
+        key = first[row["user_id"], row["method"], row["request_id"]]
+        if row["is_new"]:
+            continue
+        if row["digest"] != key.digest:
+            answers[key] = _reused(key)
+        elif row["answer"] is None:
+            raise RuntimeError(f"{key.method} {key.request_id} was claimed and never recorded")
+        else:
+            answers[key] = row["answer"]
+    return answers
+
+
+async def record(rows: Connection, answers: Mapping[RequestKey, bytes]) -> None:
+    """Keep the answers of keys that this transaction claimed. One statement, whatever their number."""
+    await rows.execute(
+        """
+        UPDATE request_keys AS kept SET answer = given.answer
+        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[]) AS given (user_id, method, request_id, answer)
+        WHERE (kept.user_id, kept.method, kept.request_id) = (given.user_id, given.method, given.request_id)
+        """,
+        [key.user_id for key in answers],
+        [key.method for key in answers],
+        [key.request_id for key in answers],
+        list(answers.values()),
+    )
+
+
+async def once(database: Database, key: RequestKey, work: Callable[[Connection], Awaitable[bytes]]) -> bytes:
+    """The first answer to key: of work, done now in one transaction of the key's user, or of when it was done before.
+
+    Raises RequestIdReused, and whatever work raises; then nothing was changed.
+    """
+    async with database.transaction(key.user_id) as rows:
+        before = (await claim(rows, [key])).get(key)
+        if isinstance(before, RequestIdReused):
+            raise before
+        if before is not None:
+            return before
+        answer = await work(rows)
+        await record(rows, {key: answer})
+        return answer
+
+
+async def purge(database: Database) -> int:
+    """Delete keys older than KEPT_DAYS, at most PURGE_ROWS; how many were deleted. For the worker role."""
+    async with database.transaction() as rows:
+        deleted = await rows.execute(
+            """
+            DELETE FROM request_keys WHERE (user_id, method, request_id) IN (
+              SELECT user_id, method, request_id FROM request_keys
+              WHERE create_time < now() - make_interval(days => $1) LIMIT $2)
+            """,
+            KEPT_DAYS,
+            PURGE_ROWS,
+        )
+    return int(deleted.split()[-1])
+
+
+def _reused(key: RequestKey) -> RequestIdReused:
+    return RequestIdReused("the request_id was used before with another body", request_id=key.request_id)
