@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from redis.asyncio import Redis
+from tradeloom.type.v1 import fact_pb2
 
 from libs.store.background import Backoff, running
 from libs.store.database import Connection, Database
@@ -22,7 +23,6 @@ from libs.store.leases import Lease, fence
 from libs.store.outbox import PARTITIONS, Fact, partition_of
 from libs.store.relay import NOTHING, REQUESTS_MAX, StreamId, id_from, id_text, requests_of, stream_of
 from libs.store.shares import Share, sharing
-from tradeloom.type.v1 import fact_pb2
 
 BATCH_FACTS = 200  # of one partition, in one transaction
 BLOCK_SECONDS = 1.0
@@ -86,7 +86,9 @@ class FactReader:
         if not ready:
             await asyncio.sleep(IDLE_SECONDS)
             return
-        resume_at = min((p.resume_at for p in self._partitions.values() if p.resume_at > now), default=now + BLOCK_SECONDS)
+        resume_at = min(
+            (p.resume_at for p in self._partitions.values() if p.resume_at > now), default=now + BLOCK_SECONDS
+        )
         found: Any = await self._redis.xread(
             {stream: id_text(partition.reading) for stream, partition in ready.items()},
             count=BATCH_FACTS,
@@ -100,7 +102,9 @@ class FactReader:
         self._partitions = {n: p for n, p in self._partitions.items() if leases.get(n) == p.lease}
         if new := leases.keys() - self._partitions.keys():
             async with self._database.transaction() as rows:
-                found = await rows.fetch("SELECT partition, stream_id FROM fact_readers WHERE source = $1", self._source)
+                found = await rows.fetch(
+                    "SELECT partition, stream_id FROM fact_readers WHERE source = $1", self._source
+                )
             positions = {row["partition"]: id_from(row["stream_id"]) for row in found}
             for number in new:
                 position = positions.get(number, NOTHING)

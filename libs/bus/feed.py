@@ -12,9 +12,9 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
+from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 
 from libs.errors import CursorInvalid
-from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 
 RESUME_BATCHES = 5_000  # kept for readers that resume, even when stored
 BATCHES_MAX = 20_000  # kept if they are not stored: the memory bound, at which a gap is preferred

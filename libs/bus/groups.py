@@ -119,7 +119,12 @@ class Group:
 
 @asynccontextmanager
 async def working(
-    redis: Redis, stream: str, group: str, work: Callable[[bytes], Awaitable[None]], *, idle_seconds: float = IDLE_SECONDS
+    redis: Redis,
+    stream: str,
+    group: str,
+    work: Callable[[bytes], Awaitable[None]],
+    *,
+    idle_seconds: float = IDLE_SECONDS,
 ) -> AsyncIterator[None]:
     """Do the jobs of stream during the block."""
     consumer = Group(redis, stream, group, work, idle_seconds=idle_seconds)

@@ -17,13 +17,13 @@ from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
+from tradeloom.type.v1.fact_pb2 import Fact
 
 from libs.store import outbox
 from libs.store.background import running
 from libs.store.database import Connection, Database
 from libs.store.leases import Lease, fence, holding
 from libs.store.outbox import PARTITIONS
-from tradeloom.type.v1.fact_pb2 import Fact
 
 BATCH_ROWS = 500
 STREAM_ENTRIES_MAX = 100_000  # of one partition; what is trimmed is still in the outbox

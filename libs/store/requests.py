@@ -4,7 +4,7 @@ A key is claimed in the transaction that does the work and its answer recorded t
 neither. A refusal rolls back and leaves the key unused.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -80,12 +80,62 @@ async def record(rows: Connection, answers: Mapping[RequestKey, bytes]) -> None:
     )
 
 
-async def once(database: Database, key: RequestKey, work: Callable[[Connection], Awaitable[bytes]]) -> bytes:
-    """The first answer to key: of work, done now in one transaction of the key's user, or of when it was done before.
+async def find(rows: Connection, keys: Iterable[RequestKey]) -> dict[RequestKey, bytes | RequestIdReused]:
+    """What is to be answered to those of keys that were used before, without claiming the others.
+
+    For batches in which some are refused: what is refused must leave no claim. Call it under the lock that two equal
+    requests share, and end with add().
+    """
+    asked = {(key.user_id, key.method, key.request_id): key for key in keys}
+    found = await rows.fetch(
+        """
+        SELECT user_id, method, request_id, digest, answer FROM request_keys
+        WHERE (user_id, method, request_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[]))
+        """,
+        [key.user_id for key in asked.values()],
+        [key.method for key in asked.values()],
+        [key.request_id for key in asked.values()],
+    )
+    kept = {(row["user_id"], row["method"], row["request_id"]): row for row in found}
+    return {
+        key: row["answer"] if row["digest"] == key.digest else _reused(key)
+        for key in keys
+        if (row := kept.get((key.user_id, key.method, key.request_id)))
+    }
+
+
+async def add(rows: Connection, answers: Mapping[RequestKey, bytes]) -> None:
+    """Keep the answers of keys that find() did not know. One statement, whatever their number.
+
+    asyncpg.UniqueViolationError if another transaction has used one of them since: roll back and begin anew.
+    """
+    await rows.execute(
+        """
+        INSERT INTO request_keys (user_id, method, request_id, digest, answer)
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])
+        """,
+        [key.user_id for key in answers],
+        [key.method for key in answers],
+        [key.request_id for key in answers],
+        [key.digest for key in answers],
+        list(answers.values()),
+    )
+
+
+async def once(
+    database: Database,
+    key: RequestKey,
+    work: Callable[[Connection], Awaitable[bytes]],
+    *,
+    also: Sequence[UUID] = (),
+) -> bytes:
+    """The first answer to key: of work, done now in one transaction, or of when it was done before.
+
+    The transaction is of the key's user, and of those in also.
 
     Raises RequestIdReused, and whatever work raises; then nothing was changed.
     """
-    async with database.transaction(key.user_id) as rows:
+    async with database.transaction(key.user_id, *also) as rows:
         before = (await claim(rows, [key])).get(key)
         if isinstance(before, RequestIdReused):
             raise before

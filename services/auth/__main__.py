@@ -5,15 +5,16 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-from libs.store.background import running
-from libs.store.database import Database, open_database
-from libs.store.outbox import relay
-from libs.store.revision import check_revision
-from redis.asyncio import Redis
 from tradeloom.auth.v1 import auth_pb2_grpc
 
+from libs.bus import connection
+from libs.bus.connection import open_redis
 from libs.ids import uuid7
 from libs.mesh.server import Mesh, Service, run
+from libs.store.background import running
+from libs.store.database import Database, open_database
+from libs.store.relay import relay
+from libs.store.revisions import check_revision
 from services.auth import domain, store, use_cases
 from services.auth.keys import KeyBox, Signer
 from services.auth.passwords import Passwords
@@ -38,7 +39,7 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
         open_database(settings.worker_database_url.get_secret_value(), 4) as worker,
-        Redis.from_url(settings.redis_url.get_secret_value()) as redis,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         async with database.transaction() as rows:
             await check_revision(rows, settings.word)
@@ -66,7 +67,7 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     partial(auth_pb2_grpc.add_AuthServiceServicer_to_server, servicer),
                     partial(auth_pb2_grpc.add_RevocationServiceServicer_to_server, RevocationServicer(revocations)),
                 ],
-                checks={"postgres": database.check, "redis": redis.ping},
+                checks={"postgres": database.check, "redis": partial(connection.check, redis)},
             )
 
 

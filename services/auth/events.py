@@ -6,6 +6,7 @@ from uuid import UUID
 from google.protobuf.message import Message
 from tradeloom.auth.v1 import events_pb2
 
+from libs.mesh.wire import timestamp
 from services.auth.domain import Session, User
 
 
@@ -18,7 +19,7 @@ def session_opened(session: Session) -> tuple[str, bytes]:
 
 
 def session_ended(session_id: UUID, cause: str, expire_time: datetime) -> tuple[str, bytes]:
-    return fact_of(events_pb2.SessionEnded(session_id=str(session_id), cause=cause, expire_time=expire_time))
+    return fact_of(events_pb2.SessionEnded(session_id=str(session_id), cause=cause, expire_time=timestamp(expire_time)))
 
 
 def login_failed(address: str) -> tuple[str, bytes]:

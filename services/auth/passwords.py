@@ -1,6 +1,8 @@
 """Password hashes: argon2id in threads, so many at once and no more."""
 
 import asyncio
+from collections.abc import Callable
+from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -9,6 +11,7 @@ from zxcvbn.frequency_lists import FREQUENCY_LISTS
 from libs.errors import Exhausted
 from services.auth.domain import PasswordTooCommon
 
+T = TypeVar("T")
 COMMON = frozenset(FREQUENCY_LISTS["passwords"])
 
 
@@ -40,7 +43,7 @@ class Passwords:
         except (VerificationError, InvalidHashError):
             return False
 
-    async def _in_thread(self, work, *arguments):  # noqa: ANN001, ANN202 (the work's own types)
+    async def _in_thread(self, work: Callable[..., T], *arguments: str) -> T:
         if self._waiting >= self._waiting_max:
             raise Exhausted("too many people sign in at once; retry", retry_after_seconds=1.0, limit="passwords")
         self._waiting += 1

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
-from libs.store.database import Database
 from tradeloom.auth.v1 import auth_pb2
 
 from libs.mesh.sessions import Sessions
+from libs.store.database import Database
 from services.auth import store, wire
 
 log = structlog.get_logger(__name__)
@@ -45,31 +46,27 @@ class Revocations:
             async with self._changed:
                 self._count += 1
                 self._changed.notify_all()
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._look_now.wait(), self._poll_seconds)
-        except TimeoutError:
-            pass
-        finally:
-            self._look_now.clear()
+        self._look_now.clear()
 
     async def stream(self) -> AsyncIterator[auth_pb2.StreamRevocationsResponse]:
         """A snapshot, then every change; a heartbeat only while the database is being read, for it vouches for the news."""
         sent = dict(self._known)
         yield wire.revocations_to_proto(sent, cursor=self._count, snapshot=True, now=datetime.now(UTC))
         while True:
-            count = self._count
-            async with self._changed:
-                try:
-                    await asyncio.wait_for(
-                        self._changed.wait_for(lambda: self._count != count), self._heartbeat_seconds
-                    )
-                except TimeoutError:
-                    pass
+            await self._wait_for_change(self._count)
             new = {key: until for key, until in self._known.items() if key not in sent}
             if not new and not self._is_fresh():
                 continue
             sent = dict(self._known)
             yield wire.revocations_to_proto(new, cursor=self._count, snapshot=False, now=datetime.now(UTC))
+
+    async def _wait_for_change(self, count: int) -> None:
+        """Until the count has changed, at most until the next heartbeat."""
+        async with self._changed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._count != count), self._heartbeat_seconds)
 
     def _is_fresh(self) -> bool:
         if self._read_time is None:

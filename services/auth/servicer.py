@@ -4,13 +4,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
-from libs.store.database import Connection, Database
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.errors import RequestIdReused
 from libs.mesh import identity
 from libs.mesh.requests import NOBODY, answer_once, key_of, recorded
 from libs.store import requests
+from libs.store.database import Connection, Database
 from services.auth import domain, store, use_cases, wire
 from services.auth.keys import Signer
 from services.auth.passwords import Passwords

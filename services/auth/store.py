@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from libs.store import outbox
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-
-from libs.store import outbox
 from services.auth import events
 from services.auth.domain import Failures, RefreshToken, Session, User
 from services.auth.keys import StoredKey

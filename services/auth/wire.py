@@ -7,6 +7,7 @@ from uuid import UUID
 
 from tradeloom.auth.v1 import auth_pb2
 
+from libs.mesh.wire import timestamp
 from services.auth.domain import User
 from services.auth.keys import StoredKey
 from services.auth.use_cases import Opened
@@ -21,7 +22,7 @@ def user_to_proto(user: User) -> auth_pb2.User:
         full_name=user.full_name,
         roles=sorted(user.roles),
         email_verified=user.email_verified,
-        create_time=user.create_time,
+        create_time=timestamp(user.create_time),
     )
 
 
@@ -31,7 +32,7 @@ def login_to_proto(opened: Opened, access_token: str, access_token_seconds: int)
         refresh_token=opened.refresh_token,
         token_type=TOKEN_TYPE,
         expires_in=access_token_seconds,
-        refresh_expire_time=opened.refresh_expire_time,
+        refresh_expire_time=timestamp(opened.refresh_expire_time),
         session_id=str(opened.session.session_id),
         user=user_to_proto(opened.user),
     )
@@ -43,7 +44,7 @@ def refresh_to_proto(opened: Opened, access_token: str, access_token_seconds: in
         refresh_token=opened.refresh_token,
         token_type=TOKEN_TYPE,
         expires_in=access_token_seconds,
-        refresh_expire_time=opened.refresh_expire_time,
+        refresh_expire_time=timestamp(opened.refresh_expire_time),
         session_id=str(opened.session.session_id),
     )
 
@@ -57,8 +58,11 @@ def revocations_to_proto(
     sessions: Mapping[UUID, datetime], *, cursor: int, snapshot: bool, now: datetime
 ) -> auth_pb2.StreamRevocationsResponse:
     return auth_pb2.StreamRevocationsResponse(
-        sessions=[auth_pb2.RevokedSession(session_id=str(key), expire_time=until) for key, until in sessions.items()],
+        sessions=[
+            auth_pb2.RevokedSession(session_id=str(key), expire_time=timestamp(until))
+            for key, until in sessions.items()
+        ],
         cursor=str(cursor),
         snapshot=snapshot,
-        time=now,
+        time=timestamp(now),
     )

@@ -6,13 +6,13 @@ through a function of this module, is counted by the account's sequence and note
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from enum import Enum
 from uuid import UUID
 
 from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
-from libs.money import ZERO, divide, is_multiple, multiply, plain
+from libs.money import CONTEXT, ZERO, divide, is_multiple, multiply, plain
 
 
 class Side(Enum):
@@ -89,6 +89,9 @@ MOVES: dict[tuple[State, Kind], State] = {
 }
 
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class AccountNotFound(NotFound):
     reason = "ACCOUNT_NOT_FOUND"
 
@@ -141,7 +144,7 @@ class TooBusy(Exhausted):
     reason = "TOO_BUSY"
 
 
-class IllegalMove(Exception):  # noqa: N818 (the field's term)
+class IllegalMove(Exception):
     """The table of moves does not know this; told by a venue, it is recorded and changes nothing."""
 
 
@@ -417,7 +420,8 @@ def place(
         reason="",
         create_time=now,
         update_time=now,
-        market_time=quote.market_time if quote else now,
+        # Without a quote nothing was decided on: the first tick that comes may fill it.
+        market_time=quote.market_time if quote else EPOCH,
         revision=0,
     )
     needed = to_reserve(order)
@@ -470,7 +474,7 @@ def protection_price(ticket: Ticket, instrument: Instrument, quote: Quote, fract
             age_seconds=f"{quote.age_seconds:.1f}",
         )
     bound = multiply(reference, 1 + fraction if buys else 1 - fraction)
-    ticks = (bound / instrument.tick_size).to_integral_value(ROUND_DOWN if buys else ROUND_UP)
+    ticks = CONTEXT.divide(bound, instrument.tick_size).to_integral_value(ROUND_DOWN if buys else ROUND_UP)
     return multiply(ticks, instrument.tick_size)
 
 

@@ -1,0 +1,32 @@
+"""The values every service translates: decimals, which are text on the wire, and times."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tradeloom.type.v1 import decimal_pb2
+
+from libs.money import plain
+
+
+def decimal_to_proto(value: Decimal | None) -> decimal_pb2.Decimal | None:
+    """None stays unset."""
+    return None if value is None else decimal_pb2.Decimal(value=plain(value))
+
+
+def decimal_from_proto(message: decimal_pb2.Decimal) -> Decimal:
+    """The contract's rules have checked the text."""
+    return Decimal(message.value)
+
+
+def timestamp(time: datetime | None) -> Timestamp | None:
+    """None stays unset. The time must be aware; it has microseconds."""
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def time_from_proto(message: Timestamp) -> datetime:
+    return message.ToDatetime(UTC)
