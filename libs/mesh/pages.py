@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from uuid import UUID
 
 from libs.errors import Invalid
 
@@ -35,3 +36,12 @@ def key_of(token: str, parts: int) -> Sequence[str | int] | None:
 def size_of(asked: int, usual: int) -> int:
     """The page size to use; the contract's rules bound what may be asked."""
     return asked or usual
+
+
+def uuid_after(token: str) -> UUID | None:
+    """The id a token stands for; None for the first page."""
+    key = key_of(token, 1)
+    try:
+        return UUID(str(key[0])) if key else None
+    except ValueError:
+        raise PageTokenInvalid({"page_token": "is not one that was given out"}) from None

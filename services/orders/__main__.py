@@ -1,0 +1,94 @@
+"""Starts the orders service: `python -m services.orders`."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from libs.bus import connection
+from libs.bus.connection import open_redis
+from libs.bus.facts import reading
+from libs.errors import Refusal, RequestIdReused
+from libs.ids import uuid7
+from libs.mesh.server import Mesh, Service, run
+from libs.store import requests
+from libs.store.database import Connection, open_database
+from libs.store.relay import relay
+from libs.store.requests import RequestKey
+from libs.store.revisions import check_revision
+from services.orders import consumers, use_cases, wire
+from services.orders.batches import batching
+from services.orders.domain import Limits, Order
+from services.orders.hub import waking
+from services.orders.market import following_market, now
+from services.orders.servicer import OrderServicer, PortfolioServicer
+from services.orders.settings import Settings
+from services.orders.store import AccountStore
+from services.orders.use_cases import Placing
+
+WORKER_CONNECTIONS_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStore:
+    rows: Connection
+
+    async def find(self, keys: Sequence[RequestKey]) -> Mapping[RequestKey, bytes | RequestIdReused]:
+        return await requests.find(self.rows, keys)
+
+    async def add(self, answers: Mapping[RequestKey, bytes]) -> None:
+        await requests.add(self.rows, answers)
+
+
+def place_answer(order: Order) -> bytes:
+    return orders_pb2.PlaceOrderResponse(order=wire.order_to_proto(order)).SerializeToString()
+
+
+@asynccontextmanager
+async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
+    limits = Limits(
+        open_orders_max=settings.open_orders_max,
+        quote_age_seconds_max=settings.quote_age_seconds_max,
+        market_protection=settings.market_protection,
+    )
+    async with (
+        open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
+        open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+    ):
+        async with database.transaction() as rows:
+            await check_revision(rows, settings.word)
+        async with following_market(database, redis, settings.quote_poll_seconds) as market:
+            place_orders = use_cases.PlaceOrders(market, limits, place_answer, uuid7, now)
+
+            async def place(placings: Sequence[Placing]) -> list[bytes | Refusal]:
+                user_ids = {placing.key.user_id for placing in placings}
+                async with database.transaction(*user_ids) as rows:
+                    return await place_orders(AccountStore(rows), AnswerStore(rows), placings)
+
+            apply_execution = consumers.ApplyExecution(uuid7, now)
+            async with (
+                batching(place, settings.batch_orders_max, settings.waiting_orders_max) as batches,
+                waking(redis) as hub,
+                relay(worker, redis, settings.word),
+                reading(worker, redis, "marketdata", consumers.apply_marketdata),
+                reading(worker, redis, "execution", apply_execution),
+            ):
+                order_servicer = OrderServicer(
+                    database, batches, use_cases.CancelOrder(now), hub, settings.stream_heartbeat_seconds
+                )
+                create_account = use_cases.CreateAccount(uuid7, now, settings.accounts_max)
+                portfolio_servicer = PortfolioServicer(database, create_account, market)
+                yield Service(
+                    registers=[
+                        partial(orders_pb2_grpc.add_OrderServiceServicer_to_server, order_servicer),
+                        partial(orders_pb2_grpc.add_PortfolioServiceServicer_to_server, portfolio_servicer),
+                    ],
+                    checks={"postgres": database.check, "redis": partial(connection.check, redis)},
+                )
+
+
+if __name__ == "__main__":
+    run(Settings, orders)

@@ -1,0 +1,84 @@
+"""What this process knows of the market: instruments out of the database, quotes out of Redis, both kept in memory.
+
+Placing an order asks nobody: what is not fresh here is refused.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from redis.asyncio import Redis
+from tradeloom.marketdata.v1 import marketdata_pb2
+
+from libs.bus import feed
+from libs.mesh.wire import time_from_proto
+from libs.store.background import running
+from libs.store.database import Database
+from services.orders import store
+from services.orders.domain import Instrument, Quote
+
+INSTRUMENTS_SECONDS = 1.0
+
+
+class Market:
+    def __init__(self) -> None:
+        self._instruments: dict[str, Instrument] = {}
+        self._quotes: dict[str, marketdata_pb2.Quote] = {}
+        self._read: dict[str, bytes] = {}
+
+    def instrument(self, instrument_id: str) -> Instrument | None:
+        return self._instruments.get(instrument_id)
+
+    def quote(self, instrument_id: str, now: datetime) -> Quote | None:
+        quote = self._quotes.get(instrument_id)
+        if quote is None:
+            return None
+        return Quote(
+            bid=price(quote.bid_price),
+            ask=price(quote.ask_price),
+            last=price(quote.last_price),
+            market_time=time_from_proto(quote.time),
+            age_seconds=(now - time_from_proto(quote.receive_time)).total_seconds(),
+        )
+
+    async def read_instruments(self, database: Database) -> None:
+        async with database.transaction() as rows:
+            self._instruments = await store.instruments(rows)
+
+    async def read_quotes(self, redis: Redis) -> None:
+        found = await feed.quotes(redis, list(self._instruments))
+        for instrument_id, serialized in found.items():
+            if self._read.get(instrument_id) != serialized:
+                self._read[instrument_id] = serialized
+                self._quotes[instrument_id] = marketdata_pb2.Quote.FromString(serialized)
+
+
+def price(value: float) -> Decimal | None:
+    """The shortest text of the double, which is what the venue printed; 0 means none."""
+    return Decimal(repr(value)) if value else None
+
+
+@asynccontextmanager
+async def following_market(database: Database, redis: Redis, quote_poll_seconds: float) -> AsyncIterator[Market]:
+    """Keeps the market fresh while the block runs."""
+    market = Market()
+    await market.read_instruments(database)
+
+    async def follow_instruments() -> None:
+        await market.read_instruments(database)
+        await asyncio.sleep(INSTRUMENTS_SECONDS)
+
+    async def follow_quotes() -> None:
+        await market.read_quotes(redis)
+        await asyncio.sleep(quote_poll_seconds)
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(running("instruments", follow_instruments))
+        await stack.enter_async_context(running("quotes", follow_quotes))
+        yield market
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,218 @@
+"""Speaks the orders API: reads the request, calls one use case, writes the response."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from libs.errors import CursorInvalid, Unavailable
+from libs.mesh import identity, pages
+from libs.mesh.requests import answer_once, key_of
+from libs.mesh.wire import decimal_from_proto, timestamp
+from libs.store.database import Connection, Database
+from services.orders import domain, market, store, use_cases, wire
+from services.orders.batches import Batches
+from services.orders.domain import Account
+from services.orders.hub import Hub
+from services.orders.market import Market
+from services.orders.store import AccountStore
+from services.orders.use_cases import Placing
+
+USUAL_PAGE_SIZE = 50
+POSITIONS_MAX = 10_000
+FIRST_CURSOR = "0"
+
+
+class RevisionNotReached(Unavailable):
+    reason = "REVISION_NOT_REACHED"
+
+
+async def own_account(rows: Connection, account_id: str) -> Account:
+    """The account, if it is the caller's: row security shows no other."""
+    account = await store.find_account(rows, UUID(account_id))
+    if account is None:
+        raise domain.AccountNotFound("no such account", account_id=account_id)
+    return account
+
+
+class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
+    def __init__(
+        self,
+        database: Database,
+        batches: Batches,
+        cancel_order: use_cases.CancelOrder,
+        hub: Hub,
+        heartbeat_seconds: float,
+    ) -> None:
+        self._database, self._batches, self._cancel_order = database, batches, cancel_order
+        self._hub, self._heartbeat_seconds = hub, heartbeat_seconds
+
+    async def PlaceOrder(self, request, context) -> Any:
+        # Serialized already: it is what is kept for a repeat, too.
+        return await self._batches.place(Placing(key_of(request), wire.ticket_from_proto(request)))
+
+    async def CancelOrder(self, request, context):
+        order_id = UUID(request.order_id)
+
+        async def work(rows: Connection) -> orders_pb2.CancelOrderResponse:
+            account_id = await store.account_of_order(rows, order_id)
+            order = await self._cancel_order(AccountStore(rows), account_id, order_id)
+            return orders_pb2.CancelOrderResponse(order=wire.order_to_proto(order))
+
+        return await answer_once(self._database, key_of(request), orders_pb2.CancelOrderResponse, work)
+
+    async def GetOrder(self, request, context):
+        async with self._database.transaction(identity.current().user_id) as rows:
+            order = await store.find_order(rows, UUID(request.order_id))
+        if order is None:
+            raise domain.OrderNotFound("no such order", order_id=request.order_id)
+        return orders_pb2.GetOrderResponse(order=wire.order_to_proto(order))
+
+    async def ListOrders(self, request, context):
+        size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
+        async with self._database.transaction(identity.current().user_id) as rows:
+            account = await own_account(rows, request.account_id)
+            found = await store.list_orders(
+                rows,
+                account.account_id,
+                states=[wire.STATES[state] for state in request.states],
+                instrument_id=request.instrument_id,
+                before=pages.uuid_after(request.page_token),
+                limit=size + 1,
+            )
+        page, more = found[:size], len(found) > size
+        return orders_pb2.ListOrdersResponse(
+            orders=map(wire.order_to_proto, page),
+            next_page_token=pages.token_after(str(page[-1].order_id)) if more else "",
+        )
+
+    async def ListExecutions(self, request, context):
+        size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
+        async with self._database.transaction(identity.current().user_id) as rows:
+            account = await own_account(rows, request.account_id)
+            found = await store.list_executions(
+                rows,
+                account.account_id,
+                order_id=UUID(request.order_id) if request.order_id else None,
+                before=pages.uuid_after(request.page_token),
+                limit=size + 1,
+            )
+        page, more = found[:size], len(found) > size
+        return orders_pb2.ListExecutionsResponse(
+            executions=map(wire.execution_to_proto, page),
+            next_page_token=pages.token_after(str(page[-1].execution_id)) if more else "",
+        )
+
+    async def StreamOrderEvents(self, request, context):
+        user_id = identity.current().user_id
+        async with self._hub.listening(request.account_id) as woken:
+            acknowledgement, sequence = await self._acknowledge(request, user_id)
+            yield acknowledgement
+            while True:
+                woken.clear()
+                async with self._database.transaction(user_id) as rows:
+                    events = await store.events_after(rows, UUID(request.account_id), sequence)
+                for sequence, event in events:
+                    yield orders_pb2.StreamOrderEventsResponse(
+                        cursor=str(sequence), event=orders_pb2.OrderEvent.FromString(event)
+                    )
+                if events:
+                    continue
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), self._heartbeat_seconds)
+                if not woken.is_set():
+                    yield heartbeat(sequence)
+
+    async def _acknowledge(
+        self, request: orders_pb2.StreamOrderEventsRequest, user_id: UUID
+    ) -> tuple[orders_pb2.StreamOrderEventsResponse, int]:
+        async with self._database.transaction(user_id) as rows:
+            # Locked for this moment, so that the orders are those of exactly that sequence.
+            states = await AccountStore(rows).lock([UUID(request.account_id)])
+            account = await own_account(rows, request.account_id)
+            sequence = states[account.account_id].account.account_sequence
+            orders = [] if request.after_cursor else await store.open_orders(rows, account.account_id)
+        if request.after_cursor:
+            sequence = sequence_from(request.after_cursor, sequence)
+        acknowledgement = orders_pb2.OrdersAcknowledgement(
+            open_orders=map(wire.order_to_proto, orders), heartbeat_seconds=max(1, round(self._heartbeat_seconds))
+        )
+        message = orders_pb2.StreamOrderEventsResponse(cursor=str(sequence), acknowledgement=acknowledgement)
+        return message, sequence
+
+
+def sequence_from(cursor: str, newest: int) -> int:
+    if not cursor.isascii() or not cursor.isdigit() or int(cursor) > newest:
+        raise CursorInvalid({"after_cursor": "is not one that this account's stream gave out"})
+    return int(cursor)
+
+
+def heartbeat(sequence: int) -> orders_pb2.StreamOrderEventsResponse:
+    beat = orders_pb2.OrdersHeartbeat(time=timestamp(market.now()))
+    return orders_pb2.StreamOrderEventsResponse(cursor=str(sequence), heartbeat=beat)
+
+
+class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
+    def __init__(self, database: Database, create_account: use_cases.CreateAccount, known: Market) -> None:
+        self._database, self._create_account, self._market = database, create_account, known
+
+    async def CreateAccount(self, request, context):
+        async def work(rows: Connection) -> orders_pb2.CreateAccountResponse:
+            account = await self._create_account(
+                AccountStore(rows),
+                user_id=identity.current().user_id,
+                name=request.name,
+                mode=wire.MODES[request.mode],
+                kind=wire.ACCOUNT_KINDS[request.kind],
+                starting={each.asset: decimal_from_proto(each.amount) for each in request.starting_balances},
+            )
+            return orders_pb2.CreateAccountResponse(account=wire.account_to_proto(account))
+
+        return await answer_once(self._database, key_of(request), orders_pb2.CreateAccountResponse, work)
+
+    async def ListAccounts(self, request, context):
+        size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
+        user_id = identity.current().user_id
+        after = pages.uuid_after(request.page_token) or UUID(int=0)
+        async with self._database.transaction(user_id) as rows:
+            found = await store.list_accounts(rows, user_id, after, size + 1)
+        page, more = found[:size], len(found) > size
+        return orders_pb2.ListAccountsResponse(
+            accounts=map(wire.account_to_proto, page),
+            next_page_token=pages.token_after(str(page[-1].account_id)) if more else "",
+        )
+
+    async def GetPortfolio(self, request, context):
+        async with self._database.transaction(identity.current().user_id) as rows:
+            # Balances and positions of one moment.
+            await AccountStore(rows).lock([UUID(request.account_id)])
+            account = await own_account(rows, request.account_id)
+            if account.account_sequence < request.min_revision:
+                raise RevisionNotReached("the account is not yet that new; retry", revision=account.account_sequence)
+            balances = await store.balances(rows, account.account_id)
+            positions = await store.list_positions(
+                rows, account.account_id, include_flat=False, after="", limit=POSITIONS_MAX
+            )
+        return wire.portfolio_to_proto(use_cases.appraise(account, balances, positions, self._market, market.now()))
+
+    async def ListPositions(self, request, context):
+        size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
+        key = pages.key_of(request.page_token, 1)
+        async with self._database.transaction(identity.current().user_id) as rows:
+            account = await own_account(rows, request.account_id)
+            found = await store.list_positions(
+                rows,
+                account.account_id,
+                include_flat=request.include_flat,
+                after=str(key[0]) if key else "",
+                limit=size + 1,
+            )
+        page, more = found[:size], len(found) > size
+        now = market.now()
+        valued = [use_cases.value(position, self._market.quote(position.instrument_id, now)) for position in page]
+        return orders_pb2.ListPositionsResponse(
+            positions=wire.positions_to_proto(valued),
+            next_page_token=pages.token_after(page[-1].instrument_id) if more else "",
+        )

@@ -1,0 +1,443 @@
+"""Where accounts, orders and the ledger live."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+from uuid import UUID
+
+from asyncpg import Record
+
+from libs.ids import uuid7
+from libs.store import outbox
+from libs.store.bulk import Bulk, upsert
+from libs.store.database import Connection
+from libs.store.outbox import Fact
+from services.orders import wire
+from services.orders.domain import (
+    Account,
+    AccountKind,
+    AccountState,
+    Balance,
+    Execution,
+    Instrument,
+    Mode,
+    Order,
+    OrderType,
+    Position,
+    Side,
+    State,
+    TimeInForce,
+)
+
+# An event stream reads so many at once.
+EVENTS_PAGE = 500
+OPEN_ORDERS_IN_SNAPSHOT = 1_000
+OPEN_STATES = "('pending_new', 'new', 'partially_filled', 'pending_cancel', 'unknown')"
+
+ORDER_COLUMNS = {
+    "order_id": "uuid",
+    "user_id": "uuid",
+    "account_id": "uuid",
+    "instrument_id": "text",
+    "side": "text",
+    "order_type": "text",
+    "time_in_force": "text",
+    "quantity": "numeric",
+    "limit_price": "numeric",
+    "protection_price": "numeric",
+    "state": "text",
+    "filled_quantity": "numeric",
+    "filled_notional": "numeric",
+    "fees": "numeric",
+    "fee_asset": "text",
+    "reserved_asset": "text",
+    "reserved": "numeric",
+    "fee_rate": "numeric",
+    "reason": "text",
+    "create_time": "timestamptz",
+    "update_time": "timestamptz",
+    "market_time": "timestamptz",
+    "revision": "bigint",
+}
+ORDER_CHANGES = ("state", "filled_quantity", "filled_notional", "fees", "reserved", "reason", "update_time", "revision")
+EXECUTION_COLUMNS = {
+    "execution_id": "uuid",
+    "user_id": "uuid",
+    "account_id": "uuid",
+    "order_id": "uuid",
+    "instrument_id": "text",
+    "side": "text",
+    "price": "numeric",
+    "quantity": "numeric",
+    "fee": "numeric",
+    "fee_asset": "text",
+    "maker": "boolean",
+    "venue_fill_id": "text",
+    "time": "timestamptz",
+}
+BALANCE_COLUMNS = {"account_id": "uuid", "asset": "text", "user_id": "uuid", "total": "numeric", "reserved": "numeric"}
+POSITION_COLUMNS = {
+    "account_id": "uuid",
+    "instrument_id": "text",
+    "user_id": "uuid",
+    "quantity": "numeric",
+    "average_price": "numeric",
+    "realized_profit": "numeric",
+    "fees": "numeric",
+    "update_time": "timestamptz",
+}
+ENTRY_COLUMNS = {
+    "transaction_id": "uuid",
+    "user_id": "uuid",
+    "account_id": "uuid",
+    "kind": "text",
+    "book": "text",
+    "asset": "text",
+    "amount": "numeric",
+    "order_id": "uuid",
+    "execution_id": "uuid",
+    "time": "timestamptz",
+}
+INSERT_ORDERS = Bulk("trading_orders", ORDER_COLUMNS)
+UPSERT_ORDERS = Bulk("trading_orders", ORDER_COLUMNS, upsert("order_id", ORDER_CHANGES))
+INSERT_EXECUTIONS = Bulk("trading_executions", EXECUTION_COLUMNS)
+UPSERT_BALANCES = Bulk("balances", BALANCE_COLUMNS, upsert("account_id, asset", ("total", "reserved")))
+UPSERT_POSITIONS = Bulk(
+    "positions",
+    POSITION_COLUMNS,
+    upsert("account_id, instrument_id", ("quantity", "average_price", "realized_profit", "fees", "update_time")),
+)
+INSERT_ENTRIES = Bulk("ledger_entries", ENTRY_COLUMNS)
+INSTRUMENT_COLUMNS = {
+    "instrument_id": "text",
+    "base_asset": "text",
+    "quote_asset": "text",
+    "tick_size": "numeric",
+    "lot_size": "numeric",
+    "minimum_notional": "numeric",
+    "maker_fee_rate": "numeric",
+    "taker_fee_rate": "numeric",
+    "trading": "boolean",
+}
+UPSERT_INSTRUMENTS = Bulk(
+    "instruments",
+    INSTRUMENT_COLUMNS,
+    upsert("instrument_id", [name for name in INSTRUMENT_COLUMNS if name != "instrument_id"]),
+)
+ACCOUNT_FIELDS = ", ".join(field.name for field in fields(Account))
+ORDER_FIELDS = ", ".join(ORDER_COLUMNS)
+EXECUTION_FIELDS = ", ".join(EXECUTION_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row under its account: the thing's own attributes, and whose it is."""
+
+    account: Account
+    thing: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.account if name in ("account_id", "user_id") else self.thing, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRow:
+    transaction_id: UUID
+    user_id: UUID
+    account_id: UUID
+    kind: str
+    book: str
+    asset: str
+    amount: Any
+    order_id: UUID | None
+    execution_id: UUID | None
+    time: Any
+
+
+@dataclass(frozen=True, slots=True)
+class AccountStore:
+    """One transaction's view of accounts; it sees those of the users that the transaction names."""
+
+    rows: Connection
+
+    async def add_account(self, state: AccountState) -> None:
+        account = state.account
+        await self.rows.execute(
+            f"INSERT INTO accounts ({ACCOUNT_FIELDS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            account.account_id,
+            account.user_id,
+            account.name,
+            account.mode.value,
+            account.kind.value,
+            account.create_time,
+            account.account_sequence,
+            account.open_orders,
+        )
+        await self.save([state])
+
+    async def count_accounts(self, user_id: UUID) -> int:
+        # Under a lock of the user's, so that two requests at once do not both find room.
+        await self.rows.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"accounts/{user_id}")
+        return await self.rows.fetchval("SELECT count(*) FROM accounts WHERE user_id = $1", user_id) or 0
+
+    async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]:
+        """The accounts, locked in the order of their ids, with their balances as they are under the lock."""
+        wanted = list(account_ids)
+        found = await self.rows.fetch(
+            f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = ANY($1) ORDER BY account_id FOR UPDATE", wanted
+        )
+        states = {row["account_id"]: AccountState(account=account_from(row)) for row in found}
+        for row in await self.rows.fetch(
+            "SELECT account_id, asset, total, reserved FROM balances WHERE account_id = ANY($1)", list(states)
+        ):
+            balance = Balance(asset=row["asset"], total=row["total"], reserved=row["reserved"])
+            states[row["account_id"]].balances[balance.asset] = balance
+        return states
+
+    async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None:
+        """Brings these orders into their accounts' states; call it under the lock."""
+        for row in await self.rows.fetch(
+            f"SELECT {ORDER_FIELDS} FROM trading_orders WHERE order_id = ANY($1)", list(order_ids)
+        ):
+            order = order_from(row)
+            if state := states.get(order.account_id):
+                state.orders[order.order_id] = order
+
+    async def load_trading(self, states: Mapping[UUID, AccountState], fill_ids: Sequence[str]) -> None:
+        """Brings in positions, and which of these fills were applied before; call it under the lock."""
+        for row in await self.rows.fetch("SELECT * FROM positions WHERE account_id = ANY($1)", list(states)):
+            states[row["account_id"]].positions[row["instrument_id"]] = position_from(row)
+        for row in await self.rows.fetch(
+            "SELECT account_id, venue_fill_id FROM trading_executions WHERE account_id = ANY($1) AND venue_fill_id = ANY($2)",
+            list(states),
+            list(fill_ids),
+        ):
+            states[row["account_id"]].known_fills.add(row["venue_fill_id"])
+
+    async def save(self, states: Sequence[AccountState]) -> None:
+        """Writes all that has changed, and tells it; one statement for each table that has changes."""
+        changed = [state for state in states if state.events or state.transactions]
+        if not changed:
+            return
+        orders: dict[UUID, Order] = {}
+        for state in changed:
+            orders.update({event.order.order_id: event.order for event in state.events})
+        placed_only = all(event.kind.value == "accepted" for state in changed for event in state.events)
+        await self._write(INSERT_ORDERS if placed_only else UPSERT_ORDERS, list(orders.values()))
+        await self._write(
+            UPSERT_BALANCES, [Row(state.account, balance) for state in changed for balance in state.balances.values()]
+        )
+        await self._write(INSERT_EXECUTIONS, [execution for state in changed for execution in state.executions])
+        await self._write(
+            UPSERT_POSITIONS,
+            [
+                Row(state.account, state.positions[instrument_id])
+                for state in changed
+                for instrument_id in {execution.instrument_id for execution in state.executions}
+            ],
+        )
+        await self._write(INSERT_ENTRIES, list(entry_rows(changed)))
+        await self._tell(changed)
+
+    async def _write(self, bulk: Bulk, rows: Sequence[Any]) -> None:
+        if rows:
+            await self.rows.execute(bulk.statement, *bulk.arguments(rows))
+
+    async def _tell(self, states: Sequence[AccountState]) -> None:
+        """The events for streams, the facts for other services, and the accounts' new counts."""
+        events, facts = [], []
+        for state in states:
+            account = state.account
+            for event in state.events:
+                message, (kind, payload) = wire.told(event, account.mode)
+                events.append((account.account_id, event.account_sequence, account.user_id, message, event.time))
+                facts.append(
+                    Fact(
+                        key=str(account.account_id),
+                        sequence=event.account_sequence,
+                        user_id=account.user_id,
+                        kind=kind,
+                        payload=payload,
+                    )
+                )
+        if not events:
+            return
+        await self.rows.execute(
+            """
+            WITH counts AS (
+              UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders
+              FROM unnest($6::uuid[], $7::bigint[], $8::integer[]) AS new (account_id, account_sequence, open_orders)
+              WHERE accounts.account_id = new.account_id)
+            INSERT INTO order_events (account_id, account_sequence, user_id, event, create_time)
+            SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bytea[], $5::timestamptz[])
+            """,
+            *map(list, zip(*events, strict=True)),
+            [state.account.account_id for state in states],
+            [state.account.account_sequence for state in states],
+            [state.account.open_orders for state in states],
+        )
+        await outbox.add(self.rows, facts)
+
+
+def entry_rows(states: Sequence[AccountState]) -> Iterable[EntryRow]:
+    for state in states:
+        for transaction in state.transactions:
+            transaction_id = uuid7()
+            for entry in transaction.entries:
+                yield EntryRow(
+                    transaction_id=transaction_id,
+                    user_id=state.account.user_id,
+                    account_id=state.account.account_id,
+                    kind=transaction.kind,
+                    book=entry.book,
+                    asset=entry.asset,
+                    amount=entry.amount,
+                    order_id=transaction.order_id,
+                    execution_id=transaction.execution_id,
+                    time=transaction.time,
+                )
+
+
+async def save_instruments(rows: Connection, instruments: Sequence[Instrument]) -> None:
+    # The newest of each, since one statement may not write a row twice.
+    newest = {instrument.instrument_id: instrument for instrument in instruments}
+    await rows.execute(UPSERT_INSTRUMENTS.statement, *UPSERT_INSTRUMENTS.arguments(newest.values()))
+
+
+async def instruments(rows: Connection) -> dict[str, Instrument]:
+    found = await rows.fetch(f"SELECT {', '.join(INSTRUMENT_COLUMNS)} FROM instruments")
+    return {row["instrument_id"]: Instrument(**row) for row in found}
+
+
+async def find_account(rows: Connection, account_id: UUID) -> Account | None:
+    row = await rows.fetchrow(f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = $1", account_id)
+    return account_from(row) if row else None
+
+
+async def list_accounts(rows: Connection, user_id: UUID, after: UUID, limit: int) -> list[Account]:
+    found = await rows.fetch(
+        f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE user_id = $1 AND account_id > $2 ORDER BY account_id LIMIT $3",
+        user_id,
+        after,
+        limit,
+    )
+    return [account_from(row) for row in found]
+
+
+async def account_of_order(rows: Connection, order_id: UUID) -> UUID | None:
+    return await rows.fetchval("SELECT account_id FROM trading_orders WHERE order_id = $1", order_id)
+
+
+async def find_order(rows: Connection, order_id: UUID) -> Order | None:
+    row = await rows.fetchrow(f"SELECT {ORDER_FIELDS} FROM trading_orders WHERE order_id = $1", order_id)
+    return order_from(row) if row else None
+
+
+async def list_orders(
+    rows: Connection, account_id: UUID, *, states: Sequence[State], instrument_id: str, before: UUID | None, limit: int
+) -> list[Order]:
+    """Newest first: order ids sort by the time they were made."""
+    found = await rows.fetch(
+        f"""
+        SELECT {ORDER_FIELDS} FROM trading_orders
+        WHERE account_id = $1 AND (cardinality($2::text[]) = 0 OR state = ANY($2)) AND ($3 = '' OR instrument_id = $3)
+          AND ($4::uuid IS NULL OR order_id < $4)
+        ORDER BY order_id DESC LIMIT $5
+        """,
+        account_id,
+        [state.value for state in states],
+        instrument_id,
+        before,
+        limit,
+    )
+    return [order_from(row) for row in found]
+
+
+async def open_orders(rows: Connection, account_id: UUID) -> list[Order]:
+    found = await rows.fetch(
+        f"""
+        SELECT {ORDER_FIELDS} FROM trading_orders WHERE account_id = $1 AND state IN {OPEN_STATES}
+        ORDER BY order_id DESC LIMIT $2
+        """,
+        account_id,
+        OPEN_ORDERS_IN_SNAPSHOT,
+    )
+    return [order_from(row) for row in found]
+
+
+async def list_executions(
+    rows: Connection, account_id: UUID, *, order_id: UUID | None, before: UUID | None, limit: int
+) -> list[Execution]:
+    found = await rows.fetch(
+        f"""
+        SELECT {EXECUTION_FIELDS} FROM trading_executions
+        WHERE account_id = $1 AND ($2::uuid IS NULL OR order_id = $2) AND ($3::uuid IS NULL OR execution_id < $3)
+        ORDER BY execution_id DESC LIMIT $4
+        """,
+        account_id,
+        order_id,
+        before,
+        limit,
+    )
+    return [Execution(**{**row, "side": Side(row["side"])}) for row in found]
+
+
+async def balances(rows: Connection, account_id: UUID) -> list[Balance]:
+    found = await rows.fetch(
+        """
+        SELECT asset, total, reserved FROM balances
+        WHERE account_id = $1 AND (total <> 0 OR reserved <> 0) ORDER BY asset
+        """,
+        account_id,
+    )
+    return [Balance(**row) for row in found]
+
+
+async def list_positions(
+    rows: Connection, account_id: UUID, *, include_flat: bool, after: str, limit: int
+) -> list[Position]:
+    found = await rows.fetch(
+        """
+        SELECT * FROM positions
+        WHERE account_id = $1 AND (quantity <> 0 OR $2) AND instrument_id > $3 ORDER BY instrument_id LIMIT $4
+        """,
+        account_id,
+        include_flat,
+        after,
+        limit,
+    )
+    return [position_from(row) for row in found]
+
+
+async def events_after(rows: Connection, account_id: UUID, sequence: int) -> list[tuple[int, bytes]]:
+    """Serialized events in order, at most EVENTS_PAGE."""
+    found = await rows.fetch(
+        """
+        SELECT account_sequence, event FROM order_events
+        WHERE account_id = $1 AND account_sequence > $2 ORDER BY account_sequence LIMIT $3
+        """,
+        account_id,
+        sequence,
+        EVENTS_PAGE,
+    )
+    return [(row["account_sequence"], row["event"]) for row in found]
+
+
+def account_from(row: Record) -> Account:
+    return Account(**{**row, "mode": Mode(row["mode"]), "kind": AccountKind(row["kind"])})
+
+
+def order_from(row: Record) -> Order:
+    return Order(
+        **{
+            **row,
+            "side": Side(row["side"]),
+            "order_type": OrderType(row["order_type"]),
+            "time_in_force": TimeInForce(row["time_in_force"]),
+            "state": State(row["state"]),
+        }
+    )
+
+
+def position_from(row: Record) -> Position:
+    return Position(**{field.name: row[field.name] for field in fields(Position)})

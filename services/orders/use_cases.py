@@ -1,0 +1,211 @@
+"""What the service does, one per intention. Each works on a store that is bound to one transaction."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+from uuid import UUID
+
+from libs.errors import Refusal, RequestIdReused
+from libs.money import ZERO, multiply
+from libs.store.requests import RequestKey
+from services.orders import domain
+from services.orders.domain import (
+    Account,
+    AccountKind,
+    AccountState,
+    Balance,
+    Instrument,
+    Limits,
+    Mode,
+    Order,
+    Position,
+    Quote,
+    Ticket,
+)
+
+
+class Accounts(Protocol):
+    """Where accounts and orders live, in one transaction."""
+
+    async def add_account(self, state: AccountState) -> None: ...
+    async def count_accounts(self, user_id: UUID) -> int: ...
+    async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]: ...
+    async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None: ...
+    async def save(self, states: Sequence[AccountState]) -> None: ...
+
+
+class Answers(Protocol):
+    """The answers to earlier requests, in the same transaction."""
+
+    async def find(self, keys: Sequence[RequestKey]) -> Mapping[RequestKey, bytes | RequestIdReused]: ...
+    async def add(self, answers: Mapping[RequestKey, bytes]) -> None: ...
+
+
+class Market(Protocol):
+    """What is known of the market in this process."""
+
+    def instrument(self, instrument_id: str) -> Instrument | None: ...
+    def quote(self, instrument_id: str, now: datetime) -> Quote | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAccount:
+    next_id: Callable[[], UUID]
+    now: Callable[[], datetime]
+    accounts_max: int
+
+    async def __call__(
+        self,
+        accounts: Accounts,
+        *,
+        user_id: UUID,
+        name: str,
+        mode: Mode,
+        kind: AccountKind,
+        starting: Mapping[str, Decimal],
+    ) -> Account:
+        if await accounts.count_accounts(user_id) >= self.accounts_max:
+            raise domain.TooManyAccounts("too many accounts", accounts_max=self.accounts_max)
+        account = Account(
+            account_id=self.next_id(), user_id=user_id, name=name, mode=mode, kind=kind, create_time=self.now()
+        )
+        state = domain.open_account(account, starting.items(), account.create_time)
+        await accounts.add_account(state)
+        return account
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """One request to place an order."""
+
+    key: RequestKey
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceOrders:
+    """Places a batch in one transaction, one outcome for each; a refused order leaves the others alone.
+
+    An outcome is the serialized answer, new or of the first time, or the refusal.
+    """
+
+    market: Market
+    limits: Limits
+    answer: Callable[[Order], bytes]
+    next_id: Callable[[], UUID]
+    now: Callable[[], datetime]
+
+    async def __call__(
+        self, accounts: Accounts, answers: Answers, placings: Sequence[Placing]
+    ) -> list[bytes | Refusal]:
+        states = await accounts.lock({placing.ticket.account_id for placing in placings})
+        # Under the lock: an equal request that was first has committed by now.
+        used = dict(await answers.find([placing.key for placing in placings]))
+        seen: dict[tuple[UUID, str, str], RequestKey] = {}
+        new: dict[RequestKey, bytes] = {}
+        outcomes: list[bytes | Refusal] = []
+        for placing in placings:
+            key = placing.key
+            first = seen.setdefault((key.user_id, key.method, key.request_id), key)
+            if first.digest != key.digest:
+                outcomes.append(RequestIdReused("the request_id was used before with another body"))
+                continue
+            if (before := used.get(key) or new.get(key)) is not None:
+                outcomes.append(before)
+                continue
+            try:
+                order = self._place(states.get(placing.ticket.account_id), placing)
+            except Refusal as refusal:
+                outcomes.append(refusal)
+            else:
+                new[key] = self.answer(order)
+                outcomes.append(new[key])
+        if new:
+            await accounts.save(list(states.values()))
+            await answers.add(new)
+        return outcomes
+
+    def _place(self, state: AccountState | None, placing: Placing) -> Order:
+        ticket = placing.ticket
+        # The transaction sees the accounts of all the batch's users; this caller may name only its own.
+        if state is None or state.account.user_id != placing.key.user_id:
+            raise domain.AccountNotFound("no such account", account_id=ticket.account_id)
+        now = self.now()
+        return domain.place(
+            state,
+            ticket,
+            instrument=self.market.instrument(ticket.instrument_id),
+            quote=self.market.quote(ticket.instrument_id, now),
+            limits=self.limits,
+            order_id=self.next_id(),
+            now=now,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder:
+    now: Callable[[], datetime]
+
+    async def __call__(self, accounts: Accounts, account_id: UUID | None, order_id: UUID) -> Order:
+        states = await accounts.lock([account_id] if account_id else [])
+        await accounts.load_orders(states, [order_id])
+        for state in states.values():
+            if order := state.orders.get(order_id):
+                canceled = domain.request_cancel(state, order, self.now())
+                await accounts.save([state])
+                return canceled
+        raise domain.OrderNotFound("no such order", order_id=order_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuedPosition:
+    """A position, and what closing it now would make; None without a price."""
+
+    position: Position
+    mark_price: Decimal | None
+    unrealized_profit: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portfolio:
+    account: Account
+    balances: Sequence[Balance]
+    positions: Sequence[ValuedPosition]
+    equity: Mapping[str, Decimal]
+
+
+def value(position: Position, quote: Quote | None) -> ValuedPosition:
+    """Valued at what closing would get: the bid when long, the ask when short, the last trade without a book."""
+    mark = None
+    if quote is not None:
+        mark = (quote.bid if position.quantity > 0 else quote.ask) or quote.last
+    profit = multiply(position.quantity, mark - position.average_price) if mark is not None else None
+    return ValuedPosition(position=position, mark_price=mark, unrealized_profit=profit)
+
+
+def appraise(
+    account: Account, balances: Sequence[Balance], positions: Sequence[Position], market: Market, now: datetime
+) -> Portfolio:
+    """What an account holds and is worth, by quote asset; each asset is counted once, at the price it is quoted at."""
+    valued = [value(position, market.quote(position.instrument_id, now)) for position in positions]
+    equity: dict[str, Decimal] = {}
+    prices: dict[str, tuple[str, Decimal]] = {}
+    quote_assets = set()
+    for each in valued:
+        if (instrument := market.instrument(each.position.instrument_id)) is None:
+            continue
+        quote_assets.add(instrument.quote_asset)
+        if each.mark_price is not None:
+            prices[instrument.base_asset] = (instrument.quote_asset, each.mark_price)
+    for balance in balances:
+        if balance.asset in prices and balance.asset not in quote_assets:
+            asset, price = prices[balance.asset]
+            worth = multiply(balance.total, price)
+        elif balance.asset in quote_assets or not prices:
+            asset, worth = balance.asset, balance.total
+        else:
+            continue
+        equity[asset] = equity.get(asset, ZERO) + worth
+    return Portfolio(account=account, balances=balances, positions=valued, equity=equity)
