@@ -18,7 +18,8 @@ IDLE_IN_TRANSACTION_SECONDS = 60  # a process that stands still does not hold it
 
 _UNREACHABLE = (
     OSError,  # refused, reset, and TimeoutError
-    asyncpg.InterfaceError,  # closed under us
+    asyncpg.InterfaceError,  # closed before a statement
+    asyncpg.InternalClientError,  # closed in the midst of one
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # the server stops, or is starting
     asyncpg.InsufficientResourcesError,
@@ -84,7 +85,7 @@ class Database:
             raise DatabaseUnavailable("another transaction was in the way") from error
         except _UNREACHABLE as error:
             # A time-out or wrong arguments may be the block's own fault and have nothing to do with the connection.
-            if isinstance(error, OSError | asyncpg.InterfaceError) and not rows.is_closed():
+            if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError) and not rows.is_closed():
                 raise
             raise DatabaseUnavailable(f"Postgres was lost: {type(error).__name__}") from error
         finally:
@@ -98,10 +99,11 @@ class Database:
 
     async def _give_back(self, held: asyncpg.pool.PoolConnectionProxy) -> None:
         try:
-            if held.is_in_transaction():
+            if not held.is_closed() and held.is_in_transaction():
                 await held.execute("ROLLBACK")
+        except (*_UNREACHABLE, asyncpg.PostgresError):
+            held.terminate()  # the server rolls back when the connection is gone
         except BaseException:
-            # Not even that worked, or we were cancelled in it: the server rolls back when the connection is gone.
             held.terminate()
             raise
         finally:

@@ -1,0 +1,70 @@
+"""Fixtures that any test may use: one real Postgres and one real Valkey per run, fresh data per test."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+
+from libs.bus.connection import open_redis
+from libs.store.database import Database, open_database
+from tests import servers
+from tests.sample import Sample, drop_sample, make_sample, make_template
+from tests.servers import PostgresServer, ValkeyServer
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with servers.postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    with servers.valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+async def valkey(valkey_server: ValkeyServer) -> AsyncIterator[ValkeyServer]:
+    """The run's Valkey, empty; a test may kill and start it."""
+    async with open_redis(valkey_server.url) as redis:
+        await redis.flushall()
+    yield valkey_server
+    if valkey_server.process and valkey_server.process.poll() is not None:
+        valkey_server.start()
+
+
+@pytest.fixture
+async def redis(valkey: ValkeyServer) -> AsyncIterator[Redis]:
+    async with open_redis(valkey.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def sample_template(postgres: PostgresServer) -> None:
+    make_template(postgres)
+
+
+@pytest.fixture
+async def sample(postgres: PostgresServer, sample_template: None) -> AsyncIterator[Sample]:
+    """A fresh database of a service that has only what every service has."""
+    name = f"sample_{next(numbers)}"
+    yield await make_sample(postgres, name)
+    await drop_sample(postgres, name)
+
+
+@pytest.fixture
+async def database(sample: Sample) -> AsyncIterator[Database]:
+    """The sample's database as its rpc role."""
+    async with open_database(sample.rpc_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def worker(sample: Sample) -> AsyncIterator[Database]:
+    """The sample's database as its worker role."""
+    async with open_database(sample.worker_url) as opened:
+        yield opened

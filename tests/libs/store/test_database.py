@@ -1,0 +1,152 @@
+import asyncio
+from uuid import uuid4
+
+import asyncpg
+import pytest
+
+from libs.store.database import Connection, Database, DatabaseUnavailable, open_database, plain_url
+from tests.sample import Sample
+from tests.servers import free_port
+
+ANNA, BERT, CARL = uuid4(), uuid4(), uuid4()
+
+
+async def write(database: Database, *user_ids, of=None) -> None:
+    async with database.transaction(*user_ids) as rows:
+        for user_id in of or user_ids:
+            await rows.execute("INSERT INTO notes (user_id, text) VALUES ($1, 'x')", user_id)
+
+
+async def seen(rows: Connection) -> set:
+    return {row["user_id"] for row in await rows.fetch("SELECT user_id FROM notes")}
+
+
+async def test_a_transaction_sees_only_the_rows_of_its_users(database):
+    await write(database, ANNA, BERT, CARL)
+    async with database.transaction(ANNA) as rows:
+        assert await seen(rows) == {ANNA}
+    async with database.transaction(ANNA, CARL) as rows:
+        assert await seen(rows) == {ANNA, CARL}
+
+
+async def test_without_users_nothing_is_visible_even_on_a_connection_that_had_users(sample: Sample):
+    async with open_database(sample.rpc_url, connections_max=1) as database:
+        await write(database, ANNA)
+        async with database.transaction() as rows:
+            assert await seen(rows) == set()
+
+
+async def test_another_users_row_cannot_be_written_changed_or_deleted(database):
+    await write(database, ANNA)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await write(database, BERT, of=[ANNA])
+    async with database.transaction(BERT) as rows:
+        assert await rows.execute("UPDATE notes SET text = 'stolen'") == "UPDATE 0"
+        assert await rows.execute("DELETE FROM notes") == "DELETE 0"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        async with database.transaction(ANNA) as rows:
+            await rows.execute("UPDATE notes SET user_id = $1", BERT)
+
+
+async def test_the_policy_uses_the_index_on_user_id(database, sample: Sample):
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await superuser.execute(
+        "INSERT INTO sample.notes (user_id, text) SELECT gen_random_uuid(), 'x' FROM generate_series(1, 20000)"
+    )
+    await superuser.execute("ANALYZE sample.notes")
+    await superuser.close()
+    async with database.transaction(ANNA, BERT) as rows:
+        plan = "\n".join(row[0] for row in await rows.fetch("EXPLAIN SELECT * FROM notes"))
+    assert "notes_user_id" in plan
+    assert "Index Cond: (user_id = ANY" in plan
+
+
+async def test_an_exception_rolls_back(database):
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction(ANNA) as rows:
+            await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
+            raise ZeroDivisionError
+    async with database.transaction(ANNA) as rows:
+        assert await seen(rows) == set()
+
+
+async def test_a_cancelled_transaction_is_rolled_back_and_its_connection_is_usable(sample: Sample):
+    async with open_database(sample.rpc_url, connections_max=1) as database:
+        inside = asyncio.Event()
+
+        async def slow() -> None:
+            async with database.transaction(ANNA) as rows:
+                await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
+                inside.set()
+                await rows.execute("SELECT pg_sleep(60)")
+
+        task = asyncio.create_task(slow())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with database.transaction(ANNA) as rows:
+            assert await seen(rows) == set()
+
+
+async def test_a_swallowed_error_does_not_pass_for_a_commit(database):
+    with pytest.raises(asyncpg.InFailedSQLTransactionError):
+        async with database.transaction(ANNA) as rows:
+            await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
+            with pytest.raises(asyncpg.UndefinedTableError):
+                await rows.execute("SELECT * FROM nowhere")
+
+
+async def test_after_commit_runs_after_a_commit_only(database):
+    calls = []
+    async with database.transaction() as rows:
+        rows.after_commit(lambda: calls.append("committed"))
+        assert calls == []
+    assert calls == ["committed"]
+    with pytest.raises(ZeroDivisionError):
+        async with database.transaction() as rows:
+            rows.after_commit(lambda: calls.append("rolled back"))
+            raise ZeroDivisionError
+    async with database.transaction():
+        pass
+    assert calls == ["committed"]
+
+
+async def test_a_transaction_takes_one_round_trip_to_begin_and_one_to_commit(sample: Sample):
+    async with open_database(sample.rpc_url, connections_max=1) as database:
+        queries = []
+        async with database.transaction() as rows:
+            await rows.execute("SELECT 1")
+            raw = rows._con  # the pool's proxy wraps it
+        raw.add_query_logger(queries.append)
+        async with database.transaction(ANNA) as rows:
+            pass
+        assert [query.query.split(";")[0] for query in queries] == ["BEGIN", "COMMIT"]
+
+
+async def test_a_wrong_statement_is_no_outage(database):
+    with pytest.raises(asyncpg.InterfaceError):
+        async with database.transaction() as rows:
+            await rows.execute("SELECT $1::int", 1, 2)
+    await database.check()
+
+
+async def test_a_killed_connection_is_an_outage_and_the_next_transaction_works(database, sample: Sample):
+    superuser = await asyncpg.connect(sample.superuser_url)
+    with pytest.raises(DatabaseUnavailable):
+        async with database.transaction() as rows:
+            await superuser.execute("SELECT pg_terminate_backend($1)", rows.get_server_pid())
+            await rows.execute("SELECT 1")
+    await superuser.close()
+    await database.check()
+
+
+async def test_no_postgres_is_an_outage():
+    with pytest.raises(DatabaseUnavailable):
+        async with open_database(f"postgresql://a:b@127.0.0.1:{free_port()}/trading"):
+            pass
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"])
+def test_the_url_may_be_spelled_as_sqlalchemy_does(scheme):
+    assert plain_url(f"{scheme}://u:p@h:1/d") == "postgresql://u:p@h:1/d"

@@ -1,0 +1,127 @@
+import asyncio
+
+import asyncpg
+import pytest
+
+from libs.store import leases
+from libs.store.leases import Lease, LeaseLost, acquire, fence, holding, new_owner, release, renew
+from libs.store.shares import Share
+
+
+async def take(database, owner: str, *names: str) -> list[Lease]:
+    async with database.transaction() as rows:
+        return await acquire(rows, owner, names)
+
+
+async def expire(sample) -> None:
+    """Let every lease expire now, as if its holder had stood still."""
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await superuser.execute("UPDATE sample.leases SET expire_time = clock_timestamp()")
+    await superuser.close()
+
+
+async def test_only_one_of_many_gets_a_lease(worker):
+    taken = await asyncio.gather(*(take(worker, new_owner(), "feed") for _ in range(8)))
+    assert sorted(len(each) for each in taken) == [0] * 7 + [1]
+
+
+async def test_taking_over_raises_the_epoch_and_the_old_holders_fence_fails(worker, sample):
+    [old] = await take(worker, "old", "feed")
+    async with worker.transaction() as rows:
+        await fence(rows, old)
+    await expire(sample)
+    [new] = await take(worker, "new", "feed")
+    assert new.epoch == old.epoch + 1
+    with pytest.raises(LeaseLost):
+        async with worker.transaction() as rows:
+            await fence(rows, old)
+    async with worker.transaction() as rows:
+        await fence(rows, new)
+        assert await renew(rows, [old, new]) == [new]
+
+
+async def test_a_released_lease_is_free_at_once_and_its_epoch_goes_on_rising(worker):
+    [first] = await take(worker, "first", "feed")
+    async with worker.transaction() as rows:
+        await release(rows, [first])
+    [second] = await take(worker, "second", "feed")
+    assert second.epoch == first.epoch + 1
+
+
+async def test_nobody_takes_over_between_a_fence_and_its_commit(worker, sample):
+    [old] = await take(worker, "old", "feed")
+    async with worker.transaction() as rows:
+        await fence(rows, old)
+        async with worker.transaction() as other:
+            await other.execute("SET LOCAL lock_timeout = '100ms'")
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await other.execute("UPDATE leases SET expire_time = '-infinity'")
+            await other.execute("ROLLBACK")
+            await other.execute("BEGIN")
+
+
+async def test_holding_waits_for_the_other_to_let_go(worker):
+    order = []
+
+    async def hold(name: str, *, until: asyncio.Event) -> None:
+        async with holding(worker, "feed"):
+            order.append(name)
+            await until.wait()
+            order.append(f"{name} done")
+
+    first_done, second_done = asyncio.Event(), asyncio.Event()
+    second_done.set()
+    first = asyncio.create_task(hold("first", until=first_done))
+    while not order:
+        await asyncio.sleep(0.01)
+    second = asyncio.create_task(hold("second", until=second_done))
+    await asyncio.sleep(leases.TRY_SECONDS * 1.5)
+    assert order == ["first"]
+    first_done.set()
+    await asyncio.gather(first, second)
+    assert order == ["first", "first done", "second", "second done"]
+
+
+async def test_a_holder_that_lost_its_lease_is_cancelled(worker, sample):
+    with pytest.raises(LeaseLost):
+        async with holding(worker, "feed"):
+            await expire(sample)
+            assert await take(worker, "thief", "feed")
+            await asyncio.sleep(leases.LEASE_SECONDS * 2)
+
+
+async def test_a_holder_keeps_its_lease_beyond_its_life(worker):
+    async with holding(worker, "feed") as lease:
+        await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
+        async with worker.transaction() as rows:
+            await fence(rows, lease)
+        assert await take(worker, "thief", "feed") == []
+
+
+async def test_two_members_share_evenly_and_the_survivor_takes_over(worker, sample):
+    names = [str(number) for number in range(16)]
+    first, second = Share(worker, "facts/x", names), Share(worker, "facts/x", names)
+    await first.turn()
+    assert len(first.held) == 16
+    await second.turn()  # is counted now, and finds nothing free
+    await first.turn()  # gives up half
+    await second.turn()
+    assert (len(first.held), len(second.held)) == (8, 8)
+    assert first.held.keys() | second.held.keys() == set(names)
+    epochs = {name: lease.epoch for name, lease in first.held.items()}
+    await expire(sample)  # the first is killed; the second renews what it has
+    await second.turn()
+    await second.turn()
+    assert len(second.held) == 16
+    assert all(second.held[name].epoch == epoch + 1 for name, epoch in epochs.items())
+    await first.turn()
+    assert first.held == {}
+
+
+async def test_a_member_that_leaves_frees_its_part_at_once(worker):
+    names = ["a", "b"]
+    first, second = Share(worker, "group", names), Share(worker, "group", names)
+    await first.turn()
+    await first.leave()
+    await second.turn()
+    assert second.held.keys() == {"a", "b"}

