@@ -16,10 +16,14 @@ STATEMENT_SECONDS = 30.0
 LOCK_SECONDS = 5
 IDLE_IN_TRANSACTION_SECONDS = 60  # a process that stands still does not hold its locks for ever
 
-_UNREACHABLE = (
+# Of these only the state of the connection tells whether it was lost.
+_PERHAPS_OURS = (
     OSError,  # refused, reset, and TimeoutError
     asyncpg.InterfaceError,  # closed before a statement
     asyncpg.InternalClientError,  # closed in the midst of one
+)
+_UNREACHABLE = (
+    *_PERHAPS_OURS,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # the server stops, or is starting
     asyncpg.InsufficientResourcesError,
@@ -73,6 +77,7 @@ class Database:
         except _UNREACHABLE as error:
             raise DatabaseUnavailable(f"no connection to Postgres: {type(error).__name__}") from error
         rows = cast("Connection", held)
+        rows.take_after_commit()  # what a transaction that failed had left
         try:
             await rows.execute(_beginning(user_ids))
             yield rows
@@ -85,11 +90,10 @@ class Database:
             raise DatabaseUnavailable("another transaction was in the way") from error
         except _UNREACHABLE as error:
             # A time-out or wrong arguments may be the block's own fault and have nothing to do with the connection.
-            if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError) and not rows.is_closed():
+            if isinstance(error, _PERHAPS_OURS) and not _is_lost(held):
                 raise
             raise DatabaseUnavailable(f"Postgres was lost: {type(error).__name__}") from error
         finally:
-            rows.take_after_commit()
             await self._give_back(held)
 
     async def check(self) -> None:
@@ -99,12 +103,12 @@ class Database:
 
     async def _give_back(self, held: asyncpg.pool.PoolConnectionProxy) -> None:
         try:
-            if not held.is_closed() and held.is_in_transaction():
+            if not _is_lost(held) and held.is_in_transaction():
                 await held.execute("ROLLBACK")
         except (*_UNREACHABLE, asyncpg.PostgresError):
-            held.terminate()  # the server rolls back when the connection is gone
+            _cut(held)  # the server rolls back when the connection is gone
         except BaseException:
-            held.terminate()
+            _cut(held)
             raise
         finally:
             await self._pool.release(held)
@@ -144,6 +148,18 @@ async def open_database(url: str, connections_max: int = 10) -> AsyncIterator[Da
 def plain_url(url: str) -> str:
     """The url without the driver SQLAlchemy wants named: postgresql+asyncpg://… is postgresql://…."""
     return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+
+
+def _is_lost(held: asyncpg.pool.PoolConnectionProxy) -> bool:
+    try:
+        return held.is_closed()
+    except asyncpg.InterfaceError:  # the pool has already taken the closed connection back
+        return True
+
+
+def _cut(held: asyncpg.pool.PoolConnectionProxy) -> None:
+    if not _is_lost(held):
+        held.terminate()
 
 
 def _beginning(user_ids: tuple[UUID, ...]) -> str:

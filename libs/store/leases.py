@@ -71,14 +71,14 @@ async def renew(rows: Connection, leases: Sequence[Lease]) -> list[Lease]:
         """
         UPDATE leases AS held SET expire_time = clock_timestamp() + $1
         FROM unnest($2::text[], $3::bigint[]) AS mine (name, epoch)
-        WHERE (held.name, held.epoch) = (mine.name, mine.epoch) RETURNING held.name
+        WHERE (held.name, held.epoch) = (mine.name, mine.epoch) RETURNING held.name, held.epoch
         """,
         _LIFE,
         [lease.name for lease in leases],
         [lease.epoch for lease in leases],
     )
-    names = {row["name"] for row in kept}
-    return [lease for lease in leases if lease.name in names]
+    still = {(row["name"], row["epoch"]) for row in kept}
+    return [lease for lease in leases if (lease.name, lease.epoch) in still]
 
 
 async def release(rows: Connection, leases: Sequence[Lease]) -> None:
