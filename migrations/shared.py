@@ -65,8 +65,10 @@ def own(word: str, table: str, *, worker_reads_all: bool = False) -> list[str]:
     statements = [
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
         f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
-        f"CREATE POLICY of_its_users ON {table} TO {word}_rpc, {word}_worker "
-        f"USING ({OF_ITS_USERS}) WITH CHECK ({OF_ITS_USERS})",
+        f"""
+        CREATE POLICY of_its_users ON {table} TO {word}_rpc, {word}_worker
+        USING ({OF_ITS_USERS}) WITH CHECK ({OF_ITS_USERS})
+        """,
     ]
     if worker_reads_all:
         statements.append(f"CREATE POLICY worker_reads_all ON {table} FOR SELECT TO {word}_worker USING (true)")

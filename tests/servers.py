@@ -76,11 +76,14 @@ def postgres(folder: Path) -> Iterator[PostgresServer]:
         "fsync": "off",  # the tests kill processes, not the machine
         "dynamic_shared_memory_type": "mmap",
     }
+    making = ["-D", data, "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync", "--auth=scram-sha-256"]
     subprocess.run(
-        [*namespace, binaries / "initdb", "-D", data, "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync"]
-        + ["--auth=scram-sha-256", f"--pwfile={password_file}"],
-        check=True, capture_output=True, cwd="/", env=environment,
-    )  # fmt: skip
+        [*namespace, binaries / "initdb", *making, f"--pwfile={password_file}"],
+        check=True,
+        capture_output=True,
+        cwd="/",
+        env=environment,
+    )
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     with log_file.open("ab") as log:
         process = subprocess.Popen(

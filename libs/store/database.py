@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import asyncpg
@@ -41,7 +41,7 @@ class DatabaseUnavailable(Unavailable):
 class Connection(asyncpg.Connection):
     """A connection inside Database.transaction; savepoints and cursors are written in SQL there."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._after_commit: list[Callable[[], None]] = []
 

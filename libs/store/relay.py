@@ -85,7 +85,7 @@ class _Relay:
         self._woken = woken
         self._counter = 0
         self._tails: dict[int, StreamId] = {}
-        self._oldest: dict[str, int] = {}
+        self._oldest: dict[str, int | None] = {}
 
     async def work(self) -> None:
         async with self._database.transaction() as rows:
@@ -203,7 +203,7 @@ class _Relay:
 
     async def _answer_requests(self) -> None:
         """Have what readers miss published again, after an entry that says where it follows on."""
-        requests = await self._redis.xrange(requests_of(self._source), count=REQUESTS_MAX)
+        requests: list[Any] = await self._redis.xrange(requests_of(self._source), count=REQUESTS_MAX)
         if not requests:
             return
         partitions: dict[int, StreamId] = {}

@@ -56,7 +56,7 @@ class Share:
         members = await rows.fetchval(
             "SELECT count(*) FROM leases WHERE starts_with(name, $1) AND expire_time > clock_timestamp()", self._members
         )
-        fair = -(-len(self._names) // max(1, members))
+        fair = -(-len(self._names) // max(1, members or 0))
         surplus = list(self._held.values())[fair:]
         if surplus:
             self._held = dict(list(self._held.items())[:fair])

@@ -117,7 +117,7 @@ async def test_a_transaction_takes_one_round_trip_to_begin_and_one_to_commit(sam
         queries = []
         async with database.transaction() as rows:
             await rows.execute("SELECT 1")
-            raw = rows._con  # the pool's proxy wraps it
+            raw = rows._con  # pyright: ignore[reportAttributeAccessIssue] - the pool's proxy wraps it
         raw.add_query_logger(queries.append)
         async with database.transaction(ANNA) as rows:
             pass

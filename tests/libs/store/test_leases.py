@@ -48,7 +48,7 @@ async def test_a_released_lease_is_free_at_once_and_its_epoch_goes_on_rising(wor
     assert second.epoch == first.epoch + 1
 
 
-async def test_nobody_takes_over_between_a_fence_and_its_commit(worker, sample):
+async def test_nobody_takes_over_between_a_fence_and_its_commit(worker):
     [old] = await take(worker, "old", "feed")
     async with worker.transaction() as rows:
         await fence(rows, old)
@@ -61,19 +61,19 @@ async def test_nobody_takes_over_between_a_fence_and_its_commit(worker, sample):
 
 
 async def test_holding_waits_for_the_other_to_let_go(worker):
-    order = []
+    order, started = [], asyncio.Event()
 
     async def hold(name: str, *, until: asyncio.Event) -> None:
         async with holding(worker, "feed"):
             order.append(name)
+            started.set()
             await until.wait()
             order.append(f"{name} done")
 
     first_done, second_done = asyncio.Event(), asyncio.Event()
     second_done.set()
     first = asyncio.create_task(hold("first", until=first_done))
-    while not order:
-        await asyncio.sleep(0.01)
+    await started.wait()
     second = asyncio.create_task(hold("second", until=second_done))
     await asyncio.sleep(leases.TRY_SECONDS * 1.5)
     assert order == ["first"]
