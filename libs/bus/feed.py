@@ -18,7 +18,7 @@ from libs.errors import CursorInvalid
 
 RESUME_BATCHES = 5_000  # kept for readers that resume, even when stored
 BATCHES_MAX = 20_000  # kept if they are not stored: the memory bound, at which a gap is preferred
-TRIM_BATCHES = 1_000  # trimmed at once
+TRIM_BATCHES = 100  # trimmed at once
 READ_BATCHES = 100  # of one instrument, at once
 
 # KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, RESUME_BATCHES, BATCHES_MAX, TRIM_BATCHES.
@@ -26,25 +26,23 @@ READ_BATCHES = 100  # of one instrument, at once
 _APPEND = """
 redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3])
 if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
-local length = redis.call('XLEN', KEYS[1])
-local excess = length - tonumber(ARGV[5])
-if excess >= 100 then
-  local function parts(id)
-    local epoch, sequence = string.match(id, '^(%d+)-(%d+)$')
-    return tonumber(epoch), tonumber(sequence)
-  end
-  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', math.min(excess, tonumber(ARGV[7])) + 1)
-  local first_kept = oldest[#oldest][1]
-  local stored = redis.call('GET', KEYS[3])
-  if length > tonumber(ARGV[6]) then
-    redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
-  elseif stored then
-    local stored_epoch, stored_sequence = parts(stored)
-    local epoch, sequence = parts(first_kept)
-    if stored_epoch < epoch or (stored_epoch == epoch and stored_sequence < sequence) then first_kept = stored end
-    redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
-  end
+
+local length, trimmed = redis.call('XLEN', KEYS[1]), tonumber(ARGV[7])
+if length < tonumber(ARGV[5]) + trimmed then return 1 end
+local function before(one, other)
+  local epoch, sequence = string.match(one, '^(%d+)-(%d+)$')
+  local other_epoch, other_sequence = string.match(other, '^(%d+)-(%d+)$')
+  if epoch ~= other_epoch then return tonumber(epoch) < tonumber(other_epoch) end
+  return tonumber(sequence) < tonumber(other_sequence)
 end
+local stored = redis.call('GET', KEYS[3]) or '0-0'
+if length <= tonumber(ARGV[6]) and not before(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1], stored) then
+  return 1
+end
+local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', trimmed + 1)
+local first_kept = oldest[#oldest][1]
+if length <= tonumber(ARGV[6]) and before(stored, first_kept) then first_kept = stored end
+redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
 return 1
 """
 
@@ -168,7 +166,7 @@ async def quotes(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, bytes
     """The serialized newest Quote of each instrument; those without one are left out."""
     if not instrument_ids:
         return {}
-    found = await redis.mget([f"quote:{instrument_id}" for instrument_id in instrument_ids])
+    found: list[Any] = await redis.mget([f"quote:{instrument_id}" for instrument_id in instrument_ids])
     return {instrument_id: quote for instrument_id, quote in zip(instrument_ids, found, strict=True) if quote}
 
 

@@ -84,7 +84,7 @@ class Group:
         )
         if not claimed:
             return []
-        pending = await self._redis.xpending_range(
+        pending: list[Any] = await self._redis.xpending_range(
             self._stream, self._group, claimed[0][0], claimed[-1][0], count=len(claimed), consumername=self._consumer
         )
         deliveries = {entry["message_id"]: entry["times_delivered"] for entry in pending}

@@ -203,7 +203,7 @@ class _Relay:
 
     async def _answer_requests(self) -> None:
         """Have what readers miss published again, after an entry that says where it follows on."""
-        requests: list[Any] = await self._redis.xrange(requests_of(self._source), count=REQUESTS_MAX)
+        requests: Any = await self._redis.xrange(requests_of(self._source), count=REQUESTS_MAX)
         if not requests:
             return
         partitions: dict[int, StreamId] = {}

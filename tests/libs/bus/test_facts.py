@@ -323,4 +323,3 @@ async def test_published_facts_older_than_a_week_are_forgotten(database, worker,
         assert await tenure._tidy() == 2
     assert await superuser.fetchval("SELECT sequence FROM sample.outbox") == 3
     await superuser.close()
-

@@ -1,0 +1,121 @@
+import pytest
+from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, Tick, TickBatch
+
+from libs.bus import feed
+from libs.bus.feed import Batch, Cursor, Outdated, after, append, newest, parse_cursor, quotes, read, set_stored
+from libs.errors import CursorInvalid
+
+BTC, ETH = "SIM:BTCUSDT", "SIM:ETHUSDT"
+
+
+def batch(first: int, last: int, *, epoch: int = 1, of: str = BTC, quote: bytes = b"quote") -> Batch:
+    ticks = TickBatch(
+        instrument_id=of,
+        epoch=epoch,
+        first_sequence=first,
+        ticks=[Tick(price=float(sequence)) for sequence in range(first, last + 1)],
+        previous_cursor=str(Cursor(of, epoch, first - 1)),
+        cursor=str(Cursor(of, epoch, last)),
+    )
+    return Batch(Cursor(of, epoch, last), first, StreamTicksResponse(batches=[ticks]).SerializeToString(), quote)
+
+
+async def read_all(redis, cursor: Cursor) -> list[feed.Entry]:
+    return await read(redis, {cursor.instrument_id: cursor}, block_seconds=0.05)
+
+
+def prices(*entries: feed.Entry) -> list[float]:
+    joined = StreamTicksResponse.FromString(b"".join(entry.response for entry in entries))
+    return [tick.price for each in joined.batches for tick in each.ticks]
+
+
+async def test_batches_are_read_as_they_were_appended_and_their_bytes_concatenate(redis):
+    sent = [batch(1, 3), batch(4, 4), batch(1, 2, of=ETH)]
+    await append(redis, sent)
+    start = {instrument_id: Cursor(instrument_id, 0, 0) for instrument_id in (BTC, ETH)}
+    entries = await read(redis, start, block_seconds=1)
+    assert {entry.response for entry in entries} == {each.response for each in sent}
+    assert prices(*(entry for entry in entries if entry.cursor.instrument_id == BTC)) == [1, 2, 3, 4]
+    assert await newest(redis, [BTC, ETH, "SIM:NONE"]) == {BTC: Cursor(BTC, 1, 4), ETH: Cursor(ETH, 1, 2)}
+
+
+async def test_a_replaced_feeder_is_refused_and_does_not_touch_the_quote(redis):
+    await append(redis, [batch(1, 3, epoch=1)])
+    await append(redis, [batch(4, 5, epoch=2, quote=b"new")])
+    with pytest.raises(Outdated):
+        await append(redis, [batch(4, 9, epoch=1, quote=b"old")])
+    assert await quotes(redis, [BTC, ETH]) == {BTC: b"new"}
+    assert prices(*await read_all(redis, Cursor(BTC, 0, 0))) == [1, 2, 3, 4, 5]
+
+
+async def test_appending_the_same_batch_again_is_refused(redis):
+    await append(redis, [batch(1, 3)])
+    with pytest.raises(Outdated):
+        await append(redis, [batch(1, 3)])
+
+
+async def test_one_refused_instrument_does_not_hold_up_the_others_of_its_round_trip(redis):
+    await append(redis, [batch(1, 3, epoch=2)])
+    with pytest.raises(Outdated):
+        await append(redis, [batch(4, 4, epoch=1), batch(1, 1, of=ETH)])
+    assert await newest(redis, [ETH]) == {ETH: Cursor(ETH, 1, 1)}
+
+
+async def test_a_cursor_inside_a_batch_resumes_with_the_next_tick(redis):
+    await append(redis, [batch(1, 10), batch(11, 12)])
+    cursor = Cursor(BTC, 1, 4)
+    first, second = await read_all(redis, cursor)
+    cut = after(first, cursor)
+    assert prices(cut, after(second, cursor)) == [5, 6, 7, 8, 9, 10, 11, 12]
+    [batch_cut] = StreamTicksResponse.FromString(cut.response).batches
+    assert (batch_cut.first_sequence, batch_cut.previous_cursor, batch_cut.cursor) == (
+        5,
+        "SIM:BTCUSDT@1-4",
+        "SIM:BTCUSDT@1-10",
+    )
+    assert after(second, cursor) is second
+
+
+async def test_a_cursor_of_an_earlier_epoch_resumes_across_the_change_of_feeder(redis):
+    await append(redis, [batch(1, 3, epoch=1)])
+    await append(redis, [batch(4, 6, epoch=2)])
+    entries = await read_all(redis, Cursor(BTC, 1, 2))
+    assert prices(*(after(entry, Cursor(BTC, 1, 2)) for entry in entries)) == [3, 4, 5, 6]
+
+
+async def test_trimming_keeps_what_is_not_stored_and_what_readers_may_resume(redis, monkeypatch):
+    monkeypatch.setattr(feed, "RESUME_BATCHES", 50)
+    await append(redis, [batch(number, number) for number in range(1, 401)])
+    assert await redis.xlen(f"ticks:{BTC}") == 400  # nothing was ever stored
+    await set_stored(redis, Cursor(BTC, 1, 300))
+    await append(redis, [batch(number, number) for number in range(401, 405)])
+    kept = await read_all(redis, Cursor(BTC, 0, 0))
+    assert kept[0].cursor.sequence == 300
+    await set_stored(redis, Cursor(BTC, 1, 404))
+    await append(redis, [batch(number, number) for number in range(405, 505)])
+    assert feed.RESUME_BATCHES <= await redis.xlen(f"ticks:{BTC}") < feed.RESUME_BATCHES + feed.TRIM_BATCHES
+
+
+async def test_at_the_memory_bound_a_gap_is_preferred_and_a_reader_sees_it(redis, monkeypatch):
+    monkeypatch.setattr(feed, "RESUME_BATCHES", 50)
+    monkeypatch.setattr(feed, "BATCHES_MAX", 300)
+    await set_stored(redis, Cursor(BTC, 1, 10))
+    await append(redis, [batch(number, number) for number in range(1, 401)])
+    assert await redis.xlen(f"ticks:{BTC}") <= 300
+    cursor = Cursor(BTC, 1, 10)
+    first, *_ = await read_all(redis, cursor)
+    assert first.first_sequence > cursor.sequence + 1
+
+
+@pytest.mark.parametrize("text", ["SIM:BTCUSDT@7-1234", "SIM:BTC/USD.P-1_x".upper() + "@1-0"])
+def test_a_cursor_reads_back_what_it_wrote(text):
+    assert str(parse_cursor(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7-1", "SIM:BTCUSDT@7", "SIM:BTCUSDT@-1-2", "SIM:BTCUSDT@1-2 ", "sim:btc@1-2", "X" * 999]
+)
+def test_any_other_text_is_no_cursor(text):
+    with pytest.raises(CursorInvalid) as refused:
+        parse_cursor(text, "after_cursors[0]")
+    assert "after_cursors[0]" in refused.value.violations
