@@ -132,7 +132,7 @@ def test_a_folder_that_does_not_exist_holds_no_file(tmp_path: Path):
 
 
 def test_the_recorded_trades_come_as_the_file_has_them():
-    folder = Path(os.environ.get("TRADELOOM_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    folder = Path(__file__).parents[3] / "shared" / "data"
     if not (folder / "xrp-eth-trades.parquet").is_file():
         pytest.skip("the recorded trades xrp-eth-trades.parquet are not on this machine")
     recording = read_recording(folder, "xrp-eth-trades.parquet")
