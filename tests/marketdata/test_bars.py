@@ -1,4 +1,3 @@
-import os
 import random
 from itertools import pairwise
 from pathlib import Path
@@ -79,7 +78,7 @@ def test_a_tick_for_a_forgotten_bar_is_counted_and_changes_nothing():
 
 @pytest.fixture(scope="module")
 def trades() -> pl.DataFrame:
-    folder = Path(os.environ.get("TRADELOOM_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    folder = Path(__file__).parents[3] / "shared" / "data"
     file = folder / "xrp-eth-trades.parquet"
     if not file.is_file():
         pytest.skip("the recorded trades xrp-eth-trades.parquet are not on this machine")
