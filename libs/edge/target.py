@@ -1,0 +1,118 @@
+"""Where the mesh runs: what differs between the embedded stack and Kubernetes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from libs.words import EDGE_PORT, WORDS
+
+LOOPBACK = "127.0.0.1"
+LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
+
+# What Helm fills in: the chart passes the committed file through `tpl`.
+RELEASE = "{{ .Release.Name }}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where one service listens."""
+
+    host: str
+    mesh_port: int
+    probe_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One place to run in. Ports of 0 are not allowed: whoever starts the edge chooses them."""
+
+    name: str
+    addresses: Mapping[str, Address]
+    """By word; what is not here has no cluster and no routes."""
+    by_name: bool
+    """Whether hosts are names to look up again and again, instead of addresses."""
+    tls_folder: str
+    """Holds ca.pem, edge.pem and edge.key."""
+    descriptors_file: str
+    """The contract as written by `libs.edge.config.write`."""
+
+    listen_host: str = LOOPBACK
+    listen_port: int = EDGE_PORT
+    admin_port: int = EDGE_PORT + 10_000
+    """Envoy's own administration; always on loopback."""
+    probe_host: str = LOOPBACK
+    probe_port: int = EDGE_PORT + 20_000
+    """Plain HTTP: /health, /live and /metrics, as for every service."""
+    alias_ports: Mapping[str, int] = field(default_factory=dict)
+    """By word: ports on loopback that answer that service's REST paths, /health and /docs."""
+
+    allowed_origin_regexes: tuple[str, ...] = (LOOPBACK_ORIGINS,)
+    """Pages on these origins may call from a browser; the dashboard's own needs no mention."""
+    trusted_proxies: int = 0
+    """How many proxies in front append the caller's address to x-forwarded-for."""
+    connections_max: int = 4096
+    heap_bytes_max: int = 512 * 1024 * 1024
+    """Above 95% of it new requests are refused, until some are done."""
+
+    sign_in_burst: int = 120
+    """Attempts to sign in or register that one address may make at once ..."""
+    sign_in_per_second: int = 2
+    """... and how many it gets back each second. The auth service counts failures more strictly."""
+    requests_per_second: int = 20_000
+    """Of all callers together, in each worker-independent bucket of this Envoy."""
+
+    unary_timeout_seconds: float = 15.0
+    import_timeout_seconds: float = 900.0
+    """For the whole of a call that uploads a file."""
+    request_idle_seconds: float = 30.0
+    """How long either side of a unary call may send nothing."""
+    stream_idle_seconds: float = 60.0
+    """How long a stream may be silent; services send a heartbeat at most every 10 seconds."""
+    jwks_cache_seconds: float = 60.0
+    """How long a new signing key may take to be known here; auth announces keys well before use."""
+
+
+def embedded(
+    *,
+    tls_folder: str,
+    descriptors_file: str,
+    addresses: Mapping[str, Address] | None = None,
+    alias_ports: Mapping[str, int] | None = None,
+    listen_host: str = LOOPBACK,
+    listen_port: int = EDGE_PORT,
+    admin_port: int = EDGE_PORT + 10_000,
+    probe_port: int = EDGE_PORT + 20_000,
+) -> Target:
+    """Everything on one machine; ports may differ from the usual ones where those are taken."""
+    usual = {
+        word.name: Address(host=LOOPBACK, mesh_port=word.mesh_port, probe_port=word.probe_port)
+        for word in WORDS.values()
+    }
+    return Target(
+        name="embedded",
+        addresses=usual if addresses is None else addresses,
+        by_name=False,
+        tls_folder=tls_folder,
+        descriptors_file=descriptors_file,
+        listen_host=listen_host,
+        listen_port=listen_port,
+        admin_port=admin_port,
+        probe_port=probe_port,
+        alias_ports={word.name: word.alias_port for word in WORDS.values()} if alias_ports is None else alias_ports,
+    )
+
+
+def kubernetes(*, release: str = RELEASE) -> Target:
+    """Behind the headless services `<release>-<word>`, which resolve to one address for each pod."""
+    return Target(
+        name="kubernetes",
+        addresses={
+            word.name: Address(host=f"{release}-{word.name}", mesh_port=word.mesh_port, probe_port=word.probe_port)
+            for word in WORDS.values()
+        },
+        by_name=True,
+        tls_folder="/etc/tradeloom/tls",
+        descriptors_file="/etc/tradeloom/edge/tradeloom.binpb",
+        listen_host="0.0.0.0",
+        probe_host="0.0.0.0",
+        allowed_origin_regexes=(),
+    )
