@@ -12,6 +12,7 @@ import tradeloom
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor, MethodDescriptor, ServiceDescriptor
+from google.rpc import error_details_pb2, status_pb2
 from tradeloom.policy.v1 import policy_pb2
 
 HTTP: Any = annotations_pb2.http  # its package has no types
@@ -129,7 +130,10 @@ def rests_from(rule: http_pb2.HttpRule) -> Iterator[Rest]:
 
 
 def descriptor_set() -> bytes:
-    """The contract and all it imports as a FileDescriptorSet, imports first; for the transcoder."""
+    """The contract and all it imports as a FileDescriptorSet, imports first; for the transcoder.
+
+    With the standard details of errors, which no file imports but every refusal carries.
+    """
     ordered: dict[str, FileDescriptor] = {}
 
     def add(file: FileDescriptor) -> None:
@@ -139,7 +143,7 @@ def descriptor_set() -> bytes:
             add(imported)
         ordered[file.name] = file
 
-    for file in files():
+    for file in (*files(), error_details_pb2.DESCRIPTOR, status_pb2.DESCRIPTOR):
         add(file)
     found = descriptor_pb2.FileDescriptorSet()
     for file in ordered.values():

@@ -22,6 +22,8 @@ def command(config: Path, *, workers: int = 2, log_level: str = "warning") -> li
         *("--config-path", str(config)),
         *("--concurrency", str(workers)),
         *("--log-level", log_level),
+        # Otherwise each listener says at each start that the Connect filter is not final.
+        *("--component-log-level", "misc:error"),
         "--disable-hot-restart",
     ]
 

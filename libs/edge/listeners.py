@@ -5,7 +5,7 @@ from typing import Any
 from libs.edge import contract, routes
 from libs.edge.clusters import INTERNAL_JWKS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, STREAM_WINDOW_BYTES
 from libs.edge.envoy import seconds, socket_address, typed
-from libs.edge.replies import local_replies
+from libs.edge.replies import CONNECT_HEADER, local_replies
 from libs.edge.target import LOOPBACK, Target
 
 ISSUER = "https://auth.tradeloom"
@@ -47,12 +47,14 @@ def listeners(target: Target) -> list[dict[str, Any]]:
 
 
 def listener(target: Target, name: str, host: str, port: int, found: list[dict[str, Any]]) -> dict[str, Any]:
-    manager = connection_manager(target, name, found, api_filters(target))
+    hosts = routes.virtual_host(target, name, found)
+    manager = connection_manager(target, name, hosts, api_filters(target))
     return {**bare_listener(name, manager), "address": socket_address(host, port)}
 
 
 def probes(target: Target) -> dict[str, Any]:
-    manager = connection_manager(target, "probes", routes.probe_routes(), [router()], logged=False)
+    hosts = routes.inner_host("probes", routes.probe_routes())
+    manager = connection_manager(target, "probes", hosts, [router()], logged=False)
     return {
         **bare_listener("probes", manager),
         "address": socket_address(target.probe_host, target.probe_port),
@@ -63,8 +65,8 @@ def probes(target: Target) -> dict[str, Any]:
 
 def jwks(target: Target) -> dict[str, Any]:
     """Where the token filter, which speaks plain HTTP only, gets the keys from the auth service."""
-    found = routes.jwks_routes(target)
-    manager = connection_manager(target, INTERNAL_JWKS, found, [transcoder(target), router()], logged=False)
+    hosts = routes.inner_host(INTERNAL_JWKS, routes.jwks_routes(target))
+    manager = connection_manager(target, INTERNAL_JWKS, hosts, [transcoder(target), router()], logged=False)
     return {**bare_listener(INTERNAL_JWKS, manager), "internal_listener": {}, "ignore_global_conn_limit": True}
 
 
@@ -81,7 +83,7 @@ def bare_listener(name: str, manager: dict[str, Any]) -> dict[str, Any]:
 def connection_manager(
     target: Target,
     name: str,
-    found: list[dict[str, Any]],
+    hosts: dict[str, Any],
     filters: list[dict[str, Any]],
     *,
     logged: bool = True,
@@ -121,14 +123,17 @@ def connection_manager(
                 "name": "envoy.http.early_header_mutation.header_mutation",
                 "typed_config": typed(
                     "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
-                    mutations=[{"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in OWN_HEADERS],
+                    mutations=[
+                        *({"remove_on_match": {"key_matcher": {"prefix": prefix}}} for prefix in OWN_HEADERS),
+                        {"append": {"header": {"key": CONNECT_HEADER, "value": "%REQ(CONNECT-PROTOCOL-VERSION)%"}}},
+                    ],
                 ),
             }
         ],
         local_reply_config=local_replies(),
         access_log=[access_log()] if logged else [],
         http_filters=filters,
-        route_config=routes.virtual_host(target, name, found),
+        route_config=hosts,
     )
 
 
@@ -232,7 +237,27 @@ def rate_limit(target: Target) -> dict[str, Any]:
         filter_enforced=always,
         rate_limited_as_resource_exhausted=True,
         max_dynamic_descriptors=ADDRESSES_MAX,
-        descriptors=[{"entries": [{"key": "remote_address"}], "token_bucket": one_address}],
+        # Routes that do not say they are for signing in make no such pair, so only the one bucket counts them.
+        rate_limits=[
+            {
+                "actions": [
+                    {
+                        "metadata": {
+                            "descriptor_key": "limit",
+                            "metadata_key": {"key": routes.METADATA, "path": [{"key": "limit"}]},
+                            "source": "ROUTE_ENTRY",
+                        }
+                    },
+                    {"remote_address": {}},
+                ]
+            }
+        ],
+        descriptors=[
+            {
+                "entries": [{"key": "limit", "value": routes.SIGN_IN["limit"]}, {"key": "remote_address"}],
+                "token_bucket": one_address,
+            }
+        ],
     )
 
 
@@ -247,8 +272,8 @@ def transcoder(target: Target) -> dict[str, Any]:
         # `%3A` and `%2F` in an instrument's id are read as what they stand for.
         url_unescape_spec="ALL_CHARACTERS",
         query_param_unescape_plus=True,
-        max_request_body_size=routes.REQUEST_BUFFER_BYTES,
-        max_response_body_size=routes.RESPONSE_BUFFER_BYTES,
+        max_request_body_size=routes.JSON_BYTES_MAX,
+        max_response_body_size=routes.JSON_BYTES_MAX,
         print_options={
             "preserve_proto_field_names": True,
             "always_print_primitive_fields": True,

@@ -13,6 +13,8 @@ from tradeloom.type.v1 import error_reason_pb2
 DOMAIN = "edge.tradeloom"
 RETRY_SECONDS = 1
 REASON_PREFIX = "ERROR_REASON_"
+CONNECT_HEADER = "x-tradeloom-connect"
+"""Remembers that a request came as Connect: the filter that turns it into gRPC leaves no other sign."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +78,41 @@ PLAIN = (
 
 
 def local_replies() -> dict[str, Any]:
-    mappers = [mapper for reply in REASONED for mapper in (for_grpc(reply), for_rest(reply))]
-    return {"mappers": [*mappers, *(for_rest(reply) for reply in PLAIN)]}
+    """The first that fits is taken."""
+    return {
+        "mappers": [
+            *(for_connect(reply) for reply in (*REASONED, *PLAIN)),
+            *(for_grpc(reply) for reply in REASONED),
+            *(for_rest(reply) for reply in (*REASONED, *PLAIN)),
+        ]
+    }
+
+
+def for_connect(reply: Reply) -> dict[str, Any]:
+    """The error of Connect's unary calls; its streams go by the HTTP status."""
+    values = [packed(one) for one in details(reply)]
+    body = {
+        "code": code_pb2.Code.Name(reply.code).lower(),
+        "message": "%LOCAL_REPLY_BODY%",
+        "details": [
+            {"type": one.TypeName(), "value": base64.b64encode(one.value).decode().rstrip("=")} for one in values
+        ],
+    }
+    connect = header(CONNECT_HEADER, {"present_match": True}, inverted=False)
+    return {**shaped(reply, body), "filter": condition(reply, connect)}
 
 
 def for_grpc(reply: Reply) -> dict[str, Any]:
-    """Also for gRPC-Web and Connect, which their filters have turned into gRPC by then."""
+    """Also for gRPC-Web, which its filter has turned into gRPC by then."""
     status = status_pb2.Status(code=reply.code, message=reply.message, details=[packed(one) for one in details(reply)])
-    header = {"key": "grpc-status-details-bin", "value": base64.b64encode(status.SerializeToString()).decode()}
+    details_bin = {"key": "grpc-status-details-bin", "value": base64.b64encode(status.SerializeToString()).decode()}
+    grpc = header("content-type", {"string_match": {"prefix": "application/grpc"}}, inverted=False)
+    transcoded = header("x-envoy-original-path", {"present_match": True}, inverted=True)
     return {
-        "filter": condition(reply, grpc=True),
+        "filter": condition(reply, grpc, transcoded),
         "status_code": reply.answered,
         "body": {"inline_string": reply.message},
-        "headers_to_add": [{"header": header}],
+        "headers_to_add": [{"header": details_bin}],
     }
 
 
@@ -99,8 +123,15 @@ def for_rest(reply: Reply) -> dict[str, Any]:
         "message": "%LOCAL_REPLY_BODY%",
         "details": [dict(MessageToDict(packed(one), preserving_proto_field_name=True)) for one in details(reply)],
     }
+    # Behind the transcoder a REST request looks like gRPC, but remembers its path.
+    grpc = header("content-type", {"string_match": {"prefix": "application/grpc"}}, inverted=True)
+    transcoded = header("x-envoy-original-path", {"present_match": True}, inverted=False)
+    rest = {"or_filter": {"filters": [grpc, transcoded]}}
+    return {**shaped(reply, body), "filter": condition(reply, rest)}
+
+
+def shaped(reply: Reply, body: dict[str, Any]) -> dict[str, Any]:
     return {
-        "filter": condition(reply, grpc=False),
         "status_code": reply.answered,
         **({"body": {"inline_string": reply.message}} if reply.message else {}),
         "body_format_override": {"json_format": body},
@@ -123,18 +154,14 @@ def packed(message: Message) -> any_pb2.Any:
     return found
 
 
-def condition(reply: Reply, *, grpc: bool) -> dict[str, Any]:
+def condition(reply: Reply, *spoken: dict[str, Any]) -> dict[str, Any]:
     status = {"op": "EQ", "value": {"default_value": reply.status, "runtime_key": f"edge.reply_{reply.status}"}}
-    content_type = {
-        "name": "content-type",
-        "string_match": {"prefix": "application/grpc"},
-        "treat_missing_header_as_empty": True,
-        "invert_match": not grpc,
-    }
-    filters: list[dict[str, Any]] = [
-        {"status_code_filter": {"comparison": status}},
-        {"header_filter": {"header": content_type}},
-    ]
+    filters = [{"status_code_filter": {"comparison": status}}, *spoken]
     if reply.flags:
         filters.append({"response_flag_filter": {"flags": list(reply.flags)}})
     return {"and_filter": {"filters": filters}}
+
+
+def header(name: str, match: dict[str, Any], *, inverted: bool) -> dict[str, Any]:
+    missing = {} if "present_match" in match else {"treat_missing_header_as_empty": True}
+    return {"header_filter": {"header": {"name": name, **match, **missing, "invert_match": inverted}}}

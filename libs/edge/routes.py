@@ -10,6 +10,7 @@ from libs.edge import contract
 from libs.edge.clusters import ADMIN, probe
 from libs.edge.contract import Method, Rest
 from libs.edge.envoy import seconds, typed
+from libs.edge.replies import CONNECT_HEADER
 from libs.edge.target import Target
 
 JWKS_PATH = "/.well-known/jwks.json"
@@ -18,9 +19,9 @@ RETRY_BASE_SECONDS = 0.025
 RETRY_MAX_SECONDS = 0.25
 RETRIES = 2
 REQUEST_BUFFER_BYTES = 4 * 1024 * 1024
-"""What may be kept of a request to send it again, and what one JSON request may hold; gRPC's own limit of a message."""
-RESPONSE_BUFFER_BYTES = 16 * 1024 * 1024
-"""A whole JSON answer; several times the size of the 4 MiB message it is made from."""
+"""What may be kept of a request to send it again: gRPC's own limit of a message."""
+JSON_BYTES_MAX = 16 * 1024 * 1024
+"""A whole JSON request or answer: several times the size of the 4 MiB message it stands for."""
 
 # The service never saw the request, by the rules of TCP and HTTP/2: sending it again sends it once.
 NEVER_SEEN = "connect-failure,refused-stream,reset-before-request"
@@ -31,10 +32,17 @@ JWT = "envoy.filters.http.jwt_authn"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 CORS = "envoy.filters.http.cors"
 
+# Services believe it from us alone, so it is always what we saw, never what we were told.
+ADDRESS_SEEN = {
+    "header": {"key": "x-envoy-external-address", "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"},
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
+
 NO_TOKEN = {JWT: typed("extensions.filters.http.jwt_authn.v3.PerRouteConfig", disabled=True)}
 NO_JSON = {TRANSCODER: typed("extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder", proto_descriptor="")}
-BY_ADDRESS = [{"actions": [{"remote_address": {}}]}]
-"""Counted in the bucket of the caller's address."""
+METADATA = "tradeloom"
+SIGN_IN = {"limit": "sign_in"}
+"""What a route says of itself to the rate limit."""
 
 
 def edge_routes(target: Target) -> list[dict[str, Any]]:
@@ -118,9 +126,9 @@ def way(target: Target, method: Method) -> dict[str, Any]:
         route["timeout"] = seconds(whole)
         # A caller's own deadline, where it is shorter, holds here too.
         route["max_stream_duration"] = {"grpc_timeout_header_max": seconds(whole)}
-    if method.policy.limit == policy_pb2.LIMIT_SIGN_IN:
-        route["rate_limits"] = BY_ADDRESS
     found: dict[str, Any] = {"route": route}
+    if method.policy.limit == policy_pb2.LIMIT_SIGN_IN:
+        found["metadata"] = {"filter_metadata": {METADATA: SIGN_IN}}
     if method.public:
         found["typed_per_filter_config"] = NO_TOKEN
     return found
@@ -180,6 +188,11 @@ def nothing(match: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def inner_host(name: str, routes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of listeners that no page and no caller of the API reaches."""
+    return {"name": name, "virtual_hosts": [{"name": name, "domains": ["*"], "routes": routes}]}
+
+
 def unknown_codec() -> dict[str, Any]:
     """Connect's and gRPC's JSON codecs: Python's servers speak protobuf only, JSON callers have the REST paths."""
     codec = {"safe_regex": {"regex": r"application/(connect\+|grpc\+)?json.*"}}
@@ -215,17 +228,9 @@ def virtual_host(target: Target, name: str, routes: list[dict[str, Any]]) -> dic
                 "domains": ["*"],
                 "routes": routes,
                 "typed_per_filter_config": cors_policy(target),
-                "per_request_buffer_limit_bytes": REQUEST_BUFFER_BYTES,
-                "request_headers_to_add": [
-                    # Services believe it from us alone, so it is always what we saw, never what we were told.
-                    {
-                        "header": {
-                            "key": "x-envoy-external-address",
-                            "value": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
-                        },
-                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                    }
-                ],
+                "request_body_buffer_limit": REQUEST_BUFFER_BYTES,
+                "request_headers_to_add": [ADDRESS_SEEN],
+                "request_headers_to_remove": [CONNECT_HEADER],
             }
         ],
     }

@@ -1,0 +1,491 @@
+"""The real Envoy with the configuration made from the contract."""
+
+import asyncio
+import base64
+import io
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.rpc import error_details_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_status import rpc_status
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.orders.v1 import orders_pb2
+from yarl import URL
+
+from libs.edge import contract
+from libs.edge.target import LOOPBACK
+from tests.libs.edge.stand import CHANNEL_OPTIONS, SigningKey, Stand, standing
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+IDLE: dict[str, Any] = {"request_idle_seconds": 0.6, "stream_idle_seconds": 1.0, "unary_timeout_seconds": 0.8}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
+    async with standing(tmp_path_factory.mktemp("edge"), sign_in_burst=20, **IDLE) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def forgotten(request: pytest.FixtureRequest) -> None:
+    if "stand" in request.fixturenames:
+        services = request.getfixturevalue("stand").services
+        services.calls.clear()
+        services.unavailable.clear()
+        services.heartbeats = 0
+
+
+async def test_a_grpc_call_with_a_token_reaches_its_service(stand: Stand) -> None:
+    answer = await stand.orders.ListOrders(
+        orders_pb2.ListOrdersRequest(account_id="account-1"), metadata=stand.metadata()
+    )
+
+    assert answer.next_page_token == "account-1"
+    # The service verifies the token once more.
+    assert stand.services.metadata["authorization"].startswith("Bearer ")
+
+
+async def test_rest_answers_in_snake_case_with_every_field(stand: Stand) -> None:
+    body = {"side": "ORDER_SIDE_BUY", "quantity": {"value": "0.25"}}
+    async with stand.http.post("/orders", json=body, headers=stand.bearer()) as answer:
+        order = (await answer.json())["order"]
+
+    assert answer.status == 200
+    assert order["order_id"] == "order-1"
+    assert order["side"] == "ORDER_SIDE_BUY"
+    assert order["quantity"] == {"value": "0.25"}
+    assert order["fee_asset"] == ""
+
+
+async def test_a_fixed_rest_path_wins_over_a_variable_one(stand: Stand) -> None:
+    async with stand.http.get("/orders/executions", headers=stand.bearer()) as answer:
+        assert answer.status == 200
+
+    assert stand.services.calls == {"ListExecutions": 1}
+
+
+@pytest.mark.parametrize("written", ["SIM:BTCUSDT", "SIM%3ABTCUSDT", "BINANCE:BTC%2FUSDT"])
+async def test_an_instrument_id_is_read_from_a_rest_path(stand: Stand, written: str) -> None:
+    url = URL(f"{stand.url}/marketdata/instruments/{written}", encoded=True)
+    async with stand.http.get(url, headers=stand.bearer()) as answer:
+        assert answer.status == 200, await answer.text()
+        found = (await answer.json())["instrument"]["instrument_id"]
+
+    assert found == written.replace("%3A", ":").replace("%2F", "/")
+
+
+async def test_a_refusal_keeps_its_reason_over_rest(stand: Stand) -> None:
+    async with stand.http.get("/orders/0190", headers=stand.bearer()) as answer:
+        status = await answer.json()
+
+    assert answer.status == 404
+    assert status["code"] == grpc.StatusCode.NOT_FOUND.value[0]
+    assert status["message"] == "no such order"
+    assert status["details"][0]["reason"] == "ORDER_NOT_FOUND"
+    assert status["details"][0]["domain"] == "orders.tradeloom"
+
+
+async def test_bad_json_and_an_unknown_parameter_are_refused_over_rest(stand: Stand) -> None:
+    async with stand.http.post("/orders", data=b'{"side": ', headers=stand.bearer()) as answer:
+        assert answer.status == 400, await answer.text()
+        assert (await answer.json())["code"] == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    async with stand.http.post("/orders", json={"side": "UP"}, headers=stand.bearer()) as answer:
+        assert answer.status == 400
+    async with stand.http.get("/orders", params={"acount_id": "x"}, headers=stand.bearer()) as answer:
+        assert answer.status == 400
+        assert "acount_id" in (await answer.json())["message"]
+
+    assert not stand.services.calls
+
+
+async def test_a_wrong_verb_and_an_unknown_path_are_not_found(stand: Stand) -> None:
+    for method, path in [("DELETE", "/orders"), ("GET", "/orders/a/b/c/d"), ("GET", "/auth/nothing")]:
+        async with stand.http.request(method, path, headers=stand.bearer()) as answer:
+            assert answer.status == 404
+            assert (await answer.json())["code"] == grpc.StatusCode.UNIMPLEMENTED.value[0]
+
+
+async def test_a_stream_over_rest_is_one_json_object_a_line(stand: Stand) -> None:
+    stand.services.heartbeats = 2
+    params = {"account_id": "account-1"}
+    async with stand.http.get("/orders/stream/events", params=params, headers=stand.bearer()) as answer:
+        lines = [json.loads(line) async for line in answer.content]
+
+    assert answer.status == 200
+    assert [line["cursor"] for line in lines] == ["0", "1"]
+
+
+async def test_a_page_of_5000_candles_passes_over_rest(stand: Stand) -> None:
+    params = {"page_size": "5000"}
+    async with stand.http.get("/marketdata/candles/SIM:X", params=params, headers=stand.bearer()) as answer:
+        assert answer.status == 200
+        assert len((await answer.json())["candles"]) == 5000
+
+
+@pytest.mark.parametrize("size", [5_000_000, 20_000_000])
+async def test_too_large_a_body_is_refused(stand: Stand, size: int) -> None:
+    body = io.BytesIO(b'{"instrument_id": "' + b"x" * size + b'"}')
+    async with stand.http.post("/orders", data=body, headers=stand.bearer()) as answer:
+        # A little too much is refused by the service's own limit of a message, more is not even sent there.
+        assert answer.status == (429 if size < 16 * 1024 * 1024 else 413)
+        assert (await answer.json())["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert not stand.services.calls
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param(None, id="missing"),
+        pytest.param("nonsense", id="malformed"),
+        pytest.param("expired", id="expired"),
+        pytest.param(SigningKey("first").token(), id="signed with another key of the same name"),
+        pytest.param(SigningKey("second").token(), id="signed with an unknown key"),
+        pytest.param("audience", id="for another audience"),
+        pytest.param("issuer", id="from another issuer"),
+    ],
+)
+async def test_a_bad_token_is_refused_with_its_reason(stand: Stand, token: str | None) -> None:
+    key = stand.services.keys[0]
+    made = {
+        "expired": key.token(seconds=-60),
+        "audience": key.token(audience="others"),
+        "issuer": key.token(issuer="https://others"),
+    }
+    headers = {} if token is None else stand.bearer(made.get(token, token))
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stand.orders.ListOrders(orders_pb2.ListOrdersRequest(), metadata=tuple(headers.items()))
+    assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert reason_of(refused.value) == "TOKEN_INVALID"
+    async with stand.http.get("/orders", headers=headers) as answer:
+        assert answer.status == 401
+        status = await answer.json()
+    assert status["code"] == grpc.StatusCode.UNAUTHENTICATED.value[0]
+    assert status["details"][0]["reason"] == "TOKEN_INVALID"
+    assert not stand.services.calls
+
+
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    return info.reason
+
+
+async def test_a_token_in_the_query_is_no_token(stand: Stand) -> None:
+    async with stand.http.get("/orders", params={"access_token": stand.services.keys[0].token()}) as answer:
+        assert answer.status == 401
+
+
+async def test_public_methods_need_no_token(stand: Stand) -> None:
+    async with stand.http.post("/auth/login", json={"email": "a@b.c", "password": "x"}) as answer:
+        assert answer.status == 200
+        assert (await answer.json())["token_type"] == "Bearer"
+    async with stand.http.get("/.well-known/jwks.json") as answer:
+        keys = await answer.json()
+    assert keys["keys"][0]["crv"] == "Ed25519"
+
+
+async def test_only_the_public_verb_of_a_path_needs_no_token(stand: Stand) -> None:
+    async with stand.http.get("/auth/login") as answer:
+        assert answer.status == 404
+
+
+async def test_a_method_for_services_has_no_route(stand: Stand) -> None:
+    stub = auth_pb2_grpc.RevocationServiceStub(stand.channel)
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        async for _ in stub.StreamRevocations(auth_pb2.StreamRevocationsRequest(), metadata=stand.metadata()):
+            pass
+
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_what_only_the_mesh_may_say_is_stripped(stand: Stand) -> None:
+    said = {"x-tradeloom-user": "someone", "x-envoy-external-address": "1.2.3.4", "x-envoy-retry-on": "unavailable"}
+    await stand.orders.ListOrders(orders_pb2.ListOrdersRequest(), metadata=(*stand.metadata(), *said.items()))
+
+    heard = stand.services.metadata
+    assert "x-tradeloom-user" not in heard
+    assert "x-envoy-retry-on" not in heard
+    assert heard["x-envoy-external-address"] == LOOPBACK
+    assert "x-tradeloom-connect" not in heard
+
+
+async def test_a_forged_forwarded_address_is_not_believed(stand: Stand) -> None:
+    async with stand.http.get("/orders", headers={**stand.bearer(), "x-forwarded-for": "9.9.9.9"}) as answer:
+        assert answer.status == 200
+    assert stand.services.metadata["x-envoy-external-address"] == LOOPBACK
+
+
+async def test_a_read_is_sent_again_when_a_service_is_unavailable(stand: Stand) -> None:
+    stand.services.unavailable["ListOrders"] = 2
+
+    await stand.orders.ListOrders(orders_pb2.ListOrdersRequest(), metadata=stand.metadata())
+
+    assert stand.services.calls["ListOrders"] == 3
+
+
+async def test_a_write_that_a_service_saw_is_never_sent_again(stand: Stand) -> None:
+    stand.services.unavailable["PlaceOrder"] = 1
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stand.orders.PlaceOrder(
+            orders_pb2.PlaceOrderRequest(),
+            metadata=(*stand.metadata(), ("x-envoy-retry-on", "unavailable"), ("x-envoy-max-retries", "3")),
+        )
+
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert stand.services.calls["PlaceOrder"] == 1
+
+
+async def test_a_quiet_stream_outlives_every_time_out(stand: Stand) -> None:
+    # Four seconds of heartbeats only: longer than each of the shortened time-outs.
+    stand.services.heartbeats = 10
+    stand.services.heartbeat_seconds = 0.4
+    stream = stand.orders.StreamOrderEvents(orders_pb2.StreamOrderEventsRequest(), metadata=stand.metadata())
+
+    assert [message.cursor async for message in stream] == [str(number) for number in range(10)]
+
+
+async def test_a_stream_without_heartbeats_is_ended(stand: Stand) -> None:
+    stand.services.heartbeats = 2
+    stand.services.heartbeat_seconds = 30
+    stream = stand.orders.StreamOrderEvents(orders_pb2.StreamOrderEventsRequest(), metadata=stand.metadata())
+
+    with pytest.raises(grpc.aio.AioRpcError):
+        async for _ in stream:
+            pass
+    assert stand.services.calls["StreamOrderEvents"] == 1
+
+
+async def test_a_file_is_uploaded_in_parts(stand: Stand) -> None:
+    async def parts():
+        yield marketdata_pb2.ImportCandlesRequest(header=marketdata_pb2.ImportHeader(request_id="r"))
+        for _ in range(8):
+            yield marketdata_pb2.ImportCandlesRequest(chunk=b"x" * 1_048_576)
+
+    answer = await stand.marketdata.ImportCandles(parts(), metadata=stand.metadata())
+
+    assert answer.read_count == 8 * 1_048_576
+
+
+async def test_reflection_lists_every_service(stand: Stand) -> None:
+    ask = stand.channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest(list_services="*")
+    answers = [answer async for answer in ask(iter([request]))]
+
+    listed = {service.name for service in answers[0].list_services_response.service}
+    assert listed >= {service.full_name for service in contract.services()}
+
+
+async def test_a_preflight_is_answered_for_pages_of_allowed_origins(stand: Stand) -> None:
+    for path in ("/tradeloom.orders.v1.OrderService/PlaceOrder", "/orders", "/auth/login"):
+        asked = {"origin": "http://localhost:5173", "access-control-request-method": "POST"}
+        async with stand.http.options(path, headers=asked) as answer:
+            assert answer.status == 200
+            assert answer.headers["access-control-allow-origin"] == "http://localhost:5173"
+            assert "x-grpc-web" in answer.headers["access-control-allow-headers"]
+        async with stand.http.options(path, headers={**asked, "origin": "https://evil.example"}) as answer:
+            assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_grpc_web_carries_answers_and_refusals(stand: Stand) -> None:
+    path = "/tradeloom.orders.v1.OrderService/ListOrders"
+    request = orders_pb2.ListOrdersRequest(account_id="web").SerializeToString()
+    headers = {
+        "content-type": "application/grpc-web+proto",
+        "x-grpc-web": "1",
+        "origin": "http://localhost:5173",
+    }
+    framed = b"\0" + len(request).to_bytes(4, "big") + request
+
+    async with stand.http.post(path, data=framed, headers={**headers, **stand.bearer()}) as answer:
+        content = await answer.read()
+    assert answer.headers["content-type"] == "application/grpc-web+proto"
+    length = int.from_bytes(content[1:5], "big")
+    assert orders_pb2.ListOrdersResponse.FromString(content[5 : 5 + length]).next_page_token == "web"
+    assert b"grpc-status:0" in content[5 + length :].replace(b" ", b"")
+
+    async with stand.http.post(path, data=framed, headers=headers) as answer:
+        refusal = await answer.read()
+        status = answer.headers.get("grpc-status", "")
+    assert status == "16" or b"grpc-status:16" in refusal.replace(b" ", b"")
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:5173"
+
+
+async def test_connect_speaks_protobuf_and_says_so_of_json(stand: Stand) -> None:
+    path = "/tradeloom.orders.v1.OrderService/ListOrders"
+    headers = {"connect-protocol-version": "1", "content-type": "application/proto", **stand.bearer()}
+    request = orders_pb2.ListOrdersRequest(account_id="connect").SerializeToString()
+    async with stand.http.post(path, data=request, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+        assert orders_pb2.ListOrdersResponse.FromString(await answer.read()).next_page_token == "connect"
+    headers["content-type"] = "application/json"
+    async with stand.http.post(path, data=b"{}", headers=headers) as answer:
+        assert answer.status in (400, 415), await answer.text()
+
+
+async def test_connect_gets_the_reason_of_a_refusal(stand: Stand) -> None:
+    headers = {"connect-protocol-version": "1", "content-type": "application/proto"}
+    async with stand.http.post("/tradeloom.orders.v1.OrderService/ListOrders", headers=headers) as answer:
+        refusal = await answer.json()
+
+    assert answer.status == 401
+    assert refusal["code"] == "unauthenticated"
+    info = error_details_pb2.ErrorInfo.FromString(base64.b64decode(refusal["details"][0]["value"] + "=="))
+    assert info.reason == "TOKEN_INVALID"
+
+
+async def test_sign_in_is_limited_by_address_and_nothing_else_is(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth", "orders"), sign_in_burst=3, sign_in_per_second=1) as stand:
+        answers: list[tuple[int, dict]] = []
+        for _ in range(6):
+            async with stand.http.post("/auth/login", json={"email": "a@b.c", "password": "x"}) as answer:
+                answers.append((answer.status, await answer.json()))
+        assert [status for status, _ in answers[:3]] == [200, 200, 200]
+        status, refusal = answers[-1]
+        assert status == 429
+        assert refusal["details"][0]["reason"] == "RATE_LIMITED"
+
+        # The bucket is one for all sign-in methods and all protocols.
+        calls = [stand.auth.Login(auth_pb2.LoginRequest()) for _ in range(3)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refusals = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+        assert refusals[-1].code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert reason_of(refusals[-1]) == "RATE_LIMITED"
+        for _ in range(10):
+            async with stand.http.get("/orders", headers=stand.bearer()) as answer:
+                assert answer.status == 200
+
+
+async def test_tokens_are_verified_as_soon_as_auth_is_there(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("orders",)) as stand:
+        async with stand.http.get("/orders", headers=stand.bearer()) as answer:
+            assert answer.status == 401
+        await stand.start_service("auth")
+
+        async def accepted() -> bool:
+            async with stand.http.get("/orders", headers=stand.bearer()) as answer:
+                return answer.status == 200
+
+        await stand.until_true(accepted)
+
+
+async def test_a_new_signing_key_is_learned_and_outages_of_auth_do_not_matter(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth", "orders"), jwks_cache_seconds=6.0) as stand:
+        second = SigningKey("second")
+        stand.services.keys.append(second)
+
+        async def accepted() -> bool:
+            async with stand.http.get("/orders", headers=stand.bearer(second.token())) as answer:
+                return answer.status == 200
+
+        await stand.until_true(accepted)
+        await stand.stop_service("auth")
+        assert await accepted()
+
+
+async def test_a_service_that_is_down_is_named_unavailable_and_found_again(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth", "orders")) as stand:
+        await stand.stop_service("orders")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stand.orders.PlaceOrder(orders_pb2.PlaceOrderRequest(), metadata=stand.metadata())
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert reason_of(refused.value) == "DEPENDENCY_UNAVAILABLE"
+        async with stand.http.get("/orders", headers=stand.bearer()) as answer:
+            assert answer.status == 503
+            assert (await answer.json())["details"][0]["reason"] == "DEPENDENCY_UNAVAILABLE"
+        await stand.start_service("orders")
+
+        async def healthy() -> bool:
+            return await stand.healthy_hosts("orders") == 1
+
+        await stand.until_true(healthy)
+        await stand.orders.PlaceOrder(orders_pb2.PlaceOrderRequest(), metadata=stand.metadata())
+
+
+async def test_a_service_with_another_name_is_not_spoken_to(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth",)) as stand:
+        # A process with a certificate of our CA, but of another service.
+        for ending in ("pem", "key"):
+            shutil.copyfile(tmp_path / f"marketdata.{ending}", tmp_path / f"orders.{ending}")
+        await stand.start_service("orders")
+
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stand.orders.ListOrders(orders_pb2.ListOrdersRequest(), metadata=stand.metadata())
+
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert not stand.services.calls["ListOrders"]
+
+
+async def test_the_earlier_ports_answer_their_services_paths(stand: Stand) -> None:
+    auth = f"http://{LOOPBACK}:{stand.target.alias_ports['auth']}"
+    async with stand.http.post(f"{auth}/auth/login", json={"email": "a@b.c", "password": "x"}) as answer:
+        assert answer.status == 200
+    async with stand.http.get(f"{auth}/auth/me") as answer:
+        assert answer.status == 401
+    async with stand.http.get(f"{auth}/auth/me", headers=stand.bearer()) as answer:
+        assert (await answer.json())["user"]["full_name"] == "Ada"
+    async with stand.http.get(f"{auth}/health") as answer:
+        assert (await answer.json())["status"] == "ok"
+    async with stand.http.get(f"{auth}/docs") as answer:
+        assert await answer.text() == "<html>/docs</html>"
+    async with stand.http.get(f"{auth}/orders", headers=stand.bearer()) as answer:
+        assert answer.status == 404
+
+
+async def test_everything_else_is_the_dashboard(stand: Stand) -> None:
+    for path in ("/", "/assets/app.js", "/docs", "/docs/openapi.json"):
+        async with stand.http.get(path) as answer:
+            assert await answer.text() == f"<html>{path}</html>"
+
+
+async def test_probes_and_metrics_are_on_a_port_of_their_own(stand: Stand) -> None:
+    probes = f"http://{LOOPBACK}:{stand.target.probe_port}"
+    for path in ("/health", "/live"):
+        async with stand.http.get(probes + path) as answer:
+            assert answer.status == 200
+    async with stand.http.get(f"{probes}/metrics") as answer:
+        assert "envoy_cluster_upstream_rq_total" in await answer.text()
+    async with stand.http.get(f"{probes}/quitquitquit") as answer:
+        assert answer.status == 404
+
+
+async def test_the_access_log_holds_neither_tokens_nor_queries(stand: Stand) -> None:
+    token = stand.services.keys[0].token()
+    headers = {**stand.bearer(token), "x-request-id": "forged"}
+    async with stand.http.get("/orders", params={"account_id": "private"}, headers=headers) as answer:
+        assert answer.status == 200
+
+    log = stand.folder / "access.log"
+
+    async def written() -> bool:
+        return '"ListOrders"' in log.read_text() or '"path":"/orders"' in log.read_text()
+
+    await stand.until_true(written)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert any(line["path"] == "/orders" and line["cluster"] == "orders" for line in lines)
+    assert token not in log.read_text()
+    assert "private" not in log.read_text()
+
+
+async def test_two_callers_share_no_connection_state(stand: Stand) -> None:
+    async with grpc.aio.insecure_channel(f"{LOOPBACK}:{stand.target.listen_port}", options=CHANNEL_OPTIONS) as other:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await auth_pb2_grpc.AuthServiceStub(other).GetMe(auth_pb2.GetMeRequest())
+    await stand.auth.GetMe(auth_pb2.GetMeRequest(), metadata=stand.metadata())
