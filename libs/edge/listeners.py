@@ -168,6 +168,7 @@ def api_filters(target: Target) -> list[dict[str, Any]]:
         http_filter("connect_grpc_bridge", "connect_grpc_bridge.v3.FilterConfig"),
         token_filter(target),
         rate_limit(target),
+        whole_body(),
         transcoder(target),
         router(),
     ]
@@ -261,6 +262,12 @@ def rate_limit(target: Target) -> dict[str, Any]:
     )
 
 
+def whole_body() -> dict[str, Any]:
+    """Only on routes that ask for it: REST's with a body."""
+    found = http_filter("buffer", "buffer.v3.Buffer", max_request_bytes=routes.REQUEST_BUFFER_BYTES)
+    return {**found, "disabled": True}
+
+
 def transcoder(target: Target) -> dict[str, Any]:
     found = [service.full_name for service in contract.services() if any_rest(service.full_name)]
     return http_filter(
@@ -272,8 +279,8 @@ def transcoder(target: Target) -> dict[str, Any]:
         # `%3A` and `%2F` in an instrument's id are read as what they stand for.
         url_unescape_spec="ALL_CHARACTERS",
         query_param_unescape_plus=True,
-        max_request_body_size=routes.JSON_BYTES_MAX,
-        max_response_body_size=routes.JSON_BYTES_MAX,
+        max_request_body_size=routes.REQUEST_BUFFER_BYTES,
+        max_response_body_size=routes.RESPONSE_BUFFER_BYTES,
         print_options={
             "preserve_proto_field_names": True,
             "always_print_primitive_fields": True,

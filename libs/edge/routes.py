@@ -19,9 +19,9 @@ RETRY_BASE_SECONDS = 0.025
 RETRY_MAX_SECONDS = 0.25
 RETRIES = 2
 REQUEST_BUFFER_BYTES = 4 * 1024 * 1024
-"""What may be kept of a request to send it again: gRPC's own limit of a message."""
-JSON_BYTES_MAX = 16 * 1024 * 1024
-"""A whole JSON request or answer: several times the size of the 4 MiB message it stands for."""
+"""What may be kept of a request to send it again, and what a JSON request may hold: gRPC's own limit of a message."""
+RESPONSE_BUFFER_BYTES = 16 * 1024 * 1024
+"""A whole JSON answer: several times the size of the 4 MiB message it is made from."""
 
 # The service never saw the request, by the rules of TCP and HTTP/2: sending it again sends it once.
 NEVER_SEEN = "connect-failure,refused-stream,reset-before-request"
@@ -38,6 +38,15 @@ ADDRESS_SEEN = {
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
 
+BUFFER = "envoy.filters.http.buffer"
+
+# The transcoder does not count what it keeps of a body, so bodies are counted before it.
+WHOLE_BODY = {
+    BUFFER: typed(
+        "extensions.filters.http.buffer.v3.BufferPerRoute",
+        buffer={"max_request_bytes": REQUEST_BUFFER_BYTES},
+    )
+}
 NO_TOKEN = {JWT: typed("extensions.filters.http.jwt_authn.v3.PerRouteConfig", disabled=True)}
 NO_JSON = {TRANSCODER: typed("extensions.filters.http.grpc_json_transcoder.v3.GrpcJsonTranscoder", proto_descriptor="")}
 METADATA = "tradeloom"
@@ -98,7 +107,10 @@ def rest_routes(target: Target, methods: Iterable[Method]) -> list[dict[str, Any
     routes: list[dict[str, Any]] = []
     for _, same_path in groupby(pairs, key=lambda pair: pair[0].template):
         for rest, method in same_path:
-            routes.append({"name": method.path, "match": rest_match(rest), **way(target, method)})
+            route = {"name": method.path, "match": rest_match(rest), **way(target, method)}
+            if rest.body:
+                route["typed_per_filter_config"] = {**route.get("typed_per_filter_config", {}), **WHOLE_BODY}
+            routes.append(route)
     for first in sorted({rest.template.split("/")[1] for rest, _ in pairs}):
         routes += [nothing({"path": f"/{first}"}), nothing({"prefix": f"/{first}/"})]
     return routes
