@@ -1,5 +1,6 @@
 """Writes gen/edge: the contract's descriptors and one configuration for each place to run in."""
 
+import sys
 from pathlib import Path
 
 import yaml
@@ -35,4 +36,4 @@ class Plain(yaml.SafeDumper):
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))
