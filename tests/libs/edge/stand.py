@@ -264,7 +264,7 @@ class Stand:
     async def until_true(self, condition) -> None:
         """Asks again and again; a condition that never holds fails the test."""
         async with asyncio.timeout(READY_SECONDS):
-            while not await condition():  # noqa: ASYNC110  in another process: no event could wake us
+            while not await condition():
                 await asyncio.sleep(0.05)
 
     async def ready(self) -> bool:
