@@ -1,0 +1,1 @@
+"""`tradeloom …`: one file per command, gathered in `__main__.py`."""

@@ -16,7 +16,9 @@ from libs.stack.processes import write_whole
 DEVELOPMENT_MARK = "devl"
 """Valid in base64, in URLs and in SQL; 232 random bits of a 256-bit key remain."""
 
-WELL_KNOWN = frozenset({"trading", "tradeloom", "postgres", "admin", "password", "secret", "changeme", "change-me", "dev"})
+WELL_KNOWN = frozenset(
+    {"trading", "tradeloom", "postgres", "admin", "password", "secret", "changeme", "change-me", "dev"}
+)
 
 ADMIN_EMAIL = "admin@tradeloom.local"
 READER = "trading"

@@ -1,13 +1,13 @@
 """The data folder: everything a run keeps, and the lock that lets only one run use it.
 
-    lock          held by the supervisor; whoever holds it owns the rest
-    stack.json    what runs where, for status, health, psql and demo
-    envoy.json    the edge's configuration, made at each start
-    secrets/      made once
-    pki/          certificates; what services read as TLS_FOLDER
-    run/          one file per process we started: its pid and when it began
-    logs/         one log per process
-    postgres/  valkey/
+lock          held by the supervisor; whoever holds it owns the rest
+stack.json    what runs where, for status, health, psql and demo
+envoy.json    the edge's configuration, made at each start
+secrets/      made once
+pki/          certificates; what services read as TLS_FOLDER
+run/          one file per process we started: its pid and when it began
+logs/         one log per process
+postgres/  valkey/
 """
 
 import fcntl
@@ -30,9 +30,8 @@ class DataFolder:
         return cls((path or Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)).expanduser().absolute())
 
     def make(self) -> None:
-        for folder in (self.path, self.secrets, self.pki, self.run, self.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
+        for folder in (self.path, self.secrets, self.pki, self.run, self.logs, self.postgres, self.valkey):
+            make_private(folder)
 
     @property
     def lock(self) -> Path:
@@ -74,7 +73,12 @@ class DataFolder:
         return self.logs / f"{name}.log"
 
 
-class FolderInUse(Exception):
+def make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+class FolderInUse(Exception):  # noqa: N818 (a state, not a mistake)
     """Another supervisor holds the folder."""
 
 

@@ -39,7 +39,7 @@ def main() -> None:
     # Python ignores these two, and an ignored signal stays ignored through exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.execv(options.command[0], options.command)
+    os.execv(options.command[0], options.command)  # noqa: S606 (this process becomes it)
 
 
 def enter_user_namespace() -> None:

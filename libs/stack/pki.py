@@ -32,7 +32,9 @@ def spiffe_id(word: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/svc/{word}"
 
 
-def make_certificates(folder: Path, authority_key: Path, words: Iterable[str], now: datetime | None = None) -> list[str]:
+def make_certificates(
+    folder: Path, authority_key: Path, words: Iterable[str], now: datetime | None = None
+) -> list[str]:
     """Bring `ca.pem`, `<word>.pem` and `<word>.key` in the folder up to date; the words whose leaf was made anew.
 
     A leaf is kept unless it ends within seven days, names another word, or has another authority or key.
@@ -119,9 +121,7 @@ def new_leaf(folder: Path, word: str, authority: Authority, now: datetime) -> No
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
         .sign(authority.key, hashes.SHA256())
     )
     write_key(folder / f"{word}.key", key)
@@ -152,9 +152,7 @@ def usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def write_key(file: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_whole(file, pem.decode())
 
 

@@ -39,7 +39,7 @@ class Ports:
         return port
 
     def insist(self, port: int, flag: str) -> int:
-        """This port and no other; raises StackError naming who holds it."""
+        """Take this port and no other; raises StackError naming who holds it."""
         if port in self._given or not is_free(port):
             raise StackError(f"port {port} is held by {holder(port)}; stop it, or choose another port with {flag}")
         self._given.add(port)

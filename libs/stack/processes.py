@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,7 +18,9 @@ POLL_SECONDS = 0.02
 KILL_WAIT_SECONDS = 5.0
 """How long the kernel gets to take a killed process away."""
 
-PROXY_VARIABLES = frozenset({"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy"})
+PROXY_VARIABLES = frozenset(
+    {"http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,8 @@ class Owned:
 
     def send(self, number: signal.Signals) -> None:
         if self.alive:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
-            except ProcessLookupError:
-                pass
 
 
 def mark_of(pid: int) -> str | None:
@@ -100,15 +101,21 @@ async def gone(all_owned: Iterable[Owned], seconds: float) -> bool:
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Our environment without proxies (everything here is on loopback), with what a bare machine may lack."""
     inherited = {name: value for name, value in os.environ.items() if name.lower() not in PROXY_VARIABLES}
-    return {"PATH": os.defpath, "LANG": "C.UTF-8"} | inherited | {"TZ": "UTC", "PYTHONUNBUFFERED": "1"} | dict(extra or {})
+    return (
+        {"PATH": os.defpath, "LANG": "C.UTF-8"} | inherited | {"TZ": "UTC", "PYTHONUNBUFFERED": "1"} | dict(extra or {})
+    )
 
 
-def write_whole(file: Path, text: str, mode: int = 0o600) -> None:
-    """Replace the file so that a reader, or a crash, sees the old text or the new one, never a part."""
+def write_whole(file: Path, text: str, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace the file so that a reader, or a crash, sees the old text or the new one, never a part.
+
+    What may be lost with the machine's power (not durable) is written faster.
+    """
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
-        os.fsync(stream.fileno())
+        if durable:
+            os.fsync(stream.fileno())
     draft.replace(file)

@@ -32,6 +32,9 @@ STABLE_SECONDS = 30.0
 STARTING_POLL_SECONDS = 0.05
 READY_POLL_SECONDS = 2.0
 LOG_READ_BYTES = 65_536
+END_SECONDS = 5.0
+"""How long a program that ran out of time may take to end."""
+FAILURE_LINES_MAX = 20
 FINAL_READS_MAX = 16
 """After a process ended: 1 MiB, many times what a pipe can hold."""
 
@@ -41,6 +44,10 @@ Identity = Literal["self", "userns", "nobody"]
 
 
 async def nothing_to_prepare() -> None:
+    pass
+
+
+def unheard(status: "Status", event: str) -> None:
     pass
 
 
@@ -99,13 +106,12 @@ class Status:
 
 
 class Supervisor:
-    """Runs processes until told to stop. All methods belong to one event loop, run by the main thread:
-    the kernel ends a child when the very thread that made it ends.
+    """Runs processes until told to stop.
+
+    All methods belong to one event loop in the main thread: the kernel ends a child when the very thread that made it ends.
     """
 
-    def __init__(
-        self, *, logs: Path, run: Path, changed: Callable[[Status, str], None] = lambda status, event: None
-    ) -> None:
+    def __init__(self, *, logs: Path, run: Path, changed: Callable[[Status, str], None] = unheard) -> None:
         """`changed` hears of every change, with the event in words."""
         self._logs = logs
         self._run = run
@@ -120,7 +126,12 @@ class Supervisor:
         """Start it now and keep it running; `wait_ready` tells when it works."""
         if process.name in self._kept:
             raise ValueError(f"{process.name} is supervised already")
-        kept = Kept(process, log=self._logs / f"{process.name}.log", file=self._run / f"{process.name}.json", changed=self._changed)
+        kept = Kept(
+            process,
+            log=self._logs / f"{process.name}.log",
+            file=self._run / f"{process.name}.json",
+            changed=self._changed,
+        )
         self._kept[process.name] = kept
         kept.begin()
 
@@ -141,6 +152,12 @@ class Supervisor:
     async def stop(self, *names: str) -> None:
         """Stop these at the same time, and do not start them again; an unknown name is no error."""
         await asyncio.gather(*(self._kept[name].end() for name in names if name in self._kept))
+
+    def kill_all(self) -> None:
+        """For the impatient: no draining. `stop` then finds nothing left to wait for."""
+        for kept in self._kept.values():
+            if kept.status.pid is not None and (owned := Owned.of(kept.status.pid)):
+                owned.send(signal.SIGKILL)
 
     async def __aenter__(self) -> Self:
         return self
@@ -239,7 +256,9 @@ class Kept:
     async def _spawn(self, output: "Output") -> asyncio.subprocess.Process:
         try:
             return await asyncio.create_subprocess_exec(
-                *launcher_command(self.process),
+                *launcher_command(
+                    self.process.command, identity=self.process.identity, death_signal=self.process.death_signal
+                ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output.writing,
                 stderr=output.writing,
@@ -266,14 +285,45 @@ class Kept:
             await asyncio.sleep(READY_POLL_SECONDS if ready else STARTING_POLL_SECONDS)
 
 
-def launcher_command(process: Process) -> list[str]:
+def launcher_command(
+    command: Sequence[str], *, identity: Identity = "self", death_signal: signal.Signals = signal.SIGKILL
+) -> list[str]:
+    """The same command, bound to the life of this process."""
     return [
         sys.executable, "-I", "-S", str(LAUNCHER),
         "--parent", str(os.getpid()),
-        "--death-signal", str(int(process.death_signal)),
-        "--identity", process.identity,
-        "--", *process.command,
+        "--death-signal", str(int(death_signal)),
+        "--identity", identity,
+        "--", *command,
     ]  # fmt: skip
+
+
+async def run_to_end(
+    command: Sequence[str], *, seconds: float, identity: Identity = "self", environment: Mapping[str, str] | None = None
+) -> str:
+    """What the program said. Raises StackError with the end of it when it fails or takes too long."""
+    child = await asyncio.create_subprocess_exec(
+        *launcher_command(command, identity=identity),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd="/",
+        env=child_environment(environment),
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            output, _ = await child.communicate()
+    except TimeoutError:
+        raise StackError(f"{' '.join(command)} took more than {seconds:.0f} s") from None
+    finally:
+        if child.returncode is None and (owned := Owned.of(child.pid)):
+            await processes.stop(owned, by=signal.SIGTERM, seconds=END_SECONDS)
+    said = output.decode(errors="replace").strip()
+    if child.returncode != 0:
+        lines = "\n".join(said.splitlines()[-FAILURE_LINES_MAX:])
+        raise StackError(f"{' '.join(command)} {describe_exit(child.returncode or 0)}:\n{lines}")
+    return said
 
 
 class Output:
@@ -324,7 +374,7 @@ class Record:
     stop_signal: int
 
     def write(self, file: Path) -> None:
-        write_whole(file, json.dumps(asdict(self)))
+        write_whole(file, json.dumps(asdict(self)), durable=False)  # a machine that lost power runs none of these
 
     @classmethod
     def read(cls, file: Path) -> Self | None:
@@ -351,6 +401,10 @@ async def clear_left_behind(run: Path, *, stop_seconds: float) -> list[str]:
             for record in left.values()
         )
     )
+    forget(run)
+    return sorted(left)
+
+
+def forget(run: Path) -> None:
     for file in run.glob("*.json"):
         file.unlink()
-    return sorted(left)

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from libs.stack.errors import StackError
+from libs.stack.folder import make_private
 from libs.stack.logs import tail
 from libs.stack.ports import HOST, Ports
 from libs.stack.probes import valkey_answers
@@ -63,7 +64,7 @@ class ValkeyServer:
 async def valkey(folder: Path, *, passwords: Mapping[str, str], port: int | None = None) -> AsyncIterator[ValkeyServer]:
     """A server in this folder for as long as the context is open. The passwords are by word, with one for `stack`."""
     server = ValkeyServer(port or Ports().take(), passwords)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     async with Supervisor(logs=folder, run=folder) as supervisor:
         supervisor.start(valkey_process(folder, server, log=folder / "valkey.log"))
         await supervisor.wait_ready("valkey", seconds=START_SECONDS, deaths_max=2)

@@ -1,0 +1,33 @@
+"""`tradeloom migrate`: bring the database to the newest revision, or begin it anew."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from libs.cli.options import DataDir
+from libs.stack.errors import StackError
+from libs.stack.folder import DataFolder
+from libs.stack.schema import migrate_stopped, reset_stopped
+from libs.stack.state import AlreadyRunning
+
+app = typer.Typer()
+
+
+@app.command()
+def migrate(
+    data_dir: DataDir = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Drop everything first. Asks.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Migrate the database of a stack that is not running (`up` migrates by itself)."""
+    folder = DataFolder.at(data_dir)
+    if reset and not yes:
+        typer.confirm(f"This deletes every user, order and price kept in {folder.path}. Go on?", abort=True)
+    try:
+        if reset:
+            asyncio.run(reset_stopped(folder))
+        asyncio.run(migrate_stopped(folder))
+    except AlreadyRunning:
+        raise StackError("the stack is running; stop it first with `tradeloom down`") from None
+    print("emptied and migrated" if reset else "migrated")

@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from libs.stack.errors import StackError
+from libs.stack.folder import FOLDER_VARIABLE, DataFolder
+from libs.stack.state import Snapshot, running
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Where everything is kept; .tradeloom here unless said otherwise.",
+        envvar=FOLDER_VARIABLE,
+        file_okay=False,
+    ),
+]
+
+
+def running_stack(data_dir: Path | None) -> Snapshot:
+    """What runs there; raises StackError when nothing does."""
+    folder = DataFolder.at(data_dir)
+    snapshot = running(folder)
+    if snapshot is None:
+        raise StackError(f"nothing runs in {folder.path}; start it with `tradeloom up`")
+    return snapshot

@@ -1,0 +1,47 @@
+"""Envoy, the one door: its configuration is made from the contract for the ports of this run."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from libs.stack.folder import DataFolder
+from libs.stack.ports import HOST
+from libs.stack.probes import http_ok
+from libs.stack.supervisor import Process
+
+STOP_SECONDS = 5.0
+
+
+async def envoy_process(folder: DataFolder, ports: Mapping[str, int], words: Sequence[str]) -> Process:
+    """Writes `envoy.json`, off the event loop: reading the whole contract takes a moment."""
+    await asyncio.to_thread(write_configuration, folder, ports, words)
+    # Late: it brings the whole contract with it, which only the supervisor needs.
+    from libs.edge.envoy import command
+
+    return Process(
+        name="envoy",
+        command=command(folder.envoy),
+        ports={"edge": ports["edge"], "admin": ports["edge.admin"]},
+        ready=lambda: http_ok(ports["edge.admin"], "/ready"),
+        folder=Path("/"),
+        stop_seconds=STOP_SECONDS,
+    )
+
+
+def write_configuration(folder: DataFolder, ports: Mapping[str, int], words: Sequence[str]) -> None:
+    from libs.edge import config
+    from libs.edge.target import Address, embedded
+
+    target = embedded(
+        tls_folder=str(folder.pki),
+        descriptors_file=str(folder.path / "contract.binpb"),
+        addresses={
+            word: Address(host=HOST, mesh_port=ports[f"{word}.mesh"], probe_port=ports[f"{word}.probe"])
+            for word in words
+        },
+        alias_ports={word: ports[f"{word}.alias"] for word in words},
+        listen_port=ports["edge"],
+        admin_port=ports["edge.admin"],
+        probe_port=ports["edge.probe"],
+    )
+    config.write(target, folder.envoy)
