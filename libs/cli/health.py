@@ -25,7 +25,7 @@ def health(data_dir: DataDir = None) -> None:
     for column in ("process", "health", "answer"):
         table.add_column(column)
     for name, (well, answer) in answers.items():
-        table.add_row(name, "[green]ok[/]" if well else "[red]no[/]", answer[:ANSWER_CHARACTERS_MAX])
+        table.add_row(name, "[green]ok[/]" if well else "[red]no[/]", " ".join(answer.split())[:ANSWER_CHARACTERS_MAX])
     Console().print(table)
     if not answers or not all(well for well, _ in answers.values()):
         raise typer.Exit(1)

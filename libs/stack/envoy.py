@@ -1,20 +1,21 @@
 """Envoy, the one door: its configuration is made from the contract for the ports of this run."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from libs.stack.folder import DataFolder
 from libs.stack.ports import HOST
 from libs.stack.probes import http_ok
 from libs.stack.supervisor import Process
+from libs.words import WORDS
 
 STOP_SECONDS = 5.0
 
 
-async def envoy_process(folder: DataFolder, ports: Mapping[str, int], words: Sequence[str]) -> Process:
+async def envoy_process(folder: DataFolder, ports: Mapping[str, int]) -> Process:
     """Writes `envoy.json`, off the event loop: reading the whole contract takes a moment."""
-    await asyncio.to_thread(write_configuration, folder, ports, words)
+    await asyncio.to_thread(write_configuration, folder, ports)
     # Late: it brings the whole contract with it, which only the supervisor needs.
     from libs.edge.envoy import command
 
@@ -28,7 +29,7 @@ async def envoy_process(folder: DataFolder, ports: Mapping[str, int], words: Seq
     )
 
 
-def write_configuration(folder: DataFolder, ports: Mapping[str, int], words: Sequence[str]) -> None:
+def write_configuration(folder: DataFolder, ports: Mapping[str, int]) -> None:
     from libs.edge import config
     from libs.edge.target import Address, embedded
 
@@ -37,9 +38,9 @@ def write_configuration(folder: DataFolder, ports: Mapping[str, int], words: Seq
         descriptors_file=str(folder.path / "contract.binpb"),
         addresses={
             word: Address(host=HOST, mesh_port=ports[f"{word}.mesh"], probe_port=ports[f"{word}.probe"])
-            for word in words
+            for word in WORDS
         },
-        alias_ports={word: ports[f"{word}.alias"] for word in words},
+        alias_ports={word: ports[f"{word}.alias"] for word in WORDS},
         listen_port=ports["edge"],
         admin_port=ports["edge.admin"],
         probe_port=ports["edge.probe"],

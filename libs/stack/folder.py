@@ -78,7 +78,7 @@ def make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-class FolderInUse(Exception):  # noqa: N818 (a state, not a mistake)
+class FolderInUse(Exception):
     """Another supervisor holds the folder."""
 
 

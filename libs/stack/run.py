@@ -10,7 +10,7 @@ services drain -> Envoy -> Valkey -> Postgres
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from libs.stack.processes import Owned
 from libs.stack.schema import check_database, migrate
 from libs.stack.services import Surroundings, installed_words, service_process
 from libs.stack.state import HEALTHY, STOPPING, Snapshot, locked
-from libs.stack.supervisor import Status, Supervisor, clear_left_behind
+from libs.stack.supervisor import State, Status, Supervisor, clear_left_behind
 from libs.stack.urls import plain_database_url
 from libs.stack.valkey import OPERATOR, ValkeyServer, valkey_process
 from libs.stack.valkey import START_SECONDS as VALKEY_START_SECONDS
@@ -117,16 +117,18 @@ class Run:
             self._credentials.make(WORDS)
             self._refuse_in_production()
         self.snapshot.admin_password_file = str(self._credentials.admin_password_file)
-        self.snapshot.ports = choose_ports(words, self._options.port, Snapshot.read(self._folder))
+        self.snapshot.ports = choose_ports(self._options.port, Snapshot.read(self._folder))
         try:
             async with asyncio.TaskGroup() as together:
                 database = together.create_task(self._start_database(supervisor))
                 cache = together.create_task(self._start_valkey(supervisor, words))
-                together.create_task(self._start_edge(supervisor, words))
+                together.create_task(self._start_edge(supervisor))
                 together.create_task(self._start_services(supervisor, words, database, cache))
         except BaseExceptionGroup as group:
             # They fail alone or because of each other; the first says why.
             raise group.exceptions[0] from None
+        with self._phase("readiness"):
+            await self._all_ready(supervisor)
         self.snapshot.healthy_seconds = round(time.time() - self._options.began, 2)
         self.snapshot.state = HEALTHY
         self._say(f"healthy after {self.snapshot.healthy_seconds:.1f} s")
@@ -146,14 +148,12 @@ class Run:
             owner_url=await database,
             redis_urls=await cache,
         )
-        with self._phase("services"):
-            for word in words:
-                supervisor.start(service_process(word, around))
-            # However long it takes: who waits for us has a limit of his own, and sees what is not ready.
-            await self._all_ready()
+        for word in words:
+            supervisor.start(service_process(word, around))
 
-    async def _all_ready(self) -> None:
-        while not self.snapshot.all_ready:
+    async def _all_ready(self, supervisor: Supervisor) -> None:
+        """However long it takes: who waits for us has a limit of his own, and sees what is not ready."""
+        while any(status.state is not State.READY for status in supervisor.statuses):
             self._moved.clear()
             await self._moved.wait()
 
@@ -197,12 +197,12 @@ class Run:
             await supervisor.wait_ready("valkey", seconds=VALKEY_START_SECONDS, deaths_max=SERVER_DEATHS_MAX)
         return {word: server.url(word) for word in words}
 
-    async def _start_edge(self, supervisor: Supervisor, words: Sequence[str]) -> None:
+    async def _start_edge(self, supervisor: Supervisor) -> None:
         with self._phase("certificates"):
             names = [*WORDS, "edge", "operator"]
             await asyncio.to_thread(make_certificates, self._folder.pki, self._folder.secrets / "ca.key", names)
         with self._phase("edge"):
-            supervisor.start(await envoy_process(self._folder, self.snapshot.ports, words))
+            supervisor.start(await envoy_process(self._folder, self.snapshot.ports))
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -223,8 +223,8 @@ class Run:
         self._tell(self.snapshot, event)
 
 
-def standard_ports(words: Iterable[str]) -> dict[str, int]:
-    """By use."""
+def standard_ports() -> dict[str, int]:
+    """By use; also for services that are not started now, so that they are found when they are."""
     ports = {
         "edge": EDGE_PORT,
         "edge.admin": EDGE_PORT + 10_000,
@@ -232,19 +232,19 @@ def standard_ports(words: Iterable[str]) -> dict[str, int]:
         "postgres": 5432,
         "valkey": 6379,
     }
-    for word in words:
-        ports[f"{word}.mesh"] = WORDS[word].mesh_port
-        ports[f"{word}.probe"] = WORDS[word].probe_port
-        ports[f"{word}.alias"] = WORDS[word].alias_port
+    for word in WORDS.values():
+        ports[f"{word.name}.mesh"] = word.mesh_port
+        ports[f"{word.name}.probe"] = word.probe_port
+        ports[f"{word.name}.alias"] = word.alias_port
     return ports
 
 
-def choose_ports(words: Iterable[str], edge_port: int | None, last: Snapshot | None) -> dict[str, int]:
+def choose_ports(edge_port: int | None, last: Snapshot | None) -> dict[str, int]:
     """By use. What was asked for by number is taken or refused; a standard port that is taken gives way to the last run's, then to any."""
     ports = Ports()
     chosen = {} if edge_port is None else {"edge": ports.insist(edge_port, "--port")}
     earlier = last.ports if last else {}
-    for use, port in standard_ports(words).items():
+    for use, port in standard_ports().items():
         if use not in chosen:
             chosen[use] = ports.take(port, earlier.get(use, port))
     return chosen
@@ -252,7 +252,7 @@ def choose_ports(words: Iterable[str], edge_port: int | None, last: Snapshot | N
 
 def moved_ports(ports: Mapping[str, int]) -> dict[str, int]:
     """Those that are not the standard ones, by use."""
-    standard = standard_ports(WORDS)
+    standard = standard_ports()
     return {use: port for use, port in ports.items() if port != standard[use]}
 
 

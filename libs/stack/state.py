@@ -42,10 +42,6 @@ class Snapshot:
     def edge_url(self) -> str:
         return f"http://127.0.0.1:{self.ports['edge']}"
 
-    @property
-    def all_ready(self) -> bool:
-        return bool(self.processes) and all(status.state is State.READY for status in self.processes)
-
     def write(self, folder: DataFolder) -> None:
         write_whole(folder.state, json.dumps(asdict(self), default=text_of, indent=1), durable=False)
 
@@ -87,7 +83,7 @@ def text_of(value: object) -> str:
     raise TypeError(type(value))
 
 
-class AlreadyRunning(Exception):  # noqa: N818 (a state, not a mistake)
+class AlreadyRunning(Exception):
     """The folder is in use by this stack."""
 
     def __init__(self, snapshot: Snapshot | None) -> None:

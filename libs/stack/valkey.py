@@ -42,7 +42,8 @@ def rights(word: str) -> str:
     """
     keys = [f"~facts:{word}:*", "%R~facts:*", "%W~facts:*:replay", f"~{word}:*"]
     if word == "feeds":
-        keys += ["~ticks:*", "~quote:*", "%R~ticks-stored:*"]
+        # It only reads how far ticks are stored, but in a script, where every key counts as written.
+        keys += ["~ticks:*", "~quote:*", "~ticks-stored:*"]
     if word in READERS_OF_TICKS:
         keys += ["%R~ticks:*", "%R~quote:*"]
     if word == "marketdata":
