@@ -43,7 +43,7 @@ def options(word: str) -> list[tuple[str, str | int]]:
         ("grpc.service_config", service_config(word)),
         ("grpc.enable_http_proxy", 0),
         # The certificate must be of the service asked for, wherever it listens.
-        ("grpc.ssl_target_name_override", f"{word}.tradeloom"),
+        ("grpc.ssl_target_name_override", word),
         ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -14,7 +14,7 @@ from tradeloom.policy.v1 import policy_pb2
 PACKAGES = ("auth", "orders", "marketdata", "feeds", "execution")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Method:
     """One RPC; path is what travels, such as "/tradeloom.orders.v1.OrderService/PlaceOrder"."""
 

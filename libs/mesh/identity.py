@@ -10,7 +10,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from grpc import aio
 
-from libs.errors import Unauthenticated
+from libs.errors import Unauthenticated, Unavailable
 
 ISSUER = "https://auth.tradeloom"
 AUDIENCE = "tradeloom"
@@ -77,14 +77,13 @@ class Verifier:
             self._verified.clear()
         self._keys = dict(keys)
 
-    def knows(self, token: str) -> bool:
-        """Whether the key that claims to have signed the token is known."""
-        try:
-            return jwt.get_unverified_header(token).get("kid") in self._keys
-        except jwt.InvalidTokenError:
-            return True  # Malformed: fetching keys again would not help.
+    def check(self) -> None:
+        """Raises Unavailable while there are no keys."""
+        if not self._keys:
+            raise Unavailable("auth's keys are not known yet", dependency="auth")
 
     def verify(self, token: str, now: datetime, peer: str) -> Identity:
+        self.check()
         identity = self._verified.get(token)
         if identity is None:
             identity = self._verify(token, peer)

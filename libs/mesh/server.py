@@ -60,6 +60,11 @@ class Mesh:
     verifier: Verifier
     sessions: Sessions
 
+    async def check_auth(self) -> None:
+        """Raises unless callers can be told apart: keys are known and the news of ended sessions is fresh."""
+        self.verifier.check()
+        self.sessions.check_fresh()
+
     def channel(self, word: str, address: str) -> aio.Channel:
         """A channel to another service, under this one's certificate."""
         return open_channel(address, word, tls_folder=self.settings.tls_folder, caller=self.settings.word)
@@ -114,7 +119,7 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
         credentials = server_credentials(settings.tls_folder, settings.word)
         server.add_secure_port(f"{settings.listen_host}:{settings.mesh_port}", credentials)
         await server.start()
-        readiness = Readiness(service.checks)
+        readiness = Readiness({**service.checks, "auth": mesh.check_auth})
         await stack.enter_async_context(telling(readiness, healthy, names))
         await stack.enter_async_context(probes(settings.word, readiness, settings.listen_host, settings.probe_port))
         try:

@@ -68,7 +68,12 @@ class Sessions:
         """Refuses an ended session, and writes while the news is stale."""
         if self._revoked(identity):
             raise SessionRevoked("the session was ended; sign in again")
-        if writes and (age := time.monotonic() - self._fresh_at) > STALE_SECONDS:
+        if writes:
+            self.check_fresh()
+
+    def check_fresh(self) -> None:
+        """Raises RevocationsStale when the news is too old to rely on."""
+        if (age := time.monotonic() - self._fresh_at) > STALE_SECONDS:
             raise RevocationsStale(
                 "news of ended sessions is older than five seconds; retry", age_seconds=f"{min(age, 1e6):.1f}"
             )
