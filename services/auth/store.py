@@ -139,6 +139,8 @@ class IdentityStore:
         sequence = await self.rows.fetchval(
             "UPDATE users SET fact_sequence = fact_sequence + 1 WHERE user_id = $1 RETURNING fact_sequence", user_id
         )
+        if sequence is None:
+            return  # Nobody the transaction may see.
         kind, payload = told
         fact = Fact(key=str(user_id), sequence=sequence, user_id=user_id, kind=kind, payload=payload)
         await outbox.add(self.rows, [fact])
