@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from libs.edge import secrets
 from libs.edge.envoy import seconds, socket_address, typed
 from libs.edge.target import LOOPBACK, Address, Target
 
@@ -151,17 +152,7 @@ def mutual_tls(target: Target, word: str) -> dict[str, Any]:
         common_tls_context={
             "alpn_protocols": ["h2"],
             "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
-            "tls_certificates": [
-                {
-                    "certificate_chain": {"filename": f"{target.tls_folder}/edge.pem"},
-                    "private_key": {"filename": f"{target.tls_folder}/edge.key"},
-                }
-            ],
-            "validation_context": {
-                "trusted_ca": {"filename": f"{target.tls_folder}/ca.pem"},
-                "match_typed_subject_alt_names": [
-                    {"san_type": "URI", "matcher": {"exact": f"spiffe://tradeloom/svc/{word}"}}
-                ],
-            },
+            **secrets.identity(target),
+            **secrets.trusted(target, peer=f"spiffe://tradeloom/svc/{word}"),
         },
     )

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from libs.edge import contract
+from libs.edge import contract, secrets
 from libs.edge.clusters import clusters
 from libs.edge.envoy import socket_address, typed
 from libs.edge.listeners import listeners
@@ -34,12 +34,15 @@ def render(target: Target) -> dict[str, Any]:
 
 
 def write(target: Target, config: Path) -> None:
-    """Writes the configuration and, where it says, the contract's descriptors."""
+    """Writes the configuration and, where it says, the contract's descriptors and what follows certificates."""
     descriptors = Path(target.descriptors_file)
     descriptors.parent.mkdir(parents=True, exist_ok=True)
     descriptors.write_bytes(contract.descriptor_set())
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps(render(target), indent=1) + "\n")
+    if target.secrets_folder:
+        for name, content in secrets.files(target).items():
+            Path(target.secrets_folder, name).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def overload(target: Target) -> dict[str, Any]:

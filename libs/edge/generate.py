@@ -1,11 +1,12 @@
 """Writes gen/edge: the contract's descriptors and one configuration for each place to run in."""
 
+import json
 import sys
 from pathlib import Path
 
 import yaml
 
-from libs.edge import config, contract
+from libs.edge import config, contract, secrets
 from libs.edge.target import Target, embedded, kubernetes
 
 HEADER = "# Made from the contract by `make gen`; never edited.\n"
@@ -26,6 +27,9 @@ def main(folder: Path = Path("gen/edge")) -> None:
     for target in targets():
         text = yaml.dump(config.render(target), Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)
         (folder / f"envoy.{target.name}.yaml").write_text(HEADER + text)
+        if target.secrets_folder:
+            for name, content in secrets.files(target).items():
+                (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
 class Plain(yaml.SafeDumper):

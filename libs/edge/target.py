@@ -34,6 +34,9 @@ class Target:
     """Holds ca.pem, edge.pem and edge.key."""
     descriptors_file: str
     """The contract as written by `libs.edge.config.write`."""
+    secrets_folder: str = ""
+    """Where the files of `libs.edge.secrets` lie, through which Envoy follows certificates that are renewed while
+    it runs; empty where it is started anew then."""
 
     listen_host: str = LOOPBACK
     listen_port: int = EDGE_PORT
@@ -112,6 +115,7 @@ def kubernetes(*, release: str = RELEASE) -> Target:
         by_name=True,
         tls_folder="/etc/tradeloom/tls",
         descriptors_file="/etc/tradeloom/edge/tradeloom.binpb",
+        secrets_folder="/etc/tradeloom/edge",
         listen_host="0.0.0.0",
         probe_host="0.0.0.0",
         allowed_origin_regexes=(),

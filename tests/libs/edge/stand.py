@@ -297,7 +297,8 @@ class Stand:
 @contextlib.asynccontextmanager
 async def standing(folder: Path, *, started: tuple[str, ...] = WORDS, **changes) -> AsyncIterator[Stand]:
     """Envoy with these services, a web server and probes; `changes` are fields of Target."""
-    make_certificates(folder, ("edge", *WORDS))
+    if not (folder / "ca.pem").exists():
+        make_certificates(folder, ("edge", *WORDS))
     ports = iter(free_ports(32))
     addresses = {
         word: Address(host=LOOPBACK, mesh_port=next(ports), probe_port=next(ports)) for word in (*WORDS, "web")

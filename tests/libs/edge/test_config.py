@@ -17,7 +17,12 @@ TARGET = embedded(tls_folder="tls", descriptors_file="tradeloom.binpb")
 @pytest.mark.parametrize("target", [embedded(tls_folder="", descriptors_file=""), kubernetes(release="shop")])
 def test_envoy_takes_the_configuration_of_every_place(target: Target, tmp_path: Path) -> None:
     make_certificates(tmp_path, ("edge",))
-    here = replace(target, tls_folder=str(tmp_path), descriptors_file=str(tmp_path / "tradeloom.binpb"))
+    here = replace(
+        target,
+        tls_folder=str(tmp_path),
+        descriptors_file=str(tmp_path / "tradeloom.binpb"),
+        secrets_folder=str(tmp_path) if target.secrets_folder else "",
+    )
     config.write(here, tmp_path / "envoy.json")
 
     assert envoy.validate(tmp_path / "envoy.json") == ""
@@ -31,6 +36,7 @@ def test_envoy_takes_what_is_committed(target: Target, tmp_path: Path) -> None:
         committed.replace(target.tls_folder, str(tmp_path))
         .replace(target.descriptors_file, str(Path("gen/edge", generate.DESCRIPTORS).resolve()))
         .replace(RELEASE, "shop")
+        .replace("path: /etc/tradeloom/edge", f"path: {Path('gen/edge').resolve()}")
     )
     (tmp_path / "envoy.yaml").write_text(here)
 
