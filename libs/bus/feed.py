@@ -46,6 +46,24 @@ redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
 return 1
 """
 
+# KEYS: ticks. ARGV: epoch. Sets the newest id to <epoch>-0 without an entry; 0 if it is there or beyond already.
+_SHUT_OUT = """
+local id = ARGV[1] .. '-0'
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('XADD', KEYS[1], id, 'b', '')
+  redis.call('XDEL', KEYS[1], id)
+  return 1
+end
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for place = 1, #info, 2 do
+  if info[place] == 'last-generated-id' and tonumber(string.match(info[place + 1], '^%d+')) >= tonumber(ARGV[1]) then
+    return 0
+  end
+end
+redis.call('XSETID', KEYS[1], id)
+return 1
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
@@ -117,6 +135,18 @@ async def append(redis: Redis, batches: Sequence[Batch]) -> None:
             raise result
 
 
+async def shut_out(redis: Redis, epochs: Mapping[str, int]) -> None:
+    """From now on, refuse every append to these instruments under an epoch below the one named.
+
+    A new feeder does it before it reads how far its predecessor came. Outdated if the epoch was reached already.
+    """
+    pipeline = redis.pipeline(transaction=False)
+    for instrument_id, epoch in epochs.items():
+        pipeline.eval(_SHUT_OUT, 1, f"ticks:{instrument_id}", epoch)
+    if not all(await pipeline.execute()):
+        raise Outdated("another feeder has taken over already")
+
+
 async def newest(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, Cursor]:
     """The cursor after the last batch of each instrument; instruments without any are left out."""
     pipeline = redis.pipeline(transaction=False)
@@ -160,6 +190,16 @@ def after(entry: Entry, cursor: Cursor) -> Entry:
 async def set_stored(redis: Redis, cursor: Cursor) -> None:
     """Say that everything up to cursor is in the database, so that it may be trimmed here."""
     await redis.set(f"ticks-stored:{cursor.instrument_id}", cursor.stream_id)
+
+
+async def stored(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, Cursor]:
+    """What set_stored() said last; instruments of which nothing is stored are left out."""
+    found: Any = await redis.mget([f"ticks-stored:{instrument_id}" for instrument_id in instrument_ids])
+    return {
+        instrument_id: _cursor_from(instrument_id, stream_id)
+        for instrument_id, stream_id in zip(instrument_ids, found, strict=True)
+        if stream_id
+    }
 
 
 async def quotes(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, bytes]:

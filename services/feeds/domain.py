@@ -1,9 +1,17 @@
-"""What a source brings: instruments, ticks and books. Times are nanoseconds since 1970, prices and quantities doubles."""
+"""Feeds, and what they bring: instruments, ticks and books.
 
+Times of ticks and books are nanoseconds since 1970, their prices and quantities doubles.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
+from uuid import UUID
+
+from libs.errors import Invalid, NotAllowed, NotFound
 
 
 class AssetClass(Enum):
@@ -61,3 +69,86 @@ class Book(NamedTuple):
     time_ns: int
     bids: tuple[BookLevel, ...]
     asks: tuple[BookLevel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedSource:
+    """The simulated market: the same seed makes the same market."""
+
+    seed: int
+    trades_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySource:
+    """A file of recorded trades. Speed 1 plays in real time, 0 as fast as the readers can take it."""
+
+    file: str
+    instrument: Instrument
+    speed: float
+
+
+Source = SimulatedSource | ReplaySource
+
+
+class FeedState(Enum):
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """One source of ticks and what it brings. The count and the market time are at most a second behind."""
+
+    feed_id: UUID
+    source: Source
+    instrument_ids: tuple[str, ...]
+    state: FeedState = FeedState.RUNNING
+    failure: str = ""
+    tick_count: int = 0
+    market_time: datetime | None = None
+    create_time: datetime
+
+
+NOTHING_PLAYED = -1
+"""The position of a source of which nothing was played yet, where positions are simulated times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """How far the stream of an instrument has come, as it was last noted.
+
+    The newest epoch granted is `epoch`; what else is noted held under `position_epoch`. Position is the source's own
+    measure of what was played: simulated nanoseconds, or the number of trades of a file.
+    """
+
+    instrument_id: str
+    epoch: int
+    position_epoch: int
+    sequence: int
+    position: int
+    offset_ns: int
+    """Market time less simulated time; 0 for files."""
+
+
+class FeedNotFound(NotFound):
+    """No feed has this id."""
+
+    reason = "FEED_NOT_FOUND"
+
+
+class InstrumentTaken(NotAllowed):
+    """Another running feed brings this instrument."""
+
+    reason = "INSTRUMENT_TAKEN"
+
+
+class ReplayFileInvalid(Invalid):
+    """The file is not in the replay folder, or is not a file of trades; `problems` says what is wrong where."""
+
+    reason = "REPLAY_FILE_INVALID"
+
+    def __init__(self, file: str, problems: Mapping[str, str]) -> None:
+        super().__init__({f"replay.file {where}".rstrip(): problem for where, problem in problems.items()}, file=file)

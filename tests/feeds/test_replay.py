@@ -4,8 +4,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from services.feeds.domain import Aggressor, Tick
-from services.feeds.sources.replay import NAMED_LINES_MAX, ReplayFileInvalid, read_recording
+from services.feeds.domain import Aggressor, ReplayFileInvalid, Tick
+from services.feeds.sources.replay import NAMED_LINES_MAX, read_recording
 
 HEADER = "timestamp,id,side,price,amount\n"
 

@@ -16,8 +16,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from libs.errors import Invalid
-from services.feeds.domain import Aggressor, Tick
+from services.feeds.domain import Aggressor, ReplayFileInvalid, Tick
 
 FILE_BYTES_MAX = 1 << 30
 TRADES_MAX = 20_000_000
@@ -36,16 +35,6 @@ _RULES = {
     "price": "must be a finite number above zero",
     "amount": "must be a finite number above zero",
 }
-
-
-class ReplayFileInvalid(Invalid):
-    """The file is not in the replay folder, or is not a file of trades; `violations` says where."""
-
-    reason = "REPLAY_FILE_INVALID"
-
-    def __init__(self, file: str, violations: dict[str, str]) -> None:
-        super().__init__({f"replay.file {where}".rstrip(): problem for where, problem in violations.items()})
-        self.metadata = {"file": file}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +60,7 @@ class Recording:
                 )
 
 
-def read_recording(folder: Path, file: str) -> Recording:
+def read_recording(folder: Path | None, file: str) -> Recording:
     """Reads a file of the replay folder. Raises ReplayFileInvalid, naming wrong lines by their number."""
     with _open_inside(folder, file) as opened:
         if os.fstat(opened.fileno()).st_size > FILE_BYTES_MAX:
@@ -85,8 +74,10 @@ def read_recording(folder: Path, file: str) -> Recording:
                 raise ReplayFileInvalid(file, {"": "must end in .parquet or .csv"})
 
 
-def _open_inside(folder: Path, file: str) -> BinaryIO:
+def _open_inside(folder: Path | None, file: str) -> BinaryIO:
     """Opens a regular file that lies in the folder also after all links were followed."""
+    if folder is None:
+        raise ReplayFileInvalid(file, {"": "cannot be played: the operator has opened no replay folder"})
     missing = ReplayFileInvalid(file, {"": "is no file in the replay folder"})
     if "\0" in file or Path(file).is_absolute() or ".." in Path(file).parts:
         raise missing

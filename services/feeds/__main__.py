@@ -1,0 +1,64 @@
+"""Starts the feeds service: `python -m services.feeds`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+
+from tradeloom.feeds.v1 import feeds_pb2_grpc
+
+from libs.bus import connection
+from libs.bus.connection import open_redis
+from libs.ids import uuid7
+from libs.mesh.server import Mesh, Service, run
+from libs.store.background import running
+from libs.store.database import Database, open_database
+from libs.store.relay import relay
+from libs.store.revisions import check_revision
+from services.feeds.domain import InstrumentTaken, SimulatedSource
+from services.feeds.runner import Runner
+from services.feeds.servicer import FeedServicer
+from services.feeds.settings import Settings
+from services.feeds.store import FeedStore
+from services.feeds.use_cases import StartFeed
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
+    start_feed = StartFeed(uuid7, now)
+    async with (
+        open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
+        open_database(settings.worker_database_url.get_secret_value(), settings.database_connections_max) as worker,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+    ):
+        async with database.transaction() as rows:
+            await check_revision(rows, settings.word)
+        if settings.keeps_simulated_market:
+            await keep_simulated_market(database, start_feed, settings)
+        runner = Runner(worker, redis, settings.replay_folder)
+        servicer = FeedServicer(
+            database=database, start_feed=start_feed, replay_folder=settings.replay_folder, look=runner.look
+        )
+        async with relay(worker, redis, settings.word), running("feeds", runner.run):
+            yield Service(
+                registers=[partial(feeds_pb2_grpc.add_FeedServiceServicer_to_server, servicer)],
+                checks={"postgres": database.check, "redis": partial(connection.check, redis)},
+            )
+
+
+async def keep_simulated_market(database: Database, start_feed: StartFeed, settings: Settings) -> None:
+    """Starts the simulated market unless it runs, also when replicas race."""
+    try:
+        async with database.transaction() as rows:
+            source = SimulatedSource(settings.simulated_seed, settings.simulated_trades_per_second)
+            await start_feed(FeedStore(rows), source)
+    except InstrumentTaken:
+        return
+
+
+if __name__ == "__main__":
+    run(Settings, feeds)

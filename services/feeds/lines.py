@@ -1,0 +1,157 @@
+"""Lines: one instrument each, from its source's events to numbered batches for its stream."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tradeloom.marketdata.v1 import marketdata_pb2
+
+from libs.bus.feed import Batch, Cursor
+from services.feeds import wire
+from services.feeds.domain import Book, Place, Tick
+
+BATCH_TICKS_MAX = 500
+BATCHES_AT_ONCE_MAX = 20
+"""Of one line, appended in one round trip: what is more waits for the next."""
+
+
+TIME_MAX_NS = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a line has come, and how many ticks it brought since it was made."""
+
+    sequence: int
+    position: int
+    tick_count: int = 0
+    market_time_ns: int = 0
+
+
+class Line(ABC):
+    """Numbers the events of one instrument in the order of its source.
+
+    What was cut counts as done only after `acknowledge`: before, nobody knows whether Redis has it.
+    """
+
+    def __init__(
+        self, events: Iterator[Tick | Book], previous: Cursor, place: Place, quote: marketdata_pb2.Quote
+    ) -> None:
+        """The events after a place; `previous` is the cursor and `quote` the quote after what was appended last."""
+        self._events = events
+        self._next = next(events, None)
+        self._previous = previous
+        self._quote = quote
+        self._place = place
+        self.first_sequence = previous.sequence + 1
+        self._cut = self.done = Progress(previous.sequence, place.position)
+
+    @property
+    def instrument_id(self) -> str:
+        return self._place.instrument_id
+
+    @property
+    def has_ended(self) -> bool:
+        return self._next is None
+
+    def next_due_ns(self) -> int:
+        """Wall time at which the next event is to be told; far away if there is none."""
+        return TIME_MAX_NS if self._next is None else self._due_ns(self._next.time_ns)
+
+    def cut(self, now_ns: int, sequence_max: int) -> list[Batch]:
+        """The events that are due, in batches; none beyond a sequence, and only so many batches at once."""
+        batches: list[Batch] = []
+        ticks: list[Tick] = []
+        while len(batches) < BATCHES_AT_ONCE_MAX and self._cut.sequence + len(ticks) < sequence_max:
+            event = self._next
+            if event is None or self._due_ns(event.time_ns) > now_ns:
+                break
+            self._next = next(self._events, None)
+            if isinstance(event, Book):
+                batches.append(self._batch(ticks, event, now_ns))
+                ticks = []
+                continue
+            ticks.append(event)
+            if len(ticks) == BATCH_TICKS_MAX:
+                batches.append(self._batch(ticks, None, now_ns))
+                ticks = []
+        if ticks:
+            batches.append(self._batch(ticks, None, now_ns))
+        return batches
+
+    def acknowledge(self) -> None:
+        """Everything cut so far is in the stream."""
+        self.done = self._cut
+
+    def place(self) -> Place:
+        """How far the stream has come, as it is to be noted."""
+        return replace(
+            self._place,
+            position_epoch=self._place.epoch,
+            sequence=self.done.sequence,
+            position=self.done.position,
+        )
+
+    def _batch(self, ticks: list[Tick], book: Book | None, now_ns: int) -> Batch:
+        first_sequence = self._previous.sequence + 1
+        # A batch that brings only a book takes one sequence of its own.
+        cursor = Cursor(self.instrument_id, self._place.epoch, self._previous.sequence + max(1, len(ticks)))
+        batch = wire.batch_to_proto(self.instrument_id, self._place.epoch, first_sequence, ticks, book)
+        batch.previous_cursor, batch.cursor = str(self._previous), str(cursor)
+        self._previous = cursor
+        time_ns = book.time_ns if book is not None else ticks[-1].time_ns
+        self._cut = Progress(
+            cursor.sequence,
+            self._position_after(len(ticks), time_ns),
+            self._cut.tick_count + len(ticks),
+            time_ns,
+        )
+        wire.update_quote(self._quote, batch, now_ns)
+        response = marketdata_pb2.StreamTicksResponse(batches=[batch])
+        return Batch(cursor, first_sequence, response.SerializeToString(), self._quote.SerializeToString())
+
+    @abstractmethod
+    def _due_ns(self, time_ns: int) -> int:
+        """Wall time at which an event of a market time is to be told."""
+
+    @abstractmethod
+    def _position_after(self, tick_count: int, time_ns: int) -> int:
+        """The source's position after so many more ticks, the last event of them at a market time."""
+
+
+class SimulatedLine(Line):
+    """Market time is wall time; the position is simulated time, behind it by the place's offset."""
+
+    def _due_ns(self, time_ns: int) -> int:
+        return time_ns
+
+    def _position_after(self, tick_count: int, time_ns: int) -> int:
+        return time_ns - self._place.offset_ns
+
+
+class ReplayLine(Line):
+    """Market time is that of the recording; the position is the number of its trades that were told."""
+
+    def __init__(
+        self,
+        events: Iterator[Tick | Book],
+        previous: Cursor,
+        place: Place,
+        quote: marketdata_pb2.Quote,
+        *,
+        speed: float,
+        start_ns: int,
+    ) -> None:
+        """The first event is due at wall time `start_ns`, the others as much later as the speed says; 0: all at once."""
+        super().__init__(events, previous, place, quote)
+        self._speed = speed
+        self._start_ns = start_ns
+        self._first_ns = 0 if self._next is None else self._next.time_ns
+
+    def _due_ns(self, time_ns: int) -> int:
+        if self._speed == 0:
+            return self._start_ns
+        return self._start_ns + round((time_ns - self._first_ns) / self._speed)
+
+    def _position_after(self, tick_count: int, time_ns: int) -> int:
+        return self._cut.position + tick_count

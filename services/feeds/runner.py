@@ -1,0 +1,81 @@
+"""The runner: has every running feed played by one replica, whatever becomes of the others."""
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+
+from libs.bus.feed import Outdated
+from libs.store.background import Backoff
+from libs.store.database import Database
+from libs.store.leases import LeaseLost, fence, holding
+from services.feeds.domain import FeedState, ReplayFileInvalid
+from services.feeds.feeder import Feeder
+from services.feeds.store import FeedStore
+
+LOOK_SECONDS = 0.5
+FAILURE_CHARACTERS_MAX = 2_000
+
+log = structlog.get_logger(__name__)
+
+
+class Runner:
+    """Tends every running feed: waits for its lease, then plays it. Every replica runs one."""
+
+    def __init__(self, database: Database, redis: Redis, replay_folder: Path | None) -> None:
+        """`database` is of the worker role, with a connection for each feed that runs at once and a few more."""
+        self._database, self._redis, self._replay_folder = database, redis, replay_folder
+        self._woken = asyncio.Event()
+        self._tending: dict[UUID, asyncio.Task[None]] = {}
+
+    def look(self) -> None:
+        """Has the runner see at once what was started or stopped."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._woken.clear()
+                async with self._database.transaction() as rows:
+                    running = await FeedStore(rows).running()
+                await self._settle(running)
+                try:
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            await self._settle(set())
+
+    async def _settle(self, running: set[UUID]) -> None:
+        """Begins to tend the feeds that run, and leaves those that do not."""
+        ended = {feed_id: task for feed_id, task in self._tending.items() if feed_id not in running or task.done()}
+        for task in ended.values():
+            task.cancel()
+        await asyncio.gather(*ended.values(), return_exceptions=True)
+        for feed_id in ended:
+            del self._tending[feed_id]
+        for feed_id in running - self._tending.keys():
+            self._tending[feed_id] = asyncio.create_task(self._tend(feed_id), name=f"feed {feed_id}")
+
+    async def _tend(self, feed_id: UUID) -> None:
+        """Plays a feed as often as it takes, until it ends or this task is cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                async with holding(self._database, f"feed/{feed_id}") as lease:
+                    try:
+                        await Feeder(self._database, self._redis, lease, self._replay_folder).play(feed_id)
+                    except ReplayFileInvalid as error:
+                        async with self._database.transaction() as rows:
+                            await fence(rows, lease)
+                            await FeedStore(rows).end(feed_id, FeedState.FAILED, str(error)[:FAILURE_CHARACTERS_MAX])
+            except (LeaseLost, Outdated) as error:
+                log.warning("another process has taken the feed", feed_id=str(feed_id), cause=str(error))
+            except Exception:
+                log.exception("playing failed", feed_id=str(feed_id))
+            else:
+                return
+            await asyncio.sleep(backoff.next_seconds())

@@ -1,0 +1,57 @@
+"""Speaks the feeds API: reads the request, calls one use case, writes the response."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
+
+from libs.mesh import pages
+from libs.mesh.requests import answer_once, key_of
+from libs.store.database import Connection, Database
+from services.feeds import wire
+from services.feeds.domain import ReplaySource
+from services.feeds.sources.replay import read_recording
+from services.feeds.store import FeedStore
+from services.feeds.use_cases import StartFeed, stop_feed
+
+PAGE_SIZE = 50
+
+
+class FeedServicer(feeds_pb2_grpc.FeedServiceServicer):
+    def __init__(
+        self, *, database: Database, start_feed: StartFeed, replay_folder: Path | None, look: Callable[[], None]
+    ) -> None:
+        """`look` has this process's runner look at once for feeds to run or stop."""
+        self._database, self._start_feed, self._replay_folder, self._look = database, start_feed, replay_folder, look
+
+    async def ListFeeds(self, request, context):
+        size = pages.size_of(request.page_size, PAGE_SIZE)
+        async with self._database.transaction() as rows:
+            found = await FeedStore(rows).page(pages.uuid_after(request.page_token), size + 1)
+        feeds, more = found[:size], found[size:]
+        return feeds_pb2.ListFeedsResponse(
+            feeds=map(wire.feed_to_proto, feeds),
+            next_page_token=pages.token_after(str(feeds[-1].feed_id)) if more else "",
+        )
+
+    async def StartFeed(self, request, context):
+        source = wire.source_from_proto(request)
+
+        async def work(rows: Connection) -> feeds_pb2.StartFeedResponse:
+            if isinstance(source, ReplaySource):
+                await asyncio.to_thread(read_recording, self._replay_folder, source.file)
+            feed = await self._start_feed(FeedStore(rows), source)
+            rows.after_commit(self._look)
+            return feeds_pb2.StartFeedResponse(feed=wire.feed_to_proto(feed))
+
+        return await answer_once(self._database, key_of(request), feeds_pb2.StartFeedResponse, work)
+
+    async def StopFeed(self, request, context):
+        async def work(rows: Connection) -> feeds_pb2.StopFeedResponse:
+            feed = await stop_feed(FeedStore(rows), UUID(request.feed_id))
+            rows.after_commit(self._look)
+            return feeds_pb2.StopFeedResponse(feed=wire.feed_to_proto(feed))
+
+        return await answer_once(self._database, key_of(request), feeds_pb2.StopFeedResponse, work)

@@ -1,0 +1,22 @@
+"""What an operator may turn, with the units in the names."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from libs.mesh.settings import Environment, ServiceSettings
+from services.feeds.sources.simulated import TRADES_PER_SECOND
+
+
+class Settings(ServiceSettings):
+    word: ClassVar[str] = "feeds"
+
+    # Recorded files are played out of this folder alone; without one, none can be.
+    replay_folder: Path | None = None
+    # Whether the simulated market is kept running; in development it is, unless this says no.
+    simulated: bool | None = None
+    simulated_seed: int = 1
+    simulated_trades_per_second: float = TRADES_PER_SECOND
+
+    @property
+    def keeps_simulated_market(self) -> bool:
+        return self.environment is Environment.DEVELOPMENT if self.simulated is None else self.simulated

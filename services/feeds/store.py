@@ -1,0 +1,194 @@
+"""Where feeds live, and how far their instruments' streams have come."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from libs.store import outbox
+from libs.store.database import Connection
+from libs.store.outbox import Fact
+from services.feeds.domain import (
+    AssetClass,
+    Feed,
+    FeedNotFound,
+    FeedState,
+    Instrument,
+    Place,
+    ReplaySource,
+    SimulatedSource,
+    Source,
+)
+
+_FEED = "feed_id, source, instrument_ids, state, failure, tick_count, market_time, create_time"
+_PLACE = "instrument_id, epoch, position_epoch, sequence, position, offset_ns"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStore:
+    """One transaction's view."""
+
+    rows: Connection
+
+    async def add(self, feed: Feed) -> None:
+        await self.rows.execute(
+            "INSERT INTO feed_subscriptions (feed_id, source, instrument_ids, state, create_time) VALUES ($1, $2, $3, $4, $5)",
+            feed.feed_id,
+            _source_to_json(feed.source),
+            list(feed.instrument_ids),
+            feed.state.value,
+            feed.create_time,
+        )
+
+    async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int) -> str | None:
+        """Has a feed bring instruments from a position of its own on; the instrument that another brings, if one does.
+
+        The sequence goes on counting. The epoch rises, so that nothing the stream holds is taken for this feed's.
+        """
+        await self.rows.execute(
+            """
+            INSERT INTO instrument_streams (instrument_id, epoch, position_epoch, sequence, position, offset_ns, fact_sequence)
+            SELECT instrument_id, 0, 0, 0, 0, 0, 0 FROM unnest($1::text[]) AS instrument_id ORDER BY 1
+            ON CONFLICT (instrument_id) DO NOTHING
+            """,
+            list(instrument_ids),
+        )
+        locked = await self.rows.fetch(
+            """
+            SELECT instrument_id, feed_id FROM instrument_streams WHERE instrument_id = ANY ($1)
+            ORDER BY instrument_id FOR UPDATE
+            """,
+            list(instrument_ids),
+        )
+        for row in locked:
+            if row["feed_id"] is not None:
+                return row["instrument_id"]
+        await self.rows.execute(
+            """
+            UPDATE instrument_streams
+            SET feed_id = $1, epoch = epoch + 1, position_epoch = epoch + 1, position = $3, offset_ns = 0
+            WHERE instrument_id = ANY ($2)
+            """,
+            feed_id,
+            list(instrument_ids),
+            position,
+        )
+        return None
+
+    async def find(self, feed_id: UUID) -> Feed | None:
+        row = await self.rows.fetchrow(f"SELECT {_FEED} FROM feed_subscriptions WHERE feed_id = $1", feed_id)
+        return row and _feed_from(row)
+
+    async def locked(self, feed_id: UUID) -> Feed:
+        """The feed, which nobody else changes until the commit. Raises FeedNotFound."""
+        row = await self.rows.fetchrow(f"SELECT {_FEED} FROM feed_subscriptions WHERE feed_id = $1 FOR UPDATE", feed_id)
+        if row is None:
+            raise FeedNotFound("no feed has this id", feed_id=feed_id)
+        return _feed_from(row)
+
+    async def page(self, after_feed_id: UUID | None, size: int) -> list[Feed]:
+        """Feeds in the order of their creation, which is that of their ids."""
+        rows = await self.rows.fetch(
+            f"SELECT {_FEED} FROM feed_subscriptions WHERE feed_id > $1 ORDER BY feed_id LIMIT $2",
+            after_feed_id or UUID(int=0),
+            size,
+        )
+        return [_feed_from(row) for row in rows]
+
+    async def end(self, feed_id: UUID, state: FeedState, failure: str = "") -> None:
+        """Ends a running feed and frees its instruments; does nothing to one that has ended."""
+        await self.rows.execute(
+            "UPDATE feed_subscriptions SET state = $2, failure = $3 WHERE feed_id = $1 AND state = 'running'",
+            feed_id,
+            state.value,
+            failure,
+        )
+        await self.rows.execute("UPDATE instrument_streams SET feed_id = NULL WHERE feed_id = $1", feed_id)
+
+    async def running(self) -> set[UUID]:
+        rows = await self.rows.fetch("SELECT feed_id FROM feed_subscriptions WHERE state = 'running'")
+        return {row["feed_id"] for row in rows}
+
+    async def grant_epochs(self, feed_id: UUID, appended_epochs: Mapping[str, int]) -> list[Place]:
+        """Gives each instrument an epoch above any that was granted or, as its stream tells, appended under."""
+        rows = await self.rows.fetch(
+            f"""
+            UPDATE instrument_streams SET epoch = greatest(epoch, appended.last_epoch) + 1
+            FROM unnest($2::text[], $3::bigint[]) AS appended (appended_id, last_epoch)
+            WHERE feed_id = $1 AND instrument_id = appended_id RETURNING {_PLACE}
+            """,
+            feed_id,
+            list(appended_epochs),
+            list(appended_epochs.values()),
+        )
+        return sorted((Place(**row) for row in rows), key=lambda place: place.instrument_id)
+
+    async def note(self, feed_id: UUID, places: Sequence[Place], tick_count: int, market_time: datetime | None) -> None:
+        """Notes how far a feed has come."""
+        await self.rows.execute(
+            "UPDATE feed_subscriptions SET tick_count = $2, market_time = coalesce($3, market_time) WHERE feed_id = $1",
+            feed_id,
+            tick_count,
+            market_time,
+        )
+        await self.rows.execute(
+            """
+            UPDATE instrument_streams AS held SET position_epoch = noted.position_epoch, sequence = noted.sequence,
+              position = noted.position, offset_ns = noted.offset_ns
+            FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+              AS noted (instrument_id, position_epoch, sequence, position, offset_ns)
+            WHERE held.instrument_id = noted.instrument_id AND held.feed_id = $1 AND held.epoch = noted.position_epoch
+            """,
+            feed_id,
+            [place.instrument_id for place in places],
+            [place.position_epoch for place in places],
+            [place.sequence for place in places],
+            [place.position for place in places],
+            [place.offset_ns for place in places],
+        )
+
+    async def announce(self, announcements: Iterable[tuple[str, str, bytes]]) -> None:
+        """Tells the others of instruments: (instrument_id, kind, payload) of each."""
+        for instrument_id, kind, payload in sorted(announcements):
+            sequence: Any = await self.rows.fetchval(
+                """
+                UPDATE instrument_streams SET fact_sequence = fact_sequence + 1
+                WHERE instrument_id = $1 RETURNING fact_sequence
+                """,
+                instrument_id,
+            )
+            fact = Fact(key=instrument_id, sequence=sequence, user_id=None, kind=kind, payload=payload)
+            await outbox.add(self.rows, [fact])
+
+
+def _feed_from(row: Any) -> Feed:
+    return Feed(
+        **{
+            **row,
+            "source": _source_from_json(row["source"]),
+            "instrument_ids": tuple(row["instrument_ids"]),
+            "state": FeedState(row["state"]),
+        }
+    )
+
+
+def _source_to_json(source: Source) -> str:
+    def plain(value: object) -> str:
+        return value.value if isinstance(value, AssetClass) else str(value)
+
+    kind = "simulated" if isinstance(source, SimulatedSource) else "replay"
+    return json.dumps({kind: asdict(source)}, default=plain)
+
+
+def _source_from_json(text: str) -> Source:
+    stored = json.loads(text)
+    if "simulated" in stored:
+        return SimulatedSource(**stored["simulated"])
+    replay = stored["replay"]
+    numbers = ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate")
+    instrument = replay["instrument"] | {name: Decimal(replay["instrument"][name]) for name in numbers}
+    instrument["asset_class"] = AssetClass(instrument["asset_class"])
+    return ReplaySource(replay["file"], Instrument(**instrument), replay["speed"])

@@ -1,0 +1,183 @@
+"""Translates between the feeds' API, the ticks on their way, and the domain."""
+
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tradeloom.feeds.v1 import events_pb2, feeds_pb2
+from tradeloom.marketdata.v1 import marketdata_pb2
+
+from libs.errors import Invalid
+from libs.mesh.wire import decimal_from_proto, decimal_to_proto, timestamp
+from services.feeds.domain import (
+    Aggressor,
+    AssetClass,
+    Book,
+    BookLevel,
+    Feed,
+    FeedState,
+    Instrument,
+    ReplaySource,
+    SimulatedSource,
+    Source,
+    Tick,
+)
+from services.feeds.sources.simulated import TRADES_PER_SECOND
+
+REPLAY_VENUE = "FILE"
+
+_STATES = {
+    FeedState.RUNNING: feeds_pb2.FEED_STATE_RUNNING,
+    FeedState.STOPPED: feeds_pb2.FEED_STATE_STOPPED,
+    FeedState.FINISHED: feeds_pb2.FEED_STATE_FINISHED,
+    FeedState.FAILED: feeds_pb2.FEED_STATE_FAILED,
+}
+_ASSET_CLASSES = {
+    AssetClass.CRYPTO: marketdata_pb2.ASSET_CLASS_CRYPTO,
+    AssetClass.EQUITY: marketdata_pb2.ASSET_CLASS_EQUITY,
+    AssetClass.FOREX: marketdata_pb2.ASSET_CLASS_FOREX,
+    AssetClass.PERPETUAL: marketdata_pb2.ASSET_CLASS_PERPETUAL,
+}
+_AGGRESSORS = {
+    Aggressor.BUYER: marketdata_pb2.AGGRESSOR_BUYER,
+    Aggressor.SELLER: marketdata_pb2.AGGRESSOR_SELLER,
+}
+
+
+def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
+    """Raises Invalid for an instrument that cannot be a file's."""
+    if request.WhichOneof("source") == "simulated":
+        asked = request.simulated
+        return SimulatedSource(asked.seed, asked.trades_per_second or TRADES_PER_SECOND)
+    replay = request.replay
+    return ReplaySource(replay.file, _replayed_instrument(replay.instrument), replay.speed)
+
+
+def _replayed_instrument(asked: marketdata_pb2.Instrument) -> Instrument:
+    """What a file's trades are of: it has no book, and its venue is FILE."""
+    venue, symbol = asked.instrument_id.split(":", 1)
+    numbers = {
+        name: decimal_from_proto(getattr(asked, name))
+        for name in ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate")
+    }
+    violations = {
+        f"replay.instrument.{name}": "must be above zero" for name in ("tick_size", "lot_size") if numbers[name] <= 0
+    }
+    violations |= {
+        f"replay.instrument.{name}": "must be from 0 to below 1"
+        for name in ("maker_fee_rate", "taker_fee_rate")
+        if not 0 <= numbers[name] < 1
+    }
+    if numbers["minimum_notional"] < 0:
+        violations["replay.instrument.minimum_notional"] = "must not be below zero"
+    if venue != REPLAY_VENUE:
+        violations["replay.instrument.instrument_id"] = f"must begin with {REPLAY_VENUE}:"
+    if violations:
+        raise Invalid(violations)
+    return Instrument(
+        venue=venue,
+        symbol=symbol,
+        description=asked.description,
+        asset_class=next(kind for kind, value in _ASSET_CLASSES.items() if value == asked.asset_class),
+        base_asset=asked.base_asset,
+        quote_asset=asked.quote_asset,
+        has_book=False,
+        **numbers,
+    )
+
+
+def feed_to_proto(feed: Feed) -> feeds_pb2.Feed:
+    message = feeds_pb2.Feed(
+        feed_id=str(feed.feed_id),
+        instrument_ids=feed.instrument_ids,
+        state=_STATES[feed.state],
+        failure=feed.failure,
+        tick_count=feed.tick_count,
+        market_time=timestamp(feed.market_time),
+        create_time=timestamp(feed.create_time),
+    )
+    match feed.source:
+        case SimulatedSource(seed, trades_per_second):
+            message.simulated.seed = seed
+            message.simulated.trades_per_second = trades_per_second
+        case ReplaySource(file, instrument, speed):
+            message.replay.file = file
+            message.replay.instrument.CopyFrom(instrument_to_proto(instrument))
+            message.replay.speed = speed
+    return message
+
+
+def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
+    return marketdata_pb2.Instrument(
+        instrument_id=instrument.instrument_id,
+        venue=instrument.venue,
+        symbol=instrument.symbol,
+        description=instrument.description,
+        asset_class=_ASSET_CLASSES[instrument.asset_class],
+        base_asset=instrument.base_asset,
+        quote_asset=instrument.quote_asset,
+        tick_size=decimal_to_proto(instrument.tick_size),
+        lot_size=decimal_to_proto(instrument.lot_size),
+        minimum_notional=decimal_to_proto(instrument.minimum_notional),
+        maker_fee_rate=decimal_to_proto(instrument.maker_fee_rate),
+        taker_fee_rate=decimal_to_proto(instrument.taker_fee_rate),
+        has_book=instrument.has_book,
+        state=marketdata_pb2.INSTRUMENT_STATE_TRADING,
+    )
+
+
+def announcement(instrument: Instrument) -> tuple[str, str, bytes]:
+    """The id, and the kind and payload of the fact that a feed brings this instrument."""
+    message = events_pb2.InstrumentAnnounced(instrument=instrument_to_proto(instrument))
+    return instrument.instrument_id, message.DESCRIPTOR.full_name, message.SerializeToString()
+
+
+def batch_to_proto(
+    instrument_id: str, epoch: int, first_sequence: int, ticks: Sequence[Tick], book: Book | None
+) -> marketdata_pb2.TickBatch:
+    """A batch without its cursors."""
+    batch = marketdata_pb2.TickBatch(instrument_id=instrument_id, epoch=epoch, first_sequence=first_sequence)
+    for tick in ticks:
+        batch.ticks.add(
+            time=time_to_proto(tick.time_ns),
+            price=tick.price,
+            quantity=tick.quantity,
+            aggressor=_AGGRESSORS[tick.aggressor],
+            trade_id=tick.trade_id,
+        )
+    if book is not None:
+        batch.book.time.CopyFrom(time_to_proto(book.time_ns))
+        _add_levels(batch.book.bids, book.bids)
+        _add_levels(batch.book.asks, book.asks)
+    return batch
+
+
+def _add_levels(side, levels: Sequence[BookLevel]) -> None:  # noqa: ANN001 (a repeated field has no public type)
+    for price, quantity in levels:
+        side.add(price=price, quantity=quantity)
+
+
+def time_to_proto(time_ns: int) -> Timestamp:
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def update_quote(quote: marketdata_pb2.Quote, batch: marketdata_pb2.TickBatch, receive_ns: int) -> None:
+    """Makes the quote what it is after a batch."""
+    quote.instrument_id, quote.cursor = batch.instrument_id, batch.cursor
+    quote.receive_time.CopyFrom(time_to_proto(receive_ns))
+    if batch.ticks:
+        last = batch.ticks[-1]
+        quote.last_price, quote.last_quantity = last.price, last.quantity
+        quote.time.CopyFrom(last.time)
+    if batch.HasField("book"):
+        bid = batch.book.bids[0] if batch.book.bids else marketdata_pb2.BookLevel()
+        ask = batch.book.asks[0] if batch.book.asks else marketdata_pb2.BookLevel()
+        quote.bid_price, quote.bid_quantity = bid.price, bid.quantity
+        quote.ask_price, quote.ask_quantity = ask.price, ask.quantity
+        quote.time.CopyFrom(batch.book.time)
+
+
+def time_from_batch(batch: marketdata_pb2.TickBatch) -> int:
+    """The market time of the batch's last event in nanoseconds."""
+    time = batch.book.time if batch.HasField("book") else batch.ticks[-1].time
+    return time.seconds * 1_000_000_000 + time.nanos
