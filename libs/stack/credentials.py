@@ -27,6 +27,7 @@ READER_PASSWORD = "trading"  # noqa: S105 (fixed by design: read-only, on loopba
 SUPERUSER = "postgres"
 OWNER = "tradeloom"
 KEY_ENCRYPTION_KEY = "auth.key_encryption_key"
+DEMO = "auth.demo"
 
 
 def rpc_role(word: str) -> str:
@@ -47,7 +48,7 @@ class Credentials:
 
     def make(self, words: Iterable[str]) -> None:
         """Make what is missing; on disk before anything can use it."""
-        names = [f"postgres.{SUPERUSER}", f"postgres.{OWNER}", "valkey.stack", KEY_ENCRYPTION_KEY, "auth.admin"]
+        names = [f"postgres.{SUPERUSER}", f"postgres.{OWNER}", "valkey.stack", KEY_ENCRYPTION_KEY, "auth.admin", DEMO]
         for word in words:
             names += [f"postgres.{rpc_role(word)}", f"postgres.{worker_role(word)}", f"valkey.{word}"]
         missing = [name for name in names if name not in self._values]
