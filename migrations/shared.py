@@ -7,8 +7,9 @@ Names need no schema: each role's search_path, and a migration's, is its service
 from alembic import op
 
 # The users of the transaction, as libs.store.database sets them; none are set, none match. As a sub-select it is
-# evaluated once per statement, and an index on user_id is used.
-OF_ITS_USERS = "user_id = ANY ((SELECT string_to_array(current_setting('app.user_ids', true), ','))::uuid[])"
+# evaluated once per statement, and an index on user_id is used. The inner cast is part of that; the outer one only
+# says that this is an array and not a set of rows. With the outer cast alone every row would parse the ids anew.
+OF_ITS_USERS = "user_id = ANY ((SELECT string_to_array(current_setting('app.user_ids', true), ',')::uuid[])::uuid[])"
 
 KEPT_REQUEST_DAYS = 30
 

@@ -67,15 +67,18 @@ async def claim(rows: Connection, keys: Iterable[RequestKey]) -> dict[RequestKey
 
 async def record(rows: Connection, answers: Mapping[RequestKey, bytes]) -> None:
     """Keep the answers of keys that this transaction claimed. One statement, whatever their number."""
+    # Each row conflicts, as it was claimed: a look-up by primary key. A plain UPDATE may start, because of the row
+    # security, from all keys its users ever used.
     await rows.execute(
         """
-        UPDATE request_keys AS kept SET answer = given.answer
-        FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[]) AS given (user_id, method, request_id, answer)
-        WHERE (kept.user_id, kept.method, kept.request_id) = (given.user_id, given.method, given.request_id)
+        INSERT INTO request_keys (user_id, method, request_id, digest, answer)
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])
+        ON CONFLICT (user_id, method, request_id) DO UPDATE SET answer = excluded.answer
         """,
         [key.user_id for key in answers],
         [key.method for key in answers],
         [key.request_id for key in answers],
+        [key.digest for key in answers],
         list(answers.values()),
     )
 
