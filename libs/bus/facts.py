@@ -21,7 +21,7 @@ from libs.store.background import Backoff, running
 from libs.store.database import Connection, Database
 from libs.store.leases import Lease, fence
 from libs.store.outbox import PARTITIONS, Fact, partition_of
-from libs.store.relay import NOTHING, REQUESTS_MAX, StreamId, id_from, id_text, requests_of, stream_of
+from libs.store.relay import NOTHING, REQUESTS_MAX, StreamId, id_from, id_text, newest_ids, requests_of, stream_of
 from libs.store.shares import Share, sharing
 
 BATCH_FACTS = 200  # of one partition, in one transaction
@@ -76,7 +76,7 @@ class FactReader:
         await self._follow(share.held)
         now = asyncio.get_running_loop().time()
         if now >= self._sweep_at:
-            await self._ask_for_missing_keys()
+            await self._sweep()
             self._sweep_at = now + ASK_AGAIN_SECONDS
         ready = {
             stream_of(self._source, partition.number).encode(): partition
@@ -192,11 +192,21 @@ class FactReader:
             partition.ask_at = now + ASK_AGAIN_SECONDS
             await self._ask({"partition": partition.number, "after": id_text(partition.position)})
 
-    async def _ask_for_missing_keys(self) -> None:
-        """Ask again, until it comes, for what is before a fact that was told and could not be applied."""
-        for partition in self._partitions.values():
-            if partition.reading > partition.position:
+    async def _sweep(self) -> None:
+        """Ask again, until it comes, for what is missing; start over where the teller did."""
+        partitions = list(self._partitions.values())
+        newest = await newest_ids(self._redis, [stream_of(self._source, partition.number) for partition in partitions])
+        for partition, found in zip(partitions, newest, strict=True):
+            if NOTHING < found < partition.position:
+                # The teller's ids only rise, unless its database and Redis were both put back. What was applied is
+                # known by key, so reading all again is safe.
+                log.warning("facts of %s, partition %d, begin anew", self._source, partition.number)
+                partition.position = partition.reading = NOTHING
+            elif partition.reading > partition.position:
                 await self._ask_for_partition(partition)
+        await self._ask_for_missing_keys()
+
+    async def _ask_for_missing_keys(self) -> None:
         async with self._database.transaction() as rows:
             missing = await rows.fetch(
                 "SELECT key, sequence FROM fact_positions WHERE source = $1 AND ahead > sequence LIMIT $2",

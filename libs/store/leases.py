@@ -94,6 +94,16 @@ async def release(rows: Connection, leases: Sequence[Lease]) -> None:
     )
 
 
+async def release_beyond(rows: Connection, lease: Lease, epoch: int) -> None:
+    """Release lease, its next epoch being above epoch: for one who finds traces of a later history than Postgres has."""
+    await rows.execute(
+        "UPDATE leases SET epoch = greatest(epoch, $1), expire_time = '-infinity' WHERE name = $2 AND epoch = $3",
+        epoch,
+        lease.name,
+        lease.epoch,
+    )
+
+
 async def fence(rows: Connection, lease: Lease) -> None:
     """Raise LeaseLost unless lease is the newest; from here until the commit nobody can take it over."""
     newest = await rows.fetchval("SELECT epoch FROM leases WHERE name = $1 FOR SHARE", lease.name)

@@ -11,18 +11,17 @@ order of ids. One killed between sending and marking sends again; readers drop w
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 from tradeloom.type.v1.fact_pb2 import Fact
 
 from libs.store import outbox
 from libs.store.background import running
 from libs.store.database import Connection, Database
-from libs.store.leases import Lease, fence, holding
+from libs.store.leases import Lease, LeaseLost, fence, holding, release_beyond
 from libs.store.outbox import PARTITIONS
 
 BATCH_ROWS = 500
@@ -52,6 +51,19 @@ def id_text(stream_id: StreamId) -> str:
 def id_from(text: bytes | str) -> StreamId:
     epoch, counter = (text.decode() if isinstance(text, bytes) else text).split("-")
     return int(epoch), int(counter)
+
+
+async def newest_ids(redis: Redis, streams: Sequence[str]) -> list[StreamId]:
+    """The newest id each stream ever had, in one round trip; NOTHING where there is no stream."""
+    pipeline = redis.pipeline(transaction=False)
+    for stream in streams:
+        pipeline.xinfo_stream(stream)
+    found: list[StreamId] = []
+    for state in await pipeline.execute(raise_on_error=False):
+        if isinstance(state, Exception) and "no such key" not in str(state):
+            raise state
+        found.append(NOTHING if isinstance(state, Exception) else id_from(state["last-generated-id"]))
+    return found
 
 
 @asynccontextmanager
@@ -90,10 +102,13 @@ class _Relay:
     async def work(self) -> None:
         async with self._database.transaction() as rows:
             await self._find_tails(rows)
-        watch_at = tidy_at = time.monotonic()
+        await self._outrun_another_history()
+        poll_at = watch_at = tidy_at = time.monotonic()
         while True:
             self._woken.clear()
-            await self._answer_requests()
+            if time.monotonic() >= poll_at:
+                await self._answer_requests()
+                poll_at = time.monotonic() + POLL_SECONDS
             if await self._publish() == BATCH_ROWS:
                 continue
             if time.monotonic() >= watch_at:
@@ -118,6 +133,14 @@ class _Relay:
             PARTITIONS,
         )
         self._tails = {row["number"]: (row["stream_epoch"], row["stream_counter"]) for row in newest}
+
+    async def _outrun_another_history(self) -> None:
+        """Start over with a higher epoch if Redis has ids beyond ours: Postgres was restored from an older copy."""
+        newest = await self._newest_ids(range(PARTITIONS))
+        if (epoch := max(newest)[0]) > self._lease.epoch:
+            async with self._database.transaction() as rows:
+                await release_beyond(rows, self._lease, epoch)
+            raise LeaseLost(self._lease)
 
     async def _publish(self) -> int:
         """Send the next unpublished rows and mark them; how many there were."""
@@ -158,6 +181,7 @@ class _Relay:
         )
         fields: dict[str, bytes | str] = {"f": fact.SerializeToString()}
         if self._oldest.get(row["key"]) == row["sequence"]:
+            del self._oldest[row["key"]]
             fields["o"] = "1"
         return fields
 
@@ -187,19 +211,14 @@ class _Relay:
 
     async def _mend_losses(self) -> None:
         """Where Redis has less than was published, say so in the stream; readers ask for what they lack."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for partition in self._tails:
-            pipeline.xinfo_stream(stream_of(self._source, partition))
-        states = await pipeline.execute(raise_on_error=False)
-        lost: list[tuple[int, dict[str, bytes | str]]] = []
-        for (partition, tail), state in zip(self._tails.items(), states, strict=True):
-            if isinstance(state, Exception) and not isinstance(state, ResponseError):
-                raise state
-            newest = NOTHING if isinstance(state, Exception) else id_from(state["last-generated-id"])
-            if newest < tail:
-                lost.append((partition, {}))
-        if lost:
-            await self._send(lost)
+        newest = await self._newest_ids(self._tails)
+        if lost := [
+            partition for partition, found in zip(self._tails, newest, strict=True) if found < self._tails[partition]
+        ]:
+            await self._send([(partition, {}) for partition in lost])
+
+    async def _newest_ids(self, partitions: Iterable[int]) -> list[StreamId]:
+        return await newest_ids(self._redis, [stream_of(self._source, partition) for partition in partitions])
 
     async def _answer_requests(self) -> None:
         """Have what readers miss published again, after an entry that says where it follows on."""

@@ -4,15 +4,19 @@ A key is claimed in the transaction that does the work and its answer recorded t
 neither. A refusal rolls back and leaves the key unused.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
 from libs.errors import RequestIdReused
+from libs.store.background import running
 from libs.store.database import Connection, Database
 
 KEPT_DAYS = 30  # migrations.shared lets the worker role see, and delete, only what is older
 PURGE_ROWS = 5_000
+PURGE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,10 +94,13 @@ async def find(rows: Connection, keys: Iterable[RequestKey]) -> dict[RequestKey,
     requests share, and end with add().
     """
     asked = {(key.user_id, key.method, key.request_id): key for key in keys}
+    # LIMIT keeps this a look-up by primary key for each; a plain join may start, because of the row security, from all
+    # keys that these users ever used.
     found = await rows.fetch(
         """
-        SELECT user_id, method, request_id, digest, answer FROM request_keys
-        WHERE (user_id, method, request_id) IN (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[]))
+        SELECT kept.* FROM unnest($1::uuid[], $2::text[], $3::text[]) AS asked (user_id, method, request_id),
+        LATERAL (SELECT user_id, method, request_id, digest, answer FROM request_keys
+                 WHERE (user_id, method, request_id) = (asked.user_id, asked.method, asked.request_id) LIMIT 1) AS kept
         """,
         [key.user_id for key in asked.values()],
         [key.method for key in asked.values()],
@@ -162,6 +169,18 @@ async def purge(database: Database) -> int:
             PURGE_ROWS,
         )
     return int(deleted.split()[-1])
+
+
+@asynccontextmanager
+async def purging(database: Database) -> AsyncIterator[None]:
+    """Purge during the block, every PURGE_SECONDS. database is of the worker role."""
+
+    async def work() -> None:
+        if await purge(database) < PURGE_ROWS:
+            await asyncio.sleep(PURGE_SECONDS)
+
+    async with running("purging request keys", work):
+        yield
 
 
 def _reused(key: RequestKey) -> RequestIdReused:

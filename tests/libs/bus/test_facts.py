@@ -323,3 +323,27 @@ async def test_published_facts_older_than_a_week_are_forgotten(database, worker,
         assert await tenure._tidy() == 2
     assert await superuser.fetchval("SELECT sequence FROM sample.outbox") == 3
     await superuser.close()
+
+
+async def test_a_database_restored_from_an_older_copy_is_told_from_above_what_redis_has(
+    database, worker, redis, sample, notes
+):
+    stream = relay.stream_of(SOURCE, partition_of("key"))
+    await redis.xadd(stream, {"p": "0-0"}, id="900-1")  # of a history that Postgres no longer knows
+    async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
+        await tell(database, "key", 1, 2)
+        await until(sample, {"key": [1, 2]})
+    assert [stream_id.split(b"-")[0] for stream_id, _ in await redis.xrange(stream)] == [b"900", b"901", b"901"]
+
+
+async def test_a_reader_ahead_of_the_streams_begins_anew_and_repeats_nothing(database, worker, redis, sample, notes):
+    async with relay.relay(worker, redis, SOURCE):
+        async with reading(worker, redis, SOURCE, notes.apply):
+            await tell(database, "key", 1)
+            await until(sample, {"key": [1]})
+        superuser = await asyncpg.connect(sample.superuser_url)
+        await superuser.execute("UPDATE sample.fact_readers SET stream_id = '900-1'")
+        await superuser.close()
+        async with reading(worker, redis, SOURCE, notes.apply):
+            await tell(database, "key", 2)
+            await until(sample, {"key": [1, 2]})

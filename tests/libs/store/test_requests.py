@@ -6,7 +6,7 @@ import pytest
 
 from libs.errors import NotAllowed, RequestIdReused
 from libs.store import requests
-from libs.store.requests import RequestKey, claim, once, record
+from libs.store.requests import RequestKey, add, claim, find, once, record
 
 ANNA, BERT = uuid4(), uuid4()
 
@@ -159,6 +159,43 @@ async def test_only_keys_older_than_thirty_days_are_purged(database, worker, sam
     await superuser.close()
     async with worker.transaction() as rows:
         assert await rows.execute("DELETE FROM request_keys") == "DELETE 0"  # row security: not even by mistake
+
+
+async def test_find_tells_what_was_answered_and_claims_nothing(database):
+    await once(database, key("known"), note)
+    await once(database, key("differs"), note)
+    async with database.transaction(ANNA) as rows:
+        before = await find(rows, [key("known"), key("differs", digest=b"other"), key("new")])
+        assert before.keys() == {key("known"), key("differs", digest=b"other")}
+        assert before[key("known")] == b"answer"
+        assert isinstance(before[key("differs", digest=b"other")], RequestIdReused)
+        await add(rows, {key("new"): b"fresh"})
+    assert await once(database, key("new"), note) == b"fresh"
+
+
+async def test_adding_a_key_that_another_used_since_is_an_error(database):
+    await once(database, key(), note)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        async with database.transaction(ANNA) as rows:
+            await add(rows, {key(): b"second"})
+
+
+async def test_a_look_up_does_not_read_all_that_its_user_ever_asked(database, sample):
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await superuser.execute(
+        "INSERT INTO sample.request_keys SELECT $1, 'method', n::text, 'd', 'a' FROM generate_series(1, 20000) AS n",
+        ANNA,
+    )
+    read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'request_keys_pkey'"
+    async with database.transaction(ANNA) as rows:
+        before = await rows.fetchval(read)
+        await find(rows, [key("1"), key("2")])
+        await claim(rows, [key("1"), key("2")])
+        await record(rows, {key("1"): b"a", key("2"): b"a"})
+        await rows.execute("SELECT pg_stat_force_next_flush()")
+    async with database.transaction(ANNA) as rows:
+        assert await rows.fetchval(read) - before < 100
+    await superuser.close()
 
 
 async def waiting_for_a_lock(database) -> None:

@@ -1,0 +1,44 @@
+import asyncio
+
+from libs.store.background import PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, Backoff, running
+
+
+async def test_failing_work_is_tried_again(caplog):
+    attempts, done = [], asyncio.Event()
+
+    async def work() -> None:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise ZeroDivisionError
+        done.set()
+        await asyncio.Event().wait()
+
+    async with running("work", work), asyncio.timeout(5):
+        await done.wait()
+    assert len(attempts) == 3
+    assert "work failed; again in" in caplog.text
+
+
+async def test_leaving_waits_until_the_work_has_cleaned_up():
+    steps, started = [], asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            steps.append("cleaned up")
+
+    async with running("work", work):
+        await started.wait()
+    assert steps == ["cleaned up"]
+
+
+def test_pauses_grow_up_to_their_bound():
+    backoff = Backoff()
+    pauses = [backoff.next_seconds() for _ in range(100)]
+    assert pauses[0] <= PAUSE_SECONDS_FIRST
+    assert PAUSE_SECONDS_MAX / 2 <= pauses[-1] <= max(pauses) <= PAUSE_SECONDS_MAX
+    backoff.reset()
+    assert backoff.next_seconds() <= PAUSE_SECONDS_FIRST
