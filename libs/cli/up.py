@@ -33,7 +33,10 @@ def up(
     data_dir: DataDir = None,
     only: Annotated[str, typer.Option(help="Only these services, with commas between: auth,orders")] = "",
     port: Annotated[
-        int | None, typer.Option(help="The edge's port; 8080, or another if taken, unless said.", min=1, max=65_535)
+        int | None,
+        typer.Option(
+            help="The edge's port; 8080, or another if taken, unless said. 0: any, for everything.", min=0, max=65_535
+        ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when healthy, and leave it running.")] = False,
 ) -> None:

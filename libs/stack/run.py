@@ -39,6 +39,7 @@ from libs.stack.valkey import OPERATOR, ValkeyServer, valkey_process
 from libs.stack.valkey import START_SECONDS as VALKEY_START_SECONDS
 from libs.words import EDGE_PORT, WORDS
 
+ANY_PORT = 0
 SERVER_DEATHS_MAX = 3
 """Postgres or Valkey dying this often before it ever worked ends the start: waiting longer would not help."""
 LEFT_BEHIND_SECONDS = 10.0
@@ -51,7 +52,7 @@ class Options:
     only: Sequence[str] = ()
     """Words; empty for every service there is."""
     port: int | None = None
-    """The edge's; None takes 8080, or any other when that is taken."""
+    """The edge's; None takes 8080, or any other when that is taken; 0 takes any port for everything."""
     began: float = field(default_factory=time.time)
     """When the command was given, in seconds since the epoch: what `healthy_seconds` counts from."""
 
@@ -240,13 +241,18 @@ def standard_ports() -> dict[str, int]:
 
 
 def choose_ports(edge_port: int | None, last: Snapshot | None) -> dict[str, int]:
-    """By use. What was asked for by number is taken or refused; a standard port that is taken gives way to the last run's, then to any."""
+    """By use. What was asked for by number is taken or refused.
+
+    A standard port that is taken gives way to the one of the last run, then to any. 0 asks for any, for everything:
+    stacks side by side then do not compete for the standard ones.
+    """
     ports = Ports()
-    chosen = {} if edge_port is None else {"edge": ports.insist(edge_port, "--port")}
+    chosen = {"edge": ports.insist(edge_port, "--port")} if edge_port else {}
     earlier = last.ports if last else {}
     for use, port in standard_ports().items():
         if use not in chosen:
-            chosen[use] = ports.take(port, earlier.get(use, port))
+            preferred = [earlier[use]] if use in earlier else []
+            chosen[use] = ports.take(*preferred) if edge_port == ANY_PORT else ports.take(port, *preferred)
     return chosen
 
 

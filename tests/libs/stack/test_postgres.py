@@ -1,0 +1,297 @@
+"""The embedded Postgres itself; slow steps (making a cluster) are shared by a module's tests."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import asyncpg
+import psutil
+import pytest
+
+from libs.stack import processes
+from libs.stack.credentials import OWNER, READER, READER_PASSWORD
+from libs.stack.errors import StackError
+from libs.stack.launch import NOBODY
+from libs.stack.ports import any_free
+from libs.stack.postgres import (
+    IDENTITY_VARIABLE,
+    choose_home,
+    clear_cluster,
+    let_roles_in,
+    make_cluster,
+    make_database,
+    postgres,
+    server_settings,
+    working_in,
+)
+from libs.stack.processes import Owned
+
+PASSWORD = "devl-superuser"
+OWNER_PASSWORD = "devl-owner"
+WAIT_SECONDS = 20.0
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("postgres")
+
+
+async def connect(url: str) -> asyncpg.Connection:
+    return await asyncpg.connect(url, ssl=False)
+
+
+async def value(url: str, query: str):
+    rows = await connect(url)
+    try:
+        return await rows.fetchval(query)
+    finally:
+        await rows.close()
+
+
+async def run(url: str, statement: str) -> None:
+    rows = await connect(url)
+    try:
+        await rows.execute(statement)
+    finally:
+        await rows.close()
+
+
+async def test_a_server_is_made_from_nothing_and_found_again_with_its_data(folder):
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
+        owner = server.url(OWNER, OWNER_PASSWORD)
+        await run(owner, "CREATE SCHEMA IF NOT EXISTS orders; CREATE TABLE IF NOT EXISTS orders.kept (note text)")
+        await run(owner, "TRUNCATE orders.kept; INSERT INTO orders.kept VALUES ('here')")
+    assert working_in(folder / "cluster") == []
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
+        assert await value(server.url(OWNER, OWNER_PASSWORD), "SELECT note FROM kept") == "here"
+
+
+async def test_nobody_gets_in_without_the_password_or_from_elsewhere_than_loopback(folder):
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await connect(server.url("postgres", "wrong", "postgres"))
+        listening = [
+            c.laddr.ip
+            for c in psutil.net_connections("tcp")
+            if c.laddr and c.laddr.port == server.port and c.status == "LISTEN"
+        ]
+        assert listening == ["127.0.0.1"]
+
+
+async def test_the_reader_sees_every_row_and_changes_none(folder):
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
+        owner = server.url(OWNER, OWNER_PASSWORD)
+        await run(
+            owner,
+            """
+            CREATE SCHEMA IF NOT EXISTS auth;
+            DROP TABLE IF EXISTS auth.secured;
+            CREATE TABLE auth.secured (note text);
+            INSERT INTO auth.secured VALUES ('one'), ('two');
+            ALTER TABLE auth.secured ENABLE ROW LEVEL SECURITY;
+            ALTER TABLE auth.secured FORCE ROW LEVEL SECURITY;
+            """,
+        )
+        assert await value(owner, "SELECT count(*) FROM secured") == 0
+        reader = server.url(READER, READER_PASSWORD)
+        assert await value(reader, "SELECT count(*) FROM secured") == 2
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await run(reader, "DELETE FROM secured")
+        rows = await connect(reader)
+        await rows.execute("SET default_transaction_read_only = off")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await rows.execute("DELETE FROM secured")
+        await rows.close()
+
+
+async def test_a_services_role_logs_in_once_it_has_its_password(folder):
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
+        owner = server.url(OWNER, OWNER_PASSWORD)
+        await run(owner, "DROP ROLE IF EXISTS orders_rpc; CREATE ROLE orders_rpc NOLOGIN")
+        await let_roles_in(owner, {"orders_rpc": "devl-rpc", "feeds_rpc": "devl-absent"})
+        assert await value(server.url("orders_rpc", "devl-rpc"), "SELECT current_user::text") == "orders_rpc"
+
+
+def kill_everything(cluster: Path) -> list[Owned]:
+    """As a machine that loses power, but for the machine."""
+    family = working_in(cluster)
+    for owned in family:
+        owned.send(signal.SIGKILL)
+    return family
+
+
+async def test_it_recovers_when_all_of_it_is_killed(folder):
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
+        owner = server.url(OWNER, OWNER_PASSWORD)
+        await run(owner, "CREATE TABLE IF NOT EXISTS public.lived (n int); INSERT INTO lived VALUES (1)")
+        killed = kill_everything(folder / "cluster")
+        assert killed
+        async with asyncio.timeout(WAIT_SECONDS):
+            while True:
+                try:
+                    assert await value(owner, "SELECT count(*) FROM lived") >= 1
+                    break
+                except (OSError, asyncpg.PostgresError):
+                    await asyncio.sleep(0.05)
+
+
+async def test_a_stale_lock_that_names_a_bystander_hinders_nobody(folder):
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        await make_cluster(folder, PASSWORD)
+        lock = folder / "cluster" / "postmaster.pid"
+        lock.write_text(f"{bystander.pid}\n{folder / 'cluster'}\n1700000000\n5432\n\n127.0.0.1\n    12345 9\nready\n")
+        async with postgres(folder, superuser_password=PASSWORD) as server:
+            assert await value(server.superuser_url("postgres"), "SELECT 1") == 1
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+async def test_a_server_left_by_a_killed_run_is_ended_before_a_new_one_starts(folder):
+    await make_cluster(folder, PASSWORD)
+    home = await choose_home(folder)
+    left = subprocess.Popen(
+        [
+            *as_home(home.identity),
+            str(home.binaries / "postgres"),
+            "-D",
+            str(home.cluster),
+            "-p",
+            str(any_free()),
+            "-c",
+            "unix_socket_directories=",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+    )
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (home.cluster / "postmaster.pid").exists():
+                await asyncio.sleep(0.02)
+        await clear_cluster(home.cluster)
+        assert left.wait(WAIT_SECONDS) is not None
+        assert working_in(home.cluster) == []
+    finally:
+        left.kill()
+        left.wait()
+
+
+def as_home(identity: str) -> list[str]:
+    return ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"] if identity == "userns" else []
+
+
+async def test_a_cluster_half_made_when_the_power_went_is_made_again(tmp_path):
+    draft = tmp_path / "cluster.new"
+    draft.mkdir()
+    (draft / "PG_VERSION").write_text("18\n")
+    home = await make_cluster(tmp_path, PASSWORD)
+    assert (home.cluster / "postgresql.conf").exists()
+    assert not draft.exists()
+    assert not (tmp_path / "initdb-password").exists()
+
+
+def test_little_shared_memory_is_left_alone(monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=64 * 1024 * 1024))
+    assert server_settings(5432)["dynamic_shared_memory_type"] == "mmap"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=8 * 1024**3))
+    assert "dynamic_shared_memory_type" not in server_settings(5432)
+
+
+async def test_it_runs_with_memory_in_files(folder):
+    settings = {"dynamic_shared_memory_type": "mmap"}
+    async with postgres(folder, superuser_password=PASSWORD, settings=settings) as server:
+        assert await value(server.superuser_url("postgres"), "SHOW dynamic_shared_memory_type") == "mmap"
+
+
+@only_root
+async def test_as_root_without_user_namespaces_it_runs_as_nobody_even_in_a_closed_home(tmp_path, monkeypatch):
+    monkeypatch.setenv(IDENTITY_VARIABLE, "nobody")
+    closed = tmp_path / "home"
+    closed.mkdir(mode=0o700)
+    note = closed / "postgres" / "home-of-nobody"
+    try:
+        async with postgres(closed / "postgres", superuser_password=PASSWORD) as server:
+            away = Path(note.read_text().strip())
+            assert away.parent == Path("/var/tmp")
+            owners = {psutil.Process(owned.pid).uids().real for owned in working_in(away / "cluster")}
+            assert owners == {NOBODY}
+            await make_database(server, OWNER_PASSWORD, ["orders"])
+            await run(server.url(OWNER, OWNER_PASSWORD), "CREATE TABLE kept AS SELECT 1 AS n")
+        # Found again by the note alone.
+        monkeypatch.delenv(IDENTITY_VARIABLE)
+        async with postgres(closed / "postgres", superuser_password=PASSWORD) as server:
+            assert await value(server.url(OWNER, OWNER_PASSWORD), "SELECT n FROM kept") == 1
+    finally:
+        if note.exists():
+            shutil.rmtree(note.read_text().strip())
+
+
+@only_root
+async def test_a_database_that_was_cleaned_away_is_never_silently_begun_anew(tmp_path, monkeypatch):
+    (tmp_path / "home-of-nobody").write_text("/var/tmp/tradeloom-postgres-gone\n")
+    with pytest.raises(StackError, match="which is gone"):
+        await make_cluster(tmp_path, PASSWORD)
+
+
+AS_ORDINARY_USER = """
+import asyncio, pathlib, sys
+import asyncpg
+from libs.stack.postgres import postgres
+
+async def main():
+    async with postgres(pathlib.Path(sys.argv[1]), superuser_password="devl-x") as server:
+        rows = await asyncpg.connect(server.superuser_url("postgres"), ssl=False)
+        print(await rows.fetchval("SELECT 'works'"))
+        await rows.close()
+
+asyncio.run(main())
+"""
+
+
+def nobody_can_run(program: str) -> bool:
+    done = subprocess.run(["/bin/test", "-x", program], user=NOBODY, group=NOBODY, extra_groups=[], check=False)
+    return done.returncode == 0
+
+
+@only_root
+def test_an_ordinary_user_needs_nothing_special():
+    python = next(
+        (one for one in (sys.executable, f"/usr/bin/python3.{sys.version_info.minor}") if nobody_can_run(one)), None
+    )
+    if python is None:
+        pytest.skip(f"nobody cannot run {sys.executable}, nor a Python of this version in /usr/bin")
+    packages = os.pathsep.join(path for path in sys.path if path)
+    with tempfile.TemporaryDirectory(prefix="tradeloom-test-", dir="/var/tmp") as home:
+        os.chown(home, NOBODY, NOBODY)
+        done = subprocess.run(
+            [python, "-c", AS_ORDINARY_USER, home],
+            user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", env={"PATH": os.defpath, "PYTHONPATH": packages},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.stdout == "works\n", done.stderr
+    assert done.returncode == 0
+
+
+async def test_stopping_takes_every_process_along(folder):
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        rows = await connect(server.superuser_url("postgres"))
+        family = working_in(folder / "cluster")
+        assert len(family) > 3
+        rows.terminate()
+    assert await processes.gone(family, WAIT_SECONDS)
