@@ -1,0 +1,275 @@
+"""The whole of it, through the command line: what a person types, and what survives which kill.
+
+One data folder for the module, so that a cluster is made once; every test finds the stack up and healthy.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from libs.stack.folder import DataFolder
+from libs.stack.processes import Owned
+from libs.stack.state import Snapshot, running
+from libs.stack.supervisor import State
+
+COMMAND_SECONDS = 110
+WAIT_SECONDS = 30.0
+ONLY = "auth"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = DataFolder.at(tmp_path_factory.mktemp("stack") / "data")
+    yield folder
+    tradeloom(folder, "down")
+
+
+@pytest.fixture
+def up(folder) -> Snapshot:
+    done = tradeloom(folder, "up", "--detach", "--only", ONLY, "--port", "0")
+    assert done.returncode == 0, done.stderr + supervisor_log(folder)
+    snapshot = running(folder)
+    assert snapshot is not None
+    return snapshot
+
+
+def tradeloom(folder: DataFolder, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """As on a bare machine: no HOME, no LANG, and proxies that lead nowhere."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "TMPDIR")}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
+    return subprocess.run(
+        [sys.executable, "-m", "libs.cli", *arguments],
+        env=kept | nowhere | {"TRADELOOM_DATA_DIR": str(folder.path), "COLUMNS": "200"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+
+
+def supervisor_log(folder: DataFolder) -> str:
+    return "".join(file.read_text() for file in (folder.log("supervisor"), folder.log(ONLY)) if file.exists())
+
+
+def status_of(folder: DataFolder, name: str):
+    snapshot = Snapshot.read(folder)
+    assert snapshot is not None
+    return next(status for status in snapshot.processes if status.name == name)
+
+
+def everything(folder: DataFolder) -> list[Owned]:
+    """The supervisor and all it ever started that lives."""
+    snapshot = Snapshot.read(folder)
+    assert snapshot is not None
+    pids = [snapshot.supervisor.pid, *(status.pid for status in snapshot.processes if status.pid)]
+    family = {
+        child.pid for pid in pids if psutil.pid_exists(pid) for child in psutil.Process(pid).children(recursive=True)
+    }
+    return [owned for pid in {*pids, *family} if (owned := Owned.of(pid))]
+
+
+def until(condition) -> None:
+    end = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_up_returns_when_everything_is_healthy_and_says_where(folder, up):
+    done = tradeloom(folder, "status")
+    assert done.returncode == 0
+    for word in ("postgres", "valkey", "envoy", ONLY, "ready", f"http://127.0.0.1:{up.ports['edge']}"):
+        assert word in done.stdout
+    assert up.healthy_seconds is not None
+    assert {"cluster", "postgres", "valkey", "certificates", "migrations", "edge", "readiness"} <= set(up.phases)
+    assert tradeloom(folder, "health").returncode == 0
+
+
+def test_up_a_second_time_says_what_runs_where(folder, up):
+    for more in ([], ["--detach"]):
+        done = tradeloom(folder, "up", *more)
+        assert done.returncode == 0
+        assert "running already" in done.stdout
+        assert f"http://127.0.0.1:{up.ports['edge']}" in done.stdout
+    again = running(folder)
+    assert again is not None
+    assert again.supervisor == up.supervisor
+
+
+def test_no_password_is_ever_printed_and_the_state_holds_none(folder, up):
+    secrets = set(json.loads((folder.secrets / "secrets.json").read_text()).values())
+    said = "".join(
+        tradeloom(folder, *command).stdout
+        for command in (["up"], ["status"], ["status", "--json"], ["health"], ["logs"])
+    )
+    said += folder.state.read_text() + "".join(file.read_text() for file in folder.logs.iterdir())
+    assert not [secret for secret in secrets if secret in said]
+    assert str(folder.secrets / "admin-password") in said
+
+
+def test_what_is_secret_is_open_to_its_owner_only(folder, up):
+    for private in (folder.path, folder.secrets, folder.pki, folder.run, folder.logs):
+        assert private.stat().st_mode & 0o777 == 0o700
+    for file in (folder.state, *folder.secrets.iterdir(), *folder.pki.glob("*.key")):
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_database_is_open_to_people_for_reading(folder, up):
+    done = tradeloom(folder, "psql", "-c", "SELECT count(*) FROM users")
+    assert done.returncode == 0, done.stderr
+    assert "count" in done.stdout
+    assert tradeloom(folder, "psql", "-c", "CREATE TABLE mine ()").returncode != 0
+    assert tradeloom(folder, "psql", "-c", "DELETE FROM users").returncode != 0
+
+
+@pytest.mark.parametrize("name", [ONLY, "envoy", "valkey", "postgres"])
+def test_a_process_that_is_killed_comes_back_and_the_status_counts_it(folder, up, name):
+    before = status_of(folder, name)
+    assert before.pid is not None
+    os.kill(before.pid, signal.SIGKILL)
+    until(lambda: status_of(folder, name).restarts == before.restarts + 1)
+    until(lambda: all(status.state is State.READY for status in everything_said(folder)))
+    assert f"{name}: killed by SIGKILL, starts again" in supervisor_log(folder)
+    assert tradeloom(folder, "health").returncode == 0
+
+
+def everything_said(folder: DataFolder):
+    snapshot = Snapshot.read(folder)
+    assert snapshot is not None
+    return snapshot.processes
+
+
+def test_after_the_supervisor_is_killed_nothing_lives_on_and_the_next_up_recovers(folder, up):
+    family = everything(folder)
+    assert len(family) > 5
+    os.kill(up.supervisor.pid, signal.SIGKILL)
+    until(lambda: not any(owned.alive for owned in family))
+    assert tradeloom(folder, "status").returncode == 1
+
+    done = tradeloom(folder, "up", "--detach", "--only", ONLY, "--port", "0")
+    assert done.returncode == 0, done.stderr
+    again = running(folder)
+    assert again is not None
+    assert again.supervisor != up.supervisor
+    assert tradeloom(folder, "psql", "-c", "SELECT count(*) FROM users").returncode == 0
+
+
+def test_after_all_of_it_is_killed_at_once_the_next_up_recovers(folder, up):
+    for owned in everything(folder):
+        owned.send(signal.SIGKILL)
+    until(lambda: running(folder) is None)
+    done = tradeloom(folder, "up", "--detach", "--only", ONLY, "--port", "0")
+    assert done.returncode == 0, done.stderr
+
+
+def test_down_leaves_no_process_behind_and_a_second_down_is_no_error(folder, up):
+    family = everything(folder)
+    done = tradeloom(folder, "down")
+    assert done.returncode == 0, done.stderr
+    assert [owned for owned in family if owned.alive] == []
+    assert not list(folder.run.iterdir())
+    assert "nothing runs" in tradeloom(folder, "down").stdout
+    assert tradeloom(folder, "health").returncode == 1
+
+
+def test_ctrl_c_stops_everything_cleanly(folder):
+    tradeloom(folder, "down")
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "libs.cli", "up", "--data-dir", str(folder.path), "--only", ONLY, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert supervisor.stdout is not None
+    said = []
+    for line in supervisor.stdout:
+        said.append(line)
+        if line.startswith("healthy after"):
+            family = everything(folder)
+            supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(WAIT_SECONDS) == 0
+    supervisor.stdout.close()
+    assert [owned for owned in family if owned.alive] == []
+    stopped = [line.split(":")[0] for line in said if line.endswith(": stopped\n")]
+    assert stopped == [ONLY, "envoy", "valkey", "postgres"]
+
+
+def test_ctrl_c_while_starting_leaves_nothing_either(folder):
+    tradeloom(folder, "down")
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "libs.cli", "up", "--data-dir", str(folder.path), "--only", ONLY, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert supervisor.stdout is not None
+    for line in supervisor.stdout:
+        if line == "postgres: ready\n":
+            family = everything(folder)
+            supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(WAIT_SECONDS) == 0
+    supervisor.stdout.close()
+    assert [owned for owned in family if owned.alive] == []
+
+
+def test_a_port_that_is_taken_is_refused_by_number_with_its_holder_and_the_flag(folder):
+    tradeloom(folder, "down")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        done = tradeloom(folder, "up", "--only", ONLY, "--port", str(port))
+    assert done.returncode == 1
+    assert f"port {port} is held by" in done.stderr
+    assert f"pid {os.getpid()}" in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_an_unknown_service_is_refused_with_the_known_ones(folder):
+    tradeloom(folder, "down")
+    done = tradeloom(folder, "up", "--only", "ordres")
+    assert done.returncode == 1
+    assert "no service is called ordres; there are auth, " in done.stderr
+
+
+def test_production_refuses_the_stacks_own_secrets(folder):
+    tradeloom(folder, "down")
+    done = tradeloom(folder, "up", "--only", ONLY, ENVIRONMENT="production")
+    assert done.returncode == 1
+    assert "ENVIRONMENT=production refuses development secrets" in done.stderr
+
+
+def test_migrating_and_beginning_anew_need_the_stack_to_be_down(folder, up):
+    assert "stop it first" in tradeloom(folder, "migrate", "--reset", "--yes").stderr
+
+
+def test_beginning_anew_asks_first_and_empties_everything(folder):
+    tradeloom(folder, "down")
+    assert tradeloom(folder, "migrate", "--reset").returncode != 0
+    assert folder.valkey.exists()
+    done = tradeloom(folder, "migrate", "--reset", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not (folder.valkey / "data").exists()
+    assert tradeloom(folder, "migrate").returncode == 0
+
+
+def test_a_log_that_does_not_exist_names_those_that_do(folder, up):
+    assert "healthy after" in tradeloom(folder, "logs", "supervisor").stdout
+    done = tradeloom(folder, "logs", "nothing")
+    assert done.returncode == 1
+    assert "postgres" in done.stderr
+
+
+def test_a_folder_where_nothing_runs_says_so(tmp_path):
+    done = tradeloom(DataFolder.at(tmp_path / "empty"), "status")
+    assert done.returncode == 1
+    assert "start it with `tradeloom up`" in done.stderr
+    assert not Path(tmp_path / "empty").exists()
