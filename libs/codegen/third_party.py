@@ -12,7 +12,11 @@ import tempfile
 from pathlib import Path
 
 THIRD_PARTY = Path("third_party")
-GOOGLE = ["google/api/annotations.proto", "google/api/http.proto"]
+GOOGLE = [
+    "google/api/annotations.proto",
+    "google/api/http.proto",
+    "google/rpc/error_details.proto",  # refusals, as the dashboard reads them
+]
 VALIDATE = "buf/validate/validate.proto"
 VALIDATE_PACKAGE = "protovalidate==1.2.0"
 

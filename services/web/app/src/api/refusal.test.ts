@@ -1,0 +1,35 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, test } from "vitest";
+import { isOutcomeLost, isTransient, refusalOf, violationOf } from "./refusal";
+import { refused } from "@/test/api";
+
+describe("a refusal", () => {
+  test("names its reason with the numbers the service gave", () => {
+    const refusal = refusalOf(
+      refused(Code.FailedPrecondition, "INSUFFICIENT_BALANCE", { asset: "USDT", needed: "25000.5", available: "100" }),
+    );
+    expect(refusal).toMatchObject({ reason: "INSUFFICIENT_BALANCE", domain: "test.tradeloom" });
+    expect(refusal.message).toBe("Not enough USDT: the order and its fees need 25,000.50, available are 100.00.");
+  });
+
+  test("names every field, also inside messages", () => {
+    const refusal = refusalOf(
+      refused(Code.InvalidArgument, "INVALID_FIELDS", {}, [
+        { field: "quantity.value", description: "must be a plain decimal number" },
+        { field: "limit_price", description: "is required for limit orders" },
+      ]),
+    );
+    expect(violationOf(refusal, "quantity")).toBe("must be a plain decimal number");
+    expect(violationOf(refusal, "limit_price")).toBe("is required for limit orders");
+    expect(violationOf(refusal, "side")).toBeUndefined();
+  });
+
+  test("of a lost connection leaves the outcome open, one of a service does not", () => {
+    expect(isOutcomeLost(refusalOf(new TypeError("Failed to fetch")))).toBe(true);
+    expect(isOutcomeLost(refusalOf(new ConnectError("", Code.DeadlineExceeded)))).toBe(true);
+    expect(isOutcomeLost(refusalOf(refused(Code.Unavailable, "DEPENDENCY_UNAVAILABLE")))).toBe(false);
+    expect(isOutcomeLost(refusalOf(refused(Code.InvalidArgument, "INVALID_FIELDS")))).toBe(false);
+    expect(isTransient(refusalOf(new ConnectError("", Code.Unavailable)))).toBe(true);
+    expect(isTransient(refusalOf(refused(Code.NotFound, "ORDER_NOT_FOUND")))).toBe(false);
+  });
+});

@@ -1,0 +1,125 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { backoffMilliseconds, pause } from "./backoff";
+import { isTransient, refusalOf, type Refusal } from "./refusal";
+
+/** Heartbeats come at most so far apart, if the stream's acknowledgement does not say it. */
+export const HEARTBEAT_DEFAULT_SECONDS = 10;
+/** A stream silent for so many heartbeats is given up and opened again. */
+export const SILENT_HEARTBEATS = 2;
+/** Refusals in a row, with a renewed token each, after which signing in again is all that helps. */
+const UNAUTHENTICATED_MAX = 3;
+
+export type StreamState =
+  | { phase: "connecting" }
+  | { phase: "live" }
+  /** Cut off; tries again by itself. */
+  | { phase: "waiting"; refusal: Refusal; failures: number }
+  /** Refused for good: trying again would be refused again. */
+  | { phase: "ended"; refusal: Refusal };
+
+export interface ResumableStream<Message, Cursor> {
+  /** Opens the stream after a cursor; without one, from its snapshot. */
+  open(cursor: Cursor | undefined, signal: AbortSignal): AsyncIterable<Message>;
+  /** The cursor to resume after once `message` has been taken. */
+  advance(cursor: Cursor | undefined, message: Message): Cursor | undefined;
+  /** What an acknowledgement says about heartbeats; undefined for other messages. */
+  heartbeatSeconds?(message: Message): number | undefined;
+  onMessage(message: Message): void;
+  onState?(state: StreamState): void;
+  /** Gets a fresh token after the stream was refused; resolves when another try makes sense. */
+  renew?(): Promise<void>;
+}
+
+/**
+ * Follows a stream until `signal` aborts or it is refused for good: opens it again after its last
+ * cursor whenever it ends, breaks or falls silent, waiting longer each time it fails at once.
+ */
+export async function follow<Message, Cursor>(
+  stream: ResumableStream<Message, Cursor>,
+  signal: AbortSignal,
+): Promise<void> {
+  let cursor: Cursor | undefined;
+  let failures = 0;
+  let unauthenticated = 0;
+  const tell = (state: StreamState) => {
+    if (!signal.aborted) stream.onState?.(state);
+  };
+
+  while (!signal.aborted) {
+    if (failures === 0) tell({ phase: "connecting" });
+    const attempt = new AbortController();
+    const stop = () => attempt.abort();
+    signal.addEventListener("abort", stop);
+    const watchdog = new Watchdog(() => attempt.abort());
+    let refusal: Refusal;
+    try {
+      let silent = true;
+      for await (const message of stream.open(cursor, attempt.signal)) {
+        if (attempt.signal.aborted) break;
+        watchdog.heard(stream.heartbeatSeconds?.(message));
+        stream.onMessage(message);
+        cursor = stream.advance(cursor, message);
+        if (silent) {
+          silent = false;
+          failures = 0;
+          unauthenticated = 0;
+          tell({ phase: "live" });
+        }
+      }
+      // Streams end when their token does, and when a server drains: that is no failure by itself.
+      refusal = refusalOf(new ConnectError(watchdog.barked ? "silent for too long" : "ended", Code.Unavailable));
+    } catch (error) {
+      refusal = watchdog.barked
+        ? refusalOf(new ConnectError("silent for too long", Code.Unavailable))
+        : refusalOf(error);
+    } finally {
+      watchdog.stop();
+      attempt.abort();
+      signal.removeEventListener("abort", stop);
+    }
+    if (signal.aborted) return;
+
+    if (refusal.code === Code.Unauthenticated && stream.renew && unauthenticated < UNAUTHENTICATED_MAX) {
+      unauthenticated += 1;
+      await stream.renew().catch(() => {});
+    } else if (refusal.reason === "CURSOR_INVALID" && cursor !== undefined) {
+      cursor = undefined;
+    } else if (!isWorthRepeating(refusal)) {
+      tell({ phase: "ended", refusal });
+      return;
+    }
+    failures += 1;
+    tell({ phase: "waiting", refusal, failures });
+    await pause(Math.max(backoffMilliseconds(failures), (refusal.retryDelaySeconds ?? 0) * 1000), signal);
+  }
+}
+
+const REPEATABLE = new Set([Code.Unknown, Code.Internal, Code.ResourceExhausted, Code.Canceled, Code.DataLoss]);
+
+function isWorthRepeating(refusal: Refusal): boolean {
+  return isTransient(refusal) || REPEATABLE.has(refusal.code);
+}
+
+/** Barks when nothing was heard for two heartbeats. */
+class Watchdog {
+  barked = false;
+  private seconds = HEARTBEAT_DEFAULT_SECONDS;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(private readonly bark: () => void) {
+    this.heard(undefined);
+  }
+
+  heard(heartbeatSeconds: number | undefined): void {
+    if (heartbeatSeconds !== undefined && heartbeatSeconds > 0) this.seconds = heartbeatSeconds;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.barked = true;
+      this.bark();
+    }, this.seconds * SILENT_HEARTBEATS * 1000);
+  }
+
+  stop(): void {
+    clearTimeout(this.timer);
+  }
+}

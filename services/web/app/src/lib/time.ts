@@ -1,0 +1,31 @@
+import { timestampDate, type Timestamp } from "@bufbuild/protobuf/wkt";
+
+const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const DAY_AND_CLOCK = new Intl.DateTimeFormat("en-GB", {
+  day: "2-digit",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
+
+/** The reader's own time of day, such as 14:03:59. */
+export function clock(time: Timestamp | undefined): string {
+  return time ? CLOCK.format(timestampDate(time)) : "–";
+}
+
+/** The reader's own time, with milliseconds, to tell events of one order apart. */
+export function exactClock(time: Timestamp | undefined): string {
+  if (!time) return "–";
+  const milliseconds = Math.floor(time.nanos / 1e6).toString().padStart(3, "0");
+  return `${CLOCK.format(timestampDate(time))}.${milliseconds}`;
+}
+
+export function dayAndClock(time: Timestamp | undefined): string {
+  return time ? DAY_AND_CLOCK.format(timestampDate(time)) : "–";
+}
+
+/** Whole seconds since 1970, UTC. */
+export function secondsOf(time: Timestamp | undefined): number {
+  return time ? Number(time.seconds) : 0;
+}
