@@ -141,7 +141,7 @@ describe("a session", () => {
     const auth = new Auth();
     keep("refresh-1", "s1");
     vi.stubGlobal("navigator", {
-      locks: { request: (_: string, __: object) => Promise.reject(new DOMException("waited", "TimeoutError")) },
+      locks: { request: () => Promise.reject(new DOMException("waited", "TimeoutError")) },
     });
     const copy = auth.session();
     await copy.restore();

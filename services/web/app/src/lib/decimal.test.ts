@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { affordable, isMultiple, placesOf, product, shown, stepped, textOf, typed, unitsOf } from "./decimal";
+import { affordable, isMultiple, less, placesOf, product, shown, stepped, textOf, typed, unitsOf } from "./decimal";
 
 describe("decimals", () => {
   test("keep every digit that a double would lose", () => {
@@ -28,6 +28,7 @@ describe("decimals", () => {
   test("find the largest quantity money buys, on the lot", () => {
     expect(affordable("100", "30", "0.001")).toBe("3.333");
     expect(affordable("100", "0", "0.001")).toBe("0");
+    expect(less("1000", "0.001")).toBe("999");
   });
 
   test("step on the grid and not below zero", () => {

@@ -46,6 +46,12 @@ export function product(left: string, right: string): string | undefined {
   return textOf((leftUnits * rightUnits) / ONE);
 }
 
+/** `text` less that part of itself, such as a fee rate. */
+export function less(text: string, rate: string): string {
+  const part = unitsOf(product(text, rate) ?? "0") ?? 0n;
+  return textOf((unitsOf(text) ?? 0n) - part);
+}
+
 /** The largest multiple of `step` that costs at most `money` at `price`, both exact; "0" if there is none. */
 export function affordable(money: string, price: string, step: string): string {
   const moneyUnits = unitsOf(money) ?? 0n;

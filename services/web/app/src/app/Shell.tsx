@@ -1,0 +1,83 @@
+import { ActionIcon, Anchor, Group, Menu, Text, Tooltip } from "@mantine/core";
+import { IconBook2, IconBriefcase, IconChartCandle, IconListDetails, IconLogout, IconUser } from "@tabler/icons-react";
+import type { User } from "@gen/tradeloom/auth/v1/auth_pb.js";
+import type { ReactNode } from "react";
+import { NavLink } from "react-router";
+import { useApi } from "@/api/clients";
+import { AccountMenu } from "@/features/accounts/AccountMenu";
+import { useAccountOrders } from "@/features/orders/AccountOrdersProvider";
+import { StreamBadge } from "@/ui/StreamBadge";
+import { PATHS } from "./paths";
+import classes from "./Shell.module.css";
+
+const PLACES = [
+  { path: PATHS.trade, label: "Trade", Icon: IconChartCandle },
+  { path: PATHS.orders, label: "Orders", Icon: IconListDetails },
+  { path: PATHS.portfolio, label: "Portfolio", Icon: IconBriefcase },
+];
+
+/** What every page stands in: where one is, which account, who, and whether orders are live. */
+export function Shell({ user, children }: { user: User; children: ReactNode }) {
+  const { session } = useApi();
+  const { stream } = useAccountOrders();
+  return (
+    <div className={classes.shell}>
+      <a className={classes.skip} href="#main">
+        Skip to the content
+      </a>
+      <header className={classes.header}>
+        <Group gap={8} wrap="nowrap" className={classes.brand}>
+          <img src="/favicon.svg" width={22} height={22} alt="" />
+          <Text fw={700} size="md" visibleFrom="xs">
+            Tradeloom
+          </Text>
+        </Group>
+        <nav className={classes.places} aria-label="Pages">
+          {PLACES.map(({ path, label, Icon }) => (
+            <NavLink key={path} to={path} className={classes.place!}>
+              <Icon size={17} stroke={1.7} aria-hidden />
+              {label}
+            </NavLink>
+          ))}
+        </nav>
+        <Group gap="xs" wrap="nowrap" ml="auto">
+          <StreamBadge what="Order events" state={stream} />
+          <AccountMenu />
+          <Tooltip label="The interface's documentation">
+            <ActionIcon component="a" href="/docs" variant="subtle" color="gray" aria-label="The interface's documentation" visibleFrom="sm">
+              <IconBook2 size={18} stroke={1.6} />
+            </ActionIcon>
+          </Tooltip>
+          <Menu position="bottom-end" width={220}>
+            <Menu.Target>
+              <ActionIcon variant="default" size="lg" aria-label={`Signed in as ${user.email}`}>
+                <IconUser size={18} stroke={1.6} />
+              </ActionIcon>
+            </Menu.Target>
+            <Menu.Dropdown>
+              <Menu.Label>
+                {user.fullName && <Text size="sm">{user.fullName}</Text>}
+                <Text size="xs" c="dimmed" truncate>
+                  {user.email}
+                </Text>
+              </Menu.Label>
+              <Menu.Divider />
+              <Menu.Item leftSection={<IconLogout size={16} />} onClick={() => void session.signOut()}>
+                Sign out
+              </Menu.Item>
+            </Menu.Dropdown>
+          </Menu>
+        </Group>
+      </header>
+      <main id="main" className={classes.main}>
+        {children}
+      </main>
+      <footer className={classes.footer}>
+        <span>Paper trading: prices and fills of a simulated or replayed market.</span>
+        <Anchor href="https://www.tradingview.com/" target="_blank" rel="noreferrer" size="xs" c="dimmed">
+          Charts by TradingView Lightweight Charts™
+        </Anchor>
+      </footer>
+    </div>
+  );
+}

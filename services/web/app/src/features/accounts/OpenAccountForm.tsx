@@ -1,0 +1,168 @@
+import { ActionIcon, Anchor, Button, Group, Paper, Stack, Text, TextInput, Title } from "@mantine/core";
+import { IconPlus, IconTrash } from "@tabler/icons-react";
+import { useMutation, useQueryClient } from "@tanstack/react-query";
+import { AccountKind, AccountMode } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { useState, type FormEvent } from "react";
+import { useApi } from "@/api/clients";
+import { refusalOf, violationOf } from "@/api/refusal";
+import { newRequestId } from "@/api/requestId";
+import { signOf, typed, unitsOf } from "@/lib/decimal";
+import { RefusalAlert } from "@/ui/states";
+import { ACCOUNTS_KEY } from "./account";
+
+const BALANCES_MAX = 20;
+
+interface Line {
+  asset: string;
+  amount: string;
+}
+
+interface Props {
+  isFirst?: boolean;
+  onOpened(accountId: string): void;
+  onSignOut?(): void;
+}
+
+/** Opens a paper account with what it starts with. */
+export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props) {
+  const { portfolio } = useApi();
+  const queries = useQueryClient();
+  const [name, setName] = useState(isFirst ? "Paper" : "");
+  const [lines, setLines] = useState<Line[]>([
+    { asset: "USDT", amount: "100000" },
+    { asset: "USD", amount: "100000" },
+  ]);
+  // Of these contents: changing them makes another account, sending them twice does not.
+  const [requestId, setRequestId] = useState(newRequestId);
+  const [shownProblems, setShownProblems] = useState(false);
+
+  const opening = useMutation({
+    mutationFn: async () => {
+      const { account } = await portfolio.createAccount({
+        requestId,
+        name: name.trim(),
+        mode: AccountMode.PAPER,
+        kind: AccountKind.CASH,
+        startingBalances: lines.map(({ asset, amount }) => ({ asset: asset.trim(), amount: { value: typed(amount) } })),
+      });
+      if (!account) throw new Error("the answer names no account");
+      await queries.invalidateQueries({ queryKey: ACCOUNTS_KEY });
+      return account;
+    },
+    onSuccess: (account) => onOpened(account.accountId),
+  });
+  const refusal = opening.error ? refusalOf(opening.error) : undefined;
+  const problems = lines.map((line) => problemOf(line));
+
+  const changed = () => {
+    setRequestId(newRequestId());
+    opening.reset();
+  };
+  const editLine = (index: number, change: Partial<Line>) => {
+    setLines(lines.map((line, n) => (n === index ? { ...line, ...change } : line)));
+    changed();
+  };
+  const submit = (event: FormEvent) => {
+    event.preventDefault();
+    setShownProblems(true);
+    if (!opening.isPending && problems.every((problem) => problem === undefined)) opening.mutate();
+  };
+
+  return (
+    <Paper withBorder p="lg" radius="md" bg="var(--panel)" w="100%" maw={460}>
+      <form onSubmit={submit} aria-label="Open a paper account">
+        <Stack gap="sm">
+          <div>
+            <Title order={2} size="h4">
+              Open a paper account
+            </Title>
+            <Text size="sm" c="dimmed" mt={4}>
+              Orders of a paper account fill against the live market feed, with money that is not real.
+            </Text>
+          </div>
+          {refusal && <RefusalAlert error={refusal} />}
+          <TextInput
+            label="Name"
+            required
+            maxLength={100}
+            autoFocus
+            value={name}
+            onChange={(event) => {
+              setName(event.currentTarget.value);
+              changed();
+            }}
+            error={violationOf(refusal, "name")}
+          />
+          <Text size="sm" fw={500} component="h3" m={0}>
+            It starts with
+          </Text>
+          {lines.map(({ asset, amount }, index) => (
+            <Group key={index} gap="xs" align="flex-start" wrap="nowrap">
+              <TextInput
+                aria-label={`Asset ${index + 1}`}
+                placeholder="USDT"
+                w={110}
+                value={asset}
+                onChange={(event) => editLine(index, { asset: event.currentTarget.value.toUpperCase() })}
+                error={shownProblems && problems[index]?.asset}
+              />
+              <TextInput
+                aria-label={`Amount ${index + 1}`}
+                inputMode="decimal"
+                flex={1}
+                value={amount}
+                onChange={(event) => editLine(index, { amount: event.currentTarget.value })}
+                error={shownProblems && problems[index]?.amount}
+              />
+              <ActionIcon
+                variant="subtle"
+                color="gray"
+                size="lg"
+                aria-label={`Leave out ${asset || `asset ${index + 1}`}`}
+                disabled={lines.length === 1}
+                onClick={() => {
+                  setLines(lines.filter((_, n) => n !== index));
+                  changed();
+                }}
+              >
+                <IconTrash size={16} />
+              </ActionIcon>
+            </Group>
+          ))}
+          {lines.length < BALANCES_MAX && (
+            <Anchor
+              component="button"
+              type="button"
+              size="sm"
+              onClick={() => {
+                setLines([...lines, { asset: "", amount: "" }]);
+                changed();
+              }}
+            >
+              <Group gap={4}>
+                <IconPlus size={14} aria-hidden /> Another asset
+              </Group>
+            </Anchor>
+          )}
+          <Button type="submit" loading={opening.isPending} mt="xs">
+            Open account
+          </Button>
+          {onSignOut && (
+            <Anchor component="button" type="button" size="sm" c="dimmed" ta="center" onClick={onSignOut}>
+              Sign out
+            </Anchor>
+          )}
+        </Stack>
+      </form>
+    </Paper>
+  );
+}
+
+function problemOf({ asset, amount }: Line): { asset?: string; amount?: string } | undefined {
+  const plain = typed(amount);
+  const problem = {
+    ...(!/^[A-Z0-9._-]{1,16}$/.test(asset.trim()) && { asset: "Such as USDT" }),
+    ...(unitsOf(plain) === undefined ? { amount: "Not a plain number" } : signOf(plain) <= 0 && { amount: "Must be above zero" }),
+  };
+  return Object.keys(problem).length ? problem : undefined;
+}

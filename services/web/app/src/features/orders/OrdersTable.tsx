@@ -1,0 +1,118 @@
+import { ActionIcon, Badge, ScrollArea, Table, Tooltip } from "@mantine/core";
+import { notifications } from "@mantine/notifications";
+import { IconX } from "@tabler/icons-react";
+import { OrderSide, OrderState, type Order } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { useRef, useState } from "react";
+import { useApi } from "@/api/clients";
+import { refusalOf } from "@/api/refusal";
+import { newRequestId } from "@/api/requestId";
+import { shown } from "@/lib/decimal";
+import { dayAndClock } from "@/lib/time";
+import { useAccountOrders } from "./AccountOrdersProvider";
+import { isDone } from "./accountOrders";
+import { OrderLife } from "./OrderLife";
+import classes from "./OrdersTable.module.css";
+import { SIDES, STATES, titleOf, TYPES } from "./words";
+
+/** Orders as rows; a row opens the order's life, and an open order can be canceled. */
+export function OrdersTable({ orders, label }: { orders: readonly Order[]; label: string }) {
+  const [shownId, setShownId] = useState<string>();
+  const { known } = useAccountOrders();
+  const shownOrder = shownId === undefined ? undefined : known.orders.get(shownId);
+  return (
+    <>
+      <ScrollArea type="auto" h="100%">
+        <Table className={classes.table} aria-label={label} highlightOnHover stickyHeader>
+          <Table.Thead>
+            <Table.Tr>
+              <Table.Th>Time</Table.Th>
+              <Table.Th>Instrument</Table.Th>
+              <Table.Th>Side</Table.Th>
+              <Table.Th>Type</Table.Th>
+              <Table.Th className="number">Price</Table.Th>
+              <Table.Th className="number">Filled / quantity</Table.Th>
+              <Table.Th className="number">Average</Table.Th>
+              <Table.Th>State</Table.Th>
+              <Table.Th aria-label="Cancel" />
+            </Table.Tr>
+          </Table.Thead>
+          <Table.Tbody>
+            {orders.map((order) => (
+              <Table.Tr key={order.orderId} onClick={() => setShownId(order.orderId)} className={classes.row!} data-order-id={order.orderId}>
+                <Table.Td className={classes.time!}>{dayAndClock(order.createTime)}</Table.Td>
+                <Table.Td>
+                  <button type="button" className={classes.open} aria-label={`Show ${titleOf(order)}`}>
+                    {order.instrumentId}
+                  </button>
+                </Table.Td>
+                <Table.Td className={order.side === OrderSide.BUY ? "rising" : "falling"}>{SIDES[order.side]}</Table.Td>
+                <Table.Td>{TYPES[order.orderType]}</Table.Td>
+                <Table.Td className="number">{shown(order.limitPrice?.value)}</Table.Td>
+                <Table.Td className="number">
+                  {shown(order.filledQuantity?.value ?? "0", 0)} / {shown(order.quantity?.value, 0)}
+                </Table.Td>
+                <Table.Td className="number">{shown(order.averagePrice?.value, 2, 6)}</Table.Td>
+                <Table.Td>
+                  <OrderStateBadge order={order} />
+                </Table.Td>
+                <Table.Td>{!isDone(order) && <CancelButton order={order} />}</Table.Td>
+              </Table.Tr>
+            ))}
+          </Table.Tbody>
+        </Table>
+      </ScrollArea>
+      <OrderLife order={shownOrder} onClose={() => setShownId(undefined)} />
+    </>
+  );
+}
+
+export function OrderStateBadge({ order }: { order: Order }) {
+  const { label, color } = STATES[order.state];
+  const badge = (
+    <Badge size="sm" variant="light" color={color} data-state={OrderState[order.state]}>
+      {label}
+    </Badge>
+  );
+  return order.reason ? <Tooltip label={order.reason}>{badge}</Tooltip> : badge;
+}
+
+function CancelButton({ order }: { order: Order }) {
+  const { orders } = useApi();
+  const { take } = useAccountOrders();
+  // Canceling this order is one intent, however often it is clicked.
+  const requestId = useRef(newRequestId());
+  const [isAsking, setIsAsking] = useState(false);
+  const isAsked = order.state === OrderState.PENDING_CANCEL;
+
+  const cancel = async () => {
+    setIsAsking(true);
+    try {
+      const { order: changed } = await orders.cancelOrder({ requestId: requestId.current, orderId: order.orderId });
+      if (changed) take([changed]);
+    } catch (error) {
+      const refusal = refusalOf(error);
+      notifications.show({ color: "red", title: "Not canceled", message: refusal.message });
+    } finally {
+      setIsAsking(false);
+    }
+  };
+
+  return (
+    <Tooltip label={isAsked ? "The venue has not answered yet" : "Cancel"}>
+      <ActionIcon
+        size="sm"
+        variant="subtle"
+        color="gray"
+        aria-label={`Cancel ${titleOf(order)}`}
+        loading={isAsking}
+        disabled={isAsked}
+        onClick={(event) => {
+          event.stopPropagation();
+          void cancel();
+        }}
+      >
+        <IconX size={14} />
+      </ActionIcon>
+    </Tooltip>
+  );
+}

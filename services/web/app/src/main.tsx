@@ -1,0 +1,25 @@
+import "@fontsource-variable/inter";
+import "@mantine/core/styles.css";
+import "@mantine/notifications/styles.css";
+import "@/app/styles.css";
+import { setNonce } from "get-nonce";
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { App } from "@/app/App";
+import { clientsOver } from "@/api/clients";
+import { Session } from "@/api/session";
+import { openTransport, withToken } from "@/api/transport";
+
+// The value the file server allows style elements by; libraries that make some ask for it.
+const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
+setNonce(nonce);
+
+const session = new Session(openTransport());
+const api = { session, ...clientsOver(openTransport([withToken(session)])) };
+void session.restore();
+
+createRoot(document.getElementById("root")!).render(
+  <StrictMode>
+    <App api={api} nonce={nonce} />
+  </StrictMode>,
+);
