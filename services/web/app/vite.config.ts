@@ -1,5 +1,7 @@
 import react from "@vitejs/plugin-react";
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import type { Plugin } from "vite";
 import { defineConfig } from "vitest/config";
 
 const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
@@ -7,8 +9,23 @@ const here = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 // `npm run dev` serves the page itself and sends every call to a running mesh.
 const EDGE_URL = process.env.EDGE_URL ?? "http://127.0.0.1:8080";
 
+/** Puts Swagger UI's files, as its package has them, where the server looks for them. */
+function swaggerUi(): Plugin {
+  const names = ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "favicon-32x32.png"];
+  return {
+    name: "swagger-ui",
+    apply: "build",
+    generateBundle() {
+      for (const name of names) {
+        const source = readFileSync(here(`./node_modules/swagger-ui-dist/${name}`));
+        this.emitFile({ type: "asset", fileName: `docs/${name}`, source });
+      }
+    },
+  };
+}
+
 export default defineConfig({
-  plugins: [react()],
+  plugins: [react(), swaggerUi()],
   resolve: {
     // gen/ts lies outside this folder, so what it imports is looked up here.
     alias: [
