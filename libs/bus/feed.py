@@ -174,6 +174,15 @@ async def read(redis: Redis, cursors: Mapping[str, Cursor], *, block_seconds: fl
     ]
 
 
+async def read_back(redis: Redis, instrument_id: str, before: Cursor | None, *, count: int) -> list[Entry]:
+    """The batches that end before the cursor (the newest of all, if None), the newest first, count at most."""
+    newest = f"({before.stream_id}" if before else "+"
+    found: Any = await redis.xrevrange(f"ticks:{instrument_id}", max=newest, count=count)
+    return [
+        Entry(_cursor_from(instrument_id, stream_id), int(fields[b"s"]), fields[b"b"]) for stream_id, fields in found
+    ]
+
+
 def after(entry: Entry, cursor: Cursor) -> Entry:
     """The entry without the ticks up to cursor, for a reader that resumes inside it; else the entry itself."""
     skipped = cursor.sequence + 1 - entry.first_sequence

@@ -52,6 +52,10 @@ class Market:
         """Every order that may still trade, by id."""
         return tuple(self._orders[order_id] for order_id in sorted(self._orders))
 
+    def find(self, order_id: str) -> Order | None:
+        """An order that may still trade, as it now stands."""
+        return self._orders.get(order_id)
+
     def submit(self, order: Order) -> None:
         """Lets an order wait for its market time. Raises ValueError for an id that is here already."""
         if order.order_id in self._orders:

@@ -1,0 +1,79 @@
+"""Starts the execution service: `python -m services.execution`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from redis.asyncio import Redis
+from tradeloom.execution.v1 import execution_pb2_grpc
+
+from libs.bus import connection
+from libs.bus.connection import open_redis
+from libs.bus.facts import FactReader, reading
+from libs.errors import Unavailable
+from libs.mesh.server import Mesh, Service, run
+from libs.store.database import Database, open_database
+from libs.store.relay import relay
+from libs.store.revisions import check_revision
+from services.execution import consumers
+from services.execution.servicer import ExecutionServicer
+from services.execution.settings import Settings
+from services.execution.venues import paper
+
+VENUES = {paper.CARD.venue: paper.CARD}
+MILLISECOND_NS = 1_000_000
+
+
+class FactsStuck(Unavailable):
+    """Facts cannot be applied, so orders wait."""
+
+
+@asynccontextmanager
+async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
+    async with (
+        open_database(settings.worker_database_url.get_secret_value(), settings.database_connections_max) as worker,
+        open_redis(settings.redis_url.get_secret_value()) as redis,
+    ):
+        async with worker.transaction() as rows:
+            await check_revision(rows, settings.word)
+        async with relay(worker, redis, settings.word), carrying(worker, redis, settings) as readers:
+
+            async def check_readers() -> None:
+                if troubles := [trouble for reader in readers for trouble in reader.troubles.values()]:
+                    raise FactsStuck("; ".join(troubles), dependency="facts")
+
+            yield Service(
+                registers=[
+                    partial(
+                        execution_pb2_grpc.add_ExecutionServiceServicer_to_server, ExecutionServicer(worker, VENUES)
+                    )
+                ],
+                checks={
+                    "postgres": worker.check,
+                    "redis": partial(connection.check, redis),
+                    "facts": check_readers,
+                },
+            )
+
+
+@asynccontextmanager
+async def carrying(worker: Database, redis: Redis, settings: Settings) -> AsyncIterator[list[FactReader]]:
+    """Follows orders and instruments, and carries orders to their venues, during the block."""
+    rules = paper.PaperRules(
+        patience_seconds=settings.paper_patience_seconds,
+        orders_at_once_max=settings.paper_orders_at_once_max,
+        cursor_seconds=settings.paper_cursor_seconds,
+    )
+    async with paper.trading(worker, redis, rules) as venue:
+        orders = consumers.Orders(
+            venues=VENUES, latency_ns=settings.paper_latency_milliseconds * MILLISECOND_NS, wake=venue.wake
+        )
+        async with (
+            reading(worker, redis, "marketdata", consumers.apply_instruments) as instrument_reader,
+            reading(worker, redis, "orders", orders.apply) as order_reader,
+        ):
+            yield [instrument_reader, order_reader]
+
+
+if __name__ == "__main__":
+    run(Settings, execution)

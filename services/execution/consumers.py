@@ -1,0 +1,63 @@
+"""What execution does with the facts of others: it writes down intents and what it needs to know of instruments.
+
+Each function runs in the transaction that moves the reader's position, so every intent is written once and before
+anything is sent.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from tradeloom.marketdata.v1 import events_pb2 as marketdata_events
+from tradeloom.orders.v1 import events_pb2 as orders_events
+from tradeloom.orders.v1 import orders_pb2
+
+from libs.store.database import Connection
+from libs.store.outbox import Fact
+from services.execution import domain, store, wire
+from services.execution.domain import Event, Order, Rejected
+
+ORDER_CHANGED = orders_events.OrderChanged.DESCRIPTOR.full_name
+INSTRUMENT_CHANGED = marketdata_events.InstrumentChanged.DESCRIPTOR.full_name
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """Follows the facts of orders: what is accepted is to be sent, what is to be canceled is to be canceled."""
+
+    venues: Collection[str]
+    latency_ns: int
+    wake: Callable[[], None]
+
+    async def apply(self, rows: Connection, facts: Sequence[Fact]) -> None:
+        orders: list[Order] = []
+        told: list[tuple[Order, Event]] = []
+        cancels: list[UUID] = []
+        for fact in facts:
+            if fact.kind != ORDER_CHANGED or fact.user_id is None:
+                continue
+            changed = orders_events.OrderChanged.FromString(fact.payload)
+            if changed.event.kind == orders_pb2.ORDER_EVENT_KIND_ACCEPTED:
+                order = wire.order_from_proto(changed, fact.user_id, latency_ns=self.latency_ns)
+                if order.venue not in self.venues:
+                    refusal = Rejected(reason=f"there is no venue {order.venue}", time_ns=order.active_time_ns)
+                    order = domain.apply(order, refusal)
+                    told.append((order, refusal))
+                orders.append(order)
+            elif changed.event.kind == orders_pb2.ORDER_EVENT_KIND_CANCEL_REQUESTED:
+                cancels.append(UUID(changed.event.order.order_id))
+        await store.add_orders(rows, orders)
+        await store.add_cancels(rows, cancels)
+        await store.tell(rows, told)
+        rows.after_commit(self.wake)
+
+
+async def apply_instruments(rows: Connection, facts: Sequence[Fact]) -> None:
+    """Follows the facts of marketdata."""
+    changed = [
+        marketdata_events.InstrumentChanged.FromString(fact.payload).instrument
+        for fact in facts
+        if fact.kind == INSTRUMENT_CHANGED
+    ]
+    if changed:
+        await store.put_instruments(rows, [wire.instrument_from_proto(instrument) for instrument in changed])

@@ -1,0 +1,37 @@
+"""What execution tells the other services: the kind and the serialized message of each fact."""
+
+from google.protobuf.message import Message
+from tradeloom.execution.v1 import events_pb2
+
+from libs.mesh.wire import decimal_to_proto
+from services.execution.domain import Accepted, Canceled, CancelRejected, Event, Filled, Order, Rejected
+from services.execution.wire import timestamp_from_ns
+
+
+def fact_of(order: Order, event: Event) -> tuple[str, bytes]:
+    message = message_of(str(order.order_id), event)
+    return message.DESCRIPTOR.full_name, message.SerializeToString()
+
+
+def message_of(order_id: str, event: Event) -> Message:
+    time = timestamp_from_ns(event.time_ns)
+    match event:
+        case Accepted():
+            return events_pb2.VenueAccepted(order_id=order_id, venue_order_id=event.venue_order_id, time=time)
+        case Filled():
+            return events_pb2.VenueFilled(
+                order_id=order_id,
+                venue_fill_id=event.venue_fill_id,
+                price=decimal_to_proto(event.price),
+                quantity=decimal_to_proto(event.quantity),
+                fee=decimal_to_proto(event.fee),
+                fee_asset=event.fee_asset,
+                maker=event.maker,
+                time=time,
+            )
+        case Canceled():
+            return events_pb2.VenueCanceled(order_id=order_id, cause=event.cause, time=time)
+        case Rejected():
+            return events_pb2.VenueRejected(order_id=order_id, reason=event.reason, time=time)
+        case CancelRejected():
+            return events_pb2.VenueCancelRejected(order_id=order_id, reason=event.reason, time=time)

@@ -1,0 +1,20 @@
+"""What an operator may turn, with the units in the names."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from libs.mesh.settings import ServiceSettings
+
+
+class Settings(ServiceSettings):
+    word: ClassVar[str] = "execution"
+
+    # Market time between the quote an order was decided on and its arrival at the paper venue.
+    paper_latency_milliseconds: int = Field(default=0, ge=0)
+    # An order that may not rest is canceled when its instrument has brought no market data for so long.
+    paper_patience_seconds: float = Field(default=30.0, gt=0)
+    # New orders, and as many cancels, that the paper venue takes in at a time.
+    paper_orders_at_once_max: int = Field(default=1_000, gt=0)
+    # The place in the ticks is committed at least so often, so that a restart does not read them again.
+    paper_cursor_seconds: float = Field(default=5.0, gt=0)

@@ -1,0 +1,89 @@
+"""Translates between the contract and the execution domain."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tradeloom.execution.v1 import execution_pb2
+from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.orders.v1 import events_pb2, orders_pb2
+
+from libs.matching.grid import Grid
+from libs.matching.orders import Book, Print, Side, TimeInForce
+from libs.mesh.wire import decimal_from_proto
+from services.execution.domain import Instrument, Mode, Order, OrderType, VenueCard, venue_for
+
+SECOND_NS = 1_000_000_000
+
+SIDES = {orders_pb2.ORDER_SIDE_BUY: Side.BUY, orders_pb2.ORDER_SIDE_SELL: Side.SELL}
+TYPES = {orders_pb2.ORDER_TYPE_MARKET: OrderType.MARKET, orders_pb2.ORDER_TYPE_LIMIT: OrderType.LIMIT}
+TIMES_IN_FORCE = {
+    orders_pb2.TIME_IN_FORCE_GTC: TimeInForce.GTC,
+    orders_pb2.TIME_IN_FORCE_IOC: TimeInForce.IOC,
+    orders_pb2.TIME_IN_FORCE_FOK: TimeInForce.FOK,
+}
+MODES = {orders_pb2.ACCOUNT_MODE_PAPER: Mode.PAPER, orders_pb2.ACCOUNT_MODE_LIVE: Mode.LIVE}
+
+
+def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency_ns: int) -> Order:
+    """The intent that an accepted order gives. Without a market time of its own it is active at once."""
+    order = changed.event.order
+    worst_price = next((name for name in ("limit_price", "protection_price") if order.HasField(name)), None)
+    market_time_ns = nanoseconds(order.market_time)
+    return Order(
+        order_id=UUID(order.order_id),
+        user_id=user_id,
+        account_id=UUID(order.account_id),
+        venue=venue_for(MODES[changed.mode], order.instrument_id),
+        instrument_id=order.instrument_id,
+        side=SIDES[order.side],
+        order_type=TYPES[order.order_type],
+        time_in_force=TIMES_IN_FORCE[order.time_in_force],
+        quantity=decimal_from_proto(order.quantity),
+        worst_price=decimal_from_proto(getattr(order, worst_price)) if worst_price else None,
+        active_time_ns=market_time_ns + latency_ns if market_time_ns > 0 else 0,
+    )
+
+
+def instrument_from_proto(instrument: marketdata_pb2.Instrument) -> Instrument:
+    return Instrument(
+        instrument_id=instrument.instrument_id,
+        quote_asset=instrument.quote_asset,
+        tick_size=decimal_from_proto(instrument.tick_size),
+        lot_size=decimal_from_proto(instrument.lot_size),
+        maker_fee_rate=decimal_from_proto(instrument.maker_fee_rate),
+        taker_fee_rate=decimal_from_proto(instrument.taker_fee_rate),
+        has_book=instrument.has_book,
+    )
+
+
+def moments_from_bytes(response: bytes, grid: Grid) -> Iterator[Print | Book]:
+    """What a serialized message of batches says of one instrument's market: its ticks in sequence, then the book."""
+    for batch in marketdata_pb2.StreamTicksResponse.FromString(response).batches:
+        for tick in batch.ticks:
+            yield grid.trade(nanoseconds(tick.time), tick.price, tick.quantity)
+        if batch.HasField("book"):
+            yield grid.book(
+                nanoseconds(batch.book.time),
+                [(level.price, level.quantity) for level in batch.book.bids],
+                [(level.price, level.quantity) for level in batch.book.asks],
+            )
+
+
+def venue_to_proto(card: VenueCard, open_order_count: int) -> execution_pb2.Venue:
+    return execution_pb2.Venue(
+        venue=card.venue,
+        description=card.description,
+        order_types=[order_type.name for order_type in card.order_types],
+        times_in_force=[time_in_force.name for time_in_force in card.times_in_force],
+        open_order_count=open_order_count,
+    )
+
+
+def nanoseconds(time: Timestamp) -> int:
+    """Since 1970; 0 for a time that is not set."""
+    return time.seconds * SECOND_NS + time.nanos
+
+
+def timestamp_from_ns(time_ns: int) -> Timestamp:
+    return Timestamp(seconds=time_ns // SECOND_NS, nanos=time_ns % SECOND_NS)
