@@ -1,0 +1,169 @@
+"""What an instrument and a candle are, how long bars can be, and why something is refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+
+from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
+from libs.money import ZERO
+
+MINUTE = timedelta(minutes=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
+
+
+class AssetClass(Enum):
+    CRYPTO = "crypto"
+    EQUITY = "equity"
+    FOREX = "forex"
+    PERPETUAL = "perpetual"
+
+
+class InstrumentState(Enum):
+    TRADING = "trading"
+    HALTED = "halted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instrument:
+    """Something that can be traded; `has_feed` says whether a feed brings it."""
+
+    instrument_id: str
+    description: str
+    asset_class: AssetClass
+    base_asset: str
+    quote_asset: str
+    tick_size: Decimal
+    lot_size: Decimal
+    minimum_notional: Decimal
+    maker_fee_rate: Decimal
+    taker_fee_rate: Decimal
+    has_book: bool
+    state: InstrumentState
+    has_feed: bool
+    update_time: datetime | None = None
+
+    @property
+    def venue(self) -> str:
+        return self.instrument_id.partition(":")[0]
+
+    @property
+    def symbol(self) -> str:
+        return self.instrument_id.partition(":")[2]
+
+
+def check_put(instrument: Instrument, existing: Instrument | None) -> None:
+    """Whether somebody may put this instrument by hand; raises Invalid or InstrumentHasFeed."""
+    if existing is not None and existing.has_feed:
+        raise InstrumentHasFeed(
+            "a feed brings this instrument, so it cannot be put by hand", instrument_id=instrument.instrument_id
+        )
+    violations = {
+        f"instrument.{name}": "must be above zero"
+        for name in ("tick_size", "lot_size")
+        if getattr(instrument, name) <= ZERO
+    }
+    violations |= {
+        f"instrument.{name}": "must not be below zero"
+        for name in ("minimum_notional", "taker_fee_rate")
+        if getattr(instrument, name) < ZERO
+    }
+    if violations:
+        raise Invalid(violations)
+
+
+@dataclass(frozen=True, slots=True)
+class BarSize:
+    """How long a bar is. Bars are half-open and open at whole multiples of the size since the origin."""
+
+    name: str
+    length: timedelta
+    origin: datetime = EPOCH
+
+    @property
+    def minutes(self) -> int:
+        return self.length // MINUTE
+
+    def opening(self, time: datetime) -> datetime:
+        """When the bar that holds this time opens."""
+        return time - (time - self.origin) % self.length
+
+    def opening_from(self, time: datetime) -> datetime:
+        """When the first bar opens that does not open before this time."""
+        return self.opening(time + self.length - timedelta(microseconds=1))
+
+
+BAR_SIZES: Mapping[str, BarSize] = {
+    size.name: size
+    for size in (
+        BarSize("1m", MINUTE),
+        BarSize("5m", timedelta(minutes=5)),
+        BarSize("15m", timedelta(minutes=15)),
+        BarSize("1h", timedelta(hours=1)),
+        BarSize("4h", timedelta(hours=4)),
+        BarSize("1d", timedelta(days=1)),
+        BarSize("1w", timedelta(days=7), MONDAY),
+    )
+}
+BAR_SIZE_USUAL = "1m"
+
+
+def bar_size(name: str) -> BarSize:
+    """The size of this name, one minute without one; the contract's rules let only known names through."""
+    return BAR_SIZES[name or BAR_SIZE_USUAL]
+
+
+@dataclass(frozen=True, slots=True)
+class Candle:
+    """A bar as it is told. Its revision rises with every correction of any of its minutes after they had closed."""
+
+    open_time: datetime
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    trade_count: int
+    revision: int
+    closed: bool
+
+
+class InstrumentNotFound(NotFound):
+    """No instrument has this id."""
+
+    reason = "INSTRUMENT_NOT_FOUND"
+
+    def __init__(self, instrument_id: str) -> None:
+        super().__init__(f"no instrument is called {instrument_id}", instrument_id=instrument_id)
+
+
+class InstrumentHasFeed(NotAllowed):
+    """A feed says what this instrument is."""
+
+    reason = "INSTRUMENT_HAS_FEED"
+
+
+class NoQuote(NotFound):
+    """The instrument has had no tick yet."""
+
+    reason = "NO_QUOTE"
+
+
+class ImportLinesInvalid(Invalid):
+    """Lines of the file are wrong; the violations name the first of them."""
+
+    reason = "IMPORT_LINES_INVALID"
+
+
+class ImportMalformed(Invalid):
+    """The import breaks its own form."""
+
+    reason = "IMPORT_MALFORMED"
+
+
+class ReaderTooSlow(Exhausted):
+    """The reader takes less than comes, and wants no conflation."""
+
+    reason = "READER_TOO_SLOW"

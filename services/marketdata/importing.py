@@ -1,0 +1,82 @@
+"""Imports a file of bars: all of it or nothing, once for each request_id."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from tradeloom.marketdata.v1.marketdata_pb2 import ImportCandlesRequest, ImportCandlesResponse, ImportHeader
+
+from libs.mesh.requests import DIGEST_BYTES, answer_once, key_of
+from libs.mesh.wire import timestamp
+from libs.store.database import Connection, Database
+from libs.store.requests import RequestKey
+from services.marketdata import candle_store, imports, store
+from services.marketdata.domain import ImportMalformed
+
+METHOD = "tradeloom.marketdata.v1.ImportCandles"
+RECEIVE_SECONDS = 600.0
+
+
+class Importing:
+    """database is of the worker role. So many files are held in memory at once; others wait."""
+
+    def __init__(self, database: Database, *, at_once_max: int) -> None:
+        self._database = database
+        self._at_once = asyncio.Semaphore(at_once_max)
+
+    async def __call__(self, parts: AsyncIterator[ImportCandlesRequest]) -> ImportCandlesResponse:
+        async with self._at_once:
+            async with asyncio.timeout(RECEIVE_SECONDS):
+                header = await self._header(parts)
+                content = await received(parts)
+            bars = await asyncio.to_thread(imports.read_bars, content, datetime.now(UTC))
+            await self._ensure_months(imports.months_of(bars))
+
+            async def work(rows: Connection) -> ImportCandlesResponse:
+                imported = await candle_store.import_bars(rows, header.instrument_id, imports.slices(bars))
+                return ImportCandlesResponse(
+                    read_count=bars.height,
+                    inserted_count=imported.inserted,
+                    changed_count=imported.changed,
+                    unchanged_count=bars.height - imported.inserted - imported.changed,
+                    start_time=timestamp(bars["open_time"][0]),
+                    end_time=timestamp(bars["open_time"][-1]),
+                )
+
+            return await answer_once(self._database, key_of_import(header, content), ImportCandlesResponse, work)
+
+    async def _header(self, parts: AsyncIterator[ImportCandlesRequest]) -> ImportHeader:
+        """The first part, if it is one and its instrument exists."""
+        first = await anext(parts, None)
+        if first is None or not first.HasField("header"):
+            raise ImportMalformed({"header": "must come first"})
+        async with self._database.transaction() as rows:
+            await store.get_instrument(rows, first.header.instrument_id)
+        return first.header
+
+    async def _ensure_months(self, months: list[datetime]) -> None:
+        async with self._database.transaction() as rows:
+            await candle_store.ensure_months(rows, "market_data_ohlcv", months)
+
+
+async def received(parts: AsyncIterator[ImportCandlesRequest]) -> bytes:
+    """The file, put together; raises ImportMalformed if it is too large or interrupted by another header."""
+    chunks: list[bytes] = []
+    size = 0
+    async for part in parts:
+        if part.HasField("header"):
+            raise ImportMalformed({"header": "came twice"})
+        size += len(part.chunk)
+        if size > imports.FILE_BYTES_MAX:
+            raise ImportMalformed({"chunk": f"the file is larger than {imports.FILE_BYTES_MAX >> 20} MiB"})
+        chunks.append(part.chunk)
+    return b"".join(chunks)
+
+
+def key_of_import(header: ImportHeader, content: bytes) -> RequestKey:
+    """The same request is the same header and the same file."""
+    key = key_of(header)
+    digest = hashlib.blake2b(key.digest + content, digest_size=DIGEST_BYTES).digest()
+    return replace(key, method=METHOD, digest=digest)

@@ -1,0 +1,142 @@
+"""Reads a file of one-minute bars, and finds every line that is wrong.
+
+The file is CSV in UTF-8. Its first line names the columns; timestamp, open, high, low, close and volume must be among them,
+in any order, and others are passed over. Values are not quoted. A timestamp is the bar's open time in UTC, such as
+"2021-12-31 23:01:00", "2021-12-31T23:01:00Z" or with a fraction, and falls on a whole minute. Bars may be in any order;
+blank lines count as lines and hold no bar.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+import polars as pl
+
+from libs.errors import Invalid
+from services.marketdata.domain import EPOCH, MINUTE, ImportLinesInvalid, ImportMalformed
+
+FILE_BYTES_MAX = 256 * 1024 * 1024
+NAMED_LINES_MAX = 100
+SLICE_BARS = 50_000
+COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
+NUMBERS = COLUMNS[1:]
+NO_LINE_HAS_IT = "\x01"
+"""As a separator it keeps every line whole."""
+TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
+UTC_SUFFIX = r"(Z|\+00:?00)$"
+
+
+def read_bars(content: bytes, now: datetime) -> pl.DataFrame:
+    """The file's bars by time: open_time, open, high, low, close, volume. A bar must have ended before now.
+
+    Raises ImportMalformed if it is no such file, and ImportLinesInvalid with the number of wrong lines and the first
+    hundred of them by their numbers, counted from 1 with the header.
+    """
+    lines = whole_lines(content)
+    names = header(lines)
+    bars = (
+        lines.slice(1)
+        .filter(pl.col("text") != "")
+        .with_columns(pl.col("text").str.split(",").alias("fields"))
+        .with_columns(
+            pl.col("fields").list.len().alias("field_count"),
+            *(
+                pl.col("fields").list.get(names.index(name), null_on_oob=True).str.strip_chars().alias(name)
+                for name in COLUMNS
+            ),
+        )
+        .with_columns(
+            pl.col("timestamp")
+            .str.replace("T", " ", literal=True)
+            .str.replace(UTC_SUFFIX, "")
+            .str.to_datetime(TIME_FORMAT, strict=False, time_unit="us", time_zone="UTC")
+            .alias("open_time"),
+            *(pl.col(name).cast(pl.Float64, strict=False) for name in NUMBERS),
+        )
+    )
+    if bars.is_empty():
+        raise ImportMalformed({"chunk": "has no bars"})
+    found = bars.with_columns(wrong(len(names), now)).filter(pl.col("wrong").is_not_null()).select("line", "wrong")
+    if not found.is_empty():
+        raise lines_invalid(found)
+    return bars.select("open_time", *NUMBERS).sort("open_time")
+
+
+def slices(bars: pl.DataFrame) -> Iterator[list[tuple]]:
+    """The bars as rows, so many at a time that they need little memory."""
+    for part in bars.iter_slices(SLICE_BARS):
+        yield part.rows()
+
+
+def whole_lines(content: bytes) -> pl.DataFrame:
+    if not content.strip():
+        raise ImportMalformed({"chunk": "the file is empty"})
+    lines = pl.read_csv(
+        content.removeprefix(b"\xef\xbb\xbf"),
+        separator=NO_LINE_HAS_IT,
+        quote_char=None,
+        has_header=False,
+        new_columns=["text"],
+        infer_schema=False,
+        # A byte that is no text makes its own line wrong, not the whole file unreadable.
+        encoding="utf8-lossy",
+        truncate_ragged_lines=True,
+    )
+    return lines.select(pl.col("text").fill_null("").str.strip_chars_end("\r ")).with_row_index("line", offset=1)
+
+
+def header(lines: pl.DataFrame) -> list[str]:
+    names = [name.strip().lower() for name in lines["text"][0].split(",")]
+    missing = [name for name in COLUMNS if names.count(name) != 1]
+    if missing:
+        raise ImportMalformed({"line 1": f"must name each of these columns once: {', '.join(missing)}"})
+    return names
+
+
+def wrong(field_count: int, now: datetime) -> pl.Expr:
+    """What is wrong with a line, the first thing found; null where nothing is."""
+    low_of_two, high_of_two = pl.min_horizontal("open", "close"), pl.max_horizontal("open", "close")
+    checks: list[tuple[pl.Expr, pl.Expr]] = [
+        (
+            pl.col("field_count") != field_count,
+            pl.format(f"has {{}} fields, the header {field_count}", "field_count"),
+        ),
+        (pl.col("open_time").is_null(), pl.lit("timestamp is not a time such as 2021-12-31 23:01:00")),
+        (
+            pl.col("open_time") != pl.col("open_time").dt.truncate("1m"),
+            pl.lit("timestamp is not on a whole minute"),
+        ),
+        (pl.col("open_time") < EPOCH, pl.lit("timestamp is before 1970")),
+        (pl.col("open_time") > now - MINUTE, pl.lit("the bar has not ended yet")),
+        *((pl.col(name).is_null(), pl.lit(f"{name} is not a number")) for name in NUMBERS),
+        *((~pl.col(name).is_finite(), pl.lit(f"{name} is not finite")) for name in NUMBERS),
+        (pl.col("high") < pl.col("low"), pl.lit("high is below low")),
+        (pl.col("high") < high_of_two, pl.lit("high is below open or close")),
+        (pl.col("low") > low_of_two, pl.lit("low is above open or close")),
+        (pl.col("volume") < 0, pl.lit("volume is negative")),
+        (
+            ~pl.col("open_time").is_first_distinct(),
+            pl.format("repeats the timestamp of line {}", pl.col("line").first().over("open_time")),
+        ),
+    ]
+    found = pl.lit(None, dtype=pl.String)
+    for is_wrong, why in reversed(checks):
+        found = pl.when(is_wrong).then(why).otherwise(found)
+    return found.alias("wrong")
+
+
+def lines_invalid(found: pl.DataFrame) -> Invalid:
+    named: Mapping[str, str] = {f"line {line}": why for line, why in found.head(NAMED_LINES_MAX).iter_rows()}
+    count = found.height
+    first, why = found.row(0)
+    return ImportLinesInvalid(
+        named,
+        f"{count} {'line is' if count == 1 else 'lines are'} wrong, the first is line {first}: {why}; nothing was imported",
+        line=first,
+        wrong_lines=count,
+    )
+
+
+def months_of(bars: pl.DataFrame) -> list[datetime]:
+    """The months that the bars fall in."""
+    months = bars.select(pl.col("open_time").dt.truncate("1mo").unique().sort()).to_series()
+    return [month.replace(tzinfo=UTC) for month in months]

@@ -1,0 +1,122 @@
+"""Speaks the marketdata API: reads the request, asks for the data, writes the response."""
+
+from datetime import UTC, datetime, timedelta
+
+from redis.asyncio import Redis
+from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
+
+from libs.bus import feed
+from libs.mesh import pages
+from libs.mesh.requests import answer_once, key_of
+from libs.mesh.wire import time_from_proto
+from libs.store.database import Connection, Database
+from services.marketdata import candle_store, domain, store, wire
+from services.marketdata.candle_stream import CandleStreams, parse_cursor
+from services.marketdata.importing import Importing
+from services.marketdata.tick_stream import TickStreams, cursors_from
+
+INSTRUMENTS_USUAL = 50
+CANDLES_USUAL = 500
+SNAPSHOT_USUAL = 100
+FORWARDS, BACKWARDS = "after", "before"
+MICROSECOND = timedelta(microseconds=1)
+
+
+class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
+    """database is of the rpc role, which reads only; worker of the worker role."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        worker: Database,
+        redis: Redis,
+        tick_streams: TickStreams,
+        candle_streams: CandleStreams,
+        importing: Importing,
+    ) -> None:
+        self._database, self._worker, self._redis = database, worker, redis
+        self._tick_streams, self._candle_streams, self._import = tick_streams, candle_streams, importing
+
+    async def SearchInstruments(self, request, context):
+        after = pages.key_of(request.page_token, 1)
+        size = pages.size_of(request.page_size, INSTRUMENTS_USUAL)
+        async with self._database.transaction() as rows:
+            found = await store.search_instruments(
+                rows, query=request.query, venue=request.venue, after=str(after[0]) if after else "", limit=size + 1
+            )
+        return marketdata_pb2.SearchInstrumentsResponse(
+            instruments=map(wire.instrument_to_proto, found[:size]),
+            next_page_token=pages.token_after(found[size - 1].instrument_id) if len(found) > size else "",
+        )
+
+    async def GetInstrument(self, request, context):
+        async with self._database.transaction() as rows:
+            instrument = await store.get_instrument(rows, request.instrument_id)
+        return marketdata_pb2.GetInstrumentResponse(instrument=wire.instrument_to_proto(instrument))
+
+    async def PutInstrument(self, request, context):
+        instrument = wire.put_instrument_from_proto(request.instrument)
+
+        async def work(rows: Connection) -> marketdata_pb2.PutInstrumentResponse:
+            existing = await store.find_instrument(rows, instrument.instrument_id, for_update=True)
+            domain.check_put(instrument, existing)
+            stored = await store.put_instrument(rows, instrument)
+            return marketdata_pb2.PutInstrumentResponse(instrument=wire.instrument_to_proto(stored))
+
+        return await answer_once(self._worker, key_of(request), marketdata_pb2.PutInstrumentResponse, work)
+
+    async def GetQuote(self, request, context):
+        quote = (await feed.quotes(self._redis, [request.instrument_id])).get(request.instrument_id)
+        if quote is None:
+            async with self._database.transaction() as rows:
+                await store.get_instrument(rows, request.instrument_id)
+            raise domain.NoQuote("the instrument has had no tick yet", instrument_id=request.instrument_id)
+        return marketdata_pb2.GetQuoteResponse(quote=marketdata_pb2.Quote.FromString(quote))
+
+    async def GetCandles(self, request, context):
+        size = domain.bar_size(request.bar_size)
+        limit = pages.size_of(request.page_size, CANDLES_USUAL)
+        # With a start, pages go on towards the end; without one, back in time from the end.
+        start = time_from_proto(request.start_time) if request.HasField("start_time") else None
+        before = time_from_proto(request.end_time) if request.HasField("end_time") else datetime.now(UTC)
+        if page := pages.key_of(request.page_token, 2):
+            direction, microseconds = page
+            at = domain.EPOCH + int(microseconds) * MICROSECOND
+            start, before = (at, before) if direction == FORWARDS else (None, at)
+        async with self._database.transaction() as rows:
+            await store.get_instrument(rows, request.instrument_id)
+            found = await candle_store.read_candles(
+                rows, request.instrument_id, size, start=start, before=before, limit=limit
+            )
+        token = ""
+        if found.more:
+            direction = BACKWARDS if start is None else FORWARDS
+            at = found.candles[0].open_time if start is None else found.candles[-1].open_time + size.length
+            token = pages.token_after(direction, (at - domain.EPOCH) // MICROSECOND)
+        return marketdata_pb2.GetCandlesResponse(
+            candles=map(wire.candle_to_proto, found.candles), next_page_token=token
+        )
+
+    async def StreamTicks(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)
+        after = cursors_from(request.after_cursors, request.instrument_ids)
+        async with self._database.transaction() as rows:
+            await store.require_instruments(rows, request.instrument_ids)
+        async for message in self._tick_streams.stream(request.instrument_ids, after, conflate=request.conflate):
+            yield message
+
+    async def StreamCandles(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)
+        size = domain.bar_size(request.bar_size)
+        after = parse_cursor(request.after_cursor, request.instrument_id, size) if request.after_cursor else None
+        async with self._database.transaction() as rows:
+            await store.get_instrument(rows, request.instrument_id)
+        async for message in self._candle_streams.stream(
+            request.instrument_id,
+            size,
+            after=after,
+            snapshot_size=pages.size_of(request.snapshot_size, SNAPSHOT_USUAL),
+        ):
+            yield message
+
+    async def ImportCandles(self, request_iterator, context):
+        return await self._import(request_iterator)

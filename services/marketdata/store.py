@@ -1,0 +1,103 @@
+"""Where instruments live. They belong to nobody: the rpc role reads them, the worker role writes."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from libs.store import outbox
+from libs.store.database import Connection
+from services.marketdata import events
+from services.marketdata.domain import AssetClass, Instrument, InstrumentNotFound, InstrumentState
+
+COLUMNS = """
+instrument_id, description, asset_class, base_asset, quote_asset, tick_size, lot_size, minimum_notional,
+maker_fee_rate, taker_fee_rate, has_book, state, has_feed, update_time
+"""
+
+
+async def find_instrument(rows: Connection, instrument_id: str, *, for_update: bool = False) -> Instrument | None:
+    lock = "FOR UPDATE" if for_update else ""
+    row = await rows.fetchrow(f"SELECT {COLUMNS} FROM instruments WHERE instrument_id = $1 {lock}", instrument_id)
+    return instrument_from(row) if row else None
+
+
+async def get_instrument(rows: Connection, instrument_id: str) -> Instrument:
+    """Raises InstrumentNotFound."""
+    if (instrument := await find_instrument(rows, instrument_id)) is None:
+        raise InstrumentNotFound(instrument_id)
+    return instrument
+
+
+async def require_instruments(rows: Connection, instrument_ids: Sequence[str]) -> None:
+    """Raises InstrumentNotFound, naming the first that does not exist."""
+    found = await rows.fetch("SELECT instrument_id FROM instruments WHERE instrument_id = ANY($1)", instrument_ids)
+    existing = {row["instrument_id"] for row in found}
+    for instrument_id in instrument_ids:
+        if instrument_id not in existing:
+            raise InstrumentNotFound(instrument_id)
+
+
+async def search_instruments(rows: Connection, *, query: str, venue: str, after: str, limit: int) -> list[Instrument]:
+    """Those whose id, symbol or description begins with query, in the order of their ids, after the id `after`."""
+    found = await rows.fetch(
+        f"""
+        SELECT {COLUMNS} FROM instruments
+        WHERE instrument_id > $3 AND ($2 = '' OR starts_with(instrument_id, $2 || ':'))
+        AND (starts_with(lower(instrument_id), $1) OR starts_with(lower(split_part(instrument_id, ':', 2)), $1)
+             OR starts_with(lower(description), $1))
+        ORDER BY instrument_id LIMIT $4
+        """,
+        query.lower(),
+        venue,
+        after,
+        limit,
+    )
+    return [instrument_from(row) for row in found]
+
+
+async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument:
+    """Stores the instrument and tells it, unless it stands so already; returns it as it now stands."""
+    row = await rows.fetchrow(
+        """
+        INSERT INTO instruments AS kept (
+          instrument_id, description, asset_class, base_asset, quote_asset, tick_size, lot_size, minimum_notional,
+          maker_fee_rate, taker_fee_rate, has_book, state, has_feed, fact_sequence)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1)
+        ON CONFLICT (instrument_id) DO UPDATE SET
+          description = $2, asset_class = $3, base_asset = $4, quote_asset = $5, tick_size = $6, lot_size = $7,
+          minimum_notional = $8, maker_fee_rate = $9, taker_fee_rate = $10, has_book = $11, state = $12, has_feed = $13,
+          update_time = now(), fact_sequence = kept.fact_sequence + 1
+        WHERE (kept.description, kept.asset_class, kept.base_asset, kept.quote_asset, kept.tick_size, kept.lot_size,
+               kept.minimum_notional, kept.maker_fee_rate, kept.taker_fee_rate, kept.has_book, kept.state, kept.has_feed)
+          IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        RETURNING fact_sequence, update_time
+        """,
+        instrument.instrument_id,
+        instrument.description,
+        instrument.asset_class.value,
+        instrument.base_asset,
+        instrument.quote_asset,
+        instrument.tick_size,
+        instrument.lot_size,
+        instrument.minimum_notional,
+        instrument.maker_fee_rate,
+        instrument.taker_fee_rate,
+        instrument.has_book,
+        instrument.state.value,
+        instrument.has_feed,
+    )
+    if row is None:
+        return await get_instrument(rows, instrument.instrument_id)
+    await rows.execute(
+        "INSERT INTO series (instrument_id) VALUES ($1) ON CONFLICT DO NOTHING", instrument.instrument_id
+    )
+    stored = replace(instrument, update_time=row["update_time"])
+    await outbox.add(rows, [events.instrument_changed(stored, row["fact_sequence"])])
+    return stored
+
+
+def instrument_from(row: Any) -> Instrument:
+    values = dict(row)
+    return Instrument(
+        **values | {"asset_class": AssetClass(values["asset_class"]), "state": InstrumentState(values["state"])}
+    )
