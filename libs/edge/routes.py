@@ -125,17 +125,16 @@ def rest_match(rest: Rest) -> dict[str, Any]:
 
 def way(target: Target, method: Method) -> dict[str, Any]:
     """How a call of this method travels."""
-    streaming = method.client_streaming or method.server_streaming
-    route: dict[str, Any] = {
-        "cluster": method.word,
-        "retry_policy": retry_policy(method),
-        "idle_timeout": seconds(target.stream_idle_seconds if streaming else target.request_idle_seconds),
-    }
+    route: dict[str, Any] = {"cluster": method.word, "retry_policy": retry_policy(method)}
     if method.server_streaming:
         route["timeout"] = "0s"
+        route["idle_timeout"] = seconds(target.stream_idle_seconds)
     else:
+        # An upload is worked on in silence when all of it is there, so it may be silent as long as it may last.
         whole = target.import_timeout_seconds if method.client_streaming else target.unary_timeout_seconds
+        silent = target.import_timeout_seconds if method.client_streaming else target.request_idle_seconds
         route["timeout"] = seconds(whole)
+        route["idle_timeout"] = seconds(silent)
         # A caller's own deadline, where it is shorter, holds here too.
         route["max_stream_duration"] = {"grpc_timeout_header_max": seconds(whole)}
     found: dict[str, Any] = {"route": route}
