@@ -1,7 +1,6 @@
 """Which path goes to which service, with which time-outs, retries and need of a token."""
 
 from collections.abc import Iterable
-from itertools import groupby
 from typing import Any
 
 from tradeloom.policy.v1 import policy_pb2
@@ -105,12 +104,11 @@ def rest_routes(target: Target, methods: Iterable[Method]) -> list[dict[str, Any
         key=lambda pair: (bool(pair[0].variables), pair[0].precedence, pair[0].verb),
     )
     routes: list[dict[str, Any]] = []
-    for _, same_path in groupby(pairs, key=lambda pair: pair[0].template):
-        for rest, method in same_path:
-            route = {"name": method.path, "match": rest_match(rest), **way(target, method)}
-            if rest.body:
-                route["typed_per_filter_config"] = {**route.get("typed_per_filter_config", {}), **WHOLE_BODY}
-            routes.append(route)
+    for rest, method in pairs:
+        route = {"name": method.path, "match": rest_match(rest), **way(target, method)}
+        if rest.body:
+            route["typed_per_filter_config"] = {**route.get("typed_per_filter_config", {}), **WHOLE_BODY}
+        routes.append(route)
     for first in sorted({rest.template.split("/")[1] for rest, _ in pairs}):
         routes += [nothing({"path": f"/{first}"}), nothing({"prefix": f"/{first}/"})]
     return routes

@@ -23,11 +23,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One place to run in. Ports of 0 are not allowed: whoever starts the edge chooses them."""
+    """One place to run in. Ports are chosen by whoever starts the edge; 0 is none."""
 
     name: str
     addresses: Mapping[str, Address]
-    """By word; what is not here has no cluster and no routes."""
+    """By word; what is not here has no cluster and no routes. `auth` must be: it has the keys."""
     by_name: bool
     """Whether hosts are names to look up again and again, instead of addresses."""
     tls_folder: str
@@ -61,7 +61,7 @@ class Target:
     sign_in_per_second: int = 2
     """... and how many it gets back each second. The auth service counts failures more strictly."""
     requests_per_second: int = 20_000
-    """Of all callers together, in each worker-independent bucket of this Envoy."""
+    """Of all callers together, on each port of this one Envoy."""
 
     unary_timeout_seconds: float = 15.0
     import_timeout_seconds: float = 900.0
