@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from libs.codegen import third_party
+from libs.codegen import third_party, typescript
 
 BIN = Path(sys.executable).parent
 
@@ -19,6 +19,7 @@ def generate(root: Path) -> None:
     """Writes `root`/gen. Each step is a process of its own, for it reads what the one before it wrote."""
     generated = root / "gen" / "python"
     run("buf", "generate", "--output", str(root))
+    typescript.generate(root)
     run("python", "-m", "libs.edge.generate", str(root / "gen" / "edge"), generated=generated)
     run("python", "-m", "libs.codegen.openapi", str(root / "gen" / "openapi"), generated=generated)
 

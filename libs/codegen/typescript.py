@@ -12,15 +12,12 @@ TEMPLATE = "buf.gen.web.yaml"
 PLUGIN = Path("services/web/app/node_modules/.bin/protoc-gen-es")
 
 
-def main() -> None:
-    """Needs third_party/ and runs in the repository's root."""
+def generate(root: Path) -> None:
+    """Writes `root`/gen/ts. Needs third_party/, and runs in the repository's root."""
     if not PLUGIN.exists():
         sys.stderr.write(
             "gen/ts is left as it is: its plugin is not installed (run `npm ci --ignore-scripts` in services/web/app)\n"
         )
         return
-    subprocess.run(["buf", "generate", "--template", TEMPLATE], check=True)
-
-
-if __name__ == "__main__":
-    main()
+    buf = Path(sys.executable).parent / "buf"
+    subprocess.run([str(buf), "generate", "--template", TEMPLATE, "--output", str(root)], check=True)

@@ -486,7 +486,7 @@ export const GetJwksResponseSchema: GenMessage<GetJwksResponse> = /*@__PURE__*/
  */
 export type StreamRevocationsRequest = Message<"tradeloom.auth.v1.StreamRevocationsRequest"> & {
   /**
-   * Resume after this cursor; empty asks for the snapshot.
+   * The last cursor that was read; the snapshot comes first all the same, for it is small.
    *
    * @generated from field: string after_cursor = 1;
    */
@@ -521,7 +521,7 @@ export type StreamRevocationsResponse = Message<"tradeloom.auth.v1.StreamRevocat
   notBefore: NotBefore[];
 
   /**
-   * Pass back as after_cursor to resume here.
+   * Rises with every change.
    *
    * @generated from field: string cursor = 3;
    */

@@ -4,7 +4,7 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Account, AccountMode, OrderEvent } from "./orders_pb.js";
+import type { AccountMode, OrderEvent } from "./orders_pb.js";
 import { file_tradeloom_orders_v1_orders } from "./orders_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/orders/v1/events.proto.
  */
 export const file_tradeloom_orders_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSJuCgxPcmRlckNoYW5nZWQSLgoFZXZlbnQYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyRXZlbnQSLgoEbW9kZRgCIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudE1vZGUiPgoNQWNjb3VudE9wZW5lZBItCgdhY2NvdW50GAEgASgLMhwudHJhZGVsb29tLm9yZGVycy52MS5BY2NvdW50YgZwcm90bzM", [file_tradeloom_orders_v1_orders]);
+  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSJuCgxPcmRlckNoYW5nZWQSLgoFZXZlbnQYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyRXZlbnQSLgoEbW9kZRgCIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudE1vZGViBnByb3RvMw", [file_tradeloom_orders_v1_orders]);
 
 /**
  * An order changed. Key: account_id; the fact's sequence is the account_sequence.
@@ -41,25 +41,4 @@ export type OrderChanged = Message<"tradeloom.orders.v1.OrderChanged"> & {
  */
 export const OrderChangedSchema: GenMessage<OrderChanged> = /*@__PURE__*/
   messageDesc(file_tradeloom_orders_v1_events, 0);
-
-/**
- * An account was opened. Key: account_id; the fact's sequence is 1.
- *
- * @generated from message tradeloom.orders.v1.AccountOpened
- */
-export type AccountOpened = Message<"tradeloom.orders.v1.AccountOpened"> & {
-  /**
-   * The account.
-   *
-   * @generated from field: tradeloom.orders.v1.Account account = 1;
-   */
-  account?: Account | undefined;
-};
-
-/**
- * Describes the message tradeloom.orders.v1.AccountOpened.
- * Use `create(AccountOpenedSchema)` to create a new message.
- */
-export const AccountOpenedSchema: GenMessage<AccountOpened> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_events, 1);
 
