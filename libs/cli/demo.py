@@ -305,7 +305,8 @@ async def place(channel: aio.Channel, session: Metadata, ticket: Ticket, story: 
     events = orders.StreamOrderEvents(
         orders_pb2.StreamOrderEventsRequest(account_id=story.account_id), metadata=session, timeout=FILL_SECONDS
     )
-    await events.read()
+    updates = aiter(events)
+    await anext(updates)  # Acknowledged: nothing that happens from here on is missed.
     request = orders_pb2.PlaceOrderRequest(
         request_id=str(uuid7()),
         account_id=story.account_id,
@@ -319,7 +320,7 @@ async def place(channel: aio.Channel, session: Metadata, ticket: Ticket, story: 
     console.print(f"order       {ticket.text}")
     order = placed.order
     try:
-        async for message in events:
+        async for message in updates:
             if message.event.order.order_id == order.order_id:
                 order = message.event.order
                 state = orders_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_")
