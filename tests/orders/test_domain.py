@@ -47,9 +47,7 @@ BTC = Instrument(
     taker_fee_rate=Decimal("0.001"),
     trading=True,
 )
-QUOTE = Quote(
-    bid=Decimal("99.99"), ask=Decimal("100.01"), last=Decimal(100), market_time=NOW, age_seconds=0.1
-)
+QUOTE = Quote(bid=Decimal("99.99"), ask=Decimal("100.01"), last=Decimal(100), market_time=NOW, age_seconds=0.1)
 LIMITS = Limits(open_orders_max=50, quote_age_seconds_max=10.0, market_protection=Decimal("0.05"))
 
 
