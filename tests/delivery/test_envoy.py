@@ -26,12 +26,12 @@ from tests.libs.edge.stand import CHANNEL_OPTIONS, SigningKey, Stand, make_certi
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-IDLE: dict[str, Any] = {"request_idle_seconds": 0.6, "stream_idle_seconds": 1.0, "unary_timeout_seconds": 0.8}
+SHORT: dict[str, Any] = {"request_idle_seconds": 1.0, "stream_idle_seconds": 2.0, "unary_timeout_seconds": 1.5}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stand(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stand]:
-    async with standing(tmp_path_factory.mktemp("edge"), sign_in_burst=20, **IDLE) as started:
+    async with standing(tmp_path_factory.mktemp("edge"), sign_in_burst=20) as started:
         yield started
 
 
@@ -247,24 +247,21 @@ async def test_a_write_that_a_service_saw_is_never_sent_again(stand: Stand) -> N
     assert stand.services.calls["PlaceOrder"] == 1
 
 
-async def test_a_quiet_stream_outlives_every_time_out(stand: Stand) -> None:
-    # Four seconds of heartbeats only: longer than each of the shortened time-outs.
-    stand.services.heartbeats = 10
-    stand.services.heartbeat_seconds = 0.4
-    stream = stand.orders.StreamOrderEvents(orders_pb2.StreamOrderEventsRequest(), metadata=stand.metadata())
+async def test_a_quiet_stream_outlives_every_time_out_and_a_dead_one_does_not(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth", "orders"), **SHORT) as stand:
+        # Nothing but heartbeats, for longer than each of the shortened time-outs.
+        stand.services.heartbeats = 6
+        stand.services.heartbeat_seconds = 0.6
+        request = orders_pb2.StreamOrderEventsRequest()
+        quiet = stand.orders.StreamOrderEvents(request, metadata=stand.metadata())
+        assert [message.cursor async for message in quiet] == [str(number) for number in range(6)]
 
-    assert [message.cursor async for message in stream] == [str(number) for number in range(10)]
-
-
-async def test_a_stream_without_heartbeats_is_ended(stand: Stand) -> None:
-    stand.services.heartbeats = 2
-    stand.services.heartbeat_seconds = 30
-    stream = stand.orders.StreamOrderEvents(orders_pb2.StreamOrderEventsRequest(), metadata=stand.metadata())
-
-    with pytest.raises(grpc.aio.AioRpcError):
-        async for _ in stream:
-            pass
-    assert stand.services.calls["StreamOrderEvents"] == 1
+        stand.services.heartbeat_seconds = 60
+        dead = stand.orders.StreamOrderEvents(request, metadata=stand.metadata())
+        first = await dead.read()
+        assert isinstance(first, orders_pb2.StreamOrderEventsResponse)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await dead.read()
 
 
 async def test_a_file_is_uploaded_in_parts(stand: Stand) -> None:
