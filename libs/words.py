@@ -13,6 +13,8 @@ EDGE_PORT = 8080
 class Word:
     name: str
     alias_port: int
+    has_contract: bool = True
+    """Whether it answers RPCs; web only serves files."""
 
     @property
     def mesh_port(self) -> int:
@@ -33,6 +35,6 @@ WORDS = {
         Word("marketdata", 8016),
         Word("feeds", 8017),
         Word("execution", 8018),
-        Word("web", 8022),
+        Word("web", 8022, has_contract=False),
     )
 }

@@ -11,7 +11,9 @@ from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 from tradeloom.policy.v1 import policy_pb2
 
-PACKAGES = ("auth", "orders", "marketdata", "feeds", "execution")
+from libs.words import WORDS
+
+PACKAGES = tuple(word.name for word in WORDS.values() if word.has_contract)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +31,9 @@ class Refused(Exception):
 
 class Caller(Protocol):
     def call(self, method: str, request: Json, token: str = "") -> Json: ...
-    def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]: ...
+    def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]:
+        """The stream's first messages, heartbeats left out."""
+        ...
 
 
 def path_of(method: str) -> str:
@@ -57,6 +60,11 @@ def documents(text: str) -> list[Json]:
         found.append(snake(document))
         at = end + len(text[end:]) - len(text[end:].lstrip())
     return found
+
+
+def telling(messages: list[Json]) -> list[Json]:
+    """The messages that say more than that the stream lives."""
+    return [message for message in messages if not message.get("heartbeat")]
 
 
 class Grpcurl:
@@ -92,8 +100,8 @@ class Grpcurl:
         try:
             for line in process.stdout:
                 text += line
-                if line.startswith("}") and len(found := documents(text)) >= count:
-                    return found
+                if line.startswith("}") and len(found := telling(documents(text))) >= count:
+                    return found[:count]
         finally:
             process.kill()
             process.wait()
@@ -129,7 +137,8 @@ class Stubs:
     def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]:
         with grpc.insecure_channel(self._edge, options=[("grpc.enable_http_proxy", 0)]) as channel:
             responses = self._invoke(channel, method, request, token)
-            found = [json_format.MessageToDict(next(responses), preserving_proto_field_name=True) for _ in range(count)]
+            messages = (json_format.MessageToDict(each, preserving_proto_field_name=True) for each in responses)
+            found = list(islice((message for message in messages if telling([message])), count))
             responses.cancel()
             return found
 
@@ -164,8 +173,8 @@ class Curl:
 
     def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]:
         with self._request(method, request, token, stream=True) as response:
-            lines = response.iter_lines()
-            return [json.loads(next(lines)) for _ in range(count)]
+            messages = (json.loads(line) for line in response.iter_lines(chunk_size=1))
+            return list(islice((message for message in messages if telling([message])), count))
 
 
 def is_for_users(method: str) -> bool:
