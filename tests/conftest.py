@@ -11,6 +11,7 @@ from libs.store.database import Database, open_database
 from tests import servers
 from tests.sample import Sample, drop_sample, make_sample, make_template
 from tests.servers import PostgresServer, ValkeyServer
+from tests.stack import Stack, stack_in
 
 numbers = itertools.count(1)
 
@@ -68,3 +69,10 @@ async def worker(sample: Sample) -> AsyncIterator[Database]:
     """The sample's database as its worker role."""
     async with open_database(sample.worker_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole mesh, one for the run: what people start with `tradeloom up`."""
+    with stack_in(tmp_path_factory.mktemp("stack")) as running:
+        yield running
