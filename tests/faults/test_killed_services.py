@@ -23,6 +23,8 @@ BTC = "SIM:BTCUSDT"
 CALL_SECONDS = 15.0
 RECOVERY_SECONDS = 60.0
 RETRY_SECONDS = 0.2
+# A draining service says UNAVAILABLE; of one that died Envoy resets the stream, which gRPC calls INTERNAL.
+RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
 PASSWORD = "correct horse battery"
 
 
@@ -36,6 +38,7 @@ class Trader:
         self._market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
         self._session: list[tuple[str, str]] = []
         self.account_id = ""
+        self.following: list[asyncio.Task[None]] = []
         self.events: list[orders_pb2.OrderEvent] = []
         self.batches: list[marketdata_pb2.TickBatch] = []
 
@@ -101,7 +104,7 @@ class Trader:
                     if step.HasField("event"):
                         self.events.append(step.event)
             except aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+                assert error.code() in RESUMABLE, error
             await asyncio.sleep(RETRY_SECONDS)
 
     async def follow_ticks(self) -> None:
@@ -117,12 +120,15 @@ class Trader:
                         self.batches.append(batch)
                         cursors = [batch.cursor]
             except aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+                assert error.code() in RESUMABLE, error
             await asyncio.sleep(RETRY_SECONDS)
 
     async def sees(self, what) -> None:
         async with asyncio.timeout(RECOVERY_SECONDS):
             while not what():
+                for task in self.following:
+                    if task.done():
+                        task.result()  # Says why a stream ended for good.
                 await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -131,14 +137,13 @@ async def trading(stack: Stack) -> AsyncIterator[Trader]:
     async with open_edge_channel(stack.edge) as channel:
         trader = Trader(channel)
         await trader.begin()
-        following = [asyncio.create_task(trader.follow_orders()), asyncio.create_task(trader.follow_ticks())]
+        trader.following = [asyncio.create_task(trader.follow_orders()), asyncio.create_task(trader.follow_ticks())]
         try:
             yield trader
-            assert not any(task.done() for task in following), [task for task in following if task.done()]
         finally:
-            for task in following:
+            for task in trader.following:
                 task.cancel()
-            await asyncio.gather(*following, return_exceptions=True)
+            await asyncio.gather(*trader.following, return_exceptions=True)
 
 
 def process(stack: Stack, word: str):
