@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from libs.stack.run import moved_ports
+from libs.stack.ports import moved_ports
 from libs.stack.state import HEALTHY, STOPPING, Snapshot
 from libs.stack.supervisor import State, Status
 

@@ -9,9 +9,8 @@ from libs.cli.options import DataDir
 from libs.stack import processes
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
-from libs.stack.run import LEFT_BEHIND_SECONDS
 from libs.stack.state import AlreadyRunning, locked, running
-from libs.stack.supervisor import clear_left_behind
+from libs.stack.supervisor import LEFT_BEHIND_SECONDS, clear_left_behind
 
 app = typer.Typer()
 

@@ -8,7 +8,6 @@ import typer
 from libs.cli.options import DataDir
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
-from libs.stack.schema import migrate_stopped, reset_stopped
 from libs.stack.state import AlreadyRunning
 
 app = typer.Typer()
@@ -21,6 +20,8 @@ def migrate(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Migrate the database of a stack that is not running (`up` migrates by itself)."""
+    from libs.stack.schema import migrate_stopped, reset_stopped
+
     folder = DataFolder.at(data_dir)
     if reset and not yes:
         typer.confirm(f"This deletes every user, order and price kept in {folder.path}. Go on?", abort=True)

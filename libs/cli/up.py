@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import psutil
 import typer
 from rich.console import Console
 
@@ -17,9 +18,11 @@ from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
 from libs.stack.logs import tail
 from libs.stack.processes import child_environment
-from libs.stack.run import Options, Run
 from libs.stack.state import HEALTHY, AlreadyRunning, Snapshot, running
 from libs.stack.supervisor import State
+
+if TYPE_CHECKING:
+    from libs.stack.run import Options
 
 app = typer.Typer()
 
@@ -39,11 +42,18 @@ def up(
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when healthy, and leave it running.")] = False,
+    began: Annotated[
+        float, typer.Option(hidden=True, help="When the command was given, in seconds since the epoch.")
+    ] = 0,
 ) -> None:
     """Start everything and keep it running; a second time, say what runs where."""
-    began = time.time()
+    # Late here and elsewhere in this folder: the whole stack takes a moment to import, which `status` need not wait for.
+    from libs.stack.run import Options
+
     folder = DataFolder.at(data_dir)
-    options = Options(folder=folder, only=[word for word in only.split(",") if word], port=port, began=began)
+    options = Options(
+        folder=folder, only=[word for word in only.split(",") if word], port=port, began=began or own_start()
+    )
     console = Console()
     if snapshot := running(folder):
         say_running(console, folder, snapshot)
@@ -53,7 +63,14 @@ def up(
         asyncio.run(stay(console, options))
 
 
-async def stay(console: Console, options: Options) -> None:
+def own_start() -> float:
+    """When this process began, before it had imported anything."""
+    return psutil.Process().create_time()
+
+
+async def stay(console: Console, options: "Options") -> None:
+    from libs.stack.run import Run
+
     display = Display(console)
     run = Run(options, display)
     loop = asyncio.get_running_loop()
@@ -77,7 +94,7 @@ def say_running(console: Console, folder: DataFolder, snapshot: Snapshot | None)
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def start_detached(console: Console, options: Options) -> None:
+def start_detached(console: Console, options: "Options") -> None:
     """Start a supervisor of its own session, and return when all is healthy; raises StackError when it is not."""
     options.folder.make()
     complaints = options.folder.logs / "supervisor.err"
@@ -97,8 +114,18 @@ def start_detached(console: Console, options: Options) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def detached_command(options: Options) -> list[str]:
-    command = [sys.executable, "-P", "-m", "libs.cli", "up", "--data-dir", str(options.folder.path)]
+def detached_command(options: "Options") -> list[str]:
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "libs.cli",
+        "up",
+        "--data-dir",
+        str(options.folder.path),
+        "--began",
+        str(options.began),
+    ]
     if options.only:
         command += ["--only", ",".join(options.only)]
     if options.port is not None:
@@ -106,7 +133,7 @@ def detached_command(options: Options) -> list[str]:
     return command
 
 
-def wait_healthy(supervisor: "subprocess.Popen[bytes]", options: Options, complaints: Path) -> Snapshot:
+def wait_healthy(supervisor: "subprocess.Popen[bytes]", options: "Options", complaints: Path) -> Snapshot:
     until = time.monotonic() + HEALTHY_SECONDS_MAX
     while time.monotonic() < until:
         snapshot = running(options.folder)

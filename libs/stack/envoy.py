@@ -1,12 +1,13 @@
 """Envoy, the one door: its configuration is made from the contract for the ports of this run."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from libs.stack.folder import DataFolder
 from libs.stack.ports import HOST
-from libs.stack.probes import http_ok
+from libs.stack.probes import http_get, http_ok
 from libs.stack.supervisor import Process
 from libs.words import WORDS
 
@@ -29,12 +30,20 @@ async def envoy_process(folder: DataFolder, ports: Mapping[str, int]) -> Process
     )
 
 
+async def edge_reaches(admin_port: int, words: Sequence[str]) -> bool:
+    """Whether Envoy's own health checks have found every one of these services."""
+    pattern = f"^cluster\\.({'|'.join(words)})\\.membership_healthy$"
+    status, answer = await http_get(admin_port, f"/stats?filter={quote(pattern)}")
+    healthy = [line for line in answer.splitlines() if ".membership_healthy: 1" in line]
+    return status == 200 and len(healthy) == len(words)
+
+
 def write_configuration(folder: DataFolder, ports: Mapping[str, int]) -> None:
     from libs.edge import config
     from libs.edge.target import Address, embedded
 
     target = embedded(
-        tls_folder=str(folder.pki),
+        tls_folder=str(folder.tls),
         descriptors_file=str(folder.path / "contract.binpb"),
         addresses={
             word: Address(host=HOST, mesh_port=ports[f"{word}.mesh"], probe_port=ports[f"{word}.probe"])

@@ -30,7 +30,7 @@ class DataFolder:
         return cls((path or Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)).expanduser().absolute())
 
     def make(self) -> None:
-        for folder in (self.path, self.secrets, self.pki, self.run, self.logs, self.postgres, self.valkey):
+        for folder in (self.path, self.secrets, self.tls, self.run, self.logs, self.postgres, self.valkey):
             make_private(folder)
 
     @property
@@ -50,8 +50,8 @@ class DataFolder:
         return self.path / "secrets"
 
     @property
-    def pki(self) -> Path:
-        return self.path / "pki"
+    def tls(self) -> Path:
+        return self.path / "tls"
 
     @property
     def run(self) -> Path:

@@ -1,6 +1,7 @@
 """One log file per process, bounded: the newest file and the one before it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
@@ -9,7 +10,10 @@ TAIL_BYTES = 4096
 
 
 class Log:
-    """Appends bytes to a file and begins anew, keeping one older file, when it is full."""
+    """Appends bytes to a file and begins anew, keeping one older file, when it is full.
+
+    A full disk loses lines; it ends nothing.
+    """
 
     def __init__(self, file: Path, bytes_max: int = LOG_BYTES_MAX) -> None:
         self._file = file
@@ -21,6 +25,10 @@ class Log:
         self._size = os.fstat(self._descriptor).st_size
 
     def write(self, data: bytes) -> None:
+        with suppress(OSError):
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
         if self._size and self._size + len(data) > self._bytes_max:
             os.close(self._descriptor)
             self._file.replace(older(self._file))

@@ -1,13 +1,16 @@
 """Ports on loopback: the standard ones, others where those are taken."""
 
 import socket
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 
 import psutil
 
 from libs.stack.errors import StackError
+from libs.words import EDGE_PORT, WORDS
 
 HOST = "127.0.0.1"
+ANY_PORT = 0
 
 
 def is_free(port: int) -> bool:
@@ -22,28 +25,50 @@ def is_free(port: int) -> bool:
 
 
 class Ports:
-    """Gives out each port once."""
+    """Gives out each port once, and on Linux to one stack of the machine only, until this object or its process ends.
+
+    Between the choice and the moment a server listens lie seconds, in which another stack would choose the same.
+    """
 
     def __init__(self) -> None:
-        self._given: set[int] = set()
+        self._claims: dict[int, socket.socket | None] = {}
 
     def take(self, *preferred: int) -> int:
         """The first preferred port that is free, or any other."""
         for port in preferred:
-            if port not in self._given and is_free(port):
-                self._given.add(port)
+            if self._claim(port):
                 return port
-        while (port := any_free()) in self._given:
+        while not self._claim(port := any_free()):
             pass
-        self._given.add(port)
         return port
 
     def insist(self, port: int, flag: str) -> int:
         """Take this port and no other; raises StackError naming who holds it."""
-        if port in self._given or not is_free(port):
+        if not self._claim(port):
             raise StackError(f"port {port} is held by {holder(port)}; stop it, or choose another port with {flag}")
-        self._given.add(port)
         return port
+
+    def _claim(self, port: int) -> bool:
+        if port in self._claims or not is_free(port):
+            return False
+        if sys.platform != "linux":
+            self._claims[port] = None
+            return True
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            # A name without a file: it lives in the same network namespace as the port and ends with its holder.
+            claim.bind(f"\0tradeloom/port/{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._claims[port] = claim
+        return True
+
+    def release(self) -> None:
+        for claim in self._claims.values():
+            if claim is not None:
+                claim.close()
+        self._claims.clear()
 
 
 def any_free() -> int:
@@ -65,6 +90,21 @@ def holder(port: int) -> str:
     )
 
 
+def listens(pid: int, port: int) -> bool:
+    """Whether this very process, or one it started, is the listener; True where the system does not tell."""
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        connections = [connection for process in family for connection in process.net_connections(kind="tcp")]
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
+    return any(
+        connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
+        for connection in connections
+    )
+
+
 def describe(pids: Iterable[int | None]) -> str:
     for pid in pids:
         if pid is None:
@@ -74,4 +114,40 @@ def describe(pids: Iterable[int | None]) -> str:
             return f"{process.name()} (pid {pid}: {' '.join(process.cmdline())[:80]})"
         except psutil.Error:
             continue
-    return "a process of another user"
+    return "another stack that is starting, or a process of another user"
+
+
+def standard_ports() -> dict[str, int]:
+    """By use; also for services that are not started now, so that they are found when they are."""
+    ports = {
+        "edge": EDGE_PORT,
+        "edge.admin": EDGE_PORT + 10_000,
+        "edge.probe": EDGE_PORT + 20_000,
+        "postgres": 5432,
+        "valkey": 6379,
+    }
+    for word in WORDS.values():
+        ports[f"{word.name}.mesh"] = word.mesh_port
+        ports[f"{word.name}.probe"] = word.probe_port
+        ports[f"{word.name}.alias"] = word.alias_port
+    return ports
+
+
+def choose_ports(ports: Ports, edge_port: int | None, earlier: Mapping[str, int]) -> dict[str, int]:
+    """By use. What was asked for by number is taken or refused.
+
+    A standard port that is taken gives way to the one of the last run, then to any. 0 asks for any, for everything:
+    stacks side by side then do not compete for the standard ones.
+    """
+    chosen = {"edge": ports.insist(edge_port, "--port")} if edge_port else {}
+    for use, port in standard_ports().items():
+        if use not in chosen:
+            preferred = [earlier[use]] if use in earlier else []
+            chosen[use] = ports.take(*preferred) if edge_port == ANY_PORT else ports.take(port, *preferred)
+    return chosen
+
+
+def moved_ports(ports: Mapping[str, int]) -> dict[str, int]:
+    """Those that are not the standard ones, by use."""
+    standard = standard_ports()
+    return {use: port for use, port in ports.items() if port != standard[use]}

@@ -11,16 +11,16 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from libs.stack.credentials import OWNER, Credentials, refuse_development_secrets, rpc_role, worker_role
-from libs.stack.envoy import envoy_process
+from libs.stack.envoy import edge_reaches, envoy_process
 from libs.stack.folder import DataFolder
 from libs.stack.logs import Log
 from libs.stack.pki import make_certificates
-from libs.stack.ports import Ports
+from libs.stack.ports import Ports, choose_ports
 from libs.stack.postgres import START_SECONDS as POSTGRES_START_SECONDS
 from libs.stack.postgres import (
     PostgresServer,
@@ -33,17 +33,15 @@ from libs.stack.processes import Owned
 from libs.stack.schema import check_database, migrate
 from libs.stack.services import Surroundings, installed_words, service_process
 from libs.stack.state import HEALTHY, STOPPING, Snapshot, locked
-from libs.stack.supervisor import State, Status, Supervisor, clear_left_behind
+from libs.stack.supervisor import LEFT_BEHIND_SECONDS, State, Status, Supervisor, clear_left_behind
 from libs.stack.urls import plain_database_url
 from libs.stack.valkey import OPERATOR, ValkeyServer, valkey_process
 from libs.stack.valkey import START_SECONDS as VALKEY_START_SECONDS
-from libs.words import EDGE_PORT, WORDS
+from libs.words import WORDS
 
-ANY_PORT = 0
+REACH_POLL_SECONDS = 0.05
 SERVER_DEATHS_MAX = 3
 """Postgres or Valkey dying this often before it ever worked ends the start: waiting longer would not help."""
-LEFT_BEHIND_SECONDS = 10.0
-"""How long processes of a killed run may take to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +68,7 @@ class Run:
         assert me is not None
         self.snapshot = Snapshot(supervisor=me, start_time=datetime.now(UTC))
         self._credentials = Credentials(self._folder.secrets)
+        self._ports = Ports()
         self._supervisor: Supervisor | None = None
 
     def stop(self) -> None:
@@ -86,6 +85,7 @@ class Run:
             try:
                 await self._live()
             finally:
+                self._ports.release()
                 log.close()
 
     async def _live(self) -> None:
@@ -118,7 +118,8 @@ class Run:
             self._credentials.make(WORDS)
             self._refuse_in_production()
         self.snapshot.admin_password_file = str(self._credentials.admin_password_file)
-        self.snapshot.ports = choose_ports(self._options.port, Snapshot.read(self._folder))
+        earlier = Snapshot.read(self._folder)
+        self.snapshot.ports = choose_ports(self._ports, self._options.port, earlier.ports if earlier else {})
         try:
             async with asyncio.TaskGroup() as together:
                 database = together.create_task(self._start_database(supervisor))
@@ -130,6 +131,9 @@ class Run:
             raise group.exceptions[0] from None
         with self._phase("readiness"):
             await self._all_ready(supervisor)
+        with self._phase("reach"):
+            while not await edge_reaches(self.snapshot.ports["edge.admin"], words):  # noqa: ASYNC110 (Envoy only answers)
+                await asyncio.sleep(REACH_POLL_SECONDS)
         self.snapshot.healthy_seconds = round(time.time() - self._options.began, 2)
         self.snapshot.state = HEALTHY
         self._say(f"healthy after {self.snapshot.healthy_seconds:.1f} s")
@@ -201,7 +205,7 @@ class Run:
     async def _start_edge(self, supervisor: Supervisor) -> None:
         with self._phase("certificates"):
             names = [*WORDS, "edge", "operator"]
-            await asyncio.to_thread(make_certificates, self._folder.pki, self._folder.secrets / "ca.key", names)
+            await asyncio.to_thread(make_certificates, self._folder.tls, self._folder.secrets / "ca.key", names)
         with self._phase("edge"):
             supervisor.start(await envoy_process(self._folder, self.snapshot.ports))
 
@@ -219,47 +223,11 @@ class Run:
         if self._supervisor is not None:
             self.snapshot.processes = self._supervisor.statuses
         if self.snapshot.ports:
-            self.snapshot.write(self._folder)
+            with suppress(OSError):  # a full disk must not end what runs well
+                self.snapshot.write(self._folder)
         self._log.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {event}\n".encode())
-        self._tell(self.snapshot, event)
-
-
-def standard_ports() -> dict[str, int]:
-    """By use; also for services that are not started now, so that they are found when they are."""
-    ports = {
-        "edge": EDGE_PORT,
-        "edge.admin": EDGE_PORT + 10_000,
-        "edge.probe": EDGE_PORT + 20_000,
-        "postgres": 5432,
-        "valkey": 6379,
-    }
-    for word in WORDS.values():
-        ports[f"{word.name}.mesh"] = word.mesh_port
-        ports[f"{word.name}.probe"] = word.probe_port
-        ports[f"{word.name}.alias"] = word.alias_port
-    return ports
-
-
-def choose_ports(edge_port: int | None, last: Snapshot | None) -> dict[str, int]:
-    """By use. What was asked for by number is taken or refused.
-
-    A standard port that is taken gives way to the one of the last run, then to any. 0 asks for any, for everything:
-    stacks side by side then do not compete for the standard ones.
-    """
-    ports = Ports()
-    chosen = {"edge": ports.insist(edge_port, "--port")} if edge_port else {}
-    earlier = last.ports if last else {}
-    for use, port in standard_ports().items():
-        if use not in chosen:
-            preferred = [earlier[use]] if use in earlier else []
-            chosen[use] = ports.take(*preferred) if edge_port == ANY_PORT else ports.take(port, *preferred)
-    return chosen
-
-
-def moved_ports(ports: Mapping[str, int]) -> dict[str, int]:
-    """Those that are not the standard ones, by use."""
-    standard = standard_ports()
-    return {use: port for use, port in ports.items() if port != standard[use]}
+        with suppress(OSError):  # nor the end of whoever read our output
+            self._tell(self.snapshot, event)
 
 
 def role_passwords(credentials: Credentials) -> dict[str, str]:

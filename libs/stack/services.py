@@ -78,7 +78,7 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
         "DATABASE_URL": as_user(around.owner_url, rpc_role(word), passwords.postgres(rpc_role(word))),
         "WORKER_DATABASE_URL": as_user(around.owner_url, worker_role(word), passwords.postgres(worker_role(word))),
         "REDIS_URL": around.redis_urls[word],
-        "TLS_FOLDER": str(around.folder.pki),
+        "TLS_FOLDER": str(around.folder.tls),
         "LISTEN_HOST": HOST,
         "MESH_PORT": str(around.ports[f"{word}.mesh"]),
         "PROBE_PORT": str(around.ports[f"{word}.probe"]),

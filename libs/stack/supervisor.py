@@ -23,6 +23,7 @@ from typing import Literal, Self
 from libs.stack import processes
 from libs.stack.errors import StackError
 from libs.stack.logs import Log, tail
+from libs.stack.ports import holder, is_free, listens
 from libs.stack.processes import Owned, child_environment, write_whole
 
 BACKOFF_FIRST_SECONDS = 0.1
@@ -35,6 +36,8 @@ LOG_READ_BYTES = 65_536
 END_SECONDS = 5.0
 """How long a program that ran out of time may take to end."""
 FAILURE_LINES_MAX = 20
+LEFT_BEHIND_SECONDS = 10.0
+"""How long processes of a killed run may take to end."""
 FINAL_READS_MAX = 16
 """After a process ended: 1 MiB, many times what a pipe can hold."""
 
@@ -229,7 +232,8 @@ class Kept:
             return loop.time() - began
         owned = Owned.of(child.pid)
         if owned is not None:
-            Record(owned, int(self.process.stop_signal)).write(self._file)
+            with suppress(OSError):  # a full disk; the kernel ends the process with us all the same
+                Record(owned, int(self.process.stop_signal)).write(self._file)
         self.status.pid = child.pid
         self.status.start_time = datetime.now(UTC)
         self.status.ready_seconds = None
@@ -251,6 +255,9 @@ class Kept:
             output.close()
         self.status.exit = describe_exit(code)
         self.status.pid = None
+        taken = [port for port in self.process.ports.values() if not is_free(port)]
+        if taken and not self._ending.is_set():
+            self.status.exit += f"; port {taken[0]} is held by {holder(taken[0])}"
         return loop.time() - began
 
     async def _spawn(self, output: "Output") -> asyncio.subprocess.Process:
@@ -276,6 +283,9 @@ class Kept:
         loop = asyncio.get_running_loop()
         while True:
             ready = await self.process.ready()
+            if ready and self.status.ready_seconds is None:
+                # A server that was there before may answer in its place.
+                ready = all(listens(self.status.pid or 0, port) for port in self.process.ports.values())
             if ready and self.status.ready_seconds is None:
                 self.status.ready_seconds = loop.time() - began
             if ready and self.status.state is not State.READY:

@@ -116,9 +116,9 @@ def test_no_password_is_ever_printed_and_the_state_holds_none(folder, up):
 
 
 def test_what_is_secret_is_open_to_its_owner_only(folder, up):
-    for private in (folder.path, folder.secrets, folder.pki, folder.run, folder.logs):
+    for private in (folder.path, folder.secrets, folder.tls, folder.run, folder.logs):
         assert private.stat().st_mode & 0o777 == 0o700
-    for file in (folder.state, *folder.secrets.iterdir(), *folder.pki.glob("*.key")):
+    for file in (folder.state, *folder.secrets.iterdir(), *folder.tls.glob("*.key")):
         assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -189,13 +189,14 @@ def test_ctrl_c_stops_everything_cleanly(folder):
         text=True,
     )
     assert supervisor.stdout is not None
-    said = []
+    said, family = [], []
     for line in supervisor.stdout:
         said.append(line)
         if line.startswith("healthy after"):
             family = everything(folder)
             supervisor.send_signal(signal.SIGINT)
     assert supervisor.wait(WAIT_SECONDS) == 0
+    assert family
     supervisor.stdout.close()
     assert [owned for owned in family if owned.alive] == []
     stopped = [line.split(":")[0] for line in said if line.endswith(": stopped\n")]
@@ -211,11 +212,13 @@ def test_ctrl_c_while_starting_leaves_nothing_either(folder):
         text=True,
     )
     assert supervisor.stdout is not None
+    family = []
     for line in supervisor.stdout:
         if line == "postgres: ready\n":
             family = everything(folder)
             supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(WAIT_SECONDS) == 0
+    assert family
     supervisor.stdout.close()
     assert [owned for owned in family if owned.alive] == []
 

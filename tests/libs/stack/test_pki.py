@@ -72,5 +72,4 @@ def test_two_leaves_of_the_authority_trust_each_other(tmp_path, make):
                 side.do_handshake()
             except ssl.SSLWantReadError:
                 continue
-    peer = other.getpeercert() or {}
-    assert ("URI", "spiffe://tradeloom/svc/edge") in peer["subjectAltName"]
+    assert "('URI', 'spiffe://tradeloom/svc/edge')" in str(other.getpeercert())

@@ -1,11 +1,12 @@
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from libs.stack.errors import StackError
-from libs.stack.ports import HOST, Ports, any_free, is_free
-from libs.stack.run import choose_ports, moved_ports, standard_ports
+from libs.stack.ports import HOST, Ports, any_free, choose_ports, is_free, listens, moved_ports, standard_ports
 
 
 @pytest.fixture
@@ -16,35 +17,57 @@ def taken():
         yield listener.getsockname()[1]
 
 
+@pytest.fixture
+def ports():
+    ports = Ports()
+    yield ports
+    ports.release()
+
+
 def test_a_port_with_a_listener_is_not_free(taken):
     assert not is_free(taken)
     assert is_free(any_free())
 
 
-def test_a_standard_port_that_is_taken_gives_way(taken):
+def test_a_standard_port_that_is_taken_gives_way(ports, taken):
     spare = any_free()
-    assert Ports().take(taken, spare) == spare
-    assert Ports().take(taken) not in (taken, 0)
+    assert ports.take(taken, spare) == spare
+    assert ports.take(taken) not in (taken, 0)
 
 
-def test_no_port_is_given_twice():
-    ports = Ports()
+def test_no_port_is_given_twice(ports):
     port = any_free()
     assert ports.take(port) == port
     assert ports.take(port) != port
 
 
-def test_a_port_asked_for_by_number_is_refused_with_its_holder_and_the_flag(taken):
+def test_a_port_asked_for_by_number_is_refused_with_its_holder_and_the_flag(ports, taken):
     with pytest.raises(StackError, match=rf"port {taken} is held by .*\(pid {os.getpid()}.*--port"):
-        choose_ports(taken, None)
+        choose_ports(ports, taken, {})
 
 
-def test_a_port_asked_for_by_number_is_the_edges(taken):
+def test_a_port_asked_for_by_number_is_the_edges(ports):
     port = any_free()
-    assert choose_ports(port, None)["edge"] == port
+    assert choose_ports(ports, port, {})["edge"] == port
 
 
 def test_ports_other_than_the_standard_ones_are_named():
     ports = standard_ports()
     assert moved_ports(ports) == {}
     assert moved_ports(ports | {"orders.mesh": 4711}) == {"orders.mesh": 4711}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names without files")
+def test_two_stacks_that_start_together_never_choose_the_same_port(ports):
+    first = choose_ports(ports, None, {})
+    other = Ports()
+    second = choose_ports(other, None, {})
+    other.release()
+    assert not set(first.values()) & set(second.values())
+
+
+def test_a_listener_is_told_from_its_neighbours(taken):
+    assert listens(os.getpid(), taken)
+    with subprocess.Popen(["sleep", "600"]) as neighbour:
+        assert not listens(neighbour.pid, taken)
+        neighbour.kill()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -41,6 +42,16 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become s
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("postgres")
+
+
+@contextmanager
+def started(*command: str):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def connect(url: str) -> asyncpg.Connection:
@@ -141,54 +152,41 @@ async def test_it_recovers_when_all_of_it_is_killed(folder):
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 try:
-                    assert await value(owner, "SELECT count(*) FROM lived") >= 1
+                    assert await value(owner, "SELECT count(*) > 0 FROM lived")
                     break
                 except (OSError, asyncpg.PostgresError):
                     await asyncio.sleep(0.05)
 
 
 async def test_a_stale_lock_that_names_a_bystander_hinders_nobody(folder):
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
+    with started(sys.executable, "-c", "import time; time.sleep(600)") as bystander:
         await make_cluster(folder, PASSWORD)
         lock = folder / "cluster" / "postmaster.pid"
         lock.write_text(f"{bystander.pid}\n{folder / 'cluster'}\n1700000000\n5432\n\n127.0.0.1\n    12345 9\nready\n")
         async with postgres(folder, superuser_password=PASSWORD) as server:
             assert await value(server.superuser_url("postgres"), "SELECT 1") == 1
         assert bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()
 
 
 async def test_a_server_left_by_a_killed_run_is_ended_before_a_new_one_starts(folder):
     await make_cluster(folder, PASSWORD)
     home = await choose_home(folder)
-    left = subprocess.Popen(
-        [
-            *as_home(home.identity),
-            str(home.binaries / "postgres"),
-            "-D",
-            str(home.cluster),
-            "-p",
-            str(any_free()),
-            "-c",
-            "unix_socket_directories=",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
-    try:
+    program = [
+        str(home.binaries / "postgres"),
+        "-D",
+        str(home.cluster),
+        "-p",
+        str(any_free()),
+        "-c",
+        "unix_socket_directories=",
+    ]
+    with started(*as_home(home.identity), *program) as left:
         async with asyncio.timeout(WAIT_SECONDS):
             while not (home.cluster / "postmaster.pid").exists():
                 await asyncio.sleep(0.02)
         await clear_cluster(home.cluster)
         assert left.wait(WAIT_SECONDS) is not None
         assert working_in(home.cluster) == []
-    finally:
-        left.kill()
-        left.wait()
 
 
 def as_home(identity: str) -> list[str]:
@@ -207,9 +205,9 @@ async def test_a_cluster_half_made_when_the_power_went_is_made_again(tmp_path):
 
 def test_little_shared_memory_is_left_alone(monkeypatch):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=64 * 1024 * 1024))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=64 * 1024 * 1024))
     assert server_settings(5432)["dynamic_shared_memory_type"] == "mmap"
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=8 * 1024**3))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=8 * 1024**3))
     assert "dynamic_shared_memory_type" not in server_settings(5432)
 
 
@@ -295,3 +293,19 @@ async def test_stopping_takes_every_process_along(folder):
         assert len(family) > 3
         rows.terminate()
     assert await processes.gone(family, WAIT_SECONDS)
+
+
+@only_root
+def test_refused_user_namespaces_are_noticed():
+    """Of a namespace whose own limit is none, as a hardened kernel's is."""
+    ask = "import asyncio; from libs.stack.postgres import namespaces_work, wheel; print(asyncio.run(namespaces_work(wheel() / 'bin')))"
+    refusing = f'echo 0 > /proc/sys/user/max_user_namespaces && exec {sys.executable} -c "{ask}"'
+    for shell, answer in (
+        (["/bin/sh", "-c"], "True"),
+        (["unshare", "--user", "--map-root-user", "/bin/sh", "-c"], "False"),
+    ):
+        script = refusing if answer == "False" else f'{sys.executable} -c "{ask}"'
+        done = subprocess.run([*shell, script], capture_output=True, text=True, timeout=60, check=False)
+        if answer == "True" and done.stdout == "False\n":
+            pytest.skip("this kernel refuses user namespaces to begin with")
+        assert done.stdout == f"{answer}\n", done.stderr

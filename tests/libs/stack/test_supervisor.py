@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,7 @@ import pytest
 
 from libs.stack import processes, supervisor
 from libs.stack.errors import StackError
+from libs.stack.ports import HOST, is_free
 from libs.stack.processes import Owned
 from libs.stack.supervisor import Process, Record, State, Supervisor, clear_left_behind, left_behind
 
@@ -57,6 +60,17 @@ def program(tmp_path: Path, source: str, name: str = "worker", **more) -> Proces
     return Process(name=name, command=[sys.executable, str(file), str(ready_file)], ready=ready, **settings)
 
 
+@contextmanager
+def started(source: str, *arguments: str):
+    """A Python that runs this; killed at the end."""
+    process = subprocess.Popen([sys.executable, "-c", source, *arguments])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 async def until(condition) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while not condition():
@@ -79,9 +93,7 @@ async def test_a_process_that_is_killed_is_started_again(keep, tmp_path):
 
 async def test_waits_grow_while_a_process_keeps_dying_and_its_status_says_why(keep, tmp_path):
     waits = []
-    keep = Supervisor(
-        logs=tmp_path, run=tmp_path, changed=lambda status, event: waits.append(status.next_start_seconds)
-    )
+    keep = Supervisor(logs=tmp_path, run=tmp_path, changed=lambda status, _: waits.append(status.next_start_seconds))
     async with keep:
         keep.start(program(tmp_path, FAILS))
         [status] = keep.statuses
@@ -113,7 +125,7 @@ async def test_a_process_that_lived_long_is_not_counted_as_failing(keep, tmp_pat
 async def test_waiting_for_a_process_that_cannot_start_shows_what_it_said(keep, tmp_path):
     async with keep:
         keep.start(program(tmp_path, FAILS))
-        with pytest.raises(StackError, match="exited with 7(.|\n)*no such table: orders"):
+        with pytest.raises(StackError, match=r"exited with 7(.|\n)*no such table: orders"):
             await keep.wait_ready("worker", seconds=WAIT_SECONDS, deaths_max=2)
 
 
@@ -123,7 +135,7 @@ async def test_a_program_that_does_not_exist_is_a_death_like_any_other(keep, tmp
 
     async with keep:
         keep.start(Process(name="ghost", command=["/no/such/program"], ready=never))
-        with pytest.raises(StackError, match="ghost does not start(.|\n)*No such file"):
+        with pytest.raises(StackError, match=r"ghost does not start(.|\n)*No such file"):
             await keep.wait_ready("ghost", seconds=WAIT_SECONDS, deaths_max=1)
 
 
@@ -133,7 +145,7 @@ async def test_stopping_leaves_no_process_behind_not_even_a_child_of_a_stubborn_
         await keep.wait_ready("worker", seconds=WAIT_SECONDS)
         [status] = keep.statuses
         assert status.pid is not None
-        await until(lambda: (tmp_path / "worker.ready").read_text())
+        await until((tmp_path / "worker.ready").read_text)
         family = [Owned.of(status.pid), Owned.of(int((tmp_path / "worker.ready").read_text()))]
     assert [owned.alive for owned in family if owned] == [False, False]
     assert not list(tmp_path.glob("*.json"))
@@ -197,15 +209,11 @@ asyncio.run(main(pathlib.Path(sys.argv[1])))
 async def kill_a_supervisor(tmp_path: Path, source: str, death_signal: signal.Signals) -> Owned:
     """What was left of the process it supervised."""
     (tmp_path / "worker.py").write_text(source)
-    boss = subprocess.Popen([sys.executable, "-c", SUPERVISES, str(tmp_path), str(int(death_signal))])
-    try:
+    with started(SUPERVISES, str(tmp_path), str(int(death_signal))):
         await until((tmp_path / "all.ready").exists)
         record = Record.read(tmp_path / "worker.json")
         assert record is not None
         assert record.owned.alive
-    finally:
-        boss.kill()
-        boss.wait()
     return record.owned
 
 
@@ -227,14 +235,10 @@ async def test_what_a_killed_supervisor_left_is_found_and_stopped(tmp_path):
 
 
 async def test_a_pid_that_was_handed_out_again_is_never_stopped(tmp_path):
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
+    with started("import time; time.sleep(600)") as bystander:
         Record(Owned(bystander.pid, "another boot:123"), signal.SIGKILL).write(tmp_path / "worker.json")
         assert await clear_left_behind(tmp_path, stop_seconds=0.1) == []
         assert bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()
 
 
 async def test_a_record_cut_short_by_a_crash_is_passed_over(tmp_path):
@@ -244,9 +248,28 @@ async def test_a_record_cut_short_by_a_crash_is_passed_over(tmp_path):
 
 
 async def test_a_corpse_does_not_count_as_living():
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    owned = Owned.of(child.pid)
-    assert owned is not None
-    await until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
-    assert not owned.alive
-    child.wait()
+    with started("pass") as child:
+        owned = Owned.of(child.pid)
+        assert owned is not None
+        await until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+        assert not owned.alive
+
+
+async def test_a_stranger_that_answers_on_its_port_does_not_make_a_process_ready(keep, tmp_path):
+    with socket.socket() as stranger:
+        stranger.bind((HOST, 0))
+        stranger.listen()
+        port = stranger.getsockname()[1]
+
+        async def answered() -> bool:
+            return not is_free(port)
+
+        source = f"import socket, time; time.sleep(0.3); socket.socket().bind(('127.0.0.1', {port}))"
+        command = [sys.executable, "-c", source]
+        async with keep:
+            keep.start(Process(name="worker", command=command, ready=answered, ports={"probe": port}))
+            [status] = keep.statuses
+            await until(lambda: status.deaths)
+            assert status.ready_seconds is None
+            assert f"exited with 1; port {port} is held by " in status.exit
+            assert f"pid {os.getpid()}" in status.exit
