@@ -77,10 +77,19 @@ def where_of(snapshot: Snapshot) -> list[str]:
     if snapshot.embedded_database:
         lines.append(f"database  psql -h 127.0.0.1 -p {snapshot.ports['postgres']} -U trading trading   (read-only)")
     lines.append(f"admin     admin@tradeloom.local, password in {snapshot.admin_password_file}")
-    if moved := moved_ports(snapshot.ports):
-        lines.append("other than usual, because those were taken:")
-        lines += [f"          {use} {port}" for use, port in moved.items()]
+    moved = [
+        f"{use.removesuffix('.alias')} {port}"
+        for use, port in moved_ports(snapshot.ports).items()
+        if is_for_people(use)
+    ]
+    if moved:
+        lines.append(f"          the usual ports were taken; instead: {', '.join(moved)}")
     return lines
+
+
+def is_for_people(use: str) -> bool:
+    """The other ports are spoken to by the stack alone; `status --json` has them all."""
+    return use in ("edge", "postgres", "valkey") or use.endswith(".alias")
 
 
 class Display:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-HEALTHY_SECONDS_MAX = 90.0
+HEALTHY_SECONDS_MAX = 180.0
 """How long `--detach` waits."""
 POLL_SECONDS = 0.05
 

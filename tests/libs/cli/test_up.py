@@ -20,9 +20,12 @@ from libs.stack.processes import Owned
 from libs.stack.state import Snapshot, running
 from libs.stack.supervisor import State
 
-COMMAND_SECONDS = 110
-WAIT_SECONDS = 30.0
+COMMAND_SECONDS = 200
+WAIT_SECONDS = 60.0
 ONLY = "auth"
+
+
+pytestmark = pytest.mark.timeout(300)  # each command is a start or a stop of everything
 
 
 @pytest.fixture(scope="module")
