@@ -4,10 +4,11 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 PAUSE_SECONDS_FIRST = 0.1
 PAUSE_SECONDS_MAX = 10.0
+CANCEL_AGAIN_SECONDS = 5.0  # above what cleaning up takes
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +40,16 @@ async def running(name: str, work: Callable[[], Awaitable[None]]) -> AsyncIterat
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        # A cancellation can be swallowed on its way, as by a wait that ends in the same moment; then it is said again.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)
 
 
 async def _for_ever(name: str, work: Callable[[], Awaitable[None]]) -> None:
     backoff = Backoff()
-    while True:
+    task = asyncio.current_task()
+    while task and not task.cancelling():
         try:
             await work()
             backoff.reset()

@@ -1,6 +1,9 @@
 import asyncio
 
-from libs.store.background import PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, Backoff, running
+import pytest
+
+from libs.store import background
+from libs.store.background import CANCEL_AGAIN_SECONDS, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, Backoff, running
 
 
 async def test_failing_work_is_tried_again(caplog):
@@ -33,6 +36,40 @@ async def test_leaving_waits_until_the_work_has_cleaned_up():
     async with running("work", work):
         await started.wait()
     assert steps == ["cleaned up"]
+
+
+@pytest.mark.parametrize("swallows", [None, ZeroDivisionError])
+async def test_work_that_swallowed_its_cancellation_ends_too(swallows):
+    started = asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if swallows:
+                raise swallows from None
+
+    async with asyncio.timeout(CANCEL_AGAIN_SECONDS), running("work", work):
+        await started.wait()
+
+
+async def test_work_that_goes_on_after_its_cancellation_is_cancelled_again(monkeypatch):
+    monkeypatch.setattr(background, "CANCEL_AGAIN_SECONDS", 0.01)
+    started, swallowed = asyncio.Event(), []
+
+    async def work() -> None:
+        while len(swallowed) < 2:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed.append(1)
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(5), running("work", work):
+        await started.wait()
+    assert len(swallowed) == 2
 
 
 def test_pauses_grow_up_to_their_bound():
