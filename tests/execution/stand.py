@@ -31,6 +31,7 @@ from services.execution.settings import Settings
 
 WAIT_SECONDS = 20.0
 BTC = "SIM:BTCUSDT"
+XRP = "REPLAY:XRPETH"
 
 Levels = Sequence[tuple[float, float]]
 

@@ -11,13 +11,13 @@ were taken in. Ticks that the feed no longer keeps are a gap, which is counted, 
 """
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import structlog
 from prometheus_client import Counter
 from redis.asyncio import Redis
 
@@ -52,7 +52,7 @@ LOOK_BACK_BATCHES_MAX = feed.BATCHES_MAX
 GAPS = Counter("tradeloom_paper_tick_gaps", "Times the paper venue missed ticks the feed no longer kept.")
 FILLS = Counter("tradeloom_paper_fills", "Fills the paper venue has committed.")
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,11 +209,11 @@ class PaperVenue:
                 else:
                     await self._step(partition, instrument_id, asked)
         except LeaseLost as error:
-            log.info("another replica has the paper orders", partition=partition.number, reason=str(error))
+            log.info("paper orders of partition %d are left to another replica: %s", partition.number, error)
             self._drop(partition)
         except Exception:
             seconds = self._backoffs[partition.number].next_seconds()
-            log.exception("paper orders are read anew", partition=partition.number, pause_seconds=round(seconds, 1))
+            log.exception("paper orders of partition %d are read anew in %.1f s", partition.number, seconds)
             self._drop(partition, seconds)
 
     def _drop(self, partition: Partition, pause_seconds: float = 0.0) -> None:
@@ -233,14 +233,17 @@ class PaperVenue:
         if orders:
             await self._accept(follower, orders, is_new=instrument_id not in partition.followers)
             follower.waiting_since = now
+        behind = False
         if cancels and not market.is_empty:
             # A cancel must not overtake what had already happened to the order when it was asked for.
-            for entry in await feed.read(self._redis, {instrument_id: follower.read_cursor}, block_seconds=0.0):
+            entries = await feed.read(self._redis, {instrument_id: follower.read_cursor}, block_seconds=0.0)
+            behind = len(entries) == feed.READ_BATCHES
+            for entry in entries:
                 follower.put(entry)
         came_on = self._match(follower)
         if came_on:
             follower.waiting_since = now
-        answered = () if follower.pending else cancels
+        answered = () if behind or follower.pending else cancels
         for order in answered:
             market.cancel(order)
         if now - follower.waiting_since >= self._rules.patience_seconds:
@@ -253,8 +256,8 @@ class PaperVenue:
             partition.followers.pop(instrument_id, None)
         else:
             partition.followers[instrument_id] = follower
-        if follower.pending:
-            self._woken.set()
+        if behind or follower.pending:
+            self.wake()
 
     async def _accept(self, follower: Follower, orders: Sequence[Order], *, is_new: bool) -> None:
         since_ns = min((order.active_time_ns for order in orders if order.active_time_ns), default=None)
@@ -335,7 +338,7 @@ class PaperVenue:
 
     def _note_gap(self, instrument_id: str, what: str) -> None:
         GAPS.inc()
-        log.warning("ticks are missing for paper orders", instrument_id=instrument_id, what=what)
+        log.warning("ticks of %s are missing for paper orders: %s", instrument_id, what)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

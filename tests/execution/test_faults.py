@@ -1,0 +1,181 @@
+"""Killed processes, lost leases and two replicas: no fill is ever lost or doubled."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from libs.store.database import Database, DatabaseUnavailable
+from tests.execution.stand import Stand, Trader, at, instrument, limit, until
+
+EFFECTS = ("venue_orders", "venue_cancels", "venue_fills", "paper_cursors", "account_sequences", "outbox")
+BOOK = (1000, [(99.0, 5.0)], [(100.0, 0.4), (101.0, 5.0)])
+
+
+class Killed(Exception):
+    """The process dies here."""
+
+
+class Mortal(Database):
+    """A process's database that dies at its step of a given number: before a write, before a commit or right after it."""
+
+    def __init__(self, pool: asyncpg.Pool, last_step: int) -> None:
+        super().__init__(pool)
+        self._steps_left = last_step
+        self.dead = asyncio.Event()
+        self.place = ""
+
+    def step(self, place: str) -> None:
+        self._steps_left -= 1
+        if self._steps_left == 0:
+            self.dead.set()
+            self.place = place
+            raise Killed(place)
+
+    @asynccontextmanager
+    async def transaction(self, *user_ids: UUID) -> AsyncIterator[Any]:
+        if self.dead.is_set():
+            raise DatabaseUnavailable("this process is dead")
+        wrote: list[str] = []
+        async with super().transaction(*user_ids) as rows:
+            yield Watched(rows, self, wrote)
+            if wrote:
+                self.step("before COMMIT")
+        if wrote:
+            self.step("after COMMIT")
+
+
+class Watched:
+    """A connection that counts what it writes."""
+
+    def __init__(self, rows: Any, mortal: Mortal, wrote: list[str]) -> None:
+        self._rows, self._mortal, self._wrote = rows, mortal, wrote
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+    async def execute(self, statement: str, *arguments: Any) -> Any:
+        self._watch(statement)
+        return await self._rows.execute(statement, *arguments)
+
+    async def fetch(self, statement: str, *arguments: Any) -> Any:
+        self._watch(statement)
+        return await self._rows.fetch(statement, *arguments)
+
+    def _watch(self, statement: str) -> None:
+        verb = statement.split(maxsplit=1)[0]
+        if verb in ("INSERT", "UPDATE", "DELETE") and any(table in statement for table in EFFECTS):
+            self._wrote.append(statement)
+            self._mortal.step(" ".join(statement.split()[:4]))
+
+
+@pytest.fixture
+def desk(stand: Stand) -> Stand:
+    return stand
+
+
+async def expire_leases(desk: Stand) -> None:
+    """As time would, a few seconds after their holder died."""
+    await desk.everything.execute("UPDATE leases SET expire_time = '-infinity'")
+
+
+async def test_a_process_killed_between_any_two_steps_neither_loses_nor_doubles_anything(desk: Stand):
+    places: list[str] = []
+    for last_step in range(1, 100):
+        anna, bert, instrument_id = Trader(), Trader(), f"SIM:BTC{last_step}"
+        await desk.announce(instrument(instrument_id))
+        on = {"instrument_id": instrument_id}
+        await desk.market(book=BOOK, **on)
+        await desk.place(anna, quantity=1, **on)
+        order_id = await desk.place(bert, **limit("SELL", 2, 103, **on))
+        await desk.market(prints=[(1100, 103.5, 0.5), (1101, 104.0, 0.25)], **on)
+        await desk.ask_to_cancel(bert, order_id)
+        mortal = Mortal(desk.worker._pool, last_step)
+        bought = ["accepted", "filled 0.4 at 100 as taker", "filled 0.6 at 101 as taker"]
+        sold = ["accepted", "filled 0.5 at 103 as maker", "filled 0.25 at 103 as maker", "canceled: user"]
+        async with desk.running(mortal):
+
+            async def is_over(mortal: Mortal = mortal, anna: Trader = anna, bert: Trader = bert) -> bool:
+                return mortal.dead.is_set() or (len(await desk.story(anna)), len(await desk.story(bert))) == (3, 4)
+
+            await until(is_over)
+        await expire_leases(desk)
+        if mortal.dead.is_set():
+            places.append(mortal.place)
+            async with desk.running():
+                await desk.wait_for(anna, *bought)
+                await desk.wait_for(bert, *sold)
+            await expire_leases(desk)
+        else:
+            assert await desk.story(anna) == bought
+            assert await desk.story(bert) == sold
+            break
+    assert await desk.everything.fetchval("SELECT count(*) FROM venue_fills") == 4 * (len(places) + 1)
+    assert {"before COMMIT", "after COMMIT"} < set(places)
+    assert len(places) > 12
+
+
+async def test_what_an_outdated_holder_matched_is_not_committed(desk: Stand):
+    anna = Trader()
+    await desk.announce(instrument())
+    await desk.market(book=BOOK)
+    async with desk.running():
+        await desk.place(anna, **limit("BUY", 1, 99))
+        await desk.wait_for(anna, "accepted")
+        # Another takes over while this one believes in its lease.
+        await desk.everything.execute(
+            """
+            UPDATE leases SET epoch = epoch + 1, owner = 'another', expire_time = now() + interval '1 hour'
+            WHERE name LIKE 'paper/%' AND name NOT LIKE '%member%'
+            """
+        )
+        await desk.market(prints=[(1100, 98.0, 9.0)])
+        await desk.place(anna, quantity="0.1", market_time=at(1000))
+        await desk.wait_for_count(1, "venue_orders", "state = 'intended'")
+        await asyncio.sleep(1.0)  # several turns of the outdated holder
+        assert await desk.story(anna) == ["accepted"]
+        await expire_leases(desk)
+        await desk.wait_for_count(2, "venue_fills")
+    assert sorted((await desk.story(anna))[1:]) == ["accepted", "filled 0.1 at 100 as taker", "filled 1 at 99 as maker"]
+
+
+async def test_two_replicas_share_the_instruments_and_each_order_is_filled_once(desk: Stand):
+    names = [f"SIM:COIN{number}" for number in range(24)]
+    traders = [Trader() for _ in range(8)]
+    for name in names:
+        await desk.announce(instrument(name))
+        await desk.market(book=(1000, [(99.0, 900.0)], [(100.0, 900.0)]), instrument_id=name)
+    placed = 0
+
+    async def place_some() -> None:
+        nonlocal placed
+        for trader in traders:
+            await desk.place_all(trader, [{"instrument_id": name} for name in names])
+            placed += len(names)
+
+    async def both_hold() -> bool:
+        owners = await desk.everything.fetchval(
+            "SELECT count(DISTINCT owner) FROM leases WHERE name ~ '^paper/[0-9]+$' AND expire_time > now()"
+        )
+        return owners == 2
+
+    mortal = Mortal(desk.worker._pool, 0)
+    async with desk.running():
+        await place_some()
+        async with desk.running(mortal):
+            await place_some()
+            await until(both_hold)
+            await place_some()
+            await desk.wait_for_count(placed, "venue_fills")
+            mortal.dead.set()  # in the midst of work, with its leases held
+            await place_some()
+        await expire_leases(desk)
+        await desk.wait_for_count(placed, "venue_fills")
+    for trader in traders:
+        story = await desk.story(trader)
+        assert story.count("accepted") == story.count("filled 1 at 100 as taker") == 4 * len(names)
+        assert len(story) == 8 * len(names)
