@@ -1,0 +1,36 @@
+"""What the execution API says of its venues."""
+
+import pytest
+from tradeloom.execution.v1 import execution_pb2
+
+from services.execution.__main__ import VENUES
+from services.execution.domain import VenueNotFound
+from services.execution.servicer import ExecutionServicer
+from tests.execution.stand import Stand, Trader, instrument, limit
+
+BOOK = (1000, [(99.0, 5.0)], [(100.0, 5.0)])
+
+
+async def test_venues_say_what_they_take_and_how_many_orders_of_all_users_are_open(stand: Stand):
+    anna, bert = Trader(), Trader()
+    await stand.announce(instrument())
+    await stand.market(book=BOOK)
+    async with stand.running():
+        await stand.place_all(anna, [limit("BUY", 1, 90), limit("BUY", 1, 91), limit("BUY", 1, 100)])
+        await stand.place(bert, **limit("SELL", 1, 110))
+        await stand.wait_for_count(3, "venue_orders", "state = 'working'")
+        await stand.wait_for_count(1, "venue_fills")
+    servicer = ExecutionServicer(stand.worker, VENUES)
+    listed = await servicer.ListVenues(execution_pb2.ListVenuesRequest(), None)
+    (venue,) = listed.venues
+    assert (venue.venue, venue.open_order_count) == ("PAPER", 3)
+    assert list(venue.order_types) == ["MARKET", "LIMIT"]
+    assert list(venue.times_in_force) == ["GTC", "IOC", "FOK"]
+    found = await servicer.GetVenue(execution_pb2.GetVenueRequest(venue="PAPER"), None)
+    assert found.venue == venue
+
+
+async def test_a_venue_nobody_knows_is_not_found(stand: Stand):
+    servicer = ExecutionServicer(stand.worker, VENUES)
+    with pytest.raises(VenueNotFound):
+        await servicer.GetVenue(execution_pb2.GetVenueRequest(venue="NASDAQ"), None)
