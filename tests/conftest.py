@@ -2,13 +2,15 @@
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from libs.bus.connection import open_redis
 from libs.store.database import Database, open_database
-from tests import servers
+from tests import mesh, servers
+from tests.mesh import Installation, ServedProcess
 from tests.sample import Sample, drop_sample, make_sample, make_template
 from tests.servers import PostgresServer, ValkeyServer
 from tests.stack import Stack, stack_in
@@ -76,3 +78,45 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole mesh, one for the run: what people start with `tradeloom up`."""
     with stack_in(tmp_path_factory.mktemp("stack")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificates of every word, under one authority."""
+    return mesh.make_pki(tmp_path_factory.mktemp("pki"))
+
+
+# After the sample's, which makes the owner's role.
+@pytest.fixture(scope="session")
+def mesh_template(postgres: PostgresServer, sample_template: None) -> None:
+    mesh.make_template(postgres)
+
+
+@pytest.fixture(scope="session")
+def shared_auth(
+    postgres: PostgresServer,
+    mesh_template: None,
+    valkey_server: ValkeyServer,
+    pki: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ServedProcess]:
+    """One auth for the whole run, on a database of its own."""
+    with mesh.shared_auth(postgres, valkey_server.url, pki, tmp_path_factory.mktemp("auth")) as process:
+        yield process
+
+
+@pytest.fixture
+async def bare_installation(
+    postgres: PostgresServer, mesh_template: None, valkey: ValkeyServer, pki: Path, tmp_path: Path
+) -> AsyncIterator[Installation]:
+    """A fresh database of every service, an empty Valkey, certificates; no auth runs yet."""
+    name = f"mesh_{next(numbers)}"
+    await mesh.make_database(postgres, name)
+    yield Installation(postgres, name, valkey.url, pki, tmp_path)
+    await mesh.drop_database(postgres, name)
+
+
+@pytest.fixture
+def installation(bare_installation: Installation, shared_auth: ServedProcess) -> Installation:
+    """The same, and the run's auth, which every service served in it follows."""
+    return mesh.with_auth(bare_installation, shared_auth.served)
