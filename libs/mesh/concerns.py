@@ -15,11 +15,11 @@ from grpc import aio
 from grpc_status import rpc_status
 from tradeloom.policy.v1 import policy_pb2
 
-from libs.errors import Forbidden, Invalid, Refusal, Unauthenticated, Unavailable
+from libs.errors import Forbidden, Invalid, Refusal, Unauthenticated
 from libs.ids import uuid7
 from libs.mesh import identity, metrics
 from libs.mesh.around import Call
-from libs.mesh.errors import away, to_status
+from libs.mesh.errors import Defect, away, to_status
 from libs.mesh.identity import Identity, Verifier
 from libs.mesh.limits import Limiter
 from libs.mesh.rules import violations
@@ -30,10 +30,8 @@ log = structlog.get_logger(__name__)
 
 STEP_UP_SECONDS = 300
 ON_BEHALF = "x-tradeloom-user"
-ROLES = {
-    policy_pb2.ACCESS_OPERATOR: frozenset({"operator", "admin"}),
-    policy_pb2.ACCESS_ADMIN: frozenset({"admin"}),
-}
+# The role a refusal names comes first.
+ROLES = {policy_pb2.ACCESS_OPERATOR: ("operator", "admin"), policy_pb2.ACCESS_ADMIN: ("admin",)}
 SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy_pb2.SCOPE_ACCOUNT: "account"}
 
 
@@ -64,12 +62,16 @@ class Concerns:
         measured = metrics.of(call.method)
         started = time.perf_counter()
         measured.in_flight.inc()
+        left = False
         try:
             yield
+        except (asyncio.CancelledError, GeneratorExit):
+            left = True  # the caller, or its patience ended
+            raise
         finally:
             measured.in_flight.dec()
             measured.seconds.observe(time.perf_counter() - started)
-            measured.handled(call.context.code() or grpc.StatusCode.OK)
+            measured.handled(grpc.StatusCode.CANCELLED if left else call.context.code() or grpc.StatusCode.OK)
 
     @asynccontextmanager
     async def tracing(self, call: Call) -> AsyncIterator[None]:
@@ -86,22 +88,16 @@ class Concerns:
             await self._refuse(call, refusal)
         except (aio.AbortError, asyncio.CancelledError, GeneratorExit):
             raise
-        except aio.AioRpcError as error:
-            log.warning("a service this one asked did not answer", method=call.method.path, code=error.code().name)
-            await self._refuse(call, Unavailable("a service this one asks does not answer", dependency="mesh"))
         except Exception as error:
             if refusal := away(error):
                 log.warning("a dependency is away", method=call.method.path, error=repr(error))
-                await self._refuse(call, refusal)
+                await self._refuse(call, refusal)  # raises
             error_id = str(uuid7())
             log.exception("defect", method=call.method.path, error_id=error_id)
             await self._refuse(call, Defect("a defect; the service's log has the error_id", error_id=error_id))
 
     async def _refuse(self, call: Call, refusal: Refusal) -> None:
-        status = to_status(refusal, self.word)
-        if isinstance(refusal, Defect):
-            status.code = grpc.StatusCode.INTERNAL.value[0]
-        await call.context.abort_with_status(rpc_status.to_status(status))
+        await call.context.abort_with_status(rpc_status.to_status(to_status(refusal, self.word)))
 
     @asynccontextmanager
     async def identifying(self, call: Call) -> AsyncIterator[None]:
@@ -120,13 +116,12 @@ class Concerns:
                 identity._current.reset(token)  # noqa: SLF001
 
     def _identify(self, call: Call) -> Identity:
-        peer = identity.peer_of(call.context)
         if named := call.metadata.get(ON_BEHALF):
-            return on_behalf(str(named), peer, call.method.policy)
+            return on_behalf(str(named), identity.peer_of(call.context), call.method.policy)
         scheme, _, token = str(call.metadata.get("authorization", "")).partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("an access token is needed: authorization: Bearer …")
-        found = self.verifier.verify(token, datetime.now(UTC), peer)
+        found = self.verifier.verify(token, datetime.now(UTC))
         self.sessions.check(found, writes=not call.method.reads_only)
         return found
 
@@ -183,12 +178,6 @@ class Concerns:
         )
 
 
-class Defect(Refusal):
-    """An error nobody foresaw; its text never leaves the process."""
-
-    reason = "INTERNAL"
-
-
 def check(message: Message) -> None:
     if found := violations(message):
         raise Invalid(found)
@@ -204,9 +193,9 @@ def permit(policy: policy_pb2.Policy, caller: Identity | None, peer: str) -> Non
         return
     if caller is None or policy.access == policy_pb2.ACCESS_UNSPECIFIED:
         raise Forbidden("the method is not for callers", needs="policy")
-    needed = ROLES.get(policy.access)
-    if needed and not needed & caller.roles:
-        raise Forbidden("the method is for other roles", needs=f"role:{min(needed, key=len)}")
+    roles = ROLES.get(policy.access)
+    if roles and caller.roles.isdisjoint(roles):
+        raise Forbidden("the method is for other roles", needs=f"role:{roles[0]}")
     if (scope := SCOPES[policy.scope]) not in caller.scopes:
         raise Forbidden(f"the token may not {scope}", needs=f"scope:{scope}")
     if policy.entitlement and policy.entitlement not in caller.entitlements:
@@ -235,5 +224,4 @@ def on_behalf(named: str, peer: str, policy: policy_pb2.Policy) -> Identity:
         issue_time=now,
         expire_time=datetime.max.replace(tzinfo=UTC),
         second_factor_time=None,
-        peer=peer,
     )

@@ -1,9 +1,10 @@
 """What the contract says of each method: its policy, its shape and its types."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
@@ -76,6 +77,15 @@ def without_secrets(message: Message) -> None:
     for field, value in message.ListFields():
         if field.GetOptions().debug_redact:
             message.ClearField(field.name)
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            for nested in value if field.is_repeated else [value]:
+        else:
+            for nested in messages_in(field, value):
                 without_secrets(nested)
+
+
+def messages_in(field: FieldDescriptor, value: Any) -> Iterable[Message]:
+    """The messages that a field holds: one, several, the values of a map, or none."""
+    if field.message_type is None:
+        return ()
+    if field.message_type.GetOptions().map_entry:
+        return value.values() if field.message_type.fields_by_name["value"].message_type else ()
+    return value if field.is_repeated else (value,)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import unquote
 from uuid import UUID
 
 import jwt
@@ -27,7 +28,7 @@ Keys = Mapping[str, Ed25519PublicKey]
 class Identity:
     """The user on whose behalf a call is made.
 
-    Without a session (session_id None) a service named the user; peer says which.
+    Without a session (session_id None) a service named the user.
     """
 
     user_id: UUID
@@ -38,7 +39,6 @@ class Identity:
     issue_time: datetime
     expire_time: datetime
     second_factor_time: datetime | None
-    peer: str
 
 
 _current: ContextVar[Identity] = ContextVar("identity")
@@ -56,12 +56,13 @@ def peer_of(context: aio.ServicerContext) -> str:
 
 
 def address_of(context: aio.ServicerContext) -> str:
-    """The caller's address, as the edge saw it; a header is believed from the edge only."""
+    """The caller's address without a port, as the edge saw it; a header is believed from the edge only."""
     if peer_of(context) == "edge":
         for key, value in context.invocation_metadata() or ():
             if key == "x-envoy-external-address":
                 return str(value)
-    return context.peer()
+    # Such as "ipv4:127.0.0.1:43210" or "ipv6:%5B::1%5D:43210".
+    return unquote(context.peer()).split(":", 1)[-1].rpartition(":")[0].strip("[]")
 
 
 class Verifier:
@@ -82,11 +83,12 @@ class Verifier:
         if not self._keys:
             raise Unavailable("auth's keys are not known yet", dependency="auth")
 
-    def verify(self, token: str, now: datetime, peer: str) -> Identity:
+    def verify(self, token: str, now: datetime) -> Identity:
+        """Raises Unauthenticated for a token that auth did not sign for us, or that has expired."""
         self.check()
         identity = self._verified.get(token)
         if identity is None:
-            identity = self._verify(token, peer)
+            identity = self._verify(token)
             if len(self._verified) >= VERIFIED_TOKENS_MAX:
                 self._verified.pop(next(iter(self._verified)))
             self._verified[token] = identity
@@ -95,7 +97,7 @@ class Verifier:
             raise Unauthenticated("the access token has expired")
         return identity
 
-    def _verify(self, token: str, peer: str) -> Identity:
+    def _verify(self, token: str) -> Identity:
         try:
             key = self._keys[jwt.get_unverified_header(token)["kid"]]
             claims = jwt.decode(
@@ -117,7 +119,6 @@ class Verifier:
                 issue_time=datetime.fromtimestamp(claims["iat"], UTC),
                 expire_time=datetime.fromtimestamp(claims["exp"], UTC),
                 second_factor_time=datetime.fromtimestamp(factor, UTC) if factor else None,
-                peer=peer,
             )
-        except (jwt.InvalidTokenError, KeyError, ValueError) as error:
+        except (jwt.InvalidTokenError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise Unauthenticated("the access token is not valid") from error

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 from aiohttp import web
+from grpc import aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health  # pyright: ignore[reportAttributeAccessIssue]
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -18,6 +19,27 @@ CHECK_TIMEOUT_SECONDS = 2.0
 
 Check = Callable[[], Awaitable[None]]
 """Returns when the dependency answers; raises with the reason when not."""
+
+
+class Health(health.HealthServicer):
+    """gRPC health, whose watches can be ended: without that an open one would hold up a drain until its last second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: aio.ServicerContext) -> None:
+        watch = asyncio.create_task(super().Watch(request, context), name="health watch")
+        self._watches.add(watch)
+        try:
+            await asyncio.wait([watch])
+        finally:
+            watch.cancel()
+            self._watches.discard(watch)
+
+    def end_watches(self) -> None:
+        for watch in self._watches:
+            watch.cancel()
 
 
 class Readiness:
@@ -50,7 +72,7 @@ class Readiness:
 
 
 @asynccontextmanager
-async def telling(readiness: Readiness, servicer: health.HealthServicer, names: Sequence[str]) -> AsyncIterator[None]:
+async def telling(readiness: Readiness, servicer: Health, names: Sequence[str]) -> AsyncIterator[None]:
     """Asks the dependencies while the block runs, and sets gRPC health for every name by the answers."""
 
     async def tell() -> None:

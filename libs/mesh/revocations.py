@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -14,68 +15,69 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.mesh.identity import Keys, Verifier
 from libs.mesh.sessions import Sessions
+from libs.store.background import running
 
 log = structlog.get_logger(__name__)
 
 KEYS_REFRESH_SECONDS = 60.0
 # auth sends a heartbeat every two seconds; a stream that is silent for longer is opened anew.
-SILENCE_SECONDS_MAX = 4.0
+SILENCE_SECONDS_MAX = 3.0
 RETRY_SECONDS = 0.25
 
 
+# A channel each time, so that a renewed certificate is used without a restart.
+OpenChannel = Callable[[], aio.Channel]
+
+
 @asynccontextmanager
-async def following_auth(channel: aio.Channel, verifier: Verifier, sessions: Sessions) -> AsyncIterator[None]:
+async def following_auth(open_channel: OpenChannel, verifier: Verifier, sessions: Sessions) -> AsyncIterator[None]:
     """Keeps the verifier's keys and the news of ended sessions fresh while the block runs."""
-    tasks = [
-        asyncio.create_task(follow_keys(auth_pb2_grpc.AuthServiceStub(channel), verifier), name="auth keys"),
-        asyncio.create_task(follow_sessions(auth_pb2_grpc.RevocationServiceStub(channel), sessions), name="sessions"),
-    ]
-    try:
+    async with (
+        running("keys of auth", partial(follow_keys, open_channel, verifier)),
+        running("news of ended sessions", partial(follow_sessions, open_channel, sessions)),
+    ):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def follow_keys(auth: auth_pb2_grpc.AuthServiceStub, verifier: Verifier) -> None:
+async def follow_keys(open_channel: OpenChannel, verifier: Verifier) -> None:
+    """Asks for the keys, and returns when they are to be asked for again."""
     # A key is published two of these periods before it signs, so a token's key is always known.
-    while True:
+    pause_seconds = KEYS_REFRESH_SECONDS
+    async with open_channel() as channel:
         try:
-            response = await auth.GetJwks(auth_pb2.GetJwksRequest(), wait_for_ready=True)
+            response = await auth_pb2_grpc.AuthServiceStub(channel).GetJwks(auth_pb2.GetJwksRequest(), wait_for_ready=True)
             verifier.use(public_keys(response))
         except aio.AioRpcError as error:
             log.info("auth does not answer yet", code=error.code().name)
-            await asyncio.sleep(RETRY_SECONDS)
-        else:
-            await asyncio.sleep(KEYS_REFRESH_SECONDS)
+            pause_seconds = RETRY_SECONDS
+    await asyncio.sleep(pause_seconds)
 
 
-async def follow_sessions(auth: auth_pb2_grpc.RevocationServiceStub, sessions: Sessions) -> None:
-    cursor = ""
-    while True:
-        stream = auth.StreamRevocations(auth_pb2.StreamRevocationsRequest(after_cursor=cursor), wait_for_ready=True)
+async def follow_sessions(open_channel: OpenChannel, sessions: Sessions) -> None:
+    """Follows one stream to its end, and returns when another is to be opened."""
+    async with open_channel() as channel:
+        auth = auth_pb2_grpc.RevocationServiceStub(channel)
+        stream = auth.StreamRevocations(auth_pb2.StreamRevocationsRequest(), wait_for_ready=True)
         try:
             while True:
                 news = await asyncio.wait_for(stream.read(), SILENCE_SECONDS_MAX)
                 if not isinstance(news, auth_pb2.StreamRevocationsResponse):
                     break  # The end: auth is stopping.
                 take(news, sessions)
-                cursor = news.cursor
         except (aio.AioRpcError, TimeoutError) as error:
             log.info("news of ended sessions was interrupted", error=type(error).__name__)
         finally:
             stream.cancel()
-        await asyncio.sleep(RETRY_SECONDS)
+    await asyncio.sleep(RETRY_SECONDS)
 
 
 def take(news: auth_pb2.StreamRevocationsResponse, sessions: Sessions) -> None:
     if news.snapshot:
         sessions.forget()
-    for ended in news.sessions:
-        sessions.end_session(UUID(ended.session_id), ended.expire_time.ToDatetime(UTC))
-    for user in news.not_before:
-        sessions.end_before(UUID(user.user_id), user.time.ToDatetime(UTC))
+    sessions.end(
+        {UUID(ended.session_id): ended.expire_time.ToDatetime(UTC) for ended in news.sessions},
+        {UUID(user.user_id): user.time.ToDatetime(UTC) for user in news.not_before},
+    )
     sessions.refresh()
 
 

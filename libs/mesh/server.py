@@ -6,13 +6,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
-from grpc_health.v1.health import aio as health  # pyright: ignore[reportAttributeAccessIssue]
 from grpc_reflection.v1alpha import reflection
 from tradeloom.policy.v1 import policy_pb2
 
@@ -23,7 +23,7 @@ from libs.mesh.concerns import Concerns, check
 from libs.mesh.contract import methods, services
 from libs.mesh.identity import Verifier
 from libs.mesh.limits import Limiter
-from libs.mesh.readiness import Check, Readiness, probes, telling
+from libs.mesh.readiness import Check, Health, Readiness, probes, telling
 from libs.mesh.revocations import following_auth
 from libs.mesh.sessions import Sessions
 from libs.mesh.settings import LogFormat, ServiceSettings
@@ -112,8 +112,8 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
     mesh = Mesh(settings, Verifier(), Sessions(settings.streams_max))
     async with AsyncExitStack() as stack:
         if settings.word != "auth":
-            channel = await stack.enter_async_context(mesh.channel("auth", settings.auth_service_url))
-            await stack.enter_async_context(following_auth(channel, mesh.verifier, mesh.sessions))
+            to_auth = partial(mesh.channel, "auth", settings.auth_service_url)
+            await stack.enter_async_context(following_auth(to_auth, mesh.verifier, mesh.sessions))
         service = await stack.enter_async_context(open_service(settings, mesh))
         server, healthy, names = build_server(settings, mesh, service)
         credentials = server_credentials(settings.tls_folder, settings.word)
@@ -131,18 +131,19 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
             mesh.sessions.end_all_streams(
                 Draining("the service is stopping; resume by cursor", dependency=settings.word)
             )
+            healthy.end_watches()
             await server.stop(settings.drain_seconds)
 
 
 def build_server(
     settings: ServiceSettings, mesh: Mesh, service: Service
-) -> tuple[aio.Server, health.HealthServicer, list[str]]:
+) -> tuple[aio.Server, Health, list[str]]:
     server = aio.server(options=SERVER_OPTIONS)
     concerns = Concerns(settings.word, mesh.verifier, mesh.sessions, limiters(settings))
     registrar = Registrar(server, methods(settings.word), concerns.in_order(), check)
     for register in service.registers:
         register(registrar)
-    healthy = health.HealthServicer()
+    healthy = Health()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     # Any service answers for the whole contract, since the edge can ask only one of them.
     everything = [descriptor.full_name for descriptor in services()]

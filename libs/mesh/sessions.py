@@ -1,16 +1,20 @@
 """Which sessions have ended, and the streams that must end with them."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from libs.errors import Exhausted, Refusal, Unauthenticated, Unavailable
 from libs.mesh.identity import Identity
 
-# News older than this may hide an ended session: writes are refused.
-STALE_SECONDS = 5.0
+# News older than five seconds may hide an ended session: writes are refused. auth tells nothing that it read more than
+# a second before, so here four remain.
+STALE_SECONDS = 4.0
+
+NONE: Mapping[UUID, datetime] = MappingProxyType({})
 
 End = Callable[[Refusal], None]
 
@@ -52,17 +56,18 @@ class Sessions:
         self._ended.clear()
         self._not_before.clear()
 
-    def end_session(self, session_id: UUID, expire_time: datetime) -> None:
-        """A session ended; it is remembered until its last access token expires by itself."""
+    def end(self, sessions: Mapping[UUID, datetime], not_before: Mapping[UUID, datetime] = NONE) -> None:
+        """Sessions ended, each remembered until its last access token expires by itself; and all that these users'
+        tokens from before a time stood for.
+        """
+        if not sessions and not not_before:
+            return
         now = datetime.now(UTC)
-        self._ended = {key: until for key, until in self._ended.items() if until > now}
-        self._ended[session_id] = expire_time
-        self._end_streams()
-
-    def end_before(self, user_id: UUID, time_before: datetime) -> None:
-        """All of the user's tokens issued before then have ended."""
-        self._not_before[user_id] = time_before
-        self._end_streams()
+        self._ended = {key: until for key, until in (self._ended | dict(sessions)).items() if until > now}
+        self._not_before |= not_before
+        for identity, end in list(self._streams.values()):
+            if identity is not None and self._revoked(identity):
+                end(SessionRevoked("the session was ended; sign in again"))
 
     def check(self, identity: Identity, *, writes: bool) -> None:
         """Refuses an ended session, and writes while the news is stale."""
@@ -98,8 +103,3 @@ class Sessions:
         """At a drain: clients resume by cursor elsewhere."""
         for _, end in list(self._streams.values()):
             end(refusal)
-
-    def _end_streams(self) -> None:
-        for identity, end in list(self._streams.values()):
-            if identity is not None and self._revoked(identity):
-                end(SessionRevoked("the session was ended; sign in again"))

@@ -21,7 +21,8 @@ class LogFormat(Enum):
 class ServiceSettings(BaseSettings):
     """Read once at the start: each value as `<WORD>_<NAME>` first, then as `<NAME>`."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    # An error names the setting and never shows its value, which may be a secret.
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
     word: ClassVar[str]
 
     environment: Environment = Environment.DEVELOPMENT

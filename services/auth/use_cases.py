@@ -128,9 +128,8 @@ class AdmitLogin:
 
 
 def subjects(email: str, address: str) -> list[str]:
-    """What failed logins are counted by: the account as seen from one address. Ports change from call to call."""
-    host = address.rsplit(":", 1)[0] if address.startswith(("ipv4:", "ipv6:")) else address
-    text = f"{domain.normalized(email)}|{host}"
+    """What failed logins are counted by: the account as seen from one address."""
+    text = f"{domain.normalized(email)}|{address}"
     return [hashlib.sha256(text.encode()).hexdigest()]
 
 

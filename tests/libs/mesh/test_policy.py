@@ -1,0 +1,159 @@
+"""Every method of the contract lets in whom its policy names, and nobody else: asked with real certificates and tokens."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import message_factory
+from grpc import aio
+from tradeloom.policy.v1 import policy_pb2
+
+from libs.errors import Refusal
+from libs.ids import uuid7
+from libs.mesh.concerns import EntitlementMissing, StepUpRequired, permit
+from libs.mesh.contract import PACKAGES, Method, methods
+from tests.libs.mesh.stand import serving_works
+from tests.mesh import MINT, Installation, Metadata, Served, sign_in
+
+CALLERS = ("edge", "operator", "web", "auth", "orders", "marketdata", "feeds", "execution", "algo")
+REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+PEOPLE: dict[str, dict[str, Any] | None] = {
+    "nobody": None,
+    "user": {},
+    "reader": {"scopes": ["read"]},
+    "trader": {"scopes": ["read", "trade"]},
+    "operator": {"roles": ["user", "operator"]},
+    "admin": {"roles": ["admin"]},
+}
+ROLES = {policy_pb2.ACCESS_OPERATOR: {"operator", "admin"}, policy_pb2.ACCESS_ADMIN: {"admin"}}
+SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy_pb2.SCOPE_ACCOUNT: "account"}
+
+
+def carried(person: str) -> Metadata:
+    claims = PEOPLE[person]
+    return () if claims is None else sign_in(**claims)
+
+
+def expected(policy: policy_pb2.Policy, person: str) -> grpc.StatusCode | None:
+    """How somebody at the edge is refused; None if not."""
+    if policy.access == policy_pb2.ACCESS_PUBLIC:
+        return None
+    if policy.access == policy_pb2.ACCESS_SERVICE:
+        return grpc.StatusCode.PERMISSION_DENIED
+    claims = PEOPLE[person]
+    if claims is None:
+        return grpc.StatusCode.UNAUTHENTICATED
+    roles = set(claims.get("roles", ["user"]))
+    scopes = set(claims.get("scopes", ["account", "read", "trade"]))
+    allowed = roles & ROLES.get(policy.access, roles) and SCOPES[policy.scope] in scopes
+    return None if allowed else grpc.StatusCode.PERMISSION_DENIED
+
+
+async def answer_of(served: Served, method: Method, metadata: Metadata, caller: str = "edge") -> grpc.StatusCode:
+    """What an empty request is answered: rules come after the policy, so INVALID_ARGUMENT means let in."""
+    asked, answered = (
+        message_factory.GetMessageClass(kind) for kind in (method.descriptor.input_type, method.descriptor.output_type)
+    )
+    channel = served.channel(caller)
+    shape = f"{'stream' if method.client_streams else 'unary'}_{'stream' if method.server_streams else 'unary'}"
+    ask = getattr(channel, shape)(method.path, asked.SerializeToString, answered.FromString)
+    call = ask(iter([asked()]) if method.client_streams else asked(), metadata=metadata, timeout=10)
+    try:
+        if method.server_streams:
+            await call.read()
+            call.cancel()
+        else:
+            await call
+    except aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.fixture(params=PACKAGES)
+async def served(request: pytest.FixtureRequest, place: Installation) -> AsyncIterator[Served]:
+    allowances = {f"{name}_per_second": "1000" for name in ("sign_in", "writes", "reads", "streams")}
+    async with serving_works(place, request.param, settings=allowances) as served:
+        yield served
+
+
+async def test_every_method_lets_in_the_people_its_policy_names(served):
+    for method in methods(served.word).values():
+        for person in PEOPLE:
+            code = await answer_of(served, method, carried(person))
+            wanted = expected(method.policy, person)
+            assert code is wanted if wanted else code not in REFUSED, (method.path, person, code)
+
+
+async def test_every_method_for_services_lets_in_those_it_names_and_no_others(served):
+    for method in methods(served.word).values():
+        if method.policy.access == policy_pb2.ACCESS_SERVICE:
+            for caller in CALLERS:
+                code = await answer_of(served, method, sign_in(roles=["admin"]), caller)
+                assert (code not in REFUSED) == (caller in method.policy.services), (method.path, caller, code)
+
+
+async def test_every_method_lets_only_the_services_it_names_act_for_a_user(served):
+    named = (("x-tradeloom-user", str(uuid7())),)
+    for method in methods(served.word).values():
+        if method.policy.access in (policy_pb2.ACCESS_USER, policy_pb2.ACCESS_OPERATOR, policy_pb2.ACCESS_ADMIN):
+            for caller in CALLERS:
+                code = await answer_of(served, method, named, caller)
+                may = caller in method.policy.services and method.policy.access == policy_pb2.ACCESS_USER
+                assert (code not in REFUSED) == may, (method.path, caller, code)
+
+
+def test_the_walk_covers_the_whole_contract():
+    from libs.edge import contract
+
+    walked = {path for word in PACKAGES for path in methods(word)}
+    assert walked == {f"/{one.service}/{one.name}" for one in contract.methods()}
+
+
+def policy(**fields: Any) -> policy_pb2.Policy:
+    return policy_pb2.Policy(access=policy_pb2.ACCESS_USER, scope=policy_pb2.SCOPE_READ, **fields)
+
+
+def caller(**claims: Any):
+    from datetime import UTC, datetime
+
+    from libs.mesh.identity import Verifier
+
+    verifier = Verifier()
+    verifier.use({MINT.stored.key_id: MINT.private_key.public_key()})
+    return verifier.verify(MINT.token(**claims), datetime.now(UTC))
+
+
+def refusals() -> Iterator[tuple[policy_pb2.Policy, Any, type[Refusal]]]:
+    import time
+
+    paid, fresh = policy(entitlement="live_trading"), policy(step_up=True)
+    yield paid, caller(), EntitlementMissing
+    yield paid, caller(entitlements=["backtests"]), EntitlementMissing
+    yield fresh, caller(), StepUpRequired
+    yield fresh, caller(mfa_time=int(time.time()) - 301), StepUpRequired
+
+
+def test_a_missing_entitlement_and_an_old_second_factor_are_refused_by_name():
+    for asked, who, refusal in refusals():
+        with pytest.raises(refusal):
+            permit(asked, who, "edge")
+
+
+def test_an_entitlement_and_a_fresh_second_factor_let_in():
+    import time
+
+    permit(policy(entitlement="live_trading"), caller(entitlements=["live_trading"]), "edge")
+    permit(policy(step_up=True), caller(mfa_time=int(time.time()) - 290), "edge")
+
+
+def test_a_refusal_names_the_least_role_that_would_do():
+    for access, role in ((policy_pb2.ACCESS_OPERATOR, "operator"), (policy_pb2.ACCESS_ADMIN, "admin")):
+        with pytest.raises(Refusal) as caught:
+            permit(policy_pb2.Policy(access=access, scope=policy_pb2.SCOPE_READ), caller(), "edge")
+        assert caught.value.metadata == {"needs": f"role:{role}"}
+
+
+def test_a_method_without_a_policy_lets_nobody_in():
+    with pytest.raises(Refusal):
+        permit(policy_pb2.Policy(), caller(roles=["admin"]), "edge")

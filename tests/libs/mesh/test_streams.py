@@ -1,0 +1,222 @@
+"""When a stream ends: its token, its session, its process; and what a slow or a silent reader changes about that."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from libs.ids import uuid7
+from libs.mesh.server import Draining, Mesh
+from libs.mesh.sessions import Sessions
+from tests.libs.mesh.stand import refused, serving_works
+from tests.mesh import Installation, Metadata, Served, bearer, sign_in, with_auth
+
+ASKED = orders_pb2.StreamOrderEventsRequest(account_id=str(uuid7()))
+SOON = datetime.now(UTC) + timedelta(minutes=15)
+
+
+async def busy(request: Any, context: aio.ServicerContext) -> AsyncIterator[orders_pb2.StreamOrderEventsResponse]:
+    """Sends as fast as it is read."""
+    while True:
+        yield orders_pb2.StreamOrderEventsResponse(cursor="x" * 1_000)
+        await asyncio.sleep(0)
+
+
+async def opened(served: Served, metadata: Metadata | None = None) -> Any:
+    """A stream whose first message was read."""
+    stub = served.stub(orders_pb2_grpc.OrderServiceStub)
+    call = stub.StreamOrderEvents(ASKED, metadata=metadata or sign_in())
+    await call.read()
+    return call
+
+
+async def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    """How the stream ends, with all that it still sends read away."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        async with asyncio.timeout(8):
+            while await call.read() is not aio.EOF:
+                pass
+    code, info = refused(caught)
+    return code, info.reason
+
+
+@pytest.mark.parametrize("works", [{}, {"StreamOrderEvents": busy}], ids=["idle", "busy"])
+async def test_a_stream_ends_with_its_token(place, works):
+    async with serving_works(place, **works) as served:
+        call = await opened(served, sign_in(seconds=1.5))
+        assert await end_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+
+
+@pytest.mark.parametrize("works", [{}, {"StreamOrderEvents": busy}], ids=["idle", "busy"])
+async def test_a_stream_ends_with_its_session_and_no_other_does(place, works):
+    meshes: list[Mesh] = []
+    session_id, user_id, other = uuid7(), uuid7(), uuid7()
+    async with serving_works(place, meshes=meshes, **works) as served:
+        ending = await opened(served, sign_in(user_id, sid=str(session_id)))
+        staying = await opened(served, sign_in(user_id))
+        meshes[0].sessions.end({session_id: SOON})
+        assert await end_of(ending) == (grpc.StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
+        assert await staying.read() or works == {}
+        strangers = await opened(served, sign_in(other, iat=int(time.time()) - 60))
+        meshes[0].sessions.end({}, {other: datetime.now(UTC)})
+        assert await end_of(strangers) == (grpc.StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
+        staying.cancel()
+
+
+async def test_a_stream_whose_reader_stands_still_ends_with_its_session_too(place):
+    """Its reader takes nothing, so the service is held in the midst of sending."""
+    meshes: list[Mesh] = []
+    sent, ended = [0], asyncio.Event()
+    session_id = uuid7()
+
+    async def flood(request: Any, context: aio.ServicerContext) -> AsyncIterator[orders_pb2.StreamOrderEventsResponse]:
+        try:
+            while True:
+                sent[0] += 1
+                yield orders_pb2.StreamOrderEventsResponse(cursor="x" * 100_000)
+        finally:
+            ended.set()
+
+    async with serving_works(place, meshes=meshes, StreamOrderEvents=flood) as served:
+        call = await opened(served, sign_in(sid=str(session_id)))
+        before = -1
+        while before != sent[0]:
+            before = sent[0]
+            await asyncio.sleep(0.1)
+        meshes[0].sessions.end({session_id: SOON})
+        async with asyncio.timeout(5):
+            await ended.wait()
+        call.cancel()
+
+
+async def test_a_session_ended_at_auth_ends_its_streams_and_calls_everywhere_within_five_seconds(place, shared_auth):
+    auth = shared_auth.served.stub(auth_pb2_grpc.AuthServiceStub)
+    email, password = f"{uuid7()}@example.com", "tea and biscuits"
+    await auth.Register(auth_pb2.RegisterRequest(email=email, password=password))
+    session = await auth.Login(auth_pb2.LoginRequest(email=email, password=password))
+    metadata = bearer(session.access_token)
+    async with serving_works(place) as served, serving_works(place, "marketdata") as elsewhere:
+        call = await opened(served, metadata)
+        started = time.monotonic()
+        await auth.Logout(auth_pb2.LogoutRequest(), metadata=metadata)
+        assert await end_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
+        await until_refused(served, metadata)
+        assert time.monotonic() - started < 5
+        await elsewhere.until_ready()
+    await shared_auth.served.close()
+
+
+async def until_refused(served: Served, metadata: Metadata) -> None:
+    stub = served.stub(orders_pb2_grpc.PortfolioServiceStub)
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await stub.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=metadata)
+            except aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_a_drain_ends_streams_so_that_they_resume_elsewhere(place):
+    async with serving_works(place) as served:
+        call = await opened(served)
+        ending = asyncio.create_task(end_of(call))
+        stopping = time.monotonic()
+    assert await ending == (grpc.StatusCode.UNAVAILABLE, Draining.reason)
+    # Neither the stream nor the fixture's health watch holds the drain up until its last second.
+    assert time.monotonic() - stopping < 3
+
+
+async def test_an_open_health_watch_does_not_hold_up_a_drain(place):
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with serving_works(place) as served:
+        watch = health_pb2_grpc.HealthStub(served.channel()).Watch(  # pyright: ignore[reportAttributeAccessIssue]
+            health_pb2.HealthCheckRequest(service="tradeloom.orders.v1.OrderService")
+        )
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        told = asyncio.create_task(watch.read())
+        stopping = time.monotonic()
+    assert (await told).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert time.monotonic() - stopping < 3
+
+
+async def test_more_streams_than_a_process_may_serve_are_refused_and_a_place_is_given_back(place):
+    async with serving_works(place, settings={"streams_max": "2"}) as served:
+        first, second = await opened(served), await opened(served)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await opened(served)
+        assert refused(caught)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused(caught)[1].reason == "TOO_MANY_STREAMS"
+        first.cancel()
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    (await opened(served)).cancel()
+                    break
+                except aio.AioRpcError:
+                    await asyncio.sleep(0.01)
+        second.cancel()
+
+
+async def test_stale_news_refuses_writes_and_lets_look(bare_installation: Installation):
+    """auth is killed: after five seconds nobody knows who was signed out; when it is back, writing goes on."""
+    request = orders_pb2.CreateAccountRequest(
+        request_id="1", name="x", mode="ACCOUNT_MODE_PAPER", kind="ACCOUNT_KIND_CASH"
+    )
+    request.starting_balances.add(asset="USDT").amount.value = "1"
+    with bare_installation.start("auth") as auth:
+        await auth.served.until_ready()
+
+
+        async with serving_works(with_auth(bare_installation, auth.served)) as served:
+            stub, metadata = served.stub(orders_pb2_grpc.PortfolioServiceStub), sign_in()
+            await stub.CreateAccount(request, metadata=metadata)
+            auth.kill()
+            killed = time.monotonic()
+            await served.until_health(2)  # NOT_SERVING
+            with pytest.raises(aio.AioRpcError) as caught:
+                await stub.CreateAccount(request, metadata=metadata)
+            assert time.monotonic() - killed < 6.5
+            code, info = refused(caught)
+            assert (code, info.reason) == (grpc.StatusCode.UNAVAILABLE, "REVOCATIONS_STALE")
+            await stub.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=metadata)
+            (await opened(served)).cancel()
+            assert (await served.probe())[0] == 503
+            assert (await served.probe("/live"))[0] == 200
+            auth.start()
+            await served.until_ready()
+            await stub.CreateAccount(request, metadata=metadata)
+        await auth.served.close()
+
+
+def test_ended_sessions_are_forgotten_when_their_tokens_have_expired():
+    sessions, now = Sessions(1), datetime.now(UTC)
+    sessions.end({uuid7(): now - timedelta(seconds=1)})
+    assert not sessions._ended
+
+
+def test_a_snapshot_of_many_ended_sessions_is_taken_at_once():
+    sessions = Sessions(1)
+    started = time.process_time()
+    sessions.end({uuid7(): SOON for _ in range(20_000)})
+    assert len(sessions._ended) == 20_000
+    assert time.process_time() - started < 2
+
+
+def test_nothing_is_known_before_the_first_news():
+    from libs.mesh.sessions import RevocationsStale
+
+    with pytest.raises(RevocationsStale):
+        Sessions(1).check_fresh()
+
+
+
