@@ -24,10 +24,11 @@ describe("a refusal", () => {
     expect(violationOf(refusal, "side")).toBeUndefined();
   });
 
-  test("of a lost connection leaves the outcome open, one of a service does not", () => {
+  test("says whether the call may have taken effect all the same", () => {
     expect(isOutcomeLost(refusalOf(new TypeError("Failed to fetch")))).toBe(true);
     expect(isOutcomeLost(refusalOf(new ConnectError("", Code.DeadlineExceeded)))).toBe(true);
-    expect(isOutcomeLost(refusalOf(refused(Code.Unavailable, "DEPENDENCY_UNAVAILABLE")))).toBe(false);
+    expect(isOutcomeLost(refusalOf(refused(Code.Unavailable, "DEPENDENCY_UNAVAILABLE")))).toBe(true);
+    expect(isOutcomeLost(refusalOf(refused(Code.Unavailable, "REVOCATIONS_STALE")))).toBe(false);
     expect(isOutcomeLost(refusalOf(refused(Code.InvalidArgument, "INVALID_FIELDS")))).toBe(false);
     expect(isTransient(refusalOf(new ConnectError("", Code.Unavailable)))).toBe(true);
     expect(isTransient(refusalOf(refused(Code.NotFound, "ORDER_NOT_FOUND")))).toBe(false);

@@ -28,6 +28,9 @@ const TRANSIENT = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Aborted
 /** Codes of calls whose outcome nobody told us: they may have taken effect. */
 const OUTCOME_LOST = new Set([Code.Unavailable, Code.DeadlineExceeded, Code.Unknown, Code.Canceled, Code.Internal]);
 
+/** Reasons that go with such a code although nothing was begun. */
+const NOTHING_BEGUN = new Set(["REVOCATIONS_STALE"]);
+
 export function refusalOf(error: unknown): Refusal {
   const connect = ConnectError.from(error);
   const [info] = connect.findDetails(ErrorInfoSchema);
@@ -56,13 +59,9 @@ export function isTransient(refusal: Refusal): boolean {
   return TRANSIENT.has(refusal.code) || refusal.retryDelaySeconds !== undefined;
 }
 
-/**
- * Whether it is unknown if the call took effect. A service that names its reason has decided; a
- * lost connection, a deadline or a proxy's answer has not.
- */
+/** Whether it is unknown if the call took effect; repeating it with the same request id tells. */
 export function isOutcomeLost(refusal: Refusal): boolean {
-  if (refusal.code === Code.Internal || refusal.code === Code.DeadlineExceeded) return true;
-  return OUTCOME_LOST.has(refusal.code) && refusal.reason === "";
+  return OUTCOME_LOST.has(refusal.code) && !NOTHING_BEGUN.has(refusal.reason);
 }
 
 type Sentence = (metadata: Record<string, string>, refusal: Refusal) => string;
@@ -77,7 +76,8 @@ const SENTENCES: Record<string, Sentence> = {
   STEP_UP_REQUIRED: () => "This needs a fresh second factor.",
   RATE_LIMITED: (_, refusal) => `Too many requests. ${comeBack(refusal)}`,
   REQUEST_ID_REUSED: () => "This request was sent before with other contents. Check your orders before sending a new one.",
-  DEPENDENCY_UNAVAILABLE: () => "The platform cannot do this right now; nothing was changed.",
+  DEPENDENCY_UNAVAILABLE: () => "A part of the platform does not answer.",
+  REVISION_NOT_REACHED: () => "The newest state is not here yet.",
   REVOCATIONS_STALE: () => "The platform cannot confirm your session right now; nothing was changed.",
   INTERNAL: ({ error_id }) => `Something went wrong on our side${error_id ? ` (error ${error_id})` : ""}.`,
   TOO_MANY_STREAMS: () => "The platform serves as many live streams as it can.",

@@ -1,7 +1,8 @@
-import { Alert, Button, Center, Loader, Stack, Text } from "@mantine/core";
+import { Button, Center, Loader, Stack, Text } from "@mantine/core";
 import { IconAlertTriangle, IconInbox } from "@tabler/icons-react";
 import type { ReactNode } from "react";
 import { refusalOf } from "@/api/refusal";
+import classes from "./states.module.css";
 
 export function Loading({ what }: { what: string }) {
   return (
@@ -48,28 +49,28 @@ export function Failed({ what, error, onRetry }: { what: string; error: unknown;
 export function RefusalAlert({ title, error }: { title?: string; error: unknown }) {
   const refusal = isRefusal(error) ? error : refusalOf(error);
   return (
-    <Alert
-      color="red"
-      variant="light"
-      p="xs"
-      role="alert"
-      title={title}
-      icon={<IconAlertTriangle size={18} aria-hidden />}
-      data-reason={refusal.reason}
-    >
-      <Text size="sm">{refusal.message}</Text>
-      {refusal.violations.map(({ field, description }) => (
-        <Text size="xs" key={`${field} ${description}`}>
-          <b>{field}</b>: {description}
-        </Text>
-      ))}
-      {refusal.reason && (
-        <Text size="xs" c="dimmed" ff="monospace" mt={2}>
-          {refusal.domain && `${refusal.domain} · `}
-          {refusal.reason}
-        </Text>
-      )}
-    </Alert>
+    <div className={classes.refusal} role="alert" data-reason={refusal.reason}>
+      <IconAlertTriangle size={17} aria-hidden className={classes.icon} />
+      <div>
+        {title && (
+          <Text size="sm" fw={600}>
+            {title}
+          </Text>
+        )}
+        <Text size="sm">{refusal.message}</Text>
+        {refusal.violations.map(({ field, description }) => (
+          <Text size="xs" key={`${field} ${description}`}>
+            <b>{field}</b>: {description}
+          </Text>
+        ))}
+        {refusal.reason && (
+          <Text size="xs" c="dimmed" ff="monospace" mt={2}>
+            {refusal.domain && `${refusal.domain} · `}
+            {refusal.reason}
+          </Text>
+        )}
+      </div>
+    </div>
   );
 }
 

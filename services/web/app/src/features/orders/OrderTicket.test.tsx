@@ -1,0 +1,143 @@
+import { create } from "@bufbuild/protobuf";
+import { MantineProvider } from "@mantine/core";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { InstrumentSchema } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
+import {
+  AccountSchema,
+  OrderSchema,
+  OrderService,
+  OrderState,
+  PortfolioService,
+  type PlaceOrderRequest,
+} from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { render, screen, waitFor } from "@testing-library/react";
+import userEvent from "@testing-library/user-event";
+import { beforeEach, describe, expect, test } from "vitest";
+import { ApiProvider } from "@/api/clients";
+import { AccountContext } from "@/features/accounts/account";
+import { refused, signedInApi } from "@/test/api";
+import { AccountOrdersProvider } from "./AccountOrdersProvider";
+import { OrderTicket } from "./OrderTicket";
+
+const ACCOUNT = create(AccountSchema, { accountId: "a1", name: "Paper" });
+const INSTRUMENT = create(InstrumentSchema, {
+  instrumentId: "SIM:BTCUSDT",
+  symbol: "BTCUSDT",
+  baseAsset: "BTC",
+  quoteAsset: "USDT",
+  tickSize: { value: "0.01" },
+  lotSize: { value: "0.001" },
+  takerFeeRate: { value: "0.001" },
+  makerFeeRate: { value: "0.0005" },
+});
+
+/** The ticket before a service that remembers what was placed by request id. */
+async function show(answer: (request: PlaceOrderRequest, call: number) => void = () => {}) {
+  const calls: PlaceOrderRequest[] = [];
+  const placed = new Map<string, string>();
+  const api = await signedInApi(({ service }) => {
+    service(OrderService, {
+      placeOrder: (request) => {
+        calls.push(request);
+        answer(request, calls.length);
+        if (!placed.has(request.requestId)) placed.set(request.requestId, `o${placed.size + 1}`);
+        return { order: create(OrderSchema, { orderId: placed.get(request.requestId)!, state: OrderState.PENDING_NEW }) };
+      },
+      streamOrderEvents: async function* (_, { signal }) {
+        yield { cursor: "0", step: { case: "acknowledgement" as const, value: { heartbeatSeconds: 5 } } };
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      },
+    });
+    service(PortfolioService, {
+      getPortfolio: () => ({
+        balances: [{ asset: "USDT", total: { value: "1000" }, reserved: { value: "0" }, available: { value: "1000" } }],
+      }),
+    });
+  });
+  render(
+    <MantineProvider env="test">
+      <QueryClientProvider client={new QueryClient({ defaultOptions: { queries: { retry: false } } })}>
+        <ApiProvider api={api}>
+          <AccountContext value={{ account: ACCOUNT, accounts: [ACCOUNT], choose: () => {} }}>
+            <AccountOrdersProvider accountId="a1">
+              <OrderTicket instrument={INSTRUMENT} lastPrice={100} chosenPrice={undefined} />
+            </AccountOrdersProvider>
+          </AccountContext>
+        </ApiProvider>
+      </QueryClientProvider>
+    </MantineProvider>,
+  );
+  return { calls, placed, user: userEvent.setup() };
+}
+
+describe("the order ticket", () => {
+  beforeEach(() => sessionStorage.clear());
+
+  test("starts at the last price and sends what was typed, as text", async () => {
+    const { calls, user } = await show();
+    await waitFor(() => expect(screen.getByLabelText("Limit price")).toHaveProperty("value", "100"));
+    await user.type(screen.getByLabelText("Quantity"), "0.250");
+    await user.click(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    await screen.findByText("Placed");
+    expect(calls[0]).toMatchObject({
+      accountId: "a1",
+      instrumentId: "SIM:BTCUSDT",
+      quantity: { value: "0.250" },
+      limitPrice: { value: "100" },
+    });
+  });
+
+  test("places one order for a double click", async () => {
+    const { placed, user } = await show();
+    await user.type(screen.getByLabelText("Quantity"), "0.25");
+    await user.dblClick(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    await screen.findByText("Placed");
+    expect(placed.size).toBe(1);
+  });
+
+  test("names the field and the reason of a refusal, and keeps what was typed", async () => {
+    const { user } = await show(() => {
+      throw refused(Code.FailedPrecondition, "INSUFFICIENT_BALANCE", { asset: "USDT", needed: "2500", available: "1000" });
+    });
+    await user.type(screen.getByLabelText("Quantity"), "25");
+    await user.click(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    await screen.findByText(/Not enough USDT: the order and its fees need 2,500.00, available are 1,000.00/);
+    expect(screen.getByText(/INSUFFICIENT_BALANCE/)).toBeTruthy();
+    expect(screen.getByLabelText("Quantity")).toHaveProperty("value", "25");
+  });
+
+  test("does not ask the service about what is plainly wrong", async () => {
+    const { calls, user } = await show();
+    await user.type(screen.getByLabelText("Quantity"), "0.0005");
+    await user.click(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    await screen.findByText("Must be a multiple of 0.001");
+    expect(calls).toHaveLength(0);
+  });
+
+  test("asks what to do when the answer stays away, and sends the very same order again", async () => {
+    const { calls, placed, user } = await show((_, call) => {
+      if (call <= 3) throw new ConnectError("cut", Code.Unavailable);
+    });
+    await user.type(screen.getByLabelText("Quantity"), "0.25");
+    await user.click(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    await user.click(await screen.findByRole("button", { name: "Send it again" }, { timeout: 5_000 }));
+    await screen.findByText("Placed");
+    expect(new Set(calls.map((call) => call.requestId)).size).toBe(1);
+    expect(placed.size).toBe(1);
+    expect(sessionStorage.getItem("tradeloom.unanswered")).toBeNull();
+  });
+
+  test("takes a share of what is available, fee included, on the lot", async () => {
+    const { user } = await show();
+    await waitFor(() => expect(screen.getByTestId("available").textContent).toBe("1,000.00 USDT"));
+    await user.click(screen.getByRole("button", { name: "Use 50% of the available USDT" }));
+    expect(screen.getByLabelText("Quantity")).toHaveProperty("value", "4.995");
+  });
+
+  test("steps by the lot with the arrow keys", async () => {
+    const { user } = await show();
+    await user.type(screen.getByLabelText("Quantity"), "{ArrowUp}{ArrowUp}{Shift>}{ArrowUp}{/Shift}{ArrowDown}");
+    expect(screen.getByLabelText("Quantity")).toHaveProperty("value", "0.011");
+  });
+});
