@@ -55,5 +55,9 @@ export default defineConfig({
     include: ["src/**/*.test.{ts,tsx}"],
     setupFiles: [here("./src/test/setup.ts")],
     restoreMocks: true,
+    // One jsdom for all files of a worker: making one takes longer than most files' tests.
+    isolate: false,
+    maxWorkers: 2,
+    testTimeout: 20_000,
   },
 });
