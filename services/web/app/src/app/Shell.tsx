@@ -41,7 +41,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           ))}
         </nav>
         <Group gap="xs" wrap="nowrap" ml="auto">
-          <StreamBadge what="Order events" state={stream} />
+          <StreamBadge what="Orders" state={stream} />
           <AccountMenu />
           <Tooltip label="The interface's documentation">
             <ActionIcon component="a" href="/docs" variant="subtle" color="gray" aria-label="The interface's documentation" visibleFrom="sm">

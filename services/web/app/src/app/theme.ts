@@ -24,5 +24,5 @@ export const theme = createTheme({
 export const cssVariables: CSSVariablesResolver = () => ({
   variables: { "--rising": RISING, "--falling": FALLING, "--panel": night[6], "--line": night[4], "--dimmed": night[2] },
   light: {},
-  dark: { "--mantine-color-dimmed": night[2] },
+  dark: { "--mantine-color-dimmed": night[2], "--mantine-color-error": FALLING },
 });

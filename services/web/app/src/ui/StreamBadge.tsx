@@ -9,6 +9,8 @@ export function StreamBadge({ what, state }: { what: string; state: StreamState 
       <Badge
         size="sm"
         variant="dot"
+        tt="none"
+        fw={500}
         color={color}
         tabIndex={0}
         role="status"
@@ -16,7 +18,7 @@ export function StreamBadge({ what, state }: { what: string; state: StreamState 
         data-testid={`stream-${what.toLowerCase().replace(/ /g, "-")}`}
         data-phase={state.phase}
       >
-        {label}
+        {state.phase === "live" ? what : `${what}: ${label.toLowerCase()}`}
       </Badge>
     </Tooltip>
   );

@@ -1,4 +1,4 @@
-import { Button, Center, SegmentedControl, Text } from "@mantine/core";
+import { Button, Center, Group, SegmentedControl, Text } from "@mantine/core";
 import type { Instrument, StreamCandlesResponse } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import {
   CandlestickSeries,
@@ -160,7 +160,7 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
       title="Chart"
       className={classes.panel!}
       aside={
-        <>
+        <Group gap="xs" wrap="nowrap">
           <SegmentedControl
             size="xs"
             aria-label="Bar size"
@@ -171,7 +171,7 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
           <span className={classes.live}>
             <StreamBadge what="Candles" state={stream} />
           </span>
-        </>
+        </Group>
       }
     >
       <div className={classes.frame}>

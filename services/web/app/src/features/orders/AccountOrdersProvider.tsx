@@ -8,7 +8,7 @@ import { useResumingStream } from "@/api/useResumingStream";
 import { portfolioKey } from "@/features/portfolio/usePortfolio";
 import { shown } from "@/lib/decimal";
 import { afterList, afterMessage, NO_ORDERS, type AccountOrders } from "./accountOrders";
-import { SIDES } from "./words";
+import { reasonText, SIDES } from "./words";
 
 interface Provided {
   known: AccountOrders;
@@ -82,9 +82,9 @@ function announce({ kind, order, execution }: OrderEvent): void {
       message: `${shown(execution.quantity?.value, 0)} at ${shown(execution.price?.value)}`,
     });
   } else if (kind === OrderEventKind.REJECTED) {
-    notifications.show({ color: "red", title: `Rejected: ${what}`, message: order.reason || "The venue refused the order." });
+    notifications.show({ color: "red", title: `Rejected: ${what}`, message: reasonText(order.reason) || "The venue refused the order." });
   } else if (kind === OrderEventKind.CANCELED) {
-    notifications.show({ color: "gray", title: `Canceled: ${what}`, message: order.reason || "The venue took the order back." });
+    notifications.show({ color: "gray", title: `Canceled: ${what}`, message: reasonText(order.reason) || "The venue took the order back." });
   } else if (kind === OrderEventKind.CANCEL_REJECTED) {
     notifications.show({ color: "yellow", title: `Too late to cancel: ${what}`, message: "The order was done by then." });
   }

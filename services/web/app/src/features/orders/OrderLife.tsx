@@ -7,8 +7,9 @@ import { clock, dayAndClock, exactClock } from "@/lib/time";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { useAccountOrders } from "./AccountOrdersProvider";
 import { lifeOf } from "./accountOrders";
+import classes from "./OrderLife.module.css";
 import { OrderStateBadge } from "./OrdersTable";
-import { EVENTS, titleOf, TIMES_IN_FORCE, TYPES } from "./words";
+import { EVENTS, reasonText, titleOf, TIMES_IN_FORCE, TYPES } from "./words";
 
 const FILLS_SHOWN_MAX = 100;
 
@@ -20,6 +21,7 @@ export function OrderLife({ order, onClose }: { order: Order | undefined; onClos
       onClose={onClose}
       position="right"
       size={420}
+      styles={{ content: { background: "var(--panel)" }, header: { background: "var(--panel)" } }}
       title={order && <Text fw={600}>{titleOf(order)}</Text>}
       closeButtonProps={{ "aria-label": "Close" }}
     >
@@ -57,7 +59,7 @@ function Life({ order }: { order: Order }) {
         <OrderStateBadge order={order} />
         {order.reason && (
           <Text size="sm" c="dimmed">
-            {order.reason}
+            {reasonText(order.reason)}
           </Text>
         )}
       </Group>
@@ -82,7 +84,7 @@ function Life({ order }: { order: Order }) {
             Placed before this page was opened. It last changed at {clock(order.updateTime)}.
           </Text>
         ) : (
-          <Timeline active={events.length} bulletSize={12} lineWidth={2} color="indigo" data-testid="order-life">
+          <Timeline active={events.length} bulletSize={12} lineWidth={2} color="indigo" className={classes.life!} data-testid="order-life">
             {events.map((event) => (
               <Timeline.Item key={String(event.accountSequence)} title={<Text size="sm">{EVENTS[event.kind]}</Text>}>
                 <Text size="xs" c="dimmed">
@@ -137,5 +139,5 @@ function detailOf({ kind, execution, order }: OrderEvent): string {
   if (kind === OrderEventKind.FILLED && execution) {
     return ` · ${shown(execution.quantity?.value, 0)} at ${shown(execution.price?.value)}`;
   }
-  return order?.reason ? ` · ${order.reason}` : "";
+  return order?.reason ? ` · ${reasonText(order.reason)}` : "";
 }

@@ -221,7 +221,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
         <dl className={classes.sums}>
           <dt>Available</dt>
           <dd data-testid="available">
-            {portfolio.data ? shown(available) : "–"} {asset}
+            {portfolio.data ? shown(available, 2, 4) : "–"} {asset}
           </dd>
           <dt>{isLimit ? "Value" : "Value, about"}</dt>
           <dd>

@@ -1,4 +1,4 @@
-import { ActionIcon, Badge, ScrollArea, Table, Tooltip } from "@mantine/core";
+import { ActionIcon, ScrollArea, Table, Tooltip } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { IconX } from "@tabler/icons-react";
 import { OrderSide, OrderState, type Order } from "@gen/tradeloom/orders/v1/orders_pb.js";
@@ -8,11 +8,12 @@ import { refusalOf } from "@/api/refusal";
 import { newRequestId } from "@/api/requestId";
 import { shown } from "@/lib/decimal";
 import { dayAndClock } from "@/lib/time";
+import { Tag } from "@/ui/Tag";
 import { useAccountOrders } from "./AccountOrdersProvider";
 import { isDone } from "./accountOrders";
 import { OrderLife } from "./OrderLife";
 import classes from "./OrdersTable.module.css";
-import { SIDES, STATES, titleOf, TYPES } from "./words";
+import { reasonText, SIDES, STATES, titleOf, TYPES } from "./words";
 
 /** Orders as rows; a row opens the order's life, and an open order can be canceled. */
 export function OrdersTable({ orders, label }: { orders: readonly Order[]; label: string }) {
@@ -21,7 +22,7 @@ export function OrdersTable({ orders, label }: { orders: readonly Order[]; label
   const shownOrder = shownId === undefined ? undefined : known.orders.get(shownId);
   return (
     <>
-      <ScrollArea type="auto" h="100%">
+      <ScrollArea type="scroll" h="100%">
         <Table className={classes.table} aria-label={label} highlightOnHover stickyHeader>
           <Table.Thead>
             <Table.Tr>
@@ -68,12 +69,11 @@ export function OrdersTable({ orders, label }: { orders: readonly Order[]; label
 
 export function OrderStateBadge({ order }: { order: Order }) {
   const { label, color } = STATES[order.state];
-  const badge = (
-    <Badge size="sm" variant="light" color={color} data-state={OrderState[order.state]}>
+  return (
+    <Tag color={color} data-state={OrderState[order.state]} {...(order.reason && { title: reasonText(order.reason) })}>
       {label}
-    </Badge>
+    </Tag>
   );
-  return order.reason ? <Tooltip label={order.reason}>{badge}</Tooltip> : badge;
 }
 
 function CancelButton({ order }: { order: Order }) {

@@ -80,9 +80,11 @@ describe("a ticket", () => {
     expect(problemsOf({ ...draft, orderType: OrderType.MARKET, quantity: "1" }, INSTRUMENT)).toEqual({});
   });
 
-  test("never lets a market order last", () => {
+  test("gives each order type its usual time in force", () => {
     const market = ticketAfter(composed(), { kind: "edit", change: { orderType: OrderType.MARKET } });
     expect(market.draft.timeInForce).toBe(TimeInForce.IOC);
+    const limit = ticketAfter(market, { kind: "edit", change: { orderType: OrderType.LIMIT } });
+    expect(limit.draft.timeInForce).toBe(TimeInForce.GTC);
   });
 
   test("is found again, unanswered, after the page was closed", () => {

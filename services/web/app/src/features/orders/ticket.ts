@@ -65,7 +65,7 @@ export function ticketAfter(ticket: Ticket, action: TicketAction): Ticket {
     case "edit": {
       if (ticket.phase !== "composing" && ticket.phase !== "placed") return ticket;
       // Other contents are another intent.
-      return { phase: "composing", draft: consistent({ ...ticket.draft, ...action.change }), requestId: newRequestId() };
+      return { phase: "composing", draft: edited(ticket.draft, action.change), requestId: newRequestId() };
     }
     case "send": {
       if (ticket.phase !== "composing") return ticket;
@@ -98,11 +98,11 @@ function isAwaited(ticket: Ticket, requestId: string): ticket is Extract<Ticket,
   return ticket.phase === "sending" && ticket.intent.requestId === requestId;
 }
 
-/** A market order takes what is there at once; it cannot last. */
-function consistent(draft: Draft): Draft {
-  const { orderType, timeInForce } = draft;
-  if (orderType === OrderType.MARKET && timeInForce === TimeInForce.GTC) return { ...draft, timeInForce: TimeInForce.IOC };
-  return draft;
+/** Another order type starts with its own usual time in force: a market order cannot last, a limit order does. */
+function edited(draft: Draft, change: Partial<Draft>): Draft {
+  if (change.orderType === undefined || change.orderType === draft.orderType) return { ...draft, ...change };
+  const timeInForce = change.orderType === OrderType.MARKET ? TimeInForce.IOC : TimeInForce.GTC;
+  return { ...draft, timeInForce, ...change };
 }
 
 /** What the page can tell is wrong before asking; the service decides about everything again. */

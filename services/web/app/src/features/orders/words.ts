@@ -44,6 +44,17 @@ export const EVENTS: Record<OrderEventKind, string> = {
   [OrderEventKind.CANCEL_REJECTED]: "Too late to cancel",
 };
 
+/** Why an order ended, where the venue says it in a word. */
+const REASONS: Record<string, string> = {
+  ioc: "What could not trade at once was canceled.",
+  fok: "Not all of it could trade at once.",
+  instrument_changed: "The instrument changed.",
+};
+
+export function reasonText(reason: string): string {
+  return REASONS[reason] ?? reason;
+}
+
 /** Such as "Buy 0.25 SIM:BTCUSDT". */
 export function titleOf(order: Order): string {
   return `${SIDES[order.side]} ${order.quantity?.value ?? ""} ${order.instrumentId}`;

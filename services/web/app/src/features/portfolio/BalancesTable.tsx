@@ -7,7 +7,7 @@ import classes from "./tables.module.css";
 export function BalancesTable({ balances }: { balances: readonly Balance[] }) {
   if (balances.length === 0) return <Empty title="No balances" />;
   return (
-    <ScrollArea type="auto">
+    <ScrollArea type="scroll">
       <Table className={classes.table!} aria-label="Balances">
         <Table.Thead>
           <Table.Tr>

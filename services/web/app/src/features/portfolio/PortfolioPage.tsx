@@ -67,7 +67,7 @@ function Fills({ accountId }: { accountId: string }) {
         <Empty title="Nothing has traded yet" />
       ) : (
         <>
-          <ScrollArea type="auto">
+          <ScrollArea type="scroll">
             <Table className={classes.table!} aria-label="Fills">
               <Table.Thead>
                 <Table.Tr>

@@ -9,7 +9,7 @@ import classes from "./tables.module.css";
 export function PositionsTable({ positions }: { positions: readonly Position[] }) {
   if (positions.length === 0) return <Empty title="No positions">What a filled order buys is shown here.</Empty>;
   return (
-    <ScrollArea type="auto">
+    <ScrollArea type="scroll">
       <Table className={classes.table!} aria-label="Positions">
         <Table.Thead>
           <Table.Tr>

@@ -1,0 +1,120 @@
+import { expect, test, type Page } from "@playwright/test";
+
+const PASSWORD = "three looms weave at night";
+
+/** A page whose every complaint fails its test: errors, refused policies, requests to anywhere else. */
+async function watched(page: Page, origin: string): Promise<string[]> {
+  const complaints: string[] = [];
+  page.on("pageerror", (error) => complaints.push(`error: ${error.message}`));
+  page.on("console", (message) => {
+    if (/Content Security Policy|Refused to/.test(message.text())) complaints.push(message.text());
+  });
+  page.on("request", (request) => {
+    const url = new URL(request.url());
+    if (url.protocol.startsWith("http") && url.origin !== origin) complaints.push(`asked ${url.origin}`);
+  });
+  return complaints;
+}
+
+async function registered(page: Page): Promise<string> {
+  const email = `browser-${crypto.randomUUID()}@example.com`;
+  await page.goto("/");
+  await page.getByRole("button", { name: "Register" }).click();
+  await page.getByLabel("E-mail").fill(email);
+  await page.getByLabel("Name").fill("Ada");
+  await page.getByRole("textbox", { name: "Password" }).fill(PASSWORD);
+  await page.getByRole("button", { name: "Register" }).click();
+  await page.getByRole("button", { name: "Open account" }).click();
+  await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live");
+  return email;
+}
+
+function ticket(page: Page) {
+  return page.getByRole("form", { name: "Order ticket" });
+}
+
+test("a person registers, watches ticks, places an order and sees it filled", async ({ page, baseURL }) => {
+  const complaints = await watched(page, new URL(baseURL!).origin);
+  await registered(page);
+
+  await expect(page.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "live");
+  const price = page.getByTestId("last-price");
+  const first = await price.textContent();
+  await expect(price).not.toHaveText(first!);
+  await expect(page.getByTestId("chart")).not.toHaveAttribute("data-bars", "0");
+
+  await ticket(page).getByText("Market", { exact: true }).click();
+  await ticket(page).getByLabel("Quantity").fill("0.25");
+  await page.getByTestId("place-order").click();
+  await expect(page.getByText("Filled: Buy SIM:BTCUSDT").first()).toBeVisible();
+
+  await page.getByRole("tab", { name: "History" }).click();
+  const row = page.getByRole("table", { name: "Order history" }).locator("tbody tr").first();
+  await expect(row.locator("[data-state=FILLED]")).toBeVisible();
+  await row.click();
+  await expect(page.getByTestId("order-life")).toContainText("Accepted");
+  await expect(page.getByTestId("order-life")).toContainText("Filled");
+  await expect(page.getByRole("table", { name: "Fills of the order" }).locator("tbody tr").first()).toBeVisible();
+  await page.keyboard.press("Escape");
+
+  await page.getByRole("link", { name: "Portfolio" }).click();
+  await expect(page.getByRole("table", { name: "Positions" })).toContainText("SIM:BTCUSDT");
+  await expect(page.getByRole("table", { name: "Balances" })).toContainText("BTC");
+  expect(complaints).toEqual([]);
+});
+
+test("a resting order is canceled, and a refusal names its field and its reason", async ({ page }) => {
+  await registered(page);
+  await ticket(page).getByLabel("Limit price").fill("1000.00");
+  await ticket(page).getByLabel("Quantity").fill("0.5");
+  await page.getByTestId("place-order").click();
+  const open = page.getByRole("table", { name: "Open orders" });
+  await expect(open.locator("[data-state=NEW]")).toBeVisible();
+
+  await ticket(page).getByLabel("Quantity").fill("5000");
+  await page.getByTestId("place-order").click();
+  await expect(ticket(page)).toContainText("Not enough USDT");
+  await expect(ticket(page).locator("[data-reason=INSUFFICIENT_BALANCE]")).toBeVisible();
+
+  await open.getByRole("button", { name: /^Cancel/ }).click();
+  await page.getByRole("tab", { name: "History" }).click();
+  await expect(page.getByRole("table", { name: "Order history" }).locator("[data-state=CANCELED]")).toBeVisible();
+});
+
+test("a reload keeps the session, signing out ends it, and no token is left behind", async ({ page }) => {
+  const email = await registered(page);
+  await page.reload();
+  await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live");
+  const stored = await page.evaluate(() => JSON.stringify({ ...localStorage, ...sessionStorage }) + document.cookie);
+  expect(stored).not.toContain("eyJ");
+  expect(stored).not.toContain(PASSWORD);
+
+  await page.getByRole("button", { name: `Signed in as ${email}` }).click();
+  await page.getByRole("menuitem", { name: "Sign out" }).click();
+  await expect(page.getByRole("form", { name: "Sign in" })).toBeVisible();
+  expect(await page.evaluate(() => sessionStorage.length)).toBe(0);
+  await page.goto("/app/portfolio");
+  await expect(page.getByRole("form", { name: "Sign in" })).toBeVisible();
+});
+
+test("streams come back by themselves after the network was gone", async ({ page, context }) => {
+  await registered(page);
+  await expect(page.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "live");
+  const session = await context.newCDPSession(page);
+  await session.send("Network.enable");
+  await session.send("Network.emulateNetworkConditions", { offline: true, latency: 0, downloadThroughput: 0, uploadThroughput: 0 });
+  await expect(page.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "waiting", { timeout: 40_000 });
+  await session.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+  await expect(page.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
+  await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
+});
+
+test("everything fits a phone", async ({ page }) => {
+  await page.setViewportSize({ width: 390, height: 844 });
+  await registered(page);
+  for (const place of ["Trade", "Orders", "Portfolio"]) {
+    await page.getByRole("link", { name: place }).click();
+    const [wide, shown] = await page.evaluate(() => [document.documentElement.scrollWidth, window.innerWidth]);
+    expect(wide).toBeLessThanOrEqual(shown!);
+  }
+});
