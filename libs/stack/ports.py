@@ -3,6 +3,7 @@
 import socket
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Self
 
 import psutil
 
@@ -63,6 +64,12 @@ class Ports:
             return False
         self._claims[port] = claim
         return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         for claim in self._claims.values():

@@ -73,11 +73,12 @@ async def postgres(
     """A server in this folder for as long as the context is open; made at first, found again later."""
     make_private(folder)
     home = await make_cluster(folder, superuser_password)
-    server = PostgresServer(port or Ports().take(), superuser_password)
-    async with Supervisor(logs=folder, run=folder) as supervisor:
-        supervisor.start(postgres_process(home, server.port, settings or {}))
-        await supervisor.wait_ready("postgres", seconds=START_SECONDS, deaths_max=1)
-        yield server
+    with Ports() as ports:
+        server = PostgresServer(port or ports.take(), superuser_password)
+        async with Supervisor(logs=folder, run=folder) as supervisor:
+            supervisor.start(postgres_process(home, server.port, settings or {}))
+            await supervisor.wait_ready("postgres", seconds=START_SECONDS, deaths_max=1)
+            yield server
 
 
 def postgres_process(home: Home, port: int, settings: Mapping[str, str] | None = None) -> Process:

@@ -64,12 +64,13 @@ class ValkeyServer:
 @asynccontextmanager
 async def valkey(folder: Path, *, passwords: Mapping[str, str], port: int | None = None) -> AsyncIterator[ValkeyServer]:
     """A server in this folder for as long as the context is open. The passwords are by word, with one for `stack`."""
-    server = ValkeyServer(port or Ports().take(), passwords)
     make_private(folder)
-    async with Supervisor(logs=folder, run=folder) as supervisor:
-        supervisor.start(valkey_process(folder, server, log=folder / "valkey.log"))
-        await supervisor.wait_ready("valkey", seconds=START_SECONDS, deaths_max=2)
-        yield server
+    with Ports() as ports:
+        server = ValkeyServer(port or ports.take(), passwords)
+        async with Supervisor(logs=folder, run=folder) as supervisor:
+            supervisor.start(valkey_process(folder, server, log=folder / "valkey.log"))
+            await supervisor.wait_ready("valkey", seconds=START_SECONDS, deaths_max=2)
+            yield server
 
 
 def valkey_process(folder: Path, server: ValkeyServer, *, log: Path) -> Process:

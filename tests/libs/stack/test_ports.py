@@ -19,9 +19,8 @@ def taken():
 
 @pytest.fixture
 def ports():
-    ports = Ports()
-    yield ports
-    ports.release()
+    with Ports() as ports:
+        yield ports
 
 
 def test_a_port_with_a_listener_is_not_free(taken):
@@ -60,9 +59,8 @@ def test_ports_other_than_the_standard_ones_are_named():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names without files")
 def test_two_stacks_that_start_together_never_choose_the_same_port(ports):
     first = choose_ports(ports, None, {})
-    other = Ports()
-    second = choose_ports(other, None, {})
-    other.release()
+    with Ports() as other:
+        second = choose_ports(other, None, {})
     assert not set(first.values()) & set(second.values())
 
 
