@@ -1,4 +1,5 @@
 import { expect, test, type Page } from "@playwright/test";
+import { Wire } from "./wire";
 
 const PASSWORD = "three looms weave at night";
 
@@ -97,16 +98,52 @@ test("a reload keeps the session, signing out ends it, and no token is left behi
   await expect(page.getByRole("form", { name: "Sign in" })).toBeVisible();
 });
 
-test("streams come back by themselves after the network was gone", async ({ page, context }) => {
+test("streams come back by themselves when the wire was cut, and when it hung in silence", async ({ browser, baseURL }) => {
+  const wire = await Wire.to(baseURL!);
+  const context = await browser.newContext({ baseURL: wire.url });
+  try {
+    const page = await context.newPage();
+    await registered(page);
+    const ticks = page.getByTestId("stream-ticks");
+    await expect(ticks).toHaveAttribute("data-phase", "live");
+
+    wire.cut();
+    await expect(ticks).toHaveAttribute("data-phase", "waiting");
+    wire.mend();
+    await expect(ticks).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
+    await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
+
+    wire.hang();
+    await expect(ticks).toHaveAttribute("data-phase", "waiting", { timeout: 40_000 });
+    wire.mend();
+    await expect(ticks).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
+    await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
+  } finally {
+    await context.close();
+    wire.close();
+  }
+});
+
+test("an order whose answer was lost is placed once, however often it is sent", async ({ page }) => {
   await registered(page);
-  await expect(page.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "live");
-  const session = await context.newCDPSession(page);
-  await session.send("Network.enable");
-  await session.send("Network.emulateNetworkConditions", { offline: true, latency: 0, downloadThroughput: 0, uploadThroughput: 0 });
-  await expect(page.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "waiting", { timeout: 40_000 });
-  await session.send("Network.emulateNetworkConditions", { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
-  await expect(page.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
-  await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
+  await ticket(page).getByLabel("Limit price").fill("1000.00");
+  await ticket(page).getByLabel("Quantity").fill("0.5");
+  await expect(page.getByTestId("available")).toContainText("100,000.00");
+  // The request arrives and its answer does not.
+  await page.route("**/tradeloom.orders.v1.OrderService/PlaceOrder", async (route) => {
+    await route.fetch();
+    await route.abort("connectionreset");
+  });
+  await page.getByTestId("place-order").click();
+  await expect(ticket(page)).toContainText("may have been placed", { timeout: 40_000 });
+
+  await page.reload();
+  await expect(ticket(page)).toContainText("may have been placed");
+  await page.unroute("**/tradeloom.orders.v1.OrderService/PlaceOrder");
+  await page.getByRole("button", { name: "Send it again" }).click();
+  await expect(ticket(page)).not.toContainText("may have been placed");
+  await page.reload();
+  await expect(page.getByRole("table", { name: "Open orders" }).locator("tbody tr")).toHaveCount(1);
 });
 
 test("everything fits a phone", async ({ page }) => {

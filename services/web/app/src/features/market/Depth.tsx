@@ -6,7 +6,7 @@ import { priceText, volumeText } from "./prices";
 import type { Tape } from "./tape";
 
 /** So many levels of each side are shown. */
-const LEVELS_SHOWN = 6;
+const LEVELS_SHOWN = 5;
 
 interface Props {
   tape: Tape;
