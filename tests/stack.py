@@ -35,6 +35,10 @@ class Stack:
         """E-mail and password of the generated administrator."""
         return ADMIN_EMAIL, Path(self.snapshot.admin_password_file).read_text().strip()
 
+    @property
+    def replays(self) -> Path:
+        return self.folder.replays
+
     def log(self, name: str) -> str:
         return self.folder.log(name).read_text()
 

@@ -45,7 +45,9 @@ async def follow_keys(open_channel: OpenChannel, verifier: Verifier) -> None:
     pause_seconds = KEYS_REFRESH_SECONDS
     async with open_channel() as channel:
         try:
-            response = await auth_pb2_grpc.AuthServiceStub(channel).GetJwks(auth_pb2.GetJwksRequest(), wait_for_ready=True)
+            response = await auth_pb2_grpc.AuthServiceStub(channel).GetJwks(
+                auth_pb2.GetJwksRequest(), wait_for_ready=True
+            )
             verifier.use(public_keys(response))
         except aio.AioRpcError as error:
             log.info("auth does not answer yet", code=error.code().name)

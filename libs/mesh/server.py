@@ -135,9 +135,7 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
             await server.stop(settings.drain_seconds)
 
 
-def build_server(
-    settings: ServiceSettings, mesh: Mesh, service: Service
-) -> tuple[aio.Server, Health, list[str]]:
+def build_server(settings: ServiceSettings, mesh: Mesh, service: Service) -> tuple[aio.Server, Health, list[str]]:
     server = aio.server(options=SERVER_OPTIONS)
     concerns = Concerns(settings.word, mesh.verifier, mesh.sessions, limiters(settings))
     registrar = Registrar(server, methods(settings.word), concerns.in_order(), check)

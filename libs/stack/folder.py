@@ -30,7 +30,16 @@ class DataFolder:
         return cls((path or Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER)).expanduser().absolute())
 
     def make(self) -> None:
-        for folder in (self.path, self.secrets, self.tls, self.run, self.logs, self.postgres, self.valkey):
+        for folder in (
+            self.path,
+            self.secrets,
+            self.tls,
+            self.run,
+            self.logs,
+            self.postgres,
+            self.valkey,
+            self.replays,
+        ):
             make_private(folder)
 
     @property
@@ -68,6 +77,11 @@ class DataFolder:
     @property
     def valkey(self) -> Path:
         return self.path / "valkey"
+
+    @property
+    def replays(self) -> Path:
+        """Where an operator puts recorded trades, for feeds to play."""
+        return self.path / "replays"
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"

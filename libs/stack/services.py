@@ -96,4 +96,5 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
         }
     if word == "feeds":
         environment["FEEDS_SIMULATED"] = os.environ.get("FEEDS_SIMULATED", "1")
+        environment["FEEDS_REPLAY_FOLDER"] = os.environ.get("FEEDS_REPLAY_FOLDER", str(around.folder.replays))
     return environment

@@ -29,9 +29,7 @@ async def orders(place: Installation) -> AsyncIterator[Served]:
     """Tells callers who they are, by an account of their user id and of their address."""
 
     async def list_accounts(request: Any, context: aio.ServicerContext) -> orders_pb2.ListAccountsResponse:
-        account = orders_pb2.Account(
-            account_id=str(identity.current().user_id), name=identity.address_of(context)
-        )
+        account = orders_pb2.Account(account_id=str(identity.current().user_id), name=identity.address_of(context))
         return orders_pb2.ListAccountsResponse(accounts=[account])
 
     async with serving_works(place, ListAccounts=list_accounts) as served:

@@ -229,5 +229,3 @@ async def test_every_call_is_counted_by_how_it_ended(place):
     assert 'tradeloom_rpc_handled_total{code="OK",method="CreateAccount",service="orders"}' in text
     assert 'tradeloom_rpc_in_flight{method="CreateAccount",service="orders"} 0.0' in text
     assert all(counted("CreateAccount", code) == count + 1 for code, count in before.items())
-
-

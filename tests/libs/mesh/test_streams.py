@@ -176,7 +176,6 @@ async def test_stale_news_refuses_writes_and_lets_look(bare_installation: Instal
     with bare_installation.start("auth") as auth:
         await auth.served.until_ready()
 
-
         async with serving_works(with_auth(bare_installation, auth.served)) as served:
             stub, metadata = served.stub(orders_pb2_grpc.PortfolioServiceStub), sign_in()
             await stub.CreateAccount(request, metadata=metadata)
@@ -217,6 +216,3 @@ def test_nothing_is_known_before_the_first_news():
 
     with pytest.raises(RevocationsStale):
         Sessions(1).check_fresh()
-
-
-

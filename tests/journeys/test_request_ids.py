@@ -1,0 +1,223 @@
+"""Every RPC that changes something: the same request has one effect and one answer, another body is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from libs.mesh.contract import methods, without_secrets
+from tests.stack import Stack
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
+from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+
+CALL_SECONDS = 20
+PASSWORD = "correct horse battery"
+MUTATING = sorted(path.split("/")[-1] for path, method in methods().items() if not method.reads_only)
+
+
+class World:
+    """Stubs through the edge, and somebody to call them."""
+
+    def __init__(self, channel: grpc.Channel, stack: Stack) -> None:
+        self.auth = auth_pb2_grpc.AuthServiceStub(channel)
+        self.feeds = feeds_pb2_grpc.FeedServiceStub(channel)
+        self.market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
+        self.orders = orders_pb2_grpc.OrderServiceStub(channel)
+        self.portfolios = orders_pb2_grpc.PortfolioServiceStub(channel)
+        self.email = f"{uuid4()}@example.com"
+        self.auth.Register(auth_pb2.RegisterRequest(email=self.email, password=PASSWORD))
+        self.user = self.sign_in(self.email, PASSWORD)
+        self.admin = self.sign_in(*stack.admin)
+
+    def sign_in(self, email: str, password: str) -> list[tuple[str, str]]:
+        session = self.auth.Login(auth_pb2.LoginRequest(email=email, password=password))
+        return [("authorization", f"Bearer {session.access_token}")]
+
+    def refresh_token(self) -> str:
+        return self.auth.Login(auth_pb2.LoginRequest(email=self.email, password=PASSWORD)).refresh_token
+
+    def account(self, request_id: str = "", name: str = "walk") -> orders_pb2.CreateAccountRequest:
+        return orders_pb2.CreateAccountRequest(
+            request_id=request_id or str(uuid4()),
+            name=name,
+            mode=orders_pb2.ACCOUNT_MODE_PAPER,
+            kind=orders_pb2.ACCOUNT_KIND_CASH,
+            starting_balances=[{"asset": "USDT", "amount": {"value": "100000"}}],
+        )
+
+    def order(self, account_id: str, request_id: str = "", quantity: str = "0.25") -> orders_pb2.PlaceOrderRequest:
+        return orders_pb2.PlaceOrderRequest(
+            request_id=request_id or str(uuid4()),
+            account_id=account_id,
+            instrument_id="SIM:BTCUSDT",
+            side=orders_pb2.ORDER_SIDE_BUY,
+            order_type=orders_pb2.ORDER_TYPE_LIMIT,
+            quantity={"value": quantity},
+            limit_price={"value": "1000"},
+        )
+
+    def open_account(self) -> str:
+        return self.portfolios.CreateAccount(self.account(), metadata=self.user).account.account_id
+
+
+def instrument(symbol: str, description: str = "walked") -> marketdata_pb2.Instrument:
+    return marketdata_pb2.Instrument(
+        instrument_id=f"FILE:{symbol}",
+        description=description,
+        asset_class=marketdata_pb2.ASSET_CLASS_CRYPTO,
+        base_asset="AAA",
+        quote_asset="BBB",
+        tick_size={"value": "0.01"},
+        lot_size={"value": "0.01"},
+        minimum_notional={"value": "1"},
+        maker_fee_rate={"value": "0"},
+        taker_fee_rate={"value": "0"},
+    )
+
+
+def symbol() -> str:
+    return f"W{uuid4().hex[:10].upper()}"
+
+
+def bars(close: str) -> bytes:
+    return f"timestamp,open,high,low,close,volume\n2022-01-01 00:00:00,1,2,1,{close},5\n".encode()
+
+
+def importing(request_id: str, instrument_id: str, content: bytes) -> Iterator[marketdata_pb2.ImportCandlesRequest]:
+    header = marketdata_pb2.ImportHeader(request_id=request_id, instrument_id=instrument_id)
+    return iter(
+        [marketdata_pb2.ImportCandlesRequest(header=header), marketdata_pb2.ImportCandlesRequest(chunk=content)]
+    )
+
+
+def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]:
+    """The method, a function that makes its request, one that makes the same request_id with another body, the caller."""
+    request_id = str(uuid4())
+    match name:
+        case "Register":
+            email = f"{uuid4()}@example.com"
+            requests = [
+                auth_pb2.RegisterRequest(request_id=request_id, email=email, password=password)
+                for password in (PASSWORD, PASSWORD + "!")
+            ]
+            return world.auth.Register, *(lambda each=each: each for each in requests), []
+        case "Login":
+            requests = [
+                auth_pb2.LoginRequest(request_id=request_id, email=email, password=PASSWORD)
+                for email in (world.email, world.email.upper())
+            ]
+            return world.auth.Login, *(lambda each=each: each for each in requests), []
+        case "Refresh":
+            requests = [
+                auth_pb2.RefreshRequest(request_id=request_id, refresh_token=world.refresh_token()) for _ in range(2)
+            ]
+            return world.auth.Refresh, *(lambda each=each: each for each in requests), []
+        case "Logout":
+            # Its body is its request_id, so there is no other one; the session that asks again is a new one.
+            return world.auth.Logout, lambda: auth_pb2.LogoutRequest(request_id=request_id), None, world.user
+        case "CreateAccount":
+            return (
+                world.portfolios.CreateAccount,
+                lambda: world.account(request_id),
+                lambda: world.account(request_id, "other"),
+                world.user,
+            )
+        case "PlaceOrder":
+            account_id = world.open_account()
+            return (
+                world.orders.PlaceOrder,
+                lambda: world.order(account_id, request_id),
+                lambda: world.order(account_id, request_id, "0.5"),
+                world.user,
+            )
+        case "CancelOrder":
+            account_id = world.open_account()
+            ids = [
+                world.orders.PlaceOrder(world.order(account_id), metadata=world.user).order.order_id for _ in range(2)
+            ]
+            requests = [orders_pb2.CancelOrderRequest(request_id=request_id, order_id=each) for each in ids]
+            return world.orders.CancelOrder, *(lambda each=each: each for each in requests), world.user
+        case "PutInstrument":
+            put = instrument(symbol())
+            other = instrument(put.instrument_id.removeprefix("FILE:"), "other")
+            requests = [
+                marketdata_pb2.PutInstrumentRequest(request_id=request_id, instrument=each) for each in (put, other)
+            ]
+            return world.market.PutInstrument, *(lambda each=each: each for each in requests), world.admin
+        case "ImportCandles":
+            put = instrument(symbol())
+            request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid4()), instrument=put)
+            world.market.PutInstrument(request, metadata=world.admin)
+            return (
+                world.market.ImportCandles,
+                lambda: importing(request_id, put.instrument_id, bars("1")),
+                lambda: importing(request_id, put.instrument_id, bars("2")),
+                world.admin,
+            )
+        case "StartFeed" | "StopFeed":
+            feed = world.feeds.ListFeeds(feeds_pb2.ListFeedsRequest(), metadata=world.admin).feeds[0]
+            if name == "StopFeed":
+                # A feed that has ended already: stopping it changes nothing, and answers.
+                requests = [feeds_pb2.StopFeedRequest(request_id=request_id, feed_id=each) for each in ended(world)]
+                return world.feeds.StopFeed, *(lambda each=each: each for each in requests), world.admin
+            assert feed.state == feeds_pb2.FEED_STATE_RUNNING
+            requests = [replay_request(request_id, symbol(), speed) for speed in (0, 1)]
+            return world.feeds.StartFeed, *(lambda each=each: each for each in requests), world.admin
+    raise AssertionError(f"no example for {name}: every mutating RPC is walked")
+
+
+def replay_request(request_id: str, name: str, speed: float) -> feeds_pb2.StartFeedRequest:
+    source = feeds_pb2.ReplaySource(file="walk.csv", instrument=instrument(name), speed=speed)
+    return feeds_pb2.StartFeedRequest(request_id=request_id, replay=source)
+
+
+def ended(world: World) -> list[str]:
+    return [
+        world.feeds.StartFeed(replay_request(str(uuid4()), symbol(), 0), metadata=world.admin).feed.feed_id
+        for _ in range(2)
+    ]
+
+
+@pytest.fixture(scope="module")
+def world(stack: Stack) -> Iterator[World]:
+    trades = "timestamp,id,side,price,amount\n1570000000000,1,buy,1.00,2\n1570000001000,2,sell,1.01,3\n"
+    (stack.replays / "walk.csv").write_text(trades)
+    with grpc.insecure_channel(stack.edge, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        yield World(channel, stack)
+
+
+def shown(message: Message) -> Message:
+    """The answer without what is shown once."""
+    kept = message.__class__()
+    kept.CopyFrom(message)
+    without_secrets(kept)
+    return kept
+
+
+@pytest.mark.parametrize("name", MUTATING)
+def test_a_repeat_has_the_first_answer_and_another_body_is_refused(world: World, name: str) -> None:
+    method, same, other, caller = walk(world, name)
+    first = method(same(), metadata=caller, timeout=CALL_SECONDS)
+    if name == "Logout":
+        world.user = caller = world.sign_in(world.email, PASSWORD)
+    again = method(same(), metadata=caller, timeout=CALL_SECONDS)
+    if name == "Refresh":
+        # The lost answer's tokens are replaced by new ones of the same session, each shown once.
+        assert (again.session_id, again.refresh_token != first.refresh_token) == (first.session_id, True)
+    else:
+        assert again == shown(first)
+    if other is not None:
+        with pytest.raises(grpc.RpcError) as refused:
+            method(other(), metadata=caller, timeout=CALL_SECONDS)
+        assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
+        assert "request_id" in refused.value.details()
+
+
+def test_every_mutating_rpc_is_walked(world: World) -> None:
+    for name in MUTATING:
+        walk(world, name)
