@@ -57,8 +57,9 @@ class Sessions:
         self._not_before.clear()
 
     def end(self, sessions: Mapping[UUID, datetime], not_before: Mapping[UUID, datetime] = NONE) -> None:
-        """Sessions ended, each remembered until its last access token expires by itself; and all that these users'
-        tokens from before a time stood for.
+        """Ends sessions, and all that these users' tokens from before a time stood for.
+
+        A session is remembered until its last access token expires by itself.
         """
         if not sessions and not not_before:
             return

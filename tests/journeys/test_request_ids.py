@@ -7,13 +7,13 @@ from uuid import uuid4
 import grpc
 import pytest
 from google.protobuf.message import Message
-
-from libs.mesh.contract import methods, without_secrets
-from tests.stack import Stack
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from libs.mesh.contract import methods, without_secrets
+from tests.stack import Stack
 
 CALL_SECONDS = 20
 PASSWORD = "correct horse battery"
