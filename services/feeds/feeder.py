@@ -165,7 +165,7 @@ class Feeder:
         stored = await streams.stored(self._redis, feed.instrument_ids)
         return {
             line.instrument_id: max(
-                line.first_sequence, stored[line.instrument_id].sequence if line.instrument_id in stored else 0
+                line.start_sequence, stored[line.instrument_id].sequence if line.instrument_id in stored else 0
             )
             + LEAD_TICKS_MAX
             for line in lines

@@ -43,7 +43,7 @@ class Line(ABC):
         self._previous = previous
         self._quote = quote
         self._place = place
-        self.first_sequence = previous.sequence + 1
+        self.start_sequence = previous.sequence
         self._cut = self.done = Progress(previous.sequence, place.position)
 
     @property

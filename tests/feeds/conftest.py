@@ -1,0 +1,123 @@
+"""A fresh database of the feeds service, and its streams read back."""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, TickBatch
+
+from libs.bus import feed as streams
+from libs.store.database import Database, open_database
+from services.feeds.runner import Runner
+from tests.servers import PASSWORD, PostgresServer
+
+TEMPLATE = "feeds_template"
+numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Urls:
+    rpc: str
+    worker: str
+    superuser: str
+
+
+@pytest.fixture(scope="session")
+def feeds_template(postgres: PostgresServer, sample_template: None) -> None:
+    asyncio.run(_execute(postgres, f"CREATE DATABASE {TEMPLATE} OWNER tradeloom"))
+    subprocess.run(
+        [sys.executable, "-m", "migrations", "feeds", "upgrade", "head"],
+        env={**os.environ, "MIGRATIONS_DATABASE_URL": postgres.url(TEMPLATE, "tradeloom")},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    for role in ("rpc", "worker"):
+        asyncio.run(_execute(postgres, f"ALTER ROLE feeds_{role} LOGIN PASSWORD '{PASSWORD}'"))
+
+
+async def _execute(server: PostgresServer, statement: str) -> None:
+    superuser = await asyncpg.connect(server.url("postgres"))
+    await superuser.execute(statement)
+    await superuser.close()
+
+
+@pytest.fixture
+async def urls(postgres: PostgresServer, feeds_template: None) -> AsyncIterator[Urls]:
+    name = f"feeds_{next(numbers)}"
+    await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER tradeloom")
+    yield Urls(
+        rpc=postgres.url(name, "feeds_rpc"), worker=postgres.url(name, "feeds_worker"), superuser=postgres.url(name)
+    )
+    await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def rpc(urls: Urls) -> AsyncIterator[Database]:
+    async with open_database(urls.rpc) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def worker(urls: Urls) -> AsyncIterator[Database]:
+    async with open_database(urls.worker) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def playing(worker: Database, redis: Redis, folder: Path | None = None) -> AsyncIterator[Runner]:
+    """A runner at work beside the block, which leaves as a process does that is told to stop."""
+    runner = Runner(worker, redis, folder)
+    task = asyncio.create_task(runner.run())
+    try:
+        yield runner
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+    """Waits for something that is to come true."""
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+async def batches_of(redis: Redis, instrument_id: str) -> list[TickBatch]:
+    """The whole stream of an instrument."""
+    cursor = streams.Cursor(instrument_id, 0, 0)
+    found: list[TickBatch] = []
+    while entries := await streams.read(redis, {instrument_id: cursor}, block_seconds=0.001):
+        for entry in entries:
+            response = StreamTicksResponse.FromString(entry.response)
+            assert [batch.cursor for batch in response.batches] == [str(entry.cursor)]
+            assert response.batches[0].first_sequence == entry.first_sequence
+            found.extend(response.batches)
+            cursor = entry.cursor
+    return found
+
+
+def assert_numbered_without_gap_or_repeat(batches: list[TickBatch], first_sequence: int = 1) -> None:
+    """Each batch follows the one before it: by sequence, by cursor, and by an epoch that never falls."""
+    sequence, epoch = first_sequence, 0
+    for before, batch in itertools.pairwise([None, *batches]):
+        assert batch is not None
+        assert batch.first_sequence == sequence
+        assert batch.epoch >= epoch
+        if before is not None:
+            assert batch.previous_cursor == before.cursor
+        sequence, epoch = sequence + max(1, len(batch.ticks)), batch.epoch
+        assert batch.cursor == f"{batch.instrument_id}@{batch.epoch}-{sequence - 1}"
+
+
+async def has_batches(redis: Redis, instrument_id: str, count: int) -> bool:
+    return await redis.xlen(f"ticks:{instrument_id}") >= count
