@@ -1,9 +1,11 @@
 """The one way services connect to Redis."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
@@ -22,6 +24,23 @@ class RedisUnavailable(Unavailable):
         super().__init__(message, dependency="redis")
 
 
+class _Cancellable(Connection):
+    """Does not lose a cancellation: before Python 3.12, asyncio.wait_for, which redis sends within, may swallow it."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        task = asyncio.current_task()
+        asked_before = task.cancelling() if task else 0
+        await super().send_packed_command(command, check_health)
+        if task and task.cancelling() > asked_before:
+            # An answer is on its way that nobody will read.
+            await self.disconnect(nowait=True)
+            raise asyncio.CancelledError
+
+
+class _CancellableTls(_Cancellable, SSLConnection):
+    pass
+
+
 @asynccontextmanager
 async def open_redis(url: str, connections_max: int = 50) -> AsyncIterator[Redis]:
     """Clients of Redis at redis://user:password@host:port; answers are bytes. Connects when first used."""
@@ -32,6 +51,8 @@ async def open_redis(url: str, connections_max: int = 50) -> AsyncIterator[Redis
         socket_timeout=ANSWER_SECONDS,
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), RETRIES),
     )
+    pool = redis.connection_pool
+    pool.connection_class = _CancellableTls if issubclass(pool.connection_class, SSLConnection) else _Cancellable
     try:
         yield redis
     finally:
