@@ -7,7 +7,7 @@ number is given once: what was made and not appended is made again, under the nu
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -139,11 +139,7 @@ class Feeder:
             now_ns = time.time_ns()
             batches = [batch for line in lines for batch in line.cut(now_ns, sequences_max[line.instrument_id])]
             if batches:
-                await streams.append(self._redis, batches)
-                for line in lines:
-                    told_before = line.done.tick_count
-                    line.acknowledge()
-                    TICKS.labels(line.instrument_id).inc(line.done.tick_count - told_before)
+                await _to_its_end(self._append(batches, lines))
             if loop.time() >= note_at:
                 await self._note(feed, lines)
                 note_at = loop.time() + NOTE_SECONDS
@@ -157,6 +153,13 @@ class Feeder:
             due_seconds = (min(line.next_due_ns() for line in lines) - time.time_ns()) / 1e9
             behind = bool(batches) and due_seconds <= 0
             await asyncio.sleep(0 if behind else min(PAUSE_SECONDS_MAX, max(0.0, due_seconds) + linger_seconds))
+
+    async def _append(self, batches: Sequence[streams.Batch], lines: Sequence[Line]) -> None:
+        await streams.append(self._redis, batches)
+        for line in lines:
+            told_before = line.done.tick_count
+            line.acknowledge()
+            TICKS.labels(line.instrument_id).inc(line.done.tick_count - told_before)
 
     async def _sequences_max(self, feed: Feed, lines: Sequence[Line]) -> dict[str, int]:
         """Up to which sequence each line may go: a file's trades wait for those who store them."""
@@ -183,3 +186,13 @@ class Feeder:
             store = FeedStore(rows)
             await store.note(feed.feed_id, [line.place() for line in lines], tick_count, market_time)
             await store.announce(announcements)
+
+
+async def _to_its_end(work: Coroutine[None, None, None]) -> None:
+    """Does work that is not to be cut in half: a cancellation takes effect after it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
