@@ -1,6 +1,7 @@
 """Killed processes, lost leases and two replicas: no fill is ever lost or doubled."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -88,11 +89,10 @@ async def test_a_process_killed_between_any_two_steps_neither_loses_nor_doubles_
     for last_step in range(1, 100):
         anna, bert, instrument_id = Trader(), Trader(), f"SIM:BTC{last_step}"
         await desk.announce(instrument(instrument_id))
-        on = {"instrument_id": instrument_id}
-        await desk.market(book=BOOK, **on)
-        await desk.place(anna, quantity=1, **on)
-        order_id = await desk.place(bert, **limit("SELL", 2, 103, **on))
-        await desk.market(prints=[(1100, 103.5, 0.5), (1101, 104.0, 0.25)], **on)
+        await desk.market(book=BOOK, instrument_id=instrument_id)
+        await desk.place(anna, quantity=1, instrument_id=instrument_id)
+        order_id = await desk.place(bert, **limit("SELL", 2, 103, instrument_id=instrument_id))
+        await desk.market(prints=[(1100, 103.5, 0.5), (1101, 104.0, 0.25)], instrument_id=instrument_id)
         await desk.ask_to_cancel(bert, order_id)
         mortal = Mortal(desk.worker._pool, last_step)
         bought = ["accepted", "filled 0.4 at 100 as taker", "filled 0.6 at 101 as taker"]
@@ -119,7 +119,8 @@ async def test_a_process_killed_between_any_two_steps_neither_loses_nor_doubles_
     assert len(places) > 12
 
 
-async def test_what_an_outdated_holder_matched_is_not_committed(desk: Stand):
+async def test_what_an_outdated_holder_matched_is_not_committed(desk: Stand, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "services.execution")
     anna = Trader()
     await desk.announce(instrument())
     await desk.market(book=BOOK)
@@ -136,7 +137,11 @@ async def test_what_an_outdated_holder_matched_is_not_committed(desk: Stand):
         await desk.market(prints=[(1100, 98.0, 9.0)])
         await desk.place(anna, quantity="0.1", market_time=at(1000))
         await desk.wait_for_count(1, "venue_orders", "state = 'intended'")
-        await asyncio.sleep(1.0)  # several turns of the outdated holder
+
+        async def was_refused() -> bool:
+            return "left to another replica" in caplog.text
+
+        await until(was_refused)
         assert await desk.story(anna) == ["accepted"]
         await expire_leases(desk)
         await desk.wait_for_count(2, "venue_fills")

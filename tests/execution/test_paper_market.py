@@ -14,6 +14,7 @@ from services.execution.domain import (
     Accepted,
     Canceled,
     CancelRejected,
+    Event,
     Filled,
     IllegalMove,
     Instrument,
@@ -78,8 +79,8 @@ def moments(draw: st.DrawFn) -> list[Moment]:
     return made
 
 
-def play(market: PaperMarket, steps: Sequence[Sequence[Moment]]) -> list[object]:
-    events: list[object] = []
+def play(market: PaperMarket, steps: Sequence[Sequence[Moment]]) -> list[tuple[Order, Event]]:
+    events: list[tuple[Order, Event]] = []
     for step in steps:
         market.pass_through(step)
         events += market.take().events

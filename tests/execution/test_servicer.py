@@ -1,13 +1,16 @@
 """What the execution API says of its venues."""
 
+from typing import Any
+
 import pytest
 from tradeloom.execution.v1 import execution_pb2
 
-from services.execution.__main__ import VENUES
+from services.execution.__main__ import VENUES, execution
 from services.execution.domain import VenueNotFound
 from services.execution.servicer import ExecutionServicer
-from tests.execution.stand import Stand, Trader, instrument, limit
+from tests.execution.stand import Stand, Trader, instrument, limit, settings
 
+ANY_CONTEXT: Any = None
 BOOK = (1000, [(99.0, 5.0)], [(100.0, 5.0)])
 
 
@@ -21,16 +24,25 @@ async def test_venues_say_what_they_take_and_how_many_orders_of_all_users_are_op
         await stand.wait_for_count(3, "venue_orders", "state = 'working'")
         await stand.wait_for_count(1, "venue_fills")
     servicer = ExecutionServicer(stand.worker, VENUES)
-    listed = await servicer.ListVenues(execution_pb2.ListVenuesRequest(), None)
+    listed = await servicer.ListVenues(execution_pb2.ListVenuesRequest(), ANY_CONTEXT)
     (venue,) = listed.venues
     assert (venue.venue, venue.open_order_count) == ("PAPER", 3)
     assert list(venue.order_types) == ["MARKET", "LIMIT"]
     assert list(venue.times_in_force) == ["GTC", "IOC", "FOK"]
-    found = await servicer.GetVenue(execution_pb2.GetVenueRequest(venue="PAPER"), None)
+    found = await servicer.GetVenue(execution_pb2.GetVenueRequest(venue="PAPER"), ANY_CONTEXT)
     assert found.venue == venue
 
 
 async def test_a_venue_nobody_knows_is_not_found(stand: Stand):
     servicer = ExecutionServicer(stand.worker, VENUES)
     with pytest.raises(VenueNotFound):
-        await servicer.GetVenue(execution_pb2.GetVenueRequest(venue="NASDAQ"), None)
+        await servicer.GetVenue(execution_pb2.GetVenueRequest(venue="NASDAQ"), ANY_CONTEXT)
+
+
+async def test_the_service_opens_and_its_dependencies_answer(postgres, database_name: str, valkey):
+    own = settings(worker_database_url=postgres.url(database_name, "execution_worker"), redis_url=valkey.url)
+    mesh: Any = None
+    async with execution(own, mesh) as service:
+        assert set(service.checks) == {"postgres", "redis", "facts"}
+        for check in service.checks.values():
+            await check()

@@ -31,7 +31,17 @@ from libs.store.leases import Lease, LeaseLost
 from libs.store.outbox import PARTITIONS, partition_of
 from libs.store.shares import Share, sharing
 from services.execution import domain, store, wire
-from services.execution.domain import PAPER, Event, Filled, Instrument, Order, OrderType, Rejected, VenueCard
+from services.execution.domain import (
+    PAPER,
+    CancelRejected,
+    Event,
+    Filled,
+    Instrument,
+    Order,
+    OrderType,
+    Rejected,
+    VenueCard,
+)
 from services.execution.venues.paper_market import Changes, Moment, PaperMarket
 
 CARD = VenueCard(
@@ -226,6 +236,9 @@ class PaperVenue:
         orders, cancels = asked.orders.get(instrument_id, ()), asked.cancels.get(instrument_id, ())
         now = self._now()
         follower = partition.followers.get(instrument_id)
+        if follower is None and not orders:
+            await self._answer(partition, cancels)
+            return
         if follower is None:
             start = Cursor(instrument_id, 0, 0)
             follower = Follower(PaperMarket(asked.instruments[instrument_id]), start, now, now)
@@ -319,7 +332,15 @@ class PaperVenue:
         for order in strays:
             event = Rejected(reason=refusal, time_ns=order.active_time_ns)
             events.append((domain.apply(order, event), event))
-        await self._commit(partition, Changes([order for order, _ in events], events), (), None)
+        await self._commit(partition, Changes([order for order, _ in events], events), strays, None)
+
+    async def _answer(self, partition: Partition, cancels: Sequence[Order]) -> None:
+        """Answers cancels of orders that are all done, for none of the instrument's is open."""
+        events: list[tuple[Order, Event]] = []
+        for order in cancels:
+            event = CancelRejected(reason=f"the order is {order.state.value}", time_ns=order.active_time_ns)
+            events.append((domain.apply(order, event), event))
+        await self._commit(partition, Changes((), events), cancels, None)
 
     async def _commit(
         self, partition: Partition, changes: Changes, answered: Sequence[Order], cursor: Cursor | None
