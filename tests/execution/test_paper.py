@@ -227,7 +227,8 @@ async def test_the_place_in_the_ticks_is_committed_though_nothing_trades(desk: S
 
         async def is_committed() -> bool:
             await desk.market(prints=[(1100, 100.0, 1.0)])
-            return await desk.everything.fetchval("SELECT EXISTS (SELECT FROM paper_cursors WHERE sequence > 3)")
+            found = await desk.everything.fetchval("SELECT count(*) FROM paper_cursors WHERE sequence > 3")
+            return found == 1
 
         await until(is_committed)
 
