@@ -13,6 +13,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 up: $(VENV)/core ## Start the whole mesh and keep it running
+	@$(BIN)/python -m services.web.build || true # the mesh runs without its page, and says so
 	@$(BIN)/tradeloom up $(ARGS)
 
 demo: $(VENV)/core ## Trade once through the mesh, starting it if it is not running

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -35,6 +36,13 @@ class CannotBuildError(Exception):
     """Why there is no page."""
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    path: Path
+    npm: Sequence[str]
+    """The command that runs it."""
+
+
 def main() -> int:
     try:
         build()
@@ -45,25 +53,26 @@ def main() -> int:
 
 
 def build() -> None:
+    """Does nothing where dist/ was made from these very sources."""
     sources = digest(source_files())
     if read(BUILT) == sources:
         return
-    node = find_node()
-    lock = digest([APP / "package-lock.json"])
-    if read(INSTALLED) != lock:
-        say("installing the dashboard's packages ...")
-        run([*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], node, INSTALL_SECONDS_MAX)
-        INSTALLED.write_text(lock)
+    node = prepare()
     say("building the dashboard ...")
     run([str(node.path), "node_modules/vite/bin/vite.js", "build", "--logLevel", "warn"], node, BUILD_SECONDS_MAX)
     compress(DIST)
     BUILT.write_text(sources)
 
 
-class Node:
-    def __init__(self, path: Path, npm: Sequence[str]) -> None:
-        self.path = path
-        self.npm = npm
+def prepare() -> Node:
+    """Node, and the packages of the lock installed."""
+    node = find_node()
+    lock = digest([APP / "package-lock.json"])
+    if read(INSTALLED) != lock:
+        say("installing the dashboard's packages ...")
+        run([*node.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], node, INSTALL_SECONDS_MAX)
+        INSTALLED.write_text(lock)
+    return node
 
 
 def find_node() -> Node:

@@ -139,7 +139,6 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
       chart.remove();
     };
     // One chart for the life of this component: its key changes with instrument and bar size.
-    // eslint-disable-next-line react-hooks/exhaustive-deps
   }, []);
 
   const stream = useResumingStream<StreamCandlesResponse, string>(`${instrumentId} ${barSize}`, () => ({

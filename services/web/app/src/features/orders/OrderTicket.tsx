@@ -57,14 +57,14 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
 
   useEffect(() => {
     if (chosenPrice) act({ kind: "edit", change: { orderType: OrderType.LIMIT, limitPrice: priceText(chosenPrice.price) } });
-    // eslint-disable-next-line react-hooks/exhaustive-deps -- a choice counts once, when it is made
+    // A choice counts once, when it is made
   }, [chosenPrice]);
 
   // An empty limit starts at the last price.
   const needsPrice = isLimit && draft.limitPrice === "" && lastPrice !== undefined && ticket.phase === "composing";
   useEffect(() => {
     if (needsPrice && document.activeElement?.getAttribute("name") !== "limit_price") edit({ limitPrice: priceText(lastPrice!) });
-    // eslint-disable-next-line react-hooks/exhaustive-deps -- once, when a price is first known
+    // Once, when a price is first known
   }, [needsPrice, instrument.instrumentId]);
 
   useEffect(() => {

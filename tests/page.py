@@ -1,0 +1,52 @@
+"""The dashboard's own tools: its packages installed, its page built, its tests run with the same Node."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from services.web import build
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+
+
+def node() -> build.Node:
+    """Node with the page's packages; the test is skipped, by name, where they are not to be had."""
+    try:
+        return build.prepare()
+    except build.CannotBuildError as error:
+        missing(f"the dashboard's packages: {error}")
+
+
+def chromium() -> str:
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    return found or missing("Chromium (on Debian: apt-get install chromium)")
+
+
+def missing(what: str) -> NoReturn:
+    """CI skips nothing."""
+    if os.environ.get("CI"):
+        pytest.fail(f"this machine lacks {what}")
+    pytest.skip(f"this machine lacks {what}")
+
+
+def run(node: build.Node, *arguments: str, seconds: float, **environment: str) -> None:
+    """Runs a tool of the page's in its folder; what it printed is the failure's message."""
+    done = subprocess.run(
+        [str(node.path), *arguments],
+        cwd=build.APP,
+        env={
+            **os.environ,
+            "PATH": f"{node.path.parent}{os.pathsep}{os.environ['PATH']}",
+            "NO_COLOR": "1",
+            **environment,
+        },
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
+    assert done.returncode == 0, Path(arguments[0]).name + "\n" + done.stdout + done.stderr
