@@ -1,14 +1,18 @@
 import { Center, Loader, Stack, Text } from "@mantine/core";
+import { lazy, Suspense } from "react";
 import { Navigate, Route, Routes, useLocation } from "react-router";
 import { useSession } from "@/api/clients";
 import { AccountGate } from "@/features/accounts/AccountGate";
 import { SignInPage } from "@/features/auth/SignInPage";
 import { OrdersPage } from "@/features/orders/OrdersPage";
 import { PortfolioPage } from "@/features/portfolio/PortfolioPage";
-import { TradePage } from "@/features/trade/TradePage";
-import { Empty } from "@/ui/states";
+import { Boundary } from "@/ui/Boundary";
+import { Empty, Loading } from "@/ui/states";
 import { PATHS } from "./paths";
 import { Shell } from "./Shell";
+
+// The chart is a third of the page's weight, and nobody needs it to sign in.
+const TradePage = lazy(async () => ({ default: (await import("@/features/trade/TradePage")).TradePage }));
 
 /** Where to go after signing in. */
 interface From {
@@ -45,15 +49,19 @@ export function Pages() {
   return (
     <AccountGate>
       <Shell user={session.user}>
-        <Routes>
-          <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
-          <Route path={PATHS.orders} element={<OrdersPage />} />
-          <Route path={PATHS.portfolio} element={<PortfolioPage />} />
-          <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />
-          <Route path="/" element={<Navigate to={PATHS.trade} replace />} />
-          <Route path={PATHS.home} element={<Navigate to={PATHS.trade} replace />} />
-          <Route path="*" element={<Empty title="There is no such page" />} />
-        </Routes>
+        <Boundary place={location.pathname}>
+          <Suspense fallback={<Loading what="the page" />}>
+            <Routes>
+              <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
+              <Route path={PATHS.orders} element={<OrdersPage />} />
+              <Route path={PATHS.portfolio} element={<PortfolioPage />} />
+              <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />
+              <Route path="/" element={<Navigate to={PATHS.trade} replace />} />
+              <Route path={PATHS.home} element={<Navigate to={PATHS.trade} replace />} />
+              <Route path="*" element={<Empty title="There is no such page" />} />
+            </Routes>
+          </Suspense>
+        </Boundary>
       </Shell>
     </AccountGate>
   );

@@ -1,7 +1,7 @@
 import { Combobox, InputBase, Loader, Text, useCombobox } from "@mantine/core";
-import { useDebouncedValue } from "@mantine/hooks";
+import { useDebouncedValue, useHotkeys } from "@mantine/hooks";
 import { IconSearch } from "@tabler/icons-react";
-import { useState } from "react";
+import { useRef, useState } from "react";
 import { refusalOf } from "@/api/refusal";
 import { useInstruments } from "./useInstruments";
 
@@ -12,6 +12,8 @@ export function InstrumentPicker({ chosen, onChoose }: { chosen: string | undefi
   const [search, setSearch] = useState("");
   const [query] = useDebouncedValue(search.trim(), TYPING_PAUSE_MILLISECONDS);
   const found = useInstruments(query);
+  const field = useRef<HTMLInputElement>(null);
+  useHotkeys([["/", () => field.current?.focus()]]);
   const combobox = useCombobox({
     onDropdownClose: () => {
       combobox.resetSelectedOption();
@@ -32,9 +34,11 @@ export function InstrumentPicker({ chosen, onChoose }: { chosen: string | undefi
     >
       <Combobox.Target>
         <InputBase
+          ref={field}
           w={210}
           size="sm"
           aria-label="Instrument"
+          aria-keyshortcuts="/"
           placeholder="Find an instrument"
           leftSection={<IconSearch size={15} aria-hidden />}
           rightSection={found.isFetching ? <Loader size={14} /> : <Combobox.Chevron />}

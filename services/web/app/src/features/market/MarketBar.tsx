@@ -2,6 +2,7 @@ import { Group, Text } from "@mantine/core";
 import type { Instrument } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import { InstrumentState } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import { useQuery } from "@tanstack/react-query";
+import { useEffect } from "react";
 import { useApi } from "@/api/clients";
 import type { StreamState } from "@/api/resuming";
 import { placesOf } from "@/lib/decimal";
@@ -34,6 +35,13 @@ export function MarketBar({ instrument, tape, stream, onChoose }: Props) {
   });
   const places = placesOf(instrument.tickSize?.value ?? "0.01");
   const today = day.data;
+  const price = priceText(tape.lastPrice, places);
+  useEffect(() => {
+    document.title = `${price} ${instrumentId} · Tradeloom`;
+    return () => {
+      document.title = "Tradeloom";
+    };
+  }, [price, instrumentId]);
   const change = today && tape.lastPrice !== undefined && today.open > 0 ? tape.lastPrice / today.open - 1 : undefined;
 
   return (
@@ -48,7 +56,7 @@ export function MarketBar({ instrument, tape, stream, onChoose }: Props) {
           data-testid="last-price"
           aria-label="Last price"
         >
-          {priceText(tape.lastPrice, places)}
+          {price}
         </Text>
         <Text size="xs" c="dimmed" truncate>
           {instrument.description}
