@@ -1,11 +1,11 @@
-"""`python -m libs.codegen`: turns proto/ into everything in gen/."""
+"""`python -m libs.codegen`: turns proto/ into everything in gen/, and the chart's share of it into helm/."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from libs.codegen import third_party, typescript
+from libs.codegen import chart, third_party, typescript
 
 BIN = Path(sys.executable).parent
 
@@ -16,12 +16,13 @@ def main() -> None:
 
 
 def generate(root: Path) -> None:
-    """Writes `root`/gen. Each step is a process of its own, for it reads what the one before it wrote."""
+    """Writes `root`/gen, `root`/helm/files and the chart's rendered examples. Each step is a process of its own, for it reads what the one before it wrote."""
     generated = root / "gen" / "python"
     run("buf", "generate", "--output", str(root))
     typescript.generate(root)
     run("python", "-m", "libs.edge.generate", str(root / "gen" / "edge"), generated=generated)
     run("python", "-m", "libs.codegen.openapi", str(root / "gen" / "openapi"), generated=generated)
+    chart.generate(root)
 
 
 def run(*command: str, generated: Path | None = None) -> None:

@@ -77,6 +77,7 @@ def generated_is_current() -> Result:
         differing: list[str] = []
         for part in sorted(Path(folder, "gen").iterdir()):
             differing += differences(part, Path("gen", part.name))
+        differing += differences(Path(folder, "helm"), Path("helm"))
     return not differing, "`make gen` changes:\n" + "\n".join(differing)
 
 
