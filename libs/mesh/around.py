@@ -1,10 +1,10 @@
 """Wraps the concerns around every call, whatever the shape of the RPC, once at registration."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -13,6 +13,8 @@ from grpc import aio
 from libs.errors import Refusal
 from libs.mesh.contract import Method
 from libs.mesh.identity import Identity
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -25,29 +27,31 @@ class Call:
     metadata: dict[str, str | bytes] = field(default_factory=dict)
     identity: Identity | None = None
     _refusal: Refusal | None = None
-    _waiting: asyncio.Task | None = None
+    _stepping: asyncio.Task | None = None
 
     def end(self, refusal: Refusal) -> None:
-        """Ends the stream with this refusal, at once if it waits for its next message."""
+        """Ends the stream with this refusal, at once: while it waits for a message, or for its reader to take one."""
         if self._refusal is None:
             self._refusal = refusal
-            if self._waiting is not None:
-                self._waiting.cancel()
+            if self._stepping is not None:
+                self._stepping.cancel()
 
-    async def next_of(self, responses: AsyncIterator[Any]) -> Any:
-        """The stream's next message; raises the refusal once the stream is to end."""
-        if self._refusal is not None:
-            raise self._refusal
-        self._waiting = asyncio.current_task()
+    async def step(self, doing: Awaitable[T]) -> T:
+        """One step of a stream: what doing gives; raises the refusal once the stream is to end."""
+        self._stepping = asyncio.current_task()
         try:
-            return await anext(responses, END)
+            done = await doing
+            # What was done may have swallowed the cancellation.
+            if self._refusal is not None:
+                raise self._refusal
+            return done
         except asyncio.CancelledError:
-            if self._refusal is None or self._waiting is None:
+            if self._refusal is None or self._stepping is None:
                 raise
-            self._waiting.uncancel()
+            self._stepping.uncancel()
             raise self._refusal from None
         finally:
-            self._waiting = None
+            self._stepping = None
 
 
 END = object()
@@ -107,14 +111,15 @@ def wrap(handler: Any, method: Method, concerns: Sequence[Concern], check: Check
                 await stack.enter_async_context(concern(call))
             return await inner(request, context)
 
-    async def stream(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
+    # It writes by itself: ended while it writes, it is still here to say why.
+    async def stream(request: Any, context: aio.ServicerContext) -> None:
         call, request = begin(request, context)
         async with AsyncExitStack() as stack:
             for concern in concerns:
                 await stack.enter_async_context(concern(call))
             async with aclosing(inner(request, context)) as responses:
-                while (response := await call.next_of(responses)) is not END:
-                    yield response
+                while (response := await call.step(anext(responses, END))) is not END:
+                    await call.step(context.write(response))
 
     serialize = handler.response_serializer
 

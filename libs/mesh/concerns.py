@@ -111,9 +111,7 @@ class Concerns:
         try:
             yield
         finally:
-            # A stream that the client left is closed in another context, where there is nothing to reset.
-            if identity._current.get(None) is call.identity:  # noqa: SLF001
-                identity._current.reset(token)  # noqa: SLF001
+            identity._current.reset(token)  # noqa: SLF001
 
     def _identify(self, call: Call) -> Identity:
         if named := call.metadata.get(ON_BEHALF):

@@ -8,6 +8,7 @@ from migrations.shared import grant, own, run
 revision = "0001"
 down_revision = None
 
+EXPIRED = "expire_time < now() - interval '1 day'"
 ROLES = ("user", "operator", "admin")
 
 
@@ -24,7 +25,13 @@ def upgrade() -> None:
           create_time timestamptz NOT NULL)
         """,
         *own("auth", "users"),
-        *grant("auth", "users", rpc="SELECT, INSERT, UPDATE"),
+        # The worker counts what it tells of a person; it never sees a password's hash.
+        *grant(
+            "auth",
+            "users",
+            rpc="SELECT, INSERT, UPDATE",
+            worker="SELECT (user_id, fact_sequence), UPDATE (fact_sequence)",
+        ),
         """
         CREATE TABLE user_roles (
           user_id uuid NOT NULL REFERENCES users, role text NOT NULL REFERENCES roles, PRIMARY KEY (user_id, role))
@@ -49,13 +56,24 @@ def upgrade() -> None:
         """,
         "CREATE INDEX refresh_tokens_session_id ON refresh_tokens (session_id)",
         *own("auth", "refresh_tokens"),
-        *grant("auth", "refresh_tokens", rpc="SELECT, INSERT, UPDATE, DELETE"),
+        "CREATE INDEX refresh_tokens_expire_time ON refresh_tokens (expire_time)",
+        f"CREATE POLICY worker_finds_old ON refresh_tokens FOR SELECT TO auth_worker USING ({EXPIRED})",
+        f"CREATE POLICY worker_purges_old ON refresh_tokens FOR DELETE TO auth_worker USING ({EXPIRED})",
+        *grant("auth", "refresh_tokens", rpc="SELECT, INSERT, UPDATE, DELETE", worker="SELECT, DELETE"),
         """
         CREATE TABLE login_attempts (
-          subject text PRIMARY KEY, failure_count integer NOT NULL, last_failure_time timestamptz NOT NULL,
-          previous_failure_time timestamptz)
+          subject bytea PRIMARY KEY, failure_count integer NOT NULL, last_failure_time timestamptz NOT NULL)
         """,
-        *grant("auth", "login_attempts", rpc="SELECT, INSERT, UPDATE, DELETE"),
+        "CREATE INDEX login_attempts_last_failure_time ON login_attempts (last_failure_time)",
+        *grant("auth", "login_attempts", rpc="SELECT, INSERT, UPDATE, DELETE", worker="SELECT, DELETE"),
+        # Not told yet; also of people who do not exist, so that failing as one of them takes as long.
+        """
+        CREATE TABLE failed_logins (
+          user_id uuid PRIMARY KEY, address text NOT NULL, failure_count integer NOT NULL DEFAULT 1,
+          first_failure_time timestamptz NOT NULL DEFAULT now(), last_failure_time timestamptz NOT NULL DEFAULT now())
+        """,
+        *own("auth", "failed_logins", worker_reads_all=True),
+        *grant("auth", "failed_logins", rpc="SELECT, INSERT, UPDATE", worker="SELECT, DELETE"),
         """
         CREATE TABLE signing_keys (
           key_id text PRIMARY KEY, public_key bytea NOT NULL, sealed_private_key bytea NOT NULL,
@@ -68,12 +86,12 @@ def upgrade() -> None:
         "CREATE POLICY look_up ON refresh_tokens FOR SELECT TO CURRENT_USER USING (true)",
         """
         CREATE FUNCTION login_of(asked text) RETURNS TABLE (user_id uuid, password_hash text)
-        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth, pg_temp
         AS $$ SELECT users.user_id, users.password_hash FROM users WHERE email = asked AND state = 'active' $$
         """,
         """
         CREATE FUNCTION owner_of_refresh_token(asked bytea) RETURNS uuid
-        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth
+        LANGUAGE sql STABLE SECURITY DEFINER SET search_path = auth, pg_temp
         AS $$ SELECT user_id FROM refresh_tokens WHERE token_hash = asked $$
         """,
         "REVOKE ALL ON FUNCTION login_of, owner_of_refresh_token FROM PUBLIC",
@@ -85,6 +103,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     run(
         "DROP FUNCTION login_of, owner_of_refresh_token",
-        "DROP TABLE signing_keys, login_attempts, refresh_tokens, sessions, user_roles, users, roles",
+        "DROP TABLE signing_keys, failed_logins, login_attempts, refresh_tokens, sessions, user_roles, users, roles",
         *shared.drop_store_tables(),
     )

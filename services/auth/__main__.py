@@ -15,7 +15,7 @@ from libs.store.background import running
 from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
-from services.auth import domain, store, use_cases
+from services.auth import domain, store, upkeep, use_cases
 from services.auth.keys import KeyBox, Signer
 from services.auth.passwords import Passwords
 from services.auth.revocations import Revocations
@@ -57,11 +57,15 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             register=register,
             open_session=use_cases.OpenSession(uuid7, now, settings.refresh_token_days),
             refresh_session=use_cases.RefreshSession(now, settings.refresh_token_days),
-            admit_login=use_cases.AdmitLogin(now),
             next_id=uuid7,
             digest_key=box.derived("request-digests"),
         )
-        async with running("revocations", revocations.follow), relay(worker, redis, settings.word):
+        async with (
+            running("revocations", revocations.follow),
+            running("failed logins", partial(upkeep.tell_failed_logins, worker, settings.failed_logins_told_seconds)),
+            running("purge", partial(upkeep.purge, worker)),
+            relay(worker, redis, settings.word),
+        ):
             yield Service(
                 registers=[
                     partial(auth_pb2_grpc.add_AuthServiceServicer_to_server, servicer),

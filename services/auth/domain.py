@@ -75,10 +75,10 @@ class RefreshToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
-    """Failed logins in a row, of one address or for one e-mail."""
+    """Failed logins in a row, of one account from one address."""
 
     count: int
-    last_time: datetime | None
+    last_time: datetime
 
 
 class Refreshed(Enum):
@@ -120,8 +120,6 @@ def delay(failures: Failures) -> timedelta:
 
 def admit_attempt(failures: Failures, now: datetime) -> None:
     """Raises LoginDelayed while the wait lasts."""
-    if failures.last_time is None:
-        return
     wait = failures.last_time + delay(failures) - now
     if wait > timedelta(0):
         seconds = wait.total_seconds()

@@ -22,8 +22,17 @@ def session_ended(session_id: UUID, cause: str, expire_time: datetime) -> tuple[
     return fact_of(events_pb2.SessionEnded(session_id=str(session_id), cause=cause, expire_time=timestamp(expire_time)))
 
 
-def login_failed(address: str) -> tuple[str, bytes]:
-    return fact_of(events_pb2.LoginFailed(address=address))
+def login_failed(
+    address: str, failure_count: int, first_failure_time: datetime, last_failure_time: datetime
+) -> tuple[str, bytes]:
+    return fact_of(
+        events_pb2.LoginFailed(
+            address=address,
+            failure_count=failure_count,
+            first_failure_time=timestamp(first_failure_time),
+            last_failure_time=timestamp(last_failure_time),
+        )
+    )
 
 
 def fact_of(message: Message) -> tuple[str, bytes]:

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -20,8 +22,8 @@ class Passwords:
 
     def __init__(self, at_once_max: int, waiting_max: int) -> None:
         self._hasher = PasswordHasher()  # The library's defaults follow RFC 9106.
-        self._slots = asyncio.Semaphore(at_once_max)
-        self._waiting, self._waiting_max = 0, at_once_max + waiting_max
+        self._threads = ThreadPoolExecutor(at_once_max, "passwords")
+        self._counting, self._count, self._count_max = Lock(), 0, at_once_max + waiting_max
         self._nobody = self._hasher.hash("nobody has this password")
 
     def refuse_common(self, password: str) -> None:
@@ -44,11 +46,15 @@ class Passwords:
             return False
 
     async def _in_thread(self, work: Callable[..., T], *arguments: str) -> T:
-        if self._waiting >= self._waiting_max:
-            raise Exhausted("too many people sign in at once; retry", retry_after_seconds=1.0, limit="passwords")
-        self._waiting += 1
-        try:
-            async with self._slots:
-                return await asyncio.to_thread(work, *arguments)
-        finally:
-            self._waiting -= 1
+        """A thread that has begun goes on when its caller has left, and counts until it is done."""
+        with self._counting:
+            if self._count >= self._count_max:
+                raise Exhausted("too many people sign in at once; retry", retry_after_seconds=1.0, limit="passwords")
+            self._count += 1
+        future = self._threads.submit(work, *arguments)
+        future.add_done_callback(self._done)
+        return await asyncio.wrap_future(future)
+
+    def _done(self, _: Future[Any]) -> None:
+        with self._counting:
+            self._count -= 1

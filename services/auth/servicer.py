@@ -31,13 +31,12 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         register: use_cases.Registration,
         open_session: use_cases.OpenSession,
         refresh_session: use_cases.RefreshSession,
-        admit_login: use_cases.AdmitLogin,
         next_id: Callable[[], UUID],
         digest_key: bytes,
     ) -> None:
         self._database, self._passwords, self._signer, self._revocations = database, passwords, signer, revocations
         self._register, self._open_session, self._refresh_session = register, open_session, refresh_session
-        self._admit_login, self._next_id, self._digest_key = admit_login, next_id, digest_key
+        self._next_id, self._digest_key = next_id, digest_key
 
     async def Register(self, request, context):
         self._passwords.refuse_common(request.password)
@@ -64,21 +63,23 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     async def Login(self, request, context):
         address = identity.address_of(context)
         async with self._database.transaction() as rows:
-            await self._admit_login(AttemptStore(rows), request.email, address)
+            await use_cases.admit_login(AttemptStore(rows), request.email, address)
             found = await store.find_login(rows, domain.normalized(request.email))
-        user_id, password_hash = found or (None, None)
-        if not await self._passwords.verify(password_hash, request.password) or user_id is None:
-            if user_id is not None:
-                async with self._database.transaction(user_id) as rows:
-                    await self._identities(rows).tell_failed_login(user_id, address)
+        # Whoever it is, from here on the same work is done, and takes the same time.
+        user_id, password_hash = found or (use_cases.nobody_of(request.email), None)
+        if not await self._passwords.verify(password_hash, request.password):
+            async with self._database.transaction(user_id) as rows:
+                await self._identities(rows).note_failed_login(user_id, address)
             raise use_cases.refuse_credentials()
+        # By itself, for a repeat does no other work: the password was right, so it was no failure.
+        async with self._database.transaction() as rows:
+            await AttemptStore(rows).forget(use_cases.subject_of(request.email, address))
 
         async def work(rows: Connection) -> auth_pb2.LoginResponse:
             identities = self._identities(rows)
             user = await identities.find_user(user_id)
             if user is None:
                 raise use_cases.refuse_credentials()
-            await AttemptStore(rows).forget(use_cases.subjects(request.email, address))
             opened = await self._open_session(identities, user, address)
             return wire.login_to_proto(opened, self._access_token(opened), self._signer.access_token_seconds)
 
@@ -124,7 +125,9 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         if not request.request_id:
             async with self._database.transaction(caller.user_id) as rows:
                 return await work(rows)
-        return await answer_once(self._database, key_of(request), auth_pb2.LogoutResponse, work)
+        # Of this session: the same request_id does not end another one of the same person.
+        key = key_of(request, digest_key=caller.session_id.bytes if caller.session_id else b"")
+        return await answer_once(self._database, key, auth_pb2.LogoutResponse, work)
 
     async def GetMe(self, request, context):
         user_id = identity.current().user_id

@@ -14,6 +14,8 @@ from services.auth.keys import StoredKey
 
 # Failed logins older than this are forgotten.
 FAILURES_KEPT = timedelta(days=1)
+TOLD_AT_ONCE_MAX = 500
+PURGE_ROWS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,29 @@ class IdentityStore:
         )
         await self.rows.execute("DELETE FROM refresh_tokens WHERE token_hash = $1", spent.successor_hash)
 
-    async def tell_failed_login(self, user_id: UUID, address: str) -> None:
-        await self._tell(user_id, events.login_failed(address))
+    async def note_failed_login(self, user_id: UUID, address: str) -> None:
+        """Takes as long for somebody who does not exist."""
+        await self.rows.execute(
+            """
+            INSERT INTO failed_logins AS kept (user_id, address) VALUES ($1, $2)
+            ON CONFLICT (user_id) DO UPDATE SET
+              address = excluded.address, failure_count = kept.failure_count + 1, last_failure_time = now()
+            """,
+            user_id,
+            address,
+        )
+
+    async def tell_failed_logins(self, user_id: UUID) -> None:
+        """Tells of all that were noted as one fact, and forgets them; for the worker role."""
+        noted = await self.rows.fetchrow(
+            """
+            DELETE FROM failed_logins WHERE user_id = $1
+            RETURNING address, failure_count, first_failure_time, last_failure_time
+            """,
+            user_id,
+        )
+        if noted and await self.rows.fetchval("SELECT true FROM users WHERE user_id = $1", user_id):
+            await self._tell(user_id, events.login_failed(**noted))
 
     async def _tell(self, user_id: UUID, told: tuple[str, bytes]) -> None:
         # The user's row is locked from here to the commit, so that the sequence has no gaps.
@@ -150,24 +173,62 @@ class IdentityStore:
 class AttemptStore:
     rows: Connection
 
-    async def begin(self, subjects: list[str]) -> Failures:
-        """Counts one attempt as failed until it is forgotten; returns the worst count before it."""
-        found = await self.rows.fetch(
+    async def find(self, subject: bytes) -> tuple[Failures, datetime]:
+        """The failures in a row, locked until the transaction ends, and the time by the database's clock."""
+        row = await self.rows.fetchrow(
             """
             INSERT INTO login_attempts AS kept (subject, failure_count, last_failure_time)
-            SELECT subject, 1, clock_timestamp() FROM unnest($1::text[]) AS subject ORDER BY subject
-            ON CONFLICT (subject) DO UPDATE SET
-              failure_count = CASE WHEN kept.last_failure_time < now() - $2::interval THEN 1 ELSE kept.failure_count + 1 END,
-              previous_failure_time = kept.last_failure_time, last_failure_time = clock_timestamp()
-            RETURNING failure_count - 1 AS count, previous_failure_time AS last_time
+            VALUES ($1, 0, clock_timestamp()) ON CONFLICT (subject) DO UPDATE SET subject = kept.subject
+            RETURNING failure_count, last_failure_time, clock_timestamp() AS now
             """,
-            subjects,
-            FAILURES_KEPT,
+            subject,
         )
-        return max((Failures(**row) for row in found), key=lambda failures: failures.count)
+        assert row
+        count = 0 if row["now"] - row["last_failure_time"] > FAILURES_KEPT else row["failure_count"]
+        return Failures(count=count, last_time=row["last_failure_time"]), row["now"]
 
-    async def forget(self, subjects: list[str]) -> None:
-        await self.rows.execute("DELETE FROM login_attempts WHERE subject = ANY($1)", subjects)
+    async def set(self, subject: bytes, failures: Failures) -> None:
+        await self.rows.execute(
+            "UPDATE login_attempts SET failure_count = $2, last_failure_time = $3 WHERE subject = $1",
+            subject,
+            failures.count,
+            failures.last_time,
+        )
+
+    async def forget(self, subject: bytes) -> None:
+        await self.rows.execute("DELETE FROM login_attempts WHERE subject = $1", subject)
+
+
+async def due_failed_logins(rows: Connection, seconds: float) -> list[UUID]:
+    """Whose failed logins were first noted so long ago, the oldest first; for the worker role."""
+    found = await rows.fetch(
+        """
+        SELECT user_id FROM failed_logins WHERE first_failure_time <= now() - make_interval(secs => $1)
+        ORDER BY first_failure_time LIMIT $2
+        """,
+        seconds,
+        TOLD_AT_ONCE_MAX,
+    )
+    return [row["user_id"] for row in found]
+
+
+async def purge(rows: Connection) -> None:
+    """Forgets old failures and tokens that expired long ago, PURGE_ROWS of each at most; for the worker role."""
+    await rows.execute(
+        """
+        DELETE FROM login_attempts WHERE subject IN (
+          SELECT subject FROM login_attempts WHERE last_failure_time < now() - $1::interval LIMIT $2)
+        """,
+        FAILURES_KEPT,
+        PURGE_ROWS,
+    )
+    await rows.execute(
+        """
+        DELETE FROM refresh_tokens WHERE token_hash IN (
+          SELECT token_hash FROM refresh_tokens WHERE expire_time < now() - interval '1 day' LIMIT $1)
+        """,
+        PURGE_ROWS,
+    )
 
 
 async def find_login(rows: Connection, email: str) -> tuple[UUID, str] | None:

@@ -112,25 +112,29 @@ class RefreshSession:
 class Attempts(Protocol):
     """Failed logins in a row, counted where every replica sees them."""
 
-    async def begin(self, subjects: list[str]) -> Failures: ...
-    async def forget(self, subjects: list[str]) -> None: ...
+    async def find(self, subject: bytes) -> tuple[Failures, datetime]: ...
+    async def set(self, subject: bytes, failures: Failures) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class AdmitLogin:
-    """Counts an attempt before it is judged, so that many at once gain nothing; raises LoginDelayed."""
+async def admit_login(attempts: Attempts, email: str, address: str) -> None:
+    """Counts an attempt before it is judged, so that many at once gain nothing; raises LoginDelayed.
 
-    now: Callable[[], datetime]
+    What is refused is not counted: who comes back when told is let in.
+    """
+    subject = subject_of(email, address)
+    failures, now = await attempts.find(subject)
+    domain.admit_attempt(failures, now)
+    await attempts.set(subject, Failures(count=failures.count + 1, last_time=now))
 
-    async def __call__(self, attempts: Attempts, email: str, address: str) -> None:
-        failures = await attempts.begin(subjects(email, address))
-        domain.admit_attempt(failures, self.now())
 
-
-def subjects(email: str, address: str) -> list[str]:
+def subject_of(email: str, address: str) -> bytes:
     """What failed logins are counted by: the account as seen from one address."""
-    text = f"{domain.normalized(email)}|{address}"
-    return [hashlib.sha256(text.encode()).hexdigest()]
+    return hashlib.sha256(f"{domain.normalized(email)}|{address}".encode()).digest()
+
+
+def nobody_of(email: str) -> UUID:
+    """Stands for the person whom nobody knows by this address."""
+    return UUID(bytes=hashlib.sha256(domain.normalized(email).encode()).digest()[:16])
 
 
 def hash_of(token_text: str) -> bytes:

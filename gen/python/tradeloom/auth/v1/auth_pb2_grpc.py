@@ -96,7 +96,7 @@ class AuthServiceServicer:
 
     def Logout(self, request, context):
         """Ends the caller's session: its tokens are refused everywhere within five seconds and its
-        open streams end.
+        open streams end. To a repeat, SESSION_REVOKED says that the session has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -28,7 +28,7 @@ class AuthServiceStub:
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
     """Ends the caller's session: its tokens are refused everywhere within five seconds and its
-    open streams end.
+    open streams end. To a repeat, SESSION_REVOKED says that the session has ended.
     """
     GetMe: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetMeRequest, _auth_pb2.GetMeResponse]
     """Returns the caller."""
@@ -73,7 +73,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.LogoutRequest, _abc.Awaitable[_auth_pb2.LogoutResponse]],
     ) -> _abc.Awaitable[_auth_pb2.LogoutResponse]:
         """Ends the caller's session: its tokens are refused everywhere within five seconds and its
-        open streams end.
+        open streams end. To a repeat, SESSION_REVOKED says that the session has ended.
         """
 
     @_abc_1.abstractmethod

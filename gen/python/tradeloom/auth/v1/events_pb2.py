@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etradeloom/auth/v1/events.proto\x12\x11tradeloom.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n\x0eUserRegistered\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12\x1b\n\tfull_name\x18\x03 \x01(\tR\x08\x66ullName\"H\n\rSessionOpened\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\"\x80\x01\n\x0cSessionEnded\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\'\n\x0bLoginFailed\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ressb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etradeloom/auth/v1/events.proto\x12\x11tradeloom.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n\x0eUserRegistered\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12\x1b\n\tfull_name\x18\x03 \x01(\tR\x08\x66ullName\"H\n\rSessionOpened\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\"\x80\x01\n\x0cSessionEnded\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\xde\x01\n\x0bLoginFailed\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\x12#\n\rfailure_count\x18\x02 \x01(\x05R\x0c\x66\x61ilureCount\x12H\n\x12\x66irst_failure_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66irstFailureTime\x12\x46\n\x11last_failure_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastFailureTimeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONOPENED']._serialized_end=252
   _globals['_SESSIONENDED']._serialized_start=255
   _globals['_SESSIONENDED']._serialized_end=383
-  _globals['_LOGINFAILED']._serialized_start=385
-  _globals['_LOGINFAILED']._serialized_end=424
+  _globals['_LOGINFAILED']._serialized_start=386
+  _globals['_LOGINFAILED']._serialized_end=608
 # @@protoc_insertion_point(module_scope)

@@ -107,21 +107,39 @@ Global___SessionEnded: _TypeAlias = SessionEnded  # noqa: Y015
 
 @_typing.final
 class LoginFailed(_message.Message):
-    """Someone failed to sign in as this person. Key: user_id."""
+    """Someone failed to sign in as this person, once or more: however many try, a person's failures
+    are told at intervals. Key: user_id.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ADDRESS_FIELD_NUMBER: _builtins.int
+    FAILURE_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_FAILURE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_TIME_FIELD_NUMBER: _builtins.int
     address: _builtins.str
-    """From where."""
+    """From where, the last time."""
+    failure_count: _builtins.int
+    """How often since the fact before."""
+    @_builtins.property
+    def first_failure_time(self) -> _timestamp_pb2.Timestamp:
+        """The first of these."""
+
+    @_builtins.property
+    def last_failure_time(self) -> _timestamp_pb2.Timestamp:
+        """The last of these."""
+
     def __init__(
         self,
         *,
         address: _builtins.str = ...,
+        failure_count: _builtins.int = ...,
+        first_failure_time: _timestamp_pb2.Timestamp | None = ...,
+        last_failure_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_failure_time", b"first_failure_time", "last_failure_time", b"last_failure_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "failure_count", b"failure_count", "first_failure_time", b"first_failure_time", "last_failure_time", b"last_failure_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,165 @@
+"""Signing in: what a wrong password costs, whom it costs, and what it tells."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import jwt
+import pytest
+from tradeloom.auth.v1 import auth_pb2, events_pb2
+
+from services.auth import domain
+from services.auth.domain import FREE_FAILURES, LOGIN_DELAY_SECONDS_MAX, Failures, LoginDelayed
+from services.auth.passwords import Passwords
+from tests.auth.people import PASSWORD, Person, carrying, reason_of, registered, seen_from, signed_in, stub_of, wait_of
+
+NOW = datetime.now(UTC)
+
+
+def attempt(auth, person: Person, password: str = "wrong", address: str = "198.51.100.1"):
+    request = auth_pb2.LoginRequest(email=person.email, password=password)
+    return stub_of(auth).Login(request, metadata=seen_from(address))
+
+
+@pytest.fixture
+async def auth(bare_installation):
+    """Hashes fast enough for many attempts; an account's failures are told soon."""
+    async with bare_installation.serve("auth", sign_in_per_second="1000", failed_logins_told_seconds="0.2") as served:
+        yield served
+
+
+async def test_a_session_names_its_owner_and_its_tokens_are_believed(auth):
+    person = await registered(auth)
+    session = await signed_in(auth, person)
+    assert (session.token_type, session.expires_in, session.user.user_id) == ("Bearer", 900, person.user_id)
+    claims = jwt.decode(session.access_token, options={"verify_signature": False})
+    assert (claims["sub"], claims["sid"]) == (person.user_id, session.session_id)
+    assert claims["exp"] - claims["iat"] == 900
+    me = await stub_of(auth).GetMe(auth_pb2.GetMeRequest(), metadata=carrying(session))
+    assert me.user == session.user
+
+
+async def test_an_unknown_address_and_a_wrong_password_are_refused_alike(auth):
+    known, unknown = await registered(auth), Person("", "nobody@example.com")
+    seen = []
+    for person in (known, unknown):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await attempt(auth, person)
+        seen.append((caught.value.code(), caught.value.details(), caught.value.trailing_metadata()))
+    assert seen[0] == seen[1]
+    assert seen[0][0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_an_unknown_address_costs_the_same_work(auth, bare_installation, monkeypatch):
+    """The same hashes and the same writes: compared by what is done, for a clock would only be lucky."""
+    hashed: list[str] = []
+    verify = Passwords._verify
+    monkeypatch.setattr(Passwords, "_verify", lambda *given: hashed.append(given[1]) or verify(*given))
+    known = await registered(auth)
+    async with bare_installation.connect() as rows:
+        work = []
+        for person in (known, Person("", "nobody@example.com")):
+            before = len(hashed)
+            assert await reason_of(attempt(auth, person)) == "CREDENTIALS_INVALID"
+            parameters = hashed[-1].split("$")[:4]
+            written = await rows.fetch("SELECT user_id, address, failure_count FROM auth.failed_logins")
+            work.append((len(hashed) - before, parameters, len(written), [row["failure_count"] for row in written]))
+            async with asyncio.timeout(10):
+                while await rows.fetchval("SELECT count(*) FROM auth.failed_logins"):
+                    await asyncio.sleep(0.02)
+    assert work[0] == work[1]
+    assert work[0][0] == 1
+
+
+def test_each_failure_after_the_free_ones_doubles_the_wait_up_to_a_bound():
+    waits = [domain.delay(Failures(count=count, last_time=NOW)).total_seconds() for count in range(30)]
+    assert waits[: FREE_FAILURES + 4] == [0] * FREE_FAILURES + [1, 2, 4, 8]
+    assert max(waits) == waits[-1] == LOGIN_DELAY_SECONDS_MAX
+    failures = Failures(count=FREE_FAILURES + 1, last_time=NOW)
+    with pytest.raises(LoginDelayed) as caught:
+        domain.admit_attempt(failures, NOW + timedelta(seconds=0.5))
+    assert caught.value.retry_after_seconds == 1.5
+    domain.admit_attempt(failures, NOW + timedelta(seconds=2))
+
+
+async def test_failures_delay_the_next_attempt_from_that_address_only(auth):
+    person, neighbour = await registered(auth), await registered(auth)
+    for _ in range(FREE_FAILURES):
+        assert await reason_of(attempt(auth, person)) == "CREDENTIALS_INVALID"
+    assert await reason_of(attempt(auth, person, PASSWORD)) == "LOGIN_DELAYED"
+    assert await reason_of(attempt(auth, person, PASSWORD, "198.51.100.2")) == ""
+    assert await reason_of(attempt(auth, neighbour, PASSWORD)) == ""
+
+
+async def test_who_comes_back_when_told_is_let_in_however_often_he_asked_too_early(auth):
+    person = await registered(auth)
+    for _ in range(FREE_FAILURES):
+        await reason_of(attempt(auth, person))
+    waits = [await wait_of(attempt(auth, person, PASSWORD)) for _ in range(5)]
+    assert waits == sorted(waits, reverse=True)
+    await asyncio.sleep(waits[-1])
+    assert await reason_of(attempt(auth, person, PASSWORD)) == ""
+    # The row of failures has ended with the right password.
+    assert await reason_of(attempt(auth, person)) == "CREDENTIALS_INVALID"
+    assert await reason_of(attempt(auth, person, PASSWORD)) == ""
+
+
+async def test_many_attempts_at_once_gain_nothing(auth):
+    person = await registered(auth)
+    reasons = await asyncio.gather(*(reason_of(attempt(auth, person)) for _ in range(30)))
+    # Once the free ones are spent the next waits a second: in that time no more than that one is let in as well.
+    assert FREE_FAILURES <= reasons.count("CREDENTIALS_INVALID") <= FREE_FAILURES + 1
+    assert set(reasons) == {"CREDENTIALS_INVALID", "LOGIN_DELAYED"}
+
+
+async def test_repeating_a_login_is_no_failure_and_shows_no_token_again(auth):
+    person = await registered(auth)
+    request = auth_pb2.LoginRequest(request_id="l", email=person.email, password=PASSWORD)
+    first = await stub_of(auth).Login(request)
+    for _ in range(FREE_FAILURES + 2):
+        again = await stub_of(auth).Login(request)
+        assert (again.session_id, again.user) == (first.session_id, first.user)
+        assert (again.access_token, again.refresh_token) == ("", "")
+    request.email = person.email.upper()
+    assert await reason_of(stub_of(auth).Login(request)) == "REQUEST_ID_REUSED"
+
+
+async def test_a_flood_of_failures_is_told_as_a_trickle_of_facts(auth, bare_installation):
+    person = await registered(auth)
+    async with bare_installation.connect() as rows:
+        for number in range(30):
+            await reason_of(attempt(auth, person, address=f"198.51.100.{number}"))
+        async with asyncio.timeout(10):
+            while await rows.fetchval("SELECT count(*) FROM auth.failed_logins"):
+                await asyncio.sleep(0.02)
+        told = await rows.fetch(
+            "SELECT sequence, kind, payload FROM auth.outbox WHERE key = $1 ORDER BY sequence", person.user_id
+        )
+    assert [row["sequence"] for row in told] == list(range(1, len(told) + 1))
+    failed = [events_pb2.LoginFailed.FromString(row["payload"]) for row in told if row["kind"].endswith("LoginFailed")]
+    assert sum(fact.failure_count for fact in failed) == 30
+    assert len(failed) < 15
+
+
+async def test_more_logins_at_once_than_can_wait_are_refused_and_the_others_served():
+    passwords = Passwords(at_once_max=1, waiting_max=2)
+    results = await asyncio.gather(*(passwords.hash(PASSWORD) for _ in range(6)), return_exceptions=True)
+    assert sum(isinstance(result, str) for result in results) == 3
+    assert await passwords.verify(await passwords.hash(PASSWORD), PASSWORD)
+
+
+async def test_who_leaves_in_the_midst_of_a_login_does_not_make_room_for_more():
+    passwords = Passwords(at_once_max=1, waiting_max=0)
+    leaving = asyncio.create_task(passwords.hash(PASSWORD))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(domain.Exhausted):
+        await passwords.hash(PASSWORD)
+
+
+async def test_hashing_does_not_hold_up_other_calls(auth):
+    session = await signed_in(auth)
+    hashing = [asyncio.create_task(reason_of(attempt(auth, Person("", f"{n}@example.com")))) for n in range(6)]
+    await stub_of(auth).GetMe(auth_pb2.GetMeRequest(), metadata=carrying(session))
+    assert not all(task.done() for task in hashing)
+    await asyncio.gather(*hashing)
