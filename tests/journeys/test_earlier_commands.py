@@ -26,7 +26,7 @@ def run(command: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def usual_ports(stack: Stack) -> None:
     """The commands name ports, so they can be tried only where nobody else has these."""
     moved = [
@@ -40,13 +40,13 @@ def usual_ports(stack: Stack) -> None:
         pytest.skip("curl is not installed on this machine")
 
 
-def test_the_health_loop_answers_on_every_service_s_own_port() -> None:
+def test_the_health_loop_answers_on_every_service_s_own_port(usual_ports: None) -> None:
     answers = [json.loads(line) for line in run(HEALTH_LOOP).splitlines()]
     assert [answer["service"] for answer in answers] == ["auth", "orders", "marketdata", "feeds", "execution"]
     assert {answer["status"] for answer in answers} == {"healthy"}
 
 
-def test_a_person_registers_and_logs_in_with_curl() -> None:
+def test_a_person_registers_and_logs_in_with_curl(usual_ports: None) -> None:
     assert json.loads(run(REGISTER))["user"]["email"] == "test@example.com"
     session = json.loads(run(LOGIN))
     assert (session["token_type"], session["expires_in"]) == ("Bearer", 900)
@@ -54,7 +54,7 @@ def test_a_person_registers_and_logs_in_with_curl() -> None:
     assert session["refresh_token"]
 
 
-def test_the_counts_are_there_for_psql(stack: Stack) -> None:
+def test_the_counts_are_there_for_psql(usual_ports: None, stack: Stack) -> None:
     psql = shutil.which("psql")
     for table in ("users", "trading_orders", "trading_executions", "market_data_ohlcv", "market_data_ticks"):
         query = f"SELECT count(*) FROM {table};"
