@@ -18,6 +18,13 @@ from tests.stack import Stack, stack_in
 numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where the run is divided among processes: a file's tests stay together, and so do all that use the one stack."""
+    for item in items:
+        uses_stack = "stack" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("stack" if uses_stack else item.path.as_posix()))
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     with servers.postgres(tmp_path_factory.mktemp("postgres")) as server:
