@@ -1,4 +1,4 @@
-"""Makes every Secret of a trial anew and writes them to stdout, where only kubectl should read them:
+"""Makes every Secret of a trial anew and writes them to stdout, where only kubectl should read them.
 
 .venv/bin/python k8s/make_secrets.py | kubectl --namespace tradeloom create -f -
 """

@@ -13,27 +13,33 @@ from libs.edge.target import LOOPBACK, kubernetes
 
 ANSWER_SECONDS = 2.0
 POLL_SECONDS = 0.25
-CONNECTIONS = "http.edge.downstream_cx_active"
+QUIET_SECONDS = 1.0
+"""With no request for so long, those who still hold a connection have been told to leave it."""
+REQUESTS = "http.edge.downstream_rq_active"
 
 
 def main(admin_port: int, notice_seconds: float, drain_seconds: float) -> bool:
-    """Whether all connections were closed in time."""
+    """Whether all requests and streams were over in time."""
     ask(admin_port, "/healthcheck/fail", method="POST")
     time.sleep(notice_seconds)
+    # From here on each answer asks its caller to take another connection.
     ask(admin_port, "/drain_listeners?graceful&skip_exit", method="POST")
-    until = time.monotonic() + drain_seconds
-    while connections(admin_port) > 0:
-        if time.monotonic() > until:
-            return False
+    end = time.monotonic() + drain_seconds
+    busy = time.monotonic()
+    while (now := time.monotonic()) < end:
+        if requests(admin_port) > 0:
+            busy = now
+        elif now - busy >= QUIET_SECONDS:
+            return True
         time.sleep(POLL_SECONDS)
-    return True
+    return False
 
 
-def connections(admin_port: int) -> int:
-    """Of callers, on the one port for everything."""
-    for line in ask(admin_port, f"/stats?filter=^{CONNECTIONS}$").splitlines():
+def requests(admin_port: int) -> int:
+    """Answers and streams under way on the one port for everything."""
+    for line in ask(admin_port, f"/stats?filter=^{REQUESTS}$").splitlines():
         name, _, value = line.partition(": ")
-        if name == CONNECTIONS:
+        if name == REQUESTS:
             return int(value)
     return 0
 
@@ -41,7 +47,7 @@ def connections(admin_port: int) -> int:
 def ask(admin_port: int, path: str, method: str = "GET") -> str:
     # Never through a proxy: it is in this pod.
     opener = build_opener(ProxyHandler({}))
-    request = Request(f"http://{LOOPBACK}:{admin_port}{path}", method=method)  # noqa: S310 (the scheme is ours)
+    request = Request(f"http://{LOOPBACK}:{admin_port}{path}", method=method)
     with opener.open(request, timeout=ANSWER_SECONDS) as answer:
         return answer.read().decode()
 

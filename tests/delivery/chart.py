@@ -21,7 +21,7 @@ def rendered(example: Path | None = None) -> dict[str, str]:
 
 def manifests(texts: dict[str, str]) -> list[Manifest]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [found for text in texts.values() for found in yaml.load_all(text, Loader=loader) if found]  # noqa: S506
+    return [found for text in texts.values() for found in yaml.load_all(text, Loader=loader) if found]
 
 
 @cache
@@ -33,9 +33,7 @@ def usual() -> tuple[Manifest, ...]:
 def of_kind(kind: str, found: tuple[Manifest, ...] | list[Manifest] | None = None) -> dict[str, Manifest]:
     """By name without the release's."""
     found = usual() if found is None else found
-    return {
-        one["metadata"]["name"].removeprefix(f"{chart.RELEASE}-"): one for one in found if one["kind"] == kind
-    }
+    return {one["metadata"]["name"].removeprefix(f"{chart.RELEASE}-"): one for one in found if one["kind"] == kind}
 
 
 def workloads(found: tuple[Manifest, ...] | list[Manifest]) -> list[Manifest]:

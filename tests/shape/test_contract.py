@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from tradeloom.policy.v1 import policy_pb2
@@ -153,6 +154,14 @@ def test_every_service_has_one_word() -> None:
     assert {method.word for method in METHODS} == set(WORDS) - {"web"}
     for word in WORDS:
         assert re.fullmatch("[a-z]+", word)
+
+
+def test_every_word_is_a_line_of_the_charts_values() -> None:
+    values = yaml.safe_load(Path("helm/values.yaml").read_text())["services"]
+
+    assert {name: service["port"] for name, service in values.items()} == {
+        word.name: word.alias_port for word in WORDS.values()
+    }
 
 
 @pytest.mark.parametrize("word", sorted({method.word for method in METHODS}))
