@@ -233,7 +233,7 @@ async def write_heads(rows: Connection, heads: Sequence[tuple[str, int, datetime
     columns = list(zip(*heads, strict=True))
     await rows.execute(
         """
-        UPDATE series SET change = new.change, market_time = greatest(market_time, new.market_time)
+        UPDATE series SET change = new.change, market_time = greatest(series.market_time, new.market_time)
         FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (instrument_id, change, market_time)
         WHERE series.instrument_id = new.instrument_id
         """,

@@ -71,7 +71,7 @@ def whole_lines(content: bytes) -> pl.DataFrame:
     if not content.strip():
         raise ImportMalformed({"chunk": "the file is empty"})
     lines = pl.read_csv(
-        content.removeprefix(b"\xef\xbb\xbf"),
+        content.removeprefix(b"\xef\xbb\xbf").replace(NO_LINE_HAS_IT.encode(), b"?"),
         separator=NO_LINE_HAS_IT,
         quote_char=None,
         has_header=False,

@@ -82,7 +82,9 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         before = time_from_proto(request.end_time) if request.HasField("end_time") else datetime.now(UTC)
         if page := pages.key_of(request.page_token, 2):
             direction, microseconds = page
-            at = domain.EPOCH + int(microseconds) * MICROSECOND
+            if direction not in (FORWARDS, BACKWARDS) or not isinstance(microseconds, int):
+                raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
+            at = domain.EPOCH + microseconds * MICROSECOND
             start, before = (at, before) if direction == FORWARDS else (None, at)
         async with self._database.transaction() as rows:
             await store.get_instrument(rows, request.instrument_id)

@@ -163,6 +163,8 @@ class Storer:
                 await fence(rows, lease)
             # A series that an import changes at this moment is left for the next time; its ticks wait in Redis.
             changes = await candle_store.lock_series(rows, list(entries))
+            if not changes:
+                return
             ticks: list[TickRow] = []
             bars: dict[tuple[str, int], tuple[str, int, Bar]] = {}
             for instrument_id, change in changes.items():

@@ -1,7 +1,7 @@
 """One stream of ticks: acknowledges, reads up what was missed, joins the live feed, and is never quiet for long."""
 
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from redis.asyncio import Redis
@@ -45,7 +45,7 @@ class TickStreams:
 
     async def stream(
         self, instrument_ids: Sequence[str], after: Mapping[str, Cursor], *, conflate: bool
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message]:
         """Raises ReaderTooSlow when more waits for the reader than may, unless it is conflated."""
         newest = await self._history.newest(instrument_ids)
         positions = {instrument_id: after.get(instrument_id, newest[instrument_id]) for instrument_id in instrument_ids}

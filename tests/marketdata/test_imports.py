@@ -1,0 +1,196 @@
+"""Importing files of bars: exact counts, every wrong line by number, all or nothing, once per request_id."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from libs.errors import Invalid
+from services.marketdata.domain import ImportLinesInvalid, ImportMalformed
+from services.marketdata.imports import read_bars
+from tests.marketdata.stand import BTC, Feeder, announce, select, stored_through, tick_at
+from tests.marketdata.test_instruments import reason_of, refused
+
+HAND = "HAND:BTCPERP"
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+HEADER = "timestamp,open,high,low,close,volume\n"
+
+
+def file_of(*lines: str) -> bytes:
+    return (HEADER + "\n".join(lines) + "\n").encode()
+
+
+def bar(minute: int, close: float = 11.0) -> str:
+    return f"2026-03-02 10:{minute:02}:00,10,12,9,{close},5"
+
+
+def counts(done) -> tuple[int, int, int, int]:
+    return done.read_count, done.inserted_count, done.changed_count, done.unchanged_count
+
+
+async def stored(installation, instrument_id: str = HAND):
+    return await select(
+        installation,
+        "SELECT * FROM market_data_ohlcv WHERE instrument_id = $1 ORDER BY open_time",
+        instrument_id,
+    )
+
+
+async def test_a_month_of_recorded_bars_is_imported_once(installation, caller, recorded_bars):
+    await caller.put(HAND)
+    started = time.monotonic()
+    done = await caller.load(HAND, recorded_bars)
+    print(f"imported in {time.monotonic() - started:.2f} s")
+    assert counts(done) == (45_031, 45_031, 0, 0)
+    assert done.start_time.ToDatetime(UTC) == datetime(2021, 12, 31, 23, 1, tzinfo=UTC)
+    assert done.end_time.ToDatetime(UTC) == datetime(2022, 2, 1, 5, 31, tzinfo=UTC)
+    assert counts(await caller.load(HAND, recorded_bars)) == (45_031, 0, 0, 45_031)
+    found = await stored(installation)
+    assert len(found) == 45_031
+    first = found[0]
+    assert (first["open_time"], first["open"], first["volume"], first["revision"]) == (
+        datetime(2021, 12, 31, 23, 1, tzinfo=UTC),
+        46319.0,
+        2300413.7295,
+        1,
+    )
+
+
+async def test_changed_bars_take_the_place_of_what_was_there(installation, caller):
+    await caller.put(HAND)
+    assert counts(await caller.load(HAND, file_of(bar(0), bar(1), bar(2)))) == (3, 3, 0, 0)
+    assert counts(await caller.load(HAND, file_of(bar(3), bar(1, close=12), bar(2)))) == (3, 1, 1, 1)
+    found = [(row["close"], row["revision"]) for row in await stored(installation)]
+    assert found == [(11, 1), (12, 2), (11, 1), (11, 1)]
+
+
+async def test_one_wrong_line_leaves_nothing_and_is_named_by_its_number(installation, caller, recorded_bars):
+    await caller.put(HAND)
+    lines = recorded_bars.decode().split("\n")
+    lines[30_000] = lines[30_000].replace(",", ",x", 1)
+    lines[44_000] = "2022-01-01 00:00"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await caller.load(HAND, "\n".join(lines).encode())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert reason_of(caught.value) == "IMPORT_LINES_INVALID"
+    error: Any = caught.value
+    status = rpc_status.from_call(error)
+    assert status
+    bad = error_details_pb2.BadRequest()
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        detail.Unpack(bad)
+        detail.Unpack(info)
+    named = {violation.field: violation.description for violation in bad.field_violations}
+    assert named == {"line 30001": "open is not a number", "line 44001": "has 1 fields, the header 6"}
+    assert dict(info.metadata) == {"line": "30001", "wrong_lines": "2"}
+    assert await stored(installation) == []
+
+
+async def test_a_request_id_imports_once_and_is_refused_for_another_file(installation, caller):
+    await caller.put(HAND)
+    first = await caller.load(HAND, file_of(bar(0)), "one")
+    assert await caller.load(HAND, file_of(bar(0)), "one") == first
+    assert await refused(caller.load(HAND, file_of(bar(0), bar(1)), "one")) == "REQUEST_ID_REUSED"
+    assert await refused(caller.load(HAND, b"nonsense", "two")) == "IMPORT_MALFORMED"
+    assert counts(await caller.load(HAND, file_of(bar(1)), "two")) == (1, 1, 0, 0)
+    assert len(await stored(installation)) == 2
+
+
+async def test_only_instruments_that_exist_can_be_imported_into(caller):
+    assert await refused(caller.load(HAND, file_of(bar(0)))) == "INSTRUMENT_NOT_FOUND"
+
+
+async def test_imported_bars_stand_against_late_ticks(installation, caller, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    await feeder.append([tick_at(datetime(2026, 3, 2, 10, 0, 1, tzinfo=UTC), 50.0)])
+    await feeder.append([tick_at(datetime(2026, 3, 2, 10, 5, tzinfo=UTC), 51.0)])
+    await stored_through(installation, feeder)
+    await caller.load(BTC, file_of(bar(0), bar(1)))
+    await feeder.append([tick_at(datetime(2026, 3, 2, 10, 0, 2, tzinfo=UTC), 99.0)])
+    await stored_through(installation, feeder)
+    assert [(row["high"], row["imported"]) for row in await stored(installation, BTC)] == [
+        (12, True),
+        (12, True),
+        (51, False),
+    ]
+
+
+def wrong_lines(content: bytes) -> dict[str, str]:
+    with pytest.raises(ImportLinesInvalid) as caught:
+        read_bars(content, NOW)
+    return dict(caught.value.violations)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("2026-03-02 10:00:00,ten,12,9,11,5", "open is not a number"),
+        ("2026-03-02 10:00:00,,12,9,11,5", "open is not a number"),
+        ("2026-03-02 10:00:00,10,12,9,11,nan", "volume is not finite"),
+        ("2026-03-02 10:00:00,10,inf,9,11,5", "high is not finite"),
+        ("2026-03-02 10:00:00,10,9,12,11,5", "high is below low"),
+        ("2026-03-02 10:00:00,10,12,9,13,5", "high is below open or close"),
+        ("2026-03-02 10:00:00,8,12,9,11,5", "low is above open or close"),
+        ("2026-03-02 10:00:00,10,12,9,11,-1", "volume is negative"),
+        ("2026-03-02 10:00:30,10,12,9,11,5", "timestamp is not on a whole minute"),
+        ("2026-03-02 10:00:00.5,10,12,9,11,5", "timestamp is not on a whole minute"),
+        ("yesterday,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ("2026-13-02 10:00:00,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ("2026-06-01 00:00:00,10,12,9,11,5", "the bar has not ended yet"),
+        ("1969-12-31 23:59:00,10,12,9,11,5", "timestamp is before 1970"),
+        ("2026-03-02 10:00:00,10,12,9,11", "has 5 fields, the header 6"),
+        ("2026-03-02 10:00:00,10,12,9,11,5,6", "has 7 fields, the header 6"),
+        ("2026-03-02 09:58:00,10,12,9,11,5", "repeats the timestamp of line 2"),
+        ('"2026-03-02 10:00:00",10,12,9,11,5', "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ("\xff,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
+    ],
+)
+def test_each_kind_of_wrong_line_is_named(line, why):
+    content = b"%s2026-03-02 09:58:00,10,12,9,11,5\n\n%s\n2026-03-02 09:59:00,10,12,9,11,5" % (
+        HEADER.encode(),
+        line.encode("latin-1"),
+    )
+    assert wrong_lines(content) == {"line 4": why}
+
+
+def test_all_wrong_lines_are_counted_and_the_first_hundred_named():
+    with pytest.raises(ImportLinesInvalid) as caught:
+        read_bars(file_of(bar(0), *(["x"] * 250), bar(1)), NOW)
+    assert len(caught.value.violations) == 100
+    assert next(iter(caught.value.violations)) == "line 3"
+    assert caught.value.metadata == {"line": "3", "wrong_lines": "250"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", HEADER.encode(), b"timestamp,open,high,low,close\n", b"a,b\n1,2\n", b"\x00\x01\x02"],
+)
+def test_a_file_of_another_form_is_malformed(content):
+    with pytest.raises(ImportMalformed):
+        read_bars(content, NOW)
+
+
+def test_columns_in_any_order_times_in_several_spellings_and_windows_lines_are_read():
+    content = (
+        b"\xef\xbb\xbfVolume, Close ,low,high,open,timestamp,trades\r\n"
+        b"5,11,9,12,10,2026-03-02T10:02:00Z,7\r\n"
+        b"5,11,9,12,10,2026-03-02 10:00:00.000000,7\r\n"
+        b"1e1, 11 ,9,12,10,2026-03-02 10:01:00+00:00,7\r\n"
+    )
+    assert [(row[0].minute, *row[1:]) for row in read_bars(content, NOW).rows()] == [
+        (0, 10, 12, 9, 11, 5),
+        (1, 10, 12, 9, 11, 10),
+        (2, 10, 12, 9, 11, 5),
+    ]
+
+
+def test_a_refusal_says_in_one_line_what_is_wrong():
+    with pytest.raises(Invalid) as caught:
+        read_bars(file_of(bar(0), "x"), NOW)
+    assert str(caught.value) == "1 line is wrong, the first is line 3: has 1 fields, the header 6; nothing was imported"

@@ -1,0 +1,315 @@
+"""Live ticks through the real port: acknowledgement, resuming over every seam, slow readers, quiet streams."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+
+from libs.bus import feed
+from libs.bus.feed import Cursor
+from services.marketdata.history import History
+from services.marketdata.hub import reading_ticks
+from services.marketdata.tick_stream import TickStreams
+from tests.marketdata.stand import (
+    BTC,
+    ETH,
+    START,
+    WAIT_SECONDS,
+    Feeder,
+    announce,
+    assert_follow_on,
+    next_of,
+    served,
+    stored_through,
+    tick_at,
+    ticks_of,
+    ticks_until,
+    until,
+)
+from tests.marketdata.test_instruments import reason_of
+
+
+def ticks(count: int, start: int = 0):
+    return [tick_at(START + timedelta(milliseconds=start + number), 100 + number % 7) for number in range(count)]
+
+
+async def feed_many(feeder: Feeder, batches: int, size: int = 5) -> None:
+    await feeder.send([feeder.batch(ticks(size, start=feeder.sequence)) for _ in range(batches)])
+
+
+async def test_a_stream_begins_with_quotes_and_cursors_and_goes_on_from_there(installation, caller, redis):
+    await announce(installation, BTC, ETH)
+    feeder = Feeder(redis)
+    await feed_many(feeder, 3)
+    before = feeder.cursor
+    stream = caller.ticks(BTC, ETH)
+    first = (await next_of(stream)).acknowledgement
+    assert list(first.cursors) == [before, f"{ETH}@0-0"]
+    assert [quote.cursor for quote in first.quotes] == [before]
+    assert first.heartbeat_seconds == 5
+    other = Feeder(redis, ETH)
+    await feed_many(feeder, 2)
+    await feed_many(other, 1)
+    got = await ticks_until(stream, other.cursor)
+    assert ticks_of([batch for batch in got if batch.instrument_id == ETH]) == other.sent_ticks
+    await feed_many(feeder, 1)
+    got += await ticks_until(stream, feeder.cursor)
+    live = [batch for batch in got if batch.instrument_id == BTC]
+    assert live == feeder.sent[3:]
+    assert_follow_on(live, before)
+
+
+async def test_an_unknown_instrument_and_a_strange_cursor_have_their_reasons(installation, caller):
+    await announce(installation, BTC)
+    for after, ids, reason in [
+        ((), ["SIM:NONE"], "INSTRUMENT_NOT_FOUND"),
+        (("nonsense",), [BTC], "CURSOR_INVALID"),
+        ((f"{ETH}@1-1",), [BTC], "CURSOR_INVALID"),
+        ((f"{BTC}@1-1", f"{BTC}@1-2"), [BTC], "CURSOR_INVALID"),
+    ]:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await next_of(caller.ticks(*ids, after=after))
+        assert reason_of(caught.value) == reason
+
+
+async def test_a_stream_resumes_after_a_restart_without_a_gap_or_a_repeat(installation, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    async with served(installation) as caller:
+        stream = caller.ticks(BTC)
+        await next_of(stream)
+        await feed_many(feeder, 4)
+        got = await ticks_until(stream, feeder.cursor)
+    await feed_many(feeder, 3)
+    feeder.epoch = 2  # another feeder took over meanwhile
+    await feed_many(feeder, 3)
+    async with served(installation) as caller:
+        stream = caller.ticks(BTC, after=[got[-1].cursor])
+        assert list((await next_of(stream)).acknowledgement.cursors) == [got[-1].cursor]
+        got += await ticks_until(stream, feeder.cursor)
+        await feed_many(feeder, 2)
+        got += await ticks_until(stream, feeder.cursor)
+    assert got == feeder.sent
+
+
+async def test_a_cursor_inside_a_batch_brings_the_rest_of_it(installation, caller, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    await feeder.append(ticks(10))
+    await feed_many(feeder, 1)
+    cursor = f"{BTC}@1-7"
+    stream = caller.ticks(BTC, after=[cursor])
+    await next_of(stream)
+    got = await ticks_until(stream, feeder.cursor)
+    assert got[0].first_sequence == 8
+    assert ticks_of(got) == feeder.sent_ticks[7:]
+    assert_follow_on(got, cursor)
+
+
+async def test_beyond_redis_a_stream_resumes_from_postgres_and_joins_the_live_feed(installation, caller, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    await feed_many(feeder, 40, size=30)
+    await feeder.append([], book=START)  # takes a sequence and is not stored
+    await feed_many(feeder, 40, size=30)
+    await stored_through(installation, feeder)
+    await redis.xtrim(f"ticks:{BTC}", minid=feeder.sent[70].cursor.split("@")[1], approximate=False)
+    cursor = f"{BTC}@1-17"
+    stream = caller.ticks(BTC, after=[cursor])
+    await next_of(stream)
+    got = await ticks_until(stream, feeder.cursor)
+    await feed_many(feeder, 3)
+    got += await ticks_until(stream, feeder.cursor)
+    assert ticks_of(got) == feeder.sent_ticks[17:]
+    assert_follow_on(got, cursor)
+    assert len(got[0].ticks) == 500
+
+
+async def test_what_is_stored_nowhere_is_announced_as_a_gap(installation, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    await feed_many(feeder, 5)
+    early = f"{BTC}@1-5"
+    await redis.xtrim(f"ticks:{BTC}", maxlen=2, approximate=False)
+    async with served(installation) as caller:
+        stream = caller.ticks(BTC, after=[early])
+        await next_of(stream)
+        gap = (await next_of(stream)).gap
+        assert (gap.instrument_id, gap.after_cursor, gap.resume_cursor) == (BTC, early, f"{BTC}@1-15")
+        assert await ticks_until(stream, feeder.cursor) == feeder.sent[3:]
+        # After Redis has lost everything, too: what comes next begins after a gap.
+        await stored_through(installation, feeder)
+        await redis.delete(f"ticks:{BTC}")
+        feeder.epoch, feeder.sequence = 2, feeder.sequence + 10
+        await feeder.append(ticks(3))
+        gap = (await next_of(stream)).gap
+        assert gap.resume_cursor.endswith(f"-{feeder.sequence - 3}")
+        assert (await next_of(stream)).batches[0] == feeder.sent[-1]
+
+
+async def test_a_cursor_that_no_feed_has_reached_does_not_wait_for_ever(installation, caller, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    await feed_many(feeder, 2)
+    stream = caller.ticks(BTC, after=[f"{BTC}@9-999"])
+    honest = caller.ticks(BTC, after=[f"{BTC}@0-5"])
+    await next_of(stream)
+    await next_of(honest)
+    assert (await next_of(stream)).gap.resume_cursor == feeder.cursor
+    assert ticks_of(await ticks_until(honest, feeder.cursor)) == feeder.sent_ticks[5:]
+    await feed_many(feeder, 1)
+    for each in (stream, honest):
+        assert (await ticks_until(each, feeder.cursor)) == feeder.sent[-1:]
+
+
+async def test_a_quiet_stream_gets_heartbeats_with_its_cursors(installation, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    async with served(installation, stream_heartbeat_seconds="0.2") as caller:
+        stream = caller.ticks(BTC)
+        await next_of(stream)
+        for _ in range(2):
+            assert list((await next_of(stream)).heartbeat.cursors) == [f"{BTC}@0-0"]
+        await feed_many(feeder, 1)
+        await ticks_until(stream, feeder.cursor)
+        started = time.monotonic()
+        beat = (await next_of(stream)).heartbeat
+        assert list(beat.cursors) == [feeder.cursor]
+        assert time.monotonic() - started < WAIT_SECONDS / 2
+
+
+@asynccontextmanager
+async def streams_of(installation, redis, **more):
+    """The streams without a port, where a test can choose not to take what is offered."""
+    from libs.store.database import open_database
+
+    async with open_database(installation.url("marketdata_rpc"), 2) as database, reading_ticks(redis) as hub:
+        usual = {"heartbeat_seconds": 30.0, "reader_bytes_max": 2_000, "message_bytes": 1_000}
+        yield TickStreams(hub, History(database, redis, message_bytes=1_000), redis, **usual | more)
+
+
+async def joined(streams: TickStreams, stream, *instrument_ids: str) -> asyncio.Task:
+    """Waits until the stream has joined the live feed; its next message, which nobody takes but this task."""
+    taking = asyncio.create_task(anext(stream))
+
+    async def attached() -> bool:
+        return all(instrument_id in streams._hub._channels for instrument_id in instrument_ids)
+
+    await until(attached)
+    return taking
+
+
+async def test_a_slow_reader_is_conflated_and_told_while_a_fast_one_gets_everything(installation, redis):
+    await announce(installation, BTC, ETH)
+    feeder, other = Feeder(redis), Feeder(redis, ETH)
+    async with streams_of(installation, redis) as streams:
+        slow = streams.stream([BTC, ETH], {}, conflate=True)
+        fast = streams.stream([BTC], {}, conflate=False)
+        await anext(slow)
+        await anext(fast)
+        taking = await joined(streams, slow, BTC, ETH)
+        got: Any = b""
+        for _ in range(100):
+            await feed_many(feeder, 1)
+            await feed_many(other, 1)
+            while feed_batches(got)[-1:] != [feeder.cursor]:
+                got += await asyncio.wait_for(anext(fast), WAIT_SECONDS)
+        assert feed_batches(got) == [batch.cursor for batch in feeder.sent]
+
+        seen: dict[str, list] = {BTC: [], ETH: []}
+        skipped = {BTC: 0, ETH: 0}
+        ends = {BTC: feeder.cursor, ETH: other.cursor}
+        told = 0
+        message = await taking
+        while True:
+            if isinstance(message, bytes):
+                for batch in batches_of(message):
+                    seen[batch.instrument_id].append(batch.cursor)
+            else:
+                conflation = message.conflation
+                told += 1
+                last = seen[conflation.instrument_id][-1:] or [f"{conflation.instrument_id}@0-0"]
+                assert [conflation.after_cursor] == last
+                skipped[conflation.instrument_id] += conflation.skipped_batches
+            if all(seen[key][-1:] == [end] for key, end in ends.items()):
+                break
+            message = await asyncio.wait_for(anext(slow), WAIT_SECONDS)
+        assert told
+        for instrument_id, cursors in seen.items():
+            assert len(cursors) + skipped[instrument_id] == 100
+        await slow.aclose()
+        await fast.aclose()
+
+
+def batches_of(message: Any):
+    from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
+
+    return StreamTicksResponse.FromString(message).batches
+
+
+def feed_batches(message: Any) -> list[str]:
+    return [batch.cursor for batch in batches_of(message)]
+
+
+async def test_a_slow_reader_without_conflation_is_ended_and_resumes_by_cursor(installation, redis):
+    from services.marketdata.domain import ReaderTooSlow
+
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    async with streams_of(installation, redis) as streams:
+        slow = streams.stream([BTC], {}, conflate=False)
+        await anext(slow)
+        taking = await joined(streams, slow, BTC)
+        await feed_many(feeder, 1)
+        got = feed_batches(await taking)
+        fast = streams.stream([BTC], {BTC: Cursor(BTC, 1, 5)}, conflate=False)
+        await anext(fast)
+        beside: Any = b""
+        for _ in range(50):
+            await feed_many(feeder, 1)
+            while feed_batches(beside)[-1:] != [feeder.cursor]:
+                beside += await asyncio.wait_for(anext(fast), WAIT_SECONDS)
+        with pytest.raises(ReaderTooSlow):
+            while True:
+                got += feed_batches(await asyncio.wait_for(anext(slow), WAIT_SECONDS))
+        resumed = streams.stream([BTC], {BTC: feed.parse_cursor(got[-1])}, conflate=False)
+        await anext(resumed)
+        while got[-1] != feeder.cursor:
+            got += feed_batches(await asyncio.wait_for(anext(resumed), WAIT_SECONDS))
+        assert got == [batch.cursor for batch in feeder.sent]
+        for stream in (fast, resumed):
+            await stream.aclose()
+
+
+async def test_readers_join_and_leave_at_any_moment_and_each_misses_nothing(installation, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    await feed_many(feeder, 2)
+    end = f"{BTC}@1-{152 * 5}"
+
+    async def write() -> None:
+        for _ in range(150):
+            await feed_many(feeder, 1)
+
+    async def read(streams: TickStreams, number: int) -> None:
+        cursor = Cursor(BTC, 0, 0)
+        got: list[str] = []
+        while got[-1:] != [end]:
+            stream = streams.stream([BTC], {BTC: cursor}, conflate=False)
+            await anext(stream)
+            for _ in range(number):
+                got += feed_batches(await asyncio.wait_for(anext(stream), WAIT_SECONDS))
+                if got[-1] == end:
+                    break
+            cursor = feed.parse_cursor(got[-1])
+            await stream.aclose()
+        assert got == [batch.cursor for batch in feeder.sent]
+
+    async with streams_of(installation, redis, reader_bytes_max=1_000_000) as streams, asyncio.TaskGroup() as group:
+        group.create_task(write())
+        for number in range(1, 8):
+            group.create_task(read(streams, number))
