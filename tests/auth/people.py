@@ -14,9 +14,6 @@ from tests.mesh import Metadata, Served, bearer
 
 PASSWORD = "tea and biscuits at four"
 
-Stub = auth_pb2_grpc.AuthServiceAsyncStub
-
-
 @dataclass(frozen=True)
 class Person:
     user_id: str

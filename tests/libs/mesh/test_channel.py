@@ -1,0 +1,146 @@
+"""Channels between services: the right one at the other end, all its addresses, a deadline, and few second tries."""
+
+import asyncio
+import json
+import shutil
+import ssl
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from grpc import aio
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from libs.errors import Unavailable
+from libs.mesh import channel
+from libs.mesh.channel import UNARY_DEADLINE_SECONDS, open_channel, service_config
+from libs.mesh.contract import PACKAGES, methods
+from libs.stack.pki import make_certificates
+from tests.libs.mesh.stand import serving_works
+from tests.libs.mesh.test_refusals import ACCOUNT
+from tests.mesh import Installation, make_pki, sign_in
+
+LOOK = orders_pb2.ListAccountsRequest()
+
+
+def failing(times: int, counted: Counter[str], name: str):
+    async def work(request: Any, context: aio.ServicerContext) -> None:
+        counted[name] += 1
+        if counted[name] <= times:
+            raise Unavailable("not yet")
+
+    return work
+
+
+async def test_reading_is_tried_again_and_writing_never(place):
+    counted: Counter[str] = Counter()
+    works = {name: failing(2, counted, name) for name in ("ListAccounts", "CreateAccount")}
+    async with serving_works(place, **works) as served:
+        stub = served.stub(orders_pb2_grpc.PortfolioServiceStub)
+        await stub.ListAccounts(LOOK, metadata=sign_in())
+        with pytest.raises(aio.AioRpcError):
+            await stub.CreateAccount(ACCOUNT, metadata=sign_in())
+    assert counted == {"ListAccounts": 3, "CreateAccount": 1}
+
+
+def test_every_unary_method_has_a_deadline_and_only_reads_are_tried_again():
+    for word in PACKAGES:
+        configs = {
+            f"/{config['name'][0]['service']}/{config['name'][0]['method']}": config
+            for config in json.loads(service_config(word))["methodConfig"]
+        }
+        for path, method in methods(word).items():
+            unary = not method.server_streams and not method.client_streams
+            assert ("timeout" in configs[path]) == unary
+            assert ("retryPolicy" in configs[path]) == (unary and method.reads_only)
+
+
+async def test_a_service_that_does_not_answer_is_given_up(place, monkeypatch):
+    assert UNARY_DEADLINE_SECONDS == 10
+    monkeypatch.setattr(channel, "UNARY_DEADLINE_SECONDS", 0.5)
+
+    async def never(request: Any, context: aio.ServicerContext) -> None:
+        await asyncio.Event().wait()
+
+    async with serving_works(place, CreateAccount=never) as served:
+        with pytest.raises(aio.AioRpcError) as caught:
+            await served.stub(orders_pb2_grpc.PortfolioServiceStub, "web").CreateAccount(ACCOUNT, metadata=sign_in())
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_calls_are_spread_over_all_addresses(place):
+    counted: Counter[str] = Counter()
+    async with (
+        serving_works(place, ListAccounts=failing(0, counted, "first")) as first,
+        serving_works(place, ListAccounts=failing(0, counted, "second")) as second,
+    ):
+        both = f"ipv4:{first.address},{second.address}"
+        async with open_channel(both, "orders", tls_folder=place.pki, caller="edge") as opened:
+            stub = orders_pb2_grpc.PortfolioServiceStub(opened)
+            async with asyncio.timeout(10):
+                while len(counted) < 2:
+                    await stub.ListAccounts(LOOK, metadata=sign_in())
+            counted.clear()
+            for _ in range(10):
+                await stub.ListAccounts(LOOK, metadata=sign_in())
+    assert counted == {"first": 5, "second": 5}
+
+
+async def refused_by(address: str, word: str, folder, caller: str = "edge") -> grpc.StatusCode:
+    async with open_channel(address, word, tls_folder=folder, caller=caller) as opened:
+        with pytest.raises(aio.AioRpcError) as caught:
+            call = opened.unary_unary("/tradeloom.orders.v1.PortfolioService/ListAccounts")
+            await call(b"", metadata=sign_in(), timeout=5)
+        return caught.value.code()
+
+
+async def test_another_service_at_the_address_is_not_talked_to(place):
+    async with serving_works(place, "marketdata") as served:
+        assert await refused_by(served.address, "orders", place.pki) is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_caller_without_a_certificate_of_our_authority_is_not_let_in(place, tmp_path):
+    async with serving_works(place) as served:
+        stranger = make_pki(tmp_path)
+        shutil.copy(place.pki / "ca.pem", stranger / "ca.pem")  # it knows us; we do not know it
+        assert await refused_by(served.address, "orders", stranger) is grpc.StatusCode.UNAVAILABLE
+        async with aio.insecure_channel(served.address, options=[("grpc.enable_http_proxy", 0)]) as plain:
+            with pytest.raises(aio.AioRpcError):
+                await orders_pb2_grpc.PortfolioServiceStub(plain).ListAccounts(LOOK, metadata=sign_in(), timeout=5)
+
+
+async def test_proxies_are_ignored(place, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with serving_works(place) as served:
+        await served.stub(orders_pb2_grpc.PortfolioServiceStub).ListAccounts(LOOK, metadata=sign_in())
+
+
+async def test_a_renewed_certificate_is_used_without_a_restart(place: Installation, tmp_path):
+    folder = tmp_path / "renewed"
+    shutil.copytree(place.pki, folder)
+    async with serving_works(replace(place, pki=folder)) as served:
+        before = await certificate_of(served.mesh_port, folder)
+        await served.stub(orders_pb2_grpc.PortfolioServiceStub).ListAccounts(LOOK, metadata=sign_in())
+        made = make_certificates(folder, folder / "authority.key", ["orders"], datetime.now(UTC) + timedelta(days=360))
+        assert made == ["orders"]
+        after = await certificate_of(served.mesh_port, folder)
+        # Calls on the open connection go on.
+        await served.stub(orders_pb2_grpc.PortfolioServiceStub).ListAccounts(LOOK, metadata=sign_in())
+    assert before.serial_number != after.serial_number
+
+
+async def certificate_of(port: int, folder) -> x509.Certificate:
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "edge.pem", folder / "edge.key")
+    context.set_alpn_protocols(["h2"])
+    # A certificate made for later on is not valid yet; only which one is shown is asked.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="orders")
+    found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return x509.load_der_x509_certificate(found)

@@ -1,0 +1,185 @@
+"""The life of a process: ready, not ready, ready again, draining, gone; and what it tells of itself."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+
+from libs.errors import Unavailable
+from libs.mesh.contract import services
+from libs.mesh.settings import ServiceSettings
+from services.auth.settings import Settings as AuthSettings
+from tests.libs.mesh.stand import serving_works
+from tests.mesh import sign_in
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_readiness_follows_a_dependency_down_and_up_and_liveness_does_not(place):
+    away = [False]
+
+    async def check() -> None:
+        if away[0]:
+            raise Unavailable("the venue is closed")
+
+    async with serving_works(place, checks={"venue": check}) as served:
+        assert (await served.probe())[0] == 200
+        away[0] = True
+        await served.until_health(NOT_SERVING)
+        status, body = await served.probe()
+        assert status == 503
+        assert "the venue is closed" in body
+        assert (await served.probe("/live"))[0] == 200
+        away[0] = False
+        await served.until_ready()
+        assert (await served.probe())[0] == 200
+
+
+async def test_readiness_follows_valkey_and_postgres(bare_installation, valkey):
+    """The real ones: Valkey is killed and comes back, Postgres lets nobody in and does again."""
+    async with bare_installation.serve("auth") as auth:
+        valkey.kill()
+        await auth.until_health(NOT_SERVING)
+        assert "redis" in (await auth.probe())[1]
+        valkey.start()
+        await auth.until_ready()
+        name = bare_installation.database
+        async with bare_installation.connect() as rows:
+            roles = ("auth_rpc", "auth_worker")
+            for role in roles:
+                await rows.execute(f"ALTER ROLE {role} NOLOGIN")
+            try:
+                await rows.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = ANY($2)",
+                    name,
+                    roles,
+                )
+                await auth.until_health(NOT_SERVING)
+                stub = auth.stub(auth_pb2_grpc.AuthServiceStub)
+                with pytest.raises(aio.AioRpcError) as caught:
+                    await stub.GetMe(auth_pb2.GetMeRequest(), metadata=sign_in())
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            finally:
+                for role in roles:
+                    await rows.execute(f"ALTER ROLE {role} LOGIN")
+        await auth.until_ready()
+
+
+async def test_a_call_in_progress_finishes_while_the_service_drains(place):
+    begun, finish = asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Any, context: aio.ServicerContext) -> None:
+        begun.set()
+        await finish.wait()
+
+    async with serving_works(place, ListAccounts=slow) as served:
+        stub = served.stub(orders_pb2_grpc.PortfolioServiceStub)
+        call = stub.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=sign_in())
+        await begun.wait()
+        asyncio.get_running_loop().call_later(0.3, finish.set)
+    assert await call == orders_pb2.ListAccountsResponse()
+
+
+async def test_sigterm_lets_a_call_finish_and_leaves_with_0(bare_installation):
+    """The call is held by a lock of Postgres until the service has been told to stop."""
+    with bare_installation.start("auth") as process:
+        auth = process.served
+        await auth.until_ready()
+        async with bare_installation.connect() as rows:
+            await rows.execute("BEGIN; LOCK TABLE auth.users IN ACCESS EXCLUSIVE MODE")
+            register = auth_pb2.RegisterRequest(email="a@example.com", password="tea and biscuits at four")
+            call = auth.stub(auth_pb2_grpc.AuthServiceStub).Register(register)
+            calling = asyncio.ensure_future(call)
+            async with asyncio.timeout(10):
+                while not await rows.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.01)
+            process.process.send_signal(signal.SIGTERM)
+            await auth.until_health(NOT_SERVING)
+            assert not calling.done()
+            await rows.execute("COMMIT")
+        assert (await calling).user.email == "a@example.com"
+        assert await asyncio.to_thread(process.process.wait, 10) == 0
+        assert '"event": "stopped"' in process.logged()
+        await auth.close()
+
+
+async def test_any_service_reflects_the_whole_contract(place):
+    async with serving_works(place) as served:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(served.channel())
+        asked = reflection_pb2.ServerReflectionRequest
+        names = {one.full_name for one in services()}
+        requests = [asked(list_services=""), *(asked(file_containing_symbol=name) for name in sorted(names))]
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
+    listed = {one.name for one in answers[0].list_services_response.service}
+    assert names <= listed
+    assert all(answer.file_descriptor_response.file_descriptor_proto for answer in answers[1:])
+
+
+async def test_health_knows_the_service_by_each_of_its_names(place):
+    async with serving_works(place) as served:
+        stub = health_pb2_grpc.HealthStub(served.channel())
+        for name in ("", *(one.full_name for one in services("orders"))):
+            assert (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status == SERVING
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.Check(health_pb2.HealthCheckRequest(service="tradeloom.nobody.v1.Nobody"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_setting_is_read_under_the_services_own_name_first(monkeypatch, tmp_path):
+    for name, value in {"MESH_PORT": "1", "PROBE_PORT": "2", "TLS_FOLDER": str(tmp_path), "ORDERS_PROBE_PORT": "3"}.items():
+        monkeypatch.setenv(name, value)
+
+    class Orders(ServiceSettings):
+        word = "orders"
+
+    settings = Orders()  # type: ignore[call-arg]
+    assert (settings.mesh_port, settings.probe_port) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"database_url": "postgresql://trading:trading@localhost/trading", "environment": "production"},
+        {"key_encryption_key": "c2VjcmV0"},
+        {"admin_email": "a@example.com", "admin_password": "secret"},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_wrong_settings_are_refused_without_showing_a_secret(place, wrong):
+    values = place.values("auth", database_url="postgresql://u:verysecret@h/d") | wrong
+    with pytest.raises(ValueError) as caught:
+        AuthSettings.model_validate(values)
+    for secret in ("verysecret", "c2VjcmV0", "secret", place.values("auth")["key_encryption_key"]):
+        assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_shows_no_values(as_json):
+    program = f"""
+import logging
+import structlog
+from libs.telemetry import logs
+logs.set_up("orders", as_json={as_json})
+def sign_in(password):
+    raise RuntimeError("a defect")
+try:
+    sign_in("".join(["hun", "ter2"]))
+except RuntimeError:
+    structlog.get_logger().exception("defect", error_id="7")
+    logging.getLogger("elsewhere").exception("defect")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**os.environ}
+    )
+    assert done.stderr.count("RuntimeError: a defect") == 2
+    assert "hunter2" not in done.stderr
