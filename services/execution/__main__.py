@@ -1,6 +1,6 @@
 """Starts the execution service: `python -m services.execution`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -19,13 +19,14 @@ from services.execution import consumers
 from services.execution.servicer import ExecutionServicer
 from services.execution.settings import Settings
 from services.execution.venues import paper
+from services.execution.venues.paper import PaperVenue
 
 VENUES = {paper.CARD.venue: paper.CARD}
 MILLISECOND_NS = 1_000_000
 
 
-class FactsStuck(Unavailable):
-    """Facts cannot be applied, so orders wait."""
+class OrdersStuck(Unavailable):
+    """Something fails whenever it is tried, so orders wait."""
 
 
 @asynccontextmanager
@@ -36,11 +37,15 @@ async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     ):
         async with worker.transaction() as rows:
             await check_revision(rows, settings.word)
-        async with relay(worker, redis, settings.word), carrying(worker, redis, settings) as readers:
+        async with relay(worker, redis, settings.word), carrying(worker, redis, settings) as (readers, venue):
 
-            async def check_readers() -> None:
+            async def check_facts() -> None:
                 if troubles := [trouble for reader in readers for trouble in reader.troubles.values()]:
-                    raise FactsStuck("; ".join(troubles), dependency="facts")
+                    raise OrdersStuck("; ".join(troubles), dependency="facts")
+
+            async def check_paper() -> None:
+                if venue.troubles:
+                    raise OrdersStuck("; ".join(venue.troubles.values()), dependency="paper")
 
             yield Service(
                 registers=[
@@ -51,13 +56,16 @@ async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 checks={
                     "postgres": worker.check,
                     "redis": partial(connection.check, redis),
-                    "facts": check_readers,
+                    "facts": check_facts,
+                    "paper": check_paper,
                 },
             )
 
 
 @asynccontextmanager
-async def carrying(worker: Database, redis: Redis, settings: Settings) -> AsyncIterator[list[FactReader]]:
+async def carrying(
+    worker: Database, redis: Redis, settings: Settings
+) -> AsyncIterator[tuple[Sequence[FactReader], PaperVenue]]:
     """Follows orders and instruments, and carries orders to their venues, during the block."""
     rules = paper.PaperRules(
         patience_seconds=settings.paper_patience_seconds,
@@ -72,7 +80,7 @@ async def carrying(worker: Database, redis: Redis, settings: Settings) -> AsyncI
             reading(worker, redis, "marketdata", consumers.apply_instruments) as instrument_reader,
             reading(worker, redis, "orders", orders.apply) as order_reader,
         ):
-            yield [instrument_reader, order_reader]
+            yield (instrument_reader, order_reader), venue
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from libs.store.database import Database
 from libs.store.outbox import partition_of
 from services.execution.__main__ import carrying
 from services.execution.settings import Settings
+from services.execution.venues.paper import PaperVenue
 
 WAIT_SECONDS = 20.0
 BTC = "SIM:BTCUSDT"
@@ -84,10 +85,10 @@ class Stand:
         self._ticks: dict[str, int] = defaultdict(int)
 
     @asynccontextmanager
-    async def running(self, worker: Database | None = None, **turned: Any) -> AsyncIterator[None]:
+    async def running(self, worker: Database | None = None, **turned: Any) -> AsyncIterator[PaperVenue]:
         """One replica of execution; leaving the block stops it in whatever it is doing."""
-        async with carrying(worker or self.worker, self.redis, settings(**turned)):
-            yield
+        async with carrying(worker or self.worker, self.redis, settings(**turned)) as (_, venue):
+            yield venue
 
     # What other services tell.
 

@@ -184,3 +184,24 @@ async def test_two_replicas_share_the_instruments_and_each_order_is_filled_once(
         story = await desk.story(trader)
         assert story.count("accepted") == story.count("filled 1 at 100 as taker") == 4 * len(names)
         assert len(story) == 8 * len(names)
+
+
+async def test_orders_that_cannot_be_committed_are_told_by_the_health_check_until_they_can(desk: Stand):
+    anna = Trader()
+    await desk.announce(instrument())
+    await desk.market(book=BOOK)
+    async with desk.running() as venue:
+        await desk.everything.execute("ALTER TABLE venue_fills ADD CONSTRAINT broken CHECK (false)")
+        await desk.place(anna, quantity="0.1")
+
+        async def is_troubled() -> bool:
+            return "broken" in "".join(venue.troubles.values())
+
+        async def is_well() -> bool:
+            return not venue.troubles
+
+        await until(is_troubled)
+        assert await desk.story(anna) == []
+        await desk.everything.execute("ALTER TABLE venue_fills DROP CONSTRAINT broken")
+        await desk.wait_for(anna, "accepted", "filled 0.1 at 100 as taker")
+        await until(is_well)

@@ -11,9 +11,9 @@ import pytest
 from tests.execution.stand import Stand, Trader, at, decimal, instrument, limit
 
 TICK = Decimal("0.00000001")
-INSTRUMENTS = 20
+INSTRUMENTS = 10
 TRADES_PER_BATCH = 100
-ORDER_COUNT = 40
+ORDER_COUNT = 20
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ READ_SECONDS = 0.1  # how long the feed is waited for, and so how soon another i
 LOOK_SECONDS = 1.0  # how often followed instruments, and orders of unknown ones, are looked at
 PENDING_BATCHES_MAX = 500  # read ahead of one instrument's matching
 BATCHES_AT_ONCE_MAX = 200  # of one instrument, in one transaction
+BATCHES_BETWEEN_PAUSES = 8  # so that leases are renewed and probes answered while thousands of ticks are matched
 LOOK_BACK_BATCHES_FIRST = 16  # twice as many with every further look
 LOOK_BACK_BATCHES_AT_ONCE = 512
 LOOK_BACK_BATCHES_MAX = feed.BATCHES_MAX
@@ -125,6 +126,8 @@ class PaperVenue:
         self._partitions: dict[int, Partition] = {}
         self._backoffs: defaultdict[int, Backoff] = defaultdict(Backoff)
         self._resume_at: dict[int, float] = {}
+        self.troubles: dict[int, str] = {}
+        """Why a partition's orders wait, for those that fail at present."""
         self._woken = asyncio.Event()
         self._ask_at = 0.0
         self._look_at = 0.0
@@ -166,6 +169,7 @@ class PaperVenue:
         """Starts with partitions newly held, from what is stored; stops with those that are not held any more."""
         held = {int(name): lease for name, lease in self._share.held.items()}
         self._partitions = {n: p for n, p in self._partitions.items() if held.get(n) == p.lease}
+        self.troubles = {n: trouble for n, trouble in self.troubles.items() if n in held}
         for number in held.keys() - self._partitions.keys():
             if self._now() >= self._resume_at.get(number, 0.0):
                 self._partitions[number] = await self._load(number, held[number])
@@ -218,10 +222,12 @@ class PaperVenue:
                     await self._refuse(partition, strays)
                 else:
                     await self._step(partition, instrument_id, asked)
+            self.troubles.pop(partition.number, None)
         except LeaseLost as error:
             log.info("paper orders of partition %d are left to another replica: %s", partition.number, error)
             self._drop(partition)
-        except Exception:
+        except Exception as error:
+            self.troubles[partition.number] = f"{type(error).__name__}: {error}"
             seconds = self._backoffs[partition.number].next_seconds()
             log.exception("paper orders of partition %d are read anew in %.1f s", partition.number, seconds)
             self._drop(partition, seconds)
@@ -253,7 +259,7 @@ class PaperVenue:
             behind = len(entries) == feed.READ_BATCHES
             for entry in entries:
                 follower.put(entry)
-        came_on = self._match(follower)
+        came_on = await self._match(follower)
         if came_on:
             follower.waiting_since = now
         answered = () if behind or follower.pending else cancels
@@ -302,7 +308,7 @@ class PaperVenue:
                 return [], newest
             for entry in page:
                 moments = list(wire.moments_from_bytes(entry.response, grid))
-                if all(moment.time_ns < since_ns for moment in moments):
+                if moments and all(moment.time_ns < since_ns for moment in moments):
                     return flattened(newest_first), newest
                 newest_first.append(moments)
             if len(page) < page_batches:
@@ -314,15 +320,17 @@ class PaperVenue:
         self._note_gap(instrument_id, "an order is older than what is looked through")
         return flattened(newest_first), newest
 
-    def _match(self, follower: Follower) -> bool:
+    async def _match(self, follower: Follower) -> bool:
         """Lets the market go through what was read, a bounded part of it at a time; whether there was anything."""
         entries = follower.pending[:BATCHES_AT_ONCE_MAX]
         grid = follower.market.instrument.grid
-        for entry in entries:
+        for number, entry in enumerate(entries, 1):
             if entry.first_sequence > follower.cursor.sequence + 1 and follower.cursor.sequence:
                 self._note_gap(follower.cursor.instrument_id, f"nothing between {follower.cursor} and {entry.cursor}")
             follower.market.pass_through(wire.moments_from_bytes(entry.response, grid))
             follower.cursor = entry.cursor
+            if number % BATCHES_BETWEEN_PAUSES == 0:
+                await asyncio.sleep(0)
         del follower.pending[: len(entries)]
         return bool(entries)
 

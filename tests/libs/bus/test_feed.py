@@ -2,7 +2,19 @@ import pytest
 from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, Tick, TickBatch
 
 from libs.bus import feed
-from libs.bus.feed import Batch, Cursor, Outdated, after, append, newest, parse_cursor, quotes, read, set_stored
+from libs.bus.feed import (
+    Batch,
+    Cursor,
+    Outdated,
+    after,
+    append,
+    newest,
+    parse_cursor,
+    quotes,
+    read,
+    read_back,
+    set_stored,
+)
 from libs.errors import CursorInvalid
 
 BTC, ETH = "SIM:BTCUSDT", "SIM:ETHUSDT"
@@ -81,6 +93,14 @@ async def test_a_cursor_of_an_earlier_epoch_resumes_across_the_change_of_feeder(
     await append(redis, [batch(4, 6, epoch=2)])
     entries = await read_all(redis, Cursor(BTC, 1, 2))
     assert prices(*(after(entry, Cursor(BTC, 1, 2)) for entry in entries)) == [3, 4, 5, 6]
+
+
+async def test_batches_are_read_back_from_a_cursor_newest_first(redis):
+    assert await read_back(redis, BTC, None, count=2) == []
+    await append(redis, [batch(1, 3), batch(4, 5), batch(6, 6, epoch=2)])
+    assert [entry.cursor.sequence for entry in await read_back(redis, BTC, None, count=2)] == [6, 5]
+    (oldest,) = await read_back(redis, BTC, Cursor(BTC, 1, 5), count=2)
+    assert (oldest.cursor, oldest.first_sequence, prices(oldest)) == (Cursor(BTC, 1, 3), 1, [1, 2, 3])
 
 
 async def test_trimming_keeps_what_is_not_stored_and_what_readers_may_resume(redis, monkeypatch):
