@@ -225,7 +225,7 @@ class PaperVenue:
             self.troubles.pop(partition.number, None)
         except LeaseLost as error:
             log.info("paper orders of partition %d are left to another replica: %s", partition.number, error)
-            self._drop(partition)
+            self._drop(partition, POLL_SECONDS)
         except Exception as error:
             self.troubles[partition.number] = f"{type(error).__name__}: {error}"
             seconds = self._backoffs[partition.number].next_seconds()
