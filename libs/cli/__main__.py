@@ -4,10 +4,10 @@ import sys
 
 import typer
 
-from libs.cli import demo, down, health, logs, migrate, psql, status, up
+from libs.cli import demo, down, health, import_command, logs, migrate, psql, status, up
 from libs.stack.errors import StackError
 
-COMMANDS = (up, status, down, logs, health, demo, migrate, psql)
+COMMANDS = (up, status, down, logs, health, demo, import_command, migrate, psql)
 
 app = typer.Typer(
     help="Tradeloom: a self-hosted trading platform. `tradeloom up` starts all of it.",

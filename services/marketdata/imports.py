@@ -15,7 +15,8 @@ from libs.errors import Invalid
 from services.marketdata.domain import EPOCH, MINUTE, ImportLinesInvalid, ImportMalformed
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
-NAMED_LINES_MAX = 100
+NAMED_LINES_MAX = 40
+"""As many as fit into a status whatever is wrong with them."""
 SLICE_BARS = 50_000
 COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
 NUMBERS = COLUMNS[1:]
@@ -29,7 +30,7 @@ def read_bars(content: bytes, now: datetime) -> pl.DataFrame:
     """The file's bars by time: open_time, open, high, low, close, volume. A bar must have ended before now.
 
     Raises ImportMalformed if it is no such file, and ImportLinesInvalid with the number of wrong lines and the first
-    hundred of them by their numbers, counted from 1 with the header.
+    forty of them by their numbers, counted from 1 with the header.
     """
     lines = whole_lines(content)
     names = header(lines)

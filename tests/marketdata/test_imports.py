@@ -159,10 +159,10 @@ def test_each_kind_of_wrong_line_is_named(line, why):
     assert wrong_lines(content) == {"line 4": why}
 
 
-def test_all_wrong_lines_are_counted_and_the_first_hundred_named():
+def test_all_wrong_lines_are_counted_and_the_first_forty_named():
     with pytest.raises(ImportLinesInvalid) as caught:
         read_bars(file_of(bar(0), *(["x"] * 250), bar(1)), NOW)
-    assert len(caught.value.violations) == 100
+    assert len(caught.value.violations) == 40
     assert next(iter(caught.value.violations)) == "line 3"
     assert caught.value.metadata == {"line": "3", "wrong_lines": "250"}
 

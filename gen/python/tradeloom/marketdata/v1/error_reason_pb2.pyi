@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NO_QUOTE: _ErrorReason.ValueType  # 3
     """NOT_FOUND: the instrument has had no tick yet. Metadata: instrument_id."""
     ERROR_REASON_IMPORT_LINES_INVALID: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT: lines of the file are wrong; `BadRequest` names the first hundred by number.
+    """INVALID_ARGUMENT: lines of the file are wrong; `BadRequest` names the first forty by number.
     Metadata: line (the first), wrong_lines.
     """
     ERROR_REASON_IMPORT_MALFORMED: _ErrorReason.ValueType  # 5
@@ -55,7 +55,7 @@ Metadata: instrument_id.
 ERROR_REASON_NO_QUOTE: ErrorReason.ValueType  # 3
 """NOT_FOUND: the instrument has had no tick yet. Metadata: instrument_id."""
 ERROR_REASON_IMPORT_LINES_INVALID: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT: lines of the file are wrong; `BadRequest` names the first hundred by number.
+"""INVALID_ARGUMENT: lines of the file are wrong; `BadRequest` names the first forty by number.
 Metadata: line (the first), wrong_lines.
 """
 ERROR_REASON_IMPORT_MALFORMED: ErrorReason.ValueType  # 5

@@ -47,7 +47,7 @@ export enum ErrorReason {
   NO_QUOTE = 3,
 
   /**
-   * INVALID_ARGUMENT: lines of the file are wrong; `BadRequest` names the first hundred by number.
+   * INVALID_ARGUMENT: lines of the file are wrong; `BadRequest` names the first forty by number.
    * Metadata: line (the first), wrong_lines.
    *
    * @generated from enum value: ERROR_REASON_IMPORT_LINES_INVALID = 4;

@@ -1,0 +1,51 @@
+"""`tradeloom import` on a running stack: what a person reads, and with which exit code it ends."""
+
+from tests.stack import Stack
+
+HEADER = "timestamp,open,high,low,close,volume\n"
+BARS = "".join(f"2024-05-06 07:{minute:02}:00,10,12,9,11,5\n" for minute in range(40))
+INSTRUMENT = "SIM:EURUSD"
+
+
+def test_a_file_is_imported_once_and_its_counts_are_told(stack: Stack, tmp_path):
+    file = tmp_path / "bars.csv"
+    file.write_text(HEADER + BARS)
+    first = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    assert first.returncode == 0, first.stderr
+    assert "read       40 bars, 2024-05-06 07:00 to 2024-05-06 07:39 UTC" in first.stdout
+    assert "inserted   40" in first.stdout
+    again = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    assert again.returncode == 0
+    assert "inserted   0\nchanged    0\nunchanged  40" in again.stdout
+
+
+def test_every_wrong_line_is_named_by_its_number_and_nothing_is_imported(stack: Stack, tmp_path):
+    file = tmp_path / "broken.csv"
+    file.write_text(HEADER + BARS.replace("07:05:00,10", "07:05:00,ten").replace("07:09:00", "07:09:30"))
+    done = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    assert done.returncode == 1
+    assert "line 7: open is not a number\nline 11: timestamp is not on a whole minute\n" in done.stdout
+    assert "2 lines are wrong" in done.stderr
+    assert "nothing was imported" in done.stderr
+
+
+def test_of_very_many_wrong_lines_the_first_are_named_and_the_rest_counted(stack: Stack, tmp_path):
+    file = tmp_path / "broken.csv"
+    file.write_text(HEADER + "x\n" * 500)
+    done = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    assert done.returncode == 1
+    *named, more = done.stdout.splitlines()
+    assert named[0] == "line 2: has 1 fields, the header 6"
+    assert len(named) == 40
+    assert more == "and 460 more lines"
+
+
+def test_an_unknown_instrument_and_a_missing_file_are_refused_plainly(stack: Stack, tmp_path):
+    file = tmp_path / "bars.csv"
+    file.write_text(HEADER + BARS)
+    unknown = stack.command("import", str(file), "--instrument", "SIM:NOTHING")
+    assert unknown.returncode == 1
+    assert "no instrument is called SIM:NOTHING" in unknown.stderr
+    missing = stack.command("import", str(tmp_path / "none.csv"), "--instrument", INSTRUMENT)
+    assert missing.returncode == 1
+    assert "No such file" in missing.stderr
