@@ -60,13 +60,12 @@ def test_every_unary_method_has_a_deadline_and_only_reads_are_tried_again():
 
 
 async def test_a_service_that_does_not_answer_is_given_up(place, monkeypatch):
-    assert UNARY_DEADLINE_SECONDS == 10
-    monkeypatch.setattr(channel, "UNARY_DEADLINE_SECONDS", 0.5)
-
     async def never(request: Any, context: aio.ServicerContext) -> None:
         await asyncio.Event().wait()
 
     async with serving_works(place, CreateAccount=never) as served:
+        assert UNARY_DEADLINE_SECONDS == 10
+        monkeypatch.setattr(channel, "UNARY_DEADLINE_SECONDS", 0.5)
         with pytest.raises(aio.AioRpcError) as caught:
             await served.stub(orders_pb2_grpc.PortfolioServiceStub, "web").CreateAccount(ACCOUNT, metadata=sign_in())
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

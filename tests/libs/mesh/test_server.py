@@ -19,7 +19,7 @@ from libs.errors import Unavailable
 from libs.mesh.contract import services
 from libs.mesh.settings import ServiceSettings
 from services.auth.settings import Settings as AuthSettings
-from tests.libs.mesh.stand import serving_works
+from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import sign_in
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -46,7 +46,7 @@ async def test_readiness_follows_a_dependency_down_and_up_and_liveness_does_not(
 
 
 async def test_readiness_follows_valkey_and_postgres(bare_installation, valkey):
-    """The real ones: Valkey is killed and comes back, Postgres lets nobody in and does again."""
+    """The real ones: Valkey is killed and comes back, Postgres cuts everybody off and lets them in again."""
     async with bare_installation.serve("auth") as auth:
         valkey.kill()
         await auth.until_health(NOT_SERVING)
@@ -55,23 +55,19 @@ async def test_readiness_follows_valkey_and_postgres(bare_installation, valkey):
         await auth.until_ready()
         name = bare_installation.database
         async with bare_installation.connect() as rows:
-            roles = ("auth_rpc", "auth_worker")
-            for role in roles:
-                await rows.execute(f"ALTER ROLE {role} NOLOGIN")
-            try:
-                await rows.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename = ANY($2)",
-                    name,
-                    roles,
-                )
-                await auth.until_health(NOT_SERVING)
-                stub = auth.stub(auth_pb2_grpc.AuthServiceStub)
-                with pytest.raises(aio.AioRpcError) as caught:
-                    await stub.GetMe(auth_pb2.GetMeRequest(), metadata=sign_in())
-                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            finally:
-                for role in roles:
-                    await rows.execute(f"ALTER ROLE {role} LOGIN")
+            await rows.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
+            await rows.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename LIKE 'auth%'", name
+            )
+            await auth.until_health(NOT_SERVING)
+            stub = auth.stub(auth_pb2_grpc.AuthServiceStub)
+            with pytest.raises(aio.AioRpcError) as caught:
+                await stub.GetMe(auth_pb2.GetMeRequest(), metadata=sign_in())
+            code, info = refused(caught)
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert info.reason in ("DEPENDENCY_UNAVAILABLE", "REVOCATIONS_STALE")
+            assert "postgres" in (await auth.probe())[1]
+            await rows.execute(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
         await auth.until_ready()
 
 
