@@ -1,6 +1,6 @@
 """Exact decimals: money, quantities and order prices. A float never holds any of them."""
 
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal, Inexact, localcontext
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal
 
 # Room for the product of two numbers of 18 digits before and 18 after the point.
 CONTEXT = Context(prec=76, rounding=ROUND_HALF_EVEN)
@@ -27,16 +27,6 @@ def down_to(value: Decimal, step: Decimal) -> Decimal:
     """The largest multiple of step that is not further from zero than value."""
     steps = CONTEXT.divide(value, step).to_integral_value(ROUND_DOWN)
     return CONTEXT.multiply(steps, step)
-
-
-def exactly_to_scale(value: Decimal) -> Decimal:
-    """The value with 18 digits after the point.
-
-    Raises decimal.Inexact where a digit would be lost: what is stored is never rounded silently.
-    """
-    with localcontext(CONTEXT) as context:
-        context.traps[Inexact] = True
-        return value.quantize(SCALE)
 
 
 def plain(value: Decimal) -> str:

@@ -14,6 +14,7 @@ from tests.mesh import Metadata, Served, bearer
 
 PASSWORD = "tea and biscuits at four"
 
+
 @dataclass(frozen=True)
 class Person:
     user_id: str

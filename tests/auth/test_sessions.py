@@ -284,7 +284,9 @@ async def test_what_was_committed_before_a_kill_is_what_the_repeat_is_answered(b
         person = (await stub_of(auth).Register(register)).user
         session = await signed_in(auth, Person(person.user_id, person.email))
         asked = auth_pb2.RefreshRequest(request_id="r", refresh_token=session.refresh_token)
-        await killed_between_commit_and_answer(bare_installation, process, "refresh_tokens", stub_of(auth).Refresh(asked))
+        await killed_between_commit_and_answer(
+            bare_installation, process, "refresh_tokens", stub_of(auth).Refresh(asked)
+        )
         pair = await stub_of(auth).Refresh(asked)
         assert await reason_of(refresh(auth, pair.refresh_token)) == ""
         async with bare_installation.connect() as rows:
@@ -309,7 +311,9 @@ async def killed_between_commit_and_answer(installation: Installation, process, 
         count = await looking.fetchval(f"SELECT count(*) FROM auth.{table}")
         calling = asyncio.ensure_future(call)
         async with asyncio.timeout(10):
-            while not await looking.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+            while not await looking.fetchval(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            ):
                 await asyncio.sleep(0.01)
         process.process.send_signal(signal.SIGSTOP)
         await rows.execute("SELECT pg_advisory_unlock(7)")

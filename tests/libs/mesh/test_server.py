@@ -57,7 +57,8 @@ async def test_readiness_follows_valkey_and_postgres(bare_installation, valkey):
         async with bare_installation.connect() as rows:
             await rows.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 0")
             await rows.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename LIKE 'auth%'", name
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename LIKE 'auth%'",
+                name,
             )
             await auth.until_health(NOT_SERVING)
             stub = auth.stub(auth_pb2_grpc.AuthServiceStub)
@@ -132,7 +133,12 @@ async def test_health_knows_the_service_by_each_of_its_names(place):
 
 
 def test_a_setting_is_read_under_the_services_own_name_first(monkeypatch, tmp_path):
-    for name, value in {"MESH_PORT": "1", "PROBE_PORT": "2", "TLS_FOLDER": str(tmp_path), "ORDERS_PROBE_PORT": "3"}.items():
+    for name, value in {
+        "MESH_PORT": "1",
+        "PROBE_PORT": "2",
+        "TLS_FOLDER": str(tmp_path),
+        "ORDERS_PROBE_PORT": "3",
+    }.items():
         monkeypatch.setenv(name, value)
 
     class Orders(ServiceSettings):
