@@ -44,12 +44,13 @@ class Call:
             # What was done may have swallowed the cancellation.
             if self._refusal is not None:
                 raise self._refusal
-            return done
         except asyncio.CancelledError:
             if self._refusal is None or self._stepping is None:
                 raise
             self._stepping.uncancel()
             raise self._refusal from None
+        else:
+            return done
         finally:
             self._stepping = None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import subprocess
 from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
@@ -202,3 +203,48 @@ async def until_bars(market, session, instrument_id: str, trades: pl.DataFrame) 
     assert [bar.volume for bar in bars] == pytest.approx(volumes, rel=1e-12)
     # The last minute has not passed in market time: its bar is still forming.
     assert [bar.closed for bar in bars] == [True] * (len(bars) - 1) + [False]
+
+
+async def test_real_bars_are_imported_whole_or_not_at_all(stack: Stack, tmp_path: Path) -> None:
+    instrument = file_instrument()
+    instrument.instrument_id = f"BINANCE:BTCPERP{uuid4().hex[:8].upper()}"
+    instrument.asset_class = marketdata_pb2.ASSET_CLASS_PERPETUAL
+    async with open_edge_channel(stack.edge) as channel:
+        admin = await sign_in(channel, *stack.admin)
+        market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
+        put = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid4()), instrument=instrument)
+        await market.PutInstrument(put, metadata=admin, timeout=CALL_SECONDS)
+
+        broken = tmp_path / "broken.csv"
+        lines = BARS.read_text().splitlines()
+        lines[4_321] = lines[4_321].replace(",", ",x", 1)
+        broken.write_text("\n".join(lines))
+        refused = imported(stack, broken, instrument.instrument_id)
+        assert refused.returncode == 1
+        assert "4322" in refused.stdout + refused.stderr
+        assert await count_bars(market, admin, instrument.instrument_id) == 0
+
+        first = imported(stack, BARS, instrument.instrument_id)
+        assert first.returncode == 0, first.stdout + first.stderr
+        assert f"inserted   {BAR_COUNT}" in first.stdout
+        assert await count_bars(market, admin, instrument.instrument_id) == BAR_COUNT
+
+        again = imported(stack, BARS, instrument.instrument_id)
+        assert "inserted   0" in again.stdout
+        assert f"unchanged  {BAR_COUNT}" in again.stdout
+
+
+def imported(stack: Stack, file: Path, instrument_id: str) -> "subprocess.CompletedProcess[str]":
+    return stack.command("import", str(file), "--instrument", instrument_id)
+
+
+async def count_bars(market, session, instrument_id: str) -> int:
+    request = marketdata_pb2.GetCandlesRequest(instrument_id=instrument_id, page_size=5_000)
+    request.start_time.FromSeconds(1_640_000_000)
+    count = 0
+    while True:
+        page = await market.GetCandles(request, metadata=session, timeout=CALL_SECONDS)
+        count += len(page.candles)
+        if not page.next_page_token:
+            return count
+        request.page_token = page.next_page_token
