@@ -25,6 +25,7 @@ INSTRUMENTS_SECONDS = 1.0
 class Market:
     def __init__(self) -> None:
         self._instruments: dict[str, Instrument] = {}
+        self._pricing: dict[str, Instrument] = {}
         self._quotes: dict[str, marketdata_pb2.Quote] = {}
         self._read: dict[str, bytes] = {}
 
@@ -43,9 +44,15 @@ class Market:
             age_seconds=(now - time_from_proto(quote.receive_time)).total_seconds(),
         )
 
+    def pricing(self, asset: str) -> Instrument | None:
+        """The first instrument, by id, that prices an asset and has a quote."""
+        return self._pricing.get(asset)
+
     async def read_instruments(self, database: Database) -> None:
         async with database.transaction() as rows:
             self._instruments = await store.instruments(rows)
+        quoted = sorted(self._instruments.keys() & self._quotes.keys(), reverse=True)
+        self._pricing = {each.base_asset: each for each in (self._instruments[name] for name in quoted)}
 
     async def read_quotes(self, redis: Redis) -> None:
         found = await feed.quotes(redis, list(self._instruments))

@@ -48,6 +48,7 @@ class Market(Protocol):
 
     def instrument(self, instrument_id: str) -> Instrument | None: ...
     def quote(self, instrument_id: str, now: datetime) -> Quote | None: ...
+    def pricing(self, asset: str) -> Instrument | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,24 +189,16 @@ def value(position: Position, quote: Quote | None) -> ValuedPosition:
 def appraise(
     account: Account, balances: Sequence[Balance], positions: Sequence[Position], market: Market, now: datetime
 ) -> Portfolio:
-    """What an account holds and is worth, by quote asset; each asset is counted once, at the price it is quoted at."""
+    """What an account holds and is worth, by asset.
+
+    An asset that some instrument prices counts in that instrument's quote asset, every other one as itself.
+    """
     valued = [value(position, market.quote(position.instrument_id, now)) for position in positions]
     equity: dict[str, Decimal] = {}
-    prices: dict[str, tuple[str, Decimal]] = {}
-    quote_assets = set()
-    for each in valued:
-        if (instrument := market.instrument(each.position.instrument_id)) is None:
-            continue
-        quote_assets.add(instrument.quote_asset)
-        if each.mark_price is not None:
-            prices[instrument.base_asset] = (instrument.quote_asset, each.mark_price)
     for balance in balances:
-        if balance.asset in prices and balance.asset not in quote_assets:
-            asset, price = prices[balance.asset]
-            worth = multiply(balance.total, price)
-        elif balance.asset in quote_assets or not prices:
-            asset, worth = balance.asset, balance.total
-        else:
-            continue
+        asset, worth = balance.asset, balance.total
+        if (instrument := market.pricing(asset)) and (quote := market.quote(instrument.instrument_id, now)):
+            price = quote.bid or quote.last or ZERO
+            asset, worth = instrument.quote_asset, multiply(worth, price)
         equity[asset] = equity.get(asset, ZERO) + worth
     return Portfolio(account=account, balances=balances, positions=valued, equity=equity)

@@ -1246,8 +1246,8 @@ class GetPortfolioResponse(_message.Message):
 
     @_builtins.property
     def equity(self) -> _containers.RepeatedCompositeFieldContainer[Global___Amount]:
-        """What everything is worth, by quote asset: cash in it plus positions quoted in it. Assets
-        without a price count nothing.
+        """What everything is worth, by asset: what some instrument prices counts in that instrument's
+        quote asset, at the price it could be sold at now; everything else counts as itself.
         """
 
     def __init__(
