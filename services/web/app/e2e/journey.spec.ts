@@ -146,6 +146,20 @@ test("an order whose answer was lost is placed once, however often it is sent", 
   await expect(page.getByRole("table", { name: "Open orders" }).locator("tbody tr")).toHaveCount(1);
 });
 
+test("a second window can trade although the first holds the live streams, and takes them over", async ({ context }) => {
+  const [first, second] = [await context.newPage(), await context.newPage()];
+  await registered(first);
+  await expect(first.getByTestId("stream-candles")).toHaveAttribute("data-phase", "live");
+  await registered(second);
+  await expect(second.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "queued");
+  await ticket(second).getByLabel("Limit price").fill("1000.00");
+  await ticket(second).getByLabel("Quantity").fill("0.5");
+  await second.getByTestId("place-order").click();
+  await expect(second.getByRole("table", { name: "Open orders" }).locator("[data-state=NEW]")).toBeVisible();
+  await first.close();
+  await expect(second.getByTestId("stream-ticks")).toHaveAttribute("data-phase", "live");
+});
+
 test("everything fits a phone", async ({ page }) => {
   await page.setViewportSize({ width: 390, height: 844 });
   await registered(page);

@@ -1,7 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { BACKOFF_MAX_MILLISECONDS, backoffMilliseconds } from "./backoff";
-import { follow, HEARTBEAT_DEFAULT_SECONDS, SILENT_HEARTBEATS, type StreamState } from "./resuming";
+import { follow, HEARTBEAT_DEFAULT_SECONDS, OPENING_SECONDS_MAX, SILENT_HEARTBEATS, type StreamState } from "./resuming";
 import { refused } from "@/test/api";
 
 interface Message {
@@ -78,6 +78,20 @@ describe("a resuming stream", () => {
     expect(run.opened[1]).toBe("1");
     expect(run.taken).toEqual(["1", "2"]);
     run.ending.abort();
+  });
+
+  test("is given up when it does not open", async () => {
+    const run = play([sendsThen("silence"), sends("1")]);
+    await vi.advanceTimersByTimeAsync(OPENING_SECONDS_MAX * 1000 + BACKOFF_MAX_MILLISECONDS);
+    expect(run.taken).toEqual(["1"]);
+    run.ending.abort();
+  });
+
+  test("goes on another time from where it was left", async () => {
+    const run = play([sendsThen("silence", { cursor: "7" })]);
+    await vi.advanceTimersByTimeAsync(10);
+    run.ending.abort();
+    expect(await run.finished).toBe("7");
   });
 
   test("is not given up while heartbeats come", async () => {

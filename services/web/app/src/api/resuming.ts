@@ -9,7 +9,14 @@ export const SILENT_HEARTBEATS = 2;
 /** Refusals in a row, with a renewed token each, after which signing in again is all that helps. */
 const UNAUTHENTICATED_MAX = 3;
 
+/** A stream acknowledges at once; one that does not within this is given up. */
+export const OPENING_SECONDS_MAX = 10;
+
 export type StreamState =
+  /** Waits until another window, or another stream of this one, gives its place up. */
+  | { phase: "queued" }
+  /** Nobody looks: it resumes when the window is seen again. */
+  | { phase: "resting" }
   | { phase: "connecting" }
   | { phase: "live" }
   /** Cut off; tries again by itself. */
@@ -33,12 +40,14 @@ export interface ResumableStream<Message, Cursor> {
 /**
  * Follows a stream until `signal` aborts or it is refused for good: opens it again after its last
  * cursor whenever it ends, breaks or falls silent, waiting longer each time it fails at once.
+ * Returns the last cursor, to go on from there another time.
  */
 export async function follow<Message, Cursor>(
   stream: ResumableStream<Message, Cursor>,
   signal: AbortSignal,
-): Promise<void> {
-  let cursor: Cursor | undefined;
+  after?: Cursor,
+): Promise<Cursor | undefined> {
+  let cursor = after;
   let failures = 0;
   let unauthenticated = 0;
   const tell = (state: StreamState) => {
@@ -77,7 +86,7 @@ export async function follow<Message, Cursor>(
       attempt.abort();
       signal.removeEventListener("abort", stop);
     }
-    if (signal.aborted) return;
+    if (signal.aborted) break;
 
     if (refusal.code === Code.Unauthenticated && stream.renew && unauthenticated < UNAUTHENTICATED_MAX) {
       unauthenticated += 1;
@@ -86,12 +95,13 @@ export async function follow<Message, Cursor>(
       cursor = undefined;
     } else if (!isWorthRepeating(refusal)) {
       tell({ phase: "ended", refusal });
-      return;
+      break;
     }
     failures += 1;
     tell({ phase: "waiting", refusal, failures });
     await pause(Math.max(backoffMilliseconds(failures), (refusal.retryDelaySeconds ?? 0) * 1000), signal);
   }
+  return cursor;
 }
 
 const REPEATABLE = new Set([Code.Unknown, Code.Internal, Code.ResourceExhausted, Code.Canceled, Code.DataLoss]);
@@ -100,26 +110,30 @@ function isWorthRepeating(refusal: Refusal): boolean {
   return isTransient(refusal) || REPEATABLE.has(refusal.code);
 }
 
-/** Barks when nothing was heard for two heartbeats. */
+/** Barks when a stream does not open, or when nothing was heard for two heartbeats. */
 class Watchdog {
   barked = false;
   private seconds = HEARTBEAT_DEFAULT_SECONDS;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly bark: () => void) {
-    this.heard(undefined);
+    this.wait(OPENING_SECONDS_MAX);
   }
 
   heard(heartbeatSeconds: number | undefined): void {
     if (heartbeatSeconds !== undefined && heartbeatSeconds > 0) this.seconds = heartbeatSeconds;
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => {
-      this.barked = true;
-      this.bark();
-    }, this.seconds * SILENT_HEARTBEATS * 1000);
+    this.wait(this.seconds * SILENT_HEARTBEATS);
   }
 
   stop(): void {
     clearTimeout(this.timer);
+  }
+
+  private wait(seconds: number): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.barked = true;
+      this.bark();
+    }, seconds * 1000);
   }
 }

@@ -26,6 +26,10 @@ export function StreamBadge({ what, state }: { what: string; state: StreamState 
 
 function wordsFor(state: StreamState): { color: string; label: string; hint: string } {
   switch (state.phase) {
+    case "queued":
+      return { color: "gray", label: "Waiting", hint: "other windows use all live streams this browser may have here" };
+    case "resting":
+      return { color: "gray", label: "Resting", hint: "resumes when this window is seen" };
     case "connecting":
       return { color: "gray", label: "Connecting", hint: "connecting" };
     case "live":

@@ -1,0 +1,91 @@
+import { act, render, screen } from "@testing-library/react";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { ApiProvider, type Api } from "./clients";
+import { UNSEEN_SECONDS_MAX, useResumingStream } from "./useResumingStream";
+import { signedInApi } from "@/test/api";
+
+const opened: (string | undefined)[] = [];
+const open = new Set<AbortSignal>();
+
+function Shown({ name }: { name: string | null }) {
+  const state = useResumingStream<string, string>(name, () => ({
+    async *open(cursor, signal) {
+      opened.push(cursor);
+      open.add(signal);
+      signal.addEventListener("abort", () => open.delete(signal));
+      for (let beat = 0; !signal.aborted; beat += 1) {
+        yield `${name}-${beat}`;
+        await new Promise((resolve) => {
+          setTimeout(resolve, 1_000);
+          signal.addEventListener("abort", resolve);
+        });
+      }
+    },
+    advance: (_, message) => message,
+    onMessage: () => {},
+  }));
+  return <p>{state.phase}</p>;
+}
+
+function see(isSeen: boolean) {
+  Object.defineProperty(document, "hidden", { value: !isSeen, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}
+
+describe("a followed stream", () => {
+  let api: Api;
+  beforeEach(async () => {
+    vi.useFakeTimers();
+    opened.length = 0;
+    open.clear();
+    api = await signedInApi(() => {});
+  });
+  afterEach(() => {
+    see(true);
+    vi.useRealTimers();
+  });
+
+  const show = (name: string | null) => (
+    <ApiProvider api={api}>
+      <Shown name={name} />
+    </ApiProvider>
+  );
+  const pass = (seconds: number) => act(() => vi.advanceTimersByTimeAsync(seconds * 1000));
+
+  test("is closed when its component goes, and another opened for another key", async () => {
+    const { rerender, unmount } = render(show("btc"));
+    await pass(1);
+    expect(screen.getByText("live")).toBeTruthy();
+    rerender(show("eth"));
+    await pass(1);
+    expect(opened).toEqual([undefined, undefined]);
+    expect(open.size).toBe(1);
+    unmount();
+    await pass(1);
+    expect(open.size).toBe(0);
+  });
+
+  test("rests while nobody looks, and goes on after its cursor", async () => {
+    render(show("btc"));
+    await pass(2.5);
+    act(() => see(false));
+    await pass(UNSEEN_SECONDS_MAX + 1);
+    expect(screen.getByText("resting")).toBeTruthy();
+    expect(open.size).toBe(0);
+    act(() => see(true));
+    await pass(1);
+    expect(screen.getByText("live")).toBeTruthy();
+    expect(opened).toHaveLength(2);
+    expect(opened[1]).toMatch(/^btc-2\d$/);
+  });
+
+  test("is not disturbed by a short look elsewhere", async () => {
+    render(show("btc"));
+    await pass(1);
+    act(() => see(false));
+    await pass(UNSEEN_SECONDS_MAX / 2);
+    act(() => see(true));
+    await pass(UNSEEN_SECONDS_MAX);
+    expect(opened).toHaveLength(1);
+  });
+});
