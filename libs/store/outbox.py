@@ -14,6 +14,11 @@ from libs.store.database import Connection
 PARTITIONS = 16
 KEPT_DAYS = 7
 
+ADD = """
+    INSERT INTO outbox (partition, key, sequence, user_id, kind, payload)
+    SELECT * FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[])
+    """
+
 # The relays of this process; a commit that told something wakes them.
 wakers: set[Callable[[], None]] = set()
 
@@ -45,10 +50,7 @@ async def add(rows: Connection, facts: Sequence[Fact]) -> None:
     if not facts:
         return
     await rows.execute(
-        """
-        INSERT INTO outbox (partition, key, sequence, user_id, kind, payload)
-        SELECT * FROM unnest($1::smallint[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bytea[])
-        """,
+        ADD,
         [partition_of(fact.key) for fact in facts],
         [fact.key for fact in facts],
         [fact.sequence for fact in facts],

@@ -18,6 +18,18 @@ KEPT_DAYS = 30  # migrations.shared lets the worker role see, and delete, only w
 PURGE_ROWS = 5_000
 PURGE_SECONDS = 3600.0
 
+# LIMIT keeps this a look-up by primary key for each; a plain join may start, because of the row security, from all
+# keys that these users ever used.
+FIND = """
+    SELECT kept.* FROM unnest($1::uuid[], $2::text[], $3::text[]) AS asked (user_id, method, request_id),
+    LATERAL (SELECT user_id, method, request_id, digest, answer FROM request_keys
+             WHERE (user_id, method, request_id) = (asked.user_id, asked.method, asked.request_id) LIMIT 1) AS kept
+    """
+ADD = """
+    INSERT INTO request_keys (user_id, method, request_id, digest, answer)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])
+    """
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class RequestKey:
@@ -94,14 +106,8 @@ async def find(rows: Connection, keys: Iterable[RequestKey]) -> dict[RequestKey,
     requests share, and end with add().
     """
     asked = {(key.user_id, key.method, key.request_id): key for key in keys}
-    # LIMIT keeps this a look-up by primary key for each; a plain join may start, because of the row security, from all
-    # keys that these users ever used.
     found = await rows.fetch(
-        """
-        SELECT kept.* FROM unnest($1::uuid[], $2::text[], $3::text[]) AS asked (user_id, method, request_id),
-        LATERAL (SELECT user_id, method, request_id, digest, answer FROM request_keys
-                 WHERE (user_id, method, request_id) = (asked.user_id, asked.method, asked.request_id) LIMIT 1) AS kept
-        """,
+        FIND,
         [key.user_id for key in asked.values()],
         [key.method for key in asked.values()],
         [key.request_id for key in asked.values()],
@@ -120,10 +126,7 @@ async def add(rows: Connection, answers: Mapping[RequestKey, bytes]) -> None:
     asyncpg.UniqueViolationError if another transaction has used one of them since: roll back and begin anew.
     """
     await rows.execute(
-        """
-        INSERT INTO request_keys (user_id, method, request_id, digest, answer)
-        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::bytea[])
-        """,
+        ADD,
         [key.user_id for key in answers],
         [key.method for key in answers],
         [key.request_id for key in answers],

@@ -125,6 +125,18 @@ UPSERT_INSTRUMENTS = Bulk(
     upsert("instrument_id", [name for name in INSTRUMENT_COLUMNS if name != "instrument_id"]),
 )
 ACCOUNT_FIELDS = ", ".join(field.name for field in fields(Account))
+LOCK_ACCOUNTS = (
+    f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = ANY($1::uuid[]) ORDER BY account_id FOR UPDATE"
+)
+READ_BALANCES = "SELECT account_id, asset, total, reserved FROM balances WHERE account_id = ANY($1::uuid[])"
+COUNT_AND_ADD_EVENTS = """
+    WITH counts AS (
+      UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders
+      FROM unnest($6::uuid[], $7::bigint[], $8::integer[]) AS new (account_id, account_sequence, open_orders)
+      WHERE accounts.account_id = new.account_id)
+    INSERT INTO order_events (account_id, account_sequence, user_id, event, create_time)
+    SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bytea[], $5::timestamptz[])
+    """
 ORDER_FIELDS = ", ".join(ORDER_COLUMNS)
 EXECUTION_FIELDS = ", ".join(EXECUTION_COLUMNS)
 
@@ -183,13 +195,9 @@ class AccountStore:
     async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]:
         """The accounts, locked in the order of their ids, with their balances as they are under the lock."""
         wanted = list(account_ids)
-        found = await self.rows.fetch(
-            f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = ANY($1) ORDER BY account_id FOR UPDATE", wanted
-        )
+        found = await self.rows.fetch(LOCK_ACCOUNTS, wanted)
         states = {row["account_id"]: AccountState(account=account_from(row)) for row in found}
-        for row in await self.rows.fetch(
-            "SELECT account_id, asset, total, reserved FROM balances WHERE account_id = ANY($1)", list(states)
-        ):
+        for row in await self.rows.fetch(READ_BALANCES, list(states)):
             balance = Balance(asset=row["asset"], total=row["total"], reserved=row["reserved"])
             states[row["account_id"]].balances[balance.asset] = balance
         return states
@@ -263,14 +271,7 @@ class AccountStore:
         if not events:
             return
         await self.rows.execute(
-            """
-            WITH counts AS (
-              UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders
-              FROM unnest($6::uuid[], $7::bigint[], $8::integer[]) AS new (account_id, account_sequence, open_orders)
-              WHERE accounts.account_id = new.account_id)
-            INSERT INTO order_events (account_id, account_sequence, user_id, event, create_time)
-            SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bytea[], $5::timestamptz[])
-            """,
+            COUNT_AND_ADD_EVENTS,
             *map(list, zip(*events, strict=True)),
             [state.account.account_id for state in states],
             [state.account.account_sequence for state in states],
