@@ -1,0 +1,1 @@
+"""Side-by-side measurements of the mesh: `python -m bench [NAME]`."""

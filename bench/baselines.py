@@ -1,0 +1,271 @@
+"""The baselines' own process: `python -m bench.baselines`, started by a bench in the way the stack starts a service.
+
+One grpc.aio server under uvloop behind mutual TLS, without concerns: no token, no rules, no metrics. What it answers with
+is made beforehand, so that each method costs what its transport and, for the floor, its SQL costs.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import grpc
+import uvloop
+from grpc import aio
+from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.orders.v1 import orders_pb2
+
+from bench.batches import BATCH_TICKS, ready_made, ticks_of
+from libs.ids import uuid7
+from libs.mesh.readiness import Readiness, probes
+from libs.mesh.server import SERVER_OPTIONS
+from libs.mesh.tls import server_credentials
+from libs.stack.ports import HOST
+from libs.store import outbox, requests
+from libs.store.outbox import partition_of
+from services.orders import domain, store, wire
+from services.orders.domain import Account, AccountState, Instrument, Limits, Ticket
+
+SERVICE = "bench.Baselines"
+ECHO, FLOOR, NAIVE, CEILING = (f"/{SERVICE}/{name}" for name in ("Echo", "Floor", "Naive", "Ceiling"))
+WORD = "orders"
+BATCH_ORDERS_MAX = 100
+READY_MADE_BATCHES = 64
+METHOD = "tradeloom.orders.v1.PlaceOrder"
+DIGEST = bytes(16)
+SOME = UUID(int=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Canned:
+    """A placed order as it is written and told, made once by the code that makes real ones."""
+
+    order: Sequence[Sequence[object]]
+    """The columns, one value in each."""
+    event: bytes
+    fact_kind: str
+    fact: bytes
+    answer: bytes
+    assets: int
+    """How many balances an account has."""
+
+
+def canned(now: datetime) -> Canned:
+    account = Account(
+        account_id=SOME,
+        user_id=SOME,
+        name="bench",
+        mode=domain.Mode.PAPER,
+        kind=domain.AccountKind.CASH,
+        create_time=now,
+        account_sequence=10_000,
+    )
+    state = AccountState(account=account, balances={"USDT": domain.Balance(asset="USDT", total=Decimal(10**9))})
+    fee_rate = Decimal("0.001")
+    instrument = Instrument(
+        instrument_id="SIM:BTCUSDT",
+        base_asset="BTC",
+        quote_asset="USDT",
+        tick_size=Decimal("0.01"),
+        lot_size=Decimal("0.00001"),
+        minimum_notional=Decimal(5),
+        maker_fee_rate=fee_rate,
+        taker_fee_rate=fee_rate,
+        trading=True,
+    )
+    ticket = Ticket(
+        account_id=SOME,
+        instrument_id=instrument.instrument_id,
+        side=domain.Side.BUY,
+        order_type=domain.OrderType.LIMIT,
+        time_in_force=domain.TimeInForce.GTC,
+        quantity=Decimal("0.01"),
+        limit_price=Decimal("1000.00"),
+    )
+    limits = Limits(open_orders_max=10, quote_age_seconds_max=10, market_protection=Decimal("0.05"))
+    order = domain.place(state, ticket, instrument=instrument, quote=None, limits=limits, order_id=uuid7(), now=now)
+    event, (kind, fact) = wire.told(state.events[0], account.mode)
+    answer = orders_pb2.PlaceOrderResponse(order=wire.order_to_proto(order)).SerializeToString()
+    return Canned(store.INSERT_ORDERS.arguments([order]), event, kind, fact, answer, len(state.balances))
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    account_id: UUID
+    request_id: str
+    done: asyncio.Future[bytes]
+
+
+class Floor:
+    """The same rows under the same locks as placing an order, by the same statements, and nothing decided.
+
+    Who comes while a transaction is under way shares the next one, as in the service.
+    """
+
+    def __init__(self, rows: asyncpg.Connection) -> None:
+        self._rows = rows
+        self._canned = canned(datetime.now(UTC))
+        self._waiting: list[Waiting] = []
+        self._arrived = asyncio.Event()
+        self._users: dict[UUID, UUID] = {}
+        self._order_columns = {name: number for number, name in enumerate(store.ORDER_COLUMNS)}
+
+    async def place(self, request: orders_pb2.PlaceOrderRequest, context: object) -> bytes:
+        waiting = Waiting(UUID(request.account_id), request.request_id, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._arrived.set()
+        return await waiting.done
+
+    async def work(self) -> None:
+        # Row security names users, and a floor has no tokens to know them by.
+        self._users = dict(await self._rows.fetch("SELECT account_id, user_id FROM bench_accounts"))
+        while True:
+            await self._arrived.wait()
+            batch, self._waiting = self._waiting[:BATCH_ORDERS_MAX], self._waiting[BATCH_ORDERS_MAX:]
+            if not self._waiting:
+                self._arrived.clear()
+            if any(waiting.account_id not in self._users for waiting in batch):
+                self._users = dict(await self._rows.fetch("SELECT account_id, user_id FROM bench_accounts"))
+            await self._commit(batch)
+            for waiting in batch:
+                if not waiting.done.done():
+                    waiting.done.set_result(self._canned.answer)
+
+    async def _commit(self, batch: Sequence[Waiting]) -> None:
+        rows, made, now = self._rows, self._canned, datetime.now(UTC)
+        accounts = list({waiting.account_id for waiting in batch})
+        users = ",".join({str(self._users[account_id]) for account_id in accounts})
+        await rows.execute(f"BEGIN; SELECT set_config('app.user_ids', '{users}', true)")
+        locked = await rows.fetch(store.LOCK_ACCOUNTS, accounts)
+        sequences = {row["account_id"]: row["account_sequence"] for row in locked}
+        balances = await rows.fetch(store.READ_BALANCES, accounts)
+        user_ids = [self._users[waiting.account_id] for waiting in batch]
+        methods, request_ids = [METHOD] * len(batch), [waiting.request_id for waiting in batch]
+        await rows.fetch(requests.FIND, user_ids, methods, request_ids)
+        columns: list[Sequence[object]] = [list(column) * len(batch) for column in made.order]
+        account_ids = [waiting.account_id for waiting in batch]
+        columns[self._order_columns["order_id"]] = [uuid7() for _ in batch]
+        columns[self._order_columns["user_id"]] = user_ids
+        columns[self._order_columns["account_id"]] = account_ids
+        await rows.execute(store.INSERT_ORDERS.statement, *columns)
+        await rows.execute(
+            store.UPSERT_BALANCES.statement,
+            [row["account_id"] for row in balances],
+            [row["asset"] for row in balances],
+            [self._users[row["account_id"]] for row in balances],
+            [row["total"] for row in balances],
+            [row["reserved"] + 1 for row in balances],
+        )
+        event_sequences = []
+        for account_id in account_ids:
+            sequences[account_id] += 1
+            event_sequences.append(sequences[account_id])
+        await rows.execute(
+            store.COUNT_AND_ADD_EVENTS,
+            account_ids,
+            event_sequences,
+            user_ids,
+            [made.event] * len(batch),
+            [now] * len(batch),
+            list(sequences),
+            list(sequences.values()),
+            [1] * len(sequences),
+        )
+        keys = [str(account_id) for account_id in account_ids]
+        await rows.execute(
+            outbox.ADD,
+            [partition_of(key) for key in keys],
+            keys,
+            event_sequences,
+            user_ids,
+            [made.fact_kind] * len(batch),
+            [made.fact] * len(batch),
+        )
+        await rows.execute(
+            requests.ADD, user_ids, methods, request_ids, [DIGEST] * len(batch), [made.answer] * len(batch)
+        )
+        await rows.execute("COMMIT")
+
+
+async def naive(request: marketdata_pb2.StreamTicksRequest, context: object) -> AsyncIterator[object]:
+    """One message for each tick, encoded for each subscriber, for as long as it listens."""
+    ticks = ticks_of(BATCH_TICKS)
+    sequence = 0
+    while True:
+        for tick in ticks:
+            sequence += 1
+            cursor = f"{request.instrument_ids[0]}@1-{sequence}"
+            batch = marketdata_pb2.TickBatch(
+                instrument_id=request.instrument_ids[0], epoch=1, first_sequence=sequence, ticks=[tick], cursor=cursor
+            )
+            yield marketdata_pb2.StreamTicksResponse(batches=[batch])
+
+
+async def ceiling(request: marketdata_pb2.StreamTicksRequest, context: object) -> AsyncIterator[bytes]:
+    """The bytes of ready-made batches, the same for all subscribers, for as long as it listens."""
+    batches = [batch.response for batch in ready_made(request.instrument_ids[0], 1, READY_MADE_BATCHES)]
+    while True:
+        for response in batches:
+            yield response
+
+
+@asynccontextmanager
+async def floor(database_url: str) -> AsyncIterator[Floor | None]:
+    if not database_url:
+        yield None
+        return
+    rows = await asyncpg.connect(database_url, server_settings={"jit": "off", "timezone": "UTC"})
+    placing = Floor(rows)
+    task = asyncio.create_task(placing.work())
+    # A floor that fell leaves its callers waiting: it takes the process with it, and the bench says so.
+    task.add_done_callback(lambda done: None if done.cancelled() else os._exit(1))
+    try:
+        yield placing
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await rows.close()
+
+
+async def serve() -> None:
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    answer = canned(datetime.now(UTC)).answer
+
+    async def echo(request: orders_pb2.PlaceOrderRequest, context: object) -> bytes:
+        return answer
+
+    def as_is(message: bytes) -> bytes:
+        return message
+
+    parse_order = orders_pb2.PlaceOrderRequest.FromString
+    parse_stream = marketdata_pb2.StreamTicksRequest.FromString
+    encode = marketdata_pb2.StreamTicksResponse.SerializeToString
+    async with floor(os.environ["DATABASE_URL"]) as placing:
+        handlers = {
+            "Echo": grpc.unary_unary_rpc_method_handler(echo, parse_order, as_is),
+            "Naive": grpc.unary_stream_rpc_method_handler(naive, parse_stream, encode),
+            "Ceiling": grpc.unary_stream_rpc_method_handler(ceiling, parse_stream, as_is),
+        }
+        if placing is not None:
+            handlers["Floor"] = grpc.unary_unary_rpc_method_handler(placing.place, parse_order, as_is)
+        server = aio.server(options=SERVER_OPTIONS)
+        server.add_registered_method_handlers(SERVICE, handlers)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        credentials = server_credentials(Path(os.environ["TLS_FOLDER"]), WORD)
+        server.add_secure_port(f"{HOST}:{os.environ['MESH_PORT']}", credentials)
+        await server.start()
+        async with probes("bench", Readiness({}), HOST, int(os.environ["PROBE_PORT"])):
+            await stopping.wait()
+        await server.stop(0)
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())

@@ -1,0 +1,45 @@
+"""Ready-made tick batches, as a feeder appends them and a stream sends them."""
+
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from tradeloom.marketdata.v1 import marketdata_pb2
+
+from libs.bus.feed import Batch, Cursor
+from services.feeds import wire
+from services.feeds.domain import Aggressor, Tick
+
+BATCH_TICKS = 500
+"""As many as a feeder puts into one batch."""
+FIRST_SEQUENCE = 1_000_000_001
+"""So large that every batch takes the same number of bytes, whatever its sequence: receivers then count ticks by size."""
+START_NS = int(datetime(2026, 1, 5, tzinfo=UTC).timestamp()) * 1_000_000_000
+STEP_NS = 10_000_000
+_SEED = 7
+
+
+def ticks_of(count: int) -> list[marketdata_pb2.Tick]:
+    """Trades of a made-up market, the same each time."""
+    chance, price = random.Random(_SEED), 60_000.0
+    trades = []
+    for number in range(count):
+        price = round(price + chance.gauss(0, 5), 2)
+        side = Aggressor.BUYER if chance.random() < 0.5 else Aggressor.SELLER
+        trades.append(
+            Tick(START_NS + number * STEP_NS, price, round(chance.uniform(0.001, 2), 5), side, str(10**9 + number))
+        )
+    return list(wire.batch_to_proto("SIM:BENCH", 1, FIRST_SEQUENCE, trades, None).ticks)
+
+
+def ready_made(instrument_id: str, epoch: int, count: int, after: int = FIRST_SEQUENCE - 1) -> Iterator[Batch]:
+    """Batches that follow on each other; only their sequences differ."""
+    template = marketdata_pb2.TickBatch(instrument_id=instrument_id, epoch=epoch, ticks=ticks_of(BATCH_TICKS))
+    previous = Cursor(instrument_id, epoch, after)
+    for _ in range(count):
+        cursor = Cursor(instrument_id, epoch, previous.sequence + BATCH_TICKS)
+        template.first_sequence = previous.sequence + 1
+        template.previous_cursor, template.cursor = str(previous), str(cursor)
+        response = marketdata_pb2.StreamTicksResponse(batches=[template]).SerializeToString()
+        yield Batch(cursor, template.first_sequence, response, b"")
+        previous = cursor
