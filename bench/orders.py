@@ -59,7 +59,7 @@ class Arrangement:
 
     @property
     def key(self) -> str:
-        return f"{self.callers}_callers_{self.accounts}_accounts"
+        return self.text.replace(",", "").replace(" ", "_")
 
     @property
     def text(self) -> str:

@@ -149,7 +149,7 @@ class Stack:
 
     @asynccontextmanager
     async def baselines(self, database_url: str = "") -> AsyncIterator[int]:
-        """The baselines' process, started like a service; the port of its mutual TLS."""
+        """The baselines' process, started like a service; the port of its mutual TLS. All channels end before it does."""
         port, probe_port = any_free(), any_free()
         environment = self.environment("orders") | {
             "MESH_PORT": str(port),
@@ -157,7 +157,10 @@ class Stack:
             "DATABASE_URL": database_url,
         }
         async with self.process("bench.baselines", environment=environment, ready_port=probe_port):
-            yield port
+            try:
+                yield port
+            finally:
+                await self.close()
 
     async def close(self) -> None:
         for channel in self.channels:

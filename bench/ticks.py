@@ -28,7 +28,8 @@ APPENDED_AT_ONCE = 20
 AHEAD_BATCHES = 200
 """So far the feeder runs ahead of the slowest subscriber: always more than is taken, never so much that one is too slow."""
 WARM_SECONDS = 0.3
-STORED_SECONDS_MAX = 120.0
+TAKEN_SECONDS_MAX = 30.0
+STORED_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.02
 PLAIN_ID = "BENCH:LIVE"
 """Put by hand: its ticks are passed on and not stored."""
@@ -85,7 +86,7 @@ async def reading(subscribers: Subscribers) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def rate(subscribers: Subscribers, ticks: Callable[[], float], seconds: float) -> Values:
+async def rate(ticks: Callable[[], float], seconds: float) -> Values:
     """Ticks a second that all subscribers together were handed."""
     await asyncio.sleep(min(WARM_SECONDS, seconds))
     before, began = ticks(), time.perf_counter()
@@ -100,11 +101,31 @@ class Feeder:
         self._redis, self._instrument_id, self._epoch = redis, instrument_id, epoch
         self._sequence = FIRST_SEQUENCE - 1
         self._batch_bytes = 1
+        self._appended = 0
 
-    async def feed(self, subscribers: Subscribers) -> None:
-        appended = 0
-        while True:
-            if appended - min(subscribers.bytes) // self._batch_bytes >= AHEAD_BATCHES:
+    @asynccontextmanager
+    async def feeding(self, subscribers: Subscribers) -> AsyncIterator[None]:
+        """Feeds during the block, and returns when every subscriber has everything, once."""
+        self._appended = 0
+        stopping = asyncio.Event()
+        task = asyncio.create_task(self._feed(subscribers, stopping))
+        try:
+            yield
+            stopping.set()
+            subscribers.woken.set()
+            await task
+            async with asyncio.timeout(TAKEN_SECONDS_MAX):
+                while min(subscribers.bytes) < self._appended * self._batch_bytes:  # noqa: ASYNC110 (over in a moment)
+                    await asyncio.sleep(POLL_SECONDS)
+            if max(subscribers.bytes) > self._appended * self._batch_bytes:
+                raise RuntimeError("a subscriber was sent more than was appended")
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _feed(self, subscribers: Subscribers, stopping: asyncio.Event) -> None:
+        while not stopping.is_set():
+            if self._appended - min(subscribers.bytes) // self._batch_bytes >= AHEAD_BATCHES:
                 subscribers.woken.clear()
                 await subscribers.woken.wait()
                 continue
@@ -113,7 +134,7 @@ class Feeder:
             self._batch_bytes = len(batches[0].response)
             await feed.append(self._redis, batches)
             self._sequence = batches[-1].cursor.sequence
-            appended += len(batches)
+            self._appended += len(batches)
 
     def ticks(self, subscribers: Subscribers) -> float:
         """Of whole batches: what else a stream sends is an acknowledgement, and heartbeats when nothing comes."""
@@ -150,13 +171,8 @@ async def bench(stack: Stack, form: Form) -> Report:
             request = marketdata_pb2.StreamTicksRequest(instrument_ids=[instrument_id]).SerializeToString()
             subscribers = Subscribers(channels["service"], STREAM, request, session)
             feeder = feeders[instrument_id]
-            async with reading(subscribers):
-                feeding = asyncio.create_task(feeder.feed(subscribers))
-                try:
-                    values = await rate(subscribers, lambda: feeder.ticks(subscribers), form.seconds)
-                finally:
-                    feeding.cancel()
-                    await asyncio.gather(feeding, return_exceptions=True)
+            async with reading(subscribers), feeder.feeding(subscribers):
+                values = await rate(lambda: feeder.ticks(subscribers), form.seconds)
             # Whatever is left to store is not to burden the next side.
             return {**values, "store_seconds": await feeder.stored() if instrument_id == STORED_ID else 0.0}
 
@@ -164,7 +180,7 @@ async def bench(stack: Stack, form: Form) -> Report:
             request = marketdata_pb2.StreamTicksRequest(instrument_ids=[PLAIN_ID]).SerializeToString()
             subscribers = Subscribers(channels["baselines"], path, request, session)
             async with reading(subscribers):
-                return await rate(subscribers, lambda: ticks_in(subscribers), form.seconds)
+                return await rate(lambda: ticks_in(subscribers), form.seconds)
 
         measured = await alternate(
             {

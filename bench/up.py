@@ -1,10 +1,10 @@
-"""How long the stack takes from the command to healthy, in an empty folder and again, and what memory it then holds."""
+"""How long the stack takes from the command to healthy, in an empty folder and then again in it, and what memory it holds."""
 
 import asyncio
 import time
 from pathlib import Path
 
-from bench.rounds import Form, Report, Values, alternate, series
+from bench.rounds import Form, Report, Values, series
 from bench.stack import memory_megabytes, stack_in, temporary_folder, tradeloom
 
 AIM_SECONDS = 12.0
@@ -44,19 +44,12 @@ async def started(path: Path, form: Form) -> Values:
 
 async def bench(form: Form) -> Report:
     report = Report("up", form)
-    with temporary_folder() as kept:
-        # The folder of the warm starts; starting it also fills the machine's caches for both.
-        await started(kept, form)
-
-        async def cold() -> Values:
-            with temporary_folder() as empty:
-                return await started(empty, form)
-
-        async def warm() -> Values:
-            return await started(kept, form)
-
-        measured = await alternate({"cold": cold, "warm": warm}, form.rounds)
-    colds, warms = measured["cold"], measured["warm"]
+    colds: list[Values] = []
+    warms: list[Values] = []
+    for _ in range(form.rounds):
+        with temporary_folder() as folder:
+            colds.append(await started(folder, form))
+            warms.append(await started(folder, form))
     aim, most = [AIM_SECONDS] * form.rounds, [AIM_MEGABYTES] * form.rounds
     seconds = {"cold": series(colds, "seconds"), "warm": series(warms, "seconds")}
     report.compare(
