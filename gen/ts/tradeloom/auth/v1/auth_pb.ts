@@ -645,7 +645,7 @@ export const AuthService: GenService<{
   },
   /**
    * Ends the caller's session: its tokens are refused everywhere within five seconds and its
-   * open streams end.
+   * open streams end. To a repeat, SESSION_REVOKED says that the session has ended.
    *
    * @generated from rpc tradeloom.auth.v1.AuthService.Logout
    */

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/auth/v1/events.proto.
  */
 export const file_tradeloom_auth_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("Ch50cmFkZWxvb20vYXV0aC92MS9ldmVudHMucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxIkMKDlVzZXJSZWdpc3RlcmVkEg8KB3VzZXJfaWQYASABKAkSDQoFZW1haWwYAiABKAkSEQoJZnVsbF9uYW1lGAMgASgJIjQKDVNlc3Npb25PcGVuZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJImIKDFNlc3Npb25FbmRlZBISCgpzZXNzaW9uX2lkGAEgASgJEg0KBWNhdXNlGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIeCgtMb2dpbkZhaWxlZBIPCgdhZGRyZXNzGAEgASgJYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Ch50cmFkZWxvb20vYXV0aC92MS9ldmVudHMucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxIkMKDlVzZXJSZWdpc3RlcmVkEg8KB3VzZXJfaWQYASABKAkSDQoFZW1haWwYAiABKAkSEQoJZnVsbF9uYW1lGAMgASgJIjQKDVNlc3Npb25PcGVuZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJImIKDFNlc3Npb25FbmRlZBISCgpzZXNzaW9uX2lkGAEgASgJEg0KBWNhdXNlGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKkAQoLTG9naW5GYWlsZWQSDwoHYWRkcmVzcxgBIAEoCRIVCg1mYWlsdXJlX2NvdW50GAIgASgFEjYKEmZpcnN0X2ZhaWx1cmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRbGFzdF9mYWlsdXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * A person registered. Key: user_id.
@@ -113,17 +113,39 @@ export const SessionEndedSchema: GenMessage<SessionEnded> = /*@__PURE__*/
   messageDesc(file_tradeloom_auth_v1_events, 2);
 
 /**
- * Someone failed to sign in as this person. Key: user_id.
+ * Someone failed to sign in as this person, once or more: however many try, a person's failures
+ * are told at intervals. Key: user_id.
  *
  * @generated from message tradeloom.auth.v1.LoginFailed
  */
 export type LoginFailed = Message<"tradeloom.auth.v1.LoginFailed"> & {
   /**
-   * From where.
+   * From where, the last time.
    *
    * @generated from field: string address = 1;
    */
   address: string;
+
+  /**
+   * How often since the fact before.
+   *
+   * @generated from field: int32 failure_count = 2;
+   */
+  failureCount: number;
+
+  /**
+   * The first of these.
+   *
+   * @generated from field: google.protobuf.Timestamp first_failure_time = 3;
+   */
+  firstFailureTime?: Timestamp | undefined;
+
+  /**
+   * The last of these.
+   *
+   * @generated from field: google.protobuf.Timestamp last_failure_time = 4;
+   */
+  lastFailureTime?: Timestamp | undefined;
 };
 
 /**

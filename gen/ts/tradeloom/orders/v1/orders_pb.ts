@@ -1148,8 +1148,8 @@ export type GetPortfolioResponse = Message<"tradeloom.orders.v1.GetPortfolioResp
   positions: Position[];
 
   /**
-   * What everything is worth, by quote asset: cash in it plus positions quoted in it. Assets
-   * without a price count nothing.
+   * What everything is worth, by asset: what some instrument prices counts in that instrument's
+   * quote asset, at the price it could be sold at now; everything else counts as itself.
    *
    * @generated from field: repeated tradeloom.orders.v1.Amount equity = 4;
    */
