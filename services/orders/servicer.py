@@ -7,7 +7,7 @@ from uuid import UUID
 
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
-from libs.errors import CursorInvalid, Unavailable
+from libs.errors import CursorInvalid, RevisionNotReached
 from libs.mesh import identity, pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import decimal_from_proto, timestamp
@@ -23,10 +23,6 @@ from services.orders.use_cases import Placing
 USUAL_PAGE_SIZE = 50
 POSITIONS_MAX = 10_000
 FIRST_CURSOR = "0"
-
-
-class RevisionNotReached(Unavailable):
-    reason = "REVISION_NOT_REACHED"
 
 
 async def own_account(rows: Connection, account_id: str) -> Account:

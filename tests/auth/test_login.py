@@ -156,9 +156,15 @@ def test_the_service_hashes_as_the_library_recommends(monkeypatch):
 
 
 async def test_more_logins_at_once_than_can_wait_are_refused_and_the_others_served():
+    release = Event()
     hasher = Passwords(at_once_max=1, waiting_max=2)
-    results = await asyncio.gather(*(hasher.hash(PASSWORD) for _ in range(6)), return_exceptions=True)
-    assert sum(isinstance(result, str) for result in results) == 3
+    served = [asyncio.ensure_future(hasher._in_thread(release.wait)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for _ in range(3):
+        with pytest.raises(domain.Exhausted):
+            await hasher.hash(PASSWORD)
+    release.set()
+    assert await asyncio.gather(*served) == [True] * 3
     assert await hasher.verify(await hasher.hash(PASSWORD), PASSWORD)
 
 

@@ -38,7 +38,7 @@ def failing(times: int, counted: Counter[str], name: str):
 
 async def test_reading_is_tried_again_and_writing_never(place):
     counted: Counter[str] = Counter()
-    works = {name: failing(2, counted, name) for name in ("ListAccounts", "CreateAccount")}
+    works: dict[str, Any] = {name: failing(2, counted, name) for name in ("ListAccounts", "CreateAccount")}
     async with serving_works(place, **works) as served:
         stub = served.stub(orders_pb2_grpc.PortfolioServiceStub)
         await stub.ListAccounts(LOOK, metadata=sign_in())

@@ -46,6 +46,11 @@ def signed_by(key: Any, algorithm: str, kid: str | None = MINT.stored.key_id, **
     return jwt.encode(usual | claims, key, algorithm=algorithm, headers={"kid": kid} if kid else {})
 
 
+def without(claim: str) -> str:
+    claims: dict[str, Any] = {claim: None}
+    return MINT.token(**claims)
+
+
 def without_signature() -> str:
     return signed_by(None, "none")
 
@@ -83,7 +88,7 @@ BAD_TOKENS = {
     "a user that is no id": bearer(MINT.token(sub="me")),
     "a session that is no id": bearer(MINT.token(sid=7)),
     "roles that are no list": bearer(MINT.token(roles=7)),
-    **{f"no {claim}": bearer(MINT.token(**{claim: None})) for claim in ("iss", "aud", "sub", "sid", "iat", "exp")},
+    **{f"no {claim}": bearer(without(claim)) for claim in ("iss", "aud", "sub", "sid", "iat", "exp")},
 }
 
 

@@ -112,7 +112,7 @@ async def test_sigterm_lets_a_call_finish_and_leaves_with_0(bare_installation):
 
 async def test_any_service_reflects_the_whole_contract(place):
     async with serving_works(place) as served:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(served.channel())
+        stub: Any = served.stub(reflection_pb2_grpc.ServerReflectionStub)
         asked = reflection_pb2.ServerReflectionRequest
         names = {one.full_name for one in services()}
         requests = [asked(list_services=""), *(asked(file_containing_symbol=name) for name in sorted(names))]
@@ -124,7 +124,7 @@ async def test_any_service_reflects_the_whole_contract(place):
 
 async def test_health_knows_the_service_by_each_of_its_names(place):
     async with serving_works(place) as served:
-        stub = health_pb2_grpc.HealthStub(served.channel())
+        stub: Any = served.stub(health_pb2_grpc.HealthStub)
         for name in ("", *(one.full_name for one in services("orders"))):
             assert (await stub.Check(health_pb2.HealthCheckRequest(service=name))).status == SERVING
         with pytest.raises(aio.AioRpcError) as caught:

@@ -171,7 +171,7 @@ async def test_more_streams_than_a_process_may_serve_are_refused_and_a_place_is_
 async def test_stale_news_refuses_writes_and_lets_look(bare_installation: Installation):
     """auth is killed: after five seconds nobody knows who was signed out; when it is back, writing goes on."""
     request = orders_pb2.CreateAccountRequest(
-        request_id="1", name="x", mode="ACCOUNT_MODE_PAPER", kind="ACCOUNT_KIND_CASH"
+        request_id="1", name="x", mode=orders_pb2.ACCOUNT_MODE_PAPER, kind=orders_pb2.ACCOUNT_KIND_CASH
     )
     request.starting_balances.add(asset="USDT").amount.value = "1"
     with bare_installation.start("auth") as auth:
