@@ -9,7 +9,6 @@
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 MINUTE_NS = 60_000_000_000
@@ -27,8 +26,9 @@ class Tick(NamedTuple):
     quantity: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class Bar(NamedTuple):
+    """A tuple, since one is made for every tick."""
+
     open_time_ns: int
     open: float
     high: float
@@ -122,7 +122,7 @@ class BarBuilder:
             return
         for bar in [bar for bar in self._bars.values() if not bar.closed]:
             if bar.open_time_ns + self._size_ns + self._lateness_ns <= self.market_time_ns:
-                self._bars[bar.open_time_ns] = changed[bar.open_time_ns] = replace(bar, closed=True)
+                self._bars[bar.open_time_ns] = changed[bar.open_time_ns] = bar._replace(closed=True)
         self._next_close_ns = self._earliest_close_ns()
 
     def _earliest_close_ns(self) -> int:
