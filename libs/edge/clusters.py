@@ -25,9 +25,10 @@ FAILURES_BEFORE_EJECTION = 5
 EJECTION_SECONDS = 5.0
 EJECTED_PERCENT_MAX = 50
 
-INTERNAL_JWKS = "jwks"
-"""A cluster and the listener inside Envoy that it leads to."""
+JWKS = "jwks"
+"""Leads back into this Envoy, to its probe port, where the keys are to be had in plain HTTP."""
 ADMIN = "admin"
+"""Leads to this Envoy's own administration."""
 
 
 def clusters(target: Target) -> list[dict[str, Any]]:
@@ -35,15 +36,8 @@ def clusters(target: Target) -> list[dict[str, Any]]:
     for word, address in target.addresses.items():
         found.append(web_cluster(target, address) if word == "web" else grpc_cluster(target, word, address))
         found.append(plain_cluster(target, probe(word), address.host, address.probe_port))
-    found.append(internal_cluster(INTERNAL_JWKS))
-    found.append(
-        {
-            "name": ADMIN,
-            "type": "STATIC",
-            "connect_timeout": seconds(CONNECT_SECONDS),
-            "load_assignment": assignment(ADMIN, socket_address(LOOPBACK, target.admin_port)),
-        }
-    )
+    found.append(own_cluster(JWKS, target.probe_port))
+    found.append(own_cluster(ADMIN, target.admin_port))
     return found
 
 
@@ -113,13 +107,13 @@ def plain_cluster(target: Target, name: str, host: str, port: int) -> dict[str, 
     }
 
 
-def internal_cluster(name: str) -> dict[str, Any]:
-    """Leads back into this Envoy, to the listener of the same name, without any port."""
+def own_cluster(name: str, port: int) -> dict[str, Any]:
+    """A port of this Envoy itself, on loopback."""
     return {
         "name": name,
         "type": "STATIC",
         "connect_timeout": seconds(CONNECT_SECONDS),
-        "load_assignment": assignment(name, {"envoy_internal_address": {"server_listener_name": name}}),
+        "load_assignment": assignment(name, socket_address(LOOPBACK, port)),
     }
 
 

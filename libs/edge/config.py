@@ -22,12 +22,6 @@ def render(target: Target) -> dict[str, Any]:
     return {
         "node": {"id": "edge", "cluster": "tradeloom"},
         "admin": {"address": socket_address(LOOPBACK, target.admin_port)},
-        "bootstrap_extensions": [
-            {
-                "name": "envoy.bootstrap.internal_listener",
-                "typed_config": typed("extensions.bootstrap.internal_listener.v3.InternalListener"),
-            }
-        ],
         "overload_manager": overload(target),
         "static_resources": {"listeners": listeners(target), "clusters": clusters(target)},
     }

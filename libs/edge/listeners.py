@@ -3,7 +3,7 @@
 from typing import Any
 
 from libs.edge import contract, routes
-from libs.edge.clusters import INTERNAL_JWKS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, STREAM_WINDOW_BYTES
+from libs.edge.clusters import JWKS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS, STREAM_WINDOW_BYTES
 from libs.edge.envoy import seconds, socket_address, typed
 from libs.edge.replies import CONNECT_HEADER, local_replies
 from libs.edge.target import LOOPBACK, Target
@@ -42,7 +42,6 @@ def listeners(target: Target) -> list[dict[str, Any]]:
             if word in target.addresses
         ),
         probes(target),
-        jwks(target),
     ]
 
 
@@ -53,21 +52,15 @@ def listener(target: Target, name: str, host: str, port: int, found: list[dict[s
 
 
 def probes(target: Target) -> dict[str, Any]:
-    hosts = routes.inner_host("probes", routes.probe_routes())
-    manager = connection_manager(target, "probes", hosts, [router()], logged=False)
+    """Health and metrics; and the public keys, which Envoy's token filter fetches in plain HTTP from here itself."""
+    hosts = routes.inner_host("probes", [*routes.probe_routes(), *routes.jwks_routes(target)])
+    manager = connection_manager(target, "probes", hosts, [transcoder(target), router()], logged=False)
     return {
         **bare_listener("probes", manager),
         "address": socket_address(target.probe_host, target.probe_port),
         # Health and metrics must be had when callers have taken all connections.
         "ignore_global_conn_limit": True,
     }
-
-
-def jwks(target: Target) -> dict[str, Any]:
-    """Where the token filter, which speaks plain HTTP only, gets the keys from the auth service."""
-    hosts = routes.inner_host(INTERNAL_JWKS, routes.jwks_routes(target))
-    manager = connection_manager(target, INTERNAL_JWKS, hosts, [transcoder(target), router()], logged=False)
-    return {**bare_listener(INTERNAL_JWKS, manager), "internal_listener": {}, "ignore_global_conn_limit": True}
 
 
 def bare_listener(name: str, manager: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +195,7 @@ def token_filter(target: Target) -> dict[str, Any]:
                 "remote_jwks": {
                     "http_uri": {
                         "uri": f"http://auth.tradeloom{routes.JWKS_PATH}",
-                        "cluster": INTERNAL_JWKS,
+                        "cluster": JWKS,
                         "timeout": seconds(JWKS_FETCH_SECONDS),
                     },
                     "cache_duration": seconds(target.jwks_cache_seconds),

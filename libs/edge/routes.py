@@ -80,7 +80,7 @@ def alias_routes(target: Target, word: str) -> list[dict[str, Any]]:
 
 
 def jwks_routes(target: Target) -> list[dict[str, Any]]:
-    """Of the listener inside Envoy where its own token filter asks for the keys."""
+    """Where Envoy's own token filter asks for the keys."""
     methods = [method for method in contract.methods() if any(rest.template == JWKS_PATH for rest in method.rests)]
     return [*(grpc_route(target, method) for method in methods), *rest_routes(target, methods)]
 

@@ -70,8 +70,11 @@ class Target:
     """How long either side of a unary call may send nothing."""
     stream_idle_seconds: float = 60.0
     """How long a stream may be silent; services send a heartbeat at most every 10 seconds."""
-    jwks_cache_seconds: float = 60.0
-    """How long a new signing key may take to be known here; auth announces keys well before use."""
+    jwks_cache_seconds: float = 600.0
+    """How long a new signing key may take to be known here, and how long auth may be away without anyone being refused.
+
+    auth announces keys two of these periods before they sign.
+    """
 
 
 def embedded(

@@ -391,7 +391,14 @@ async def test_a_new_signing_key_is_learned_and_outages_of_auth_do_not_matter(tm
                 return answer.status == 200
 
         await stand.until_true(accepted)
+        assert await stand.key_fetches("success") > 0
         await stand.stop_service("auth")
+        before = await stand.key_fetches("failed")
+
+        async def asked_in_vain() -> bool:
+            return await stand.key_fetches("failed") > before
+
+        await stand.until_true(asked_in_vain)
         assert await accepted()
 
 

@@ -276,6 +276,12 @@ class Stand:
         except aiohttp.ClientConnectionError:
             return False
 
+    async def key_fetches(self, outcome: str) -> int:
+        """How often Envoy's token filters have asked for the keys, with "success" or "failed"."""
+        url = f"http://{LOOPBACK}:{self.target.admin_port}/stats?filter=jwks_fetch_{outcome}$"
+        async with self.http.get(url) as answer:
+            return sum(int(line.rsplit(" ", 1)[1]) for line in (await answer.text()).splitlines())
+
     async def healthy_hosts(self, word: str) -> int:
         url = f"http://{LOOPBACK}:{self.target.admin_port}/clusters?format=json"
         async with self.http.get(url) as answer:
