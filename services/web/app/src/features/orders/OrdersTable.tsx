@@ -26,36 +26,36 @@ export function OrdersTable({ orders, label }: { orders: readonly Order[]; label
         <Table className={classes.table} aria-label={label} highlightOnHover stickyHeader>
           <Table.Thead>
             <Table.Tr>
-              <Table.Th>Time</Table.Th>
               <Table.Th>Instrument</Table.Th>
               <Table.Th>Side</Table.Th>
+              <Table.Th>State</Table.Th>
               <Table.Th>Type</Table.Th>
               <Table.Th className="number">Price</Table.Th>
               <Table.Th className="number">Filled / quantity</Table.Th>
               <Table.Th className="number">Average</Table.Th>
-              <Table.Th>State</Table.Th>
+              <Table.Th>Placed</Table.Th>
               <Table.Th aria-label="Cancel" />
             </Table.Tr>
           </Table.Thead>
           <Table.Tbody>
             {orders.map((order) => (
               <Table.Tr key={order.orderId} onClick={() => setShownId(order.orderId)} className={classes.row!} data-order-id={order.orderId}>
-                <Table.Td className={classes.time!}>{dayAndClock(order.createTime)}</Table.Td>
                 <Table.Td>
                   <button type="button" className={classes.open} aria-label={`Show ${titleOf(order)}`}>
                     {order.instrumentId}
                   </button>
                 </Table.Td>
                 <Table.Td className={order.side === OrderSide.BUY ? "rising" : "falling"}>{SIDES[order.side]}</Table.Td>
+                <Table.Td>
+                  <OrderStateBadge order={order} />
+                </Table.Td>
                 <Table.Td>{TYPES[order.orderType]}</Table.Td>
                 <Table.Td className="number">{shown(order.limitPrice?.value)}</Table.Td>
                 <Table.Td className="number">
                   {shown(order.filledQuantity?.value ?? "0", 0)} / {shown(order.quantity?.value, 0)}
                 </Table.Td>
                 <Table.Td className="number">{shown(order.averagePrice?.value, 2, 6)}</Table.Td>
-                <Table.Td>
-                  <OrderStateBadge order={order} />
-                </Table.Td>
+                <Table.Td className={classes.time!}>{dayAndClock(order.createTime)}</Table.Td>
                 <Table.Td>{!isDone(order) && <CancelButton order={order} />}</Table.Td>
               </Table.Tr>
             ))}

@@ -46,6 +46,7 @@ export const EVENTS: Record<OrderEventKind, string> = {
 
 /** Why an order ended, where the venue says it in a word. */
 const REASONS: Record<string, string> = {
+  user: "You canceled it.",
   ioc: "What could not trade at once was canceled.",
   fok: "Not all of it could trade at once.",
   instrument_changed: "The instrument changed.",
