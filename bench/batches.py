@@ -1,8 +1,9 @@
 """Ready-made tick batches, as a feeder appends them and a stream sends them."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import cache
 
 from tradeloom.marketdata.v1 import marketdata_pb2
 
@@ -19,7 +20,8 @@ STEP_NS = 10_000_000
 _SEED = 7
 
 
-def ticks_of(count: int) -> list[marketdata_pb2.Tick]:
+@cache
+def ticks_of(count: int) -> Sequence[marketdata_pb2.Tick]:
     """Trades of a made-up market, the same each time."""
     chance, price = random.Random(_SEED), 60_000.0
     trades = []
@@ -29,7 +31,7 @@ def ticks_of(count: int) -> list[marketdata_pb2.Tick]:
         trades.append(
             Tick(START_NS + number * STEP_NS, price, round(chance.uniform(0.001, 2), 5), side, str(10**9 + number))
         )
-    return list(wire.batch_to_proto("SIM:BENCH", 1, FIRST_SEQUENCE, trades, None).ticks)
+    return tuple(wire.batch_to_proto("SIM:BENCH", 1, FIRST_SEQUENCE, trades, None).ticks)
 
 
 def ready_made(instrument_id: str, epoch: int, count: int, after: int = FIRST_SEQUENCE - 1) -> Iterator[Batch]:

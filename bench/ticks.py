@@ -18,6 +18,7 @@ from bench.rounds import Form, Report, Values, alternate, series
 from bench.stack import Stack
 from libs.bus import feed
 from libs.bus.connection import open_redis
+from libs.bus.feed import Batch
 from libs.cli.client import CALL_SECONDS, Metadata
 from libs.ids import uuid7
 
@@ -39,9 +40,15 @@ START_SECONDS = 30.0
 
 
 class Subscribers:
-    """Readers of one stream each, every one on a connection of its own; they count and keep nothing."""
+    """Readers of one stream each, every one on a connection of its own; they count and keep nothing.
 
-    def __init__(self, channels: Sequence[aio.Channel], path: str, request: bytes, session: Metadata) -> None:
+    With batch_bytes, what is not whole batches may be a heartbeat and nothing else: no gap, nothing left out.
+    """
+
+    def __init__(
+        self, channels: Sequence[aio.Channel], path: str, request: bytes, session: Metadata, batch_bytes: int = 1
+    ) -> None:
+        self._batch_bytes = batch_bytes
         self._calls = [channel.unary_stream(path)(request, metadata=session) for channel in channels]
         self.bytes = [0] * len(channels)
         self.messages = [0] * len(channels)
@@ -55,15 +62,19 @@ class Subscribers:
                 together.create_task(self._read(number))
 
     async def _read(self, number: int) -> None:
-        call, woken, taken, messages = self._calls[number], self.woken, self.bytes, self.messages
+        call, woken, taken, batch_bytes = self._calls[number], self.woken, self.bytes, self._batch_bytes
         try:
             async for message in call:
-                if not messages[number]:
+                self.messages[number] += 1
+                if self.messages[number] == 1:
                     self.listening += 1
+                elif len(message) % batch_bytes:
+                    told = marketdata_pb2.StreamTicksResponse.FromString(message)
+                    if not told.HasField("heartbeat"):
+                        raise RuntimeError(f"a stream of whole batches brought {told}")
                 else:
                     taken[number] += len(message)
-                messages[number] += 1
-                woken.set()
+                    woken.set()
             raise RuntimeError(f"a stream ended: {await call.code()} {await call.details()}")
         finally:
             call.cancel()
@@ -100,8 +111,19 @@ class Feeder:
     def __init__(self, redis: Redis, instrument_id: str, epoch: int) -> None:
         self._redis, self._instrument_id, self._epoch = redis, instrument_id, epoch
         self._sequence = FIRST_SEQUENCE - 1
-        self._batch_bytes = 1
         self._appended = 0
+        [batch] = self._next(1)
+        self.batch_bytes = len(batch.response)
+
+    def _next(self, count: int) -> list[Batch]:
+        """Made here and now: only the two cursors of a batch are encoded anew, its ticks are copied."""
+        return list(ready_made(self._instrument_id, self._epoch, count, self._sequence))
+
+    async def append(self, count: int) -> None:
+        batches = self._next(count)
+        await feed.append(self._redis, batches)
+        self._sequence = batches[-1].cursor.sequence
+        self._appended += count
 
     @asynccontextmanager
     async def feeding(self, subscribers: Subscribers) -> AsyncIterator[None]:
@@ -115,9 +137,9 @@ class Feeder:
             subscribers.woken.set()
             await task
             async with asyncio.timeout(TAKEN_SECONDS_MAX):
-                while min(subscribers.bytes) < self._appended * self._batch_bytes:  # noqa: ASYNC110 (over in a moment)
+                while min(subscribers.bytes) < self._appended * self.batch_bytes:  # noqa: ASYNC110 (over in a moment)
                     await asyncio.sleep(POLL_SECONDS)
-            if max(subscribers.bytes) > self._appended * self._batch_bytes:
+            if max(subscribers.bytes) > self._appended * self.batch_bytes:
                 raise RuntimeError("a subscriber was sent more than was appended")
         finally:
             task.cancel()
@@ -125,20 +147,14 @@ class Feeder:
 
     async def _feed(self, subscribers: Subscribers, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            if self._appended - min(subscribers.bytes) // self._batch_bytes >= AHEAD_BATCHES:
+            if self._appended - min(subscribers.bytes) // self.batch_bytes >= AHEAD_BATCHES:
                 subscribers.woken.clear()
                 await subscribers.woken.wait()
                 continue
-            # Made here and now: only the two cursors of a batch are encoded anew, its ticks are copied.
-            batches = list(ready_made(self._instrument_id, self._epoch, APPENDED_AT_ONCE, self._sequence))
-            self._batch_bytes = len(batches[0].response)
-            await feed.append(self._redis, batches)
-            self._sequence = batches[-1].cursor.sequence
-            self._appended += len(batches)
+            await self.append(APPENDED_AT_ONCE)
 
     def ticks(self, subscribers: Subscribers) -> float:
-        """Of whole batches: what else a stream sends is an acknowledgement, and heartbeats when nothing comes."""
-        return sum(subscribers.bytes) / self._batch_bytes * BATCH_TICKS
+        return sum(subscribers.bytes) / self.batch_bytes * BATCH_TICKS
 
     async def stored(self) -> float:
         """Seconds until the marketdata service has stored what was appended."""
@@ -167,10 +183,14 @@ async def bench(stack: Stack, form: Form) -> Report:
             for instrument_id in (PLAIN_ID, STORED_ID)
         }
 
+        for feeder in feeders.values():
+            # The step from the instrument's own sequences to the bench's is before what is measured.
+            await feeder.append(1)
+
         async def service(instrument_id: str) -> Values:
             request = marketdata_pb2.StreamTicksRequest(instrument_ids=[instrument_id]).SerializeToString()
-            subscribers = Subscribers(channels["service"], STREAM, request, session)
             feeder = feeders[instrument_id]
+            subscribers = Subscribers(channels["service"], STREAM, request, session, feeder.batch_bytes)
             async with reading(subscribers), feeder.feeding(subscribers):
                 values = await rate(lambda: feeder.ticks(subscribers), form.seconds)
             # Whatever is left to store is not to burden the next side.
