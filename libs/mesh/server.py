@@ -61,9 +61,12 @@ class Mesh:
     sessions: Sessions
 
     async def check_auth(self) -> None:
-        """Raises unless callers can be told apart: keys are known and the news of ended sessions is fresh."""
+        """Raises until callers can be told apart: keys are known and the ended sessions were heard of.
+
+        From then on an auth that is away takes nobody out of service: reads go on, and writes are refused one by one.
+        """
         self.verifier.check()
-        self.sessions.check_fresh()
+        self.sessions.check_known()
 
     def channel(self, word: str, address: str) -> aio.Channel:
         """A channel to another service, under this one's certificate."""

@@ -51,6 +51,11 @@ class Sessions:
         """Notes that everything known is true as of now."""
         self._fresh_at = time.monotonic()
 
+    def check_known(self) -> None:
+        """Raises RevocationsStale until the ended sessions have been heard of once."""
+        if self._fresh_at == float("-inf"):
+            raise RevocationsStale("the ended sessions are not known yet; retry")
+
     def forget(self) -> None:
         """Before a snapshot: what is not in it has expired by itself."""
         self._ended.clear()

@@ -5,8 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from libs.mesh.contract import methods
 
 CALL_SECONDS = 20
 Json = dict[str, Any]
+Enough = Callable[[list[Json]], bool]
 
 
 class Refused(Exception):
@@ -31,8 +32,8 @@ class Refused(Exception):
 
 class Caller(Protocol):
     def call(self, method: str, request: Json, token: str = "") -> Json: ...
-    def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]:
-        """The stream's first messages, heartbeats left out."""
+    def stream(self, method: str, request: Json, token: str, enough: Enough) -> list[Json]:
+        """The stream's first messages, heartbeats left out, up to the one with which it is enough."""
         ...
 
 
@@ -62,9 +63,19 @@ def documents(text: str) -> list[Json]:
     return found
 
 
-def telling(messages: list[Json]) -> list[Json]:
-    """The messages that say more than that the stream lives."""
-    return [message for message in messages if not message.get("heartbeat")]
+def first(messages: Iterable[Json], enough: Enough) -> list[Json]:
+    """The messages up to the one with which it is enough, heartbeats left out; none if that never comes."""
+    found: list[Json] = []
+    for message in messages:
+        if not message.get("heartbeat"):
+            found.append(message)
+            if enough(found):
+                return found
+    return []
+
+
+def many(count: int) -> Enough:
+    return lambda found: len(found) >= count
 
 
 class Grpcurl:
@@ -93,15 +104,15 @@ class Grpcurl:
         found = documents(done.stdout)
         return found[0] if found else {}
 
-    def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]:
+    def stream(self, method: str, request: Json, token: str, enough: Enough) -> list[Json]:
         process = subprocess.Popen(self.arguments(method, request, token), stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         text = ""
         try:
             for line in process.stdout:
                 text += line
-                if line.startswith("}") and len(found := telling(documents(text))) >= count:
-                    return found[:count]
+                if line.startswith("}") and (found := first(documents(text), enough)):
+                    return found
         finally:
             process.kill()
             process.wait()
@@ -134,11 +145,11 @@ class Stubs:
                 raise Refused(code.value[0], details) from error
             return json_format.MessageToDict(response, preserving_proto_field_name=True)
 
-    def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]:
+    def stream(self, method: str, request: Json, token: str, enough: Enough) -> list[Json]:
         with grpc.insecure_channel(self._edge, options=[("grpc.enable_http_proxy", 0)]) as channel:
             responses = self._invoke(channel, method, request, token)
             messages = (json_format.MessageToDict(each, preserving_proto_field_name=True) for each in responses)
-            found = list(islice((message for message in messages if telling([message])), count))
+            found = first(messages, enough)
             responses.cancel()
             return found
 
@@ -171,10 +182,9 @@ class Curl:
             raise Refused(status["code"], status["message"])
         return response.json()
 
-    def stream(self, method: str, request: Json, token: str, count: int) -> list[Json]:
+    def stream(self, method: str, request: Json, token: str, enough: Enough) -> list[Json]:
         with self._request(method, request, token, stream=True) as response:
-            messages = (json.loads(line) for line in response.iter_lines(chunk_size=1))
-            return list(islice((message for message in messages if telling([message])), count))
+            return first((json.loads(line) for line in response.iter_lines(chunk_size=1)), enough)
 
 
 def is_for_users(method: str) -> bool:
