@@ -29,6 +29,7 @@ from libs.mesh.server import SERVER_OPTIONS
 from libs.mesh.tls import server_credentials
 from libs.stack.ports import HOST
 from libs.store import outbox, requests
+from libs.store.bulk import together
 from libs.store.outbox import partition_of
 from services.orders import domain, store, wire
 from services.orders.domain import Account, AccountState, Instrument, Limits, Ticket
@@ -41,6 +42,17 @@ READY_MADE_BATCHES = 64
 METHOD = "tradeloom.orders.v1.PlaceOrder"
 DIGEST = bytes(16)
 SOME = UUID(int=1)
+WRITES = together(
+    (
+        store.INSERT_ORDERS.statement,
+        store.UPSERT_BALANCES.statement,
+        store.COUNT_EVENTS,
+        store.INSERT_EVENTS,
+        outbox.ADD,
+        requests.ADD,
+    )
+)
+"""What placing orders writes, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,42 +166,23 @@ class Floor:
         columns[self._order_columns["order_id"]] = [uuid7() for _ in batch]
         columns[self._order_columns["user_id"]] = user_ids
         columns[self._order_columns["account_id"]] = account_ids
-        await rows.execute(store.INSERT_ORDERS.statement, *columns)
-        await rows.execute(
-            store.UPSERT_BALANCES.statement,
-            [row["account_id"] for row in balances],
-            [row["asset"] for row in balances],
-            [self._users[row["account_id"]] for row in balances],
-            [row["total"] for row in balances],
-            [row["reserved"] + 1 for row in balances],
-        )
         event_sequences = []
         for account_id in account_ids:
             sequences[account_id] += 1
             event_sequences.append(sequences[account_id])
-        await rows.execute(
-            store.COUNT_AND_ADD_EVENTS,
-            account_ids,
-            event_sequences,
-            user_ids,
-            [made.event] * len(batch),
-            [now] * len(batch),
-            list(sequences),
-            list(sequences.values()),
-            [1] * len(sequences),
-        )
         keys = [str(account_id) for account_id in account_ids]
         await rows.execute(
-            outbox.ADD,
-            [partition_of(key) for key in keys],
-            keys,
-            event_sequences,
-            user_ids,
-            [made.fact_kind] * len(batch),
-            [made.fact] * len(batch),
-        )
-        await rows.execute(
-            requests.ADD, user_ids, methods, request_ids, [DIGEST] * len(batch), [made.answer] * len(batch)
+            WRITES,
+            *columns,
+            *([row[name] for row in balances] for name in ("account_id", "asset")),
+            [self._users[row["account_id"]] for row in balances],
+            [row["total"] for row in balances],
+            [row["reserved"] + 1 for row in balances],
+            *(list(sequences), list(sequences.values()), [1] * len(sequences)),
+            *(account_ids, event_sequences, user_ids, [made.event] * len(batch), [now] * len(batch)),
+            *([partition_of(key) for key in keys], keys, event_sequences, user_ids),
+            *([made.fact_kind] * len(batch), [made.fact] * len(batch)),
+            *(user_ids, methods, request_ids, [DIGEST] * len(batch), [made.answer] * len(batch)),
         )
         await rows.execute("COMMIT")
 

@@ -137,8 +137,8 @@ async def bench(stack: Stack, form: Form) -> Report:
                     report.note("until_drained", series(measured["orders"], "until_drained"))
                     report.note("drain_seconds", series(measured["orders"], "drain_seconds"))
     report.limits = (
-        "Client, service, Postgres and, while it runs, execution share the cores; a floor's transaction is ten round "
-        "trips, as the service's is."
+        "Client, service, Postgres and, while it runs, execution share the cores; a floor's transaction takes the same "
+        "six round trips as the service's."
     )
     return report
 

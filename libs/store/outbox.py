@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from libs.store.bulk import Together
 from libs.store.database import Connection
 
 PARTITIONS = 16
@@ -45,7 +46,7 @@ def partition_of(key: str) -> int:
     return zlib.crc32(key.encode()) % PARTITIONS
 
 
-async def add(rows: Connection, facts: Sequence[Fact]) -> None:
+async def add(rows: Connection | Together, facts: Sequence[Fact]) -> None:
     """Tell facts if and when this transaction commits. One statement, whatever their number."""
     if not facts:
         return

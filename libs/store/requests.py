@@ -12,6 +12,7 @@ from uuid import UUID
 
 from libs.errors import RequestIdReused
 from libs.store.background import running
+from libs.store.bulk import Together
 from libs.store.database import Connection, Database
 
 KEPT_DAYS = 30  # migrations.shared lets the worker role see, and delete, only what is older
@@ -120,7 +121,7 @@ async def find(rows: Connection, keys: Iterable[RequestKey]) -> dict[RequestKey,
     }
 
 
-async def add(rows: Connection, answers: Mapping[RequestKey, bytes]) -> None:
+async def add(rows: Connection | Together, answers: Mapping[RequestKey, bytes]) -> None:
     """Keep the answers of keys that find() did not know. One statement, whatever their number.
 
     asyncpg.UniqueViolationError if another transaction has used one of them since: roll back and begin anew.

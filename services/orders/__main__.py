@@ -14,6 +14,7 @@ from libs.errors import Refusal, RequestIdReused
 from libs.ids import uuid7
 from libs.mesh.server import Mesh, Service, run
 from libs.store import requests
+from libs.store.bulk import Together
 from libs.store.database import Connection, open_database
 from libs.store.relay import relay
 from libs.store.requests import RequestKey
@@ -34,12 +35,13 @@ WORKER_CONNECTIONS_MAX = 10
 @dataclass(frozen=True, slots=True)
 class AnswerStore:
     rows: Connection
+    writes: Together
 
     async def find(self, keys: Sequence[RequestKey]) -> Mapping[RequestKey, bytes | RequestIdReused]:
         return await requests.find(self.rows, keys)
 
     async def add(self, answers: Mapping[RequestKey, bytes]) -> None:
-        await requests.add(self.rows, answers)
+        await requests.add(self.writes, answers)
 
 
 def place_answer(order: Order) -> bytes:
@@ -66,7 +68,10 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             async def place(placings: Sequence[Placing]) -> list[bytes | Refusal]:
                 user_ids = {placing.key.user_id for placing in placings}
                 async with database.transaction(*user_ids) as rows:
-                    return await place_orders(AccountStore(rows), AnswerStore(rows), placings)
+                    writes = Together(rows)
+                    outcomes = await place_orders(AccountStore(rows, writes), AnswerStore(rows, writes), placings)
+                    await writes.send()
+                    return outcomes
 
             apply_execution = consumers.ApplyExecution(uuid7, now)
             async with (

@@ -9,7 +9,7 @@ from asyncpg import Record
 
 from libs.ids import uuid7
 from libs.store import outbox
-from libs.store.bulk import Bulk, upsert
+from libs.store.bulk import Bulk, Together, upsert
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.orders import wire
@@ -129,11 +129,12 @@ LOCK_ACCOUNTS = (
     f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = ANY($1::uuid[]) ORDER BY account_id FOR UPDATE"
 )
 READ_BALANCES = "SELECT account_id, asset, total, reserved FROM balances WHERE account_id = ANY($1::uuid[])"
-COUNT_AND_ADD_EVENTS = """
-    WITH counts AS (
-      UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders
-      FROM unnest($6::uuid[], $7::bigint[], $8::integer[]) AS new (account_id, account_sequence, open_orders)
-      WHERE accounts.account_id = new.account_id)
+COUNT_EVENTS = """
+    UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders
+    FROM unnest($1::uuid[], $2::bigint[], $3::integer[]) AS new (account_id, account_sequence, open_orders)
+    WHERE accounts.account_id = new.account_id
+    """
+INSERT_EVENTS = """
     INSERT INTO order_events (account_id, account_sequence, user_id, event, create_time)
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bytea[], $5::timestamptz[])
     """
@@ -168,9 +169,13 @@ class EntryRow:
 
 @dataclass(frozen=True, slots=True)
 class AccountStore:
-    """One transaction's view of accounts; it sees those of the users that the transaction names."""
+    """One transaction's view of accounts; it sees those of the users that the transaction names.
+
+    What it writes is sent at once, or with what else is collected in writes.
+    """
 
     rows: Connection
+    writes: Together | None = None
 
     async def add_account(self, state: AccountState) -> None:
         account = state.account
@@ -223,20 +228,24 @@ class AccountStore:
             states[row["account_id"]].known_fills.add(row["venue_fill_id"])
 
     async def save(self, states: Sequence[AccountState]) -> None:
-        """Writes all that has changed, and tells it; one statement for each table that has changes."""
+        """Writes all that has changed, and tells it, in one round trip."""
         changed = [state for state in states if state.events or state.transactions]
         if not changed:
             return
+        writes = self.writes or Together(self.rows)
         orders: dict[UUID, Order] = {}
         for state in changed:
             orders.update({event.order.order_id: event.order for event in state.events})
         placed_only = all(event.kind.value == "accepted" for state in changed for event in state.events)
-        await self._write(INSERT_ORDERS if placed_only else UPSERT_ORDERS, list(orders.values()))
-        await self._write(
-            UPSERT_BALANCES, [Row(state.account, balance) for state in changed for balance in state.balances.values()]
+        await write(writes, INSERT_ORDERS if placed_only else UPSERT_ORDERS, list(orders.values()))
+        await write(
+            writes,
+            UPSERT_BALANCES,
+            [Row(state.account, balance) for state in changed for balance in state.balances.values()],
         )
-        await self._write(INSERT_EXECUTIONS, [execution for state in changed for execution in state.executions])
-        await self._write(
+        await write(writes, INSERT_EXECUTIONS, [execution for state in changed for execution in state.executions])
+        await write(
+            writes,
             UPSERT_POSITIONS,
             [
                 Row(state.account, state.positions[instrument_id])
@@ -244,40 +253,44 @@ class AccountStore:
                 for instrument_id in {execution.instrument_id for execution in state.executions}
             ],
         )
-        await self._write(INSERT_ENTRIES, list(entry_rows(changed)))
-        await self._tell(changed)
+        await write(writes, INSERT_ENTRIES, list(entry_rows(changed)))
+        await tell(writes, changed)
+        if self.writes is None:
+            await writes.send()
 
-    async def _write(self, bulk: Bulk, rows: Sequence[Any]) -> None:
-        if rows:
-            await self.rows.execute(bulk.statement, *bulk.arguments(rows))
 
-    async def _tell(self, states: Sequence[AccountState]) -> None:
-        """The events for streams, the facts for other services, and the accounts' new counts."""
-        events, facts = [], []
-        for state in states:
-            account = state.account
-            for event in state.events:
-                message, (kind, payload) = wire.told(event, account.mode)
-                events.append((account.account_id, event.account_sequence, account.user_id, message, event.time))
-                facts.append(
-                    Fact(
-                        key=str(account.account_id),
-                        sequence=event.account_sequence,
-                        user_id=account.user_id,
-                        kind=kind,
-                        payload=payload,
-                    )
+async def write(writes: Together, bulk: Bulk, rows: Sequence[Any]) -> None:
+    if rows:
+        await writes.execute(bulk.statement, *bulk.arguments(rows))
+
+
+async def tell(writes: Together, states: Sequence[AccountState]) -> None:
+    """The events for streams, the facts for other services, and the accounts' new counts."""
+    events, facts = [], []
+    for state in states:
+        account = state.account
+        for event in state.events:
+            message, (kind, payload) = wire.told(event, account.mode)
+            events.append((account.account_id, event.account_sequence, account.user_id, message, event.time))
+            facts.append(
+                Fact(
+                    key=str(account.account_id),
+                    sequence=event.account_sequence,
+                    user_id=account.user_id,
+                    kind=kind,
+                    payload=payload,
                 )
-        if not events:
-            return
-        await self.rows.execute(
-            COUNT_AND_ADD_EVENTS,
-            *map(list, zip(*events, strict=True)),
-            [state.account.account_id for state in states],
-            [state.account.account_sequence for state in states],
-            [state.account.open_orders for state in states],
-        )
-        await outbox.add(self.rows, facts)
+            )
+    if not events:
+        return
+    await writes.execute(
+        COUNT_EVENTS,
+        [state.account.account_id for state in states],
+        [state.account.account_sequence for state in states],
+        [state.account.open_orders for state in states],
+    )
+    await writes.execute(INSERT_EVENTS, *map(list, zip(*events, strict=True)))
+    await outbox.add(writes, facts)
 
 
 def entry_rows(states: Sequence[AccountState]) -> Iterable[EntryRow]:
