@@ -114,7 +114,7 @@ def contract_breaks_nobody() -> Result:
         subprocess.run(["git", "archive", "--output", str(archive), newest, "proto", "buf.yaml"], check=True)
         release = Path(folder, "release")
         with tarfile.open(archive) as packed:
-            packed.extractall(release, filter="data")
+            packed.extractall(release)  # noqa: S202 (git made it a moment ago; the filter is newer than Python 3.11.2)
         shutil.copytree(third_party.THIRD_PARTY, release / third_party.THIRD_PARTY)
         return run("buf", "breaking", "--against", str(release))
 

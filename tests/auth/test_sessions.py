@@ -311,6 +311,7 @@ async def killed_between_commit_and_answer(installation: Installation, process, 
             while not await looking.fetchval(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             ):
+                assert not calling.done(), calling.exception()
                 await asyncio.sleep(0.01)
         process.process.send_signal(signal.SIGSTOP)
         await rows.execute("SELECT pg_advisory_unlock(7)")

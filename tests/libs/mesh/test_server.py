@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.errors import Unavailable
+from libs.mesh.channel import open_channel
 from libs.mesh.contract import services
 from libs.mesh.settings import ServiceSettings
 from services.auth.settings import Settings as AuthSettings
@@ -79,12 +81,16 @@ async def test_a_call_in_progress_finishes_while_the_service_drains(place):
         begun.set()
         await finish.wait()
 
-    async with serving_works(place, ListAccounts=slow) as served:
-        stub = served.stub(orders_pb2_grpc.PortfolioServiceStub)
-        call = stub.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=sign_in())
-        await begun.wait()
-        asyncio.get_running_loop().call_later(0.3, finish.set)
-    assert await call == orders_pb2.ListAccountsResponse()
+    # The caller's channel outlives the service: else it might close before it has read the answer.
+    async with AsyncExitStack() as outliving:
+        async with serving_works(place, ListAccounts=slow) as served:
+            own = open_channel(served.address, served.word, tls_folder=served.pki, caller="edge")
+            channel = await outliving.enter_async_context(own)
+            stub = orders_pb2_grpc.PortfolioServiceStub(channel)
+            call = stub.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=sign_in())
+            await begun.wait()
+            asyncio.get_running_loop().call_later(0.3, finish.set)
+        assert await call == orders_pb2.ListAccountsResponse()
 
 
 async def test_sigterm_lets_a_call_finish_and_leaves_with_0(bare_installation):
