@@ -20,7 +20,7 @@ demo: $(VENV)/core ## Trade once through the mesh, starting it if it is not runn
 	@$(BIN)/tradeloom demo BTCUSDT 0.25 --order-type market $(ARGS)
 
 test: $(VENV)/dev ## Run every test against real servers, two at a time (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/dev ## Lint, types, architecture, contract
 	@$(BIN)/python -m libs.codegen.check

@@ -1,28 +1,70 @@
 """Fixtures that any test may use: one real Postgres and one real Valkey per run, fresh data per test."""
 
 import itertools
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from redis.asyncio import Redis
 
 from libs.bus.connection import open_redis
 from libs.store.database import Database, open_database
-from tests import mesh, servers
+from tests import mesh, page, recorded, servers
 from tests.mesh import Installation, ServedProcess
 from tests.sample import Sample, drop_sample, make_sample, make_template
 from tests.servers import PostgresServer, ValkeyServer
 from tests.stack import Stack, stack_in
 
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
 numbers = itertools.count(1)
 
 
+STACK_FOLDERS = ("tests/journeys/", "tests/faults/")
+"""Whose tests share the one stack of a run."""
+
+
+def pytest_report_header() -> list[str]:
+    """What this machine lacks, before anything is skipped for it."""
+    lacks = [f"made up, since ../shared is not here: {name}" for name in recorded.absent()]
+    if not page.found_chromium():
+        lacks.append("skipped: the browser's journey, for which Chromium is missing")
+    return lacks
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where the run is divided among processes: a file's tests stay together, and so do all that use the one stack."""
     for item in items:
-        uses_stack = "stack" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("stack" if uses_stack else item.path.as_posix()))
+        if "stack" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(STACK_FOLDERS):
+            raise pytest.UsageError(f"{item.nodeid} uses the stack of {' and '.join(STACK_FOLDERS)}: put it there")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """CI skips nothing."""
+    report = yield
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Scheduling":
+    """Divides the run among processes: a file's tests stay together, and so do all that use the one stack.
+
+    xdist's own marks for this are passed over by pytest 9.2 (pytest-xdist issue 1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByStack(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "stack" if nodeid.startswith(STACK_FOLDERS) else nodeid.partition("::")[0]
+
+    return ByStack(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -277,12 +277,14 @@ async def test_what_was_committed_before_a_kill_is_what_the_repeat_is_answered(b
     with bare_installation.start("auth") as process:
         auth = process.served
         await auth.until_ready()
-        await killed_between_commit_and_answer(bare_installation, process, "users", stub_of(auth).Register(register))
+        await killed_between_commit_and_answer(
+            bare_installation, process, "users", lambda: stub_of(auth).Register(register)
+        )
         person = (await stub_of(auth).Register(register)).user
         session = await signed_in(auth, Person(person.user_id, person.email))
         asked = auth_pb2.RefreshRequest(request_id="r", refresh_token=session.refresh_token)
         await killed_between_commit_and_answer(
-            bare_installation, process, "refresh_tokens", stub_of(auth).Refresh(asked)
+            bare_installation, process, "refresh_tokens", lambda: stub_of(auth).Refresh(asked)
         )
         pair = await stub_of(auth).Refresh(asked)
         assert await reason_of(refresh(auth, pair.refresh_token)) == ""
@@ -294,7 +296,7 @@ async def test_what_was_committed_before_a_kill_is_what_the_repeat_is_answered(b
         await auth.close()
 
 
-async def killed_between_commit_and_answer(installation: Installation, process, table: str, call) -> None:
+async def killed_between_commit_and_answer(installation: Installation, process, table: str, start) -> None:
     async with installation.connect() as rows, installation.connect() as looking:
         await rows.execute(
             f"""
@@ -306,7 +308,7 @@ async def killed_between_commit_and_answer(installation: Installation, process, 
             """
         )
         count = await looking.fetchval(f"SELECT count(*) FROM auth.{table}")
-        calling = asyncio.ensure_future(call)
+        calling = asyncio.ensure_future(start())
         async with asyncio.timeout(10):
             while not await looking.fetchval(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"

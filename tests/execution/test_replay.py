@@ -2,12 +2,12 @@
 
 import random
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
+from tests import recorded
 from tests.execution.stand import Stand, Trader, at, decimal, instrument, limit
 
 TICK = Decimal("0.00000001")
@@ -18,10 +18,7 @@ ORDER_COUNT = 20
 
 @pytest.fixture(scope="module")
 def trades() -> pl.DataFrame:
-    file = Path(__file__).parents[3] / "shared" / "data" / "xrp-eth-trades.parquet"
-    if not file.is_file():
-        pytest.skip("the recorded trades xrp-eth-trades.parquet are not on this machine")
-    return pl.read_parquet(file)
+    return pl.read_parquet(recorded.trades())
 
 
 def expected_fills(trades: pl.DataFrame, order: dict[str, Any]) -> list[tuple[int, Decimal, Decimal, bool]]:

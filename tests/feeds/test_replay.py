@@ -6,6 +6,7 @@ import pytest
 
 from services.feeds.domain import Aggressor, ReplayFileInvalid, Tick
 from services.feeds.sources.replay import NAMED_LINES_MAX, read_recording
+from tests import recorded
 
 HEADER = "timestamp,id,side,price,amount\n"
 
@@ -132,11 +133,8 @@ def test_a_folder_that_does_not_exist_holds_no_file(tmp_path: Path):
 
 
 def test_the_recorded_trades_come_as_the_file_has_them():
-    folder = Path(__file__).parents[3] / "shared" / "data"
-    if not (folder / "xrp-eth-trades.parquet").is_file():
-        pytest.skip("the recorded trades xrp-eth-trades.parquet are not on this machine")
-    recording = read_recording(folder, "xrp-eth-trades.parquet")
-    file = pl.read_parquet(folder / "xrp-eth-trades.parquet")
+    recording = read_recording(recorded.trades().parent, recorded.TRADES)
+    file = pl.read_parquet(recorded.trades())
     assert [
         (t.time_ns // 1_000_000, t.trade_id, t.price, t.quantity, t.aggressor.value) for t in recording.ticks_after(0)
     ] == [

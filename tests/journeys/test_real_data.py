@@ -19,24 +19,15 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from libs.cli.client import sign_in
 from libs.mesh.channel import open_edge_channel
 from libs.money import plain
+from tests import recorded
 from tests.stack import Stack
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-TRADES, BARS = DATA / "xrp-eth-trades.parquet", DATA / "btc-perp-1m-2022-01.csv"
-BAR_COUNT = 45_031
 CALL_SECONDS = 20
 REPLAY_SECONDS = 90
 # Two and a half days in about half a minute.
 SPEED = 8_000
 TICK = Decimal("0.00000001")
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_data() -> None:
-    for file in (TRADES, BARS):
-        if not file.is_file():
-            pytest.skip(f"the recorded data {file.name} is not on this machine")
 
 
 def file_instrument() -> marketdata_pb2.Instrument:
@@ -101,8 +92,8 @@ def expected_fills(trades: pl.DataFrame, order: orders_pb2.Order) -> list[tuple[
 
 
 async def test_recorded_trades_drive_ticks_bars_and_fills(stack: Stack) -> None:
-    trades = pl.read_parquet(TRADES)
-    shutil.copyfile(TRADES, stack.replays / TRADES.name)
+    trades = pl.read_parquet(recorded.trades())
+    shutil.copyfile(recorded.trades(), stack.replays / recorded.TRADES)
     instrument = file_instrument()
     async with open_edge_channel(stack.edge) as channel, asyncio.timeout(REPLAY_SECONDS):
         market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
@@ -122,7 +113,7 @@ async def test_recorded_trades_drive_ticks_bars_and_fills(stack: Stack) -> None:
         )
         account = (await portfolios.CreateAccount(request, metadata=session, timeout=CALL_SECONDS)).account
 
-        source = feeds_pb2.ReplaySource(file=TRADES.name, instrument=instrument, speed=SPEED)
+        source = feeds_pb2.ReplaySource(file=recorded.TRADES, instrument=instrument, speed=SPEED)
         start = feeds_pb2.StartFeedRequest(request_id=str(uuid4()), replay=source)
         await feeds.StartFeed(start, metadata=admin, timeout=CALL_SECONDS)
         reading = asyncio.create_task(read_ticks(market, session, instrument.instrument_id, len(trades)))
@@ -152,8 +143,8 @@ async def test_recorded_trades_drive_ticks_bars_and_fills(stack: Stack) -> None:
                     break
 
         ticks = await reading
-        recorded = trades.select("timestamp", "price", "amount", "id").rows()
-        assert ticks == recorded
+        expected_ticks = trades.select("timestamp", "price", "amount", "id").rows()
+        assert ticks == expected_ticks
 
         await until_bars(market, session, instrument.instrument_id, trades)
         for order in placed:
@@ -216,7 +207,7 @@ async def test_real_bars_are_imported_whole_or_not_at_all(stack: Stack, tmp_path
         await market.PutInstrument(put, metadata=admin, timeout=CALL_SECONDS)
 
         broken = tmp_path / "broken.csv"
-        lines = BARS.read_text().splitlines()
+        lines = recorded.bars().read_text().splitlines()
         lines[4_321] = lines[4_321].replace(",", ",x", 1)
         broken.write_text("\n".join(lines))
         refused = imported(stack, broken, instrument.instrument_id)
@@ -224,14 +215,14 @@ async def test_real_bars_are_imported_whole_or_not_at_all(stack: Stack, tmp_path
         assert "4322" in refused.stdout + refused.stderr
         assert await count_bars(market, admin, instrument.instrument_id) == 0
 
-        first = imported(stack, BARS, instrument.instrument_id)
+        first = imported(stack, recorded.bars(), instrument.instrument_id)
         assert first.returncode == 0, first.stdout + first.stderr
-        assert f"inserted   {BAR_COUNT}" in first.stdout
-        assert await count_bars(market, admin, instrument.instrument_id) == BAR_COUNT
+        assert f"inserted   {recorded.BAR_COUNT}" in first.stdout
+        assert await count_bars(market, admin, instrument.instrument_id) == recorded.BAR_COUNT
 
-        again = imported(stack, BARS, instrument.instrument_id)
+        again = imported(stack, recorded.bars(), instrument.instrument_id)
         assert "inserted   0" in again.stdout
-        assert f"unchanged  {BAR_COUNT}" in again.stdout
+        assert f"unchanged  {recorded.BAR_COUNT}" in again.stdout
 
 
 def imported(stack: Stack, file: Path, instrument_id: str) -> "subprocess.CompletedProcess[str]":

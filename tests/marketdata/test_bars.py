@@ -1,6 +1,5 @@
 import random
 from itertools import pairwise
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.marketdata.bars import KEPT_BARS, MINUTE_NS, Bar, BarBuilder, Tick
+from tests import recorded
 
 SECOND_NS = 1_000_000_000
 
@@ -78,11 +78,7 @@ def test_a_tick_for_a_forgotten_bar_is_counted_and_changes_nothing():
 
 @pytest.fixture(scope="module")
 def trades() -> pl.DataFrame:
-    folder = Path(__file__).parents[3] / "shared" / "data"
-    file = folder / "xrp-eth-trades.parquet"
-    if not file.is_file():
-        pytest.skip("the recorded trades xrp-eth-trades.parquet are not on this machine")
-    return pl.read_parquet(file)
+    return pl.read_parquet(recorded.trades())
 
 
 def independent_bars(trades: pl.DataFrame) -> list[tuple]:

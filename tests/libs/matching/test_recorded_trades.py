@@ -2,7 +2,6 @@
 
 import random
 from decimal import Decimal
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,16 +9,14 @@ import pytest
 from libs.matching.grid import Grid
 from libs.matching.market import Market
 from libs.matching.orders import Fill, Order, Side, TimeInForce
+from tests import recorded
 
 GRID = Grid(Decimal("0.00000001"), Decimal(1))
 
 
 @pytest.fixture(scope="module")
 def trades() -> pl.DataFrame:
-    file = Path(__file__).parents[4] / "shared" / "data" / "xrp-eth-trades.parquet"
-    if not file.is_file():
-        pytest.skip("the recorded trades xrp-eth-trades.parquet are not on this machine")
-    return pl.read_parquet(file)
+    return pl.read_parquet(recorded.trades())
 
 
 def expected_fills(trades: pl.DataFrame, side: Side, limit: float | None, quantity: int, active_milliseconds: int):

@@ -1,0 +1,64 @@
+"""The recorded data beside the project; where it is not, data of the same shape, the same each time."""
+
+import functools
+import random
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
+TRADES, BARS = "xrp-eth-trades.parquet", "btc-perp-1m-2022-01.csv"
+TRADE_COUNT, BAR_COUNT = 12_477, 45_031
+FIRST_TRADE = datetime(2019, 10, 11, tzinfo=UTC)
+FIRST_BAR = datetime(2021, 12, 31, 23, 1, tzinfo=UTC)
+
+
+def absent() -> list[str]:
+    """What tests make up, by name."""
+    return [name for name in (TRADES, BARS) if not (FOLDER / name).is_file()]
+
+
+def trades() -> Path:
+    """12,477 trades of XRP/ETH over two and a half days."""
+    return found_or_made(TRADES, make_trades)
+
+
+def bars() -> Path:
+    """45,031 one-minute bars of a Bitcoin perpetual, without a hole."""
+    return found_or_made(BARS, make_bars)
+
+
+@functools.cache
+def found_or_made(name: str, make: Callable[[Path], None]) -> Path:
+    if (FOLDER / name).is_file():
+        return FOLDER / name
+    file = Path(tempfile.mkdtemp(prefix="tradeloom-recorded-")) / name
+    make(file)
+    return file
+
+
+def make_trades(file: Path) -> None:
+    chance, price, milliseconds = random.Random(20191011), 0.00145, int(FIRST_TRADE.timestamp() * 1_000)
+    rows = []
+    for number in range(TRADE_COUNT):
+        # Bursts within one millisecond, and quiet minutes between them.
+        milliseconds += chance.choice((0, 0, chance.randint(1, 900), chance.randint(1_000, 70_000)))
+        price = round(min(max(price * (1 + chance.gauss(0, 0.0008)), 0.0012), 0.0018), 8)
+        amount = float(max(1, round(chance.lognormvariate(4, 1.8))))
+        rows.append((milliseconds, str(13_519_807 + number), chance.choice(("buy", "sell")), price, amount))
+    frame = pl.DataFrame(rows, schema=["timestamp", "id", "side", "price", "amount"], orient="row")
+    frame.with_columns(cost=pl.col("price") * pl.col("amount"), type=pl.lit(None, pl.String)).write_parquet(file)
+
+
+def make_bars(file: Path) -> None:
+    chance, close = random.Random(20220101), 46_319.0
+    lines = ["timestamp,open,high,low,close,volume"]
+    for number in range(BAR_COUNT):
+        opened, close = close, max(1.0, round(close * (1 + chance.gauss(0, 0.0006))))
+        high, low = max(opened, close) + chance.randint(0, 9), min(opened, close) - chance.randint(0, 9)
+        time = f"{FIRST_BAR + timedelta(minutes=number):%Y-%m-%d %H:%M:%S.%f}"
+        lines.append(f"{time},{opened},{high},{low},{close},{chance.uniform(1e5, 3e6):.4f}")
+    file.write_text("\n".join(lines) + "\n")
