@@ -26,20 +26,24 @@ class Health(health.HealthServicer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._watches: set[asyncio.Task[None]] = set()
+        self._ending = asyncio.Event()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: aio.ServicerContext) -> None:
         watch = asyncio.create_task(super().Watch(request, context), name="health watch")
-        self._watches.add(watch)
+        ending = asyncio.create_task(self._ending.wait(), name="end of health watches")
         try:
-            await asyncio.wait([watch])
+            await asyncio.wait([watch, ending], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            watch.cancel()
-            self._watches.discard(watch)
+            for task in (watch, ending):
+                task.cancel()
+            await asyncio.gather(watch, ending, return_exceptions=True)
+        if self._ending.is_set():
+            # Said again, since the watch may have been ended before it said so.
+            await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
 
     def end_watches(self) -> None:
-        for watch in self._watches:
-            watch.cancel()
+        """Ends every watch; its last word is that this process does not serve."""
+        self._ending.set()
 
 
 class Readiness:
