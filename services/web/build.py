@@ -107,8 +107,12 @@ def major(node: str) -> int:
 
 
 def run(command: Sequence[str], node: Node, seconds_max: float) -> None:
-    # Scripts that packages bring find the same Node first.
-    environment = os.environ | {"PATH": f"{node.path.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+    environment = os.environ | {
+        # Scripts that packages bring find the same Node first.
+        "PATH": f"{node.path.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        # As pip does: whom the machine trusts, its own proxy's authority included.
+        "NODE_USE_SYSTEM_CA": "1",
+    }
     try:
         done = subprocess.run(
             command, cwd=APP, env=environment, capture_output=True, text=True, check=False, timeout=seconds_max
