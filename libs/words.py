@@ -5,6 +5,8 @@ Envoy cluster, the error domain and the tests' folder.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 EDGE_PORT = 8080
 
@@ -13,6 +15,9 @@ EDGE_PORT = 8080
 class Word:
     name: str
     alias_port: int
+    """Where the earlier system had it: on one machine the edge answers its REST paths, /health and /docs there too."""
+    also_port: int | None = None
+    """A second port of the earlier system, with the same answers."""
     has_contract: bool = True
     """Whether it answers RPCs; web only serves files."""
 
@@ -26,15 +31,34 @@ class Word:
         """Plain HTTP: /health, /live and /metrics."""
         return self.alias_port + 20_000
 
+    @property
+    def alias_ports(self) -> tuple[int, ...]:
+        return (self.alias_port,) if self.also_port is None else (self.alias_port, self.also_port)
 
-WORDS = {
-    word.name: word
-    for word in (
-        Word("auth", 8011),
-        Word("orders", 8015),
-        Word("marketdata", 8016),
-        Word("feeds", 8017),
-        Word("execution", 8018),
-        Word("web", 8022, has_contract=False),
-    )
-}
+
+TABLE = (
+    Word("auth", 8011),
+    Word("users", 8001, also_port=8012),
+    Word("billing", 8013),
+    Word("algo", 8014),
+    Word("orders", 8015),
+    Word("marketdata", 8016),
+    Word("feeds", 8017),
+    Word("execution", 8018),
+    Word("screener", 8019),
+    Word("alerts", 8020),
+    Word("notifications", 8021),
+    Word("web", 8022, has_contract=False),
+    Word("reports", 8023),
+)
+"""All there will be; a service is part of the mesh once the contract has it."""
+
+
+def in_contract(word: str) -> bool:
+    # Found, not imported: whoever only wants a port does not load messages.
+    spec = find_spec("tradeloom")
+    roots = spec.submodule_search_locations if spec else None
+    return any(Path(root, word, "v1", f"{word}_pb2.py").exists() for root in roots or ())
+
+
+WORDS = {word.name: word for word in TABLE if in_contract(word.name) or not word.has_contract}

@@ -10,6 +10,7 @@ from rich.table import Table
 from libs.stack.ports import moved_ports
 from libs.stack.state import HEALTHY, STOPPING, Snapshot
 from libs.stack.supervisor import State, Status
+from libs.words import WORDS
 
 COLOURS = {
     State.READY: "green",
@@ -77,11 +78,7 @@ def where_of(snapshot: Snapshot) -> list[str]:
     if snapshot.embedded_database:
         lines.append(f"database  psql -h 127.0.0.1 -p {snapshot.ports['postgres']} -U trading trading   (read-only)")
     lines.append(f"admin     admin@tradeloom.local, password in {snapshot.admin_password_file}")
-    moved = [
-        f"{use.removesuffix('.alias')} {port}"
-        for use, port in moved_ports(snapshot.ports).items()
-        if is_for_people(use)
-    ]
+    moved = [f"{use.split('.')[0]} {port}" for use, port in moved_ports(snapshot.ports).items() if is_for_people(use)]
     if moved:
         lines.append(f"          the usual ports were taken; instead: {', '.join(moved)}")
     return lines
@@ -89,7 +86,8 @@ def where_of(snapshot: Snapshot) -> list[str]:
 
 def is_for_people(use: str) -> bool:
     """The other ports are spoken to by the stack alone; `status --json` has them all."""
-    return use in ("edge", "postgres", "valkey") or use.endswith(".alias")
+    word, _, kind = use.partition(".")
+    return use in ("edge", "postgres", "valkey") or (word in WORDS and kind in ("alias", "also"))
 
 
 class Display:

@@ -20,6 +20,8 @@ CONNECTIONS_MAX = 256
 PENDING_REQUESTS_MAX = 1024
 REQUESTS_MAX = 4096
 """Calls and open streams to one service at once; above it callers get UNAVAILABLE."""
+REFLECTIONS_MAX = 64
+"""The same for reflection. It needs no token, so it has room of its own and never takes that of people's calls."""
 RETRIES_MAX = 64
 FAILURES_BEFORE_EJECTION = 5
 EJECTION_SECONDS = 5.0
@@ -27,6 +29,8 @@ EJECTED_PERCENT_MAX = 50
 
 JWKS = "jwks"
 """Leads back into this Envoy, to its probe port, where the keys are to be had in plain HTTP."""
+REFLECTION = "reflection"
+"""Leads to auth like the cluster `auth`."""
 ADMIN = "admin"
 """Leads to this Envoy's own administration."""
 
@@ -34,8 +38,9 @@ ADMIN = "admin"
 def clusters(target: Target) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for word, address in target.addresses.items():
-        found.append(web_cluster(target, address) if word == "web" else grpc_cluster(target, word, address))
+        found.append(web_cluster(target, address) if word == "web" else grpc_cluster(target, word, word, address))
         found.append(plain_cluster(target, probe(word), address.host, address.probe_port))
+    found.append(grpc_cluster(target, REFLECTION, "auth", target.addresses["auth"], requests_max=REFLECTIONS_MAX))
     found.append(own_cluster(JWKS, target.probe_port))
     found.append(own_cluster(ADMIN, target.admin_port))
     return found
@@ -45,7 +50,9 @@ def probe(word: str) -> str:
     return f"{word}_probe"
 
 
-def grpc_cluster(target: Target, word: str, address: Address) -> dict[str, Any]:
+def grpc_cluster(
+    target: Target, name: str, word: str, address: Address, *, requests_max: int = REQUESTS_MAX
+) -> dict[str, Any]:
     options = {
         "connection_keepalive": {
             "interval": seconds(KEEPALIVE_SECONDS),
@@ -55,7 +62,7 @@ def grpc_cluster(target: Target, word: str, address: Address) -> dict[str, Any]:
         "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
     }
     return {
-        **plain_cluster(target, word, address.host, address.mesh_port),
+        **plain_cluster(target, name, address.host, address.mesh_port, requests_max=requests_max),
         "typed_extension_protocol_options": http_options(
             explicit_http_config={"http2_protocol_options": options},
         ),
@@ -72,7 +79,9 @@ def web_cluster(target: Target, address: Address) -> dict[str, Any]:
     return {**cluster, "health_checks": [{**health_check(), "http_health_check": {"path": "/health"}}]}
 
 
-def plain_cluster(target: Target, name: str, host: str, port: int) -> dict[str, Any]:
+def plain_cluster(
+    target: Target, name: str, host: str, port: int, *, requests_max: int = REQUESTS_MAX
+) -> dict[str, Any]:
     return {
         "name": name,
         "type": "STRICT_DNS" if target.by_name else "STATIC",
@@ -85,7 +94,7 @@ def plain_cluster(target: Target, name: str, host: str, port: int) -> dict[str, 
                 {
                     "max_connections": CONNECTIONS_MAX,
                     "max_pending_requests": PENDING_REQUESTS_MAX,
-                    "max_requests": REQUESTS_MAX,
+                    "max_requests": requests_max,
                     "max_retries": RETRIES_MAX,
                 }
             ]

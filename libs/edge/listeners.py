@@ -36,11 +36,7 @@ OWN_HEADERS = ("x-tradeloom-", "x-envoy-")
 def listeners(target: Target) -> list[dict[str, Any]]:
     return [
         listener(target, "edge", target.listen_host, target.listen_port, routes.edge_routes(target)),
-        *(
-            listener(target, f"alias_{word}", LOOPBACK, port, routes.alias_routes(target, word))
-            for word, port in target.alias_ports.items()
-            if word in target.addresses
-        ),
+        *(alias(target, word, port) for word, ports in target.alias_ports.items() for port in ports),
         probes(target),
     ]
 
@@ -49,6 +45,15 @@ def listener(target: Target, name: str, host: str, port: int, found: list[dict[s
     hosts = routes.virtual_host(target, name, found)
     manager = connection_manager(target, name, hosts, api_filters(target))
     return {**bare_listener(name, manager), "address": socket_address(host, port)}
+
+
+def alias(target: Target, word: str, port: int) -> dict[str, Any]:
+    name = f"alias_{word}_{port}"
+    if word in target.addresses:
+        return listener(target, name, LOOPBACK, port, routes.alias_routes(target, word))
+    hosts = routes.inner_host(name, routes.absent_routes(target, word))
+    manager = connection_manager(target, name, hosts, [rate_limit(target), router()], replies=False)
+    return {**bare_listener(name, manager), "address": socket_address(LOOPBACK, port)}
 
 
 def probes(target: Target) -> dict[str, Any]:
@@ -80,6 +85,7 @@ def connection_manager(
     filters: list[dict[str, Any]],
     *,
     logged: bool = True,
+    replies: bool = True,
 ) -> dict[str, Any]:
     return typed(
         "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -123,7 +129,7 @@ def connection_manager(
                 ),
             }
         ],
-        local_reply_config=local_replies(),
+        local_reply_config=local_replies() if replies else {},
         access_log=[access_log()] if logged else [],
         http_filters=filters,
         route_config=hosts,
@@ -135,7 +141,7 @@ def access_log() -> dict[str, Any]:
     fields = {
         "time": "%START_TIME%",
         "method": "%REQ(:METHOD)%",
-        "path": "%PATH(NQ:ORIG)%",
+        "path": "%PATH(NQ:ORIG_OR_PATH)%",
         "protocol": "%PROTOCOL%",
         "status": "%RESPONSE_CODE%",
         "grpc_status": "%GRPC_STATUS%",

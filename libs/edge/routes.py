@@ -1,12 +1,14 @@
 """Which path goes to which service, with which time-outs, retries and need of a token."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
+from google.rpc import code_pb2
 from tradeloom.policy.v1 import policy_pb2
 
 from libs.edge import contract
-from libs.edge.clusters import ADMIN, probe
+from libs.edge.clusters import ADMIN, REFLECTION, probe
 from libs.edge.contract import Method, Rest
 from libs.edge.envoy import seconds, typed
 from libs.edge.replies import CONNECT_HEADER
@@ -37,9 +39,15 @@ ADDRESS_SEEN = {
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
 
+JSON = {
+    "header": {"key": "content-type", "value": "application/json"},
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
+
 BUFFER = "envoy.filters.http.buffer"
 
-# The transcoder does not count what it keeps of a body, so bodies are counted before it.
+# The transcoder does not count what it keeps of a body, so bodies are counted before it. And whoever has shown no token
+# must send his request to its end before he takes any of a service's room: he could leave thousands open.
 WHOLE_BODY = {
     BUFFER: typed(
         "extensions.filters.http.buffer.v3.BufferPerRoute",
@@ -77,6 +85,27 @@ def alias_routes(target: Target, word: str) -> list[dict[str, Any]]:
         *web_routes(target, everything=word == "web"),
         *([] if word == "web" else [nothing({"prefix": "/"})]),
     ]
+
+
+def absent_routes(target: Target, word: str) -> list[dict[str, Any]]:
+    """Of the port of a service that is not built yet: scripts that ask for its health go on, and learn the truth."""
+    why = f"{word} is not part of this installation yet"
+    health = {"status": "absent", "service": word, "message": why}
+    refusal = {"code": code_pb2.UNIMPLEMENTED, "message": why, "details": []}
+    return [
+        said({"path": "/health"}, 200, health),
+        *web_routes(target, everything=False),
+        said({"prefix": "/"}, 404, refusal),
+    ]
+
+
+def said(match: dict[str, Any], status: int, content: dict[str, Any]) -> dict[str, Any]:
+    """Answered here, in JSON."""
+    return {
+        "match": match,
+        "direct_response": {"status": status, "body": {"inline_string": json.dumps(content)}},
+        "response_headers_to_add": [JSON],
+    }
 
 
 def jwks_routes(target: Target) -> list[dict[str, Any]]:
@@ -139,7 +168,7 @@ def way(target: Target, method: Method) -> dict[str, Any]:
     if method.policy.limit == policy_pb2.LIMIT_SIGN_IN:
         found["metadata"] = {"filter_metadata": {METADATA: SIGN_IN}}
     if method.public:
-        found["typed_per_filter_config"] = NO_TOKEN
+        found["typed_per_filter_config"] = NO_TOKEN if method.client_streaming else {**NO_TOKEN, **WHOLE_BODY}
     return found
 
 
@@ -163,12 +192,18 @@ def retry_policy(method: Method) -> dict[str, Any]:
 
 def meta_routes(target: Target) -> list[dict[str, Any]]:
     """Reflection and health of gRPC. Any service describes the whole contract, so auth answers for all."""
-    reflection = {"cluster": "auth", "timeout": "0s", "idle_timeout": seconds(target.stream_idle_seconds)}
+    # A time-out would count from the end of the request, which nobody need ever send; this one counts from its beginning.
+    limit = {"max_stream_duration": seconds(target.reflection_seconds)}
+    reflection = {"cluster": REFLECTION, "timeout": "0s", "max_stream_duration": limit}
     health = {"cluster": "auth", "timeout": seconds(target.unary_timeout_seconds)}
-    open_to_all = {"typed_per_filter_config": {**NO_TOKEN, **NO_JSON}}
+    open_to_all = {**NO_TOKEN, **NO_JSON}
     return [
-        {"match": {"prefix": "/grpc.reflection."}, "route": reflection, **open_to_all},
-        {"match": {"path": "/grpc.health.v1.Health/Check"}, "route": health, **open_to_all},
+        {"match": {"prefix": "/grpc.reflection."}, "route": reflection, "typed_per_filter_config": open_to_all},
+        {
+            "match": {"path": "/grpc.health.v1.Health/Check"},
+            "route": health,
+            "typed_per_filter_config": {**open_to_all, **WHOLE_BODY},
+        },
     ]
 
 

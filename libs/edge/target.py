@@ -1,9 +1,9 @@
 """Where the mesh runs: what differs between the embedded stack and Kubernetes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from libs.words import EDGE_PORT, WORDS
+from libs.words import EDGE_PORT, TABLE, WORDS
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
@@ -45,8 +45,11 @@ class Target:
     probe_host: str = LOOPBACK
     probe_port: int = EDGE_PORT + 20_000
     """Plain HTTP: /health, /live and /metrics, as for every service."""
-    alias_ports: Mapping[str, int] = field(default_factory=dict)
-    """By word: ports on loopback that answer that service's REST paths, /health and /docs."""
+    alias_ports: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """By word: ports on loopback that answer that service's REST paths, /health and /docs.
+
+    One without an address says on its ports that it is not there.
+    """
 
     allowed_origin_regexes: tuple[str, ...] = (LOOPBACK_ORIGINS,)
     """Pages on these origins may call from a browser; the dashboard's own needs no mention."""
@@ -70,6 +73,8 @@ class Target:
     """How long either side of a unary call may send nothing."""
     stream_idle_seconds: float = 60.0
     """How long a stream may be silent; services send a heartbeat at most every 10 seconds."""
+    reflection_seconds: float = 30.0
+    """How long anybody may go on asking what the contract is; tools ask anew when they need more."""
     jwks_cache_seconds: float = 600.0
     """How long a new signing key may take to be known here, and how long auth may be away without anyone being refused.
 
@@ -82,7 +87,7 @@ def embedded(
     tls_folder: str,
     descriptors_file: str,
     addresses: Mapping[str, Address] | None = None,
-    alias_ports: Mapping[str, int] | None = None,
+    alias_ports: Mapping[str, Sequence[int]] | None = None,
     listen_host: str = LOOPBACK,
     listen_port: int = EDGE_PORT,
     admin_port: int = EDGE_PORT + 10_000,
@@ -103,7 +108,7 @@ def embedded(
         listen_port=listen_port,
         admin_port=admin_port,
         probe_port=probe_port,
-        alias_ports={word.name: word.alias_port for word in WORDS.values()} if alias_ports is None else alias_ports,
+        alias_ports={word.name: word.alias_ports for word in TABLE} if alias_ports is None else alias_ports,
     )
 
 

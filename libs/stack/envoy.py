@@ -9,7 +9,7 @@ from libs.stack.folder import DataFolder
 from libs.stack.ports import HOST
 from libs.stack.probes import http_get, http_ok
 from libs.stack.supervisor import Process
-from libs.words import WORDS
+from libs.words import TABLE, WORDS
 
 STOP_SECONDS = 5.0
 
@@ -49,7 +49,10 @@ def write_configuration(folder: DataFolder, ports: Mapping[str, int]) -> None:
             word: Address(host=HOST, mesh_port=ports[f"{word}.mesh"], probe_port=ports[f"{word}.probe"])
             for word in WORDS
         },
-        alias_ports={word: ports[f"{word}.alias"] for word in WORDS},
+        alias_ports={
+            word.name: [ports[use] for use in (f"{word.name}.alias", f"{word.name}.also") if use in ports]
+            for word in TABLE
+        },
         listen_port=ports["edge"],
         admin_port=ports["edge.admin"],
         probe_port=ports["edge.probe"],

@@ -8,7 +8,7 @@ from typing import Self
 import psutil
 
 from libs.stack.errors import StackError
-from libs.words import EDGE_PORT, WORDS
+from libs.words import EDGE_PORT, TABLE, WORDS
 
 HOST = "127.0.0.1"
 ANY_PORT = 0
@@ -136,7 +136,10 @@ def standard_ports() -> dict[str, int]:
     for word in WORDS.values():
         ports[f"{word.name}.mesh"] = word.mesh_port
         ports[f"{word.name}.probe"] = word.probe_port
+    for word in TABLE:
         ports[f"{word.name}.alias"] = word.alias_port
+        if word.also_port is not None:
+            ports[f"{word.name}.also"] = word.also_port
     return ports
 
 

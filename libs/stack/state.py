@@ -33,7 +33,7 @@ class Snapshot:
     phases: dict[str, list[float]] = field(default_factory=dict)
     """By name: when it began and when it ended, in seconds after the command. They overlap."""
     ports: dict[str, int] = field(default_factory=dict)
-    """By use: `edge`, `postgres`, `valkey`, `<word>.mesh`, `<word>.probe`, `<word>.alias`."""
+    """By use: `edge`, `postgres`, `valkey`, `<word>.mesh`, `<word>.probe`, `<word>.alias`, `<word>.also`."""
     admin_password_file: str = ""
     embedded_database: bool = True
     processes: list[Status] = field(default_factory=list)

@@ -5,9 +5,11 @@ import base64
 import io
 import json
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import pytest
@@ -21,8 +23,10 @@ from tradeloom.orders.v1 import orders_pb2
 from yarl import URL
 
 from libs.edge import contract
+from libs.edge.clusters import REFLECTIONS_MAX
 from libs.edge.target import LOOPBACK
-from tests.libs.edge.stand import CHANNEL_OPTIONS, SigningKey, Stand, make_certificates, standing
+from tests.journeys.callers import documents
+from tests.libs.edge.stand import ABSENT, CHANNEL_OPTIONS, SigningKey, Stand, make_certificates, standing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -275,17 +279,77 @@ async def test_a_file_is_uploaded_in_parts(stand: Stand) -> None:
     assert answer.read_count == 8 * 1_048_576
 
 
-async def test_reflection_lists_every_service(stand: Stand) -> None:
-    ask = stand.channel.stream_stream(
+LIST_SERVICES = reflection_pb2.ServerReflectionRequest(list_services="*")
+
+
+def reflection(stand: Stand) -> grpc.aio.StreamStreamMultiCallable:
+    return stand.channel.stream_stream(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
         response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
     )
-    request = reflection_pb2.ServerReflectionRequest(list_services="*")
-    answers = [answer async for answer in ask(iter([request]))]
+
+
+async def left_open(stand: Stand) -> grpc.aio.StreamStreamCall:
+    """A reflection stream that was answered once and whose caller never says that he has finished."""
+    call = reflection(stand)()
+    await call.write(LIST_SERVICES)
+    await call.read()
+    return call
+
+
+async def test_reflection_lists_every_service(stand: Stand) -> None:
+    answers = [answer async for answer in reflection(stand)(iter([LIST_SERVICES]))]
 
     listed = {service.name for service in answers[0].list_services_response.service}
     assert listed >= {service.full_name for service in contract.services()}
+
+
+async def test_however_many_ask_for_reflection_people_can_sign_in(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth",)) as stand:
+        calls = await asyncio.gather(*(left_open(stand) for _ in range(REFLECTIONS_MAX)))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await reflection(stand)(iter([LIST_SERVICES])).read()
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+
+        assert (await stand.auth.Login(auth_pb2.LoginRequest())).token_type == "Bearer"
+
+        calls[0].cancel()
+
+        async def answered() -> bool:
+            try:
+                await reflection(stand)(iter([LIST_SERVICES])).read()
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await stand.until_true(answered)
+
+
+async def test_reflection_that_nobody_ends_is_ended(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth",), reflection_seconds=1.0) as stand:
+        call = await left_open(stand)
+        async with asyncio.timeout(5):  # Less than any other time-out.
+            with pytest.raises(grpc.aio.AioRpcError):
+                await call.read()
+
+
+@pytest.mark.parametrize("path", ["/tradeloom.auth.v1.AuthService/GetJwks", "/grpc.health.v1.Health/Check"])
+async def test_who_has_no_token_takes_no_room_of_a_service_before_his_request_is_whole(stand: Stand, path: str) -> None:
+    call = stand.channel.stream_unary(path, request_serializer=bytes, response_deserializer=bytes)()
+    await call.wait_for_connection()
+
+    async def begun() -> bool:
+        return await stand.stat("http.edge.downstream_rq_active") == 1
+
+    await stand.until_true(begun)
+    # One that is whole passes by.
+    await stand.auth.Login(auth_pb2.LoginRequest())
+    assert await stand.stat("cluster.auth.upstream_rq_active") == 0
+
+    await call.write(b"")
+    await call.done_writing()
+    assert await call
 
 
 async def test_a_preflight_is_answered_for_pages_of_allowed_origins(stand: Stand) -> None:
@@ -344,6 +408,57 @@ async def test_connect_gets_the_reason_of_a_refusal(stand: Stand) -> None:
     assert refusal["code"] == "unauthenticated"
     info = error_details_pb2.ErrorInfo.FromString(base64.b64decode(refusal["details"][0]["value"] + "=="))
     assert info.reason == "TOKEN_INVALID"
+
+
+async def bufcurl(stand: Stand, protocol: str, *arguments: str) -> tuple[int, str, str]:
+    """buf's own client on a stream of order events: how it ended, what it printed, what it complained of."""
+    process = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "buf",
+        *("curl", "--protocol", protocol, "--timeout", "30s", "--data", "{}", *arguments),
+        f"{stand.url}/tradeloom.orders.v1.OrderService/StreamOrderEvents",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    printed, complained = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, printed.decode(), complained.decode()
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+@pytest.mark.parametrize("protocol", ["connect", "grpcweb"])
+async def test_a_stream_is_served_in_the_protocols_of_browsers(stand: Stand, protocol: str, version: str) -> None:
+    stand.services.heartbeats = 3
+    spoken = ["--http2-prior-knowledge"] if version == "HTTP/2" else []
+    token = f"authorization: Bearer {stand.services.keys[0].token()}"
+    code, printed, complained = await bufcurl(stand, protocol, *spoken, "--header", token)
+
+    assert code == 0, complained
+    assert [message["cursor"] for message in documents(printed)] == ["0", "1", "2"]
+
+    code, printed, complained = await bufcurl(stand, protocol, *spoken)
+    assert (code, printed) == (8 * grpc.StatusCode.UNAUTHENTICATED.value[0], "")
+    assert json.loads(complained)["code"] == "unauthenticated"
+
+
+async def test_all_callers_together_are_limited_and_told_so(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth", "orders"), requests_per_second=1) as stand:
+
+        async def listed() -> int:
+            async with stand.http.get("/orders", headers=stand.bearer()) as answer:
+                if answer.status != 200:
+                    assert (await answer.json())["details"][0]["reason"] == "RATE_LIMITED"
+                return answer.status
+
+        statuses = await asyncio.gather(*(listed() for _ in range(30)))
+        assert set(statuses) == {200, 429}
+
+        calls = [stand.orders.ListOrders(orders_pb2.ListOrdersRequest(), metadata=stand.metadata()) for _ in range(30)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        refusals = [one for one in outcomes if isinstance(one, grpc.aio.AioRpcError)]
+        assert {refusal.code() for refusal in refusals} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert reason_of(refusals[0]) == "RATE_LIMITED"
+        # None of those got any further.
+        assert stand.services.calls["ListOrders"] == statuses.count(200) + len(outcomes) - len(refusals)
 
 
 async def test_sign_in_is_limited_by_address_and_nothing_else_is(tmp_path: Path) -> None:
@@ -463,7 +578,7 @@ async def test_renewed_certificates_are_taken_without_a_restart(tmp_path: Path) 
 
 
 async def test_the_earlier_ports_answer_their_services_paths(stand: Stand) -> None:
-    auth = f"http://{LOOPBACK}:{stand.target.alias_ports['auth']}"
+    auth = f"http://{LOOPBACK}:{stand.target.alias_ports['auth'][0]}"
     async with stand.http.post(f"{auth}/auth/login", json={"email": "a@b.c", "password": "x"}) as answer:
         assert answer.status == 200
     async with stand.http.get(f"{auth}/auth/me") as answer:
@@ -476,6 +591,24 @@ async def test_the_earlier_ports_answer_their_services_paths(stand: Stand) -> No
         assert await answer.text() == "<html>/docs</html>"
     async with stand.http.get(f"{auth}/orders", headers=stand.bearer()) as answer:
         assert answer.status == 404
+
+
+async def test_the_earlier_ports_of_what_is_not_built_yet_say_so(stand: Stand) -> None:
+    for port in stand.target.alias_ports[ABSENT]:
+        url = f"http://{LOOPBACK}:{port}"
+        async with stand.http.get(f"{url}/health") as answer:
+            assert (answer.status, answer.content_type) == (200, "application/json")
+            health = await answer.json()
+        assert (health["service"], health["status"]) == (ABSENT, "absent")
+        async with stand.http.get(f"{url}/docs") as answer:
+            assert await answer.text() == "<html>/docs</html>"
+        for method, path in [("GET", "/users/me"), ("POST", "/auth/login"), ("GET", "/")]:
+            async with stand.http.request(method, url + path, headers=stand.bearer()) as answer:
+                refusal = await answer.json()
+            assert answer.status == 404
+            assert refusal["code"] == grpc.StatusCode.UNIMPLEMENTED.value[0]
+            assert refusal["message"] == "absent is not part of this installation yet"
+    assert not stand.services.calls
 
 
 async def test_everything_else_is_the_dashboard(stand: Stand) -> None:
@@ -495,22 +628,26 @@ async def test_probes_and_metrics_are_on_a_port_of_their_own(stand: Stand) -> No
         assert answer.status == 404
 
 
-async def test_the_access_log_holds_neither_tokens_nor_queries(stand: Stand) -> None:
+async def test_the_access_log_holds_every_call_but_neither_tokens_nor_queries(stand: Stand) -> None:
     token = stand.services.keys[0].token()
-    headers = {**stand.bearer(token), "x-request-id": "forged"}
-    async with stand.http.get("/orders", params={"account_id": "private"}, headers=headers) as answer:
+    instrument, private = f"SIM:{uuid4()}", str(uuid4())
+    path = f"/marketdata/candles/{instrument}"
+    async with stand.http.get(path, params={"page_token": private}, headers=stand.bearer(token)) as answer:
         assert answer.status == 200
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stand.orders.CancelOrder(orders_pb2.CancelOrderRequest(), metadata=stand.metadata(token))
 
     log = stand.folder / "access.log"
+    called = {(path, "marketdata"), ("/tradeloom.orders.v1.OrderService/CancelOrder", "orders")}
 
     async def written() -> bool:
-        return '"ListOrders"' in log.read_text() or '"path":"/orders"' in log.read_text()
+        # Whole lines only: Envoy may be writing.
+        whole = log.read_text().rpartition("\n")[0]
+        return called <= {(line["path"], line["cluster"]) for line in map(json.loads, whole.splitlines())}
 
     await stand.until_true(written)
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert any(line["path"] == "/orders" and line["cluster"] == "orders" for line in lines)
     assert token not in log.read_text()
-    assert "private" not in log.read_text()
+    assert private not in log.read_text()
 
 
 async def test_two_callers_share_no_connection_state(stand: Stand) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
-import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -32,22 +31,14 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from libs.edge import config, contract, envoy
 from libs.edge.listeners import AUDIENCE, ISSUER
 from libs.edge.target import LOOPBACK, Address, Target, embedded
+from tests.servers import free_port
 
 WORDS = ("auth", "orders", "marketdata")
+ABSENT = "absent"
+"""A service that has ports of the earlier system, and nothing behind them yet."""
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 READY_SECONDS = 20
 NOW = datetime.now(UTC)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def make_certificates(folder: Path, words: tuple[str, ...]) -> None:
@@ -276,6 +267,12 @@ class Stand:
         except aiohttp.ClientConnectionError:
             return False
 
+    async def stat(self, name: str) -> int:
+        """One of Envoy's own numbers."""
+        url = f"http://{LOOPBACK}:{self.target.admin_port}/stats?filter=^{name}$"
+        async with self.http.get(url) as answer:
+            return int((await answer.text()).rsplit(" ", 1)[1])
+
     async def key_fetches(self, outcome: str) -> int:
         """How often Envoy's token filters have asked for the keys, with "success" or "failed"."""
         url = f"http://{LOOPBACK}:{self.target.admin_port}/stats?filter=jwks_fetch_{outcome}$"
@@ -305,19 +302,18 @@ async def standing(folder: Path, *, started: tuple[str, ...] = WORDS, **changes)
     """Envoy with these services, a web server and probes; `changes` are fields of Target."""
     if not (folder / "ca.pem").exists():
         make_certificates(folder, ("edge", *WORDS))
-    ports = iter(free_ports(32))
     addresses = {
-        word: Address(host=LOOPBACK, mesh_port=next(ports), probe_port=next(ports)) for word in (*WORDS, "web")
+        word: Address(host=LOOPBACK, mesh_port=free_port(), probe_port=free_port()) for word in (*WORDS, "web")
     }
     target = replace(
         embedded(
             tls_folder=str(folder),
             descriptors_file=str(folder / "tradeloom.binpb"),
             addresses=addresses,
-            alias_ports={word: next(ports) for word in (*WORDS, "web")},
-            listen_port=next(ports),
-            admin_port=next(ports),
-            probe_port=next(ports),
+            alias_ports={**{word: [free_port()] for word in addresses}, ABSENT: [free_port(), free_port()]},
+            listen_port=free_port(),
+            admin_port=free_port(),
+            probe_port=free_port(),
         ),
         **changes,
     )

@@ -94,6 +94,17 @@ def test_a_rest_template_becomes_what_matches_its_paths(template: str, regex: st
     assert Rest(verb="GET", template=template, body="").path_regex == regex
 
 
+def test_every_port_of_the_earlier_system_is_listened_on_on_one_machine_and_none_in_a_cluster() -> None:
+    earlier = {8001, *range(8011, 8024)}
+
+    def ports(target: Target) -> set[int]:
+        listeners = config.render(target)["static_resources"]["listeners"]
+        return {listener["address"]["socket_address"]["port_value"] for listener in listeners}
+
+    assert ports(TARGET) == {TARGET.listen_port, TARGET.probe_port} | earlier
+    assert not ports(kubernetes()) & earlier
+
+
 def test_an_alias_port_knows_only_its_own_service() -> None:
     clusters = {
         route["route"]["cluster"]
