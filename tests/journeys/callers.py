@@ -1,4 +1,4 @@
-"""Four ways to call the mesh through its one port: the same two questions, answered in the same JSON."""
+"""The ways to call the mesh through its one port: the same two questions, answered in the same JSON."""
 
 import json
 import re
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
-import requests
+from google.api import annotations_pb2
 from google.protobuf import json_format
-from tradeloom.policy.v1 import policy_pb2
 
 from libs.mesh.contract import methods
+from tests.page import missing
 
 CALL_SECONDS = 20
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ def path_of(method: str) -> str:
 
 
 def snake(value: Any) -> Any:
-    """The JSON of grpcurl has camelCase names; REST has the contract's."""
+    """The JSON of grpcurl and buf has camelCase names; REST has the contract's."""
     if isinstance(value, dict):
         return {re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower(): snake(inner) for key, inner in value.items()}
     return [snake(inner) for inner in value] if isinstance(value, list) else value
@@ -58,7 +58,7 @@ def documents(text: str) -> list[Json]:
             document, end = decoder.raw_decode(text, at)
         except ValueError:
             break
-        found.append(snake(document))
+        found.append(document)
         at = end + len(text[end:]) - len(text[end:].lstrip())
     return found
 
@@ -78,46 +78,94 @@ def many(count: int) -> Enough:
     return lambda found: len(found) >= count
 
 
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=2 * CALL_SECONDS)
+
+
+def follow(arguments: list[str], enough: Enough, told: Callable[[str], list[Json]]) -> list[Json]:
+    """What a program prints while its stream goes on, up to the message with which it is enough."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    text = ""
+    try:
+        for line in process.stdout:
+            text += line
+            # A message ends with its outermost brace.
+            if line.endswith("}\n") and not line.startswith(" ") and (found := first(told(text), enough)):
+                return found
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    raise AssertionError(f"the stream ended after {text}")
+
+
+def of_this_python(name: str) -> str:
+    """The program that a package of the extra `dev` brings, else the machine's."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name) or missing(name)
+
+
+def camel_documents(text: str) -> list[Json]:
+    return [snake(document) for document in documents(text)]
+
+
 class Grpcurl:
     """grpcurl, which learns the contract from the server's reflection."""
 
     def __init__(self, edge: str) -> None:
         self._edge = edge
-        beside = Path(sys.executable).parent / "grpcurl"
-        self._program = str(beside) if beside.exists() else shutil.which("grpcurl")
-        assert self._program, "grpcurl is a package of the extra `dev`"
+        self._program = of_this_python("grpcurl")
 
     def arguments(self, method: str, request: Json, token: str) -> list[str]:
         header = ["-H", f"authorization: Bearer {token}"] if token else []
-        body = ["-d", json.dumps(request)]
-        return [str(self._program), "-plaintext", *header, *body, self._edge, path_of(method)[1:]]
+        asked = ["-max-time", str(CALL_SECONDS), "-d", json.dumps(request)]
+        return [self._program, "-plaintext", *header, *asked, self._edge, path_of(method)[1:]]
 
     def call(self, method: str, request: Json, token: str = "") -> Json:
-        done = subprocess.run(
-            self.arguments(method, request, token), check=False, capture_output=True, text=True, timeout=CALL_SECONDS
-        )
+        done = run(self.arguments(method, request, token))
         if done.returncode:
             name = re.search(r"Code: (\w+)", done.stderr)
             assert name, done.stderr
             code = re.sub(r"(?<!^)(?=[A-Z])", "_", name[1]).upper()
             raise Refused(grpc.StatusCode[code].value[0], done.stderr)
-        found = documents(done.stdout)
+        found = camel_documents(done.stdout)
         return found[0] if found else {}
 
     def stream(self, method: str, request: Json, token: str, enough: Enough) -> list[Json]:
-        process = subprocess.Popen(self.arguments(method, request, token), stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        text = ""
-        try:
-            for line in process.stdout:
-                text += line
-                if line.startswith("}") and (found := first(documents(text), enough)):
-                    return found
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        raise AssertionError(f"the stream ended after {text}")
+        return follow(self.arguments(method, request, token), enough, camel_documents)
+
+
+class BufCurl:
+    """buf's own client, which speaks Connect and learns the contract from reflection too."""
+
+    def __init__(self, edge: str) -> None:
+        self._edge = edge
+        self._program = of_this_python("buf")
+
+    def arguments(self, method: str, request: Json, token: str) -> list[str]:
+        header = ["--header", f"authorization: Bearer {token}"] if token else []
+        asked = ["--timeout", f"{CALL_SECONDS}s", "--data", json.dumps(request)]
+        return [
+            self._program,
+            "curl",
+            "--protocol",
+            "connect",
+            *header,
+            *asked,
+            f"http://{self._edge}{path_of(method)}",
+        ]
+
+    def call(self, method: str, request: Json, token: str = "") -> Json:
+        done = run(self.arguments(method, request, token))
+        if done.returncode:
+            refusal = json.loads(done.stderr)
+            raise Refused(grpc.StatusCode[refusal["code"].upper()].value[0], refusal["message"])
+        (found,) = camel_documents(done.stdout)
+        return found
+
+    def stream(self, method: str, request: Json, token: str, enough: Enough) -> list[Json]:
+        return follow(self.arguments(method, request, token), enough, camel_documents)
 
 
 class Stubs:
@@ -155,37 +203,36 @@ class Stubs:
 
 
 class Curl:
-    """curl's requests on the REST paths."""
+    """curl on the REST paths; a stream is one JSON object a line."""
 
     def __init__(self, edge: str) -> None:
         self._edge = edge
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._program = shutil.which("curl") or missing("curl")
 
-    def _request(self, method: str, request: Json, token: str, **options: Any) -> requests.Response:
-        from google.api import annotations_pb2
-
+    def arguments(self, method: str, request: Json, token: str) -> list[str]:
         rule = methods()[path_of(method)].descriptor.GetOptions().Extensions[annotations_pb2.http]
-        verb, path = ("GET", rule.get) if rule.get else ("POST", rule.post)
-        rest = dict(request)
+        path, rest = rule.get or rule.post, dict(request)
         for name in re.findall(r"{(\w+)}", path):
             path = path.replace(f"{{{name}}}", str(rest.pop(name)))
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        content = {"params": rest} if verb == "GET" else {"json": rest}
-        url = f"http://{self._edge}{path}"
-        return self._session.request(verb, url, headers=headers, timeout=CALL_SECONDS, **content, **options)
+        if rule.get:
+            pairs = [
+                (name, each) for name, value in rest.items() for each in (value if type(value) is list else [value])
+            ]
+            content = ["--get", *(part for name, each in pairs for part in ("--data-urlencode", f"{name}={each}"))]
+        else:
+            content = ["--header", "content-type: application/json", "--data", json.dumps(rest)]
+        header = ["--header", f"authorization: Bearer {token}"] if token else []
+        how = ["-sSN", "--noproxy", "*", "--max-time", str(CALL_SECONDS)]
+        return [self._program, *how, *header, *content, f"http://{self._edge}{path}"]
 
     def call(self, method: str, request: Json, token: str = "") -> Json:
-        response = self._request(method, request, token)
-        if response.status_code != 200:
-            status = response.json()
-            raise Refused(status["code"], status["message"])
-        return response.json()
+        done = run([*self.arguments(method, request, token), "--write-out", "\n%{http_code}"])
+        assert done.returncode == 0, done.stderr
+        body, _, status = done.stdout.rpartition("\n")
+        answer = json.loads(body)
+        if status != "200":
+            raise Refused(answer["code"], answer["message"])
+        return answer
 
     def stream(self, method: str, request: Json, token: str, enough: Enough) -> list[Json]:
-        with self._request(method, request, token, stream=True) as response:
-            return first((json.loads(line) for line in response.iter_lines(chunk_size=1)), enough)
-
-
-def is_for_users(method: str) -> bool:
-    return methods()[path_of(method)].policy.access == policy_pb2.ACCESS_USER
+        return follow(self.arguments(method, request, token), enough, documents)

@@ -5,14 +5,14 @@ from uuid import uuid4
 
 import pytest
 
-from tests.journeys.callers import Caller, Curl, Grpcurl, Json, Refused, Stubs, many
+from tests.journeys.callers import BufCurl, Caller, Curl, Grpcurl, Json, Refused, Stubs, many
 from tests.stack import Stack
 
 PASSWORD = "correct horse battery"
 BTC = "SIM:BTCUSDT"
 
 
-@pytest.fixture(params=[Grpcurl, Stubs, Curl])
+@pytest.fixture(params=[Grpcurl, BufCurl, Stubs, Curl])
 def caller(request: pytest.FixtureRequest, stack: Stack) -> Caller:
     return request.param(stack.edge)
 
