@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from uuid import uuid4
 
+import aiohttp
 import grpc
 import pytest
 from grpc import aio
@@ -17,6 +18,7 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.mesh.channel import open_edge_channel
 from libs.stack.supervisor import State
+from libs.words import WORDS
 from tests.stack import Stack
 
 BTC = "SIM:BTCUSDT"
@@ -150,11 +152,19 @@ def process(stack: Stack, word: str):
     return next(status for status in stack.snapshot.processes if status.name == word)
 
 
-@pytest.mark.parametrize("word", ["auth", "orders", "marketdata", "feeds", "execution"])
+async def documentation(stack: Stack) -> tuple[int, str]:
+    """A page as a browser is given it."""
+    async with aiohttp.ClientSession() as browser, browser.get(f"http://{stack.edge}/docs") as answer:
+        return answer.status, await answer.text()
+
+
+@pytest.mark.parametrize("word", WORDS)
 async def test_a_killed_service_loses_nothing_and_repeats_nothing(stack: Stack, word: str) -> None:
     async with trading(stack) as trader:
         first = await trader.buy("0.1")
         await trader.sees(lambda: len(trader.batches) > 3)
+        page = await documentation(stack)
+        assert page[0] == 200
         before = process(stack, word)
         second = await trader.buy("0.2")
         os.kill(before.pid, signal.SIGKILL)
@@ -186,3 +196,7 @@ async def test_a_killed_service_loses_nothing_and_repeats_nothing(stack: Stack, 
         after = process(stack, word)
         assert after.restarts > before.restarts
         assert after.pid != before.pid
+        # Envoy looks again within a moment.
+        async with asyncio.timeout(RECOVERY_SECONDS):
+            while await documentation(stack) != page:
+                await asyncio.sleep(RETRY_SECONDS)
