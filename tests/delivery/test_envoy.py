@@ -326,12 +326,20 @@ async def test_however_many_ask_for_reflection_people_can_sign_in(tmp_path: Path
         await stand.until_true(answered)
 
 
-async def test_reflection_that_nobody_ends_is_ended(tmp_path: Path) -> None:
-    async with standing(tmp_path, started=("auth",), reflection_seconds=1.0) as stand:
+async def test_reflection_that_nobody_ends_is_ended_and_what_it_led_to_goes_on(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth", "orders"), reflection_seconds=1.0) as stand:
         call = await left_open(stand)
         async with asyncio.timeout(5):  # Less than any other time-out.
             with pytest.raises(grpc.aio.AioRpcError):
                 await call.read()
+
+        # A program keeps its reflection open while the stream lasts that it needed it for.
+        stand.services.heartbeats = 4
+        stand.services.heartbeat_seconds = 0.6
+        token = f"authorization: Bearer {stand.services.keys[0].token()}"
+        code, printed, complained = await bufcurl(stand, "connect", "--header", token)
+        assert code == 0, complained
+        assert len(documents(printed)) == 4
 
 
 @pytest.mark.parametrize("path", ["/tradeloom.auth.v1.AuthService/GetJwks", "/grpc.health.v1.Health/Check"])
