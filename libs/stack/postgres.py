@@ -266,7 +266,9 @@ async def make_database(server: PostgresServer, owner_password: str, schemas: Se
         )
         if not await rows.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
             await rows.execute(f"CREATE DATABASE {DATABASE} OWNER {OWNER}")
-        await rows.execute(f'ALTER DATABASE {DATABASE} SET search_path = "$user", public, {", ".join(schemas)}')
+        # A plain name is its owner's: others keep projections of instruments under the same one.
+        owners_first = sorted(schemas, key=lambda schema: schema != "marketdata")
+        await rows.execute(f'ALTER DATABASE {DATABASE} SET search_path = "$user", public, {", ".join(owners_first)}')
     finally:
         await rows.close()
 

@@ -152,8 +152,9 @@ async def test_people_read_every_table_by_its_bare_name_and_change_none(server: 
         )
     async with connected(server.url(READER, READER_PASSWORD)) as rows:
         assert await rows.fetchval("SELECT count(*) FROM users") == 1
-        for table in (table for tables in TABLES.values() for table in tables):
+        for owner, table in ((owner, table) for owner, tables in TABLES.items() for table in tables):
             await rows.execute(f"SELECT count(*) FROM {table}")
+            assert await rows.fetchval(f"SELECT '{table}'::regclass = '{owner}.{table}'::regclass")
             with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
                 await rows.execute(f"DELETE FROM {table}")
         # Nor when they say that they want to.
