@@ -1,5 +1,6 @@
 """Ports on loopback: the standard ones, others where those are taken."""
 
+import random
 import socket
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,9 @@ from libs.words import EDGE_PORT, TABLE, WORDS
 
 HOST = "127.0.0.1"
 ANY_PORT = 0
+OTHERS = range(28_100, 32_768)
+"""Where other ports are looked for: above the standard ones, and below those that Linux gives to outgoing connections,
+of which one might take a port between the choice and its server."""
 
 
 def is_free(port: int) -> bool:
@@ -79,6 +83,10 @@ class Ports:
 
 
 def any_free() -> int:
+    """One of OTHERS at random; where all of them are taken, what the system gives."""
+    for port in random.sample(OTHERS, len(OTHERS)):
+        if is_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from libs.stack.errors import StackError
-from libs.stack.ports import HOST, Ports, any_free, choose_ports, is_free, listens, moved_ports, standard_ports
+from libs.stack.ports import HOST, OTHERS, Ports, any_free, choose_ports, is_free, listens, moved_ports, standard_ports
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def ports():
 def test_a_port_with_a_listener_is_not_free(taken):
     assert not is_free(taken)
     assert is_free(any_free())
+    assert any_free() in OTHERS
 
 
 def test_a_standard_port_that_is_taken_gives_way(ports, taken):
