@@ -1,7 +1,7 @@
 """Wraps the concerns around every call, whatever the shape of the RPC, once at registration."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from grpc import aio
 
 from libs.errors import Refusal
 from libs.mesh.contract import Method
-from libs.mesh.identity import Identity
+from libs.mesh.identity import Identity, address_of
 
 T = TypeVar("T")
 
@@ -28,6 +28,11 @@ class Call:
     identity: Identity | None = None
     _refusal: Refusal | None = None
     _stepping: asyncio.Task | None = None
+
+    @property
+    def caller(self) -> Hashable:
+        """By whom calls and streams are counted: the user, or the address of somebody unknown."""
+        return self.identity.user_id if self.identity else address_of(self.context)
 
     def end(self, refusal: Refusal) -> None:
         """Ends the stream with this refusal, at once: while it waits for a message, or for its reader to take one."""

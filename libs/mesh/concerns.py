@@ -133,7 +133,7 @@ class Concerns:
     async def limiting(self, call: Call) -> AsyncIterator[None]:
         """Counts the call against the caller's allowance."""
         if limiter := self.limiters.get(call.method.policy.limit):
-            limiter.take(call.identity.user_id if call.identity else identity.address_of(call.context))
+            limiter.take(call.caller)
         yield
 
     @asynccontextmanager
@@ -143,7 +143,7 @@ class Concerns:
             yield
             return
         found = call.identity
-        with self.sessions.stream(found, call.end):
+        with self.sessions.stream(found, call.caller, call.end):
             expiry = None
             if found is not None:
                 seconds = (found.expire_time - datetime.now(UTC)).total_seconds()

@@ -112,7 +112,7 @@ async def until_stopped(settings: S, open_service: Open[S]) -> None:
 @asynccontextmanager
 async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
     """Serves while the block runs; then tells balancers, ends streams, lets calls finish, and closes in reverse."""
-    mesh = Mesh(settings, Verifier(), Sessions(settings.streams_max))
+    mesh = Mesh(settings, Verifier(), Sessions(settings.streams_max, settings.streams_per_caller_max))
     async with AsyncExitStack() as stack:
         if settings.word != "auth":
             to_auth = partial(mesh.channel, "auth", settings.auth_service_url)

@@ -1,7 +1,8 @@
 """Which sessions have ended, and the streams that must end with them."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -37,15 +38,22 @@ class TooManyStreams(Exhausted):
     reason = "TOO_MANY_STREAMS"
 
 
+class TooManyStreamsOfCaller(Exhausted):
+    """This process serves the caller as many streams as one may have."""
+
+    reason = "TOO_MANY_STREAMS_OF_CALLER"
+
+
 class Sessions:
     """What is known of ended sessions, kept fresh by `libs.mesh.revocations` (in auth by auth itself)."""
 
-    def __init__(self, streams_max: int) -> None:
-        self._streams_max = streams_max
+    def __init__(self, streams_max: int, streams_per_caller_max: int) -> None:
+        self._streams_max, self._streams_per_caller_max = streams_max, streams_per_caller_max
         self._ended: dict[UUID, datetime] = {}
         self._not_before: dict[UUID, datetime] = {}
         self._fresh_at = float("-inf")
         self._streams: dict[object, tuple[Identity | None, End]] = {}
+        self._streams_of: Counter[Hashable] = Counter()
 
     def refresh(self) -> None:
         """Notes that everything known is true as of now."""
@@ -94,16 +102,25 @@ class Sessions:
         return identity.session_id in self._ended or (not_before is not None and identity.issue_time < not_before)
 
     @contextmanager
-    def stream(self, identity: Identity | None, end: End) -> Iterator[None]:
-        """Keeps `end` at hand while a stream is open."""
+    def stream(self, identity: Identity | None, caller: Hashable, end: End) -> Iterator[None]:
+        """Keeps `end` at hand while a stream is open, and one caller from taking the places of all."""
+        if self._streams_of[caller] >= self._streams_per_caller_max:
+            raise TooManyStreamsOfCaller(
+                "this process serves you as many streams as one may have; end one first",
+                streams_per_caller_max=self._streams_per_caller_max,
+            )
         if len(self._streams) >= self._streams_max:
             raise TooManyStreams("this process serves as many streams as it may; retry", retry_after_seconds=1.0)
         key = object()
         self._streams[key] = (identity, end)
+        self._streams_of[caller] += 1
         try:
             yield
         finally:
             del self._streams[key]
+            self._streams_of[caller] -= 1
+            if not self._streams_of[caller]:
+                del self._streams_of[caller]
 
     def end_all_streams(self, refusal: Refusal) -> None:
         """At a drain: clients resume by cursor elsewhere."""

@@ -42,6 +42,8 @@ class ServiceSettings(BaseSettings):
     drain_seconds: float = 10.0
     stream_heartbeat_seconds: float = 5.0
     streams_max: int = 2_000
+    # Of one user; of one address where nobody knows the user.
+    streams_per_caller_max: int = 100
     database_connections_max: int = 10
     sign_in_per_second: float = 20.0
     writes_per_second: float = 2_000.0

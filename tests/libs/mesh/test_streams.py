@@ -13,6 +13,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.ids import uuid7
+from libs.mesh.channel import open_channel
 from libs.mesh.server import Draining, Mesh
 from libs.mesh.sessions import Sessions
 from tests.libs.mesh.stand import refused, serving_works
@@ -158,14 +159,52 @@ async def test_more_streams_than_a_process_may_serve_are_refused_and_a_place_is_
         assert refused(caught)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert refused(caught)[1].reason == "TOO_MANY_STREAMS"
         first.cancel()
-        async with asyncio.timeout(5):
-            while True:
-                try:
-                    (await opened(served)).cancel()
-                    break
-                except aio.AioRpcError:
-                    await asyncio.sleep(0.01)
+        await until_opened(served, sign_in())
         second.cancel()
+
+
+async def test_one_user_cannot_take_the_streams_of_all(place):
+    """Over several connections, and with a token of another session: it is the user who is counted."""
+    user_id = uuid7()
+    async with serving_works(place, settings={"streams_per_caller_max": "2"}) as served:
+        first, _ = await opened(served, sign_in(user_id)), await opened(served, sign_in(user_id))
+        async with open_channel(served.address, served.word, tls_folder=served.pki, caller="edge") as another:
+            stub = orders_pb2_grpc.OrderServiceStub(another)
+            with pytest.raises(aio.AioRpcError) as caught:
+                await stub.StreamOrderEvents(ASKED, metadata=sign_in(user_id)).read()
+        code, info = refused(caught)
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS_OF_CALLER")
+        assert dict(info.metadata) == {"streams_per_caller_max": "2"}
+        for _ in range(2):
+            await opened(served, sign_in(uuid7()))
+        first.cancel()
+        await until_opened(served, sign_in(user_id))
+
+
+async def test_callers_whom_nobody_knows_are_counted_by_their_address(bare_installation: Installation):
+    """Services follow auth without a user."""
+    asked = auth_pb2.StreamRevocationsRequest()
+    async with bare_installation.serve("auth", streams_per_caller_max="1") as auth:
+        first = auth.stub(auth_pb2_grpc.RevocationServiceStub, "orders").StreamRevocations(asked)
+        await first.read()
+        second = auth.stub(auth_pb2_grpc.RevocationServiceStub, "marketdata").StreamRevocations(asked)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await second.read()
+        assert refused(caught)[1].reason == "TOO_MANY_STREAMS_OF_CALLER"
+        first.cancel()
+
+
+async def until_opened(served: Served, metadata: Metadata) -> None:
+    """A place is free a moment after its stream has ended."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                (await opened(served, metadata)).cancel()
+            except aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                await asyncio.sleep(0.01)
+            else:
+                return
 
 
 async def test_stale_news_refuses_writes_and_lets_look(bare_installation: Installation):
@@ -207,13 +246,13 @@ async def test_stale_news_refuses_writes_and_lets_look(bare_installation: Instal
 
 
 def test_ended_sessions_are_forgotten_when_their_tokens_have_expired():
-    sessions, now = Sessions(1), datetime.now(UTC)
+    sessions, now = Sessions(1, 1), datetime.now(UTC)
     sessions.end({uuid7(): now - timedelta(seconds=1)})
     assert not sessions._ended
 
 
 def test_a_snapshot_of_many_ended_sessions_is_taken_at_once():
-    sessions = Sessions(1)
+    sessions = Sessions(1, 1)
     started = time.process_time()
     sessions.end({uuid7(): SOON for _ in range(20_000)})
     assert len(sessions._ended) == 20_000
@@ -224,4 +263,4 @@ def test_nothing_is_known_before_the_first_news():
     from libs.mesh.sessions import RevocationsStale
 
     with pytest.raises(RevocationsStale):
-        Sessions(1).check_fresh()
+        Sessions(1, 1).check_fresh()

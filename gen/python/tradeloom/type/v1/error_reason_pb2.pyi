@@ -63,6 +63,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: this process already serves as many streams as it may."""
     ERROR_REASON_REVISION_NOT_REACHED: _ErrorReason.ValueType  # 15
     """UNAVAILABLE: the state is not yet as new as min_revision asks. Metadata: revision."""
+    ERROR_REASON_TOO_MANY_STREAMS_OF_CALLER: _ErrorReason.ValueType  # 16
+    """RESOURCE_EXHAUSTED: this process already serves the caller as many streams as one may have;
+    end one first. Metadata: streams_per_caller_max "100".
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why any service may refuse a call, whatever the method; the reason in `ErrorInfo` is the
@@ -110,4 +114,8 @@ ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED: this process already serves as many streams as it may."""
 ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 15
 """UNAVAILABLE: the state is not yet as new as min_revision asks. Metadata: revision."""
+ERROR_REASON_TOO_MANY_STREAMS_OF_CALLER: ErrorReason.ValueType  # 16
+"""RESOURCE_EXHAUSTED: this process already serves the caller as many streams as one may have;
+end one first. Metadata: streams_per_caller_max "100".
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -81,6 +81,7 @@ const SENTENCES: Record<string, Sentence> = {
   REVOCATIONS_STALE: () => "The platform cannot confirm your session right now; nothing was changed.",
   INTERNAL: ({ error_id }) => `Something went wrong on our side${error_id ? ` (error ${error_id})` : ""}.`,
   TOO_MANY_STREAMS: () => "The platform serves as many live streams as it can.",
+  TOO_MANY_STREAMS_OF_CALLER: () => "You have as many live streams open as one may. Close another window first.",
   EMAIL_TAKEN: () => "Someone is registered with this e-mail address. Sign in instead.",
   PASSWORD_TOO_COMMON: () => "This password is among the most common ones. Choose another.",
   CREDENTIALS_INVALID: () => "E-mail and password do not belong together.",
