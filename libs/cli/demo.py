@@ -25,6 +25,7 @@ from tradeloom.type.v1 import decimal_pb2
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in, sign_in_admin
 from libs.cli.options import DataDir
 from libs.ids import uuid7
+from libs.mesh.watchdog import StreamSilent, watched
 from libs.money import plain
 from libs.stack.credentials import DEMO, Credentials
 from libs.stack.errors import StackError
@@ -122,6 +123,8 @@ def demo(
         story = asyncio.run(trade(snapshot, folder, ticket, console))
     except aio.AioRpcError as error:
         raise StackError(f"{error.code().name}: {error.details()}") from error
+    except StreamSilent as error:
+        raise StackError(str(error)) from error
     finally:
         if own:
             stop(folder, console)
@@ -288,14 +291,13 @@ async def watch_ticks(
     stream = market.StreamTicks(
         marketdata_pb2.StreamTicksRequest(instrument_ids=[instrument_id]), metadata=session, timeout=TICKS_SECONDS
     )
-    async for message in stream:
-        for batch in message.batches:
-            for tick in batch.ticks:
+    async with watched(stream) as messages:
+        async for message in messages:
+            for tick in (tick for batch in message.batches for tick in batch.ticks):
                 time = tick.time.ToDatetime(UTC)
                 story.ticks.append({"time": time.isoformat(), "price": tick.price, "quantity": tick.quantity})
                 console.print(f"tick        {time:%H:%M:%S.%f}  {tick.quantity:>14} @ {tick.price}")
                 if len(story.ticks) == TICKS_SHOWN:
-                    stream.cancel()
                     return
 
 
@@ -305,8 +307,29 @@ async def place(channel: aio.Channel, session: Metadata, ticket: Ticket, story: 
     events = orders.StreamOrderEvents(
         orders_pb2.StreamOrderEventsRequest(account_id=story.account_id), metadata=session, timeout=FILL_SECONDS
     )
-    updates = aiter(events)
-    await anext(updates)  # Acknowledged: nothing that happens from here on is missed.
+    async with watched(events) as updates:
+        await anext(updates)  # Acknowledged: nothing that happens from here on is missed.
+        order = await placed_and_followed(orders, updates, session, ticket, story, console)
+    story.order = {
+        "order_id": order.order_id,
+        "state": orders_pb2.OrderState.Name(order.state),
+        "quantity": order.quantity.value,
+        "filled_quantity": order.filled_quantity.value,
+        "average_price": order.average_price.value,
+        "fees": order.fees.value,
+        "fee_asset": order.fee_asset,
+        "reason": order.reason,
+    }
+
+
+async def placed_and_followed(
+    orders: orders_pb2_grpc.OrderServiceStub,
+    updates: AsyncIterator[orders_pb2.StreamOrderEventsResponse],
+    session: Metadata,
+    ticket: Ticket,
+    story: Story,
+    console: Console,
+) -> orders_pb2.Order:
     request = orders_pb2.PlaceOrderRequest(
         request_id=str(uuid7()),
         account_id=story.account_id,
@@ -332,17 +355,7 @@ async def place(channel: aio.Channel, session: Metadata, ticket: Ticket, story: 
         if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
             raise
         console.print(f"order       not filled within {FILL_SECONDS:g} s; it stays at the venue")
-    events.cancel()
-    story.order = {
-        "order_id": order.order_id,
-        "state": orders_pb2.OrderState.Name(order.state),
-        "quantity": order.quantity.value,
-        "filled_quantity": order.filled_quantity.value,
-        "average_price": order.average_price.value,
-        "fees": order.fees.value,
-        "fee_asset": order.fee_asset,
-        "reason": order.reason,
-    }
+    return order
 
 
 async def show(channel: aio.Channel, session: Metadata, story: Story, console: Console) -> None:

@@ -15,12 +15,13 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.mesh.identity import Keys, Verifier
 from libs.mesh.sessions import Sessions
+from libs.mesh.watchdog import StreamSilent, watched
 from libs.store.background import running
 
 log = structlog.get_logger(__name__)
 
 KEYS_REFRESH_SECONDS = 60.0
-# auth sends a heartbeat every two seconds; a stream that is silent for longer is opened anew.
+# auth sends a heartbeat every two seconds. Not twice that: a stream that is silent is opened anew before the news is stale.
 SILENCE_SECONDS_MAX = 3.0
 RETRY_SECONDS = 0.25
 
@@ -61,15 +62,11 @@ async def follow_sessions(open_channel: OpenChannel, sessions: Sessions) -> None
         auth = auth_pb2_grpc.RevocationServiceStub(channel)
         stream = auth.StreamRevocations(auth_pb2.StreamRevocationsRequest(), wait_for_ready=True)
         try:
-            while True:
-                news = await asyncio.wait_for(stream.read(), SILENCE_SECONDS_MAX)
-                if not isinstance(news, auth_pb2.StreamRevocationsResponse):
-                    break  # The end: auth is stopping.
-                take(news, sessions)
-        except (aio.AioRpcError, TimeoutError) as error:
+            async with watched(stream, SILENCE_SECONDS_MAX) as messages:
+                async for news in messages:
+                    take(news, sessions)
+        except (aio.AioRpcError, StreamSilent) as error:
             log.info("news of ended sessions was interrupted", error=type(error).__name__)
-        finally:
-            stream.cancel()
     await asyncio.sleep(RETRY_SECONDS)
 
 
