@@ -37,25 +37,47 @@ def service_config(word: str) -> str:
     return json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "methodConfig": configs})
 
 
-def options(word: str) -> list[tuple[str, str | int]]:
+def keepalive(
+    milliseconds: int = KEEPALIVE_MILLISECONDS, timeout_milliseconds: int = KEEPALIVE_TIMEOUT_MILLISECONDS
+) -> list[tuple[str, int]]:
+    """A peer that was silent for so long is asked whether it lives; its calls end when it does not answer in time."""
+    return [
+        ("grpc.keepalive_time_ms", milliseconds),
+        ("grpc.keepalive_timeout_ms", timeout_milliseconds),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # After two pings gRPC by itself asks no more until it has something to send: who only reads would never know.
+        ("grpc.http2.max_pings_without_data", 0),
+        # Nor does it ask again while an answer is due to a ping of its flow control, and it would wait 60 s for that.
+        ("grpc.http2.ping_timeout_ms", timeout_milliseconds),
+    ]
+
+
+def options(word: str, alive: list[tuple[str, int]]) -> list[tuple[str, str | int]]:
     first, most = RECONNECT_BACKOFF_MILLISECONDS
     return [
         ("grpc.service_config", service_config(word)),
         ("grpc.enable_http_proxy", 0),
         # The certificate must be of the service asked for, wherever it listens.
         ("grpc.ssl_target_name_override", word),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),
-        ("grpc.keepalive_permit_without_calls", 1),
+        *alive,
         ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ("grpc.initial_reconnect_backoff_ms", first),
         ("grpc.max_reconnect_backoff_ms", most),
     ]
 
 
-def open_channel(address: str, word: str, *, tls_folder: Path, caller: str) -> aio.Channel:
+def open_channel(
+    address: str,
+    word: str,
+    *,
+    tls_folder: Path,
+    caller: str,
+    keepalive_milliseconds: int = KEEPALIVE_MILLISECONDS,
+    keepalive_timeout_milliseconds: int = KEEPALIVE_TIMEOUT_MILLISECONDS,
+) -> aio.Channel:
     """A channel to the service of this word at host:port, under the caller's own certificate."""
-    return aio.secure_channel(address, channel_credentials(tls_folder, caller), options=options(word))
+    alive = keepalive(keepalive_milliseconds, keepalive_timeout_milliseconds)
+    return aio.secure_channel(address, channel_credentials(tls_folder, caller), options=options(word, alive))
 
 
 def open_edge_channel(address: str) -> aio.Channel:
@@ -64,7 +86,7 @@ def open_edge_channel(address: str) -> aio.Channel:
         address,
         options=[
             ("grpc.enable_http_proxy", 0),
-            ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
+            *keepalive(),
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ],
     )

@@ -18,7 +18,7 @@ from tradeloom.policy.v1 import policy_pb2
 
 from libs.errors import Unavailable
 from libs.mesh.around import Registrar
-from libs.mesh.channel import KEEPALIVE_MILLISECONDS, MESSAGE_BYTES_MAX, open_channel
+from libs.mesh.channel import KEEPALIVE_MILLISECONDS, MESSAGE_BYTES_MAX, keepalive, open_channel
 from libs.mesh.concerns import Concerns, check
 from libs.mesh.contract import methods, services
 from libs.mesh.identity import Verifier
@@ -37,8 +37,7 @@ SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_concurrent_streams", CONCURRENT_STREAMS_MAX),
-    ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
-    ("grpc.keepalive_permit_without_calls", 1),
+    *keepalive(),
     # Clients may ping half as often again as they are told to.
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MILLISECONDS // 2),
     ("grpc.http2.max_ping_strikes", 0),

@@ -1,11 +1,14 @@
 """Channels between services: the right one at the other end, all its addresses, a deadline, and few second tries."""
 
 import asyncio
+import contextlib
 import json
 import shutil
 import ssl
 from collections import Counter
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +19,8 @@ from grpc import aio
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.errors import Unavailable
-from libs.mesh import channel
+from libs.ids import uuid7
+from libs.mesh import channel, server
 from libs.mesh.channel import UNARY_DEADLINE_SECONDS, open_channel, service_config
 from libs.mesh.contract import PACKAGES, methods
 from libs.stack.pki import make_certificates
@@ -69,6 +73,88 @@ async def test_a_service_that_does_not_answer_is_given_up(place, monkeypatch):
         with pytest.raises(aio.AioRpcError) as caught:
             await served.stub(orders_pb2_grpc.PortfolioServiceStub, "web").CreateAccount(ACCOUNT, metadata=sign_in())
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_peer_that_goes_silent_is_given_up_by_who_only_reads(place):
+    """Nothing is sent any more, so TCP has nothing to miss: only pings tell, and there must be more than the first two."""
+    async with serving_works(place) as served, silencing(served.mesh_port) as proxy:
+        async with open_channel(
+            f"127.0.0.1:{proxy.port}",
+            "orders",
+            tls_folder=place.pki,
+            caller="web",
+            keepalive_milliseconds=300,
+            keepalive_timeout_milliseconds=700,
+        ) as opened:
+            asked = orders_pb2.StreamOrderEventsRequest(account_id=str(uuid7()))
+            call = orders_pb2_grpc.OrderServiceStub(opened).StreamOrderEvents(asked, metadata=sign_in())
+            await call.read()
+            reading = asyncio.ensure_future(call.read())
+            # A peer that answers pings is kept, for several times the bound.
+            assert not (await asyncio.wait([reading], timeout=3))[0]
+            proxy.silent = True
+            with pytest.raises(aio.AioRpcError) as caught:
+                async with asyncio.timeout(8):
+                    await reading
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_caller_that_goes_silent_does_not_keep_its_stream(place, monkeypatch):
+    ended = asyncio.Event()
+
+    async def stream(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
+        try:
+            yield orders_pb2.StreamOrderEventsResponse()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    quick = [option for option in server.SERVER_OPTIONS if option not in channel.keepalive()]
+    monkeypatch.setattr(server, "SERVER_OPTIONS", [*quick, *channel.keepalive(300, 700)])
+    assert len(quick) + len(channel.keepalive()) == len(server.SERVER_OPTIONS)
+    async with serving_works(place, StreamOrderEvents=stream) as served, silencing(served.mesh_port) as proxy:
+        async with open_channel(f"127.0.0.1:{proxy.port}", "orders", tls_folder=place.pki, caller="web") as opened:
+            asked = orders_pb2.StreamOrderEventsRequest(account_id=str(uuid7()))
+            call = orders_pb2_grpc.OrderServiceStub(opened).StreamOrderEvents(asked, metadata=sign_in())
+            await call.read()
+            assert not ended.is_set()
+            proxy.silent = True
+            async with asyncio.timeout(8):
+                await ended.wait()
+            call.cancel()
+
+
+@dataclass
+class Silencing:
+    """Passes bytes on in both directions until it is to be silent; the connections stay open."""
+
+    port: int
+    silent: bool = False
+
+    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while found := await reader.read(65_536):
+                if not self.silent:
+                    writer.write(found)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@asynccontextmanager
+async def silencing(port: int) -> AsyncIterator[Silencing]:
+    """A proxy in front of a port."""
+    async with asyncio.TaskGroup() as together:
+
+        async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", port)
+            together.create_task(proxy.pass_on(reader, onward_writer))
+            together.create_task(proxy.pass_on(onward_reader, writer))
+
+        listener = await asyncio.start_server(connect, "127.0.0.1", 0)
+        proxy = Silencing(listener.sockets[0].getsockname()[1])
+        async with listener:
+            yield proxy
 
 
 async def test_calls_are_spread_over_all_addresses(place):
