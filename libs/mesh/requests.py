@@ -13,7 +13,6 @@ from libs.store import requests
 from libs.store.database import Connection, Database
 from libs.store.requests import RequestKey
 
-NOBODY = UUID(int=0)
 DIGEST_BYTES = 16
 
 Response = TypeVar("Response", bound=Message)

@@ -8,7 +8,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.errors import RequestIdReused
 from libs.mesh import identity
-from libs.mesh.requests import NOBODY, answer_once, key_of, recorded
+from libs.mesh.requests import answer_once, key_of, recorded
 from libs.store import requests
 from libs.store.database import Connection, Database
 from services.auth import domain, store, use_cases, wire
@@ -57,7 +57,8 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         if not request.request_id:
             async with self._database.transaction(user_id) as rows:
                 return await work(rows)
-        key = key_of(request, user_id=NOBODY, digest_key=self._digest_key)
+        # Nobody is known yet, so the request_id counts for the address alone: strangers do not share theirs.
+        key = key_of(request, user_id=use_cases.nobody_of(request.email), digest_key=self._digest_key)
         return await answer_once(self._database, key, auth_pb2.RegisterResponse, work, also=(user_id,))
 
     async def Login(self, request, context):

@@ -27,7 +27,7 @@ async def test_a_repeated_request_returns_the_first_answer(auth):
 async def test_another_body_under_the_same_request_id_is_refused(auth):
     request = auth_pb2.RegisterRequest(request_id="r", email="a@example.com", password=PASSWORD)
     await stub_of(auth).Register(request)
-    for change in ({"email": "b@example.com"}, {"password": PASSWORD + "!"}, {"full_name": "Bob"}):
+    for change in ({"email": "A@example.com"}, {"password": PASSWORD + "!"}, {"full_name": "Bob"}):
         other = auth_pb2.RegisterRequest()
         other.CopyFrom(request)
         for name, value in change.items():
@@ -35,12 +35,23 @@ async def test_another_body_under_the_same_request_id_is_refused(auth):
         assert await reason_of(stub_of(auth).Register(other)) == "REQUEST_ID_REUSED"
 
 
-async def test_a_refused_registration_leaves_its_request_id_unused(auth):
-    await registered(auth, "taken@example.com")
-    taken = auth_pb2.RegisterRequest(request_id="r", email="taken@example.com", password=PASSWORD)
-    assert await reason_of(stub_of(auth).Register(taken)) == "EMAIL_TAKEN"
-    taken.email = "free@example.com"
-    assert await reason_of(stub_of(auth).Register(taken)) == ""
+async def test_strangers_who_choose_the_same_request_id_do_not_meet(auth):
+    requests = [
+        auth_pb2.RegisterRequest(request_id="1", email=f"{name}@example.com", password=PASSWORD) for name in "abc"
+    ]
+    answers = await asyncio.gather(*(stub_of(auth).Register(request) for request in requests))
+    assert [answer.user.email for answer in answers] == [request.email for request in requests]
+    assert len({answer.user.user_id for answer in answers}) == 3
+
+
+async def test_a_refused_registration_leaves_its_request_id_unused(auth, bare_installation):
+    await registered(auth, "ada@example.com")
+    refused = auth_pb2.RegisterRequest(request_id="r", email="ada@example.com", password=PASSWORD)
+    assert await reason_of(stub_of(auth).Register(refused)) == "EMAIL_TAKEN"
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.users SET email = 'elsewhere@example.com'")
+    refused.full_name = "Ada"
+    assert await reason_of(stub_of(auth).Register(refused)) == ""
 
 
 async def test_an_address_is_taken_in_every_spelling_of_its_case(auth):

@@ -118,7 +118,9 @@ class RegisterRequest(_message.Message):
     PASSWORD_FIELD_NUMBER: _builtins.int
     FULL_NAME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes retries safe; optional here, since the e-mail address is unique by itself."""
+    """Makes retries safe and counts for this e-mail address only; optional here, since the address
+    is unique by itself.
+    """
     email: _builtins.str
     """The address to sign in with; compared without regard to case."""
     password: _builtins.str

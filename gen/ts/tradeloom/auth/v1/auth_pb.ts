@@ -133,7 +133,8 @@ export const JsonWebKeySchema: GenMessage<JsonWebKey> = /*@__PURE__*/
  */
 export type RegisterRequest = Message<"tradeloom.auth.v1.RegisterRequest"> & {
   /**
-   * Makes retries safe; optional here, since the e-mail address is unique by itself.
+   * Makes retries safe and counts for this e-mail address only; optional here, since the address
+   * is unique by itself.
    *
    * @generated from field: string request_id = 1;
    */
