@@ -71,11 +71,16 @@ class Signer:
         self.keys = keys
         self._opened = {key.key_id: self._opened.get(key.key_id) or self._box.open(key) for key in keys}
 
+    def _signing_key(self, now: datetime) -> StoredKey:
+        """The oldest while this clock is behind all of them, as a replica's may be just after the installation."""
+        by_time = sorted(self.keys, key=lambda key: key.sign_time)
+        return next((key for key in reversed(by_time) if key.sign_time <= now), by_time[0])
+
     def public_keys(self) -> dict[str, Ed25519PublicKey]:
         return {key.key_id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in self.keys}
 
     def sign(self, user: User, session: Session, now: datetime) -> str:
-        signing = max((key for key in self.keys if key.sign_time <= now), key=lambda key: key.sign_time)
+        signing = self._signing_key(now)
         claims = {
             "iss": ISSUER,
             "aud": AUDIENCE,

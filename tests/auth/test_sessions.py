@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import jwt
@@ -12,8 +13,9 @@ from cryptography.exceptions import InvalidTag
 from grpc import aio
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 
-from services.auth.domain import REPEAT_SECONDS
-from services.auth.keys import KeyBox, StoredKey
+from libs.ids import uuid7
+from services.auth.domain import REPEAT_SECONDS, Session, User
+from services.auth.keys import KeyBox, Signer, StoredKey
 from tests.auth.people import PASSWORD, Person, carrying, reason_of, registered, signed_in, stub_of
 from tests.mesh import KEY_ENCRYPTION_KEY, MINT, Installation, Served, sign_in
 
@@ -258,6 +260,30 @@ async def test_two_replicas_that_start_at_once_make_one_first_key_and_one_first_
         assert keys[0] == keys[1]
         assert await rows.fetchval("SELECT count(*) FROM auth.users") == 1
         assert await rows.fetchval("SELECT count(*) FROM auth.signing_keys") == 1
+
+
+async def test_a_clock_behind_the_first_key_does_not_keep_anybody_out(bare_installation):
+    """As in a second replica, or after a step back: the only key's time seems not to have come."""
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.signing_keys SET sign_time = now() + interval '1 hour'")
+    async with bare_installation.serve("auth") as auth:
+        assert await me_of(auth, await signed_in(auth)) == ""
+
+
+def test_the_newest_key_whose_time_has_come_signs_and_the_oldest_before_that():
+    box, now = KeyBox(KEY_ENCRYPTION_KEY), datetime.now(UTC)
+    earliest, earlier, later = (box.new(now + timedelta(hours=hours)) for hours in (-2, -1, 1))
+    signer = Signer(box, 900)
+    user = User(user_id=uuid7(), email="", full_name="", roles=frozenset(), email_verified=False, create_time=now)
+    session = Session(session_id=uuid7(), user_id=user.user_id, address="", create_time=now)
+    signer.use((later, earliest, earlier))
+
+    def signing(at: datetime) -> str:
+        return jwt.get_unverified_header(signer.sign(user, session, at))["kid"]
+
+    assert signing(now - timedelta(hours=3)) == earliest.key_id
+    assert signing(now) == earlier.key_id
+    assert signing(now + timedelta(hours=2)) == later.key_id
 
 
 async def test_a_suspended_person_can_neither_sign_in_nor_refresh(auth, bare_installation):
