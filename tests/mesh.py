@@ -9,6 +9,7 @@ auth running in a process that all tests share. In it a test serves what it is a
 """
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -59,6 +60,7 @@ class Mint:
         self.private_key: Ed25519PrivateKey = box.open(self.stored)
 
     def token(self, user_id: UUID | None = None, *, seconds: float = 900, **claims: Any) -> str:
+        """Lives at least so many seconds, and less than one more."""
         now = datetime.now(UTC)
         usual = {
             "iss": ISSUER,
@@ -69,7 +71,7 @@ class Mint:
             "scopes": ["account", "read", "trade"],
             "entitlements": [],
             "iat": int(now.timestamp()),
-            "exp": int((now + timedelta(seconds=seconds)).timestamp()),
+            "exp": math.ceil((now + timedelta(seconds=seconds)).timestamp()),
         }
         given = {name: value for name, value in (usual | claims).items() if value is not None}
         return jwt.encode(given, self.private_key, algorithm=ALGORITHM, headers={"kid": self.stored.key_id})

@@ -1,7 +1,6 @@
 """How a refusal, a broken rule, a spent allowance, an absent dependency and a defect look from outside."""
 
 import asyncio
-import logging
 from typing import Any
 
 import asyncpg
@@ -11,6 +10,8 @@ import redis.exceptions
 from google.rpc import error_details_pb2
 from grpc import aio
 from prometheus_client import REGISTRY
+from structlog.processors import format_exc_info
+from structlog.testing import capture_logs
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.type.v1.decimal_pb2 import Decimal
@@ -191,14 +192,17 @@ async def test_an_absent_dependency_is_unavailable_by_name(place, error, depende
     assert detail(caught.value, error_details_pb2.RetryInfo)
 
 
-async def test_a_defect_tells_nothing_but_an_id_that_the_log_has_too(place, caplog):
+async def test_a_defect_tells_nothing_but_an_id_that_the_log_has_too(place):
     secret = "the text of a bug"
-    with caplog.at_level(logging.ERROR):
+    with capture_logs([format_exc_info]) as logged:
         async with serving_works(place, CreateAccount=raising(RuntimeError(secret))) as served:
             caught = await refusal_of(served)
     code, info = refused(caught)
     assert (code, info.reason, info.domain) == (grpc.StatusCode.INTERNAL, "INTERNAL", "tradeloom")
     assert secret not in str(status_of(caught.value))
+    [defect] = [event for event in logged if event["event"] == "defect"]
+    assert secret in defect["exception"]
+    assert defect["error_id"] == info.metadata["error_id"]
 
 
 async def test_another_services_refusal_is_not_passed_on_as_if_it_were_ours(place):

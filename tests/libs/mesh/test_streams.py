@@ -51,8 +51,11 @@ async def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
 @pytest.mark.parametrize("works", [{}, {"StreamOrderEvents": busy}], ids=["idle", "busy"])
 async def test_a_stream_ends_with_its_token(place, works):
     async with serving_works(place, **works) as served:
-        call = await opened(served, sign_in(seconds=1.5))
+        started = time.time()
+        call = await opened(served, sign_in(seconds=3))
         assert await end_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID")
+        # Not before: what ends it is the expiry.
+        assert time.time() - started >= 3
 
 
 @pytest.mark.parametrize("works", [{}, {"StreamOrderEvents": busy}], ids=["idle", "busy"])
