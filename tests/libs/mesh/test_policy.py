@@ -1,19 +1,23 @@
 """Every method of the contract lets in whom its policy names, and nobody else: asked with real certificates and tokens."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import message_factory
 from grpc import aio
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
 
 from libs.errors import Refusal
 from libs.ids import uuid7
+from libs.mesh import server
 from libs.mesh.concerns import EntitlementMissing, StepUpRequired, permit
 from libs.mesh.contract import PACKAGES, Method, methods
-from tests.libs.mesh.stand import serving_works
+from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import MINT, Installation, Metadata, Served, sign_in
 
 CALLERS = ("edge", "operator", "web", "auth", "orders", "marketdata", "feeds", "execution", "algo")
@@ -125,8 +129,6 @@ def caller(**claims: Any):
 
 
 def refusals() -> Iterator[tuple[policy_pb2.Policy, Any, type[Refusal]]]:
-    import time
-
     paid, fresh = policy(entitlement="live_trading"), policy(step_up=True)
     yield paid, caller(), EntitlementMissing
     yield paid, caller(entitlements=["backtests"]), EntitlementMissing
@@ -141,10 +143,35 @@ def test_a_missing_entitlement_and_an_old_second_factor_are_refused_by_name():
 
 
 def test_an_entitlement_and_a_fresh_second_factor_let_in():
-    import time
-
     permit(policy(entitlement="live_trading"), caller(entitlements=["live_trading"]), "edge")
     permit(policy(step_up=True), caller(mfa_time=int(time.time()) - 290), "edge")
+
+
+@pytest.fixture
+async def demanding(place: Installation, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    """Orders, with a policy that no method of the contract has yet: a paid plan and a fresh second factor."""
+    asked = methods("orders")
+    demands = policy(entitlement="live_trading", step_up=True)
+    changed = {path: replace(method, policy=demands) for path, method in asked.items() if method.name == "ListAccounts"}
+    assert len(changed) == 1
+    monkeypatch.setattr(server, "methods", lambda _: asked | changed)
+    async with serving_works(place) as served:
+        yield served
+
+
+async def test_a_served_method_asks_for_the_entitlement_and_the_second_factor_of_its_policy(demanding):
+    stub, now = demanding.stub(orders_pb2_grpc.PortfolioServiceStub), int(time.time())
+    for claims, reason in (
+        ({"mfa_time": now}, "ENTITLEMENT_MISSING"),
+        ({"entitlements": ["live_trading"]}, "STEP_UP_REQUIRED"),
+        ({"entitlements": ["live_trading"], "mfa_time": now - 301}, "STEP_UP_REQUIRED"),
+    ):
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=sign_in(**claims))
+        code, info = refused(caught)
+        assert (code, info.reason) == (grpc.StatusCode.PERMISSION_DENIED, reason)
+    good = sign_in(entitlements=["live_trading"], mfa_time=now)
+    await stub.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=good)
 
 
 def test_a_refusal_names_the_least_role_that_would_do():
