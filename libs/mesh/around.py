@@ -12,7 +12,7 @@ from grpc import aio
 
 from libs.errors import Refusal
 from libs.mesh.contract import Method
-from libs.mesh.identity import Identity, address_of
+from libs.mesh.identity import Identity, address_of, network_of
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ class Call:
 
     @property
     def caller(self) -> Hashable:
-        """By whom calls and streams are counted: the user, or the address of somebody unknown."""
-        return self.identity.user_id if self.identity else address_of(self.context)
+        """By whom calls and streams are counted: the user, or the network of somebody unknown."""
+        return self.identity.user_id if self.identity else network_of(address_of(self.context))
 
     def end(self, refusal: Refusal) -> None:
         """Ends the stream with this refusal, at once: while it waits for a message, or for its reader to take one."""

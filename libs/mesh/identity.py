@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import IPv6Address, IPv6Network
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -63,6 +64,15 @@ def address_of(context: aio.ServicerContext) -> str:
                 return str(value)
     # Such as "ipv4:127.0.0.1:43210" or "ipv6:%5B::1%5D:43210".
     return unquote(context.peer()).split(":", 1)[-1].rpartition(":")[0].strip("[]")
+
+
+def network_of(address: str) -> str:
+    """What a caller is counted by: of IPv6 the /64, for everybody has one whole and would never run out of addresses."""
+    try:
+        found = IPv6Address(address)
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or IPv6Network((int(found), 64), strict=False))
 
 
 class Verifier:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
+from libs.mesh.identity import network_of
 from services.auth import domain
 from services.auth.domain import CredentialsInvalid, Failures, Refreshed, RefreshToken, Session, User
 
@@ -128,8 +129,8 @@ async def admit_login(attempts: Attempts, email: str, address: str) -> None:
 
 
 def subject_of(email: str, address: str) -> bytes:
-    """What failed logins are counted by: the account as seen from one address."""
-    return hashlib.sha256(f"{domain.normalized(email)}|{address}".encode()).digest()
+    """What failed logins are counted by: the account as seen from one network."""
+    return hashlib.sha256(f"{domain.normalized(email)}|{network_of(address)}".encode()).digest()
 
 
 def nobody_of(email: str) -> UUID:

@@ -95,6 +95,14 @@ async def test_failures_delay_the_next_attempt_from_that_address_only(auth):
     assert await reason_of(attempt(auth, neighbour, PASSWORD)) == ""
 
 
+async def test_failures_are_counted_for_a_whole_ipv6_network(auth):
+    person = await registered(auth)
+    for number in range(FREE_FAILURES):
+        assert await reason_of(attempt(auth, person, address=f"2001:db8::{number}")) == "CREDENTIALS_INVALID"
+    assert await reason_of(attempt(auth, person, PASSWORD, "2001:db8::ffff")) == "LOGIN_DELAYED"
+    assert await reason_of(attempt(auth, person, PASSWORD, "2001:db8:0:1::1")) == ""
+
+
 async def test_who_comes_back_when_told_is_let_in_however_often_he_asked_too_early(auth):
     person = await registered(auth)
     for _ in range(FREE_FAILURES):

@@ -11,12 +11,14 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc import aio
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.errors import Unauthenticated
 from libs.ids import uuid7
 from libs.mesh import identity
-from libs.mesh.identity import AUDIENCE, ISSUER, VERIFIED_TOKENS_MAX, Verifier
+from libs.mesh.identity import AUDIENCE, ISSUER, VERIFIED_TOKENS_MAX, Verifier, network_of
+from tests.auth.people import seen_from
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import MINT, Installation, Served, bearer
 
@@ -131,6 +133,32 @@ async def test_the_address_is_what_the_edge_saw_and_without_a_port(orders):
     assert (await ask(orders, claimed)).name == "203.0.113.7"
     # From anyone else the header is only a claim.
     assert (await ask(orders, claimed, "web")).name == "127.0.0.1"
+
+
+async def test_an_unknown_caller_does_not_gain_by_the_addresses_of_his_own_network(bare_installation):
+    """Who has IPv6 has 2⁶⁴ addresses: calls are counted by what he cannot choose."""
+    register = auth_pb2.RegisterRequest(email="no address")
+    async with bare_installation.serve("auth", sign_in_per_second="0.01") as auth:
+        reasons = []
+        for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1", "198.51.100.1", "198.51.100.2"):
+            with pytest.raises(aio.AioRpcError) as caught:
+                call = auth.stub(auth_pb2_grpc.AuthServiceStub).Register(register, metadata=seen_from(address))
+                await call
+            reasons.append(refused(caught)[1].reason)
+    assert reasons == ["INVALID_FIELDS", "RATE_LIMITED", *["INVALID_FIELDS"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("::ffff:198.51.100.1", "198.51.100.1"),
+        ("198.51.100.1", "198.51.100.1"),
+        ("", ""),
+    ],
+)
+def test_only_of_an_ipv6_address_the_network_is_counted(address, network):
+    assert network_of(address) == network
 
 
 def methods_of_orders():
