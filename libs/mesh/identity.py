@@ -130,5 +130,13 @@ class Verifier:
                 expire_time=datetime.fromtimestamp(claims["exp"], UTC),
                 second_factor_time=datetime.fromtimestamp(factor, UTC) if factor else None,
             )
-        except (jwt.InvalidTokenError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except (
+            jwt.InvalidTokenError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            OSError,
+        ) as error:
             raise Unauthenticated("the access token is not valid") from error

@@ -89,6 +89,10 @@ BAD_TOKENS = {
     "issued in the future": bearer(MINT.token(iat=int((NOW + timedelta(hours=1)).timestamp()))),
     "a user that is no id": bearer(MINT.token(sub="me")),
     "a session that is no id": bearer(MINT.token(sid=7)),
+    "an expiry beyond all times": bearer(MINT.token(exp=10**20)),
+    "an issue before all times": bearer(MINT.token(iat=-(10**18))),
+    "a second factor beyond all times": bearer(MINT.token(mfa_time=10**20)),
+    "an expiry that is no number": bearer(MINT.token(exp="soon")),
     "roles that are no list": bearer(MINT.token(roles=7)),
     **{f"no {claim}": bearer(without(claim)) for claim in ("iss", "aud", "sub", "sid", "iat", "exp")},
 }
