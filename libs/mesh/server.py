@@ -13,10 +13,11 @@ import structlog
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from tradeloom.policy.v1 import policy_pb2
 
 from libs.errors import Unavailable
+from libs.mesh import reflection
 from libs.mesh.around import Registrar
 from libs.mesh.channel import KEEPALIVE_MILLISECONDS, MESSAGE_BYTES_MAX, keepalive, open_channel
 from libs.mesh.concerns import Concerns, check
@@ -140,14 +141,13 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
 def build_server(settings: ServiceSettings, mesh: Mesh, service: Service) -> tuple[aio.Server, Health, list[str]]:
     server = aio.server(options=SERVER_OPTIONS)
     concerns = Concerns(settings.word, mesh.verifier, mesh.sessions, limiters(settings))
-    registrar = Registrar(server, methods(settings.word), concerns.in_order(), check)
-    for register in service.registers:
+    registrar = Registrar(server, methods(settings.word) | reflection.METHODS, concerns.in_order(), check)
+    # Any service answers for the whole contract, since the edge can ask only one of them.
+    whole = reflection.Reflection([*(descriptor.full_name for descriptor in services()), HEALTH])
+    for register in (*service.registers, partial(add_ServerReflectionServicer_to_server, whole)):
         register(registrar)
     healthy = Health()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    # Any service answers for the whole contract, since the edge can ask only one of them.
-    everything = [descriptor.full_name for descriptor in services()]
-    reflection.enable_server_reflection([*everything, HEALTH, reflection.SERVICE_NAME], server)
     return server, healthy, registrar.names
 
 

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,10 +19,12 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.errors import Unavailable
+from libs.mesh import reflection
 from libs.mesh.channel import open_channel
 from libs.mesh.contract import services
 from libs.mesh.settings import ServiceSettings
 from services.auth.settings import Settings as AuthSettings
+from tests.auth.people import seen_from
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import sign_in
 
@@ -129,6 +133,38 @@ async def test_any_service_reflects_the_whole_contract(place):
     listed = {one.name for one in answers[0].list_services_response.service}
     assert names <= listed
     assert all(answer.file_descriptor_response.file_descriptor_proto for answer in answers[1:])
+
+
+async def test_nobody_keeps_a_service_busy_by_asking_what_its_contract_is(place, monkeypatch):
+    """Without a token, on one stream; whoever asks from elsewhere is answered all the same."""
+    monkeypatch.setattr(reflection, "QUESTIONS_PER_SECOND", 0.5)
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with serving_works(place) as served:
+        stub: Any = served.stub(reflection_pb2_grpc.ServerReflectionStub)
+        asking = stub.ServerReflectionInfo(metadata=seen_from("198.51.100.1"))
+        await asking.write(question)
+        assert (await asking.read()).HasField("list_services_response")
+        await asking.write(question)
+        with pytest.raises(aio.AioRpcError) as caught:
+            await asking.read()
+        code, info = refused(caught)
+        assert (code, info.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
+        assert [_ async for _ in stub.ServerReflectionInfo(iter([question]), metadata=seen_from("198.51.100.2"))]
+
+
+async def test_an_open_question_about_the_contract_does_not_hold_up_a_drain(place):
+    async def asking() -> AsyncIterator[Any]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        await asyncio.Event().wait()
+
+    async with serving_works(place) as served:
+        stub: Any = served.stub(reflection_pb2_grpc.ServerReflectionStub)
+        call = stub.ServerReflectionInfo(asking())
+        await call.read()
+        ended = asyncio.ensure_future(call.code())
+        stopping = time.monotonic()
+    assert time.monotonic() - stopping < 3
+    assert await ended is not grpc.StatusCode.OK
 
 
 async def test_health_knows_the_service_by_each_of_its_names(place):
