@@ -2,9 +2,9 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import SecretStr
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 
@@ -40,15 +40,16 @@ class ServiceSettings(BaseSettings):
     # Between the last "not serving" and the first refused call, so that balancers can look away.
     drain_notice_seconds: float = 0.0
     drain_seconds: float = 10.0
-    stream_heartbeat_seconds: float = 5.0
-    streams_max: int = 2_000
+    # The contract promises one within ten seconds.
+    stream_heartbeat_seconds: Annotated[float, Field(gt=0, le=10)] = 5.0
+    streams_max: PositiveInt = 2_000
     # Of one user; of one address where nobody knows the user.
-    streams_per_caller_max: int = 100
-    database_connections_max: int = 10
-    sign_in_per_second: float = 20.0
-    writes_per_second: float = 2_000.0
-    reads_per_second: float = 2_000.0
-    streams_per_second: float = 100.0
+    streams_per_caller_max: PositiveInt = 100
+    database_connections_max: PositiveInt = 10
+    sign_in_per_second: PositiveFloat = 20.0
+    writes_per_second: PositiveFloat = 2_000.0
+    reads_per_second: PositiveFloat = 2_000.0
+    streams_per_second: PositiveFloat = 100.0
 
     @classmethod
     def settings_customise_sources(

@@ -199,6 +199,10 @@ def test_a_setting_is_read_under_the_services_own_name_first(monkeypatch, tmp_pa
         {"database_url": "postgresql://trading:trading@localhost/trading", "environment": "production"},
         {"key_encryption_key": "c2VjcmV0"},
         {"admin_email": "a@example.com", "admin_password": "secret"},
+        {"stream_heartbeat_seconds": "10.5"},
+        {"stream_heartbeat_seconds": "0"},
+        {"streams_per_caller_max": "0"},
+        {"writes_per_second": "0"},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
