@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -34,6 +35,7 @@ class Backoff:
 async def running(name: str, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
     """Run work beside the block, again and again: after an exception with a growing pause, at once if it returns.
 
+    Work that went well for longer than the longest pause begins again with the shortest.
     Leaving the block cancels it and waits until it has cleaned up.
     """
     task = asyncio.create_task(_for_ever(name, work), name=name)
@@ -50,10 +52,13 @@ async def _for_ever(name: str, work: Callable[[], Awaitable[None]]) -> None:
     backoff = Backoff()
     task = asyncio.current_task()
     while task and not task.cancelling():
+        started_at = time.monotonic()
         try:
             await work()
             backoff.reset()
         except Exception:
+            if time.monotonic() - started_at > PAUSE_SECONDS_MAX:
+                backoff.reset()
             seconds = backoff.next_seconds()
             log.exception("%s failed; again in %.1f s", name, seconds)
             await asyncio.sleep(seconds)

@@ -22,6 +22,30 @@ async def test_failing_work_is_tried_again(caplog):
     assert "work failed; again in" in caplog.text
 
 
+@pytest.mark.parametrize(("seconds_well", "pauses"), [(0.0, [0, 1, 2]), (0.02, [0, 0, 0])])
+async def test_the_pause_grows_unless_the_work_went_well_for_long(seconds_well, pauses, monkeypatch):
+    """Work that never returns says by its duration alone that it went well."""
+    monkeypatch.setattr(background, "PAUSE_SECONDS_MAX", 0.01)
+    failures, done = [], asyncio.Event()
+
+    class Watched(Backoff):
+        def next_seconds(self) -> float:
+            failures.append(self.failures)
+            return super().next_seconds() * 0
+
+    async def work() -> None:
+        if len(failures) == len(pauses):
+            done.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(seconds_well)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(background, "Backoff", Watched)
+    async with running("work", work), asyncio.timeout(5):
+        await done.wait()
+    assert failures == pauses
+
+
 async def test_leaving_waits_until_the_work_has_cleaned_up():
     steps, started = [], asyncio.Event()
 
