@@ -2,6 +2,10 @@
 
 The database's clock decides. A holder that stood still may believe in its lease for a while, so every effect is fenced:
 in Postgres by fence(), in a Redis stream by ids that begin with the epoch.
+
+A fence locks the row FOR KEY SHARE, which keeps out only who takes the lease over: he locks it FOR UPDATE. A renewal
+changes no key, so it never waits for a fence of its own holder. Nobody waits for a row here: one that another has locked
+is passed by.
 """
 
 import asyncio
@@ -20,7 +24,9 @@ LEASE_SECONDS = 6.0
 RENEW_SECONDS = 2.0
 TRY_SECONDS = 0.5  # how often a lease that another holds is asked for
 
-_LIFE = timedelta(seconds=LEASE_SECONDS)
+# Held, of a row of leases. One that is good for longer than anybody may ask was written before the clock was set back;
+# twice as long, so that a clock that is put right by some seconds takes nothing from the living.
+HELD = "expire_time > clock_timestamp() AND expire_time <= clock_timestamp() + $1::interval * 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +50,32 @@ def new_owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
+def life() -> timedelta:
+    """How long a lease is good for: the $1 of HELD."""
+    return timedelta(seconds=LEASE_SECONDS)
+
+
 async def acquire(rows: Connection, owner: str, names: Iterable[str]) -> list[Lease]:
-    """Those of names that nobody holds, now held by owner under a new epoch. One statement."""
+    """Those of names that nobody holds, now held by owner under a new epoch. One statement.
+
+    One that another transaction has locked, as by a fence, is left for another time.
+    """
     taken = await rows.fetch(
-        """
-        INSERT INTO leases AS held (name, owner, epoch, expire_time)
-        SELECT name, $1, 1, clock_timestamp() + $2 FROM unnest($3::text[]) AS name
-        ON CONFLICT (name) DO UPDATE SET owner = $1, epoch = held.epoch + 1, expire_time = clock_timestamp() + $2
-        WHERE held.expire_time <= clock_timestamp()
-        RETURNING name, epoch
+        f"""
+        WITH free AS (
+          SELECT name FROM leases WHERE name = ANY($3::text[]) AND NOT ({HELD}) FOR UPDATE SKIP LOCKED),
+        again AS (
+          UPDATE leases AS held SET owner = $2, epoch = held.epoch + 1, expire_time = clock_timestamp() + $1
+          FROM free WHERE held.name = free.name RETURNING held.name, held.epoch),
+        first AS (
+          INSERT INTO leases (name, owner, epoch, expire_time)
+          SELECT name, $2, 1, clock_timestamp() + $1 FROM unnest($3::text[]) AS name
+          WHERE NOT EXISTS (SELECT FROM leases AS known WHERE known.name = name.name)
+          ON CONFLICT (name) DO NOTHING RETURNING name, epoch)
+        SELECT name, epoch FROM again UNION ALL SELECT name, epoch FROM first
         """,
+        life(),
         owner,
-        _LIFE,
         sorted(set(names)),
     )
     return [Lease(row["name"], owner, row["epoch"]) for row in taken]
@@ -64,16 +84,19 @@ async def acquire(rows: Connection, owner: str, names: Iterable[str]) -> list[Le
 async def renew(rows: Connection, leases: Sequence[Lease]) -> list[Lease]:
     """Those of leases that are still held, now for LEASE_SECONDS more. One statement.
 
-    The commit does not wait for the disk: a renewal lost in a crash only lets another take over sooner.
+    A row that another has locked is as good as lost: only who takes a lease over does that. The commit does not wait for
+    the disk: a renewal lost in a crash only lets another take over sooner.
     """
     await rows.execute("SET LOCAL synchronous_commit = off")
     kept = await rows.fetch(
         """
+        WITH mine AS (
+          SELECT name, epoch FROM leases JOIN unnest($2::text[], $3::bigint[]) AS mine (name, epoch) USING (name, epoch)
+          FOR NO KEY UPDATE OF leases SKIP LOCKED)
         UPDATE leases AS held SET expire_time = clock_timestamp() + $1
-        FROM unnest($2::text[], $3::bigint[]) AS mine (name, epoch)
-        WHERE (held.name, held.epoch) = (mine.name, mine.epoch) RETURNING held.name, held.epoch
+        FROM mine WHERE (held.name, held.epoch) = (mine.name, mine.epoch) RETURNING held.name, held.epoch
         """,
-        _LIFE,
+        life(),
         [lease.name for lease in leases],
         [lease.epoch for lease in leases],
     )
@@ -106,7 +129,7 @@ async def release_beyond(rows: Connection, lease: Lease, epoch: int) -> None:
 
 async def fence(rows: Connection, lease: Lease) -> None:
     """Raise LeaseLost unless lease is the newest; from here until the commit nobody can take it over."""
-    newest = await rows.fetchval("SELECT epoch FROM leases WHERE name = $1 FOR SHARE", lease.name)
+    newest = await rows.fetchval("SELECT epoch FROM leases WHERE name = $1 FOR KEY SHARE", lease.name)
     if newest != lease.epoch:
         raise LeaseLost(lease)
 

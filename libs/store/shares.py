@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from libs.store import leases
 from libs.store.background import running
 from libs.store.database import Connection, Database
-from libs.store.leases import LEASE_SECONDS, Lease
+from libs.store.leases import HELD, Lease
 
 TURN_SECONDS = 2.0  # how often a member renews, looks for free leases and gives up what is above its share
 FORGET_SECONDS = 3600  # when the row of a member that is gone may go
@@ -39,7 +39,7 @@ class Share:
             mine = await leases.renew(rows, [*self._held.values(), *([self._membership] if self._membership else [])])
             self._membership = next((lease for lease in mine if lease == self._membership), None)
             self._held = {lease.name: lease for lease in mine if lease != self._membership}
-        self._good_until = asked_at + LEASE_SECONDS
+        self._good_until = asked_at + leases.LEASE_SECONDS
         # Kept apart from the renewal, which does not wait for the disk: a new epoch must be durable.
         async with self._database.transaction() as rows:
             await self._even_out(rows)
@@ -54,7 +54,7 @@ class Share:
             taken = await leases.acquire(rows, self._owner, [self._members + self._owner])
             self._membership = taken[0] if taken else None
         members = await rows.fetchval(
-            "SELECT count(*) FROM leases WHERE starts_with(name, $1) AND expire_time > clock_timestamp()", self._members
+            f"SELECT count(*) FROM leases WHERE {HELD} AND starts_with(name, $2)", leases.life(), self._members
         )
         fair = -(-len(self._names) // max(1, members or 0))
         surplus = list(self._held.values())[fair:]
@@ -64,10 +64,11 @@ class Share:
         wanted = fair - len(self._held)
         if wanted > 0:
             free = await rows.fetch(
-                """
-                SELECT name FROM unnest($1::text[]) AS name LEFT JOIN leases USING (name)
-                WHERE coalesce(expire_time <= clock_timestamp(), true) ORDER BY random() LIMIT $2
+                f"""
+                SELECT name FROM unnest($2::text[]) AS name LEFT JOIN leases USING (name)
+                WHERE ({HELD}) IS NOT TRUE ORDER BY random() LIMIT $3
                 """,
+                leases.life(),
                 list(self._names),
                 wanted,
             )

@@ -130,7 +130,7 @@ async def test_what_an_outdated_holder_matched_is_not_committed(desk: Stand, cap
         # Another takes over while this one believes in its lease.
         await desk.everything.execute(
             """
-            UPDATE leases SET epoch = epoch + 1, owner = 'another', expire_time = now() + interval '1 hour'
+            UPDATE leases SET epoch = epoch + 1, owner = 'another', expire_time = now() + interval '10 seconds'
             WHERE name LIKE 'paper/%' AND name NOT LIKE '%member%'
             """
         )

@@ -218,7 +218,7 @@ async def test_a_storer_whose_lease_was_taken_stores_nothing_more(installation, 
         # Somebody else took over while this one stood still and believes in its lease.
         await select(
             installation,
-            "UPDATE leases SET epoch = epoch + 1, owner = 'other', expire_time = now() + interval '1 minute' WHERE name LIKE 'storing/%'",
+            "UPDATE leases SET epoch = epoch + 1, owner = 'other', expire_time = now() + interval '10 seconds' WHERE name LIKE 'storing/%'",
         )
         await feeder.tick((1, 11))
 

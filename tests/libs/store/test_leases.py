@@ -20,6 +20,20 @@ async def expire(sample) -> None:
     await superuser.close()
 
 
+async def until_waiting(sample, count: int) -> None:
+    """Wait until so many statements wait for another's lock."""
+    superuser = await asyncpg.connect(sample.superuser_url)
+    async with asyncio.timeout(10):
+        while (
+            await superuser.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            < count
+        ):
+            await asyncio.sleep(0.01)
+    await superuser.close()
+
+
 async def test_only_one_of_many_gets_a_lease(worker):
     taken = await asyncio.gather(*(take(worker, new_owner(), "feed") for _ in range(8)))
     assert sorted(len(each) for each in taken) == [0] * 7 + [1]
@@ -48,16 +62,53 @@ async def test_a_released_lease_is_free_at_once_and_its_epoch_goes_on_rising(wor
     assert second.epoch == first.epoch + 1
 
 
-async def test_nobody_takes_over_between_a_fence_and_its_commit(worker):
+async def test_nobody_takes_over_between_a_fence_and_its_commit(worker, sample):
     [old] = await take(worker, "old", "feed")
     async with worker.transaction() as rows:
         await fence(rows, old)
-        async with worker.transaction() as other:
-            await other.execute("SET LOCAL lock_timeout = '100ms'")
-            with pytest.raises(asyncpg.LockNotAvailableError):
-                await other.execute("UPDATE leases SET expire_time = '-infinity'")
-            await other.execute("ROLLBACK")
-            await other.execute("BEGIN")
+        await expire(sample)
+        assert await take(worker, "thief", "feed") == []
+    [new] = await take(worker, "thief", "feed")
+    assert new.epoch == old.epoch + 1
+
+
+async def test_a_fence_waits_for_a_takeover_under_way_and_then_fails(worker, sample):
+    [old] = await take(worker, "old", "feed")
+    await expire(sample)
+
+    async def fenced() -> None:
+        async with worker.transaction() as rows:
+            await fence(rows, old)
+
+    async with worker.transaction() as rows:
+        assert await acquire(rows, "new", ["feed"])
+        late = asyncio.create_task(fenced())
+        await until_waiting(sample, 1)
+    with pytest.raises(LeaseLost):
+        await late
+
+
+async def test_a_holder_renews_while_its_own_work_is_fenced(worker):
+    [lease] = await take(worker, "holder", "feed")
+    async with worker.transaction() as fenced:
+        await fence(fenced, lease)
+        async with worker.transaction() as rows:
+            await rows.execute("SET LOCAL lock_timeout = '100ms'")
+            assert await renew(rows, [lease]) == [lease]
+
+
+async def test_a_lease_from_before_the_clock_was_set_back_is_free(worker, sample):
+    alive, dead = sorted(await take(worker, "holder", "dead", "alive"), key=lambda lease: lease.name)
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await superuser.execute(
+        "UPDATE sample.leases SET expire_time = expire_time + interval '3 hours' WHERE name = 'dead'"
+    )
+    await superuser.close()
+    [taken] = await take(worker, "thief", "dead", "alive")
+    assert (taken.name, taken.epoch) == (dead.name, dead.epoch + 1)
+    async with worker.transaction() as rows:
+        assert await renew(rows, [dead, alive]) == [alive]
+    assert await take(worker, "another", "dead", "alive") == []  # the thief's is good for as long as any
 
 
 async def test_holding_waits_for_the_other_to_let_go(worker):
@@ -125,3 +176,33 @@ async def test_a_member_that_leaves_frees_its_part_at_once(worker):
     await first.leave()
     await second.turn()
     assert second.held.keys() == {"a", "b"}
+
+
+async def test_members_that_died_before_the_clock_was_set_back_are_not_counted_and_what_they_held_is_free(
+    worker, sample
+):
+    names = [str(number) for number in range(16)]
+    dead, alive = Share(worker, "facts/x", names), Share(worker, "facts/x", names)
+    await dead.turn()
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await superuser.execute("UPDATE sample.leases SET expire_time = expire_time + interval '3 hours'")
+    await superuser.close()
+    await alive.turn()
+    assert alive.held.keys() == set(names)
+
+
+async def test_a_lease_whose_row_is_locked_keeps_no_member_from_the_others(worker, sample):
+    names = [str(number) for number in range(16)]
+    dead, alive = Share(worker, "facts/x", names), Share(worker, "facts/x", names)
+    await dead.turn()
+    await expire(sample)
+    superuser = await asyncpg.connect(sample.superuser_url)
+    async with superuser.transaction():  # as a process that stands still in the midst of its work
+        await superuser.execute("SELECT FROM sample.leases WHERE name = 'facts/x/3' FOR UPDATE")
+        async with asyncio.timeout(leases.TRY_SECONDS * 4):  # far below the lock's time-out
+            await alive.turn()
+            await alive.turn()  # renews what it has
+        assert alive.held.keys() == set(names) - {"3"}
+    await superuser.close()
+    await alive.turn()
+    assert alive.held.keys() == set(names)
