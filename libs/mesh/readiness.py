@@ -9,13 +9,15 @@ from aiohttp import web
 from grpc import aio
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health  # pyright: ignore[reportAttributeAccessIssue]
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
 log = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_SECONDS = 1.0
 CHECK_INTERVAL_AT_START_SECONDS = 0.05
 CHECK_TIMEOUT_SECONDS = 2.0
+
+WELL = Gauge("tradeloom_dependency_well", "1 while a dependency answers and all goes on, else 0.", ["dependency"])
 
 Check = Callable[[], Awaitable[None]]
 """Returns when the dependency answers; raises with the reason when not."""
@@ -47,16 +49,27 @@ class Health(health.HealthServicer):
 
 
 class Readiness:
-    """The last answer of each dependency; ready when all are well and the process is not draining."""
+    """The last answer of each dependency; ready when all of checks are well and the process is not draining.
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
-        self._checks = checks
-        self.results: dict[str, str] = dict.fromkeys(checks, "not asked yet")
+    What is watched is told with them and takes nobody out of service: what ails one key or one partition ails every
+    replica alike, and to refuse all the others would help nobody.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], watched: Mapping[str, Check] | None = None) -> None:
+        self._needed = frozenset(checks)
+        self._checks = {**checks, **(watched or {})}
+        self.results: dict[str, str] = dict.fromkeys(self._checks, "not asked yet")
         self.draining = False
 
     @property
     def ready(self) -> bool:
-        return not self.draining and all(result == "ok" for result in self.results.values())
+        return not self.draining and all(self.results[name] == "ok" for name in self._needed)
+
+    @property
+    def status(self) -> str:
+        if not self.ready:
+            return "unhealthy"
+        return "healthy" if all(result == "ok" for result in self.results.values()) else "degraded"
 
     async def ask(self) -> None:
         results = await asyncio.gather(*(self._ask(name) for name in self._checks))
@@ -64,6 +77,7 @@ class Readiness:
             if before not in (result, "not asked yet"):
                 log.warning("a dependency changed", dependency=name, result=result)
             self.results[name] = result
+            WELL.labels(name).set(result == "ok")
 
     async def _ask(self, name: str) -> str:
         try:
@@ -105,9 +119,8 @@ async def probes(word: str, readiness: Readiness, host: str, port: int) -> Async
     """Serves /health (ready to work), /live (the event loop turns) and /metrics in plain HTTP."""
 
     async def answer_health(_: web.Request) -> web.Response:
-        ready = readiness.ready
-        body = {"status": "healthy" if ready else "unhealthy", "service": word, "checks": readiness.results}
-        return web.json_response(body, status=200 if ready else 503)
+        body = {"status": readiness.status, "service": word, "checks": readiness.results}
+        return web.json_response(body, status=200 if readiness.ready else 503)
 
     async def answer_live(_: web.Request) -> web.Response:
         return web.json_response({"status": "alive", "service": word})

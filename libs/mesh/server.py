@@ -75,10 +75,14 @@ class Mesh:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What a service gives the runtime: its servicers, and how to ask its dependencies."""
+    """What a service gives the runtime: its servicers, and how to ask its dependencies.
+
+    Without any of checks it cannot work; what is watched is only told (see libs.mesh.readiness).
+    """
 
     registers: Sequence[Register]
     checks: Mapping[str, Check] = field(default_factory=dict)
+    watched: Mapping[str, Check] = field(default_factory=dict)
 
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -122,7 +126,7 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
         credentials = server_credentials(settings.tls_folder, settings.word)
         server.add_secure_port(f"{settings.listen_host}:{settings.mesh_port}", credentials)
         await server.start()
-        readiness = Readiness({**service.checks, "auth": mesh.check_auth})
+        readiness = Readiness({**service.checks, "auth": mesh.check_auth}, service.watched)
         await stack.enter_async_context(telling(readiness, healthy, names))
         await stack.enter_async_context(probes(settings.word, readiness, settings.listen_host, settings.probe_port))
         try:

@@ -75,6 +75,7 @@ async def serving_works(
     word: str = "orders",
     *,
     checks: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
+    watched: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
     meshes: list[Mesh] | None = None,
     settings: Mapping[str, str] | None = None,
     **works: Work,
@@ -89,7 +90,7 @@ async def serving_works(
             # Nobody tells auth who ended a session: it knows.
             mesh.verifier.use({MINT.stored.key_id: MINT.private_key.public_key()})
             mesh.sessions.refresh()
-        yield Service(registers=[registering(word, works)], checks=checks or {})
+        yield Service(registers=[registering(word, works)], checks=checks or {}, watched=watched or {})
 
     async with installation.serve_open(settings_of(word), open_service, **(settings or {})) as served:
         yield served

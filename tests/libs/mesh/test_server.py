@@ -51,6 +51,25 @@ async def test_readiness_follows_a_dependency_down_and_up_and_liveness_does_not(
         assert (await served.probe())[0] == 200
 
 
+async def test_what_is_watched_is_told_and_takes_nobody_out_of_service(place):
+    stuck = [True]
+
+    async def check() -> None:
+        if stuck[0]:
+            raise Unavailable("a fact cannot be applied")
+
+    async with serving_works(place, watched={"facts": check}) as served:
+        status, body = await served.probe()
+        assert status == 200
+        assert '"degraded"' in body
+        assert "a fact cannot be applied" in body
+        assert 'tradeloom_dependency_well{dependency="facts"} 0.0' in (await served.probe("/metrics"))[1]
+        stuck[0] = False
+        async with asyncio.timeout(10):
+            while '"healthy"' not in (await served.probe())[1]:
+                await asyncio.sleep(0.05)
+
+
 async def test_readiness_follows_valkey_and_postgres(bare_installation, valkey):
     """The real ones: Valkey is killed and comes back, Postgres cuts everybody off and lets them in again."""
     async with bare_installation.serve("auth") as auth:
