@@ -1,8 +1,9 @@
 """Reading another service's facts: each applied once, in the order of its key, together with the reader's position.
 
-Partitions are divided among the replicas by leases. A batch is one transaction: fence, drop what was applied before,
-apply, write the positions. What the streams have lost is asked for from the teller (see libs.store.relay), and a
-position never moves past it.
+Partitions are divided among the replicas by leases and read independently of each other. A batch is one transaction:
+fence, drop what was applied before, apply, write the positions. What the streams have lost is asked for from the teller
+(see libs.store.relay), and a position never moves past it; what the teller keeps no more is a trouble that a person has
+to settle, by bringing the state up to date and fact_positions with it.
 """
 
 import asyncio
@@ -14,10 +15,12 @@ from datetime import UTC
 from typing import Any
 from uuid import UUID
 
+from prometheus_client import Gauge
 from redis.asyncio import Redis
 from tradeloom.type.v1 import fact_pb2
 
-from libs.store.background import Backoff, running
+from libs.errors import Unavailable
+from libs.store.background import CANCEL_AGAIN_SECONDS, Backoff, running
 from libs.store.database import Connection, Database
 from libs.store.leases import Lease, fence
 from libs.store.outbox import PARTITIONS, Fact, partition_of
@@ -27,13 +30,25 @@ from libs.store.shares import Share, sharing
 BATCH_FACTS = 200  # of one partition, in one transaction
 BLOCK_SECONDS = 1.0
 IDLE_SECONDS = 0.1  # while no partition is held, or all are pausing after a failure
-APPLY_SECONDS = 20.0
+SLOW_SECONDS = 0.05  # that the others wait for a partition at most
+APPLY_SECONDS = 5.0  # below LEASE_SECONDS: as long as a batch lasts, nobody can take its partition over
 ASK_AGAIN_SECONDS = 2.0
+ASK_AGAIN_SECONDS_MAX = 60.0  # for a key whose next fact does not come
 PAUSE_SECONDS_MAX = 30.0
+MISSING_MAX = REQUESTS_MAX * PARTITIONS  # keys looked at in one sweep
+
+LAG_SECONDS = Gauge(
+    "tradeloom_facts_lag_seconds", "For how long the slowest partition held has not caught up.", ["source"]
+)
+TROUBLES = Gauge("tradeloom_facts_troubles", "Partitions and keys that do not advance at present.", ["source"])
 
 Apply = Callable[[Connection, Sequence[Fact]], Awaitable[None]]
 
 log = logging.getLogger(__name__)
+
+
+class FactsStuck(Unavailable):
+    """Another service's facts are not applied."""
 
 
 @dataclass(slots=True)
@@ -49,6 +64,29 @@ class Partition:
     ask_at: float = 0.0
     trouble: str = ""
     backoff: Backoff = field(default_factory=lambda: Backoff(seconds_max=PAUSE_SECONDS_MAX))
+    taking: asyncio.Task[None] | None = None
+    newest: StreamId = NOTHING
+    """What was the newest at newest_at, and is not reached yet."""
+    newest_at: float | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self.taking is not None and not self.taking.done()
+
+    def lag_seconds(self, newest: StreamId, now: float) -> float:
+        """For how long what was the newest then has not been reached."""
+        if self.newest_at is None or self.position >= self.newest:
+            self.newest, self.newest_at = newest, now
+        return 0.0 if self.position >= self.newest else now - self.newest_at
+
+
+@dataclass(slots=True)
+class Asking:
+    """A key whose next fact is missing, and when to ask for it again."""
+
+    sequence: int
+    ask_at: float = 0.0
+    backoff: Backoff = field(default_factory=lambda: Backoff(ASK_AGAIN_SECONDS, ASK_AGAIN_SECONDS_MAX))
 
 
 class FactReader:
@@ -65,36 +103,69 @@ class FactReader:
         self._apply = apply
         self._partitions: dict[int, Partition] = {}
         self._sweep_at = 0.0
+        self._asking: dict[str, Asking] = {}
+        self._gone: dict[str, str] = {}
+        self._taking: set[asyncio.Task[None]] = set()
+        self.trouble = ""
+        """Why reading itself does not go on; empty while it does."""
 
     @property
-    def troubles(self) -> dict[int, str]:
-        """Why a partition does not advance, for those that fail at present."""
-        return {number: partition.trouble for number, partition in self._partitions.items() if partition.trouble}
+    def troubles(self) -> dict[int | str, str]:
+        """Why a partition, a key, or all of the source does not advance, for those that fail at present."""
+        partitions = {number: partition.trouble for number, partition in self._partitions.items() if partition.trouble}
+        return {**({self._source: self.trouble} if self.trouble else {}), **partitions, **self._gone}
+
+    async def check(self) -> None:
+        """Raise FactsStuck if something does not advance."""
+        if troubles := self.troubles:
+            raise FactsStuck("; ".join(f"{name}: {trouble}" for name, trouble in troubles.items()), dependency="facts")
+
+    async def close(self) -> None:
+        """Give up what is being applied, and wait until it is cleaned up."""
+        while self._taking:
+            for task in self._taking:
+                task.cancel()
+            await asyncio.wait(self._taking, timeout=CANCEL_AGAIN_SECONDS)
 
     async def step(self, share: Share) -> None:
         """Read what is new in the partitions held, and apply it."""
         await self._follow(share.held)
         now = asyncio.get_running_loop().time()
         if now >= self._sweep_at:
-            await self._sweep()
             self._sweep_at = now + ASK_AGAIN_SECONDS
+            await self._sweep(now)
+        busy = [partition.taking for partition in self._partitions.values() if partition.taking and partition.is_busy]
         ready = {
             stream_of(self._source, partition.number).encode(): partition
             for partition in self._partitions.values()
-            if now >= partition.resume_at
+            if now >= partition.resume_at and not partition.is_busy
         }
         if not ready:
-            await asyncio.sleep(IDLE_SECONDS)
+            if busy:
+                await asyncio.wait(busy, timeout=IDLE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(IDLE_SECONDS)
             return
+        block_seconds = SLOW_SECONDS if busy else BLOCK_SECONDS
         resume_at = min(
-            (p.resume_at for p in self._partitions.values() if p.resume_at > now), default=now + BLOCK_SECONDS
+            (p.resume_at for p in self._partitions.values() if p.resume_at > now), default=now + block_seconds
         )
         found: Any = await self._redis.xread(
             {stream: id_text(partition.reading) for stream, partition in ready.items()},
             count=BATCH_FACTS,
-            block=max(1, round(min(BLOCK_SECONDS, resume_at - now) * 1000)),
+            block=max(1, round(min(block_seconds, resume_at - now) * 1000)),
         )
-        await asyncio.gather(*(self._take(ready[stream], entries) for stream, entries in found or ()))
+        # Usually all are done in a moment and read on together; one that is not is left to itself.
+        if new := [self._begin(ready[stream], entries) for stream, entries in found or ()]:
+            await asyncio.wait(new, timeout=SLOW_SECONDS)
+
+    def _begin(self, partition: Partition, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> asyncio.Task[None]:
+        partition.taking = asyncio.create_task(
+            self._take(partition, entries), name=f"facts of {self._source}, partition {partition.number}"
+        )
+        self._taking.add(partition.taking)
+        partition.taking.add_done_callback(self._taking.discard)
+        return partition.taking
 
     async def _follow(self, held: dict[str, Lease]) -> None:
         """Start with partitions that are newly held, stop with those that are not."""
@@ -141,16 +212,18 @@ class FactReader:
 
     async def _apply_batch(self, partition: Partition, entries: list[dict[bytes, bytes]], position: StreamId) -> None:
         told = [(_fact_from(entry[b"f"]), b"o" in entry) for entry in entries if b"f" in entry]
+        kept_no_more = {entry[b"g"].decode() for entry in entries if b"g" in entry}
         user_ids = {fact.user_id for fact, _ in told if fact.user_id}
         async with self._database.transaction(*user_ids) as rows:
             await fence(rows, partition.lease)
             found = await rows.fetch(
                 "SELECT key, sequence, ahead FROM fact_positions WHERE source = $1 AND key = ANY($2)",
                 self._source,
-                list({fact.key for fact, _ in told}),
+                list({fact.key for fact, _ in told} | kept_no_more),
             )
             sequences = {row["key"]: row["sequence"] for row in found}
             ahead = {row["key"]: row["ahead"] for row in found}
+            gone = {key: f"what follows on {sequences[key]} is kept no more" for key in kept_no_more & sequences.keys()}
             new: list[Fact] = []
             for fact, is_oldest_kept in told:
                 sequence = sequences.setdefault(fact.key, 0)
@@ -158,12 +231,22 @@ class FactReader:
                 if fact.sequence == sequence + 1 or (sequence == 0 and is_oldest_kept):
                     new.append(fact)
                     sequences[fact.key] = fact.sequence
+                elif is_oldest_kept and fact.sequence > sequence:
+                    gone[fact.key] = f"what follows on {sequence} is kept no more, the oldest kept is {fact.sequence}"
                 ahead[fact.key] = max(fact.sequence, ahead.get(fact.key, 0))
             if new:
                 await self._apply(rows, new)
             await self._write_positions(rows, sequences, ahead, partition.number, position)
-        if any(ahead[key] > sequences[key] for key in sequences):
-            self._sweep_at = 0.0
+        for key, sequence in sequences.items():
+            if sequence >= ahead[key]:
+                self._asking.pop(key, None)
+                self._gone.pop(key, None)
+            elif key in gone:
+                if self._gone.get(key) != gone[key]:
+                    log.error("facts of %s about %s cannot go on: %s", self._source, key, gone[key])
+                self._gone[key] = gone[key]
+            elif key not in self._asking:
+                self._sweep_at = 0.0
 
     async def _write_positions(
         self, rows: Connection, sequences: dict[str, int], ahead: dict[str, int], number: int, position: StreamId
@@ -192,11 +275,15 @@ class FactReader:
             partition.ask_at = now + ASK_AGAIN_SECONDS
             await self._ask({"partition": partition.number, "after": id_text(partition.position)})
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, now: float) -> None:
         """Ask again, until it comes, for what is missing; start over where the teller did."""
         partitions = list(self._partitions.values())
         newest = await newest_ids(self._redis, [stream_of(self._source, partition.number) for partition in partitions])
+        lag_seconds = 0.0
         for partition, found in zip(partitions, newest, strict=True):
+            lag_seconds = max(lag_seconds, partition.lag_seconds(found, now))
+            if partition.is_busy:
+                continue
             if NOTHING < found < partition.position:
                 # The teller's ids only rise, unless its database and Redis were both put back. What was applied is
                 # known by key, so reading all again is safe.
@@ -204,19 +291,30 @@ class FactReader:
                 partition.position = partition.reading = NOTHING
             elif partition.reading > partition.position:
                 await self._ask_for_partition(partition)
-        await self._ask_for_missing_keys()
+        await self._ask_for_missing_keys(now)
+        LAG_SECONDS.labels(self._source).set(lag_seconds)
+        TROUBLES.labels(self._source).set(len(self.troubles))
 
-    async def _ask_for_missing_keys(self) -> None:
+    async def _ask_for_missing_keys(self, now: float) -> None:
         async with self._database.transaction() as rows:
-            missing = await rows.fetch(
+            found = await rows.fetch(
                 "SELECT key, sequence FROM fact_positions WHERE source = $1 AND ahead > sequence LIMIT $2",
                 self._source,
-                REQUESTS_MAX,
+                MISSING_MAX,
             )
-        for row in missing:
-            if partition_of(row["key"]) in self._partitions:
-                log.warning("facts of %s about %s after %d are missing", self._source, row["key"], row["sequence"])
-                await self._ask({"key": row["key"], "after": row["sequence"]})
+        missing = {row["key"]: row["sequence"] for row in found if partition_of(row["key"]) in self._partitions}
+        # Others are in other hands by now, or a person has settled them.
+        self._gone = {key: trouble for key, trouble in self._gone.items() if key in missing}
+        self._asking = {key: self._asking.get(key, Asking(sequence)) for key, sequence in missing.items()}
+        due = [key for key, asking in self._asking.items() if now >= asking.ask_at]
+        for key in due[:REQUESTS_MAX]:
+            asking = self._asking[key]
+            if missing[key] > asking.sequence:
+                asking.backoff.reset()
+            asking.sequence = missing[key]
+            asking.ask_at = now + asking.backoff.next_seconds()
+            log.warning("facts of %s about %s after %d are missing", self._source, key, missing[key])
+            await self._ask({"key": key, "after": missing[key]})
 
     async def _ask(self, request: dict[str, str | int]) -> None:
         fields: Any = request
@@ -231,10 +329,18 @@ async def reading(database: Database, redis: Redis, source: str, apply: Apply) -
     async with sharing(database, f"facts/{source}", names) as share:
 
         async def work() -> None:
-            await reader.step(share)
+            try:
+                await reader.step(share)
+                reader.trouble = "" if share.is_renewed else "leases are not renewed"
+            except Exception as error:
+                reader.trouble = f"{type(error).__name__}: {error}"
+                raise
 
-        async with running(f"reading facts of {source}", work):
-            yield reader
+        try:
+            async with running(f"reading facts of {source}", work):
+                yield reader
+        finally:
+            await reader.close()
 
 
 def _fact_from(serialized: bytes) -> Fact:

@@ -2,22 +2,27 @@
 
 Each partition is a stream `facts:<source>:<partition>`. An entry's id is `<epoch of the relay's lease>-<counter>`, so ids
 rise whatever Redis forgets, and Redis itself refuses some of what an outdated relay sends. Its fields: `f`, the Fact; `p`, the id
-before it, by which a reader sees that something is missing; `o`, where a key was asked for and this is the oldest kept. An
-entry without `f` only carries `p`. Readers ask for what they miss in `facts:<source>:replay`, by partition or by key.
+before it, by which a reader sees that something is missing; `o`, where a key was asked for and what comes before this is
+kept no more. An entry without `f` only carries `p`, or in `g` a key of which nothing is kept after what was asked for.
+Readers ask for what they miss in `facts:<source>:replay`, by partition or by key.
 
 Rows are published when they are unpublished, never because their id is greater than the last: commits are not in the
-order of ids. One killed between sending and marking sends again; readers drop what they have.
+order of ids. One killed between sending and marking sends again; readers drop what they have. What goes out again takes
+turns with what is new: a row that was published and is to be again has lost its stream_epoch and kept its counter.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
+from prometheus_client import Gauge
 from redis.asyncio import Redis
 from tradeloom.type.v1.fact_pb2 import Fact
 
+from libs.errors import Unavailable
 from libs.store import outbox
 from libs.store.background import running
 from libs.store.database import Connection, Database
@@ -25,15 +30,36 @@ from libs.store.leases import Lease, LeaseLost, fence, holding, release_beyond
 from libs.store.outbox import PARTITIONS
 
 BATCH_ROWS = 500
-STREAM_ENTRIES_MAX = 100_000  # of one partition; what is trimmed is still in the outbox
+STREAM_ENTRIES_MAX = 5_000  # of one partition; what is trimmed is still in the outbox
+ENTRY_BYTES = 1_000  # of Redis's memory for one entry on average, above what our facts take
 POLL_SECONDS = 0.2  # for what other processes of this service committed, and for readers' requests
 WATCH_SECONDS = 1.0  # how often Redis is compared with what was published
 TIDY_SECONDS = 60.0
 TIDY_ROWS = 5_000
+# No tidying for so long after the start and after a replay: whoever was away as well has yet to ask for what it lacks.
+TIDY_AFTER_SECONDS = 300.0
 REQUESTS_MAX = 1_000
+UNPUBLISH_ROWS = 2_000  # in one transaction
+# A batch in so many seconds goes out again: more would be trimmed before the slowest reader has come to it.
+REPLAY_SECONDS = 0.1
+MEASURE_SECONDS = 2.0
+MEASURE_ROWS = 100_000
+STUCK_SECONDS = 15.0  # that one and the same fact may wait until the service is no longer ready
+INT64_MAX = 2**63 - 1
+
+WAITING = Gauge("tradeloom_outbox_waiting", f"Facts that are to be published; {MEASURE_ROWS} means more.", ["source"])
+WAITING_SECONDS = Gauge(
+    "tradeloom_outbox_waiting_seconds", "Age of the oldest fact that was never published.", ["source"]
+)
 
 StreamId = tuple[int, int]
 NOTHING: StreamId = (0, 0)
+
+log = logging.getLogger(__name__)
+
+
+class RelayStuck(Unavailable):
+    """What the service does is told to nobody."""
 
 
 def stream_of(source: str, partition: int) -> str:
@@ -66,60 +92,143 @@ async def newest_ids(redis: Redis, streams: Sequence[str]) -> list[StreamId]:
     return found
 
 
+class _OfPartition(NamedTuple):
+    partition: int
+    after: StreamId
+
+
+class _OfKey(NamedTuple):
+    key: str
+    after: int
+
+
+def _request_from(fields: Mapping[bytes, bytes]) -> _OfPartition | _OfKey | None:
+    """What a reader asks for; None if it is no request: others may write there too."""
+    try:
+        if b"partition" in fields:
+            partition, after = int(fields[b"partition"]), id_from(fields[b"after"])
+            is_sound = 0 <= partition < PARTITIONS and min(after) >= 0 and max(after) <= INT64_MAX
+            return _OfPartition(partition, after) if is_sound else None
+        key, sequence = fields[b"key"].decode(), int(fields[b"after"])
+    except (KeyError, ValueError):
+        return None
+    return _OfKey(key, sequence) if "\0" not in key and 0 <= sequence <= INT64_MAX else None
+
+
+class Relay:
+    """How the facts of source leave, whichever replica's relay carries them."""
+
+    def __init__(self, database: Database, source: str) -> None:
+        self._database = database
+        self._source = source
+        self._waiting: int | None = None
+        self._since = 0.0
+        self.trouble = ""
+        """Why this process's own relay failed last; empty once it works."""
+
+    async def check(self) -> None:
+        """Raise RelayStuck if the same fact has been the next for STUCK_SECONDS.
+
+        Then a service that went on would take on what nobody carries out. A long queue that moves is no reason.
+        """
+        if self._waiting is not None and (waited := time.monotonic() - self._since) >= STUCK_SECONDS:
+            why = self.trouble or "the relay that holds the lease does not get on"
+            raise RelayStuck(f"no fact has left for {waited:.0f} s: {why}", dependency="relay")
+
+    async def measure(self) -> None:
+        """See what waits, now."""
+        async with self._database.transaction() as rows:
+            count: Any = await rows.fetchval(
+                "SELECT count(*) FROM (SELECT FROM outbox WHERE stream_epoch IS NULL LIMIT $1) AS waiting", MEASURE_ROWS
+            )
+            oldest = await rows.fetchrow(
+                """
+                SELECT outbox_id, extract(epoch FROM clock_timestamp() - create_time)::float8 AS seconds FROM outbox
+                WHERE stream_epoch IS NULL AND stream_counter IS NULL ORDER BY outbox_id LIMIT 1
+                """
+            )
+        WAITING.labels(self._source).set(count)
+        WAITING_SECONDS.labels(self._source).set(max(0.0, oldest["seconds"]) if oldest else 0.0)
+        waiting = oldest["outbox_id"] if oldest else None
+        if waiting != self._waiting:
+            self._waiting, self._since = waiting, time.monotonic()
+
+
 @asynccontextmanager
-async def relay(database: Database, redis: Redis, source: str) -> AsyncIterator[None]:
+async def relay(database: Database, redis: Redis, source: str) -> AsyncIterator[Relay]:
     """Relay the outbox of source during the block. database is of the worker role.
 
     Every replica runs one; the holder of a lease works and the others stand by.
     """
     woken = asyncio.Event()
+    told = Relay(database, source)
 
     async def work() -> None:
-        async with holding(database, f"relay/{source}") as lease:
-            await _Relay(database, redis, source, lease, woken).work()
+        try:
+            async with holding(database, f"relay/{source}") as lease:
+                await _Tenure(database, redis, source, lease, woken, told).work()
+        except Exception as error:
+            told.trouble = f"{type(error).__name__}: {error}"
+            raise
+
+    async def measure() -> None:
+        await told.measure()
+        await asyncio.sleep(MEASURE_SECONDS)
 
     outbox.wakers.add(woken.set)
     try:
-        async with running(f"relay of {source}", work):
-            yield
+        async with running(f"relay of {source}", work), running(f"measuring the outbox of {source}", measure):
+            yield told
     finally:
         outbox.wakers.discard(woken.set)
 
 
-class _Relay:
+class _Tenure:
     """One tenure of a relay: from taking the lease to losing it."""
 
-    def __init__(self, database: Database, redis: Redis, source: str, lease: Lease, woken: asyncio.Event) -> None:
+    def __init__(
+        self, database: Database, redis: Redis, source: str, lease: Lease, woken: asyncio.Event, told: Relay
+    ) -> None:
         self._database = database
         self._redis = redis
         self._source = source
         self._lease = lease
         self._woken = woken
+        self._told = told
         self._counter = 0
         self._tails: dict[int, StreamId] = {}
-        self._oldest: dict[str, int | None] = {}
+        self._asked_partitions: dict[int, StreamId] = {}
+        self._asked_keys: dict[str, int] = {}
+        self._replay_to = 0
+        """Up to this outbox_id unpublished rows may have been published before."""
+        self._replay_at = 0.0
+        self._tidy_at = time.monotonic() + TIDY_AFTER_SECONDS
 
     async def work(self) -> None:
         async with self._database.transaction() as rows:
             await self._find_tails(rows)
         await self._outrun_another_history()
-        poll_at = watch_at = tidy_at = time.monotonic()
+        await self._trim()
+        poll_at = watch_at = time.monotonic()
         while True:
             self._woken.clear()
             if time.monotonic() >= poll_at:
-                await self._answer_requests()
+                await self._take_requests()
                 poll_at = time.monotonic() + POLL_SECONDS
-            if await self._publish() == BATCH_ROWS:
-                continue
+            is_behind = await self._publish() == BATCH_ROWS
+            await self._replay()
             if time.monotonic() >= watch_at:
                 await self._mend_losses()
                 watch_at = time.monotonic() + WATCH_SECONDS
-            if time.monotonic() >= tidy_at:
+            self._told.trouble = ""
+            if is_behind or self._asked_partitions:
+                continue
+            if time.monotonic() >= self._tidy_at:
                 if await self._tidy() < TIDY_ROWS:
-                    tidy_at = time.monotonic() + TIDY_SECONDS
+                    self._tidy_at = time.monotonic() + TIDY_SECONDS
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(POLL_SECONDS):
+                async with asyncio.timeout(REPLAY_SECONDS if self._asked_keys or self._replay_to else POLL_SECONDS):
                     await self._woken.wait()
 
     async def _find_tails(self, rows: Connection) -> None:
@@ -133,6 +242,10 @@ class _Relay:
             PARTITIONS,
         )
         self._tails = {row["number"]: (row["stream_epoch"], row["stream_counter"]) for row in newest}
+        replay_to = await rows.fetchval(
+            "SELECT max(outbox_id) FROM outbox WHERE stream_epoch IS NULL AND stream_counter IS NOT NULL"
+        )
+        self._replay_to = replay_to or 0
 
     async def _outrun_another_history(self) -> None:
         """Start over with a higher epoch if Redis has ids beyond ours: Postgres was restored from an older copy."""
@@ -142,19 +255,33 @@ class _Relay:
                 await release_beyond(rows, self._lease, epoch)
             raise LeaseLost(self._lease)
 
+    async def _trim(self) -> None:
+        """Hold the streams to their bound. A full Redis refuses an append before it trims, but never this."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipeline.xtrim(stream_of(self._source, partition), maxlen=STREAM_ENTRIES_MAX, approximate=True)
+        await pipeline.execute()
+
     async def _publish(self) -> int:
-        """Send the next unpublished rows and mark them; how many there were."""
+        """Send the next rows that are new and mark them; how many there were."""
+        return await self._publish_where("stream_epoch IS NULL AND outbox_id > $1", self._replay_to)
+
+    async def _publish_where(self, condition: str, outbox_id: int) -> int:
         async with self._database.transaction() as rows:
             pending = await rows.fetch(
-                """
+                f"""
                 SELECT outbox_id, partition, key, sequence, user_id, kind, payload, create_time FROM outbox
-                WHERE stream_epoch IS NULL ORDER BY outbox_id LIMIT $1
+                WHERE {condition} ORDER BY outbox_id LIMIT $2
                 """,
+                outbox_id,
                 BATCH_ROWS,
             )
-        if not pending:
-            return 0
-        stream_ids = await self._send([(row["partition"], self._fields(row)) for row in pending])
+        if pending:
+            stream_ids = await self._send([(row["partition"], self._fields(row)) for row in pending])
+            await self._mark([row["outbox_id"] for row in pending], stream_ids)
+        return len(pending)
+
+    async def _mark(self, outbox_ids: Sequence[int], stream_ids: Sequence[StreamId]) -> None:
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
             await rows.execute(
@@ -164,10 +291,9 @@ class _Relay:
                 WHERE outbox.outbox_id = sent.outbox_id
                 """,
                 self._lease.epoch,
-                [row["outbox_id"] for row in pending],
+                outbox_ids,
                 [counter for _, counter in stream_ids],
             )
-        return len(pending)
 
     def _fields(self, row: Any) -> dict[str, bytes | str]:
         fact = Fact(
@@ -179,13 +305,9 @@ class _Relay:
             kind=row["kind"],
             payload=row["payload"],
         )
-        fields: dict[str, bytes | str] = {"f": fact.SerializeToString()}
-        if self._oldest.get(row["key"]) == row["sequence"]:
-            del self._oldest[row["key"]]
-            fields["o"] = "1"
-        return fields
+        return {"f": fact.SerializeToString()}
 
-    async def _send(self, entries: list[tuple[int, dict[str, bytes | str]]]) -> list[StreamId]:
+    async def _send(self, entries: Sequence[tuple[int, dict[str, bytes | str]]]) -> list[StreamId]:
         """Append the entries in order, in one round trip; their ids. A refusal is raised after the others were sent."""
         pipeline = self._redis.pipeline(transaction=False)
         stream_ids: list[StreamId] = []
@@ -220,38 +342,110 @@ class _Relay:
     async def _newest_ids(self, partitions: Iterable[int]) -> list[StreamId]:
         return await newest_ids(self._redis, [stream_of(self._source, partition) for partition in partitions])
 
-    async def _answer_requests(self) -> None:
-        """Have what readers miss published again, after an entry that says where it follows on."""
+    async def _take_requests(self) -> None:
+        """Take in what readers miss. Who gets no answer asks again."""
+        if len(self._asked_keys) >= REQUESTS_MAX:
+            return
         requests: Any = await self._redis.xrange(requests_of(self._source), count=REQUESTS_MAX)
         if not requests:
             return
-        partitions: dict[int, StreamId] = {}
-        keys: dict[str, int] = {}
+        await self._redis.xdel(requests_of(self._source), *(request_id for request_id, _ in requests))
         for _, fields in requests:
-            if b"partition" in fields:
-                partition, after = int(fields[b"partition"]), id_from(fields[b"after"])
-                partitions[partition] = min(after, partitions.get(partition, after))
+            request = _request_from(fields)
+            if isinstance(request, _OfPartition):
+                before = self._asked_partitions.get(request.partition, request.after)
+                self._asked_partitions[request.partition] = min(before, request.after)
+            elif isinstance(request, _OfKey):
+                self._asked_keys[request.key] = min(self._asked_keys.get(request.key, request.after), request.after)
             else:
-                key, sequence = fields[b"key"].decode(), int(fields[b"after"])
-                keys[key] = min(sequence, keys.get(key, sequence))
+                log.warning("a request for facts of %s makes no sense: %s", self._source, fields)
+
+    async def _replay(self) -> None:
+        """One more slice of what is to go out again."""
+        now = time.monotonic()
+        if self._asked_partitions:
+            await self._unpublish()
+        if now < self._replay_at:
+            return
+        if self._asked_keys:
+            self._replay_at = now + REPLAY_SECONDS
+            await self._answer_keys()
+        # What is taken back meanwhile would only be taken back again.
+        if self._replay_to and not self._asked_partitions:
+            self._replay_at = now + REPLAY_SECONDS
+            self._tidy_at = max(self._tidy_at, now + TIDY_AFTER_SECONDS)
+            if not await self._publish_where("stream_epoch IS NULL AND outbox_id <= $1", self._replay_to):
+                self._replay_to = 0
+
+    async def _unpublish(self) -> None:
+        """Take back UNPUBLISH_ROWS of what was published after what a reader has.
+
+        Once there is no more, an entry says where the reader goes on; from there it gets all of them. What is sent
+        before, it gets again.
+        """
+        partition, (epoch, counter) = next(iter(self._asked_partitions.items()))
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
-            for partition, (epoch, counter) in partitions.items():
-                await rows.execute(
-                    """
-                    UPDATE outbox SET stream_epoch = NULL
-                    WHERE partition = $1 AND (stream_epoch, stream_counter) > ($2::bigint, $3::bigint)
-                    """,
-                    partition,
-                    epoch,
-                    counter,
-                )
-            for key, after in keys.items():
-                self._oldest[key] = await rows.fetchval("SELECT min(sequence) FROM outbox WHERE key = $1", key)
-                await rows.execute("UPDATE outbox SET stream_epoch = NULL WHERE key = $1 AND sequence > $2", key, after)
-        self._tails.update(partitions)
-        await self._send([(partition, {}) for partition in partitions])
-        await self._redis.xdel(requests_of(self._source), *(request_id for request_id, _ in requests))
+            taken = await rows.fetch(
+                """
+                UPDATE outbox SET stream_epoch = NULL
+                FROM (SELECT outbox_id FROM outbox
+                      WHERE partition = $1 AND stream_epoch IS NOT NULL
+                      AND (stream_epoch, stream_counter) > ($2::bigint, $3::bigint)
+                      ORDER BY stream_epoch, stream_counter LIMIT $4) AS slice
+                WHERE outbox.outbox_id = slice.outbox_id RETURNING outbox.outbox_id
+                """,
+                partition,
+                epoch,
+                counter,
+                UNPUBLISH_ROWS,
+            )
+        self._replay_to = max(self._replay_to, *(row["outbox_id"] for row in taken), 0)
+        if len(taken) < UNPUBLISH_ROWS:
+            self._tails[partition] = self._asked_partitions.pop(partition)
+            await self._send([(partition, {})])
+
+    async def _answer_keys(self) -> None:
+        """Send a batch of what readers miss of some keys, all in its order, whether it was published before or not.
+
+        So a reader has caught up in the end, however fast the key goes on. If what a reader wants is gone, that is said.
+        """
+        async with self._database.transaction() as rows:
+            found = await rows.fetch(
+                """
+                SELECT asked.key AS asked_key, kept.* FROM unnest($1::text[], $2::bigint[])
+                WITH ORDINALITY AS asked (key, after, place) LEFT JOIN LATERAL (
+                  SELECT outbox_id, partition, key, sequence, user_id, kind, payload, create_time FROM outbox
+                  WHERE key = asked.key AND sequence > asked.after ORDER BY sequence LIMIT $3 + 1) AS kept ON true
+                ORDER BY asked.place, kept.sequence LIMIT $3 + 1
+                """,
+                list(self._asked_keys),
+                list(self._asked_keys.values()),
+                BATCH_ROWS,
+            )
+        entries: list[tuple[int, dict[str, bytes | str]]] = []
+        reached: dict[str, int] = {}
+        for row in found[:BATCH_ROWS]:
+            key = str(row["asked_key"])
+            before = reached.get(key, self._asked_keys[key])
+            if row["outbox_id"] is None:
+                entries.append((outbox.partition_of(key), {"g": key}))
+                reached[key] = before
+            else:
+                is_gone = row["sequence"] > before + 1
+                entries.append((row["partition"], {**self._fields(row), **({"o": "1"} if is_gone else {})}))
+                reached[key] = row["sequence"]
+        stream_ids = await self._send(entries)
+        sent = [
+            (row["outbox_id"], stream_id)
+            for row, stream_id in zip(found, stream_ids, strict=False)
+            if row["outbox_id"] is not None
+        ]
+        await self._mark([outbox_id for outbox_id, _ in sent], [stream_id for _, stream_id in sent])
+        for key in reached:
+            del self._asked_keys[key]
+        if len(found) > BATCH_ROWS and (key := found[BATCH_ROWS]["asked_key"]) in reached:
+            self._asked_keys[key] = reached[key]
 
     async def _tidy(self) -> int:
         """Forget published facts older than outbox.KEPT_DAYS, TIDY_ROWS at most; how many."""

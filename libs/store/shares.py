@@ -22,13 +22,17 @@ class Share:
         self._names = {f"{group}/{name}": name for name in names}
         self._owner = leases.new_owner()
         self._membership: Lease | None = None
-        self._good_until = 0.0
+        self._good_until = asyncio.get_running_loop().time() + leases.LEASE_SECONDS
         self._held: dict[str, Lease] = {}
+
+    @property
+    def is_renewed(self) -> bool:
+        return asyncio.get_running_loop().time() < self._good_until
 
     @property
     def held(self) -> dict[str, Lease]:
         """The leases held, by the name they were asked for; none when renewing has failed for too long."""
-        if asyncio.get_running_loop().time() >= self._good_until:
+        if not self.is_renewed:
             return {}
         return {self._names[name]: lease for name, lease in self._held.items()}
 

@@ -64,14 +64,14 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             running("revocations", revocations.follow),
             running("failed logins", partial(upkeep.tell_failed_logins, worker, settings.failed_logins_told_seconds)),
             running("purge", partial(upkeep.purge, worker)),
-            relay(worker, redis, settings.word),
+            relay(worker, redis, settings.word) as told,
         ):
             yield Service(
                 registers=[
                     partial(auth_pb2_grpc.add_AuthServiceServicer_to_server, servicer),
                     partial(auth_pb2_grpc.add_RevocationServiceServicer_to_server, RevocationServicer(revocations)),
                 ],
-                checks={"postgres": database.check, "redis": partial(connection.check, redis)},
+                checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},
             )
 
 

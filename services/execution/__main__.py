@@ -1,6 +1,6 @@
 """Starts the execution service: `python -m services.execution`."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -37,11 +37,10 @@ async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     ):
         async with worker.transaction() as rows:
             await check_revision(rows, settings.word)
-        async with relay(worker, redis, settings.word), carrying(worker, redis, settings) as (readers, venue):
-
-            async def check_facts() -> None:
-                if troubles := [trouble for reader in readers for trouble in reader.troubles.values()]:
-                    raise OrdersStuck("; ".join(troubles), dependency="facts")
+        async with (
+            relay(worker, redis, settings.word) as told,
+            carrying(worker, redis, settings) as (marketdata_facts, orders_facts, venue),
+        ):
 
             async def check_paper() -> None:
                 if venue.troubles:
@@ -53,10 +52,10 @@ async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                         execution_pb2_grpc.add_ExecutionServiceServicer_to_server, ExecutionServicer(worker, VENUES)
                     )
                 ],
-                checks={
-                    "postgres": worker.check,
-                    "redis": partial(connection.check, redis),
-                    "facts": check_facts,
+                checks={"postgres": worker.check, "redis": partial(connection.check, redis), "relay": told.check},
+                watched={
+                    "facts of marketdata": marketdata_facts.check,
+                    "facts of orders": orders_facts.check,
                     "paper": check_paper,
                 },
             )
@@ -65,7 +64,7 @@ async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
 @asynccontextmanager
 async def carrying(
     worker: Database, redis: Redis, settings: Settings
-) -> AsyncIterator[tuple[Sequence[FactReader], PaperVenue]]:
+) -> AsyncIterator[tuple[FactReader, FactReader, PaperVenue]]:
     """Follows orders and instruments, and carries orders to their venues, during the block."""
     rules = paper.PaperRules(
         patience_seconds=settings.paper_patience_seconds,
@@ -77,10 +76,10 @@ async def carrying(
             venues=VENUES, latency_ns=settings.paper_latency_milliseconds * MILLISECOND_NS, wake=venue.wake
         )
         async with (
-            reading(worker, redis, "marketdata", consumers.apply_instruments) as instrument_reader,
-            reading(worker, redis, "orders", orders.apply) as order_reader,
+            reading(worker, redis, "marketdata", consumers.apply_instruments) as marketdata_facts,
+            reading(worker, redis, "orders", orders.apply) as orders_facts,
         ):
-            yield (instrument_reader, order_reader), venue
+            yield marketdata_facts, orders_facts, venue
 
 
 if __name__ == "__main__":

@@ -43,10 +43,10 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         servicer = FeedServicer(
             database=database, start_feed=start_feed, replay_folder=settings.replay_folder, look=runner.look
         )
-        async with relay(worker, redis, settings.word), running("feeds", runner.run):
+        async with relay(worker, redis, settings.word) as told, running("feeds", runner.run):
             yield Service(
                 registers=[partial(feeds_pb2_grpc.add_FeedServiceServicer_to_server, servicer)],
-                checks={"postgres": database.check, "redis": partial(connection.check, redis)},
+                checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},
             )
 
 

@@ -37,8 +37,8 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         async with database.transaction() as rows:
             await check_revision(rows, settings.word)
         async with (
-            relay(worker, redis, settings.word),
-            reading(worker, redis, "feeds", apply_feeds_facts),
+            relay(worker, redis, settings.word) as told,
+            reading(worker, redis, "feeds", apply_feeds_facts) as feeds_facts,
             storing(worker, redis, interval_seconds=settings.store_interval_seconds),
             reading_ticks(redis) as hub,
             reading_candles(
@@ -64,7 +64,8 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             )
             yield Service(
                 registers=[partial(marketdata_pb2_grpc.add_MarketDataServiceServicer_to_server, servicer)],
-                checks={"postgres": database.check, "redis": partial(connection.check, redis)},
+                checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},
+                watched={"facts of feeds": feeds_facts.check},
             )
 
 

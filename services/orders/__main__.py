@@ -77,9 +77,9 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             async with (
                 batching(place, settings.batch_orders_max, settings.waiting_orders_max) as batches,
                 waking(redis) as hub,
-                relay(worker, redis, settings.word),
-                reading(worker, redis, "marketdata", consumers.apply_marketdata),
-                reading(worker, redis, "execution", apply_execution),
+                relay(worker, redis, settings.word) as told,
+                reading(worker, redis, "marketdata", consumers.apply_marketdata) as marketdata_facts,
+                reading(worker, redis, "execution", apply_execution) as execution_facts,
             ):
                 order_servicer = OrderServicer(
                     database, batches, use_cases.CancelOrder(now), hub, settings.stream_heartbeat_seconds
@@ -91,7 +91,11 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                         partial(orders_pb2_grpc.add_OrderServiceServicer_to_server, order_servicer),
                         partial(orders_pb2_grpc.add_PortfolioServiceServicer_to_server, portfolio_servicer),
                     ],
-                    checks={"postgres": database.check, "redis": partial(connection.check, redis)},
+                    checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},
+                    watched={
+                        "facts of marketdata": marketdata_facts.check,
+                        "facts of execution": execution_facts.check,
+                    },
                 )
 
 

@@ -87,7 +87,7 @@ class Stand:
     @asynccontextmanager
     async def running(self, worker: Database | None = None, **turned: Any) -> AsyncIterator[PaperVenue]:
         """One replica of execution; leaving the block stops it in whatever it is doing."""
-        async with carrying(worker or self.worker, self.redis, settings(**turned)) as (_, venue):
+        async with carrying(worker or self.worker, self.redis, settings(**turned)) as (_, _, venue):
             yield venue
 
     # What other services tell.

@@ -43,6 +43,7 @@ async def test_the_service_opens_and_its_dependencies_answer(postgres, database_
     own = settings(worker_database_url=postgres.url(database_name, "execution_worker"), redis_url=valkey.url)
     mesh: Any = None
     async with execution(own, mesh) as service:
-        assert set(service.checks) == {"postgres", "redis", "facts", "paper"}
-        for check in service.checks.values():
+        assert set(service.checks) == {"postgres", "redis", "relay"}
+        assert set(service.watched) == {"facts of marketdata", "facts of orders", "paper"}
+        for check in (*service.checks.values(), *service.watched.values()):
             await check()

@@ -3,16 +3,23 @@
 import asyncio
 from collections import defaultdict
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
+from redis.exceptions import ResponseError
+from tradeloom.orders.v1.events_pb2 import OrderChanged
 
-from libs.bus.facts import FactReader, reading
+from libs.bus import facts
+from libs.bus.facts import FactReader, FactsStuck, reading
 from libs.store import leases, outbox, relay
 from libs.store.database import Database, open_database
-from libs.store.leases import LeaseLost
+from libs.store.leases import Lease, LeaseLost
 from libs.store.outbox import PARTITIONS, Fact, partition_of
+from libs.store.relay import RelayStuck
 from libs.store.shares import Share
 
 SOURCE = "orders"
@@ -82,7 +89,7 @@ def notes() -> Notes:
 async def one_relay(worker, redis):
     """A relay without its loop, so that a test decides when it does what."""
     async with leases.holding(worker, f"relay/{SOURCE}") as lease:
-        tenure = relay._Relay(worker, redis, SOURCE, lease, asyncio.Event())
+        tenure = relay._Tenure(worker, redis, SOURCE, lease, asyncio.Event(), relay.Relay(worker, SOURCE))
         async with worker.transaction() as rows:
             await tenure._find_tails(rows)
         yield tenure
@@ -233,9 +240,7 @@ async def test_a_new_reader_starts_a_key_with_the_oldest_fact_kept(database, wor
         await until(sample, {"key": [8, 9, 10]})
 
 
-async def test_a_failure_rolls_back_is_tried_again_and_holds_up_no_other_partition(
-    database, worker, redis, sample, notes
-):
+async def test_a_failure_rolls_back_and_is_tried_again(database, worker, redis, sample, notes):
     bad, good = keys_of_different_partitions(2)
     notes.fail_on.add(bad)
     async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply) as reader:
@@ -253,18 +258,70 @@ async def test_a_failure_rolls_back_is_tried_again_and_holds_up_no_other_partiti
         assert reader.troubles == {}
 
 
+async def test_a_partition_that_waits_holds_up_no_other(database, worker, redis, sample, notes):
+    slow, *others = keys_of_different_partitions(4)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def apply(rows, told) -> None:
+        if told[0].key == slow:
+            begun.set()
+            await go_on.wait()
+        await notes.apply(rows, told)
+
+    async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, apply):
+        await tell(database, slow, 1)
+        await begun.wait()
+        for sequence in range(1, 6):
+            for key in others:
+                await tell(database, key, sequence)
+            await until(sample, {key: list(range(1, sequence + 1)) for key in others})
+        go_on.set()
+        await until(sample, {slow: [1], **{key: [1, 2, 3, 4, 5] for key in others}})
+
+
+async def test_a_batch_that_is_given_up_leaves_nothing_behind(database, worker, redis, sample, notes):
+    begun = asyncio.Event()
+
+    async def apply(rows, told) -> None:
+        await notes.apply(rows, told)
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with relay.relay(worker, redis, SOURCE):
+        async with reading(worker, redis, SOURCE, apply):
+            await tell(database, "key", 1)
+            await begun.wait()
+        assert await Notes.of(sample) == {}
+        async with reading(worker, redis, SOURCE, notes.apply):
+            await until(sample, {"key": [1]})
+
+
+def test_a_batch_ends_before_a_lease_does():
+    assert facts.APPLY_SECONDS < leases.LEASE_SECONDS
+
+
+@dataclass
+class Believed:
+    """The leases of one that stands still: it goes on believing in them."""
+
+    held: dict[str, Lease]
+
+
 async def test_a_reader_that_lost_its_lease_applies_nothing(database, worker, redis, sample, notes):
     async with relay.relay(worker, redis, SOURCE):
         share = Share(worker, f"facts/{SOURCE}", [str(number) for number in range(PARTITIONS)])
         await share.turn()
+        believed: Any = Believed(share.held)
         reader = FactReader(worker, redis, SOURCE, notes.apply)
-        await reader.step(share)
+        await reader.step(believed)
         superuser = await asyncpg.connect(sample.superuser_url)
         await superuser.execute("UPDATE sample.leases SET epoch = epoch + 1 WHERE name LIKE 'facts/%'")
         await superuser.close()
         await tell(database, "key", 1)
-        while not notes.attempts and not reader.troubles:
-            await reader.step(share)
+        async with asyncio.timeout(30):
+            while not notes.attempts and not reader.troubles:
+                await reader.step(believed)
+        await reader.close()
         assert "LeaseLost" in reader.troubles[partition_of("key")]
         assert notes.attempts == {}
 
@@ -287,6 +344,7 @@ async def test_two_readers_split_the_partitions_and_the_survivor_reads_on(databa
             async with asyncio.timeout(20):
                 while len(await Notes.of(sample)) < PARTITIONS:
                     await dying.step(victim)
+            await dying.close()
             assert notes.attempts
             assert other.attempts
             # From here on the first does nothing any more, as if killed: its leases expire.
@@ -347,3 +405,276 @@ async def test_a_reader_ahead_of_the_streams_begins_anew_and_repeats_nothing(dat
         async with reading(worker, redis, SOURCE, notes.apply):
             await tell(database, "key", 2)
             await until(sample, {"key": [1, 2]})
+
+
+# Updating is slow here, so that taking back all at once would last longer than the lease.
+SLOW_TO_TAKE_BACK = """
+    CREATE FUNCTION sample.wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN new; END';
+    CREATE TRIGGER wait BEFORE UPDATE ON sample.outbox FOR EACH ROW WHEN (new.stream_epoch IS NULL)
+    EXECUTE FUNCTION sample.wait()
+    """
+
+
+async def test_a_large_replay_neither_ends_the_relays_lease_nor_delays_what_is_new(
+    database, worker, redis, sample, monkeypatch
+):
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(relay, "UNPUBLISH_ROWS", 200, raising=False)
+    large, small = keys_of_different_partitions(2)
+    count = 3_000
+    superuser = await asyncpg.connect(sample.superuser_url)
+    async with relay.relay(worker, redis, SOURCE):
+        await tell(database, large, *range(1, count + 1))
+        of_large, of_small = (relay.stream_of(SOURCE, partition_of(key)) for key in (large, small))
+        async with asyncio.timeout(60):
+            while await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE stream_epoch IS NULL"):
+                await asyncio.sleep(0.05)
+        epoch = await superuser.fetchval("SELECT epoch FROM sample.leases")
+        published, _ = (await redis.xrevrange(of_large, count=1))[0]
+        await superuser.execute(SLOW_TO_TAKE_BACK)
+        await redis.xadd(relay.requests_of(SOURCE), {"partition": partition_of(large), "after": "0-0"})
+        async with asyncio.timeout(60):
+            while not await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE stream_epoch IS NULL"):
+                await asyncio.sleep(0.05)
+            await tell(database, small, 1)
+            while not await redis.exists(of_small):
+                await asyncio.sleep(0.01)
+        again = await redis.xrange(of_large, min=b"(" + published)
+        assert sum(b"f" in fields for _, fields in again) < count, "what is new came last"
+        async with asyncio.timeout(60):
+            while sum(b"f" in fields for _, fields in again) < count:
+                await asyncio.sleep(0.1)
+                again = await redis.xrange(of_large, min=b"(" + published)
+        assert again[0][1] == {b"p": b"0-0"}, "a reader goes on from what it has"
+        assert await superuser.fetchval("SELECT epoch FROM sample.leases") == epoch
+    await superuser.close()
+
+
+async def test_a_new_reader_catches_up_while_others_get_what_is_new(
+    database, worker, redis, sample, notes, monkeypatch
+):
+    """The order of a key holds although what goes out again takes turns with what is new."""
+    monkeypatch.setattr(relay, "BATCH_ROWS", 50)
+    monkeypatch.setattr(relay, "UNPUBLISH_ROWS", 50)
+    keys = keys_of_different_partitions(4)
+    async with relay.relay(worker, redis, SOURCE):
+        for key in keys:
+            await tell(database, key, *range(1, 301))
+        async with asyncio.timeout(20):
+            while sum([await redis.xlen(relay.stream_of(SOURCE, partition_of(key))) for key in keys]) < 1200:
+                await asyncio.sleep(0.05)
+        await redis.flushall()
+        async with reading(worker, redis, SOURCE, notes.apply):
+            for sequence in range(301, 341):
+                for key in keys:
+                    await tell(database, key, sequence)
+            await until(sample, {key: list(range(1, 341)) for key in keys}, seconds=60)
+
+
+async def test_a_request_that_makes_no_sense_stops_nothing(database, worker, redis, sample, notes):
+    for fields in (
+        {"partition": 99, "after": "0-0"},
+        {"partition": 1, "after": "x"},
+        {"partition": 1, "after": f"{2**63}-0"},
+        {"key": "a\0b", "after": 1},
+        {"key": b"\xff", "after": 1},
+        {"key": "key"},
+        {"nothing": 1},
+    ):
+        await redis.xadd(relay.requests_of(SOURCE), fields)
+    async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
+        async with asyncio.timeout(10):
+            while await redis.xlen(relay.requests_of(SOURCE)):
+                await asyncio.sleep(0.02)
+        await tell(database, "key", 1)
+        await until(sample, {"key": [1]})
+
+
+async def stuck_at(reader: FactReader, key: str, text: str) -> None:
+    """Wait until the reader says that key cannot go on, and why."""
+    async with asyncio.timeout(10):
+        while text not in reader.troubles.get(key, ""):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_key_whose_next_fact_is_gone_is_told_and_never_applied_wrongly(
+    database, worker, redis, sample, notes, caplog
+):
+    superuser = await asyncpg.connect(sample.superuser_url)
+    stream = relay.stream_of(SOURCE, partition_of("key"))
+    async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
+        await tell(database, "key", 1, 2, 3, 4, 5)
+        await until(sample, {"key": [1, 2, 3, 4, 5]})
+    await tell(database, "key", 6, 7, 8, 9, 10, 11, 12)
+    await superuser.execute("DELETE FROM sample.outbox WHERE sequence < 10")
+    async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply) as reader:
+        await stuck_at(reader, "key", "the oldest kept is 10")
+        with pytest.raises(FactsStuck, match="key: what follows on 5 is kept no more"):
+            await reader.check()
+        length = await redis.xlen(stream)
+        for sequence in range(13, 33):
+            await tell(database, "key", sequence)
+            async with asyncio.timeout(10):  # one by one, so that each is a batch
+                while await superuser.fetchval("SELECT ahead FROM sample.fact_positions") < sequence:
+                    await asyncio.sleep(0.02)
+        # It is asked for once or twice meanwhile, each time with what follows, not with every batch.
+        assert await redis.xlen(stream) - length < 20 + 3 * 23
+        assert caplog.text.count("cannot go on") == 1
+        assert await Notes.of(sample) == {"key": [1, 2, 3, 4, 5]}
+        # A person has settled what 6 to 9 said.
+        await superuser.execute("UPDATE sample.fact_positions SET sequence = 9")
+        await until(sample, {"key": [1, 2, 3, 4, 5, *range(10, 33)]})
+        assert reader.troubles == {}
+    await superuser.close()
+
+
+async def test_a_key_of_which_nothing_is_kept_any_more_is_told(database, worker, redis, sample, notes):
+    superuser = await asyncpg.connect(sample.superuser_url)
+    async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
+        await tell(database, "key", 1)
+        await until(sample, {"key": [1]})
+    await superuser.execute("DELETE FROM sample.outbox")
+    await superuser.execute("UPDATE sample.fact_positions SET ahead = 4")
+    async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply) as reader:
+        await stuck_at(reader, "key", "what follows on 1 is kept no more")
+        await tell(database, "key", 2, 3, 4)  # a teller put back to an older copy tells its own
+        await until(sample, {"key": [1, 2, 3, 4]})
+        assert reader.troubles == {}
+    await superuser.close()
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+async def test_a_relay_forgets_nothing_before_readers_had_time_to_ask(
+    is_old, database, worker, redis, sample, monkeypatch
+):
+    """After eight days without power, all the mesh starts at once."""
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await tell(database, "key", 1, 2, 3)
+    async with one_relay(worker, redis) as tenure:
+        await tenure._publish()
+    await superuser.execute("UPDATE sample.outbox SET create_time = now() - interval '8 days'")
+    if is_old:
+        monkeypatch.setattr(relay, "TIDY_AFTER_SECONDS", 0.0)
+    async with relay.relay(worker, redis, SOURCE), asyncio.timeout(10):
+        kept = 3
+        for sequence in range(4, 24):  # each wakes the relay for a turn or two
+            await tell(database, "key", sequence)
+            while await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE stream_epoch IS NULL"):
+                await asyncio.sleep(0.01)
+            kept = await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE sequence <= 3")
+            if not kept:
+                break
+    assert kept == (0 if is_old else 3)
+    await superuser.close()
+
+
+async def test_a_relay_holds_streams_to_their_bound_that_a_full_redis_would_not_trim(
+    database, worker, redis, sample, monkeypatch
+):
+    """A full Redis refuses XADD with the trimming in it."""
+    monkeypatch.setattr(relay, "STREAM_ENTRIES_MAX", 100)
+    stream = relay.stream_of(SOURCE, partition_of("key"))
+    for number in range(1, 1001):
+        await redis.xadd(stream, {"p": "0-0", "f": b"x" * 20_000}, id=f"0-{number}")
+    before = await redis.config_get("maxmemory", "maxmemory-policy")
+    try:
+        await redis.config_set("maxmemory-policy", "noeviction")
+        await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] - 1_000_000)
+        with pytest.raises(ResponseError, match="maxmemory"):
+            await redis.xadd(stream, {"p": "0-0"}, maxlen=100)
+        async with relay.relay(worker, redis, SOURCE):
+            await tell(database, "key", 1)
+            async with asyncio.timeout(20):
+                while not (await redis.xrevrange(stream, count=1))[0][1].get(b"f", b"").startswith(b"\n"):
+                    await asyncio.sleep(0.05)
+    finally:
+        for name, value in before.items():
+            await redis.config_set(name, value)
+
+
+def filled(message: Any) -> Any:
+    """The message with every field set, texts as long as an id."""
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type:
+            filled(getattr(message, field.name))
+        elif field.type == field.TYPE_STRING:
+            setattr(message, field.name, "1234567.12345678" if field.name == "value" else str(ANNA))
+        else:
+            setattr(message, field.name, 1)
+    return message
+
+
+async def test_an_entry_takes_less_memory_than_the_bound_reckons_with(database, worker, redis, sample):
+    """A large fact of ours, as the relay sends it, weighed by Redis itself."""
+    change = filled(OrderChanged())
+    async with database.transaction(ANNA) as rows:
+        told = [
+            Fact(
+                key="key",
+                sequence=n,
+                user_id=ANNA,
+                kind=change.DESCRIPTOR.full_name,
+                payload=change.SerializeToString(),
+            )
+            for n in range(1, 501)
+        ]
+        await outbox.add(rows, told)
+    async with one_relay(worker, redis) as tenure:
+        await tenure._publish()
+    stream = relay.stream_of(SOURCE, partition_of("key"))
+    assert await redis.memory_usage(stream, samples=0) / await redis.xlen(stream) <= relay.ENTRY_BYTES
+
+
+async def test_a_fact_that_cannot_be_applied_is_told_within_seconds(database, worker, redis, notes):
+    notes.fail_on.add("bad")
+    async with relay.relay(worker, redis, SOURCE) as told, reading(worker, redis, SOURCE, notes.apply) as reader:
+        await reader.check()
+        await tell(database, "bad", 1)
+        async with asyncio.timeout(10):
+            while not reader.troubles:
+                await asyncio.sleep(0.02)
+            with pytest.raises(FactsStuck, match="ZeroDivisionError"):
+                await reader.check()
+            while not gauge("tradeloom_facts_troubles") or not gauge("tradeloom_facts_lag_seconds"):
+                await asyncio.sleep(0.05)
+        await told.check()  # it has left, all the same
+
+
+async def test_an_unreachable_redis_is_told_within_seconds_by_reader_and_relay(
+    database, worker, redis, sample, notes, valkey, monkeypatch
+):
+    monkeypatch.setattr(relay, "STUCK_SECONDS", 2.0)
+    monkeypatch.setattr(relay, "MEASURE_SECONDS", 0.2)
+    async with relay.relay(worker, redis, SOURCE) as told, reading(worker, redis, SOURCE, notes.apply) as reader:
+        await tell(database, "key", 1)
+        await until(sample, {"key": [1]})
+        valkey.kill()
+        await tell(database, "key", 2)
+        async with asyncio.timeout(20):
+            while not reader.troubles:
+                await asyncio.sleep(0.02)
+            with pytest.raises(FactsStuck, match="Connection"):
+                await reader.check()
+            while not await is_stuck(told):
+                await asyncio.sleep(0.05)
+        assert "Connection" in told.trouble
+        assert gauge("tradeloom_outbox_waiting") == 1
+        assert gauge("tradeloom_outbox_waiting_seconds") > 1
+        valkey.start()
+        await until(sample, {"key": [1, 2]}, seconds=40)
+        async with asyncio.timeout(20):
+            while await is_stuck(told) or reader.troubles or gauge("tradeloom_outbox_waiting"):
+                await asyncio.sleep(0.05)
+
+
+async def is_stuck(told: relay.Relay) -> bool:
+    try:
+        await told.check()
+    except RelayStuck:
+        return True
+    return False
+
+
+def gauge(name: str) -> float:
+    return REGISTRY.get_sample_value(name, {"source": SOURCE}) or 0.0
