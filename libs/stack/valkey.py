@@ -20,7 +20,7 @@ from libs.stack.supervisor import Process, Supervisor
 OPERATOR = "stack"
 """May do everything: health checks, and people with the password file."""
 MEMORY_MAX = "1gb"
-"""Streams are trimmed far below this; beyond it writes are refused rather than facts forgotten."""
+"""Facts take less than half of it (see tests/shape/test_memory.py); beyond it writes are refused, nothing is evicted."""
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
