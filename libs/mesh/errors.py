@@ -39,10 +39,10 @@ CODES: dict[type[errors.Refusal], StatusCode] = {
     errors.Unavailable: StatusCode.UNAVAILABLE,
     Defect: StatusCode.INTERNAL,
 }
-# What a driver raises when its server is away, restarting or full; (exception, dependency).
+# What a driver raises when its server is away, restarting or full; (exception, dependency). Of asyncpg's InterfaceError
+# only libs.store.database can tell whether a connection was lost or a statement is wrong.
 AWAY: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.PostgresConnectionError, "postgres"),
-    (asyncpg.InterfaceError, "postgres"),
     (asyncpg.CannotConnectNowError, "postgres"),
     (asyncpg.AdminShutdownError, "postgres"),
     (asyncpg.CrashShutdownError, "postgres"),

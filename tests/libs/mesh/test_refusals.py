@@ -192,6 +192,26 @@ async def test_an_absent_dependency_is_unavailable_by_name(place, error, depende
     assert detail(caught.value, error_details_pb2.RetryInfo)
 
 
+async def test_a_wrong_statement_is_a_defect_and_no_outage_to_wait_for(place, database):
+    async def wrong(request, context) -> None:
+        async with database.transaction() as rows:
+            await rows.execute("SELECT $1::int", 1, 2)
+
+    async with serving_works(place, CreateAccount=wrong) as served:
+        code, info = refused(await refusal_of(served))
+    assert (code, info.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+
+
+async def test_a_lost_connection_to_postgres_is_an_outage(place, database):
+    async def cut_off(request, context) -> None:
+        async with database.transaction() as rows:
+            await rows.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    async with serving_works(place, CreateAccount=cut_off) as served:
+        code, info = refused(await refusal_of(served))
+    assert (code, info.metadata["dependency"]) == (grpc.StatusCode.UNAVAILABLE, "postgres")
+
+
 async def test_a_defect_tells_nothing_but_an_id_that_the_log_has_too(place):
     secret = "the text of a bug"
     with capture_logs([format_exc_info]) as logged:
