@@ -28,9 +28,16 @@ def key_of(token: str, parts: int) -> Sequence[str | int] | None:
         key = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (binascii.Error, ValueError):
         key = None
-    if not isinstance(key, list) or len(key) != parts or not all(isinstance(part, str | int) for part in key):
+    if not isinstance(key, list) or len(key) != parts or not all(map(_is_sound, key)):
         raise PageTokenInvalid({"page_token": "is not one that was given out"})
     return key
+
+
+def _is_sound(part: object) -> bool:
+    """Whether Postgres can be asked for it: no integer beyond its largest, no text that it cannot keep."""
+    if isinstance(part, str):
+        return "\0" not in part and part.encode(errors="replace").decode() == part
+    return isinstance(part, int) and -(2**63) <= part < 2**63
 
 
 def size_of(asked: int, usual: int) -> int:

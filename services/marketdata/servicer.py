@@ -20,6 +20,7 @@ CANDLES_USUAL = 500
 SNAPSHOT_USUAL = 100
 FORWARDS, BACKWARDS = "after", "before"
 MICROSECOND = timedelta(microseconds=1)
+MICROSECONDS_MAX = timedelta(days=700_000) // MICROSECOND  # from the epoch, either way: within what datetime can say
 
 
 class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
@@ -82,7 +83,11 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         before = time_from_proto(request.end_time) if request.HasField("end_time") else datetime.now(UTC)
         if page := pages.key_of(request.page_token, 2):
             direction, microseconds = page
-            if direction not in (FORWARDS, BACKWARDS) or not isinstance(microseconds, int):
+            if (
+                direction not in (FORWARDS, BACKWARDS)
+                or not isinstance(microseconds, int)
+                or abs(microseconds) > MICROSECONDS_MAX
+            ):
                 raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
             at = domain.EPOCH + microseconds * MICROSECOND
             start, before = (at, before) if direction == FORWARDS else (None, at)

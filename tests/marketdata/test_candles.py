@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.mesh.pages import token_after
 from libs.mesh.wire import timestamp
 from services.marketdata import candle_store, candle_stream
 from services.marketdata.candle_store import Head
@@ -151,6 +152,8 @@ async def test_a_token_that_was_not_given_out_and_an_unknown_instrument_are_refu
     await announce(installation, BTC)
     assert await refused(page(caller, page_token="x")) == "PAGE_TOKEN_INVALID"
     assert await refused(page(caller, page_token="WyJ4IiwgInkiXQ")) == "PAGE_TOKEN_INVALID"
+    for microseconds in (2**62, -(2**62)):  # no time at all
+        assert await refused(page(caller, page_token=token_after("after", microseconds))) == "PAGE_TOKEN_INVALID"
     assert await refused(page(caller, bar_size="2m")) == "INVALID_FIELDS"
     for cursor in ("x", f"{BTC}/5m@1.2", f"{BTC}/1m@1"):
         with pytest.raises(grpc.aio.AioRpcError):
