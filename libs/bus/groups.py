@@ -13,6 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from libs.errors import Exhausted
 from libs.store.background import running
 from libs.store.leases import new_owner
 
@@ -21,15 +22,36 @@ BLOCK_SECONDS = 1.0
 IDLE_SECONDS = 30.0  # above the longest a job may take: WORK_SECONDS
 WORK_SECONDS = 20.0
 DELIVERIES_MAX = 5
-STREAM_JOBS_MAX = 100_000
+STREAM_JOBS_MAX = 100_000  # that wait or are being done; beyond, put() refuses
+FULL_RETRY_SECONDS = 5.0
 DEAD_JOBS_MAX = 10_000
 
 log = logging.getLogger(__name__)
 
 
+# KEYS: stream. ARGV: payload, STREAM_JOBS_MAX. What is done is deleted, so the length is what is not; trimming would
+# drop the oldest undone. 0 if it is full.
+_PUT = """
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('XADD', KEYS[1], '*', 'j', ARGV[1])
+return 1
+"""
+
+
+class QueueFull(Exhausted):
+    """As many jobs wait as may."""
+
+
 async def put(redis: Redis, stream: str, payload: bytes) -> None:
-    """Leave a job for whichever replica is free."""
-    await redis.xadd(stream, {"j": payload}, maxlen=STREAM_JOBS_MAX, approximate=True)
+    """Leave a job for whichever replica is free; QueueFull if STREAM_JOBS_MAX are not done."""
+    asked: Any = redis.eval(_PUT, 1, stream, payload, STREAM_JOBS_MAX)
+    if not await asked:
+        raise QueueFull(
+            f"{STREAM_JOBS_MAX} jobs of {stream} are not done",
+            retry_after_seconds=FULL_RETRY_SECONDS,
+            limit=stream,
+            jobs_max=STREAM_JOBS_MAX,
+        )
 
 
 class Group:
