@@ -293,7 +293,6 @@ class FactReader:
                 await self._ask_for_partition(partition)
         await self._ask_for_missing_keys(now)
         LAG_SECONDS.labels(self._source).set(lag_seconds)
-        TROUBLES.labels(self._source).set(len(self.troubles))
 
     async def _ask_for_missing_keys(self, now: float) -> None:
         async with self._database.transaction() as rows:
@@ -335,6 +334,8 @@ async def reading(database: Database, redis: Redis, source: str, apply: Apply) -
             except Exception as error:
                 reader.trouble = f"{type(error).__name__}: {error}"
                 raise
+            finally:
+                TROUBLES.labels(source).set(len(reader.troubles))
 
         try:
             async with running(f"reading facts of {source}", work):

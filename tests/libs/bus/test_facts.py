@@ -422,7 +422,7 @@ async def test_a_large_replay_neither_ends_the_relays_lease_nor_delays_what_is_n
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
     monkeypatch.setattr(relay, "UNPUBLISH_ROWS", 200, raising=False)
     large, small = keys_of_different_partitions(2)
-    count = 3_000
+    count = 2_500
     superuser = await asyncpg.connect(sample.superuser_url)
     async with relay.relay(worker, redis, SOURCE):
         await tell(database, large, *range(1, count + 1))
@@ -659,6 +659,7 @@ async def test_an_unreachable_redis_is_told_within_seconds_by_reader_and_relay(
             while not await is_stuck(told):
                 await asyncio.sleep(0.05)
         assert "Connection" in told.trouble
+        assert gauge("tradeloom_facts_troubles") == 1
         assert gauge("tradeloom_outbox_waiting") == 1
         assert gauge("tradeloom_outbox_waiting_seconds") > 1
         valkey.start()
