@@ -25,7 +25,7 @@ from bench.rounds import Form, Report, Values, alternate, series
 from bench.stack import Stack
 from libs.cli.client import CALL_SECONDS, Metadata
 from libs.ids import uuid7
-from libs.money import down_to, plain
+from libs.money import divide, down_to, plain
 from libs.stack.credentials import OWNER
 from libs.stack.processes import child_environment
 
@@ -217,8 +217,8 @@ async def order_for(stack: Stack) -> orders_pb2.PlaceOrderRequest:
     instrument = found.instrument
     price = down_to(Decimal(str(quoted.quote.last_price)) * FAR, Decimal(instrument.tick_size.value))
     lot = Decimal(instrument.lot_size.value)
-    least = max(lot, Decimal(instrument.minimum_notional.value) / price)
-    quantity = (2 * least / lot).to_integral_value(ROUND_UP) * lot
+    least = max(lot, divide(Decimal(instrument.minimum_notional.value), price))
+    quantity = divide(2 * least, lot).to_integral_value(ROUND_UP) * lot
     return orders_pb2.PlaceOrderRequest(
         instrument_id=INSTRUMENT_ID,
         side=orders_pb2.ORDER_SIDE_BUY,
