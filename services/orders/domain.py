@@ -12,7 +12,7 @@ from enum import Enum
 from uuid import UUID
 
 from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
-from libs.money import CONTEXT, ZERO, divide, is_multiple, multiply, plain
+from libs.money import CONTEXT, ZERO, divide, is_multiple, multiply, plain, rounded
 
 
 class Side(Enum):
@@ -479,12 +479,15 @@ def protection_price(ticket: Ticket, instrument: Instrument, quote: Quote, fract
 
 
 def to_reserve(order: Order) -> Decimal:
-    """What the rest of an order may still cost: price and fee when buying, the asset itself when selling."""
+    """What the rest of an order may still cost: price and fee when buying, the asset itself when selling.
+
+    Rounded up at the 18th digit after the point, and what is paid is rounded down: never is too little set aside.
+    """
     if order.side is Side.SELL:
         return order.remaining
     price = order.limit_price or order.protection_price or ZERO
     notional = multiply(order.remaining, price)
-    return notional + multiply(notional, order.fee_rate)
+    return rounded(notional + multiply(notional, order.fee_rate), ROUND_UP)
 
 
 def request_cancel(state: AccountState, order: Order, now: datetime) -> Order:
@@ -558,7 +561,7 @@ def apply_fill(
     # What is done has nothing set aside; what goes on keeps what its rest may cost.
     reserved = to_reserve(filled) if filled.state in OPEN else ZERO
     state.add(order.reserved_asset, reserved=reserved - order.reserved)
-    settle(state, execution, notional, instrument)
+    settle(state, execution, rounded(notional, ROUND_DOWN), instrument)
     position = state.positions.get(order.instrument_id) or Position(instrument_id=order.instrument_id)
     state.positions[order.instrument_id] = traded(position, execution, now)
     state.executions.append(execution)
@@ -609,7 +612,7 @@ def traded(position: Position, execution: Execution, now: datetime) -> Position:
         average = divide(multiply(abs(before), average) + multiply(abs(signed), price), abs(after))
     else:
         closed = min(abs(before), abs(signed))
-        profit = multiply(closed, price - average if before > 0 else average - price)
+        profit = rounded(multiply(closed, price - average if before > 0 else average - price))
         if abs(signed) > abs(before):
             average = price
         elif after == 0:

@@ -14,12 +14,15 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus import feed
 from libs.mesh.wire import time_from_proto
+from libs.money import rounded
 from libs.store.background import running
 from libs.store.database import Database
 from services.orders import store
 from services.orders.domain import Instrument, Quote
 
 INSTRUMENTS_SECONDS = 1.0
+PRICE_MAX = 1e18
+"""What a decimal of the contract can still say."""
 
 
 class Market:
@@ -63,8 +66,8 @@ class Market:
 
 
 def price(value: float) -> Decimal | None:
-    """The shortest text of the double, which is what the venue printed; 0 means none."""
-    return Decimal(repr(value)) if value else None
+    """The shortest text of the double, which is what the venue printed, to 18 digits after the point; 0 means none."""
+    return rounded(Decimal(repr(value))) or None if 0 < value < PRICE_MAX else None
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Protocol
 from uuid import UUID
 
 from libs.errors import Refusal, RequestIdReused
-from libs.money import ZERO, multiply
+from libs.money import ZERO, multiply, rounded
 from libs.store.requests import RequestKey
 from services.orders import domain
 from services.orders.domain import (
@@ -182,7 +182,7 @@ def value(position: Position, quote: Quote | None) -> ValuedPosition:
     mark = None
     if quote is not None:
         mark = (quote.bid if position.quantity > 0 else quote.ask) or quote.last
-    profit = multiply(position.quantity, mark - position.average_price) if mark is not None else None
+    profit = rounded(multiply(position.quantity, mark - position.average_price)) if mark is not None else None
     return ValuedPosition(position=position, mark_price=mark, unrealized_profit=profit)
 
 
@@ -199,6 +199,6 @@ def appraise(
         asset, worth = balance.asset, balance.total
         if (instrument := market.pricing(asset)) and (quote := market.quote(instrument.instrument_id, now)):
             price = quote.bid or quote.last or ZERO
-            asset, worth = instrument.quote_asset, multiply(worth, price)
+            asset, worth = instrument.quote_asset, rounded(multiply(worth, price))
         equity[asset] = equity.get(asset, ZERO) + worth
     return Portfolio(account=account, balances=balances, positions=valued, equity=equity)

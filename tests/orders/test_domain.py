@@ -2,17 +2,20 @@
 
 from collections import defaultdict
 from copy import deepcopy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
+from fractions import Fraction
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from libs.errors import Refusal
-from services.orders import domain
+from libs.errors import Invalid, Refusal
+from libs.money import plain, rounded
+from services.orders import domain, market, use_cases
 from services.orders.domain import (
     MOVES,
     OPEN,
@@ -152,6 +155,94 @@ def test_a_refused_order_names_its_reason_and_changes_nothing(asked, other, reas
     assert state == before
 
 
+def test_a_feeder_whose_clock_is_a_little_ahead_gives_fresh_prices():
+    state = account_with(USDT="1000")
+    quote = Quote(bid=None, ask=None, last=Decimal(1), market_time=NOW, age_seconds=-domain.CLOCK_SKEW_SECONDS_MAX)
+    assert place(state, ticket(quantity="2", price=None), quote=quote).state is State.PENDING_NEW
+
+
+def test_an_order_off_both_grids_names_both_fields_and_the_first_reason():
+    with pytest.raises(Invalid) as refused:
+        place(account_with(USDT="1000"), ticket(quantity="0.0005", price="100.001"))
+    assert refused.value.reason == "QUANTITY_OFF_LOT"
+    assert refused.value.violations == {
+        "quantity": "must be a multiple of 0.001",
+        "limit_price": "must be a multiple of 0.01",
+    }
+    assert refused.value.metadata == {
+        "quantity": "0.0005",
+        "lot_size": "0.001",
+        "price": "100.001",
+        "tick_size": "0.01",
+    }
+
+
+# As long as the contract lets a decimal be.
+LONG = st.decimals(min_value="0.000000000000000001", max_value="999999999999999999.999999999999999999", places=18)
+FINEST = replace(
+    BTC,
+    tick_size=Decimal("1e-18"),
+    lot_size=Decimal("1e-18"),
+    minimum_notional=Decimal(0),
+    maker_fee_rate=Decimal("0.000000000000000001"),
+    taker_fee_rate=Decimal("0.123456789012345678"),
+)
+
+
+def sums_of(state: AccountState) -> set[Fraction]:
+    """What each asset's entries of each transaction add up to."""
+    return {
+        sum((Fraction(entry.amount) for entry in transaction.entries if entry.asset == asset), Fraction(0))
+        for transaction in state.transactions
+        for asset in {entry.asset for entry in transaction.entries}
+    }
+
+
+@given(LONG)
+def test_a_starting_balance_is_kept_to_its_last_digit_and_its_ledger_sums_to_zero(amount: Decimal):
+    account = Account(
+        account_id=uuid4(), user_id=uuid4(), name="a", mode=Mode.PAPER, kind=AccountKind.CASH, create_time=NOW
+    )
+    state = domain.open_account(account, [("USDT", amount)], NOW)
+    assert str(state.balance("USDT").total) == str(amount)
+    assert sums_of(state) == {0}
+
+
+@given(LONG, LONG, st.decimals(min_value=0, max_value=1, places=18), st.booleans())
+def test_however_long_the_numbers_a_trade_sums_to_zero_and_fits_what_was_set_aside(
+    quantity: Decimal, price: Decimal, share: Decimal, buys: bool
+):
+    # More than any client can have, so that no order is refused.
+    state = account_with(USDT=f"{10**37}", BTC=f"{10**37}")
+    started = {asset: Fraction(balance.total) for asset, balance in state.balances.items()}
+    side = Side.BUY if buys else Side.SELL
+    order = place(state, ticket(side, str(quantity), str(price)), instrument=FINEST)
+    assert Fraction(order.reserved) >= Fraction(quantity) * (Fraction(price) if buys else 1)
+    first = max(Decimal("1e-18"), rounded(quantity * share, ROUND_DOWN))
+    for number, part in enumerate((first, quantity - first)):
+        if part:
+            told = fill_of(order, str(part), str(price), fill_id=str(number))
+            order = domain.apply_fill(state, order, told, FINEST, execution_id=uuid4(), now=NOW)
+    assert order.state is State.FILLED
+    assert sums_of(state) == {0}
+    ledger: dict[str, Fraction] = defaultdict(Fraction, started)
+    for transaction in state.transactions:
+        for entry in transaction.entries:
+            assert is_sayable(entry.amount)
+            if entry.book == "account":
+                ledger[entry.asset] += Fraction(entry.amount)
+    assert {asset: Fraction(balance.total) for asset, balance in state.balances.items()} == ledger
+    assert {balance.reserved for balance in state.balances.values()} == {0}
+    spent = started["USDT"] - ledger["USDT"]
+    assert (spent if buys else -spent) <= Fraction(quantity) * Fraction(price)
+
+
+def is_sayable(value: Decimal) -> bool:
+    """Whether it has at most as many digits after the point as the contract's decimals."""
+    exponent = value.normalize().as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -18
+
+
 def test_a_limit_order_without_a_quote_may_fill_at_the_first_tick_there_is():
     order = place(account_with(USDT="1000"), ticket(), quote=None)
     assert order.market_time == domain.EPOCH
@@ -232,6 +323,39 @@ def test_a_position_averages_in_realises_out_and_turns():
         (-3, 105, 0),  # 20 + 2 * (105 - 115), then short 3 at 105
         (0, 0, 15),  # 3 * (105 - 100)
     ]
+
+
+def test_profits_have_no_more_digits_than_the_contract_allows():
+    position = Position(instrument_id=BTC.instrument_id)
+    for side, quantity, price in [
+        (Side.BUY, "0.1", "47000.01"),
+        (Side.BUY, "0.2", "47000.02"),
+        (Side.SELL, "0.15", "47001.55"),
+    ]:
+        position = domain.traded(position, execution(side, quantity, price), NOW)
+    # The average is 47000.01666…67, so the profit has 20 digits before it is rounded.
+    assert plain(position.realized_profit) == "0.23"
+    mark = Quote(bid=Decimal("47001.55"), ask=None, last=None, market_time=NOW, age_seconds=0)
+    valued = use_cases.value(position, mark)
+    assert valued.unrealized_profit is not None
+    assert is_sayable(position.realized_profit)
+    assert is_sayable(valued.unrealized_profit)
+
+
+@pytest.mark.parametrize(
+    ("told", "price"),
+    [
+        (0.1, Decimal("0.1")),
+        (1.2345678901234567e-05, Decimal("0.000012345678901235")),
+        (0.0, None),
+        (4e-19, None),
+        (-1.0, None),
+        (1e18, None),
+        (float("nan"), None),
+    ],
+)
+def test_a_quotes_price_is_one_that_the_contract_can_say_or_none(told, price):
+    assert market.price(told) == price
 
 
 class AccountMachine(RuleBasedStateMachine):

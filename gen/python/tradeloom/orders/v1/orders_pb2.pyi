@@ -491,7 +491,7 @@ class Balance(_message.Message):
 
     @_builtins.property
     def reserved(self) -> _decimal_pb2.Decimal:
-        """What open orders have set aside."""
+        """What open orders have set aside, rounded up to 18 digits after the point."""
 
     @_builtins.property
     def available(self) -> _decimal_pb2.Decimal:
@@ -567,7 +567,9 @@ class Position(_message.Message):
 
     @_builtins.property
     def realized_profit(self) -> _decimal_pb2.Decimal:
-        """What closed quantity made, in the quote asset, without fees."""
+        """What closed quantity made, in the quote asset, without fees; of each fill rounded to 18 digits
+        after the point.
+        """
 
     @_builtins.property
     def fees(self) -> _decimal_pb2.Decimal:
@@ -575,11 +577,13 @@ class Position(_message.Message):
 
     @_builtins.property
     def unrealized_profit(self) -> _decimal_pb2.Decimal:
-        """What closing now would make, in the quote asset, without fees; unset without a price."""
+        """What closing now would make, in the quote asset, without fees, rounded to 18 digits after the
+        point; unset without a price.
+        """
 
     @_builtins.property
     def mark_price(self) -> _decimal_pb2.Decimal:
-        """The price it is valued at; unset when there is none."""
+        """The price it is valued at, rounded to 18 digits after the point; unset when there is none."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
@@ -1247,7 +1251,8 @@ class GetPortfolioResponse(_message.Message):
     @_builtins.property
     def equity(self) -> _containers.RepeatedCompositeFieldContainer[Global___Amount]:
         """What everything is worth, by asset: what some instrument prices counts in that instrument's
-        quote asset, at the price it could be sold at now; everything else counts as itself.
+        quote asset, at the price it could be sold at now and rounded to 18 digits after the point;
+        everything else counts as itself.
         """
 
     def __init__(

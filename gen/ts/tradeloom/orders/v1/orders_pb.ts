@@ -339,7 +339,7 @@ export type Balance = Message<"tradeloom.orders.v1.Balance"> & {
   total?: Decimal | undefined;
 
   /**
-   * What open orders have set aside.
+   * What open orders have set aside, rounded up to 18 digits after the point.
    *
    * @generated from field: tradeloom.type.v1.Decimal reserved = 3;
    */
@@ -416,7 +416,8 @@ export type Position = Message<"tradeloom.orders.v1.Position"> & {
   averagePrice?: Decimal | undefined;
 
   /**
-   * What closed quantity made, in the quote asset, without fees.
+   * What closed quantity made, in the quote asset, without fees; of each fill rounded to 18 digits
+   * after the point.
    *
    * @generated from field: tradeloom.type.v1.Decimal realized_profit = 4;
    */
@@ -430,14 +431,15 @@ export type Position = Message<"tradeloom.orders.v1.Position"> & {
   fees?: Decimal | undefined;
 
   /**
-   * What closing now would make, in the quote asset, without fees; unset without a price.
+   * What closing now would make, in the quote asset, without fees, rounded to 18 digits after the
+   * point; unset without a price.
    *
    * @generated from field: tradeloom.type.v1.Decimal unrealized_profit = 6;
    */
   unrealizedProfit?: Decimal | undefined;
 
   /**
-   * The price it is valued at; unset when there is none.
+   * The price it is valued at, rounded to 18 digits after the point; unset when there is none.
    *
    * @generated from field: tradeloom.type.v1.Decimal mark_price = 7;
    */
@@ -1149,7 +1151,8 @@ export type GetPortfolioResponse = Message<"tradeloom.orders.v1.GetPortfolioResp
 
   /**
    * What everything is worth, by asset: what some instrument prices counts in that instrument's
-   * quote asset, at the price it could be sold at now; everything else counts as itself.
+   * quote asset, at the price it could be sold at now and rounded to 18 digits after the point;
+   * everything else counts as itself.
    *
    * @generated from field: repeated tradeloom.orders.v1.Amount equity = 4;
    */
