@@ -90,6 +90,8 @@ MOVES: dict[tuple[State, Kind], State] = {
 
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# So much may a feeder's clock be ahead of ours. A quote from further ahead may have any age: a clock was set back.
+CLOCK_SKEW_SECONDS_MAX = 1.0
 
 
 class AccountNotFound(NotFound):
@@ -438,22 +440,24 @@ def place(
 
 
 def check_grid(ticket: Ticket, instrument: Instrument) -> None:
+    """Names every field that is off its grid; the reason is the first one's."""
+    reasons: list[type[Invalid]] = []
+    violations: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     if not is_multiple(ticket.quantity, instrument.lot_size):
-        raise QuantityOffLot(
-            {"quantity": f"must be a multiple of {plain(instrument.lot_size)}"},
-            quantity=plain(ticket.quantity),
-            lot_size=plain(instrument.lot_size),
-        )
+        reasons.append(QuantityOffLot)
+        violations["quantity"] = f"must be a multiple of {plain(instrument.lot_size)}"
+        metadata |= {"quantity": plain(ticket.quantity), "lot_size": plain(instrument.lot_size)}
     if ticket.limit_price is not None and not is_multiple(ticket.limit_price, instrument.tick_size):
-        raise PriceOffTick(
-            {"limit_price": f"must be a multiple of {plain(instrument.tick_size)}"},
-            price=plain(ticket.limit_price),
-            tick_size=plain(instrument.tick_size),
-        )
+        reasons.append(PriceOffTick)
+        violations["limit_price"] = f"must be a multiple of {plain(instrument.tick_size)}"
+        metadata |= {"price": plain(ticket.limit_price), "tick_size": plain(instrument.tick_size)}
+    if reasons:
+        raise reasons[0](violations, **metadata)
 
 
 def fresh(quote: Quote | None, ticket: Ticket, limits: Limits) -> Quote:
-    if quote is None or quote.age_seconds > limits.quote_age_seconds_max:
+    if quote is None or not -CLOCK_SKEW_SECONDS_MAX <= quote.age_seconds <= limits.quote_age_seconds_max:
         age = "never" if quote is None else f"{quote.age_seconds:.1f}"
         raise NoFreshPrice(
             f"no quote of {ticket.instrument_id} in the last {limits.quote_age_seconds_max:g} s",

@@ -136,6 +136,11 @@ def test_a_market_sell_is_protected_from_below():
         ),
         (
             ticket(price=None),
+            {"quote": Quote(bid=None, ask=None, last=Decimal(1), market_time=NOW, age_seconds=-1.5)},
+            "NO_FRESH_PRICE",
+        ),
+        (
+            ticket(price=None),
             {"quote": Quote(bid=None, ask=None, last=None, market_time=NOW, age_seconds=0.0)},
             "NO_FRESH_PRICE",
         ),

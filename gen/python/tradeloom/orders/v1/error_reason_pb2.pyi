@@ -35,7 +35,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PRICE_OFF_TICK: _ErrorReason.ValueType  # 5
     """INVALID_ARGUMENT: the price is not a multiple of the tick size. Metadata: price "1.005", tick_size "0.01"."""
     ERROR_REASON_QUANTITY_OFF_LOT: _ErrorReason.ValueType  # 6
-    """INVALID_ARGUMENT: the quantity is not a multiple of the lot size. Metadata: quantity, lot_size."""
+    """INVALID_ARGUMENT: the quantity is not a multiple of the lot size. Metadata: quantity, lot_size;
+    if the price is off its tick too, that is a violation of its own, with price and tick_size.
+    """
     ERROR_REASON_NOTIONAL_TOO_SMALL: _ErrorReason.ValueType  # 7
     """FAILED_PRECONDITION: price times quantity is below the least. Metadata: notional, minimum_notional."""
     ERROR_REASON_INSUFFICIENT_BALANCE: _ErrorReason.ValueType  # 8
@@ -43,7 +45,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: asset, needed, available.
     """
     ERROR_REASON_NO_FRESH_PRICE: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none.
+    """FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none. One from
+    the future is none either: a clock was set back, and its age is not known.
     Metadata: instrument_id, age_seconds.
     """
     ERROR_REASON_ORDER_DONE: _ErrorReason.ValueType  # 10
@@ -71,7 +74,9 @@ ERROR_REASON_INSTRUMENT_HALTED: ErrorReason.ValueType  # 4
 ERROR_REASON_PRICE_OFF_TICK: ErrorReason.ValueType  # 5
 """INVALID_ARGUMENT: the price is not a multiple of the tick size. Metadata: price "1.005", tick_size "0.01"."""
 ERROR_REASON_QUANTITY_OFF_LOT: ErrorReason.ValueType  # 6
-"""INVALID_ARGUMENT: the quantity is not a multiple of the lot size. Metadata: quantity, lot_size."""
+"""INVALID_ARGUMENT: the quantity is not a multiple of the lot size. Metadata: quantity, lot_size;
+if the price is off its tick too, that is a violation of its own, with price and tick_size.
+"""
 ERROR_REASON_NOTIONAL_TOO_SMALL: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION: price times quantity is below the least. Metadata: notional, minimum_notional."""
 ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 8
@@ -79,7 +84,8 @@ ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 8
 Metadata: asset, needed, available.
 """
 ERROR_REASON_NO_FRESH_PRICE: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none.
+"""FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none. One from
+the future is none either: a clock was set back, and its age is not known.
 Metadata: instrument_id, age_seconds.
 """
 ERROR_REASON_ORDER_DONE: ErrorReason.ValueType  # 10

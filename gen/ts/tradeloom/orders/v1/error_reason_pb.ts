@@ -60,7 +60,8 @@ export enum ErrorReason {
   PRICE_OFF_TICK = 5,
 
   /**
-   * INVALID_ARGUMENT: the quantity is not a multiple of the lot size. Metadata: quantity, lot_size.
+   * INVALID_ARGUMENT: the quantity is not a multiple of the lot size. Metadata: quantity, lot_size;
+   * if the price is off its tick too, that is a violation of its own, with price and tick_size.
    *
    * @generated from enum value: ERROR_REASON_QUANTITY_OFF_LOT = 6;
    */
@@ -82,7 +83,8 @@ export enum ErrorReason {
   INSUFFICIENT_BALANCE = 8,
 
   /**
-   * FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none.
+   * FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none. One from
+   * the future is none either: a clock was set back, and its age is not known.
    * Metadata: instrument_id, age_seconds.
    *
    * @generated from enum value: ERROR_REASON_NO_FRESH_PRICE = 9;
