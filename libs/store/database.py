@@ -13,7 +13,7 @@ from libs.errors import Unavailable
 ACQUIRE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
-LOCK_SECONDS = 5
+LOCK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 60  # a process that stands still does not hold its locks for ever
 
 # Of these only the state of the connection tells whether it was lost.
@@ -28,7 +28,7 @@ _UNREACHABLE = (
     asyncpg.OperatorInterventionError,  # the server stops, or is starting
     asyncpg.InsufficientResourcesError,
 )
-_LOST_RACES = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.LockNotAvailableError)
+_LOST_RACES = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 
 class DatabaseUnavailable(Unavailable):
@@ -36,6 +36,10 @@ class DatabaseUnavailable(Unavailable):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, dependency="postgres")
+
+
+class StillLocked(DatabaseUnavailable):
+    """Another transaction holds what this one waited for, and did not let go in time."""
 
 
 class Connection(asyncpg.Connection):
@@ -65,8 +69,13 @@ class Database:
         self._pool = pool
 
     @asynccontextmanager
-    async def transaction(self, *user_ids: UUID) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, *user_ids: UUID, snapshot: bool = False, lock_seconds: float = LOCK_SECONDS
+    ) -> AsyncIterator[Connection]:
         """Run the block in one transaction that sees and writes only what belongs to user_ids (or to nobody).
+
+        With snapshot it only reads, and all its statements see the moment it began. It waits for no lock longer than
+        lock_seconds: then StillLocked.
 
         Beginning takes one round trip. Leaving the block commits; an exception, also a cancellation, rolls back.
         DatabaseUnavailable when Postgres does not answer: nothing was changed, or, if it was lost while committing,
@@ -79,13 +88,15 @@ class Database:
         rows = cast("Connection", held)
         rows.take_after_commit()  # what a transaction that failed had left
         try:
-            await rows.execute(_beginning(user_ids))
+            await rows.execute(_beginning(user_ids, snapshot, lock_seconds))
             yield rows
             # Postgres answers COMMIT of a failed transaction with ROLLBACK, and no error.
             if await rows.execute("COMMIT") != "COMMIT":
                 raise asyncpg.InFailedSQLTransactionError("an error in this transaction was swallowed; it rolled back")
             for callback in rows.take_after_commit():
                 callback()
+        except asyncpg.LockNotAvailableError as error:
+            raise StillLocked("another transaction holds what is needed") from error
         except _LOST_RACES as error:
             raise DatabaseUnavailable("another transaction was in the way") from error
         except _UNREACHABLE as error:
@@ -132,7 +143,7 @@ async def open_database(url: str, connections_max: int = 10) -> AsyncIterator[Da
             server_settings={
                 "timezone": "UTC",
                 "jit": "off",
-                "lock_timeout": f"{LOCK_SECONDS}s",
+                "lock_timeout": f"{round(LOCK_SECONDS * 1000)}ms",
                 "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
             },
         )
@@ -162,7 +173,10 @@ def _cut(held: asyncpg.pool.PoolConnectionProxy) -> None:
         held.terminate()
 
 
-def _beginning(user_ids: tuple[UUID, ...]) -> str:
+def _beginning(user_ids: tuple[UUID, ...], snapshot: bool, lock_seconds: float) -> str:
     # Several statements in one round trip take no parameters; UUID() admits nothing that could break out.
     listed = ",".join(str(UUID(str(user_id))) for user_id in user_ids)
-    return f"BEGIN; SELECT set_config('app.user_ids', '{listed}', true)"
+    begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if snapshot else "BEGIN"
+    # Nothing is to be set where it is as every connection has it; and 0 would mean for ever.
+    lock = "" if lock_seconds == LOCK_SECONDS else f"; SET LOCAL lock_timeout = {max(1, round(lock_seconds * 1000))}"
+    return f"{begin}; SELECT set_config('app.user_ids', '{listed}', true){lock}"

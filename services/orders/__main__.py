@@ -15,12 +15,12 @@ from libs.ids import uuid7
 from libs.mesh.server import Mesh, Service, run
 from libs.store import requests
 from libs.store.bulk import Together
-from libs.store.database import Connection, open_database
+from libs.store.database import LOCK_SECONDS, Connection, Database, open_database
 from libs.store.relay import relay
 from libs.store.requests import RequestKey
 from libs.store.revisions import check_revision
 from services.orders import consumers, use_cases, wire
-from services.orders.batches import batching
+from services.orders.batches import Bounds, Patience, batching
 from services.orders.domain import Limits, Order
 from services.orders.hub import waking
 from services.orders.market import following_market, now
@@ -30,6 +30,7 @@ from services.orders.store import AccountStore
 from services.orders.use_cases import Placing
 
 WORKER_CONNECTIONS_MAX = 10
+SOME_LOCK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,28 @@ class AnswerStore:
 
     async def add(self, answers: Mapping[RequestKey, bytes]) -> None:
         await requests.add(self.writes, answers)
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceTogether:
+    """Places a batch in one transaction of its users."""
+
+    database: Database
+    place_orders: use_cases.PlaceOrders
+
+    async def __call__(self, placings: Sequence[Placing], patience: Patience) -> list[bytes | Refusal]:
+        user_ids = {placing.key.user_id for placing in placings}
+        seconds = SOME_LOCK_SECONDS if patience is Patience.SOME else LOCK_SECONDS
+        async with self.database.transaction(*user_ids, lock_seconds=seconds) as rows:
+            writes = Together(rows)
+            outcomes = await self.place_orders(
+                AccountStore(rows, writes),
+                AnswerStore(rows, writes),
+                placings,
+                skip_locked=patience is Patience.NONE,
+            )
+            await writes.send()
+            return outcomes
 
 
 def place_answer(order: Order) -> bytes:
@@ -63,19 +86,15 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         async with database.transaction() as rows:
             await check_revision(rows, settings.word)
         async with following_market(database, redis, settings.quote_poll_seconds) as market:
-            place_orders = use_cases.PlaceOrders(market, limits, place_answer, uuid7, now)
-
-            async def place(placings: Sequence[Placing]) -> list[bytes | Refusal]:
-                user_ids = {placing.key.user_id for placing in placings}
-                async with database.transaction(*user_ids) as rows:
-                    writes = Together(rows)
-                    outcomes = await place_orders(AccountStore(rows, writes), AnswerStore(rows, writes), placings)
-                    await writes.send()
-                    return outcomes
-
+            place = PlaceTogether(database, use_cases.PlaceOrders(market, limits, place_answer, uuid7, now))
+            bounds = Bounds(
+                batch_max=settings.batch_orders_max,
+                waiting_max=settings.waiting_orders_max,
+                locked_max=settings.locked_accounts_max,
+            )
             apply_execution = consumers.ApplyExecution(uuid7, now)
             async with (
-                batching(place, settings.batch_orders_max, settings.waiting_orders_max) as batches,
+                batching(place, bounds) as batches,
                 waking(redis) as hub,
                 relay(worker, redis, settings.word) as told,
                 reading(worker, redis, "marketdata", consumers.apply_marketdata) as marketdata_facts,

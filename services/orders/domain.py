@@ -11,7 +11,7 @@ from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from enum import Enum
 from uuid import UUID
 
-from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
+from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
 from libs.money import CONTEXT, ZERO, divide, is_multiple, multiply, plain, rounded
 
 
@@ -144,6 +144,10 @@ class TooManyAccounts(Exhausted):
 
 class TooBusy(Exhausted):
     reason = "TOO_BUSY"
+
+
+class AccountLocked(Unavailable):
+    """Another transaction is at work on the account; who asked not to wait for it gets this."""
 
 
 class IllegalMove(Exception):

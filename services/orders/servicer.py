@@ -124,11 +124,10 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
     async def _acknowledge(
         self, request: orders_pb2.StreamOrderEventsRequest, user_id: UUID
     ) -> tuple[orders_pb2.StreamOrderEventsResponse, int]:
-        async with self._database.transaction(user_id) as rows:
-            # Locked for this moment, so that the orders are those of exactly that sequence.
-            states = await AccountStore(rows).lock([UUID(request.account_id)])
+        # Of one moment, so that the orders are those of exactly that sequence.
+        async with self._database.transaction(user_id, snapshot=True) as rows:
             account = await own_account(rows, request.account_id)
-            sequence = states[account.account_id].account.account_sequence
+            sequence = account.account_sequence
             orders = [] if request.after_cursor else await store.open_orders(rows, account.account_id)
         if request.after_cursor:
             sequence = sequence_from(request.after_cursor, sequence)
@@ -181,9 +180,8 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
         )
 
     async def GetPortfolio(self, request, context):
-        async with self._database.transaction(identity.current().user_id) as rows:
-            # Balances and positions of one moment.
-            await AccountStore(rows).lock([UUID(request.account_id)])
+        # Balances and positions of one moment.
+        async with self._database.transaction(identity.current().user_id, snapshot=True) as rows:
             account = await own_account(rows, request.account_id)
             if account.account_sequence < request.min_revision:
                 raise RevisionNotReached("the account is not yet that new; retry", revision=account.account_sequence)

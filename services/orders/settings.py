@@ -16,7 +16,8 @@ class Settings(ServiceSettings):
     quote_poll_seconds: float = 0.1
     # How far beyond the quote a market order may trade, as a fraction of the price.
     market_protection: Decimal = Decimal("0.05")
-    # Orders that share one transaction, and those that may wait for the next.
+    # Orders that share one transaction, and those that may be on their way.
     batch_orders_max: int = 100
     waiting_orders_max: int = 2_000
-    place_deadline_seconds: float = 10.0
+    # Accounts that others have locked and that are waited for at once; each takes a database connection.
+    locked_accounts_max: int = 4

@@ -128,6 +128,8 @@ ACCOUNT_FIELDS = ", ".join(field.name for field in fields(Account))
 LOCK_ACCOUNTS = (
     f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = ANY($1::uuid[]) ORDER BY account_id FOR UPDATE"
 )
+LOCK_FREE_ACCOUNTS = f"{LOCK_ACCOUNTS} SKIP LOCKED"
+READ_OWNERS = "SELECT account_id, user_id FROM accounts WHERE account_id = ANY($1::uuid[])"
 READ_BALANCES = "SELECT account_id, asset, total, reserved FROM balances WHERE account_id = ANY($1::uuid[])"
 COUNT_EVENTS = """
     UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders
@@ -199,8 +201,17 @@ class AccountStore:
 
     async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]:
         """The accounts, locked in the order of their ids, with their balances as they are under the lock."""
-        wanted = list(account_ids)
-        found = await self.rows.fetch(LOCK_ACCOUNTS, wanted)
+        return await self._states(await self.rows.fetch(LOCK_ACCOUNTS, list(account_ids)))
+
+    async def lock_free(self, account_ids: Iterable[UUID]) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]:
+        """The same without waiting: those that can be had at once, and whose the others are that exist."""
+        wanted = set(account_ids)
+        states = await self._states(await self.rows.fetch(LOCK_FREE_ACCOUNTS, list(wanted)))
+        locked = wanted - states.keys()
+        found = await self.rows.fetch(READ_OWNERS, list(locked)) if locked else []
+        return states, {row["account_id"]: row["user_id"] for row in found}
+
+    async def _states(self, found: Sequence[Record]) -> dict[UUID, AccountState]:
         states = {row["account_id"]: AccountState(account=account_from(row)) for row in found}
         for row in await self.rows.fetch(READ_BALANCES, list(states)):
             balance = Balance(asset=row["asset"], total=row["total"], reserved=row["reserved"])

@@ -32,6 +32,7 @@ class Accounts(Protocol):
     async def add_account(self, state: AccountState) -> None: ...
     async def count_accounts(self, user_id: UUID) -> int: ...
     async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]: ...
+    async def lock_free(self, account_ids: Iterable[UUID]) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]: ...
     async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None: ...
     async def save(self, states: Sequence[AccountState]) -> None: ...
 
@@ -89,7 +90,8 @@ class Placing:
 class PlaceOrders:
     """Places a batch in one transaction, one outcome for each; a refused order leaves the others alone.
 
-    An outcome is the serialized answer, new or of the first time, or the refusal.
+    An outcome is the serialized answer, new or of the first time, or the refusal. With skip_locked, accounts that
+    somebody else has locked are not waited for: AccountLocked.
     """
 
     market: Market
@@ -99,30 +101,36 @@ class PlaceOrders:
     now: Callable[[], datetime]
 
     async def __call__(
-        self, accounts: Accounts, answers: Answers, placings: Sequence[Placing]
+        self, accounts: Accounts, answers: Answers, placings: Sequence[Placing], *, skip_locked: bool = False
     ) -> list[bytes | Refusal]:
-        states = await accounts.lock({placing.ticket.account_id for placing in placings})
+        named = {placing.ticket.account_id for placing in placings}
+        states, owners = await accounts.lock_free(named) if skip_locked else (await accounts.lock(named), {})
         # Under the lock: an equal request that was first has committed by now.
         used = dict(await answers.find([placing.key for placing in placings]))
-        seen: dict[tuple[UUID, str, str], RequestKey] = {}
         new: dict[RequestKey, bytes] = {}
+        # Only what was accepted uses its request_id; after a refusal another body may have it.
+        accepted: dict[tuple[UUID, str, str], RequestKey] = {}
         outcomes: list[bytes | Refusal] = []
         for placing in placings:
             key = placing.key
-            first = seen.setdefault((key.user_id, key.method, key.request_id), key)
-            if first.digest != key.digest:
-                outcomes.append(RequestIdReused("the request_id was used before with another body"))
-                continue
-            if (before := used.get(key) or new.get(key)) is not None:
+            request = (key.user_id, key.method, key.request_id)
+            if owners.get(placing.ticket.account_id) == key.user_id:
+                outcomes.append(domain.AccountLocked("the account is busy; retry", dependency="orders"))
+            elif before := used.get(key) or new.get(key):
                 outcomes.append(before)
-                continue
-            try:
-                order = self._place(states.get(placing.ticket.account_id), placing)
-            except Refusal as refusal:
-                outcomes.append(refusal)
+            elif request in accepted:
+                outcomes.append(
+                    RequestIdReused("the request_id was used before with another body", request_id=key.request_id)
+                )
             else:
-                new[key] = self.answer(order)
-                outcomes.append(new[key])
+                try:
+                    order = self._place(states.get(placing.ticket.account_id), placing)
+                except Refusal as refusal:
+                    outcomes.append(refusal)
+                else:
+                    accepted[request] = key
+                    new[key] = self.answer(order)
+                    outcomes.append(new[key])
         if new:
             await accounts.save(list(states.values()))
             await answers.add(new)

@@ -4,7 +4,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from libs.store.database import Connection, Database, DatabaseUnavailable, open_database, plain_url
+from libs.store.database import Connection, Database, DatabaseUnavailable, StillLocked, open_database, plain_url
 from tests.sample import Sample
 from tests.servers import free_port
 
@@ -122,6 +122,31 @@ async def test_a_transaction_takes_one_round_trip_to_begin_and_one_to_commit(sam
         async with database.transaction(ANNA) as rows:
             pass
         assert [query.query.split(";")[0] for query in queries] == ["BEGIN", "COMMIT"]
+
+
+async def test_a_snapshot_sees_one_moment_and_writes_nothing(database):
+    async with database.transaction(ANNA, snapshot=True) as rows:
+        assert await seen(rows) == set()
+        await write(database, ANNA)
+        assert await seen(rows) == set()
+        with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+            await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
+        await rows.execute("ROLLBACK; BEGIN")
+    async with database.transaction(ANNA, snapshot=True) as rows:
+        assert await seen(rows) == {ANNA}
+
+
+async def test_a_lock_is_waited_for_as_long_as_is_said_and_the_next_transaction_as_long_as_usual(sample: Sample):
+    async with open_database(sample.rpc_url, connections_max=1) as database:
+        await write(database, ANNA)
+        superuser = await asyncpg.connect(sample.superuser_url)
+        await superuser.execute("BEGIN; SELECT * FROM sample.notes FOR UPDATE")
+        with pytest.raises(StillLocked):
+            async with database.transaction(ANNA, lock_seconds=0.05) as rows:
+                await rows.execute("UPDATE notes SET text = 'y'")
+        await superuser.close()
+        async with database.transaction(ANNA) as rows:
+            assert await rows.fetchval("SHOW lock_timeout") == "5s"
 
 
 async def test_a_wrong_statement_is_no_outage(database):
