@@ -28,6 +28,7 @@ from libs.store.background import running
 from libs.store.database import Connection, Database
 from libs.store.leases import Lease, LeaseLost, fence, holding, release_beyond
 from libs.store.outbox import PARTITIONS
+from libs.store.requests import purging
 
 BATCH_ROWS = 500
 STREAM_ENTRIES_MAX = 5_000  # of one partition; what is trimmed is still in the outbox
@@ -156,9 +157,9 @@ class Relay:
 
 @asynccontextmanager
 async def relay(database: Database, redis: Redis, source: str) -> AsyncIterator[Relay]:
-    """Relay the outbox of source during the block. database is of the worker role.
+    """Relay the outbox of source, and purge its request keys, during the block. database is of the worker role.
 
-    Every replica runs one; the holder of a lease works and the others stand by.
+    Every replica runs one; the holder of a lease relays and the others stand by.
     """
     woken = asyncio.Event()
     told = Relay(database, source)
@@ -177,7 +178,12 @@ async def relay(database: Database, redis: Redis, source: str) -> AsyncIterator[
 
     outbox.wakers.add(woken.set)
     try:
-        async with running(f"relay of {source}", work), running(f"measuring the outbox of {source}", measure):
+        # Whoever has an outbox has request keys too: here no service can forget them.
+        async with (
+            running(f"relay of {source}", work),
+            running(f"measuring the outbox of {source}", measure),
+            purging(database),
+        ):
             yield told
     finally:
         outbox.wakers.discard(woken.set)

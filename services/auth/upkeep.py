@@ -3,7 +3,6 @@
 import asyncio
 from uuid import UUID
 
-from libs.store import requests
 from libs.store.database import Database
 from services.auth import store
 from services.auth.store import IdentityStore
@@ -30,5 +29,4 @@ async def tell_failed_logins_of(worker: Database, user_id: UUID) -> None:
 async def purge(worker: Database) -> None:
     async with worker.transaction() as rows:
         await store.purge(rows)
-    await requests.purge(worker)
     await asyncio.sleep(PURGE_SECONDS)
