@@ -11,7 +11,7 @@ from tradeloom.type.v1 import fact_pb2
 
 from libs.store.background import running
 from libs.store.outbox import PARTITIONS
-from libs.store.relay import stream_of
+from libs.store.relay import id_text, newest_ids, stream_of
 
 BLOCK_MILLISECONDS = 1_000
 READ_FACTS = 500
@@ -23,9 +23,13 @@ class Hub:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self._ids: dict[str, bytes | str] = dict.fromkeys((stream_of("orders", n) for n in range(PARTITIONS)), "$")
+        self._ids: dict[str, bytes | str] = {}
 
     async def follow(self) -> None:
+        if not self._ids:
+            names = [stream_of("orders", number) for number in range(PARTITIONS)]
+            # From here on by id, also where nothing happens: "$" would miss what comes between two reads.
+            self._ids = dict(zip(names, map(id_text, await newest_ids(self._redis, names)), strict=True))
         streams: Any = self._ids
         found: Any = await self._redis.xread(streams, count=READ_FACTS, block=BLOCK_MILLISECONDS)
         for stream, entries in found or ():
