@@ -1,0 +1,207 @@
+"""Another user's accounts and orders do not exist: over the wire, and in the tables."""
+
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from tradeloom.orders.v1 import orders_pb2
+
+from libs.edge import contract
+from libs.ids import uuid7
+from libs.store.database import open_database
+from services.orders import store
+from services.orders.store import AccountStore
+from tests.mesh import Installation, Served
+from tests.orders.stand import Trader, Venue, accepted, filled, limit, refusal, select, sequences, steps, trader
+
+NAMING = {"account_id", "order_id"}
+OWNED = {
+    "accounts",
+    "balances",
+    "trading_orders",
+    "trading_executions",
+    "order_events",
+    "positions",
+    "ledger_entries",
+    "request_keys",
+    "outbox",
+}
+
+
+def calls(caller: Trader, account_id: str, order_id: str) -> dict[str, Any]:
+    """Every RPC that names an account or an order, and how the caller asks for these."""
+    orders, portfolios = caller.orders, caller.portfolios
+    return {
+        "PlaceOrder": (orders.PlaceOrder, limit(account_id)),
+        "CancelOrder": (orders.CancelOrder, orders_pb2.CancelOrderRequest(request_id="x", order_id=order_id)),
+        "GetOrder": (orders.GetOrder, orders_pb2.GetOrderRequest(order_id=order_id)),
+        "ListOrders": (orders.ListOrders, orders_pb2.ListOrdersRequest(account_id=account_id)),
+        "ListExecutions": (
+            orders.ListExecutions,
+            orders_pb2.ListExecutionsRequest(account_id=account_id, order_id=order_id),
+        ),
+        "StreamOrderEvents": (
+            orders.StreamOrderEvents,
+            orders_pb2.StreamOrderEventsRequest(account_id=account_id, after_cursor="0"),
+        ),
+        "GetPortfolio": (portfolios.GetPortfolio, orders_pb2.GetPortfolioRequest(account_id=account_id)),
+        "ListPositions": (portfolios.ListPositions, orders_pb2.ListPositionsRequest(account_id=account_id)),
+    }
+
+
+NAMING_RPCS = sorted(
+    method.name
+    for method in contract.methods()
+    if method.service.startswith("tradeloom.orders.") and NAMING & set(method.descriptor.input_type.fields_by_name)
+)
+
+
+async def answer(call: Any) -> Any:
+    """The answer, or the first message of a stream."""
+    return await call.read() if hasattr(call, "read") else await call
+
+
+@pytest.mark.parametrize("name", NAMING_RPCS)
+async def test_anothers_account_or_order_is_not_found(orders: Served, name: str):
+    anna, bert = await trader(orders), await trader(orders)
+    order = await anna.place()
+    # Hers are there, so that it is not found for another reason.
+    method, request = calls(anna, anna.account_id, order.order_id)[name]
+    assert await answer(method(request, metadata=anna.metadata, timeout=20))
+    method, request = calls(bert, anna.account_id, order.order_id)[name]
+    refused = await refusal(answer(method(request, metadata=bert.metadata, timeout=20)))
+    named = "order" if name in ("CancelOrder", "GetOrder") else "account"
+    assert (refused.code, refused.reason) == ("NOT_FOUND", f"{named.upper()}_NOT_FOUND")
+    assert refused.metadata == {f"{named}_id": order.order_id if named == "order" else anna.account_id}
+    # The same words as for one that nobody has.
+    method, request = calls(bert, (nobodys := str(uuid7())), nobodys)[name]
+    unknown = await refusal(answer(method(request, metadata=bert.metadata, timeout=20)))
+    assert (unknown.code, unknown.reason) == (refused.code, refused.reason)
+    assert unknown.metadata == {f"{named}_id": nobodys}
+    assert [each.state for each in (await anna.list_orders()).orders].count(orders_pb2.ORDER_STATE_PENDING_NEW) == (
+        2 if name == "PlaceOrder" else 0 if name == "CancelOrder" else 1
+    )
+
+
+async def test_an_order_of_ones_own_is_found_in_no_other_account_of_ones_own(orders: Served):
+    anna = await trader(orders)
+    second = await trader(orders, user_id=anna.user_id)
+    order = await anna.place()
+    assert (await second.list_orders()).orders == []
+    assert (await second.list_executions(order_id=order.order_id)).executions == []
+    assert (await anna.list_orders()).orders == [order]
+
+
+async def test_lists_of_accounts_hold_the_callers_alone(orders: Served):
+    anna, bert = await trader(orders), await trader(orders)
+    found = await bert.portfolios.ListAccounts(orders_pb2.ListAccountsRequest(), metadata=bert.metadata)
+    assert [account.account_id for account in found.accounts] == [bert.account_id]
+    assert anna.account_id != bert.account_id
+
+
+@pytest.fixture
+async def traded(orders: Served, venue: Venue) -> Trader:
+    """Somebody with rows in every table."""
+    anna = await trader(orders)
+    order = await anna.place()
+    stream = anna.events("0")
+    await venue.tell(anna, accepted(order), filled(order, "0.1", 100, fee="0.01"))
+    assert sequences(await steps(stream, 4)) == [0, 1, 2, 3]
+    stream.cancel()
+    return anna
+
+
+async def test_every_table_with_a_user_has_row_security_that_holds(installation: Installation, traded: Trader):
+    tables = await select(
+        installation,
+        """
+        SELECT relname, relrowsecurity AND relforcerowsecurity AS is_secured FROM pg_class
+        JOIN pg_attribute ON attrelid = pg_class.oid
+        WHERE relnamespace = 'orders'::regnamespace AND relkind = 'r' AND attname = 'user_id' AND NOT attisdropped
+        """,
+    )
+    assert {row["relname"]: row["is_secured"] for row in tables} == dict.fromkeys(OWNED, True)
+    anna, bert = traded.user_id, uuid7()
+    # The worker reads the whole outbox, to relay it.
+    relayed = {("worker", "outbox")}
+    for role in ("rpc", "worker"):
+        async with open_database(installation.url(f"orders_{role}"), 1) as database:
+            for table in OWNED:
+                if (role, table) == ("rpc", "outbox"):
+                    continue  # it may not read it at all
+                counts = []
+                for users in [(anna,), (bert,), (), (anna, bert)]:
+                    async with database.transaction(*users) as rows:
+                        counts.append(await rows.fetchval(f"SELECT count(*) FROM {table}"))
+                hers, his, nobodys, both = counts
+                assert hers > 0, (role, table)
+                assert both == hers, (role, table)
+                if (role, table) not in relayed:
+                    assert (his, nobodys) == (0, 0), (role, table)
+
+
+@pytest.mark.parametrize("role", ["rpc", "worker"])
+async def test_no_role_writes_rows_of_a_user_its_transaction_does_not_name(
+    installation: Installation, traded: Trader, role: str
+):
+    bert = uuid7()
+    async with open_database(installation.url(f"orders_{role}"), 1) as database:
+        for table in ("accounts", "balances", "trading_orders"):
+            async with database.transaction(bert) as rows:
+                assert await rows.execute(f"UPDATE {table} SET user_id = user_id") == "UPDATE 0"
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+            async with database.transaction(bert) as rows:
+                await rows.execute(
+                    "INSERT INTO balances VALUES ($1, 'USDT', $2, 1000000, 0)", UUID(traded.account_id), traded.user_id
+                )
+
+
+async def test_what_the_service_reads_uses_an_index_under_row_security(installation: Installation, traded: Trader):
+    """The rows of an account are found by the account; so the policy is checked on a few rows, and needs no index."""
+    many = {
+        "accounts": "gen_random_uuid(), gen_random_uuid(), 'n', 'paper', 'cash', 0, 0, now()",
+        "balances": "account_id, 'X', user_id, 0, 0",
+        "positions": "account_id, 'X', user_id, 0, 0, 0, 0, now()",
+        "order_events": "account_id, 1, user_id, '', now()",
+        "trading_executions": "gen_random_uuid(), user_id, account_id, gen_random_uuid(), 'X', 'buy', 1, 1, 0, 'X', true, '1', now()",
+        "trading_orders": """
+            gen_random_uuid(), user_id, account_id, 'X', 'buy', 'limit', 'gtc', 1, 1, NULL, 'filled', 0, 0, 0,
+            'X', 'X', 0, 0, '', now(), now(), now(), 1
+            """,
+    }
+    async with installation.connect() as superuser:
+        await superuser.execute("SET search_path = orders")
+        for table, values in many.items():
+            source = "generate_series(1, 20000)" if table == "accounts" else "accounts WHERE name = 'n'"
+            await superuser.execute(f"INSERT INTO {table} SELECT {values} FROM {source}")
+            await superuser.execute(f"ANALYZE {table}")
+    account_id = UUID(traded.account_id)
+    async with open_database(installation.url("orders_rpc"), 1) as database:
+        async with database.transaction(traded.user_id) as rows:
+            accounts = AccountStore(rows)
+            await accounts.lock([account_id])
+            await accounts.lock_free([account_id])
+            states = await accounts.lock([account_id])
+            orders = await store.list_orders(rows, account_id, states=[], instrument_id="", before=None, limit=50)
+            order_id = orders[0].order_id
+            await accounts.load_orders(states, [order_id])
+            await accounts.load_trading(states, ["some fill"])
+            await store.find_account(rows, account_id)
+            await store.list_accounts(rows, traded.user_id, UUID(int=0), 50)
+            await store.account_of_order(rows, order_id)
+            await store.find_order(rows, order_id)
+            await store.open_orders(rows, account_id)
+            await store.list_executions(rows, account_id, order_id=None, before=None, limit=50)
+            await store.list_executions(rows, account_id, order_id=order_id, before=None, limit=50)
+            await store.balances(rows, account_id)
+            await store.list_positions(rows, account_id, include_flat=True, after="", limit=50)
+            await store.events_after(rows, account_id, 0)
+            found = await rows.fetch(
+                "SELECT relname, seq_tup_read, idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = ANY($1)",
+                list(many),
+            )
+    for row in found:
+        assert row["seq_tup_read"] == 0, row
+        assert 0 < row["idx_tup_fetch"] < 100, row
+    assert {row["relname"] for row in found} == set(many)
