@@ -391,7 +391,9 @@ class Execution(_message.Message):
     """The venue's id of the fill."""
     @_builtins.property
     def price(self) -> _decimal_pb2.Decimal:
-        """At this price, in the quote asset."""
+        """At this price, in the quote asset; price times quantity is what changes hands, rounded down to 18
+        digits after the point.
+        """
 
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:

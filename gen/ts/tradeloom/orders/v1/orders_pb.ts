@@ -206,7 +206,8 @@ export type Execution = Message<"tradeloom.orders.v1.Execution"> & {
   side: OrderSide;
 
   /**
-   * At this price, in the quote asset.
+   * At this price, in the quote asset; price times quantity is what changes hands, rounded down to 18
+   * digits after the point.
    *
    * @generated from field: tradeloom.type.v1.Decimal price = 6;
    */
