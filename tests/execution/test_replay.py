@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from libs.money import CONTEXT
 from tests import recorded
 from tests.execution.stand import Stand, Trader, at, decimal, instrument, limit
 
@@ -31,7 +32,7 @@ def expected_fills(trades: pl.DataFrame, order: dict[str, Any]) -> list[tuple[in
     left, fills = Decimal(order["quantity"]), []
     later = trades.filter(pl.col("timestamp") >= order["active_milliseconds"]).select("timestamp", "price", "amount")
     for place, (time, price, amount) in enumerate(later.iter_rows()):
-        traded = Decimal(str(price)).quantize(TICK)
+        traded = Decimal(str(price)).quantize(TICK, context=CONTEXT)
         if bound is None or (traded < bound if buys else traded > bound):
             quantity = min(left, Decimal(int(amount)))
             maker = bound is not None and place > 0
@@ -48,13 +49,13 @@ def some_order(trades: pl.DataFrame, chance: random.Random) -> dict[str, Any]:
     assert isinstance(first, int)
     assert isinstance(last, int)
     active = chance.randint(first, last - (last - first) // 10)
-    near = Decimal(str(trades.filter(pl.col("timestamp") >= active)["price"][0])).quantize(TICK)
+    near = Decimal(str(trades.filter(pl.col("timestamp") >= active)["price"][0])).quantize(TICK, context=CONTEXT)
     side, quantity = chance.choice(["BUY", "SELL"]), chance.choice([10, 1_000, 60_000])
     order: dict[str, Any] = {"active_milliseconds": active, "market_time": at(active)}
     if chance.random() < 0.2:
         return {**order, "quantity": quantity, "side": 1 if side == "BUY" else 2}
     offset = TICK * chance.randint(-15_000, 15_000) / 1000
-    return {**limit(side, quantity, (near + offset).quantize(TICK)), **order}
+    return {**limit(side, quantity, (near + offset).quantize(TICK, context=CONTEXT)), **order}
 
 
 async def test_orders_on_a_replay_fill_at_the_trades_that_the_file_says(stand: Stand, trades: pl.DataFrame):

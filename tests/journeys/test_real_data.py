@@ -18,7 +18,7 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.cli.client import sign_in
 from libs.mesh.channel import open_edge_channel
-from libs.money import plain
+from libs.money import CONTEXT, plain
 from tests import recorded
 from tests.stack import Stack
 
@@ -83,7 +83,7 @@ def expected_fills(trades: pl.DataFrame, order: orders_pb2.Order) -> list[tuple[
     active = order.market_time.ToMilliseconds()
     later = trades.filter(pl.col("timestamp") >= active).select("timestamp", "price", "amount")
     for place, (time, price, amount) in enumerate(later.iter_rows()):
-        traded = Decimal(str(price)).quantize(TICK)
+        traded = Decimal(str(price)).quantize(TICK, context=CONTEXT)
         if left and (traded < limit if buys else traded > limit):
             quantity = min(left, Decimal(int(amount)))
             fills.append((time, limit if place else traded, quantity))
@@ -121,7 +121,7 @@ async def test_recorded_trades_drive_ticks_bars_and_fills(stack: Stack) -> None:
         quote = await first_quote(market, session, instrument.instrument_id)
         placed: list[orders_pb2.Order] = []
         for side, factor in ((orders_pb2.ORDER_SIDE_BUY, "0.99"), (orders_pb2.ORDER_SIDE_SELL, "1.02")):
-            limit = (Decimal(str(quote.last_price)) * Decimal(factor)).quantize(TICK)
+            limit = (Decimal(str(quote.last_price)) * Decimal(factor)).quantize(TICK, context=CONTEXT)
             place = orders_pb2.PlaceOrderRequest(
                 request_id=str(uuid4()),
                 account_id=account.account_id,
