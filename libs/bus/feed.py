@@ -7,7 +7,7 @@ are sent; `s`, the sequence of its first tick, by which a reader sees that somet
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio import Redis
@@ -184,10 +184,16 @@ async def read_back(redis: Redis, instrument_id: str, before: Cursor | None, *, 
 
 
 def after(entry: Entry, cursor: Cursor) -> Entry:
-    """The entry without the ticks up to cursor, for a reader that resumes inside it; else the entry itself."""
+    """The entry without what is up to cursor, for a reader that resumes inside it; else the entry itself.
+
+    All of it may be: when Redis has forgotten the newest batches, a feeder makes them again, under a higher epoch and
+    the numbers they had. Then an entry without a batch is left, whose cursor has that epoch.
+    """
     skipped = cursor.sequence + 1 - entry.first_sequence
     if skipped <= 0:
         return entry
+    if entry.cursor.sequence <= cursor.sequence:
+        return Entry(replace(cursor, epoch=entry.cursor.epoch), cursor.sequence + 1, b"")
     response = StreamTicksResponse.FromString(entry.response)
     for batch in response.batches:
         del batch.ticks[:skipped]

@@ -31,7 +31,8 @@ class Progress:
 class Line(ABC):
     """Numbers the events of one instrument in the order of its source.
 
-    What was cut counts as done only after `acknowledge`: before, nobody knows whether Redis has it.
+    Each tick and each book takes one sequence, however they are cut into batches: so what has to be made again, because
+    Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows whether Redis has it.
     """
 
     def __init__(
@@ -94,8 +95,8 @@ class Line(ABC):
 
     def _batch(self, ticks: list[Tick], book: Book | None, now_ns: int) -> Batch:
         first_sequence = self._previous.sequence + 1
-        # A batch that brings only a book takes one sequence of its own.
-        cursor = Cursor(self.instrument_id, self._place.epoch, self._previous.sequence + max(1, len(ticks)))
+        count = len(ticks) + (book is not None)
+        cursor = Cursor(self.instrument_id, self._place.epoch, self._previous.sequence + count)
         batch = wire.batch_to_proto(self.instrument_id, self._place.epoch, first_sequence, ticks, book)
         batch.previous_cursor, batch.cursor = str(self._previous), str(cursor)
         self._previous = cursor

@@ -157,7 +157,7 @@ class Stand:
         ready: list[Batch] = []
         for prints, book in batches:
             first = self._ticks[instrument_id] + 1
-            self._ticks[instrument_id] += max(1, len(prints))
+            self._ticks[instrument_id] += len(prints) + (book is not None)
             message = marketdata_pb2.TickBatch(instrument_id=instrument_id, epoch=epoch, first_sequence=first)
             for milliseconds, price, quantity in prints:
                 message.ticks.add(time=at(milliseconds), price=price, quantity=quantity)
@@ -172,6 +172,14 @@ class Stand:
             response = marketdata_pb2.StreamTicksResponse(batches=[message]).SerializeToString()
             ready.append(Batch(cursor, first, response, b""))
         await feed.append(self.redis, ready)
+
+    async def forget_market(self, count: int, *, instrument_id: str = BTC) -> None:
+        """Redis loses the newest prints and books, as many as said: the next feeder numbers on from before them."""
+        self._ticks[instrument_id] -= count
+        key = f"ticks:{instrument_id}"
+        for stream_id, _ in await self.redis.xrevrange(key):
+            if int(stream_id.split(b"-")[1]) > self._ticks[instrument_id]:
+                await self.redis.xdel(key, stream_id)
 
     # What execution made of it.
 

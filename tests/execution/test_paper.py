@@ -81,6 +81,26 @@ async def test_a_limit_order_rests_and_fills_only_when_prints_go_through_it(desk
     assert [fill.fee.value for fill in fills] == ["0.00597", "0.00398", "0.00995"]
 
 
+async def test_prints_that_are_made_again_after_redis_forgot_them_fill_nobody_twice(desk: Stand):
+    anna = Trader()
+    async with desk.running():
+        await desk.market(book=BOOK)
+        await desk.place(anna, **limit("BUY", 1, 99.5))
+        await desk.wait_for(anna, "accepted")
+        await desk.market(prints=[(1100, 99.0, 0.3)], book=(1150, *BOOK[1:]))
+        await desk.market(prints=[(1200, 99.0, 0.2)])
+        filled = ["accepted", "filled 0.3 at 99.5 as maker", "filled 0.2 at 99.5 as maker"]
+        await desk.wait_for(anna, *filled)
+        # The new feeder cuts its batches elsewhere, and the last of these goes on beyond what was forgotten.
+        await desk.forget_market(3)
+        await desk.market(prints=[(1100, 99.0, 0.3)], epoch=2)
+        await desk.market(book=(1150, *BOOK[1:]), epoch=2)
+        await desk.market(prints=[(1200, 99.0, 0.2), (1300, 99.0, 0.1)], epoch=2)
+        await desk.wait_for(anna, *filled, "filled 0.1 at 99.5 as maker")
+        await desk.market(prints=[(1400, 99.0, 7.0)], epoch=2)
+        await desk.wait_for(anna, *filled, "filled 0.1 at 99.5 as maker", "filled 0.4 at 99.5 as maker")
+
+
 async def test_the_rest_of_an_immediate_order_is_canceled_and_one_for_all_or_nothing_trades_whole_or_not(desk: Stand):
     anna, bert, cleo = Trader(), Trader(), Trader()
     await desk.market(book=BOOK)

@@ -115,7 +115,7 @@ def assert_numbered_without_gap_or_repeat(batches: list[TickBatch], first_sequen
         assert batch.epoch >= epoch
         if before is not None:
             assert batch.previous_cursor == before.cursor
-        sequence, epoch = sequence + max(1, len(batch.ticks)), batch.epoch
+        sequence, epoch = sequence + len(batch.ticks) + batch.HasField("book"), batch.epoch
         assert batch.cursor == f"{batch.instrument_id}@{batch.epoch}-{sequence - 1}"
 
 

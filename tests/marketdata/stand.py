@@ -84,7 +84,7 @@ class Feeder:
 
     def batch(self, ticks: Sequence[Tick], *, book: datetime | None = None) -> TickBatch:
         first = self.sequence + 1
-        self.sequence += len(ticks) or 1
+        self.sequence += len(ticks) + (book is not None)
         previous, self.cursor = self.cursor, str(Cursor(self.instrument_id, self.epoch, self.sequence))
         batch = TickBatch(
             instrument_id=self.instrument_id,

@@ -91,10 +91,10 @@ class Follower:
         return self.pending[-1].cursor if self.pending else self.cursor
 
     def put(self, entry: Entry) -> None:
-        """Keeps an entry for matching, unless it is here already."""
+        """Keeps an entry for matching, without what is here already."""
         last = self.read_cursor
         if (entry.cursor.epoch, entry.cursor.sequence) > (last.epoch, last.sequence):
-            self.pending.append(entry)
+            self.pending.append(feed.after(entry, last))
 
 
 @dataclass(slots=True)

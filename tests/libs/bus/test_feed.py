@@ -88,6 +88,17 @@ async def test_a_cursor_inside_a_batch_resumes_with_the_next_tick(redis):
     assert after(second, cursor) is second
 
 
+async def test_a_batch_that_a_reader_has_brings_it_nothing_when_it_is_made_again_but_takes_it_to_the_new_epoch(redis):
+    await append(redis, [batch(1, 3, epoch=2), batch(4, 6, epoch=2), batch(7, 9, epoch=2)])
+    cursor, told = Cursor(BTC, 1, 5), []
+    for entry in await read_all(redis, cursor):
+        rest = after(entry, cursor)
+        assert rest.first_sequence == cursor.sequence + 1
+        told += prices(rest)
+        cursor = rest.cursor
+    assert (told, cursor) == ([6, 7, 8, 9], Cursor(BTC, 2, 9))
+
+
 async def test_a_cursor_of_an_earlier_epoch_resumes_across_the_change_of_feeder(redis):
     await append(redis, [batch(1, 3, epoch=1)])
     await append(redis, [batch(4, 6, epoch=2)])

@@ -311,8 +311,8 @@ class TickBatch(_message.Message):
     epoch: _builtins.int
     """Rises when another feeder takes over; sequences go on counting through it."""
     first_sequence: _builtins.int
-    """The sequence of the first tick; the others follow by one. A batch that brings only a
-    book has no ticks, and takes one sequence of its own.
+    """The sequence of the first tick; the others follow by one. A book takes the sequence after
+    the last tick, or this one where there is no tick.
     """
     previous_cursor: _builtins.str
     """The cursor before this batch: what the reader must have had."""

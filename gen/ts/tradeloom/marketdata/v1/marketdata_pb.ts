@@ -268,8 +268,8 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
   epoch: bigint;
 
   /**
-   * The sequence of the first tick; the others follow by one. A batch that brings only a
-   * book has no ticks, and takes one sequence of its own.
+   * The sequence of the first tick; the others follow by one. A book takes the sequence after
+   * the last tick, or this one where there is no tick.
    *
    * @generated from field: int64 first_sequence = 3;
    */

@@ -1,0 +1,106 @@
+"""Feeds and marketdata together, on the real Postgres and Valkey: what was fed is what is stored, whatever Redis forgets."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import islice
+
+import pytest
+from redis.asyncio import Redis
+
+from libs.store.database import Database, open_database
+from services.feeds.domain import SimulatedSource, Tick
+from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
+from services.marketdata import storing
+from tests.feeds.conftest import playing, until
+from tests.feeds.test_feeder import RATE, SEED, start
+from tests.marketdata.stand import BTC, announce, select
+from tests.mesh import Installation
+
+
+@pytest.fixture
+async def feeds_rpc(bare_installation: Installation) -> AsyncIterator[Database]:
+    async with open_database(bare_installation.url("feeds_rpc")) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def feeds_worker(bare_installation: Installation) -> AsyncIterator[Database]:
+    async with open_database(bare_installation.url("feeds_worker")) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def storing_all(installation: Installation, redis: Redis) -> AsyncIterator[None]:
+    async with (
+        open_database(installation.url("marketdata_worker"), 4) as database,
+        storing.storing(database, redis, interval_seconds=0.01),
+    ):
+        yield
+
+
+async def stored_sequence(installation: Installation, instrument_id: str) -> int:
+    (row,) = await select(
+        installation,
+        "SELECT coalesce(max(sequence), 0) AS newest FROM coverage WHERE instrument_id = $1",
+        instrument_id,
+    )
+    return row["newest"]
+
+
+async def stored_ticks(installation: Installation, instrument_id: str) -> list[tuple[int, float, float, str]]:
+    found = await select(
+        installation,
+        "SELECT sequence, price, quantity, trade_id FROM market_data_ticks WHERE instrument_id = $1 ORDER BY sequence",
+        instrument_id,
+    )
+    return [tuple(row) for row in found]
+
+
+def ticks_made(instrument_id: str, until_sequence: int) -> list[tuple[int, float, float, str]]:
+    """What a market that nothing disturbed brings up to a sequence."""
+    events = islice(SimulatedMarket(SEED, RATE).events_after(instrument_id, -1, 0), until_sequence)
+    return [
+        (sequence, event.price, event.quantity, event.trade_id)
+        for sequence, event in enumerate(events, 1)
+        if isinstance(event, Tick)
+    ]
+
+
+async def test_a_feeder_that_died_when_redis_lost_its_tail_makes_every_tick_again_under_the_number_it_had(
+    bare_installation, feeds_rpc, feeds_worker, redis
+):
+    await announce(bare_installation, *CHARACTERS)
+    await start(feeds_rpc, SimulatedSource(SEED, RATE))
+    keys = [f"{kind}:{each}" for kind in ("ticks", "quote", "ticks-stored") for each in CHARACTERS]
+
+    async def is_stored(sequence: int) -> bool:
+        return await stored_sequence(bare_installation, BTC) >= sequence
+
+    async with storing_all(bare_installation, redis):
+        async with playing(feeds_worker, redis):
+            await until(lambda: is_stored(20))
+            async with feeds_rpc.transaction() as rows:
+                noted = await rows.fetch("SELECT * FROM instrument_streams")
+            kept = {key: await redis.dump(key) for key in keys}
+            behind = await stored_sequence(bare_installation, BTC)
+            await until(lambda: is_stored(behind + 60))
+        # As if the process had been killed before it noted more, and Redis had died before it wrote more to the disk.
+        async with feeds_rpc.transaction() as rows:
+            for row in noted:
+                await rows.execute(
+                    "UPDATE instrument_streams SET sequence = $2, position = $3 WHERE instrument_id = $1",
+                    row["instrument_id"],
+                    row["sequence"],
+                    row["position"],
+                )
+        for key, content in kept.items():
+            assert content is not None
+            await redis.restore(key, 0, content, replace=True)
+        ahead = await stored_sequence(bare_installation, BTC)
+        async with playing(feeds_worker, redis):
+            await until(lambda: is_stored(ahead + 60))
+    for instrument_id in CHARACTERS:
+        reached = await stored_sequence(bare_installation, instrument_id)
+        assert await stored_ticks(bare_installation, instrument_id) == ticks_made(instrument_id, reached)
+    spans = await select(bare_installation, "SELECT instrument_id, after_sequence FROM coverage ORDER BY 1")
+    assert [tuple(span) for span in spans] == [(instrument_id, 0) for instrument_id in sorted(CHARACTERS)]
