@@ -5,7 +5,7 @@ Times of ticks and books are nanoseconds since 1970, their prices and quantities
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
@@ -112,6 +112,7 @@ class Feed:
     create_time: datetime
 
 
+EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 NOTHING_PLAYED = -1
 """The position of a source of which nothing was played yet, where positions are simulated times."""
 
@@ -131,6 +132,15 @@ class Place:
     position: int
     offset_ns: int
     """Market time less simulated time; 0 for files."""
+    market_time_ns: int
+    """The newest that was told, by whichever feed. It never goes back."""
+
+
+class Instant(NamedTuple):
+    """One moment on two clocks: the wall's, which may be set, and a steady one, which stands while a machine sleeps."""
+
+    wall_ns: int
+    steady_ns: int
 
 
 class FeedNotFound(NotFound):
@@ -143,6 +153,26 @@ class InstrumentTaken(NotAllowed):
     """Another running feed brings this instrument."""
 
     reason = "INSTRUMENT_TAKEN"
+
+
+class RecordingTooOld(NotAllowed):
+    """The file's first trade is not after the instrument's market time, which never goes back."""
+
+    reason = "RECORDING_TOO_OLD"
+
+    def __init__(self, source: ReplaySource, first_time_ns: int, market_time_ns: int) -> None:
+        instrument_id = source.instrument.instrument_id
+        first, reached = time_of(first_time_ns).isoformat(), time_of(market_time_ns).isoformat()
+        super().__init__(
+            f"{source.file} begins at {first}, and {instrument_id} has come to {reached}: play it as another instrument",
+            instrument_id=instrument_id,
+            first_trade_time=first,
+            market_time=reached,
+        )
+
+
+def time_of(time_ns: int) -> datetime:
+    return EPOCH_START + timedelta(microseconds=time_ns // 1_000)
 
 
 class ReplayFileInvalid(Invalid):

@@ -7,10 +7,9 @@ number is given once: what was made and not appended is made again, under the nu
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -24,7 +23,7 @@ from libs.bus.feed import Cursor, Outdated
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import Lease, LeaseLost, fence
 from services.feeds import wire
-from services.feeds.domain import Feed, FeedState, Place, ReplaySource
+from services.feeds.domain import Feed, FeedState, Instant, Place, ReplaySource, time_of
 from services.feeds.lines import BATCH_TICKS_MAX, Line
 from services.feeds.open_sources import OpenSource, open_source
 from services.feeds.store import FeedStore
@@ -38,40 +37,50 @@ LEAD_TICKS_MAX = 100 * BATCH_TICKS_MAX
 """A replay is never further ahead of what marketdata has stored."""
 READ_SECONDS = 0.1
 SEQUENCE_MAX = 2**63 - 1
-EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 
 TICKS = Counter("tradeloom_feed_ticks", "Ticks appended to the streams.", ["instrument_id"])
 LINGER_SECONDS = Gauge("tradeloom_feed_linger_seconds", "How long ticks wait for others now.", ["feed_id"])
 
+Clock = Callable[[], Instant]
+
 log = structlog.get_logger(__name__)
 
 
+def clock() -> Instant:
+    return Instant(time.time_ns(), time.monotonic_ns())
+
+
 class Feeder:
-    def __init__(self, database: Database, redis: Redis, lease: Lease, replay_folder: Path | None) -> None:
+    def __init__(self, database: Database, redis: Redis, lease: Lease, replay_folder: Path | None, now: Clock) -> None:
         """`database` is of the worker role; the lease is the feed's."""
         self._database, self._redis, self._lease, self._replay_folder = database, redis, lease, replay_folder
+        self._now = now
 
     async def play(self, feed_id: UUID) -> None:
         """Plays the feed until it is cancelled or, for a file, to its end; returns at once if it does not run.
 
-        Raises LeaseLost or Outdated when another has taken over, ReplayFileInvalid when the file cannot be played.
+        When the clock has jumped it takes over from itself. Raises LeaseLost or Outdated when another has taken over,
+        ReplayFileInvalid or RecordingTooOld when the file cannot be played.
         """
-        async with self._database.transaction() as rows:
-            feed = await FeedStore(rows).find(feed_id)
-        if feed is None or feed.state is not FeedState.RUNNING:
-            return
-        source = await open_source(feed.source, self._replay_folder)
-        places = await self._take_over(feed)
-        if not places:
-            return
-        feed, lines = await self._begin(feed, source, places)
-        log.info("playing", feed_id=str(feed_id), epochs=[place.epoch for place in places])
-        try:
-            await self._pump(feed, lines)
-        finally:
-            # What a successor would otherwise have to read from the streams, and could not if Redis forgot it.
-            with suppress(LeaseLost, DatabaseUnavailable):
-                await self._note(feed, lines)
+        source: OpenSource | None = None
+        has_ended = False
+        while not has_ended:
+            async with self._database.transaction() as rows:
+                feed = await FeedStore(rows).find(feed_id)
+            if feed is None or feed.state is not FeedState.RUNNING:
+                return
+            source = source or await open_source(feed.source, self._replay_folder)
+            places = await self._take_over(feed)
+            if not places:
+                return
+            feed, lines = await self._begin(feed, source, places)
+            log.info("playing", feed_id=str(feed_id), epochs=[place.epoch for place in places])
+            try:
+                has_ended = await self._pump(feed, lines)
+            finally:
+                # What a successor would otherwise have to read from the streams, and could not if Redis forgot it.
+                with suppress(LeaseLost, DatabaseUnavailable):
+                    await self._note(feed, lines)
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
             await FeedStore(rows).end(feed_id, FeedState.FINISHED)
@@ -87,25 +96,18 @@ class Feeder:
         await streams.shut_out(self._redis, {place.instrument_id: place.epoch for place in places})
         return places
 
-    async def _begin(self, feed: Feed, source: OpenSource, places: Sequence[Place]) -> tuple[Feed, list[Line]]:
+    async def _begin(self, feed: Feed, source: OpenSource, places: Sequence[Place]) -> tuple[Feed, Sequence[Line]]:
         """Finds out where the streams end, notes it, and makes the lines that go on from there."""
         newest = await streams.newest(self._redis, feed.instrument_ids)
-        quotes = await streams.quotes(self._redis, feed.instrument_ids)
+        found = await streams.quotes(self._redis, feed.instrument_ids)
+        quotes = {each: marketdata_pb2.Quote.FromString(found.get(each, b"")) for each in feed.instrument_ids}
         reached: list[Place] = []
         for place in places:
             end, tick_count = await self._end_of(place, newest.get(place.instrument_id), source)
-            reached.append(end)
+            told_ns = max(end.market_time_ns, quotes[place.instrument_id].time.ToNanoseconds())
+            reached.append(replace(end, market_time_ns=told_ns))
             feed = replace(feed, tick_count=feed.tick_count + tick_count)
-        now_ns = time.time_ns()
-        lines = [
-            source.line(
-                place,
-                Cursor(place.instrument_id, place.position_epoch, place.sequence),
-                marketdata_pb2.Quote.FromString(quotes.get(place.instrument_id, b"")),
-                now_ns,
-            )
-            for place in source.resumed(reached, now_ns)
-        ]
+        lines = source.lines(reached, quotes, self._now())
         await self._note(feed, lines, announcements=[wire.announcement(each) for each in source.instruments])
         return feed, lines
 
@@ -128,16 +130,19 @@ class Feeder:
                         tick_count += len(batch.ticks)
         return replace(place, position_epoch=newest.epoch, sequence=newest.sequence), tick_count
 
-    async def _pump(self, feed: Feed, lines: Sequence[Line]) -> None:
-        """Appends what is due, batch after batch, until every line has ended."""
+    async def _pump(self, feed: Feed, lines: Sequence[Line]) -> bool:
+        """Appends what is due, batch after batch, until every line has ended: True; or is out of step: False."""
         loop = asyncio.get_running_loop()
         linger_seconds = LINGER_SECONDS_MIN
         note_at = loop.time() + NOTE_SECONDS
         while not all(line.has_ended for line in lines):
             started = loop.time()
             sequences_max = await self._sequences_max(feed, lines)
-            now_ns = time.time_ns()
-            batches = [batch for line in lines for batch in line.cut(now_ns, sequences_max[line.instrument_id])]
+            now = self._now()
+            if all(line.is_out_of_step(now) for line in lines):
+                log.warning("the clock has jumped", feed_id=str(feed.feed_id))
+                return False
+            batches = [batch for line in lines for batch in line.cut(now, sequences_max[line.instrument_id])]
             if batches:
                 await _to_its_end(self._append(batches, lines))
             if loop.time() >= note_at:
@@ -150,9 +155,11 @@ class Feeder:
                 else max(LINGER_SECONDS_MIN, linger_seconds / 2)
             )
             LINGER_SECONDS.labels(str(feed.feed_id)).set(linger_seconds)
-            due_seconds = (min(line.next_due_ns() for line in lines) - time.time_ns()) / 1e9
+            now = self._now()
+            due_seconds = min(line.wait_ns(now) for line in lines) / 1e9
             behind = bool(batches) and due_seconds <= 0
             await asyncio.sleep(0 if behind else min(PAUSE_SECONDS_MAX, max(0.0, due_seconds) + linger_seconds))
+        return True
 
     async def _append(self, batches: Sequence[streams.Batch], lines: Sequence[Line]) -> None:
         await streams.append(self._redis, batches)
@@ -180,7 +187,7 @@ class Feeder:
         """Writes down how far the lines have come, and tells the others of instruments."""
         tick_count = feed.tick_count + sum(line.done.tick_count for line in lines)
         market_time_ns = max(line.done.market_time_ns for line in lines)
-        market_time = EPOCH_START + timedelta(microseconds=market_time_ns // 1_000) if market_time_ns else None
+        market_time = time_of(market_time_ns) if market_time_ns else None
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
             store = FeedStore(rows)

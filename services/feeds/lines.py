@@ -8,13 +8,17 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus.feed import Batch, Cursor
 from services.feeds import wire
-from services.feeds.domain import Book, Place, Tick
+from services.feeds.domain import Book, Instant, Place, Tick
 
 BATCH_TICKS_MAX = 500
 BATCHES_AT_ONCE_MAX = 20
 """Of one line, appended in one round trip: what is more waits for the next."""
+CATCH_UP_SECONDS = 60
+"""A simulated market that stood still for longer was closed: it goes on at its last price, without the time between."""
+WAIT_SECONDS_MAX = 5
+"""A simulated market has several events a second: one that is due later than this tells of a clock that was set back."""
 
-
+SECOND_NS = 1_000_000_000
 TIME_MAX_NS = 2**63 - 1
 
 
@@ -35,17 +39,15 @@ class Line(ABC):
     Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows whether Redis has it.
     """
 
-    def __init__(
-        self, events: Iterator[Tick | Book], previous: Cursor, place: Place, quote: marketdata_pb2.Quote
-    ) -> None:
-        """The events after a place; `previous` is the cursor and `quote` the quote after what was appended last."""
+    def __init__(self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote) -> None:
+        """The events after a place, and the quote as it stands there."""
         self._events = events
         self._next = next(events, None)
-        self._previous = previous
+        self._previous = Cursor(place.instrument_id, place.position_epoch, place.sequence)
         self._quote = quote
         self._place = place
-        self.start_sequence = previous.sequence
-        self._cut = self.done = Progress(previous.sequence, place.position)
+        self.start_sequence = place.sequence
+        self._cut = self.done = Progress(place.sequence, place.position)
 
     @property
     def instrument_id(self) -> str:
@@ -55,29 +57,33 @@ class Line(ABC):
     def has_ended(self) -> bool:
         return self._next is None
 
-    def next_due_ns(self) -> int:
-        """Wall time at which the next event is to be told; far away if there is none."""
-        return TIME_MAX_NS if self._next is None else self._due_ns(self._next.time_ns)
+    def wait_ns(self, now: Instant) -> int:
+        """How long until the next event is to be told; for ever if there is none."""
+        return TIME_MAX_NS if self._next is None else self._due_in_ns(self._next.time_ns, now)
 
-    def cut(self, now_ns: int, sequence_max: int) -> list[Batch]:
+    def is_out_of_step(self, now: Instant) -> bool:
+        """Whether the wall's clock was set, or the machine slept, so that market time has to be fitted to it anew."""
+        return False
+
+    def cut(self, now: Instant, sequence_max: int) -> list[Batch]:
         """The events that are due, in batches; none beyond a sequence, and only so many batches at once."""
         batches: list[Batch] = []
         ticks: list[Tick] = []
         while len(batches) < BATCHES_AT_ONCE_MAX and self._cut.sequence + len(ticks) < sequence_max:
             event = self._next
-            if event is None or self._due_ns(event.time_ns) > now_ns:
+            if event is None or self._due_in_ns(event.time_ns, now) > 0:
                 break
             self._next = next(self._events, None)
             if isinstance(event, Book):
-                batches.append(self._batch(ticks, event, now_ns))
+                batches.append(self._batch(ticks, event, now))
                 ticks = []
                 continue
             ticks.append(event)
             if len(ticks) == BATCH_TICKS_MAX:
-                batches.append(self._batch(ticks, None, now_ns))
+                batches.append(self._batch(ticks, None, now))
                 ticks = []
         if ticks:
-            batches.append(self._batch(ticks, None, now_ns))
+            batches.append(self._batch(ticks, None, now))
         return batches
 
     def acknowledge(self) -> None:
@@ -91,9 +97,10 @@ class Line(ABC):
             position_epoch=self._place.epoch,
             sequence=self.done.sequence,
             position=self.done.position,
+            market_time_ns=max(self._place.market_time_ns, self.done.market_time_ns),
         )
 
-    def _batch(self, ticks: list[Tick], book: Book | None, now_ns: int) -> Batch:
+    def _batch(self, ticks: list[Tick], book: Book | None, now: Instant) -> Batch:
         first_sequence = self._previous.sequence + 1
         count = len(ticks) + (book is not None)
         cursor = Cursor(self.instrument_id, self._place.epoch, self._previous.sequence + count)
@@ -107,13 +114,13 @@ class Line(ABC):
             self._cut.tick_count + len(ticks),
             time_ns,
         )
-        wire.update_quote(self._quote, batch, now_ns)
+        wire.update_quote(self._quote, batch, now.wall_ns)
         response = marketdata_pb2.StreamTicksResponse(batches=[batch])
         return Batch(cursor, first_sequence, response.SerializeToString(), self._quote.SerializeToString())
 
     @abstractmethod
-    def _due_ns(self, time_ns: int) -> int:
-        """Wall time at which an event of a market time is to be told."""
+    def _due_in_ns(self, time_ns: int, now: Instant) -> int:
+        """How long until an event of a market time is to be told."""
 
     @abstractmethod
     def _position_after(self, tick_count: int, time_ns: int) -> int:
@@ -121,10 +128,22 @@ class Line(ABC):
 
 
 class SimulatedLine(Line):
-    """Market time is wall time; the position is simulated time, behind it by the place's offset."""
+    """Market time is wall time; the position is simulated time, behind it by the place's offset.
 
-    def _due_ns(self, time_ns: int) -> int:
-        return time_ns
+    After the wall's clock was set back, market time leads it.
+    """
+
+    def __init__(
+        self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote, *, lead_ns: int
+    ) -> None:
+        super().__init__(events, place, quote)
+        self._lead_ns = lead_ns
+
+    def is_out_of_step(self, now: Instant) -> bool:
+        return not -CATCH_UP_SECONDS * SECOND_NS <= self.wait_ns(now) <= WAIT_SECONDS_MAX * SECOND_NS
+
+    def _due_in_ns(self, time_ns: int, now: Instant) -> int:
+        return time_ns - self._lead_ns - now.wall_ns
 
     def _position_after(self, tick_count: int, time_ns: int) -> int:
         return time_ns - self._place.offset_ns
@@ -134,25 +153,17 @@ class ReplayLine(Line):
     """Market time is that of the recording; the position is the number of its trades that were told."""
 
     def __init__(
-        self,
-        events: Iterator[Tick | Book],
-        previous: Cursor,
-        place: Place,
-        quote: marketdata_pb2.Quote,
-        *,
-        speed: float,
-        start_ns: int,
+        self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote, *, speed: float, start: Instant
     ) -> None:
-        """The first event is due at wall time `start_ns`, the others as much later as the speed says; 0: all at once."""
-        super().__init__(events, previous, place, quote)
+        """The first event is due at the start, the others as much later as the speed says; 0: all at once."""
+        super().__init__(events, place, quote)
         self._speed = speed
-        self._start_ns = start_ns
+        self._start = start
         self._first_ns = 0 if self._next is None else self._next.time_ns
 
-    def _due_ns(self, time_ns: int) -> int:
-        if self._speed == 0:
-            return self._start_ns
-        return self._start_ns + round((time_ns - self._first_ns) / self._speed)
+    def _due_in_ns(self, time_ns: int, now: Instant) -> int:
+        after_start_ns = round((time_ns - self._first_ns) / self._speed) if self._speed else 0
+        return self._start.steady_ns + after_start_ns - now.steady_ns
 
     def _position_after(self, tick_count: int, time_ns: int) -> int:
         return self._cut.position + tick_count

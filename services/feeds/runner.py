@@ -11,8 +11,8 @@ from libs.bus.feed import Outdated
 from libs.store.background import Backoff
 from libs.store.database import Database
 from libs.store.leases import LeaseLost, fence, holding
-from services.feeds.domain import FeedState, ReplayFileInvalid
-from services.feeds.feeder import Feeder
+from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid
+from services.feeds.feeder import Clock, Feeder, clock
 from services.feeds.store import FeedStore
 
 LOOK_SECONDS = 0.5
@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 class Runner:
     """Tends every running feed: waits for its lease, then plays it. Every replica runs one."""
 
-    def __init__(self, database: Database, redis: Redis, replay_folder: Path | None) -> None:
+    def __init__(self, database: Database, redis: Redis, replay_folder: Path | None, now: Clock = clock) -> None:
         """`database` is of the worker role, with a connection for each feed that runs at once and a few more."""
-        self._database, self._redis, self._replay_folder = database, redis, replay_folder
+        self._database, self._redis, self._replay_folder, self._now = database, redis, replay_folder, now
         self._woken = asyncio.Event()
         self._tending: dict[UUID, asyncio.Task[None]] = {}
 
@@ -67,8 +67,8 @@ class Runner:
             try:
                 async with holding(self._database, f"feed/{feed_id}") as lease:
                     try:
-                        await Feeder(self._database, self._redis, lease, self._replay_folder).play(feed_id)
-                    except ReplayFileInvalid as error:
+                        await Feeder(self._database, self._redis, lease, self._replay_folder, self._now).play(feed_id)
+                    except (ReplayFileInvalid, RecordingTooOld) as error:
                         async with self._database.transaction() as rows:
                             await fence(rows, lease)
                             await FeedStore(rows).end(feed_id, FeedState.FAILED, str(error)[:FAILURE_CHARACTERS_MAX])

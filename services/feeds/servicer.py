@@ -40,9 +40,11 @@ class FeedServicer(feeds_pb2_grpc.FeedServiceServicer):
         source = wire.source_from_proto(request)
 
         async def work(rows: Connection) -> feeds_pb2.StartFeedResponse:
+            first_time_ns: int | None = None
             if isinstance(source, ReplaySource):
-                await asyncio.to_thread(read_recording, self._replay_folder, source.file)
-            feed = await self._start_feed(FeedStore(rows), source)
+                recording = await asyncio.to_thread(read_recording, self._replay_folder, source.file)
+                first_time_ns = recording.first_time_ns
+            feed = await self._start_feed(FeedStore(rows), source, first_time_ns)
             rows.after_commit(self._look)
             return feeds_pb2.StartFeedResponse(feed=wire.feed_to_proto(feed))
 

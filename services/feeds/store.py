@@ -24,7 +24,7 @@ from services.feeds.domain import (
 )
 
 _FEED = "feed_id, source, instrument_ids, state, failure, tick_count, market_time, create_time"
-_PLACE = "instrument_id, epoch, position_epoch, sequence, position, offset_ns"
+_PLACE = "instrument_id, epoch, position_epoch, sequence, position, offset_ns, market_time_ns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,13 @@ class FeedStore:
             position,
         )
         return None
+
+    async def market_time_ns(self, instrument_id: str) -> int:
+        """How far an instrument has come, as it was last noted; 0 if nothing was ever told of it."""
+        found = await self.rows.fetchval(
+            "SELECT market_time_ns FROM instrument_streams WHERE instrument_id = $1", instrument_id
+        )
+        return found or 0
 
     async def find(self, feed_id: UUID) -> Feed | None:
         row = await self.rows.fetchrow(f"SELECT {_FEED} FROM feed_subscriptions WHERE feed_id = $1", feed_id)
@@ -137,9 +144,9 @@ class FeedStore:
         await self.rows.execute(
             """
             UPDATE instrument_streams AS held SET position_epoch = noted.position_epoch, sequence = noted.sequence,
-              position = noted.position, offset_ns = noted.offset_ns
-            FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
-              AS noted (instrument_id, position_epoch, sequence, position, offset_ns)
+              position = noted.position, offset_ns = noted.offset_ns, market_time_ns = noted.market_time_ns
+            FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+              AS noted (instrument_id, position_epoch, sequence, position, offset_ns, market_time_ns)
             WHERE held.instrument_id = noted.instrument_id AND held.feed_id = $1 AND held.epoch = noted.position_epoch
             """,
             feed_id,
@@ -148,6 +155,7 @@ class FeedStore:
             [place.sequence for place in places],
             [place.position for place in places],
             [place.offset_ns for place in places],
+            [place.market_time_ns for place in places],
         )
 
     async def announce(self, announcements: Iterable[tuple[str, str, bytes]]) -> None:

@@ -6,7 +6,15 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from services.feeds.domain import NOTHING_PLAYED, Feed, FeedState, InstrumentTaken, ReplaySource, Source
+from services.feeds.domain import (
+    NOTHING_PLAYED,
+    Feed,
+    FeedState,
+    InstrumentTaken,
+    RecordingTooOld,
+    ReplaySource,
+    Source,
+)
 from services.feeds.sources.simulated import CHARACTERS
 
 
@@ -15,18 +23,20 @@ class Feeds(Protocol):
 
     async def add(self, feed: Feed) -> None: ...
     async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int) -> str | None: ...
+    async def market_time_ns(self, instrument_id: str) -> int: ...
     async def locked(self, feed_id: UUID) -> Feed: ...
     async def end(self, feed_id: UUID, state: FeedState, failure: str = "") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class StartFeed:
-    """Adds a running feed; raises InstrumentTaken."""
+    """Adds a running feed; raises InstrumentTaken, or RecordingTooOld."""
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
 
-    async def __call__(self, feeds: Feeds, source: Source) -> Feed:
+    async def __call__(self, feeds: Feeds, source: Source, first_time_ns: int | None = None) -> Feed:
+        """The time is that of a file's first trade; what was told since it was noted is looked at when playing starts."""
         replays = isinstance(source, ReplaySource)
         feed = Feed(
             feed_id=self.next_id(),
@@ -38,6 +48,10 @@ class StartFeed:
         taken = await feeds.bring(feed.feed_id, feed.instrument_ids, 0 if replays else NOTHING_PLAYED)
         if taken is not None:
             raise InstrumentTaken(f"another running feed brings {taken}", instrument_id=taken)
+        if isinstance(source, ReplaySource) and first_time_ns is not None:
+            market_time_ns = await feeds.market_time_ns(source.instrument.instrument_id)
+            if first_time_ns <= market_time_ns:
+                raise RecordingTooOld(source, first_time_ns, market_time_ns)
         return feed
 
 

@@ -177,7 +177,8 @@ class Stand:
         """Redis loses the newest prints and books, as many as said: the next feeder numbers on from before them."""
         self._ticks[instrument_id] -= count
         key = f"ticks:{instrument_id}"
-        for stream_id, _ in await self.redis.xrevrange(key):
+        entries: Any = await self.redis.xrevrange(key)
+        for stream_id, _ in entries:
             if int(stream_id.split(b"-")[1]) > self._ticks[instrument_id]:
                 await self.redis.xdel(key, stream_id)
 

@@ -17,6 +17,8 @@ from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, TickBatc
 
 from libs.bus import feed as streams
 from libs.store.database import Database, open_database
+from services.feeds.domain import Instant
+from services.feeds.feeder import Clock, clock
 from services.feeds.runner import Runner
 from tests.servers import PASSWORD, PostgresServer
 
@@ -74,15 +76,28 @@ async def worker(urls: Urls) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def playing(worker: Database, redis: Redis, folder: Path | None = None) -> AsyncIterator[Runner]:
+async def playing(
+    worker: Database, redis: Redis, folder: Path | None = None, now: Clock = clock
+) -> AsyncIterator[Runner]:
     """A runner at work beside the block, which leaves as a process does that is told to stop."""
-    runner = Runner(worker, redis, folder)
+    runner = Runner(worker, redis, folder, now)
     task = asyncio.create_task(runner.run())
     try:
         yield runner
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+class SetClock:
+    """The machine's clocks, of which the wall's is set forward or back by the test."""
+
+    def __init__(self) -> None:
+        self.set_seconds = 0
+
+    def __call__(self) -> Instant:
+        now = clock()
+        return now._replace(wall_ns=now.wall_ns + self.set_seconds * 1_000_000_000)
 
 
 async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:

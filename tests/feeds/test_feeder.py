@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice, pairwise
@@ -34,6 +35,7 @@ from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import StartFeed, stop_feed
 from tests.feeds.conftest import (
+    SetClock,
     Urls,
     assert_numbered_without_gap_or_repeat,
     batches_of,
@@ -223,7 +225,7 @@ async def test_a_feeder_without_its_lease_neither_begins_nor_notes(rpc, worker, 
     feed = await start_simulated(rpc)
     stolen = Lease(f"feed/{feed.feed_id}", "nobody", 99)
     with pytest.raises(leases.LeaseLost):
-        await Feeder(worker, redis, stolen, None).play(feed.feed_id)
+        await Feeder(worker, redis, stolen, None, feeder.clock).play(feed.feed_id)
     assert await streams.newest(redis, [BTC]) == {}
 
 
@@ -255,24 +257,112 @@ async def test_numbers_go_on_rising_when_the_database_was_made_anew_and_redis_wa
     assert batches[-1].epoch > newest.epoch
 
 
-async def test_a_market_that_was_closed_for_long_goes_on_at_its_last_price(rpc, worker, redis, monkeypatch):
+def times_of(batches: list[TickBatch]) -> list[int]:
+    """The market times of all events, in the order they were told."""
+    return [
+        time.ToNanoseconds()
+        for batch in batches
+        for time in [*(tick.time for tick in batch.ticks), *([batch.book.time] if batch.HasField("book") else [])]
+    ]
+
+
+def assert_it_went_on_at_its_last_price(batches: list[TickBatch]) -> None:
+    bids = [batch.book.bids[0].price for batch in batches if batch.HasField("book")]
+    assert max(abs(after / before - 1) for before, after in pairwise(bids)) < 0.005
+
+
+async def test_a_market_that_was_closed_for_long_goes_on_at_its_last_price(rpc, worker, redis):
+    now = SetClock()
     await start_simulated(rpc)
-    async with playing(worker, redis):
+    async with playing(worker, redis, now=now):
         await until(lambda: has_batches(redis, BTC, 10))
     told = len(await batches_of(redis, BTC))
-    # An hour passes: by the notes and the stream's own times, the last event was that long ago.
-    real = time.time_ns
-    monkeypatch.setattr(feeder.time, "time_ns", lambda: real() + 3_600 * 1_000_000_000)
-    async with playing(worker, redis):
+    now.set_seconds = 3_600
+    async with playing(worker, redis, now=now):
         await until(lambda: has_batches(redis, BTC, told + 10))
     batches = await batches_of(redis, BTC)
     assert_numbered_without_gap_or_repeat(batches)
     assert_the_whole_market_from_its_start(batches)
-    times = [batch.book.time.ToNanoseconds() for batch in batches if batch.HasField("book")]
-    gaps = [after - before for before, after in pairwise(times)]
+    gaps = [after - before for before, after in pairwise(times_of(batches))]
     assert sum(gap > 3_500 * 1_000_000_000 for gap in gaps) == 1
-    bids = [batch.book.bids[0].price for batch in batches if batch.HasField("book")]
-    assert max(abs(after / before - 1) for before, after in pairwise(bids)) < 0.005
+    assert_it_went_on_at_its_last_price(batches)
+
+
+async def test_a_clock_that_is_set_forward_in_mid_run_skips_the_time_between_and_tells_nothing_stale(
+    rpc, worker, redis
+):
+    now = SetClock()
+    await start_simulated(rpc)
+    async with playing(worker, redis, now=now):
+        await until(lambda: has_batches(redis, BTC, 10))
+        before_ns = now().wall_ns
+        now.set_seconds = 3_600
+        told = len(await batches_of(redis, BTC))
+        await until(lambda: has_batches(redis, BTC, told + 10))
+    for instrument_id in CHARACTERS:
+        batches = await batches_of(redis, instrument_id)
+        assert_numbered_without_gap_or_repeat(batches)
+        assert_the_whole_market_from_its_start(batches)
+        times = times_of(batches)
+        # Up to the moment the clock was set, and from the moment it was set to: nothing of the hour between.
+        late = [time for time in times if time > before_ns + 30 * 1_000_000_000]
+        assert late
+        assert late[0] > before_ns + 3_590 * 1_000_000_000
+        assert times == sorted(times)
+        assert_it_went_on_at_its_last_price(batches)
+
+
+async def test_a_clock_that_is_set_back_in_mid_run_neither_stops_the_market_nor_turns_its_time_back(rpc, worker, redis):
+    now = SetClock()
+    await start_simulated(rpc)
+    async with playing(worker, redis, now=now):
+        await until(lambda: has_batches(redis, BTC, 10))
+        # Back, and on as if the day had been mistyped, and right again.
+        for set_seconds in (-3_600, -90_000, 0):
+            now.set_seconds = set_seconds
+            told = len(await batches_of(redis, BTC))
+            await until(lambda told=told: has_batches(redis, BTC, told + 10), seconds=20)
+        wall_ns = now().wall_ns
+    for instrument_id in CHARACTERS:
+        batches = await batches_of(redis, instrument_id)
+        assert_numbered_without_gap_or_repeat(batches)
+        assert_the_whole_market_from_its_start(batches)
+        times = times_of(batches)
+        assert times == sorted(times)
+        # In step with the clock again, and all the way in steps of the market's own.
+        assert abs(times[-1] - wall_ns) < 60 * 1_000_000_000
+        assert max(after - before for before, after in pairwise(times)) < 5 * 1_000_000_000
+
+
+async def test_a_feed_that_begins_when_the_clock_was_set_back_begins_after_what_was_told_before(rpc, worker, redis):
+    now = SetClock()
+    feed = await start_simulated(rpc)
+    async with playing(worker, redis, now=now):
+        await until(lambda: has_batches(redis, BTC, 5))
+    told = len(await batches_of(redis, BTC))
+    async with rpc.transaction() as rows:
+        await stop_feed(FeedStore(rows), feed.feed_id)
+    now.set_seconds = -3_600
+    await start(rpc, SimulatedSource(SEED + 1, RATE))
+    async with playing(worker, redis, now=now):
+        await until(lambda: has_batches(redis, BTC, told + 10))
+    times = times_of(await batches_of(redis, BTC))
+    assert times == sorted(times)
+
+
+async def test_a_file_is_played_at_its_speed_whatever_becomes_of_the_wall_clock(rpc, worker, redis, tmp_path):
+    now = SetClock()
+    feed = await start(rpc, ReplaySource(write_trades(tmp_path, 400), replayed(), 2.0))
+    async with playing(worker, redis, tmp_path, now):
+        await until(lambda: has_batches(redis, TRADED, 1))
+        began = time.monotonic()
+        for count, set_seconds in ((3, 3_600), (6, -3_600)):
+            await until(lambda count=count: has_batches(redis, TRADED, count))
+            now.set_seconds = set_seconds
+        await until(lambda: has_ended(rpc, feed))
+    # 399 steps of 10 ms at double speed are 1.995 s, less the first batch; a busy machine may add to it.
+    assert time.monotonic() - began > 1.5
+    assert len({batch.epoch for batch in await batches_of(redis, TRADED)}) == 1
 
 
 async def test_a_stopped_feed_is_silent_and_another_may_bring_its_instruments(rpc, worker, redis):
@@ -443,16 +533,46 @@ async def test_a_file_is_played_at_the_chosen_speed(rpc, worker, redis, tmp_path
     assert time.monotonic() - began > 0.9
 
 
-async def test_the_same_file_can_be_played_again_and_its_numbers_go_on(rpc, worker, redis, tmp_path):
+async def test_a_file_is_played_again_as_another_instrument_for_market_time_never_goes_back(
+    rpc, worker, redis, tmp_path
+):
     name = write_trades(tmp_path, 700)
+    again = replace(replayed(), symbol="XRPETH2")
     async with playing(worker, redis, tmp_path) as runner:
-        for _ in range(2):
+        for instrument, state in (
+            (replayed(), FeedState.FINISHED),
+            (replayed(), FeedState.FAILED),
+            (again, FeedState.FINISHED),
+        ):
+            feed = await start(rpc, ReplaySource(name, instrument, 0))
+            runner.look()
+            await until(lambda feed=feed: has_ended(rpc, feed))
+            ended = await found(rpc, feed)
+            assert ended.state is state
+            if state is FeedState.FAILED:
+                assert ended.failure == (
+                    "trades.csv begins at 2020-09-13T12:26:40+00:00, and FILE:XRPETH has come to "
+                    "2020-09-13T12:26:46.990000+00:00: play it as another instrument"
+                )
+    for instrument_id in (TRADED, again.instrument_id):
+        batches = await batches_of(redis, instrument_id)
+        assert_numbered_without_gap_or_repeat(batches)
+        assert [tick.trade_id for batch in batches for tick in batch.ticks] == [str(number) for number in range(700)]
+
+
+async def test_what_follows_a_file_can_be_played_after_it(rpc, worker, redis, tmp_path):
+    whole = (tmp_path / write_trades(tmp_path, 700)).read_text().splitlines(keepends=True)
+    (tmp_path / "first.csv").write_text("".join(whole[:401]))
+    (tmp_path / "second.csv").write_text("".join([whole[0], *whole[401:]]))
+    async with playing(worker, redis, tmp_path) as runner:
+        for name in ("first.csv", "second.csv"):
             feed = await start(rpc, ReplaySource(name, replayed(), 0))
             runner.look()
             await until(lambda feed=feed: has_ended(rpc, feed))
+            assert (await found(rpc, feed)).state is FeedState.FINISHED
     batches = await batches_of(redis, TRADED)
     assert_numbered_without_gap_or_repeat(batches)
-    assert [tick.trade_id for batch in batches for tick in batch.ticks] == [str(number) for number in range(700)] * 2
+    assert [tick.trade_id for batch in batches for tick in batch.ticks] == [str(number) for number in range(700)]
 
 
 async def test_a_file_that_is_gone_fails_the_feed_and_says_why(rpc, worker, redis, tmp_path):

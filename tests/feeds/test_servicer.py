@@ -14,10 +14,11 @@ from libs.ids import uuid7
 from libs.mesh import identity
 from libs.mesh.identity import Identity
 from services.feeds.__main__ import keep_simulated_market
-from services.feeds.domain import FeedNotFound, InstrumentTaken, ReplayFileInvalid
+from services.feeds.domain import FeedNotFound, InstrumentTaken, RecordingTooOld, ReplayFileInvalid
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
 from services.feeds.use_cases import StartFeed
+from tests.feeds.conftest import playing, until
 
 TRADES = "timestamp,id,side,price,amount\n1000,1,buy,2,3\n"
 
@@ -116,6 +117,31 @@ async def test_an_instrument_is_brought_by_one_running_feed(servicer):
         # The refusal left nothing, not even its request_id.
         await servicer.StopFeed(feeds_pb2.StopFeedRequest(request_id="stop", feed_id=first.feed.feed_id), None)
         await servicer.StartFeed(simulated("second"), None)
+
+
+async def test_a_file_that_begins_before_its_instruments_market_time_is_refused_with_both_times(
+    servicer, worker, redis, tmp_path
+):
+    async def has_ended() -> bool:
+        (feed,) = (await servicer.ListFeeds(feeds_pb2.ListFeedsRequest(), None)).feeds
+        return feed.state == feeds_pb2.FEED_STATE_FINISHED
+
+    (tmp_path / "later.csv").write_text(TRADES.replace("1000,", "1001,"), encoding="utf-8")
+    with operator():
+        first = await servicer.StartFeed(replay(), None)
+        async with playing(worker, redis, tmp_path):
+            await until(has_ended)
+        with pytest.raises(RecordingTooOld) as caught:
+            await servicer.StartFeed(replay("again"), None)
+        assert caught.value.metadata == {
+            "instrument_id": "FILE:XRPETH",
+            "first_trade_time": "1970-01-01T00:00:01+00:00",
+            "market_time": "1970-01-01T00:00:01+00:00",
+        }
+        # What was asked for before is answered as before, the refusal left nothing, and what is later can be played.
+        assert await servicer.StartFeed(replay(), None) == first
+        await servicer.StartFeed(replay("again", "FILE:OTHER"), None)
+        await servicer.StartFeed(replay("later", file="later.csv"), None)
 
 
 async def test_an_unknown_feed_cannot_be_stopped(servicer):

@@ -2,17 +2,20 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from libs.bus import feed as streams
 from libs.store.database import Database, open_database
-from services.feeds.domain import SimulatedSource, Tick
+from services.feeds.domain import Feed, FeedState, Instrument, ReplaySource, SimulatedSource, Tick
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.marketdata import storing
 from tests.feeds.conftest import playing, until
-from tests.feeds.test_feeder import RATE, SEED, start
+from tests.feeds.test_feeder import RATE, SEED, TRADED, found, has_ended, replayed, start, write_trades
 from tests.marketdata.stand import BTC, announce, select
 from tests.mesh import Installation
 
@@ -104,3 +107,41 @@ async def test_a_feeder_that_died_when_redis_lost_its_tail_makes_every_tick_agai
         assert await stored_ticks(bare_installation, instrument_id) == ticks_made(instrument_id, reached)
     spans = await select(bare_installation, "SELECT instrument_id, after_sequence FROM coverage ORDER BY 1")
     assert [tuple(span) for span in spans] == [(instrument_id, 0) for instrument_id in sorted(CHARACTERS)]
+
+
+async def test_a_recording_that_is_started_again_leaves_its_bars_as_they_are(
+    bare_installation, feeds_rpc, feeds_worker, redis, tmp_path
+):
+    name = write_trades(tmp_path, 3_000, milliseconds=100)
+    again = replace(replayed(), symbol="XRPETH2")
+    await announce(bare_installation, TRADED, again.instrument_id)
+
+    async def play(instrument: Instrument) -> Feed:
+        feed = await start(feeds_rpc, ReplaySource(name, instrument, 0))
+        await until(lambda: has_ended(feeds_rpc, feed))
+        reached = (await streams.newest(redis, [instrument.instrument_id]))[instrument.instrument_id].sequence
+
+        async def is_stored() -> bool:
+            return await stored_sequence(bare_installation, instrument.instrument_id) == reached
+
+        await until(is_stored)
+        return await found(feeds_rpc, feed)
+
+    async def bars(instrument_id: str) -> list[tuple[Any, ...]]:
+        rows = await select(
+            bare_installation,
+            """
+            SELECT open_time, open, high, low, close, volume, trade_count, revision
+            FROM market_data_ohlcv WHERE instrument_id = $1 ORDER BY open_time
+            """,
+            instrument_id,
+        )
+        return [tuple(row) for row in rows]
+
+    async with storing_all(bare_installation, redis), playing(feeds_worker, redis, tmp_path):
+        assert (await play(replayed())).state is FeedState.FINISHED
+        once = await bars(TRADED)
+        assert sum(trade_count for *_, trade_count, _ in once) == 3_000
+        assert (await play(replayed())).state is FeedState.FAILED
+        assert (await play(again)).state is FeedState.FINISHED
+    assert await bars(TRADED) == await bars(again.instrument_id) == once

@@ -46,6 +46,10 @@ class Recording:
     def __len__(self) -> int:
         return self.trades.height
 
+    @property
+    def first_time_ns(self) -> int:
+        return self.trades["timestamp"][0] * 1_000_000
+
     def ticks_after(self, position: int) -> Iterator[Tick]:
         """The ticks that follow the first `position` trades."""
         for start in range(position, len(self), SLICE_TRADES):

@@ -32,6 +32,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the file is not in the replay folder, or is not a file of trades.
     Metadata: file.
     """
+    ERROR_REASON_RECORDING_TOO_OLD: _ErrorReason.ValueType  # 4
+    """FAILED_PRECONDITION: the file's first trade is not after the instrument's market time, which
+    never goes back; play it as another instrument.
+    Metadata: instrument_id, first_trade_time, market_time.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why feeds refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -45,5 +50,10 @@ ERROR_REASON_INSTRUMENT_TAKEN: ErrorReason.ValueType  # 2
 ERROR_REASON_REPLAY_FILE_INVALID: ErrorReason.ValueType  # 3
 """INVALID_ARGUMENT: the file is not in the replay folder, or is not a file of trades.
 Metadata: file.
+"""
+ERROR_REASON_RECORDING_TOO_OLD: ErrorReason.ValueType  # 4
+"""FAILED_PRECONDITION: the file's first trade is not after the instrument's market time, which
+never goes back; play it as another instrument.
+Metadata: instrument_id, first_trade_time, market_time.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

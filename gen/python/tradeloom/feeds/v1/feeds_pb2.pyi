@@ -162,7 +162,9 @@ class ReplaySource(_message.Message):
     """1 plays in real time, 60 a minute in a second, 0 as fast as the readers can take it."""
     @_builtins.property
     def instrument(self) -> _marketdata_pb2.Instrument:
-        """What its trades are of; created if it does not exist. Its venue must be FILE."""
+        """What its trades are of; created if it does not exist. Its venue must be FILE. Its market time
+        never goes back: to play a file again, name another instrument.
+        """
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/feeds/v1/error_reason.proto.
  */
 export const file_tradeloom_feeds_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("CiV0cmFkZWxvb20vZmVlZHMvdjEvZXJyb3JfcmVhc29uLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEqlQEKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEh8KG0VSUk9SX1JFQVNPTl9GRUVEX05PVF9GT1VORBABEiEKHUVSUk9SX1JFQVNPTl9JTlNUUlVNRU5UX1RBS0VOEAISJAogRVJST1JfUkVBU09OX1JFUExBWV9GSUxFX0lOVkFMSUQQA2IGcHJvdG8z");
+  fileDesc("CiV0cmFkZWxvb20vZmVlZHMvdjEvZXJyb3JfcmVhc29uLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEquQEKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEh8KG0VSUk9SX1JFQVNPTl9GRUVEX05PVF9GT1VORBABEiEKHUVSUk9SX1JFQVNPTl9JTlNUUlVNRU5UX1RBS0VOEAISJAogRVJST1JfUkVBU09OX1JFUExBWV9GSUxFX0lOVkFMSUQQAxIiCh5FUlJPUl9SRUFTT05fUkVDT1JESU5HX1RPT19PTEQQBGIGcHJvdG8z");
 
 /**
  * Why feeds refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -45,6 +45,15 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_REPLAY_FILE_INVALID = 3;
    */
   REPLAY_FILE_INVALID = 3,
+
+  /**
+   * FAILED_PRECONDITION: the file's first trade is not after the instrument's market time, which
+   * never goes back; play it as another instrument.
+   * Metadata: instrument_id, first_trade_time, market_time.
+   *
+   * @generated from enum value: ERROR_REASON_RECORDING_TOO_OLD = 4;
+   */
+  RECORDING_TOO_OLD = 4,
 }
 
 /**

@@ -145,7 +145,8 @@ export type ReplaySource = Message<"tradeloom.feeds.v1.ReplaySource"> & {
   file: string;
 
   /**
-   * What its trades are of; created if it does not exist. Its venue must be FILE.
+   * What its trades are of; created if it does not exist. Its venue must be FILE. Its market time
+   * never goes back: to play a file again, name another instrument.
    *
    * @generated from field: tradeloom.marketdata.v1.Instrument instrument = 2;
    */
