@@ -138,14 +138,22 @@ def heartbeat_of(positions: Mapping[str, Cursor]) -> StreamTicksResponse:
 
 
 def cursors_from(texts: Sequence[str], instrument_ids: Sequence[str]) -> dict[str, Cursor]:
-    """The cursors by instrument; raises CursorInvalid for one that is none, of another instrument, or the second of one."""
+    """The cursors by instrument; CursorInvalid names each that is none, of another instrument, or the second of one."""
     cursors: dict[str, Cursor] = {}
+    violations: dict[str, str] = {}
     for number, text in enumerate(texts):
         field = f"after_cursors[{number}]"
-        cursor = feed.parse_cursor(text, field)
+        try:
+            cursor = feed.parse_cursor(text, field)
+        except CursorInvalid as error:
+            violations |= error.violations
+            continue
         if cursor.instrument_id not in instrument_ids:
-            raise CursorInvalid({field: "is of an instrument that is not asked for"})
-        if cursor.instrument_id in cursors:
-            raise CursorInvalid({field: "is the second of its instrument"})
-        cursors[cursor.instrument_id] = cursor
+            violations[field] = "is of an instrument that is not asked for"
+        elif cursor.instrument_id in cursors:
+            violations[field] = "is the second of its instrument"
+        else:
+            cursors[cursor.instrument_id] = cursor
+    if violations:
+        raise CursorInvalid(violations)
     return cursors

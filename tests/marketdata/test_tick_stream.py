@@ -11,9 +11,10 @@ import pytest
 
 from libs.bus import feed
 from libs.bus.feed import Cursor
+from libs.errors import CursorInvalid
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
-from services.marketdata.tick_stream import TickStreams
+from services.marketdata.tick_stream import TickStreams, cursors_from
 from tests.marketdata.stand import (
     BTC,
     ETH,
@@ -94,6 +95,16 @@ async def test_a_stream_resumes_after_a_restart_without_a_gap_or_a_repeat(instal
         await feed_many(feeder, 2)
         got += await ticks_until(stream, feeder.cursor)
     assert got == feeder.sent
+
+
+def test_every_wrong_cursor_of_a_request_is_named():
+    with pytest.raises(CursorInvalid) as refused:
+        cursors_from(["nonsense", f"{BTC}@1-1", f"{ETH}@1-1", f"{BTC}@1-2"], [BTC])
+    assert refused.value.violations == {
+        "after_cursors[0]": "is not a cursor of this stream",
+        "after_cursors[2]": "is of an instrument that is not asked for",
+        "after_cursors[3]": "is the second of its instrument",
+    }
 
 
 async def test_a_cursor_inside_a_batch_brings_the_rest_of_it(installation, caller, redis):
