@@ -21,10 +21,11 @@ from services.marketdata.importing import Importing
 from services.marketdata.servicer import MarketDataServicer
 from services.marketdata.settings import Settings
 from services.marketdata.storing import storing
+from services.marketdata.telling import telling_again
 from services.marketdata.tick_stream import TickStreams
 
 WORKER_CONNECTIONS_MAX = 6
-"""Relay, facts, leases, storing and two imports."""
+"""Relay, facts, leases, storing and two imports; what is told again waits for one of them."""
 
 
 @asynccontextmanager
@@ -39,6 +40,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         async with (
             relay(worker, redis, settings.word) as told,
             reading(worker, redis, "feeds", apply_feeds_facts) as feeds_facts,
+            telling_again(worker),
             storing(worker, redis, interval_seconds=settings.store_interval_seconds),
             reading_ticks(redis) as hub,
             reading_candles(

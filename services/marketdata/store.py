@@ -14,6 +14,9 @@ instrument_id, description, asset_class, base_asset, quote_asset, tick_size, lot
 maker_fee_rate, taker_fee_rate, has_book, state, has_feed, update_time
 """
 
+TELL_AGAIN_DAYS = outbox.KEPT_DAYS - 2
+"""So old is the newest fact of an instrument at most, and so there always is one for a reader that is new."""
+
 
 async def find_instrument(rows: Connection, instrument_id: str, *, for_update: bool = False) -> Instrument | None:
     lock = "FOR UPDATE" if for_update else ""
@@ -94,6 +97,29 @@ async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument
     stored = replace(instrument, update_time=row["update_time"])
     await outbox.add(rows, [events.instrument_changed(stored, row["fact_sequence"])])
     return stored
+
+
+async def tell_again(rows: Connection, limit: int) -> int:
+    """Tells instruments as they stand whose newest fact is no longer kept, or soon will not be; how many."""
+    found = await rows.fetch(
+        f"""
+        WITH untold AS (
+          SELECT instrument_id FROM instruments WHERE NOT EXISTS (
+            SELECT FROM outbox WHERE key = instrument_id AND sequence = fact_sequence
+            AND create_time > now() - make_interval(days => $1))
+          ORDER BY instrument_id LIMIT $2 FOR UPDATE SKIP LOCKED)
+        UPDATE instruments SET fact_sequence = fact_sequence + 1 WHERE instrument_id IN (SELECT instrument_id FROM untold)
+        RETURNING fact_sequence, {COLUMNS}
+        """,
+        TELL_AGAIN_DAYS,
+        limit,
+    )
+    facts = []
+    for row in map(dict, found):
+        sequence = row.pop("fact_sequence")
+        facts.append(events.instrument_changed(instrument_from(row), sequence))
+    await outbox.add(rows, facts)
+    return len(found)
 
 
 def instrument_from(row: Any) -> Instrument:

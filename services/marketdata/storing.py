@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
+from prometheus_client import Counter
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 
@@ -28,6 +29,10 @@ from services.marketdata import candle_store, tick_store
 from services.marketdata.bars import Bar, BarBuilder, Tick
 from services.marketdata.domain import EPOCH
 from services.marketdata.tick_store import Span, TickRow
+
+TOO_LATE = Counter(
+    "tradeloom_ticks_too_late", "Ticks stored, but too old for the bars that can still be corrected.", ["instrument_id"]
+)
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +59,7 @@ class Series:
     cursor: Cursor
     after_sequence: int
     builder: BarBuilder
+    too_late_told: int = 0
 
     def follow_on(self, entry: Entry) -> None:
         """Notes a gap before the entry, if there is one."""
@@ -85,6 +91,13 @@ class Series:
                 bars += self.builder.advance(batch.book.time.seconds * 1_000_000_000 + batch.book.time.nanos)
         self.cursor = entry.cursor
         return rows, bars
+
+    def tell_too_late(self) -> None:
+        """Counts and logs the ticks that came too late for any bar, once they are committed."""
+        if new := self.builder.too_late_count - self.too_late_told:
+            TOO_LATE.labels(self.cursor.instrument_id).inc(new)
+            log.warning("ticks came too late for their bars", instrument_id=self.cursor.instrument_id, ticks=new)
+            self.too_late_told += new
 
 
 class Storer:
@@ -194,6 +207,8 @@ class Storer:
                 ],
             )
             await tick_store.write_spans(rows, [Span(series.after_sequence, series.cursor) for series in stored])
+        for series in stored:
+            series.tell_too_late()
         await asyncio.gather(*(feed.set_stored(self._redis, series.cursor) for series in stored))
 
     async def _ensure_months(self, months: set[datetime]) -> None:

@@ -6,7 +6,9 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from tradeloom.marketdata.v1 import events_pb2, marketdata_pb2
 
-from tests.marketdata.stand import BTC, ETH, START, Caller, Feeder, announce, select, tick_at, until
+from libs.store.database import open_database
+from services.marketdata import store
+from tests.marketdata.stand import BTC, ETH, START, Caller, Feeder, announce, select, served, tick_at, until
 from tests.mesh import sign_in
 
 
@@ -68,6 +70,30 @@ async def test_every_change_of_an_instrument_is_told_once_and_in_order(installat
     assert {row["kind"] for row in told} == {"tradeloom.marketdata.v1.InstrumentChanged"}
     changed = events_pb2.InstrumentChanged.FromString(told[1]["payload"]).instrument
     assert (changed.description, changed.state) == ("Another", marketdata_pb2.INSTRUMENT_STATE_HALTED)
+
+
+async def test_a_reader_that_is_new_learns_instruments_whose_facts_are_long_gone(installation, redis):
+    await announce(installation, BTC, ETH)
+    async with installation.connect() as superuser:
+        # A week later; Redis, too, was made anew. One of them is as new as it was.
+        await superuser.execute("SET search_path = marketdata")
+        await superuser.execute("DELETE FROM outbox WHERE key = $1", BTC)
+        await superuser.execute("UPDATE instruments SET fact_sequence = 3 WHERE instrument_id = $1", BTC)
+        known = "SELECT instrument_id FROM execution.instruments ORDER BY 1"
+        async with served(installation), installation.serve("execution"):
+
+            async def learned() -> bool:
+                return [row["instrument_id"] for row in await superuser.fetch(known)] == [BTC, ETH]
+
+            assert await until(learned)
+        # Told once, however often the service starts.
+        async with open_database(installation.url("marketdata_worker"), 1) as database, database.transaction() as rows:
+            assert await store.tell_again(rows, 10) == 0
+        await superuser.execute("UPDATE outbox SET create_time = now() - make_interval(days => 6) WHERE key = $1", BTC)
+        async with open_database(installation.url("marketdata_worker"), 1) as database, database.transaction() as rows:
+            assert await store.tell_again(rows, 10) == 1
+        told = await superuser.fetch("SELECT key, sequence FROM outbox ORDER BY 1, 2")
+    assert [tuple(row) for row in told] == [(BTC, 4), (BTC, 5), (ETH, 1)]
 
 
 async def test_an_instrument_that_a_feed_brings_cannot_be_put_by_hand(installation, caller):

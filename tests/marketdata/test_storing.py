@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from libs.bus import feed
 from libs.bus.feed import Outdated
 from libs.store.database import open_database
-from services.marketdata import candle_store, storing, tick_store
+from services.marketdata import bars, candle_store, storing, tick_store
 from services.marketdata.storing import share_of
 from tests.marketdata.stand import (
     BTC,
@@ -256,6 +258,32 @@ async def test_ticks_lost_before_they_were_stored_begin_a_new_span(installation,
         await stored_through(installation, feeder)
     spans = await select(installation, "SELECT after_sequence, sequence FROM coverage ORDER BY after_sequence")
     assert [tuple(span) for span in spans] == [(0, 2), (6, 8)]
+
+
+async def test_ticks_that_come_too_late_for_any_bar_are_stored_counted_and_logged(installation, redis, monkeypatch):
+    monkeypatch.setattr(bars, "KEPT_BARS", 3)
+    await announce(installation, BTC)
+
+    def counted() -> float:
+        return REGISTRY.get_sample_value("tradeloom_ticks_too_late_total", {"instrument_id": BTC}) or 0
+
+    before = counted()
+
+    async def all_counted() -> bool:
+        return counted() == before + 2
+
+    feeder = Feeder(redis)
+    with capture_logs() as logs:
+        async with storer_of(installation, redis):
+            await feeder.tick(*((60 * minute, 10 + minute) for minute in range(6)))
+            await stored_through(installation, feeder)
+            made = await stored_bars(installation)
+            await feeder.tick((1, 99), (61, 99))
+            await until(all_counted)
+    assert await stored_ticks(installation) == sent(feeder)
+    assert await stored_bars(installation) == made
+    late = [entry for entry in logs if entry["event"] == "ticks came too late for their bars"]
+    assert [(entry["instrument_id"], entry["ticks"]) for entry in late] == [(BTC, 2)]
 
 
 async def test_an_import_that_takes_long_holds_up_only_its_own_instrument(installation, redis):
