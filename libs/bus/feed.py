@@ -16,32 +16,62 @@ from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 
 from libs.errors import CursorInvalid
 
-RESUME_BATCHES = 5_000  # kept for readers that resume, even when stored
-BATCHES_MAX = 20_000  # kept if they are not stored: the memory bound, at which a gap is preferred
-TRIM_BATCHES = 100  # trimmed at once
+RESUME_BATCHES, RESUME_EVENTS = (
+    5_000,
+    100_000,
+)  # kept for readers that resume, even when stored; events: ticks and books
+BATCHES_MAX, EVENTS_MAX = (
+    20_000,
+    1_000_000,
+)  # kept if they are not stored: the memory bound, at which a gap is preferred
+TRIM_BATCHES, TRIM_EVENTS = 100, 5_000  # trimmed at once
+STREAM_BYTES_MAX = 80 * 1024 * 1024  # what the memory bound comes to, for one instrument
+IDLE_SECONDS = 7 * 86_400  # a stream that nobody has appended to for so long is forgotten, as facts are
 READ_BATCHES = 100  # of one instrument, at once
 
-# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, RESUME_BATCHES, BATCHES_MAX, TRIM_BATCHES.
-# A refused XADD ends the script before the quote is touched.
+# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants above from RESUME_BATCHES on.
+# A refused XADD ends the script before the quote is touched. Sequences count events, so their difference is how many
+# there are after the oldest batch.
 _APPEND = """
 redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3])
 if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
+redis.call('EXPIRE', KEYS[1], ARGV[11])
 
-local length, trimmed = redis.call('XLEN', KEYS[1]), tonumber(ARGV[7])
-if length < tonumber(ARGV[5]) + trimmed then return 1 end
-local function before(one, other)
-  local epoch, sequence = string.match(one, '^(%d+)-(%d+)$')
-  local other_epoch, other_sequence = string.match(other, '^(%d+)-(%d+)$')
-  if epoch ~= other_epoch then return tonumber(epoch) < tonumber(other_epoch) end
-  return tonumber(sequence) < tonumber(other_sequence)
+local resume_batches, resume_events = tonumber(ARGV[5]), tonumber(ARGV[6])
+local batches_max, events_max = tonumber(ARGV[7]), tonumber(ARGV[8])
+local trim_batches, trim_events = tonumber(ARGV[9]), tonumber(ARGV[10])
+local function parts(id)
+  local epoch, sequence = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(epoch), tonumber(sequence)
 end
+local function before(one, other)
+  local epoch, sequence = parts(one)
+  local other_epoch, other_sequence = parts(other)
+  if epoch ~= other_epoch then return epoch < other_epoch end
+  return sequence < other_sequence
+end
+local _, newest = parts(ARGV[1])
+local function events_after(id)
+  local _, sequence = parts(id)
+  return newest - sequence
+end
+
+local length, oldest = redis.call('XLEN', KEYS[1]), redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1]
+if length < resume_batches + trim_batches and events_after(oldest) < resume_events + trim_events then return 1 end
 local stored = redis.call('GET', KEYS[3]) or '0-0'
-if length <= tonumber(ARGV[6]) and not before(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1], stored) then
+local batches, events = resume_batches, resume_events
+local is_full = length > batches_max or events_after(oldest) > events_max
+if is_full then
+  batches, events = batches_max - trim_batches, events_max - trim_events
+elseif not before(oldest, stored) then
   return 1
 end
-local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', trimmed + 1)
-local first_kept = oldest[#oldest][1]
-if length <= tonumber(ARGV[6]) and before(stored, first_kept) then first_kept = stored end
+local first_kept, trimmed = oldest, 0
+while trimmed < trim_batches and (length - trimmed > batches or events_after(first_kept) > events) do
+  first_kept = redis.call('XRANGE', KEYS[1], '(' .. first_kept, '+', 'COUNT', 1)[1][1]
+  trimmed = trimmed + 1
+end
+if not is_full and before(stored, first_kept) then first_kept = stored end
 redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
 return 1
 """
@@ -126,7 +156,7 @@ async def append(redis: Redis, batches: Sequence[Batch]) -> None:
             f"quote:{instrument_id}",
             f"ticks-stored:{instrument_id}",
             *(batch.cursor.stream_id, batch.response, batch.first_sequence, batch.quote),
-            *(RESUME_BATCHES, BATCHES_MAX, TRIM_BATCHES),
+            *(RESUME_BATCHES, RESUME_EVENTS, BATCHES_MAX, EVENTS_MAX, TRIM_BATCHES, TRIM_EVENTS, IDLE_SECONDS),
         )
     for result in await pipeline.execute(raise_on_error=False):
         if isinstance(result, ResponseError) and "equal or smaller" in str(result):

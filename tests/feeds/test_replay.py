@@ -49,10 +49,13 @@ def test_a_replay_goes_on_after_any_trade(tmp_path: Path):
 def test_every_wrong_line_is_named_by_its_number_with_every_rule_it_breaks(tmp_path: Path):
     name = write(
         tmp_path,
-        HEADER + "1000,1,buy,1,1\n1.5,2,buy,1,1\n1000,1,buy,1,1\n1000,4,hold,nan,0\n1000,5,buy,inf,1\n-1,6,buy,1,\n",
+        HEADER
+        + "1000,1,buy,1,1\n1.5,2,buy,1,1\n1000,1,buy,1,1\n1000,4,hold,nan,0\n1000,5,buy,inf,1\n-1,6,buy,1,\n"
+        + f"1000,{'é' * 33},buy,1,1\n1000,{'é' * 32},buy,1,1\n",
     )
     found = refusal(tmp_path, name)
-    assert list(found) == ["line 3", "line 4", "line 5", "line 6", "line 7"]
+    assert list(found) == ["line 3", "line 4", "line 5", "line 6", "line 7", "line 8"]
+    assert "more than 64 bytes" in found["line 8"]
     assert "timestamp" in found["line 3"]
     assert "repeats" in found["line 4"]
     assert [word in found["line 5"] for word in ("side", "price", "amount")] == [True] * 3

@@ -27,10 +27,13 @@ TIMESTAMP_MAX_MILLISECONDS = 9_223_372_036_854
 SLICE_TRADES = 10_000
 """Trades that are made into ticks at a time."""
 
+ID_BYTES_MAX = 64
+"""In UTF-8; what a tick takes in memory, and on its way, is bounded."""
+
 COLUMNS = ("timestamp", "id", "side", "price", "amount")
 _RULES = {
     "timestamp": f"must be whole milliseconds since 1970, above 0 and at most {TIMESTAMP_MAX_MILLISECONDS}",
-    "id": "repeats the id of an earlier line",
+    "id": f"repeats the id of an earlier line, or has more than {ID_BYTES_MAX} bytes",
     "side": "must be buy or sell",
     "price": "must be a finite number above zero",
     "amount": "must be a finite number above zero",
@@ -160,7 +163,7 @@ def _recording(file: str, raw: pl.DataFrame, first_line: int) -> Recording:
     repeated = (pl.col("id") != "") & ~pl.col("id").is_first_distinct()
     sound = {
         "timestamp": pl.col("timestamp").is_between(1, TIMESTAMP_MAX_MILLISECONDS),
-        "id": ~repeated,
+        "id": ~repeated & (pl.col("id").str.len_bytes() <= ID_BYTES_MAX),
         "side": pl.col("side").is_in(["buy", "sell"]),
         "price": pl.col("price").is_finite() & (pl.col("price") > 0),
         "amount": pl.col("amount").is_finite() & (pl.col("amount") > 0),

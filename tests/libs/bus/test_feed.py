@@ -1,5 +1,13 @@
 import pytest
-from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, Tick, TickBatch
+from google.protobuf.timestamp_pb2 import Timestamp
+from tradeloom.marketdata.v1.marketdata_pb2 import (
+    AGGRESSOR_SELLER,
+    Book,
+    BookLevel,
+    StreamTicksResponse,
+    Tick,
+    TickBatch,
+)
 
 from libs.bus import feed
 from libs.bus.feed import (
@@ -16,6 +24,8 @@ from libs.bus.feed import (
     set_stored,
 )
 from libs.errors import CursorInvalid
+from libs.stack.valkey import MEMORY_MAX
+from services.feeds.sources.simulated import CHARACTERS
 
 BTC, ETH = "SIM:BTCUSDT", "SIM:ETHUSDT"
 
@@ -136,6 +146,70 @@ async def test_at_the_memory_bound_a_gap_is_preferred_and_a_reader_sees_it(redis
     cursor = Cursor(BTC, 1, 10)
     first, *_ = await read_all(redis, cursor)
     assert first.first_sequence > cursor.sequence + 1
+
+
+async def test_large_batches_are_trimmed_by_their_ticks_when_they_are_stored_or_at_the_memory_bound(redis, monkeypatch):
+    monkeypatch.setattr(feed, "RESUME_EVENTS", 1_000)
+    monkeypatch.setattr(feed, "EVENTS_MAX", 3_000)
+    monkeypatch.setattr(feed, "TRIM_EVENTS", 100)
+
+    async def append_many(first: int, last: int) -> None:
+        await append(redis, [batch(number, number + 49) for number in range(first, last, 50)])
+
+    async def first_kept() -> int:
+        return (await read_all(redis, Cursor(BTC, 0, 0)))[0].first_sequence
+
+    await append_many(1, 2_000)
+    assert await first_kept() == 1  # nothing was ever stored
+    await set_stored(redis, Cursor(BTC, 1, 1_000))
+    await append_many(2_001, 2_500)
+    assert await first_kept() == 951  # what ends at the stored cursor is kept, for who resumes there
+    await set_stored(redis, Cursor(BTC, 1, 2_500))
+    await append_many(2_501, 2_600)
+    assert 2_600 - 1_200 < await first_kept() <= 2_600 - 1_000
+    await append_many(2_601, 9_000)
+    assert 9_000 - 3_100 < await first_kept() <= 9_000 - 2_900
+    cursor = Cursor(BTC, 1, 2_600)
+    first, *_ = await read_all(redis, cursor)
+    assert first.first_sequence > cursor.sequence + 1
+
+
+async def test_what_the_simulated_market_may_take_at_its_bounds_is_far_below_what_redis_has(redis):
+    late, level = Timestamp(seconds=1_790_000_000, nanos=999_999_999), BookLevel(price=60_000.01, quantity=0.12345)
+    full = TickBatch(
+        instrument_id=BTC,
+        epoch=1,
+        ticks=[
+            Tick(
+                time=late,
+                price=60_000.01,
+                quantity=0.12345,
+                aggressor=AGGRESSOR_SELLER,
+                trade_id="9" * 19,
+            )
+        ]
+        * (feed.EVENTS_MAX // feed.BATCHES_MAX),
+        book=Book(time=late, bids=[level] * 10, asks=[level] * 10),
+    )
+    step, ready = len(full.ticks) + 1, []
+    for first in range(1, feed.EVENTS_MAX + 20 * step, step):
+        full.first_sequence = first
+        full.previous_cursor, full.cursor = f"{BTC}@1-{first - 1}", f"{BTC}@1-{first + step - 1}"
+        response = StreamTicksResponse(batches=[full]).SerializeToString()
+        ready.append(Batch(Cursor(BTC, 1, first + step - 1), first, response, b""))
+    for start in range(0, len(ready), 500):
+        await append(redis, ready[start : start + 500])
+    assert await redis.xlen(f"ticks:{BTC}") > feed.BATCHES_MAX * 0.9
+    used = await redis.memory_usage(f"ticks:{BTC}", samples=0)
+    assert feed.STREAM_BYTES_MAX / 2 < used < feed.STREAM_BYTES_MAX
+    # The other half is for facts and for replays, which stop when they are not stored.
+    assert MEMORY_MAX == "1gb"
+    assert len(CHARACTERS) * feed.STREAM_BYTES_MAX < (1 << 30) / 2
+
+
+async def test_a_stream_that_nobody_appends_to_is_forgotten_in_the_end(redis):
+    await append(redis, [batch(1, 3)])
+    assert 0 < await redis.ttl(f"ticks:{BTC}") <= feed.IDLE_SECONDS
 
 
 @pytest.mark.parametrize("text", ["SIM:BTCUSDT@7-1234", "SIM:BTC/USD.P-1_x".upper() + "@1-0"])
