@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
+from libs.mesh.carrying import interceptors
 from libs.mesh.contract import methods
 from libs.mesh.tls import channel_credentials
 
@@ -77,7 +78,8 @@ def open_channel(
 ) -> aio.Channel:
     """A channel to the service of this word at host:port, under the caller's own certificate."""
     alive = keepalive(keepalive_milliseconds, keepalive_timeout_milliseconds)
-    return aio.secure_channel(address, channel_credentials(tls_folder, caller), options=options(word, alive))
+    credentials = channel_credentials(tls_folder, caller)
+    return aio.secure_channel(address, credentials, options=options(word, alive), interceptors=interceptors())
 
 
 def open_edge_channel(address: str) -> aio.Channel:
