@@ -35,8 +35,8 @@ class ServiceSettings(BaseSettings):
     redis_url: SecretStr = SecretStr("")
     auth_service_url: str = "127.0.0.1:18011"
     log_format: LogFormat = LogFormat.CONSOLE
+    # Of a collector, without the path that spans are sent to; empty: nobody collects traces.
     otlp_endpoint: str = ""
-    """Of a collector, without the path that spans are sent to; empty: nobody collects traces."""
     trace_sample_ratio: float = 0.01
     # Between the last "not serving" and the first refused call, so that balancers can look away.
     drain_notice_seconds: float = 0.0

@@ -33,7 +33,7 @@ from tests.delivery.chart import (
 from tests.libs.edge.stand import make_certificates
 
 KUBERNETES = ("1.31", "1.37")
-WITHOUT_SCHEMA = {"Certificate", "ServiceMonitor"}
+WITHOUT_SCHEMA = {"Certificate", "PodMonitor"}
 MEBIBYTE = 1024 * 1024
 NOT_OURS = {"PGSSLMODE", "PGSSLROOTCERT"}
 """Read by the driver of Postgres."""
@@ -345,14 +345,22 @@ def test_selectors_find_their_own_pods_and_no_others() -> None:
             assert [word for word in labels if wanted.items() <= labels[word].items()] == [name]
 
 
-def test_metrics_are_announced_only_where_asked_for() -> None:
-    assert not of_kind("ServiceMonitor")
-    (monitor,) = of_kind("ServiceMonitor", example_named("managed")).values()
-    services = of_kind("Service", example_named("managed"))
+def test_metrics_are_announced_only_where_asked_for_and_then_of_every_pod() -> None:
+    assert not of_kind("PodMonitor")
+    found = example_named("managed")
+    assert of_kind("Service", found)["edge"]["spec"]["type"] == "LoadBalancer"
+    (monitor,) = of_kind("PodMonitor", found).values()
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
 
-    wanted = monitor["spec"]["selector"]["matchLabels"]
-    assert all(wanted.items() <= service["metadata"]["labels"].items() for service in services.values())
-    assert monitor["spec"]["endpoints"][0]["port"] == "probe"
+    assert endpoint["path"] == "/metrics"
+    for deployment in of_kind("Deployment", found).values():
+        assert selects(monitor["spec"]["selector"], deployment["spec"]["template"]["metadata"]["labels"])
+        assert endpoint["port"] in [port["name"] for port in container(deployment)["ports"]]
+
+
+def test_nobody_outside_reaches_the_edges_metrics() -> None:
+    for found in (usual(), example_named("managed")):
+        assert [port["name"] for port in of_kind("Service", found)["edge"]["spec"]["ports"]] == ["edge"]
 
 
 def test_without_values_there_are_two_of_everything() -> None:
