@@ -12,7 +12,7 @@ from tradeloom.policy.v1 import policy_pb2
 
 from libs.edge import contract
 from libs.edge.contract import Method
-from libs.words import WORDS
+from libs.words import WORDS, Word
 
 METHODS = contract.methods()
 MUTATING = [method for method in METHODS if not method.read_only]
@@ -188,6 +188,13 @@ def test_every_folder_of_services_and_migrations_is_a_word(kind: str) -> None:
     for path in Path(kind).iterdir():
         if path.is_dir() and path.name != "__pycache__":
             assert path.name in WORDS
+
+
+@pytest.mark.parametrize("word", WORDS.values(), ids=lambda word: word.name)
+def test_every_word_has_its_folders(word: Word) -> None:
+    assert Path("services", word.name, "__main__.py").is_file()
+    assert Path("tests", word.name).is_dir()
+    assert not word.has_contract or list(Path("migrations", word.name).glob("0001_*.py"))
 
 
 @pytest.mark.parametrize("enum", list(enums()), ids=lambda enum: enum.full_name)
