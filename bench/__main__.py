@@ -4,7 +4,7 @@ import argparse
 
 import uvloop
 
-from bench import edge, orders, ticks, up
+from bench import disk, edge, orders, ticks, up
 from bench.rounds import FULL, SHORT, Form
 from bench.stack import stack_of
 
@@ -31,6 +31,8 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, help="of each measurement; medians are told")
     given = parser.parse_args()
     form = SHORT if given.short else FULL
+    if not given.short:
+        disk.refuse_memory()
     if given.rounds:
         form = Form(given.rounds, form.seconds, is_short=form.is_short)
     uvloop.run(main(given.names or every, form))

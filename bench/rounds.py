@@ -13,6 +13,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from bench import disk
+
 CONSOLE_COLUMNS = 120
 """Wide enough where no terminal says how wide it is."""
 
@@ -106,9 +108,11 @@ class Report:
             table.add_row(*row)
         console.print(table)
         load_after = os.getloadavg()[0]
+        data_on = disk.file_system(disk.folder())
         console.print(
             f"medians of {self.form.rounds} rounds of {self.form.seconds:g} s a side, "
-            f"load average {self.load_before:.1f} before and {load_after:.1f} after on {os.cpu_count()} cores"
+            f"load average {self.load_before:.1f} before and {load_after:.1f} after on {os.cpu_count()} cores, "
+            f"data on {data_on}"
         )
         if self.limits:
             console.print(self.limits)
@@ -121,6 +125,7 @@ class Report:
                 "seconds": self.form.seconds,
                 "spread": self.spreads,
                 "load_average": [round(self.load_before, 2), round(load_after, 2)],
+                "file_system": data_on,
             },
         }
         print(json.dumps(found), flush=True)

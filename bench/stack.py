@@ -16,6 +16,7 @@ import psutil
 from grpc import aio
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
+from bench import disk
 from libs.cli.client import CALL_SECONDS, Metadata, sign_in, sign_in_admin
 from libs.ids import uuid7
 from libs.mesh.channel import open_channel, open_edge_channel
@@ -61,8 +62,8 @@ def tradeloom(*arguments: str, folder: Path, environment: Mapping[str, str] | No
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """On the disk of temporary files, so that commits are as durable as that disk is."""
-    folder = Path(tempfile.mkdtemp(prefix="tradeloom-bench-"))
+    """On a disk, so that commits are as durable as that disk is."""
+    folder = Path(tempfile.mkdtemp(prefix="tradeloom-bench-", dir=disk.folder()))
     try:
         yield folder
     finally:

@@ -52,6 +52,7 @@ def test_a_bench_prints_a_table_and_last_its_json(printed, name):
     assert told["samples"]["spread"].keys() == told["ratios"].keys()
     assert table[1].split() == ["subject", "baseline", "ratio", "spread"]
     assert any("load average" in line for line in table)
+    assert any(f"data on {told['samples']['file_system']}" in line for line in table)
 
 
 def test_the_last_line_of_all_is_json(printed):
