@@ -55,8 +55,10 @@ def field_of(word: str, variable: str) -> str | None:
     return None
 
 
-def test_helm_finds_nothing_wrong() -> None:
-    found = helm_python.lint(str(chart.CHART))
+@pytest.mark.parametrize("example", [None, *EXAMPLES], ids=lambda path: path.name if path else "usual")
+def test_helm_finds_nothing_wrong(example: Path | None) -> None:
+    values = yaml.safe_load(example.read_text()) if example else None
+    found = helm_python.lint(str(chart.CHART), values, strict=True)
 
     assert found["errors"] == []
     assert [message for message in found["messages"] if message["severity"] > 1] == []
@@ -249,6 +251,17 @@ def assert_confined(workload: Manifest) -> None:
     }
     assert only["resources"]["requests"].keys() == {"cpu", "memory"}
     assert only["resources"]["limits"]["memory"]
+
+
+def test_each_part_has_an_account_of_its_own_with_no_way_to_kubernetes() -> None:
+    accounts = of_kind("ServiceAccount")
+
+    assert accounts.keys() == {*WORDS, "edge", "migrations"}
+    for name, workload in (of_kind("Deployment") | of_kind("Job")).items():
+        used = workload["spec"]["template"]["spec"]["serviceAccountName"]
+        assert used == accounts[name]["metadata"]["name"] == f"{chart.RELEASE}-{name}"
+        assert accounts[name]["automountServiceAccountToken"] is False
+    assert not [one["kind"] for one in usual() if one["kind"].endswith(("Role", "RoleBinding"))]
 
 
 @pytest.mark.parametrize("example", [None, *EXAMPLES], ids=lambda path: path.name if path else "usual")

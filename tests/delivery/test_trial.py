@@ -72,9 +72,16 @@ def test_postgres_and_redis_keep_their_data_and_are_confined(built: list[Manifes
         assert workload["kind"] == "StatefulSet"
         (claim,) = workload["spec"]["volumeClaimTemplates"]
         assert claim["metadata"]["name"] in {mount["name"] for mount in container(workload)["volumeMounts"]}
-    (namespace,) = of_kind("Namespace", built).values()
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert not of_kind("Secret", built)
+
+
+def test_all_of_the_trial_lies_in_the_charts_namespace_where_nobody_may_be_root(built: list[Manifest]) -> None:
+    (namespace,) = of_kind("Namespace", built).values()
+    assert namespace["metadata"]["name"] == chart.NAMESPACE
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    others = [one for one in built if one["kind"] != "Namespace"]
+    assert {one["metadata"]["namespace"] for one in others} == {chart.NAMESPACE}
+    assert {"StatefulSet", "Service", "NetworkPolicy", "ConfigMap"} <= {one["kind"] for one in others}
 
 
 def test_every_secret_that_anything_mounts_or_reads_is_made(
