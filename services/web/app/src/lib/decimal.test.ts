@@ -51,5 +51,12 @@ describe("decimals", () => {
     expect(typed(" 1,000.5 ")).toBe("1000.5");
     expect(typed(".5")).toBe("0.5");
     expect(typed("5.")).toBe("5");
+    expect(typed("1,000,000")).toBe("1000000");
+  });
+
+  test("are not read as something a hundred times as large where a comma may mean a point", () => {
+    for (const text of ["0,25", "1,5", "1,000", "0,250", "1.000,5", "12,34.5", ",5"]) {
+      expect(unitsOf(typed(text))).toBeUndefined();
+    }
   });
 });

@@ -93,9 +93,13 @@ export function shown(text: string | undefined, least = 2, most = 8): string {
   return `${units < 0n && rounded !== 0n ? "-" : ""}${grouped}${padded && `.${padded}`}`;
 }
 
+/** Commas that can only group: before a point, or more than one. In "0,25" and "1,000" one may mean a point. */
+const GROUPED = /^-?[1-9][0-9]{0,2}((,[0-9]{3})+[.][0-9]*|(,[0-9]{3}){2,})$/;
+
 /** What a person types, as the contract wants it: no blanks, no grouping, ".5" as "0.5", "5." as "5". */
 export function typed(text: string): string {
-  const bare = text.replace(/[\s,_]/g, "");
+  const ungapped = text.replace(/[\s_]/g, "");
+  const bare = GROUPED.test(ungapped) ? ungapped.replaceAll(",", "") : ungapped;
   const whole = bare.startsWith(".") ? `0${bare}` : bare;
   return whole.endsWith(".") ? whole.slice(0, -1) : whole;
 }

@@ -162,7 +162,7 @@ function problemOf({ asset, amount }: Line): { asset?: string; amount?: string }
   const plain = typed(amount);
   const problem = {
     ...(!/^[A-Z0-9._-]{1,16}$/.test(asset.trim()) && { asset: "Such as USDT" }),
-    ...(unitsOf(plain) === undefined ? { amount: "Not a plain number" } : signOf(plain) <= 0 && { amount: "Must be above zero" }),
+    ...(unitsOf(plain) === undefined ? { amount: plain.includes(",") ? "Write decimals with a point" : "Not a plain number" } : signOf(plain) <= 0 && { amount: "Must be above zero" }),
   };
   return Object.keys(problem).length ? problem : undefined;
 }

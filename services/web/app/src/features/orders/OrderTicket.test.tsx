@@ -135,6 +135,23 @@ describe("the order ticket", () => {
     expect(screen.getByLabelText("Quantity")).toHaveProperty("value", "4.995");
   });
 
+  test("takes no more than a market order, which may fill at a worse price, can be sure to pay", async () => {
+    const { user } = await show();
+    await waitFor(() => expect(screen.getByTestId("available").textContent).toBe("1,000.00 USDT"));
+    await user.click(screen.getByText("Market"));
+    await user.click(screen.getByRole("button", { name: "Use 100% of the available USDT" }));
+    // 9.490 × 105, the fee of a taker included, is 997.45
+    expect(screen.getByLabelText("Quantity")).toHaveProperty("value", "9.49");
+  });
+
+  test("does not send a quantity whose comma may mean a point", async () => {
+    const { calls, user } = await show();
+    await user.type(screen.getByLabelText("Quantity"), "0,250");
+    await user.click(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    await screen.findByText("Write decimals with a point");
+    expect(calls).toHaveLength(0);
+  });
+
   test("steps by the lot with the arrow keys", async () => {
     const { user } = await show();
     await user.type(screen.getByLabelText("Quantity"), "{ArrowUp}{ArrowUp}{Shift>}{ArrowUp}{/Shift}{ArrowDown}");

@@ -16,6 +16,8 @@ import { forgetUnanswered, rememberUnanswered, unanswered } from "./unanswered";
 import { SIDES, TIMES_IN_FORCE } from "./words";
 
 const SHARES_PERCENT = [25, 50, 75, 100];
+/** The part above the price that the service, unless set otherwise, sets aside for a market order until it has filled. */
+const MARKET_ROOM = "0.05";
 
 interface Props {
   instrument: Instrument;
@@ -126,9 +128,9 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
 
   const useShare = (percent: number) => {
     const share = product(available, (percent / 100).toString()) ?? "0";
-    // A buy leaves room for the fee of a taker.
-    const money = isBuy ? less(share, instrument.takerFeeRate?.value ?? "0") : share;
-    edit({ quantity: affordable(money, isBuy ? priceNow : "1", lot) });
+    // A buy leaves room for the fee of a taker, and a market order for a worse price.
+    const money = less(less(share, instrument.takerFeeRate?.value ?? "0"), isLimit ? "0" : MARKET_ROOM);
+    edit({ quantity: isBuy ? affordable(money, priceNow, lot) : affordable(share, "1", lot) });
     setShowsProblems(false);
   };
 

@@ -4,7 +4,7 @@ import { IconX } from "@tabler/icons-react";
 import { OrderSide, OrderState, type Order } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { useRef, useState } from "react";
 import { useApi } from "@/api/clients";
-import { refusalOf } from "@/api/refusal";
+import { isOutcomeLost, refusalOf } from "@/api/refusal";
 import { newRequestId } from "@/api/requestId";
 import { shown } from "@/lib/decimal";
 import { dayAndClock } from "@/lib/time";
@@ -79,7 +79,7 @@ export function OrderStateBadge({ order }: { order: Order }) {
 function CancelButton({ order }: { order: Order }) {
   const { orders } = useApi();
   const { take } = useAccountOrders();
-  // Canceling this order is one intent, however often it is clicked.
+  // Until it is answered, canceling this order is one intent, however often it is clicked.
   const requestId = useRef(newRequestId());
   const [isAsking, setIsAsking] = useState(false);
   const isAsked = order.state === OrderState.PENDING_CANCEL;
@@ -88,10 +88,16 @@ function CancelButton({ order }: { order: Order }) {
     setIsAsking(true);
     try {
       const { order: changed } = await orders.cancelOrder({ requestId: requestId.current, orderId: order.orderId });
+      // If the venue was too late, asking once more is another intent.
+      requestId.current = newRequestId();
       if (changed) take([changed]);
     } catch (error) {
       const refusal = refusalOf(error);
-      notifications.show({ color: "red", title: "Not canceled", message: refusal.message });
+      if (isOutcomeLost(refusal)) {
+        notifications.show({ color: "yellow", title: "Perhaps not canceled", message: `${refusal.message} Cancel it again to be sure.` });
+      } else {
+        notifications.show({ color: "red", title: "Not canceled", message: refusal.message });
+      }
     } finally {
       setIsAsking(false);
     }

@@ -121,7 +121,7 @@ function problemOf(text: string, step: string | undefined): string | undefined {
   const plain = typed(text);
   if (plain === "") return "Required";
   const units = unitsOf(plain);
-  if (units === undefined) return "Not a plain number";
+  if (units === undefined) return plain.includes(",") ? "Write decimals with a point" : "Not a plain number";
   if (units <= 0n) return "Must be above zero";
   if (step && !isMultiple(plain, step)) return `Must be a multiple of ${step}`;
   return undefined;

@@ -102,6 +102,16 @@ function AccountTabs() {
       <Loading what="the portfolio" />
     );
 
+  /** Nobody is told that there is nothing before it is known. */
+  const without = (title: string) =>
+    list.isPending ? (
+      <Loading what="your orders" />
+    ) : list.isError ? (
+      <Failed what="your orders" error={list.error} onRetry={() => void list.refetch()} />
+    ) : (
+      <Empty title={title} />
+    );
+
   return (
     <Tabs defaultValue="open" className={classes.tabs!} keepMounted={false}>
       <Tabs.List className={classes.tabList!} aria-label="Account">
@@ -111,16 +121,10 @@ function AccountTabs() {
         <Tabs.Tab value="balances">Balances</Tabs.Tab>
       </Tabs.List>
       <Tabs.Panel value="open" className={classes.tabPanel!}>
-        {open.length ? <OrdersTable orders={open} label="Open orders" /> : <Empty title="No open orders" />}
+        {open.length ? <OrdersTable orders={open} label="Open orders" /> : without("No open orders")}
       </Tabs.Panel>
       <Tabs.Panel value="done" className={classes.tabPanel!}>
-        {done.length ? (
-          <OrdersTable orders={done} label="Order history" />
-        ) : list.isError ? (
-          <Failed what="your orders" error={list.error} onRetry={() => void list.refetch()} />
-        ) : (
-          <Empty title="No orders yet" />
-        )}
+        {done.length ? <OrdersTable orders={done} label="Order history" /> : without("No orders yet")}
       </Tabs.Panel>
       <Tabs.Panel value="positions" className={classes.tabPanel!}>
         {holdings((data) => (
