@@ -3,9 +3,9 @@
 import asyncio
 import json
 import random
-import subprocess
-import sys
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -23,14 +23,14 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.type.v1 import decimal_pb2
 
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in, sign_in_admin
-from libs.cli.options import DataDir
+from libs.cli.detached import start, stop, wait_healthy, wait_stopped
+from libs.cli.options import DataDir, Port
 from libs.ids import uuid7
 from libs.mesh.watchdog import StreamSilent, watched
 from libs.money import plain
 from libs.stack.credentials import DEMO, Credentials
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
-from libs.stack.processes import child_environment
 from libs.stack.state import Snapshot, running
 
 app = typer.Typer()
@@ -103,8 +103,10 @@ def demo(
     order_type: Annotated[Type, typer.Option(help="At any price, or a limit.")] = Type.MARKET,
     limit_price: Annotated[str, typer.Option(help="For a limit order: the worst price accepted.")] = "",
     side: Annotated[Side, typer.Option(help="Which way.")] = Side.BUY,
+    wait_seconds: Annotated[float, typer.Option(help="How long to wait for the fill.", min=0)] = FILL_SECONDS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
     data_dir: DataDir = None,
+    port: Port = None,
 ) -> None:
     """Register, watch ticks, place an order and see it filled; starts the stack if it is not running."""
     ticket = Ticket(
@@ -118,16 +120,13 @@ def demo(
         raise typer.BadParameter("--limit-price goes with --order-type limit, and only with it")
     folder = DataFolder.at(data_dir)
     console = Console(stderr=as_json, highlight=False)
-    snapshot, own = running_or_started(folder, console)
     try:
-        story = asyncio.run(trade(snapshot, folder, ticket, console))
+        with stack_for(folder, port, console) as snapshot:
+            story = asyncio.run(trade(snapshot, folder, ticket, wait_seconds, console))
     except aio.AioRpcError as error:
         raise StackError(f"{error.code().name}: {error.details()}") from error
     except StreamSilent as error:
         raise StackError(str(error)) from error
-    finally:
-        if own:
-            stop(folder, console)
     if as_json:
         print(json.dumps(asdict(story)))
     if story.order.get("state") != "ORDER_STATE_FILLED":
@@ -144,27 +143,32 @@ def number(text: str, name: str) -> Decimal:
     return value
 
 
-def running_or_started(folder: DataFolder, console: Console) -> tuple[Snapshot, bool]:
-    """The running stack, or one that was started just for this."""
-    if snapshot := running(folder):
-        return snapshot, False
+@contextmanager
+def stack_for(folder: DataFolder, port: int | None, console: Console) -> Iterator[Snapshot]:
+    """The stack that runs there, waited for while it starts; else one started just for this, and taken down after it."""
+    wait_stopped(folder)
+    if running(folder):
+        yield wait_healthy(folder)
+        return
+    from libs.stack.run import Options
+
     console.print("starting Tradeloom ...")
-    command = [sys.executable, "-P", "-m", "libs.cli", "up", "--detach", "--data-dir", str(folder.path)]
-    started = subprocess.run(command, check=False, capture_output=True, text=True, env=child_environment())
-    snapshot = running(folder)
-    if started.returncode or snapshot is None:
-        raise StackError(started.stderr.strip() or "the stack did not start; see `tradeloom logs`")
-    console.print(f"healthy after {snapshot.healthy_seconds} s")
-    return snapshot, True
+    for number in (signal.SIGTERM, signal.SIGHUP):  # these, too, unwind the stack that is started now
+        signal.signal(number, signal.default_int_handler)
+    supervisor = start(Options(folder=folder, port=port))
+    own = True
+    try:
+        snapshot = wait_healthy(folder, supervisor)
+        own = snapshot.supervisor.pid == supervisor.pid  # not where another `up` was quicker
+        console.print(f"healthy after {snapshot.healthy_seconds} s")
+        yield snapshot
+    finally:
+        stop(supervisor)
+        if own:
+            console.print("stopped the stack that was started for this; `tradeloom up` keeps one running")
 
 
-def stop(folder: DataFolder, console: Console) -> None:
-    command = [sys.executable, "-P", "-m", "libs.cli", "down", "--data-dir", str(folder.path)]
-    subprocess.run(command, check=False, capture_output=True, env=child_environment())
-    console.print("stopped the stack that was started for this; `tradeloom up` keeps one running")
-
-
-async def trade(snapshot: Snapshot, folder: DataFolder, ticket: Ticket, console: Console) -> Story:
+async def trade(snapshot: Snapshot, folder: DataFolder, ticket: Ticket, wait_seconds: float, console: Console) -> Story:
     story = Story(instrument_id=ticket.instrument_id)
     async with edge_channel(snapshot) as channel:
         market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
@@ -174,7 +178,7 @@ async def trade(snapshot: Snapshot, folder: DataFolder, ticket: Ticket, console:
         admin = await sign_in_admin(channel, snapshot)
         await import_history(market, admin, ticket.instrument_id, story, console)
         await watch_ticks(market, session, ticket.instrument_id, story, console)
-        await place(channel, session, ticket, story, console)
+        await place(channel, session, ticket, wait_seconds, story, console)
         await show(channel, session, story, console)
     return story
 
@@ -301,15 +305,19 @@ async def watch_ticks(
                     return
 
 
-async def place(channel: aio.Channel, session: Metadata, ticket: Ticket, story: Story, console: Console) -> None:
+async def place(
+    channel: aio.Channel, session: Metadata, ticket: Ticket, wait_seconds: float, story: Story, console: Console
+) -> None:
     """Places the order and follows its events until it is done, or the patience for a resting one ends."""
     orders = orders_pb2_grpc.OrderServiceStub(channel)
     events = orders.StreamOrderEvents(
-        orders_pb2.StreamOrderEventsRequest(account_id=story.account_id), metadata=session, timeout=FILL_SECONDS
+        orders_pb2.StreamOrderEventsRequest(account_id=story.account_id),
+        metadata=session,
+        timeout=2 * CALL_SECONDS + wait_seconds,
     )
     async with watched(events) as updates:
         await anext(updates)  # Acknowledged: nothing that happens from here on is missed.
-        order = await placed_and_followed(orders, updates, session, ticket, story, console)
+        order = await placed_and_followed(orders, updates, session, ticket, wait_seconds, story, console)
     story.order = {
         "order_id": order.order_id,
         "state": orders_pb2.OrderState.Name(order.state),
@@ -327,6 +335,7 @@ async def placed_and_followed(
     updates: AsyncIterator[orders_pb2.StreamOrderEventsResponse],
     session: Metadata,
     ticket: Ticket,
+    wait_seconds: float,
     story: Story,
     console: Console,
 ) -> orders_pb2.Order:
@@ -343,18 +352,19 @@ async def placed_and_followed(
     console.print(f"order       {ticket.text}")
     order = placed.order
     try:
-        async for message in updates:
-            if message.event.order.order_id == order.order_id:
-                order = message.event.order
-                state = orders_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_")
-                story.states.append(state)
-                console.print(f"event       {state.lower().replace('_', ' ')}  {order.filled_quantity.value} filled")
-            if order.state in DONE:
-                break
-    except aio.AioRpcError as error:
-        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise
-        console.print(f"order       not filled within {FILL_SECONDS:g} s; it stays at the venue")
+        async with asyncio.timeout(wait_seconds):
+            async for message in updates:
+                if message.event.order.order_id == order.order_id:
+                    order = message.event.order
+                    state = orders_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_")
+                    story.states.append(state)
+                    console.print(
+                        f"event       {state.lower().replace('_', ' ')}  {order.filled_quantity.value} filled"
+                    )
+                if order.state in DONE:
+                    break
+    except TimeoutError:
+        console.print(f"order       not filled within {wait_seconds:g} s; it stays at the venue")
     return order
 
 

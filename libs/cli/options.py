@@ -19,6 +19,13 @@ DataDir = Annotated[
     ),
 ]
 
+Port = Annotated[
+    int | None,
+    typer.Option(
+        help="The edge's port; 8080, or another if taken, unless said. 0: any, for everything.", min=0, max=65_535
+    ),
+]
+
 
 def running_stack(data_dir: Path | None) -> Snapshot:
     """What runs there; raises StackError when nothing does."""

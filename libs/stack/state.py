@@ -68,6 +68,15 @@ def running(folder: DataFolder) -> Snapshot | None:
     return snapshot if snapshot and snapshot.supervisor.alive else None
 
 
+def in_use(folder: DataFolder) -> bool:
+    """Whether somebody has the folder: also before its first word, and after its last."""
+    try:
+        with FolderLock(folder):
+            return False
+    except FolderInUse:
+        return True
+
+
 def status_from(fields: dict[str, Any]) -> Status:
     began = fields["start_time"]
     return Status(

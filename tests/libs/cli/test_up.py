@@ -9,19 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from libs.stack.folder import DataFolder
 from libs.stack.processes import Owned
-from libs.stack.state import Snapshot, running
+from libs.stack.state import HEALTHY, STARTING, STOPPING, Snapshot, running
 from libs.stack.supervisor import State
+from tests.stack import WAIT_SECONDS, begun, everything, state_of, tradeloom, until
 
-COMMAND_SECONDS = 200
-WAIT_SECONDS = 60.0
 ONLY = "auth"
 
 
@@ -44,20 +41,6 @@ def up(folder) -> Snapshot:
     return snapshot
 
 
-def tradeloom(folder: DataFolder, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """As on a bare machine: no HOME, no LANG, and proxies that lead nowhere."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "TMPDIR")}
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "ALL_PROXY"), "http://127.0.0.1:1")
-    return subprocess.run(
-        [sys.executable, "-m", "libs.cli", *arguments],
-        env=kept | nowhere | {"TRADELOOM_DATA_DIR": str(folder.path), "COLUMNS": "200"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS,
-        check=False,
-    )
-
-
 def supervisor_log(folder: DataFolder) -> str:
     return "".join(file.read_text() for file in (folder.log("supervisor"), folder.log(ONLY)) if file.exists())
 
@@ -66,24 +49,6 @@ def status_of(folder: DataFolder, name: str):
     snapshot = Snapshot.read(folder)
     assert snapshot is not None
     return next(status for status in snapshot.processes if status.name == name)
-
-
-def everything(folder: DataFolder) -> list[Owned]:
-    """The supervisor and all it ever started that lives."""
-    snapshot = Snapshot.read(folder)
-    assert snapshot is not None
-    pids = [snapshot.supervisor.pid, *(status.pid for status in snapshot.processes if status.pid)]
-    family = {
-        child.pid for pid in pids if psutil.pid_exists(pid) for child in psutil.Process(pid).children(recursive=True)
-    }
-    return [owned for pid in {*pids, *family} if (owned := Owned.of(pid))]
-
-
-def until(condition) -> None:
-    end = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_up_returns_when_everything_is_healthy_and_says_where(folder, up):
@@ -105,6 +70,37 @@ def test_up_a_second_time_says_what_runs_where(folder, up):
     again = running(folder)
     assert again is not None
     assert again.supervisor == up.supervisor
+
+
+def test_up_during_a_start_says_so_and_detached_it_returns_when_the_stack_is_healthy(folder):
+    tradeloom(folder, "down")
+    with begun(folder, "up", "--only", ONLY, "--port", "0") as starting:
+        until(lambda: state_of(folder) == STARTING)
+        starting.send_signal(signal.SIGSTOP)  # it gets no further while the others look at it
+        with begun(folder, "up", "--detach") as detached:
+            assert "starting already" in tradeloom(folder, "up").stdout
+            assert detached.poll() is None
+            starting.send_signal(signal.SIGCONT)
+            assert detached.wait(WAIT_SECONDS) == 0
+            assert "healthy after" in detached.stdout.read()
+        snapshot = running(folder)
+        assert snapshot is not None
+        assert (snapshot.state, snapshot.supervisor.pid) == (HEALTHY, starting.pid)
+
+
+def test_up_during_a_stop_waits_for_its_end_and_starts_again(folder, up):
+    service = Owned.of(status_of(folder, ONLY).pid)
+    service.send(signal.SIGSTOP)  # the stop waits for it
+    with begun(folder, "down"):
+        until(lambda: state_of(folder) == STOPPING)
+        with begun(folder, "up", "--only", ONLY, "--port", "0", "--detach") as again:
+            tradeloom(folder, "status")  # as long as the other takes to look
+            service.send(signal.SIGCONT)
+            assert again.wait(WAIT_SECONDS) == 0, again.stdout.read()
+    assert state_of(folder) == HEALTHY
+    snapshot = running(folder)
+    assert snapshot is not None
+    assert snapshot.supervisor != up.supervisor
 
 
 def test_no_password_is_ever_printed_and_the_state_holds_none(folder, up):
