@@ -2,18 +2,18 @@
 
 import asyncio
 import json
-import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Annotated
 
 import grpc
 import typer
+from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 from rich.console import Console
 from rich.table import Table
@@ -24,6 +24,7 @@ from tradeloom.type.v1 import decimal_pb2
 
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in, sign_in_admin
 from libs.cli.detached import start, stop, wait_healthy, wait_stopped
+from libs.cli.history import history_before
 from libs.cli.options import DataDir, Port
 from libs.ids import uuid7
 from libs.mesh.watchdog import StreamSilent, watched
@@ -37,8 +38,9 @@ app = typer.Typer()
 
 DEMO_EMAIL = "demo@tradeloom.local"
 STARTING_BALANCES = {"USDT": "1000000", "USD": "1000000", "BTC": "10", "ETH": "100", "SOL": "1000", "EUR": "1000000"}
-HISTORY_DAY = datetime(2026, 1, 5, tzinfo=UTC)
-HISTORY_BARS = 1_440
+SIMULATED_VENUE = "SIM"
+BEGINNING = Timestamp()
+PAGE_BARS = 5_000
 TICKS_SHOWN = 5
 INSTRUMENT_SECONDS = 30.0
 """How long a new stack may take to announce its instruments."""
@@ -176,7 +178,7 @@ async def trade(snapshot: Snapshot, folder: DataFolder, ticket: Ticket, wait_sec
         instrument = await find_instrument(market, session, ticket.instrument_id)
         story.account_id = await open_account(channel, session, ticket, instrument, console)
         admin = await sign_in_admin(channel, snapshot)
-        await import_history(market, admin, ticket.instrument_id, story, console)
+        await import_history(market, session, admin, instrument, story, console)
         await watch_ticks(market, session, ticket.instrument_id, story, console)
         await place(channel, session, ticket, wait_seconds, story, console)
         await show(channel, session, story, console)
@@ -252,37 +254,49 @@ async def open_account(
     return opened.account.account_id
 
 
-def history_of(instrument_id: str) -> bytes:
-    """A day of made-up one-minute bars, the same each time."""
-    chance, price = random.Random(instrument_id), 100.0  # noqa: S311 (no secret)
-    lines = ["timestamp,open,high,low,close,volume"]
-    for minute in range(HISTORY_BARS):
-        time = HISTORY_DAY + timedelta(minutes=minute)
-        opened, price = price, max(1.0, round(price * (1 + chance.gauss(0, 0.001)), 2))
-        high, low = max(opened, price) + 0.05, min(opened, price) - 0.05
-        lines.append(
-            f"{time:%Y-%m-%d %H:%M:%S},{opened:.2f},{high:.2f},{low:.2f},{price:.2f},{chance.uniform(1, 9):.4f}"
-        )
-    return ("\n".join(lines) + "\n").encode()
-
-
 async def import_history(
     market: marketdata_pb2_grpc.MarketDataServiceStub,
+    session: Metadata,
     admin: Metadata,
-    instrument_id: str,
+    instrument: marketdata_pb2.Instrument,
     story: Story,
     console: Console,
 ) -> None:
-    content = history_of(instrument_id)
+    if instrument.venue != SIMULATED_VENUE:
+        console.print("history     none: it is made up for the simulated market alone")
+        return
+    first = await first_bar_of_its_own(market, session, instrument.instrument_id)
+    content = history_before(instrument, first.open_time.ToDatetime(UTC), first.open)
 
     async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
-        header = marketdata_pb2.ImportHeader(request_id=str(uuid7()), instrument_id=instrument_id)
+        header = marketdata_pb2.ImportHeader(request_id=str(uuid7()), instrument_id=instrument.instrument_id)
         yield marketdata_pb2.ImportCandlesRequest(header=header)
         yield marketdata_pb2.ImportCandlesRequest(chunk=content)
 
     done = await market.ImportCandles(parts(), metadata=admin, timeout=CALL_SECONDS)
     story.history = {"read": done.read_count, "inserted": done.inserted_count, "unchanged": done.unchanged_count}
     console.print(f"history     {done.read_count} bars read, {done.inserted_count} new")
+
+
+async def first_bar_of_its_own(
+    market: marketdata_pb2_grpc.MarketDataServiceStub, session: Metadata, instrument_id: str
+) -> marketdata_pb2.Candle:
+    """The first that was made of ticks, and not imported; a market that has just begun has one within a moment."""
+    until = asyncio.get_running_loop().time() + TICKS_SECONDS
+    page_token = ""
+    while True:
+        request = marketdata_pb2.GetCandlesRequest(
+            instrument_id=instrument_id, start_time=BEGINNING, page_size=PAGE_BARS, page_token=page_token
+        )
+        page = await market.GetCandles(request, metadata=session, timeout=CALL_SECONDS)
+        for candle in page.candles:
+            if candle.trade_count:
+                return candle
+        page_token = page.next_page_token
+        if not page_token:
+            if asyncio.get_running_loop().time() > until:
+                raise StackError(f"{instrument_id} has no trades yet; see `tradeloom logs feeds`")
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def watch_ticks(

@@ -25,6 +25,13 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("here", flush=True)
 time.sleep(600)
 """
+CHART = """
+WITH past AS (SELECT * FROM market_data_ohlcv WHERE instrument_id = 'SIM:SOLUSDT' AND imported),
+live AS (SELECT * FROM market_data_ohlcv WHERE instrument_id = 'SIM:SOLUSDT' AND NOT imported)
+SELECT (SELECT count(*) FROM past),
+(SELECT min(open_time) FROM live) - (SELECT max(open_time) FROM past),
+(SELECT open FROM live ORDER BY open_time LIMIT 1) - (SELECT close FROM past ORDER BY open_time DESC LIMIT 1)
+"""
 
 pytestmark = pytest.mark.timeout(300)  # some start the whole mesh
 
@@ -91,6 +98,15 @@ def test_where_another_up_is_quicker_it_waits_for_that_one_and_leaves_it_running
                 assert (snapshot.state, snapshot.supervisor.pid) == (HEALTHY, up.pid)
         finally:
             stubborn.kill()
+
+
+def test_the_history_ends_where_the_market_begins_and_is_imported_once(stack: Stack):
+    first, second = (stack.command("demo", "SOLUSDT", "1", "--json") for _ in range(2))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert json.loads(first.stdout)["history"] == {"read": 1440, "inserted": 1440, "unchanged": 0}
+    assert json.loads(second.stdout)["history"] == {"read": 1440, "inserted": 0, "unchanged": 1440}
+    chart = stack.command("psql", "--tuples-only", "--no-align", "-c", CHART).stdout
+    assert chart == "1440|00:01:00|0\n"
 
 
 def test_a_limit_order_that_the_market_meets_is_filled(stack: Stack):
