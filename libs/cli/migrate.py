@@ -18,13 +18,27 @@ def migrate(
     data_dir: DataDir = None,
     reset: Annotated[bool, typer.Option("--reset", help="Drop everything first. Asks.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    database: Annotated[
+        str, typer.Option(help="The name of the database to empty; --yes needs it where DATABASE_URL is set.")
+    ] = "",
 ) -> None:
     """Migrate the database of a stack that is not running (`up` migrates by itself)."""
-    from libs.stack.schema import migrate_stopped, reset_stopped
+    from libs.stack.schema import kept, migrate_stopped, reset_stopped
 
     folder = DataFolder.at(data_dir)
-    if reset and not yes:
-        typer.confirm(f"This deletes every user, order and price kept in {folder.path}. Go on?", abort=True)
+    if reset:
+        what = asyncio.run(kept(folder))
+        if database and database != what.database:
+            raise StackError(f"the database is called {what.database}, not {database}; nothing was emptied")
+        if yes and what.own_database and not database:
+            raise StackError(
+                f"--yes alone empties no database of your own; add --database {what.database} "
+                f"to empty {' and '.join(what.places)}"
+            )
+        if not yes:
+            typer.confirm(
+                f"This deletes every user, order and price kept in {' and in '.join(what.places)}. Go on?", abort=True
+            )
     try:
         if reset:
             asyncio.run(reset_stopped(folder))

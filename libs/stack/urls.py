@@ -22,6 +22,13 @@ def plain_database_url(url: str) -> str:
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options), ""))
 
 
+def without_secrets(url: str) -> str:
+    """The same place, to be shown: without user, password and options but for the host."""
+    parts = urlsplit(url)
+    host = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name == "host"])
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}" + (f"?{host}" if host else "")
+
+
 def as_user(url: str, user: str, password: str) -> str:
     """The same server and database, for somebody else."""
     parts = urlsplit(url)

@@ -16,6 +16,7 @@ from libs.stack.ports import HOST, Ports
 from libs.stack.probes import valkey_answers
 from libs.stack.processes import write_whole
 from libs.stack.supervisor import Process, Supervisor
+from libs.words import WORDS
 
 OPERATOR = "stack"
 """May do everything: health checks, and people with the password file."""
@@ -24,6 +25,7 @@ MEMORY_MAX = "1gb"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
+KEYS_OF_SERVICES = ("facts:*", "ticks:*", "ticks-stored:*", "quote:*", *(f"{word}:*" for word in WORDS))
 READERS_OF_TICKS = frozenset({"marketdata", "orders", "execution"})
 
 COMMANDS = (

@@ -11,9 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from libs.stack.credentials import OWNER, Credentials
 from libs.stack.folder import DataFolder
+from libs.stack.postgres import PostgresServer
 from libs.stack.processes import Owned
 from libs.stack.state import HEALTHY, STARTING, STOPPING, Snapshot, running
 from libs.stack.supervisor import State
@@ -253,14 +256,29 @@ def test_migrating_and_beginning_anew_need_the_stack_to_be_down(folder, up):
     assert "stop it first" in tradeloom(folder, "migrate", "--reset", "--yes").stderr
 
 
-def test_beginning_anew_asks_first_and_empties_everything(folder):
+async def test_beginning_anew_asks_first_and_empties_everything(folder, up):
+    owner = PostgresServer(up.ports["postgres"], "").url(OWNER, Credentials(folder.secrets).postgres(OWNER))
+    rows = await asyncpg.connect(owner)
+    await rows.execute("CREATE TABLE IF NOT EXISTS marketdata.marked AS SELECT 1 AS mark")
+    await rows.close()
+    assert tradeloom(folder, "psql", "-t", "-c", "SELECT mark FROM marked").stdout.split() == ["1"]
     tradeloom(folder, "down")
-    assert tradeloom(folder, "migrate", "--reset").returncode != 0
-    assert folder.valkey.exists()
+
+    refused = tradeloom(folder, "migrate", "--reset")
+    assert refused.returncode != 0
+    assert f"This deletes every user, order and price kept in {folder.path}. Go on? [y/N]" in refused.stdout
+    assert (folder.valkey / "data").exists()
+    wrong = tradeloom(folder, "migrate", "--reset", "--yes", "--database", "other")
+    assert wrong.returncode == 1
+    assert "the database is called trading, not other; nothing was emptied" in wrong.stderr
+
     done = tradeloom(folder, "migrate", "--reset", "--yes")
     assert done.returncode == 0, done.stderr
     assert not (folder.valkey / "data").exists()
     assert tradeloom(folder, "migrate").returncode == 0
+    tradeloom(folder, "up", "--detach", "--only", ONLY, "--port", "0")
+    gone = tradeloom(folder, "psql", "-t", "-c", "SELECT mark FROM marked")
+    assert 'relation "marked" does not exist' in gone.stderr
 
 
 def test_a_log_that_does_not_exist_names_those_that_do(folder, up):

@@ -1,7 +1,7 @@
 import pytest
 
 from libs.stack.errors import StackError
-from libs.stack.urls import as_user, plain_database_url
+from libs.stack.urls import as_user, plain_database_url, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,16 @@ def test_another_user_goes_to_the_same_place():
     url = as_user("postgresql://owner:secret@db:5433/trading?sslmode=require", "orders_rpc", "a/b")
     assert url == "postgresql://orders_rpc:a%2Fb@db:5433/trading?sslmode=require"
     assert as_user("postgresql:///trading?host=%2Frun", "u", "p") == "postgresql://u:p@/trading?host=%2Frun"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://owner:secret@db:5433/trading?sslmode=require&password=secret", "postgresql://db:5433/trading"),
+        ("postgresql:///trading?host=%2Frun&password=secret", "postgresql:///trading?host=%2Frun"),
+        ("redis://:secret@cache:6380/2", "redis://cache:6380/2"),
+        ("unix://u:secret@/run/redis.sock?password=secret", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_place_is_shown_without_its_password(url, shown):
+    assert without_secrets(url) == shown

@@ -1,0 +1,87 @@
+"""`tradeloom migrate --reset` where DATABASE_URL and REDIS_URL point at servers of somebody's own."""
+
+import pytest
+
+from libs.stack.folder import DataFolder
+from tests.servers import PASSWORD
+from tests.stack import tradeloom
+
+OURS = ("facts:orders:3", "facts:orders:replay", "ticks:SIM:BTCUSDT", "ticks-stored:SIM:BTCUSDT", "quote:SIM:BTCUSDT")
+MARKED = "SELECT count(*) FROM marketdata.instruments"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return DataFolder.at(tmp_path / "data")
+
+
+@pytest.fixture
+def own(bare_installation):
+    """The settings of servers that hold something of ours and something that is not."""
+    return {
+        "DATABASE_URL": bare_installation.url("tradeloom").replace("postgresql:", "postgresql+asyncpg:"),
+        "REDIS_URL": bare_installation.redis_url,
+    }
+
+
+@pytest.fixture
+async def owner(bare_installation, redis):
+    for key in OURS:
+        await redis.set(key, "here")
+    await redis.set("elsewhere:1", "not ours")
+    async with bare_installation.connect() as rows:
+        await rows.execute(
+            """
+            INSERT INTO marketdata.instruments
+            VALUES ('SIM:MARK', '', 'crypto', 'A', 'B', 1, 1, 1, 0, 0, false, 'trading', false, now(), 1)
+            """
+        )
+        await rows.execute("CREATE SCHEMA others CREATE TABLE kept (note text)")
+        yield rows
+
+
+async def test_the_question_names_both_servers_and_no_password(folder, own, owner, bare_installation, redis):
+    done = tradeloom(folder, "migrate", "--reset", **own)
+    assert done.returncode != 0
+    name, port = bare_installation.database, bare_installation.postgres.port
+    assert (
+        f"kept in the database {name} at postgresql://127.0.0.1:{port}/{name} "
+        f"and in the Redis at {bare_installation.redis_url.replace(f':{PASSWORD}@', '')}. Go on?"
+    ) in done.stdout
+    assert PASSWORD not in done.stdout.replace(name, "") + done.stderr
+    assert await owner.fetchval(MARKED) == 1
+    assert await redis.exists(*OURS) == len(OURS)
+
+
+@pytest.mark.parametrize("named", [[], ["--database", "trading"]])
+async def test_yes_alone_or_with_another_name_empties_nothing(folder, own, owner, bare_installation, redis, named):
+    done = tradeloom(folder, "migrate", "--reset", "--yes", *named, **own)
+    assert done.returncode == 1
+    assert bare_installation.database in done.stderr
+    assert PASSWORD not in done.stderr
+    assert await owner.fetchval(MARKED) == 1
+    assert await redis.exists(*OURS) == len(OURS)
+
+
+async def test_with_its_name_the_database_and_our_keys_are_emptied_and_nothing_else(
+    folder, own, owner, bare_installation, redis
+):
+    name = bare_installation.database
+    done = tradeloom(folder, "migrate", "--reset", "--yes", "--database", name, **own)
+    assert done.returncode == 0, done.stderr
+    assert await owner.fetchval(MARKED) == 0
+    assert await owner.fetchval("SELECT count(*) FROM others.kept") == 0
+    assert await redis.keys() == [b"elsewhere:1"]
+
+
+async def test_a_redis_that_refuses_leaves_the_database_as_it_is(folder, own, owner, bare_installation, redis):
+    await redis.execute_command("ACL", "SETUSER", "weak", "on", ">weak", "~*", "+@read", "-scan")
+    weak = {"REDIS_URL": own["REDIS_URL"].replace(f":{PASSWORD}@", "weak:weak@")}
+    try:
+        name = bare_installation.database
+        done = tradeloom(folder, "migrate", "--reset", "--yes", "--database", name, **own | weak)
+    finally:
+        await redis.execute_command("ACL", "DELUSER", "weak")
+    assert done.returncode == 1
+    assert "nothing was emptied: the server of REDIS_URL refuses" in done.stderr
+    assert await owner.fetchval(MARKED) == 1
