@@ -94,7 +94,8 @@ async def reset_stopped(folder: DataFolder) -> None:
     async with locked(folder):
         if own_redis := os.environ.get("REDIS_URL"):
             await delete_keys(own_redis)
-        shutil.rmtree(folder.valkey, ignore_errors=True)
+        else:
+            shutil.rmtree(folder.valkey, ignore_errors=True)
         if own := os.environ.get("DATABASE_URL"):
             await drop_schemas(plain_database_url(own))
         else:
@@ -146,5 +147,5 @@ async def delete_keys(url: str) -> None:
                 keys = [key async for key in redis.scan_iter(match=pattern, count=KEYS_AT_ONCE)]
                 for start in range(0, len(keys), KEYS_AT_ONCE):
                     await redis.unlink(*keys[start : start + KEYS_AT_ONCE])
-    except RedisError as error:
-        raise StackError(f"nothing was emptied: the server of REDIS_URL refuses: {error}") from error
+    except (RedisError, ValueError) as error:
+        raise StackError(f"the database was left as it is: the server of REDIS_URL refuses: {error}") from error
