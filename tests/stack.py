@@ -16,6 +16,7 @@ from libs.stack.credentials import ADMIN_EMAIL
 from libs.stack.folder import DataFolder
 from libs.stack.processes import Owned
 from libs.stack.state import Snapshot, running
+from tests.servers import forget_home_of_nobody
 
 UP_SECONDS = 120
 DOWN_SECONDS = 60
@@ -137,3 +138,4 @@ def stack_in(folder: Path, **environment: str) -> Iterator[Stack]:
     finally:
         down = stack.command("down", seconds=DOWN_SECONDS)
         assert down.returncode == 0, down.stdout + down.stderr
+        forget_home_of_nobody(stack.folder.postgres)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from libs.stack.postgres import IDENTITY_VARIABLE
 from libs.stack.processes import Owned
 from libs.stack.state import HEALTHY, STARTING, in_use, running
 from libs.stack.supervisor import Record
+from tests.servers import forget_home_of_nobody
 from tests.stack import WAIT_SECONDS, Stack, begun, everything, state_of, tradeloom, until
 
 TRADE = ("demo", "BTCUSDT", "0.25", "--order-type", "market", "--port", "0")
@@ -43,9 +43,7 @@ def folder(tmp_path):
     home.mkdir(mode=0o700)
     folder = DataFolder.at(home / "data")
     yield folder
-    note = folder.postgres / "home-of-nobody"
-    if note.exists():
-        shutil.rmtree(note.read_text().strip())
+    forget_home_of_nobody(folder.postgres)
 
 
 def test_from_an_empty_folder_it_starts_a_stack_trades_and_takes_it_down(folder):

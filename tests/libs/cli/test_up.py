@@ -20,6 +20,7 @@ from libs.stack.postgres import PostgresServer
 from libs.stack.processes import Owned
 from libs.stack.state import HEALTHY, STARTING, STOPPING, Snapshot, running
 from libs.stack.supervisor import State
+from tests.servers import forget_home_of_nobody
 from tests.stack import WAIT_SECONDS, begun, everything, state_of, tradeloom, until
 
 ONLY = "auth"
@@ -33,6 +34,7 @@ def folder(tmp_path_factory):
     folder = DataFolder.at(tmp_path_factory.mktemp("stack") / "data")
     yield folder
     tradeloom(folder, "down")
+    forget_home_of_nobody(folder.postgres)
 
 
 @pytest.fixture

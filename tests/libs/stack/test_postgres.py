@@ -31,6 +31,9 @@ from libs.stack.postgres import (
     working_in,
 )
 from libs.stack.processes import Owned
+from libs.stack.supervisor import launcher_command
+from tests import servers
+from tests.servers import forget_home_of_nobody
 
 PASSWORD = "devl-superuser"
 OWNER_PASSWORD = "devl-owner"
@@ -41,7 +44,13 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become s
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("postgres")
+    folder = tmp_path_factory.mktemp("postgres")
+    yield folder
+    forget_home_of_nobody(folder)
+
+
+async def cluster_of(folder: Path) -> Path:
+    return (await choose_home(folder)).cluster
 
 
 @contextmanager
@@ -80,7 +89,7 @@ async def test_a_server_is_made_from_nothing_and_found_again_with_its_data(folde
         owner = server.url(OWNER, OWNER_PASSWORD)
         await run(owner, "CREATE SCHEMA IF NOT EXISTS orders; CREATE TABLE IF NOT EXISTS orders.kept (note text)")
         await run(owner, "TRUNCATE orders.kept; INSERT INTO orders.kept VALUES ('here')")
-    assert working_in(folder / "cluster") == []
+    assert working_in(await cluster_of(folder)) == []
     async with postgres(folder, superuser_password=PASSWORD) as server:
         await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
         assert await value(server.url(OWNER, OWNER_PASSWORD), "SELECT note FROM kept") == "here"
@@ -147,7 +156,7 @@ async def test_it_recovers_when_all_of_it_is_killed(folder):
         await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
         owner = server.url(OWNER, OWNER_PASSWORD)
         await run(owner, "CREATE TABLE IF NOT EXISTS public.lived (n int); INSERT INTO lived VALUES (1)")
-        killed = kill_everything(folder / "cluster")
+        killed = kill_everything(await cluster_of(folder))
         assert killed
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
@@ -161,8 +170,9 @@ async def test_it_recovers_when_all_of_it_is_killed(folder):
 async def test_a_stale_lock_that_names_a_bystander_hinders_nobody(folder):
     with started(sys.executable, "-c", "import time; time.sleep(600)") as bystander:
         await make_cluster(folder, PASSWORD)
-        lock = folder / "cluster" / "postmaster.pid"
-        lock.write_text(f"{bystander.pid}\n{folder / 'cluster'}\n1700000000\n5432\n\n127.0.0.1\n    12345 9\nready\n")
+        cluster = await cluster_of(folder)
+        lock = cluster / "postmaster.pid"
+        lock.write_text(f"{bystander.pid}\n{cluster}\n1700000000\n5432\n\n127.0.0.1\n    12345 9\nready\n")
         async with postgres(folder, superuser_password=PASSWORD) as server:
             assert await value(server.superuser_url("postgres"), "SELECT 1") == 1
         assert bystander.poll() is None
@@ -180,7 +190,7 @@ async def test_a_server_left_by_a_killed_run_is_ended_before_a_new_one_starts(fo
         "-c",
         "unix_socket_directories=",
     ]
-    with started(*as_home(home.identity), *program) as left:
+    with started(*launcher_command(program, identity=home.identity)) as left:
         async with asyncio.timeout(WAIT_SECONDS):
             while not (home.cluster / "postmaster.pid").exists():
                 await asyncio.sleep(0.02)
@@ -189,18 +199,18 @@ async def test_a_server_left_by_a_killed_run_is_ended_before_a_new_one_starts(fo
         assert working_in(home.cluster) == []
 
 
-def as_home(identity: str) -> list[str]:
-    return ["unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}"] if identity == "userns" else []
-
-
 async def test_a_cluster_half_made_when_the_power_went_is_made_again(tmp_path):
-    draft = tmp_path / "cluster.new"
+    cluster = await cluster_of(tmp_path)
+    draft = cluster.with_name("cluster.new")
     draft.mkdir()
     (draft / "PG_VERSION").write_text("18\n")
-    home = await make_cluster(tmp_path, PASSWORD)
-    assert (home.cluster / "postgresql.conf").exists()
-    assert not draft.exists()
-    assert not (tmp_path / "initdb-password").exists()
+    try:
+        assert (await make_cluster(tmp_path, PASSWORD)).cluster == cluster
+        assert (cluster / "postgresql.conf").exists()
+        assert not draft.exists()
+        assert not cluster.with_name("initdb-password").exists()
+    finally:
+        forget_home_of_nobody(tmp_path)
 
 
 def test_little_shared_memory_is_left_alone(monkeypatch):
@@ -236,8 +246,18 @@ async def test_as_root_without_user_namespaces_it_runs_as_nobody_even_in_a_close
         async with postgres(closed / "postgres", superuser_password=PASSWORD) as server:
             assert await value(server.url(OWNER, OWNER_PASSWORD), "SELECT n FROM kept") == 1
     finally:
-        if note.exists():
-            shutil.rmtree(note.read_text().strip())
+        forget_home_of_nobody(closed / "postgres")
+
+
+@only_root
+def test_the_tests_own_server_too_runs_as_nobody(tmp_path, monkeypatch):
+    monkeypatch.setenv(IDENTITY_VARIABLE, "nobody")
+    with servers.postgres(tmp_path) as server:
+        assert asyncio.run(value(server.url("postgres"), "SELECT 1")) == 1
+        away = Path((tmp_path / "home-of-nobody").read_text().strip())
+        owners = {psutil.Process(owned.pid).uids().real for owned in working_in(away / "cluster")}
+        assert owners == {NOBODY}
+    assert not away.exists()
 
 
 @only_root
@@ -289,7 +309,7 @@ def test_an_ordinary_user_needs_nothing_special():
 async def test_stopping_takes_every_process_along(folder):
     async with postgres(folder, superuser_password=PASSWORD) as server:
         rows = await connect(server.superuser_url("postgres"))
-        family = working_in(folder / "cluster")
+        family = working_in(await cluster_of(folder))
         assert len(family) > 3
         rows.terminate()
     assert await processes.gone(family, WAIT_SECONDS)
