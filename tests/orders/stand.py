@@ -146,7 +146,7 @@ async def trader(served: Served, *, user_id: UUID | None = None, **balances: obj
 async def served(installation: Installation, *instruments: Instrument, **changes: str) -> AsyncIterator[Served]:
     """The service as it runs, which knows these instruments, or BTC if none are said."""
     await announce(installation, *(instruments or [BTC]))
-    often = {"quote_poll_seconds": "0.02", "stream_heartbeat_seconds": "30"}
+    often = {"quote_poll_seconds": "0.02", "stream_heartbeat_seconds": "10"}
     async with installation.serve("orders", **often | changes) as service:
         yield service
 

@@ -27,7 +27,7 @@ async def test_a_stream_begins_with_the_open_orders_and_goes_on_with_what_happen
     (acknowledged,) = await steps(stream, 1)
     assert acknowledged.cursor == "2"
     assert ids(acknowledged.acknowledgement.open_orders) == [second.order_id, first.order_id]
-    assert acknowledged.acknowledgement.heartbeat_seconds == 30
+    assert acknowledged.acknowledgement.heartbeat_seconds == 10
     await venue.tell(anna, accepted(first), filled(first, "0.04", 100), filled(first, "0.06", 100))
     await anna.cancel(second.order_id)
     messages = await steps(stream, 4)
