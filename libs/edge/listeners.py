@@ -29,8 +29,10 @@ HEADERS_SECONDS = 10.0
 CONNECTION_IDLE_SECONDS = 3600.0
 DRAIN_SECONDS = 15.0
 
-# What only we, or the services among themselves, may say.
-OWN_HEADERS = ("x-tradeloom-", "x-envoy-")
+# What only we, or the services among themselves, may say; a trace too, or outsiders would decide what is collected.
+OWN_HEADERS = ("x-tradeloom-", "x-envoy-", "traceparent", "tracestate")
+# Whoever has one address of the sixth version has all of its network's.
+ADDRESS = {"masked_remote_address": {"v4_prefix_mask_len": 32, "v6_prefix_mask_len": 64}}
 
 
 def listeners(target: Target) -> list[dict[str, Any]]:
@@ -248,13 +250,13 @@ def rate_limit(target: Target) -> dict[str, Any]:
                             "source": "ROUTE_ENTRY",
                         }
                     },
-                    {"remote_address": {}},
+                    ADDRESS,
                 ]
             }
         ],
         descriptors=[
             {
-                "entries": [{"key": "limit", "value": routes.SIGN_IN["limit"]}, {"key": "remote_address"}],
+                "entries": [{"key": "limit", "value": routes.SIGN_IN["limit"]}, *({"key": key} for key in ADDRESS)],
                 "token_bucket": one_address,
             }
         ],

@@ -215,10 +215,11 @@ async def test_a_method_for_services_has_no_route(stand: Stand) -> None:
 
 async def test_what_only_the_mesh_may_say_is_stripped(stand: Stand) -> None:
     said = {"x-tradeloom-user": "someone", "x-envoy-external-address": "1.2.3.4", "x-envoy-retry-on": "unavailable"}
+    said |= {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=1"}
     await stand.orders.ListOrders(orders_pb2.ListOrdersRequest(), metadata=(*stand.metadata(), *said.items()))
 
     heard = stand.services.metadata
-    assert "x-tradeloom-user" not in heard
+    assert not heard.keys() & {"x-tradeloom-user", "traceparent", "tracestate"}
     assert "x-envoy-retry-on" not in heard
     assert heard["x-envoy-external-address"] == LOOPBACK
     assert "x-tradeloom-connect" not in heard
