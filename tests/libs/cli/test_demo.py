@@ -1,6 +1,5 @@
 """`tradeloom demo`: on a stack that it starts and takes down, and what it refuses."""
 
-import json
 import os
 import signal
 import subprocess
