@@ -137,24 +137,42 @@ class Silencing:
                 if not self.silent:
                     writer.write(found)
         writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
 
 
 @asynccontextmanager
 async def silencing(port: int) -> AsyncIterator[Silencing]:
     """A proxy in front of a port."""
-    async with asyncio.TaskGroup() as together:
+    connections: set[asyncio.Task[None] | None] = set()
 
-        async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", port)
-            together.create_task(proxy.pass_on(reader, onward_writer))
-            together.create_task(proxy.pass_on(onward_reader, writer))
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
+        async with closing(writer):
+            try:
+                onward_reader, onward_writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionError:
+                return
+            async with closing(onward_writer):
+                await asyncio.gather(proxy.pass_on(reader, onward_writer), proxy.pass_on(onward_reader, writer))
 
-        listener = await asyncio.start_server(connect, "127.0.0.1", 0)
-        proxy = Silencing(listener.sockets[0].getsockname()[1])
-        async with listener:
-            yield proxy
+    listener = await asyncio.start_server(connect, "127.0.0.1", 0)
+    proxy = Silencing(listener.sockets[0].getsockname()[1])
+    try:
+        yield proxy
+    finally:
+        listener.close()
+        for connection in filter(None, connections):
+            connection.cancel()
+        await asyncio.gather(*filter(None, connections), return_exceptions=True)
+
+
+@asynccontextmanager
+async def closing(writer: asyncio.StreamWriter) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_calls_are_spread_over_all_addresses(place):
