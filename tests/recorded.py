@@ -1,6 +1,7 @@
 """The recorded data beside the project; where it is not, data of the same shape, the same each time."""
 
 import functools
+import math
 import random
 import tempfile
 from collections.abc import Callable
@@ -41,12 +42,14 @@ def found_or_made(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def make_trades(file: Path) -> None:
-    chance, price, milliseconds = random.Random(20191011), 0.00145, int(FIRST_TRADE.timestamp() * 1_000)
+    chance, milliseconds = random.Random(20191011), int(FIRST_TRADE.timestamp() * 1_000)
     rows = []
     for number in range(TRADE_COUNT):
         # Bursts within one millisecond, and quiet minutes between them.
         milliseconds += chance.choice((0, 0, chance.randint(1, 900), chance.randint(1_000, 70_000)))
-        price = round(min(max(price * (1 + chance.gauss(0, 0.0008)), 0.0012), 0.0018), 8)
+        # In swings that grow: whatever it is at first, it comes to be well above that and well below.
+        swing = 0.08 * number / TRADE_COUNT * math.sin(2 * math.pi * number / 1_000)
+        price = round(0.00145 * (1 + swing + chance.gauss(0, 0.0008)), 8)
         amount = float(max(1, round(chance.lognormvariate(4, 1.8))))
         rows.append((milliseconds, str(13_519_807 + number), chance.choice(("buy", "sell")), price, amount))
     frame = pl.DataFrame(rows, schema=["timestamp", "id", "side", "price", "amount"], orient="row")
