@@ -29,7 +29,7 @@ STREAM_BYTES_MAX = 80 * 1024 * 1024  # what the memory bound comes to, for one i
 IDLE_SECONDS = 7 * 86_400  # a stream that nobody has appended to for so long is forgotten, as facts are
 READ_BATCHES = 100  # of one instrument, at once
 
-# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants above from RESUME_BATCHES on.
+# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants that append gives.
 # A refused XADD ends the script before the quote is touched. Sequences count events, so their difference is how many
 # there are after the oldest batch.
 _APPEND = """
