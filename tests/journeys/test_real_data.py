@@ -76,6 +76,16 @@ async def first_quote(market, session, instrument_id: str) -> marketdata_pb2.Quo
             await asyncio.sleep(0.1)
 
 
+async def until_priced(portfolios, session, account_id: str) -> None:
+    """orders hears of the instrument and of its prices a moment after marketdata; then XRP is worth some ETH there."""
+    request = orders_pb2.GetPortfolioRequest(account_id=account_id)
+    while True:
+        portfolio = await portfolios.GetPortfolio(request, metadata=session, timeout=CALL_SECONDS)
+        if [amount.asset for amount in portfolio.equity] == ["ETH"]:
+            return
+        await asyncio.sleep(0.1)
+
+
 def expected_fills(trades: pl.DataFrame, order: orders_pb2.Order) -> list[tuple[int, Decimal, Decimal]]:
     """What the file says: a resting order fills at its limit whenever a trade goes beyond it, by that trade's quantity."""
     buys, limit = order.side == orders_pb2.ORDER_SIDE_BUY, Decimal(order.limit_price.value)
@@ -119,6 +129,7 @@ async def test_recorded_trades_drive_ticks_bars_and_fills(stack: Stack) -> None:
         reading = asyncio.create_task(read_ticks(market, session, instrument.instrument_id, len(trades)))
 
         quote = await first_quote(market, session, instrument.instrument_id)
+        await until_priced(portfolios, session, account.account_id)
         placed: list[orders_pb2.Order] = []
         for side, factor in ((orders_pb2.ORDER_SIDE_BUY, "0.99"), (orders_pb2.ORDER_SIDE_SELL, "1.02")):
             limit = (Decimal(str(quote.last_price)) * Decimal(factor)).quantize(TICK, context=CONTEXT)
@@ -131,16 +142,8 @@ async def test_recorded_trades_drive_ticks_bars_and_fills(stack: Stack) -> None:
                 quantity={"value": "20000"},
                 limit_price={"value": plain(limit)},
             )
-            while True:
-                try:
-                    answer = await orders.PlaceOrder(place, metadata=session, timeout=CALL_SECONDS)
-                except aio.AioRpcError as error:
-                    # orders may hear of the instrument a moment after marketdata does.
-                    assert "INSTRUMENT_NOT_FOUND" in str(error.trailing_metadata()), error
-                    await asyncio.sleep(0.1)
-                else:
-                    placed.append(answer.order)
-                    break
+            answer = await orders.PlaceOrder(place, metadata=session, timeout=CALL_SECONDS)
+            placed.append(answer.order)
 
         ticks = await reading
         expected_ticks = trades.select("timestamp", "price", "amount", "id").rows()
