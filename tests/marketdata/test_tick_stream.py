@@ -306,7 +306,7 @@ async def test_readers_join_and_leave_at_any_moment_and_each_misses_nothing(inst
         for _ in range(150):
             await feed_many(feeder, 1)
 
-    async def read(streams: TickStreams, number: int) -> None:
+    async def read(streams: TickStreams, number: int) -> list[str]:
         cursor = Cursor(BTC, 0, 0)
         got: list[str] = []
         while got[-1:] != [end]:
@@ -318,9 +318,11 @@ async def test_readers_join_and_leave_at_any_moment_and_each_misses_nothing(inst
                     break
             cursor = feed.parse_cursor(got[-1])
             await stream.aclose()
-        assert got == [batch.cursor for batch in feeder.sent]
+        return got
 
     async with streams_of(installation, redis, reader_bytes_max=1_000_000) as streams, asyncio.TaskGroup() as group:
         group.create_task(write())
-        for number in range(1, 8):
-            group.create_task(read(streams, number))
+        reading = [group.create_task(read(streams, number)) for number in range(1, 8)]
+    # Only now: a reader may have a batch before the feeder's append has returned.
+    for task in reading:
+        assert task.result() == [batch.cursor for batch in feeder.sent]

@@ -409,7 +409,7 @@ async def test_a_reader_ahead_of_the_streams_begins_anew_and_repeats_nothing(dat
 
 # Updating is slow here, so that taking back all at once would last longer than the lease.
 SLOW_TO_TAKE_BACK = """
-    CREATE FUNCTION sample.wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN new; END';
+    CREATE FUNCTION sample.wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.002); RETURN new; END';
     CREATE TRIGGER wait BEFORE UPDATE ON sample.outbox FOR EACH ROW WHEN (new.stream_epoch IS NULL)
     EXECUTE FUNCTION sample.wait()
     """
@@ -418,7 +418,7 @@ SLOW_TO_TAKE_BACK = """
 async def test_a_large_replay_neither_ends_the_relays_lease_nor_delays_what_is_new(
     database, worker, redis, sample, monkeypatch
 ):
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 4.0)
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
     monkeypatch.setattr(relay, "UNPUBLISH_ROWS", 200, raising=False)
     large, small = keys_of_different_partitions(2)
