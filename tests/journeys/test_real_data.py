@@ -81,7 +81,7 @@ async def until_priced(portfolios, session, account_id: str) -> None:
     request = orders_pb2.GetPortfolioRequest(account_id=account_id)
     while True:
         portfolio = await portfolios.GetPortfolio(request, metadata=session, timeout=CALL_SECONDS)
-        if [amount.asset for amount in portfolio.equity] == ["ETH"]:
+        if "XRP" not in {amount.asset for amount in portfolio.equity}:
             return
         await asyncio.sleep(0.1)
 
