@@ -28,24 +28,35 @@ class Health(health.HealthServicer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ending = asyncio.Event()
+        self._ending = False
+        self._changed = asyncio.Event()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: aio.ServicerContext) -> None:
-        watch = asyncio.create_task(super().Watch(request, context), name="health watch")
-        ending = asyncio.create_task(self._ending.wait(), name="end of health watches")
-        try:
-            await asyncio.wait([watch, ending], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (watch, ending):
-                task.cancel()
-            await asyncio.gather(watch, ending, return_exceptions=True)
-        if self._ending.is_set():
-            # Said again, since the watch may have been ended before it said so.
-            await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        told = None
+        while True:
+            changed = self._changed
+            status = self._server_status.get(request.service, unknown)
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            elif self._ending:
+                return
+            else:
+                await changed.wait()
+
+    async def _set(self, service: str, status: int) -> None:
+        await super()._set(service, status)
+        self._wake()
 
     def end_watches(self) -> None:
-        """Ends every watch; its last word is that this process does not serve."""
-        self._ending.set()
+        """Ends every watch once it has told what there is to tell."""
+        self._ending = True
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
 
 class Readiness:
