@@ -16,15 +16,15 @@ from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 
 from libs.errors import CursorInvalid
 
-RESUME_BATCHES, RESUME_EVENTS = (
-    5_000,
-    100_000,
-)  # kept for readers that resume, even when stored; events: ticks and books
-BATCHES_MAX, EVENTS_MAX = (
-    20_000,
-    1_000_000,
-)  # kept if they are not stored: the memory bound, at which a gap is preferred
-TRIM_BATCHES, TRIM_EVENTS = 100, 5_000  # trimmed at once
+# Kept for readers that resume, even when stored. Events are ticks and books.
+RESUME_BATCHES = 5_000
+RESUME_EVENTS = 100_000
+# Kept if they are not stored: the memory bound, at which a gap is preferred.
+BATCHES_MAX = 20_000
+EVENTS_MAX = 1_000_000
+# Trimmed at once.
+TRIM_BATCHES = 100
+TRIM_EVENTS = 5_000
 STREAM_BYTES_MAX = 80 * 1024 * 1024  # what the memory bound comes to, for one instrument
 IDLE_SECONDS = 7 * 86_400  # a stream that nobody has appended to for so long is forgotten, as facts are
 READ_BATCHES = 100  # of one instrument, at once

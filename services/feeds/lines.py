@@ -36,7 +36,8 @@ class Line(ABC):
     """Numbers the events of one instrument in the order of its source.
 
     Each tick and each book takes one sequence, however they are cut into batches: so what has to be made again, because
-    Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows whether Redis has it.
+    Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows
+    whether Redis has it.
     """
 
     def __init__(self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote) -> None:
