@@ -24,10 +24,13 @@ Check = Callable[[], Awaitable[None]]
 
 
 class Health(health.HealthServicer):
-    """gRPC health, whose watches can be ended: without that an open one would hold up a drain until its last second."""
+    """gRPC health of these names, whose watches can be ended: an open one would hold up a drain until its last second."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
+        # The library's serves from the first moment, before anybody has asked the dependencies.
+        self.names = ("", *names)
+        self._server_status = dict.fromkeys(self.names, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._ending = False
         self._changed = asyncio.Event()
 
@@ -101,8 +104,8 @@ class Readiness:
 
 
 @asynccontextmanager
-async def telling(readiness: Readiness, servicer: Health, names: Sequence[str]) -> AsyncIterator[None]:
-    """Asks the dependencies while the block runs, and sets gRPC health for every name by the answers."""
+async def telling(readiness: Readiness, servicer: Health) -> AsyncIterator[None]:
+    """Asks the dependencies while the block runs, and sets gRPC health of every name by the answers."""
 
     async def tell() -> None:
         told: bool | None = None
@@ -113,7 +116,7 @@ async def telling(readiness: Readiness, servicer: Health, names: Sequence[str]) 
             if readiness.ready is not told:
                 told = readiness.ready
                 status = health_pb2.HealthCheckResponse.SERVING if told else health_pb2.HealthCheckResponse.NOT_SERVING
-                for name in ("", *names):
+                for name in servicer.names:
                     await servicer.set(name, status)
             await asyncio.sleep(CHECK_INTERVAL_SECONDS if told else CHECK_INTERVAL_AT_START_SECONDS)
 

@@ -122,12 +122,12 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
             to_auth = partial(mesh.channel, "auth", settings.auth_service_url)
             await stack.enter_async_context(following_auth(to_auth, mesh.verifier, mesh.sessions))
         service = await stack.enter_async_context(open_service(settings, mesh))
-        server, healthy, names = build_server(settings, mesh, service)
+        server, healthy = build_server(settings, mesh, service)
         credentials = server_credentials(settings.tls_folder, settings.word)
         server.add_secure_port(f"{settings.listen_host}:{settings.mesh_port}", credentials)
         await server.start()
         readiness = Readiness({**service.checks, "auth": mesh.check_auth}, service.watched)
-        await stack.enter_async_context(telling(readiness, healthy, names))
+        await stack.enter_async_context(telling(readiness, healthy))
         await stack.enter_async_context(probes(settings.word, readiness, settings.listen_host, settings.probe_port))
         try:
             yield
@@ -142,7 +142,7 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
             await server.stop(settings.drain_seconds)
 
 
-def build_server(settings: ServiceSettings, mesh: Mesh, service: Service) -> tuple[aio.Server, Health, list[str]]:
+def build_server(settings: ServiceSettings, mesh: Mesh, service: Service) -> tuple[aio.Server, Health]:
     server = aio.server(options=SERVER_OPTIONS)
     concerns = Concerns(settings.word, mesh.verifier, mesh.sessions, limiters(settings))
     registrar = Registrar(server, methods(settings.word) | reflection.METHODS, concerns.in_order(), check)
@@ -150,9 +150,9 @@ def build_server(settings: ServiceSettings, mesh: Mesh, service: Service) -> tup
     whole = reflection.Reflection([*(descriptor.full_name for descriptor in services()), HEALTH])
     for register in (*service.registers, partial(add_ServerReflectionServicer_to_server, whole)):
         register(registrar)
-    healthy = Health()
+    healthy = Health(registrar.names)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    return server, healthy, registrar.names
+    return server, healthy
 
 
 def limiters(settings: ServiceSettings) -> dict[int, Limiter]:

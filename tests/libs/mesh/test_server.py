@@ -27,6 +27,7 @@ from services.auth.settings import Settings as AuthSettings
 from tests.auth.people import seen_from
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import sign_in
+from tests.servers import free_port
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -49,6 +50,24 @@ async def test_readiness_follows_a_dependency_down_and_up_and_liveness_does_not(
         away[0] = False
         await served.until_ready()
         assert (await served.probe())[0] == 200
+
+
+async def test_health_serves_nobody_before_the_dependencies_have_answered(place):
+    answered = asyncio.Event()
+    port = free_port()
+
+    async def serve() -> None:
+        async with serving_works(place, checks={"venue": answered.wait}, settings={"mesh_port": str(port)}):
+            pass
+
+    serving = asyncio.create_task(serve())
+    async with open_channel(f"127.0.0.1:{port}", "orders", tls_folder=place.pki, caller="edge") as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ("", *(one.full_name for one in services("orders"))):
+            asked = health_pb2.HealthCheckRequest(service=name)
+            assert (await stub.Check(asked, wait_for_ready=True, timeout=20)).status == NOT_SERVING
+        answered.set()
+        await serving
 
 
 async def test_what_is_watched_is_told_and_takes_nobody_out_of_service(place):
