@@ -1,6 +1,8 @@
 """`python -m bench [NAME]`: measures side by side and prints a table and, as each bench's last line, its JSON."""
 
 import argparse
+import asyncio
+import signal
 
 import uvloop
 
@@ -14,6 +16,9 @@ SERVICES = "auth,marketdata,feeds,orders"
 
 
 async def main(names: list[str], form: Form) -> None:
+    if task := asyncio.current_task():
+        # Whoever ends the bench ends the stack it has started, too.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if on_stack := [name for name in names if name in ON_ONE_STACK]:
         async with stack_of(SERVICES) as stack:
             for name in on_stack:

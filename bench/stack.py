@@ -46,8 +46,17 @@ LIFTED = {
 """Allowances of one user that a handful of users would exhaust. What is measured is set as in production."""
 
 
-def tradeloom(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-    """Runs `tradeloom …` on the stack of a folder."""
+async def tradeloom(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Runs `tradeloom …` on the stack of a folder, to its end also when cancelled: what it starts can then be stopped."""
+    command = asyncio.create_task(asyncio.to_thread(run_tradeloom, *arguments, folder=folder, environment=environment))
+    try:
+        await asyncio.shield(command)
+    except asyncio.CancelledError:
+        await asyncio.wait([command])
+        raise
+
+
+def run_tradeloom(*arguments: str, folder: Path, environment: Mapping[str, str] | None) -> None:
     done = subprocess.run(
         [sys.executable, "-P", "-m", "libs.cli", *arguments, "--data-dir", str(folder)],
         check=False,
@@ -180,15 +189,15 @@ class Stack:
 async def stack_of(only: str) -> AsyncIterator[Stack]:
     """A stack of these services, healthy, in a temporary folder."""
     with temporary_folder() as path:
-        await asyncio.to_thread(
-            tradeloom, "up", "--detach", "--port", "0", "--only", only, folder=path, environment=LIFTED
-        )
-        stack = stack_in(path)
         try:
-            yield stack
+            await tradeloom("up", "--detach", "--port", "0", "--only", only, folder=path, environment=LIFTED)
+            stack = stack_in(path)
+            try:
+                yield stack
+            finally:
+                await stack.close()
         finally:
-            await stack.close()
-            await asyncio.to_thread(tradeloom, "down", folder=path)
+            await tradeloom("down", folder=path)
 
 
 def stack_in(path: Path) -> Stack:

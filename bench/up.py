@@ -20,9 +20,9 @@ async def started(path: Path, form: Form) -> Values:
     # The short form shows that the whole can be measured, on the smallest stack there is.
     only = ("--only", "auth") if form.is_short else ()
     began = time.perf_counter()
-    await asyncio.to_thread(tradeloom, "up", "--detach", "--port", "0", *only, folder=path)
-    seconds = time.perf_counter() - began
     try:
+        await tradeloom("up", "--detach", "--port", "0", *only, folder=path)
+        seconds = time.perf_counter() - began
         stack = stack_in(path)
         await asyncio.sleep(SETTLE_SECONDS)
         memory = memory_megabytes(stack)
@@ -30,7 +30,7 @@ async def started(path: Path, form: Form) -> Values:
         ready = {f"ready_{each.name}": each.ready_seconds or 0.0 for each in stack.snapshot.processes}
     finally:
         began = time.perf_counter()
-        await asyncio.to_thread(tradeloom, "down", folder=path)
+        await tradeloom("down", folder=path)
     return {
         "seconds": stack.snapshot.healthy_seconds or seconds,
         "command_seconds": seconds,
