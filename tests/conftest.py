@@ -69,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Sche
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with servers.postgres(tmp_path_factory.mktemp("postgres")) as server:
+    with servers.quick_folder(tmp_path_factory.mktemp("postgres")) as folder, servers.postgres(folder) as server:
         yield server
 
 

