@@ -99,7 +99,8 @@ def store_tables(word: str) -> list[str]:
           payload bytea NOT NULL, create_time timestamptz NOT NULL DEFAULT now(),
           stream_epoch bigint, stream_counter bigint, UNIQUE (key, sequence))
         """,
-        "CREATE INDEX outbox_unpublished ON outbox (outbox_id) WHERE stream_epoch IS NULL",
+        "CREATE INDEX outbox_new ON outbox (outbox_id) WHERE stream_epoch IS NULL AND stream_counter IS NULL",
+        "CREATE INDEX outbox_again ON outbox (outbox_id) WHERE stream_epoch IS NULL AND stream_counter IS NOT NULL",
         "CREATE INDEX outbox_published ON outbox (partition, stream_epoch, stream_counter) WHERE stream_epoch IS NOT NULL",
         "ALTER TABLE outbox ENABLE ROW LEVEL SECURITY",
         "ALTER TABLE outbox FORCE ROW LEVEL SECURITY",

@@ -48,7 +48,11 @@ MEASURE_ROWS = 100_000
 STUCK_SECONDS = 15.0  # that one and the same fact may wait until the service is no longer ready
 INT64_MAX = 2**63 - 1
 
-WAITING = Gauge("tradeloom_outbox_waiting", f"Facts that are to be published; {MEASURE_ROWS} means more.", ["source"])
+# What was never published, and what was and is to go out again. Each has an index of its own, in store_tables().
+NEW = "stream_epoch IS NULL AND stream_counter IS NULL"
+AGAIN = "stream_epoch IS NULL AND stream_counter IS NOT NULL"
+
+WAITING = Gauge("tradeloom_outbox_waiting", f"Facts that were never published; {MEASURE_ROWS} means more.", ["source"])
 WAITING_SECONDS = Gauge(
     "tradeloom_outbox_waiting_seconds", "Age of the oldest fact that was never published.", ["source"]
 )
@@ -140,12 +144,12 @@ class Relay:
         """See what waits, now."""
         async with self._database.transaction() as rows:
             count: Any = await rows.fetchval(
-                "SELECT count(*) FROM (SELECT FROM outbox WHERE stream_epoch IS NULL LIMIT $1) AS waiting", MEASURE_ROWS
+                f"SELECT count(*) FROM (SELECT FROM outbox WHERE {NEW} LIMIT $1) AS waiting", MEASURE_ROWS
             )
             oldest = await rows.fetchrow(
-                """
+                f"""
                 SELECT outbox_id, extract(epoch FROM clock_timestamp() - create_time)::float8 AS seconds FROM outbox
-                WHERE stream_epoch IS NULL AND stream_counter IS NULL ORDER BY outbox_id LIMIT 1
+                WHERE {NEW} ORDER BY outbox_id LIMIT 1
                 """
             )
         WAITING.labels(self._source).set(count)
@@ -205,8 +209,8 @@ class _Tenure:
         self._tails: dict[int, StreamId] = {}
         self._asked_partitions: dict[int, StreamId] = {}
         self._asked_keys: dict[str, int] = {}
-        self._replay_to = 0
-        """Up to this outbox_id unpublished rows may have been published before."""
+        self._is_replaying = True
+        """Whether something may be there that is to go out again."""
         self._replay_at = 0.0
         self._tidy_at = time.monotonic() + TIDY_AFTER_SECONDS
 
@@ -234,7 +238,7 @@ class _Tenure:
                     self._tidy_at = time.monotonic() + TIDY_SECONDS
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(REPLAY_SECONDS if self._asked_keys or self._replay_to else POLL_SECONDS):
+                async with asyncio.timeout(REPLAY_SECONDS if self._asked_keys or self._is_replaying else POLL_SECONDS):
                     await self._woken.wait()
 
     async def _find_tails(self, rows: Connection) -> None:
@@ -248,10 +252,6 @@ class _Tenure:
             PARTITIONS,
         )
         self._tails = {row["number"]: (row["stream_epoch"], row["stream_counter"]) for row in newest}
-        replay_to = await rows.fetchval(
-            "SELECT max(outbox_id) FROM outbox WHERE stream_epoch IS NULL AND stream_counter IS NOT NULL"
-        )
-        self._replay_to = replay_to or 0
 
     async def _outrun_another_history(self) -> None:
         """Start over with a higher epoch if Redis has ids beyond ours: Postgres was restored from an older copy."""
@@ -270,16 +270,15 @@ class _Tenure:
 
     async def _publish(self) -> int:
         """Send the next rows that are new and mark them; how many there were."""
-        return await self._publish_where("stream_epoch IS NULL AND outbox_id > $1", self._replay_to)
+        return await self._publish_where(NEW)
 
-    async def _publish_where(self, condition: str, outbox_id: int) -> int:
+    async def _publish_where(self, condition: str) -> int:
         async with self._database.transaction() as rows:
             pending = await rows.fetch(
                 f"""
                 SELECT outbox_id, partition, key, sequence, user_id, kind, payload, create_time FROM outbox
-                WHERE {condition} ORDER BY outbox_id LIMIT $2
+                WHERE {condition} ORDER BY outbox_id LIMIT $1
                 """,
-                outbox_id,
                 BATCH_ROWS,
             )
         if pending:
@@ -377,11 +376,11 @@ class _Tenure:
             self._replay_at = now + REPLAY_SECONDS
             await self._answer_keys()
         # What is taken back meanwhile would only be taken back again.
-        if self._replay_to and not self._asked_partitions:
+        if self._is_replaying and not self._asked_partitions:
             self._replay_at = now + REPLAY_SECONDS
-            self._tidy_at = max(self._tidy_at, now + TIDY_AFTER_SECONDS)
-            if not await self._publish_where("stream_epoch IS NULL AND outbox_id <= $1", self._replay_to):
-                self._replay_to = 0
+            self._is_replaying = await self._publish_where(AGAIN) > 0
+            if self._is_replaying:
+                self._tidy_at = max(self._tidy_at, now + TIDY_AFTER_SECONDS)
 
     async def _unpublish(self) -> None:
         """Take back UNPUBLISH_ROWS of what was published after what a reader has.
@@ -392,22 +391,22 @@ class _Tenure:
         partition, (epoch, counter) = next(iter(self._asked_partitions.items()))
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
-            taken = await rows.fetch(
+            updated = await rows.execute(
                 """
                 UPDATE outbox SET stream_epoch = NULL
                 FROM (SELECT outbox_id FROM outbox
                       WHERE partition = $1 AND stream_epoch IS NOT NULL
                       AND (stream_epoch, stream_counter) > ($2::bigint, $3::bigint)
                       ORDER BY stream_epoch, stream_counter LIMIT $4) AS slice
-                WHERE outbox.outbox_id = slice.outbox_id RETURNING outbox.outbox_id
+                WHERE outbox.outbox_id = slice.outbox_id
                 """,
                 partition,
                 epoch,
                 counter,
                 UNPUBLISH_ROWS,
             )
-        self._replay_to = max(self._replay_to, *(row["outbox_id"] for row in taken), 0)
-        if len(taken) < UNPUBLISH_ROWS:
+        self._is_replaying = True
+        if int(updated.split()[-1]) < UNPUBLISH_ROWS:
             self._tails[partition] = self._asked_partitions.pop(partition)
             await self._send([(partition, {})])
 

@@ -362,7 +362,7 @@ async def test_a_duplicate_never_moves_a_reader_and_each_fact_of_a_thousand_is_a
     async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
         await until(sample, {key: list(range(1, 21)) for key in keys})
         superuser = await asyncpg.connect(sample.superuser_url)
-        await superuser.execute("UPDATE sample.outbox SET stream_epoch = NULL")  # all again
+        await superuser.execute("UPDATE sample.outbox SET stream_epoch = NULL, stream_counter = NULL")  # all again
         async with asyncio.timeout(20):
             while await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE stream_epoch IS NULL"):
                 await asyncio.sleep(0.05)
@@ -407,47 +407,79 @@ async def test_a_reader_ahead_of_the_streams_begins_anew_and_repeats_nothing(dat
             await until(sample, {"key": [1, 2]})
 
 
-# Updating is slow here, so that taking back all at once would last longer than the lease.
-SLOW_TO_TAKE_BACK = """
-    CREATE FUNCTION sample.wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.002); RETURN new; END';
-    CREATE TRIGGER wait BEFORE UPDATE ON sample.outbox FOR EACH ROW WHEN (new.stream_epoch IS NULL)
-    EXECUTE FUNCTION sample.wait()
+# Taking back stands still here, within its transaction, while the test holds the lock.
+GATE = """
+    CREATE FUNCTION sample.wait() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN WHILE NOT pg_try_advisory_xact_lock_shared(1) LOOP PERFORM pg_sleep(0.01); END LOOP; RETURN new; END';
+    CREATE TRIGGER wait BEFORE UPDATE ON sample.outbox FOR EACH ROW
+    WHEN (new.stream_epoch IS NULL AND new.key = '{key}' AND new.sequence = {sequence}) EXECUTE FUNCTION sample.wait();
+    SELECT pg_advisory_lock(1)
     """
 
 
 async def test_a_large_replay_neither_ends_the_relays_lease_nor_delays_what_is_new(
     database, worker, redis, sample, monkeypatch
 ):
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 4.0)
-    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
-    monkeypatch.setattr(relay, "UNPUBLISH_ROWS", 200, raising=False)
-    large, small = keys_of_different_partitions(2)
-    count = 2_500
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 60.0)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(relay, "UNPUBLISH_ROWS", 100)
+    monkeypatch.setattr(relay, "BATCH_ROWS", 100)
+    count = 500
+    large, other, early, late = keys_of_different_partitions(4)
+    of_large, of_early, of_late = (relay.stream_of(SOURCE, partition_of(key)) for key in (large, early, late))
     superuser = await asyncpg.connect(sample.superuser_url)
-    async with relay.relay(worker, redis, SOURCE):
+    await superuser.execute(GATE.format(key=large, sequence=150))
+
+    async def unpublished() -> int:
+        return await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE stream_epoch IS NULL")
+
+    async with relay.relay(worker, redis, SOURCE), asyncio.timeout(60):
         await tell(database, large, *range(1, count + 1))
-        of_large, of_small = (relay.stream_of(SOURCE, partition_of(key)) for key in (large, small))
-        async with asyncio.timeout(60):
-            while await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE stream_epoch IS NULL"):
-                await asyncio.sleep(0.05)
-        epoch = await superuser.fetchval("SELECT epoch FROM sample.leases")
-        published, _ = (await redis.xrevrange(of_large, count=1))[0]
-        await superuser.execute(SLOW_TO_TAKE_BACK)
-        await redis.xadd(relay.requests_of(SOURCE), {"partition": partition_of(large), "after": "0-0"})
-        async with asyncio.timeout(60):
-            while not await superuser.fetchval("SELECT count(*) FROM sample.outbox WHERE stream_epoch IS NULL"):
-                await asyncio.sleep(0.05)
-            await tell(database, small, 1)
-            while not await redis.exists(of_small):
-                await asyncio.sleep(0.01)
-        again = await redis.xrange(of_large, min=b"(" + published)
-        assert sum(b"f" in fields for _, fields in again) < count, "what is new came last"
-        async with asyncio.timeout(60):
-            while sum(b"f" in fields for _, fields in again) < count:
-                await asyncio.sleep(0.1)
-                again = await redis.xrange(of_large, min=b"(" + published)
-        assert again[0][1] == {b"p": b"0-0"}, "a reader goes on from what it has"
+        async with database.transaction(ANNA) as slow:
+            await outbox.add(slow, [fact(late, 1)])  # its outbox_id is below one of those that are taken back
+            await tell(database, other, 1)
+            while await unpublished():
+                await asyncio.sleep(0.02)
+            epoch = await superuser.fetchval("SELECT epoch FROM sample.leases")
+            published, _ = (await redis.xrevrange(of_large, count=1))[0]
+            async with redis.pipeline(transaction=True) as pipeline:
+                for key in (other, large):
+                    pipeline.xadd(relay.requests_of(SOURCE), {"partition": partition_of(key), "after": "0-0"})
+                await pipeline.execute()
+            while not await superuser.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+            ):
+                await asyncio.sleep(0.005)
+            assert await unpublished() == 1 + relay.UNPUBLISH_ROWS, "all at once is too long for one transaction"
+            for _ in range(2):  # the first may have been under way before
+                renewed = await superuser.fetchval("SELECT expire_time FROM sample.leases")
+                while not await superuser.fetchval("SELECT expire_time > $1 FROM sample.leases", renewed):
+                    await asyncio.sleep(0.01)
+            await tell(database, early, 1)
+        await superuser.execute("SELECT pg_advisory_unlock(1)")
+        while await unpublished():
+            await asyncio.sleep(0.02)
         assert await superuser.fetchval("SELECT epoch FROM sample.leases") == epoch
+        first, *again = await redis.xrange(of_large, min=b"(" + published)
+        assert first[1] == {b"p": b"0-0"}, "a reader goes on from what it has"
+        assert sum(b"f" in fields for _, fields in again) == count
+        for stream in (of_early, of_late):
+            [(stream_id, _)] = await redis.xrange(stream)
+            assert relay.id_from(stream_id) < relay.id_from(again[0][0]), "what is new came after what went out again"
+    await superuser.close()
+
+
+async def test_what_is_new_is_found_without_reading_what_is_to_go_out_again(sample):
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await superuser.execute(
+        """
+        INSERT INTO sample.outbox (partition, key, sequence, kind, payload, stream_counter)
+        SELECT 0, 'key', number, 'test', '', number FROM generate_series(1, 5000) AS number;
+        ANALYZE sample.outbox
+        """
+    )
+    plan = await superuser.fetch(f"EXPLAIN SELECT * FROM sample.outbox WHERE {relay.NEW} ORDER BY outbox_id LIMIT 1")
+    assert "using outbox_new " in "".join(row[0] for row in plan)
     await superuser.close()
 
 
