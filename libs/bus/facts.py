@@ -22,7 +22,7 @@ from tradeloom.type.v1 import fact_pb2
 from libs.errors import Unavailable
 from libs.store.background import CANCEL_AGAIN_SECONDS, Backoff, running
 from libs.store.database import Connection, Database
-from libs.store.leases import Lease, fence
+from libs.store.leases import LEASE_SECONDS, Lease, fence
 from libs.store.outbox import PARTITIONS, Fact, partition_of
 from libs.store.relay import NOTHING, REQUESTS_MAX, StreamId, id_from, id_text, newest_ids, requests_of, stream_of
 from libs.store.shares import Share, sharing
@@ -36,6 +36,9 @@ ASK_AGAIN_SECONDS = 2.0
 ASK_AGAIN_SECONDS_MAX = 60.0  # for a key whose next fact does not come
 PAUSE_SECONDS_MAX = 30.0
 MISSING_MAX = REQUESTS_MAX * PARTITIONS  # keys looked at in one sweep
+# A stream that ends before what was read of it for so long is no loss that the teller's relay is about to mend: above a
+# relay's longest pause together with the takeover from a dead one.
+PUT_BACK_SECONDS = 3 * LEASE_SECONDS
 
 LAG_SECONDS = Gauge(
     "tradeloom_facts_lag_seconds", "For how long the slowest partition held has not caught up.", ["source"]
@@ -68,6 +71,8 @@ class Partition:
     newest: StreamId = NOTHING
     """What was the newest at newest_at, and is not reached yet."""
     newest_at: float | None = None
+    short_at: float | None = None
+    """When the stream was first seen to end before position; None once it is known to go on from there."""
 
     @property
     def is_busy(self) -> bool:
@@ -183,6 +188,12 @@ class FactReader:
 
     async def _take(self, partition: Partition, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         """Apply the entries that follow on one another from the position; ask for what is missing between."""
+        if partition.short_at is not None:
+            if id_from(entries[0][1][b"p"]) < partition.position:
+                # A relay that mends goes on from position or after it; here others than were read lead up to it.
+                self._begin_anew(partition)
+                return
+            partition.short_at = None
         following: list[dict[bytes, bytes]] = []
         position = partition.position
         for stream_id, fields in entries:
@@ -285,14 +296,23 @@ class FactReader:
             if partition.is_busy:
                 continue
             if NOTHING < found < partition.position:
-                # The teller's ids only rise, unless its database and Redis were both put back. What was applied is
-                # known by key, so reading all again is safe.
-                log.warning("facts of %s, partition %d, begin anew", self._source, partition.number)
-                partition.position = partition.reading = NOTHING
+                # Redis has lost its newest entries, as by a power cut: then the teller's relay soon says so, with an
+                # entry after all it ever sent, and only what was not read is asked for. Or the teller's database was
+                # put back as well: then its ids are those of another history, and may stay below position.
+                if partition.short_at is None:
+                    partition.short_at = now
+                if now - partition.short_at >= PUT_BACK_SECONDS:
+                    self._begin_anew(partition)
             elif partition.reading > partition.position:
                 await self._ask_for_partition(partition)
         await self._ask_for_missing_keys(now)
         LAG_SECONDS.labels(self._source).set(lag_seconds)
+
+    def _begin_anew(self, partition: Partition) -> None:
+        """Read all that the teller keeps. What was applied is known by key, so that is safe; but it costs a replay."""
+        log.warning("facts of %s, partition %d, begin anew", self._source, partition.number)
+        partition.position = partition.reading = NOTHING
+        partition.short_at = None
 
     async def _ask_for_missing_keys(self, now: float) -> None:
         async with self._database.transaction() as rows:

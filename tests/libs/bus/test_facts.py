@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -15,7 +15,7 @@ from tradeloom.orders.v1.events_pb2 import OrderChanged
 
 from libs.bus import facts
 from libs.bus.facts import FactReader, FactsStuck, reading
-from libs.store import leases, outbox, relay
+from libs.store import background, leases, outbox, relay
 from libs.store.database import Database, open_database
 from libs.store.leases import Lease, LeaseLost
 from libs.store.outbox import PARTITIONS, Fact, partition_of
@@ -300,6 +300,10 @@ def test_a_batch_ends_before_a_lease_does():
     assert facts.APPLY_SECONDS < leases.LEASE_SECONDS
 
 
+def test_a_reader_waits_for_a_relay_that_mends_longer_than_that_may_take():
+    assert background.PAUSE_SECONDS_MAX + leases.LEASE_SECONDS + relay.WATCH_SECONDS < facts.PUT_BACK_SECONDS
+
+
 @dataclass
 class Believed:
     """The leases of one that stands still: it goes on believing in them."""
@@ -307,11 +311,15 @@ class Believed:
     held: dict[str, Lease]
 
 
+async def all_partitions(worker) -> Any:
+    share = Share(worker, f"facts/{SOURCE}", [str(number) for number in range(PARTITIONS)])
+    await share.turn()
+    return Believed(share.held)
+
+
 async def test_a_reader_that_lost_its_lease_applies_nothing(database, worker, redis, sample, notes):
     async with relay.relay(worker, redis, SOURCE):
-        share = Share(worker, f"facts/{SOURCE}", [str(number) for number in range(PARTITIONS)])
-        await share.turn()
-        believed: Any = Believed(share.held)
+        believed = await all_partitions(worker)
         reader = FactReader(worker, redis, SOURCE, notes.apply)
         await reader.step(believed)
         superuser = await asyncpg.connect(sample.superuser_url)
@@ -394,7 +402,11 @@ async def test_a_database_restored_from_an_older_copy_is_told_from_above_what_re
     assert [stream_id.split(b"-")[0] for stream_id, _ in await redis.xrange(stream)] == [b"900", b"901", b"901"]
 
 
-async def test_a_reader_ahead_of_the_streams_begins_anew_and_repeats_nothing(database, worker, redis, sample, notes):
+async def test_a_reader_that_stays_ahead_of_the_streams_begins_anew_and_repeats_nothing(
+    database, worker, redis, sample, notes, monkeypatch
+):
+    monkeypatch.setattr(facts, "ASK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(facts, "PUT_BACK_SECONDS", 0.3)
     async with relay.relay(worker, redis, SOURCE):
         async with reading(worker, redis, SOURCE, notes.apply):
             await tell(database, "key", 1)
@@ -405,6 +417,65 @@ async def test_a_reader_ahead_of_the_streams_begins_anew_and_repeats_nothing(dat
         async with reading(worker, redis, SOURCE, notes.apply):
             await tell(database, "key", 2)
             await until(sample, {"key": [1, 2]})
+
+
+async def test_of_what_redis_lost_only_what_was_not_read_is_published_again(database, worker, redis, sample, notes):
+    """As by a power cut: the newest entries are gone, and the reader looks before a relay says so."""
+    stream = relay.stream_of(SOURCE, partition_of("key"))
+    async with relay.relay(worker, redis, SOURCE):
+        async with reading(worker, redis, SOURCE, notes.apply):
+            await tell(database, "key", *range(1, 51))
+            await until(sample, {"key": list(range(1, 51))})
+        await tell(database, "key", 51, 52)
+        async with asyncio.timeout(10):
+            while await redis.xlen(stream) < 52:
+                await asyncio.sleep(0.02)
+    entries = await redis.xrange(stream)
+    await redis.delete(stream)
+    for stream_id, fields in entries[20:45]:  # what is older was trimmed
+        await redis.xadd(stream, fields, id=stream_id)
+    believed = await all_partitions(worker)
+    reader = FactReader(worker, redis, SOURCE, notes.apply)
+    await reader.step(believed)
+    async with relay.relay(worker, redis, SOURCE), asyncio.timeout(20):
+        while await Notes.of(sample) != {"key": list(range(1, 53))}:
+            await reader.step(believed)
+    await reader.close()
+    superuser = await asyncpg.connect(sample.superuser_url)
+    again = await superuser.fetch("SELECT sequence FROM sample.outbox WHERE stream_epoch IS NULL OR stream_epoch > 1")
+    assert sorted(row["sequence"] for row in again) == [51, 52]
+    await superuser.close()
+
+
+async def test_a_history_that_soon_reaches_what_was_read_of_another_is_read_from_its_beginning(
+    database, worker, redis, sample, notes
+):
+    """The teller's database and Redis were both put back; then so much was told that the stream is no longer short."""
+    here, elsewhere = keys_of_different_partitions(2)
+    beside = next(f"b-{n}" for n in range(1000) if partition_of(f"b-{n}") == partition_of(here))
+    superuser = await asyncpg.connect(sample.superuser_url)
+    await superuser.execute(
+        "INSERT INTO sample.fact_readers (source, partition, stream_id) VALUES ($1, $2, '1-3')",
+        SOURCE,
+        partition_of(here),
+    )
+    await superuser.close()
+    believed = await all_partitions(worker)
+    reader = FactReader(worker, redis, SOURCE, notes.apply)
+    async with one_relay(worker, redis) as tenure:
+        await tell(database, here, 1)
+        await tenure._publish()
+        await reader.step(believed)
+        for key, sequence in ((beside, 1), (elsewhere, 1), (here, 2)):
+            await tell(database, key, sequence)
+        await tenure._publish()
+    told = {here: [1, 2], beside: [1], elsewhere: [1]}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            while await Notes.of(sample) != told:
+                await reader.step(believed)
+    await reader.close()
+    assert await Notes.of(sample) == told
 
 
 # Taking back stands still here, within its transaction, while the test holds the lock.
