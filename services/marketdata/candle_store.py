@@ -58,12 +58,12 @@ async def read_candles(
     size: BarSize,
     *,
     start: datetime | None,
-    before: datetime,
+    before: datetime | None,
     limit: int,
 ) -> Candles:
     """At most limit bars that open at or after start and before `before`: the first of them, or without a start the last.
 
-    One statement, so that bars and head are of the same moment.
+    Without `before` they go up to the newest: market time may lead the wall clock, so no clock says which that is. One statement, so that bars and head are of the same moment.
     """
     backwards = start is None
     minutes_max = min(MINUTES_MAX, (limit + 1) * size.minutes)
@@ -71,7 +71,7 @@ async def read_candles(
     found = await rows.fetch(
         f"""
         WITH head AS ({HEAD}), minutes AS MATERIALIZED (
-          SELECT * FROM market_data_ohlcv WHERE instrument_id = $1 AND open_time >= $2 AND open_time < $3
+          SELECT * FROM market_data_ohlcv WHERE instrument_id = $1 AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
           ORDER BY open_time {order} LIMIT $4),
         bars AS (
           SELECT date_bin($5, open_time, $6) AS bar_time, {AGGREGATES} FROM minutes
@@ -81,7 +81,7 @@ async def read_candles(
         """,
         instrument_id,
         EPOCH if start is None else size.opening_from(start),
-        size.opening_from(before),
+        before and size.opening_from(before),
         minutes_max,
         size.length,
         size.origin,

@@ -162,7 +162,7 @@ class CandleStreams:
             )
         async with self._database.transaction() as rows:
             found = await candle_store.read_candles(
-                rows, instrument_id, size, start=None, before=datetime.now(UTC) + size.length, limit=snapshot_size
+                rows, instrument_id, size, start=None, before=None, limit=snapshot_size
             )
         cursor = CandleCursor(instrument_id, size, found.head)
         candles = [wire.candle_to_proto(candle) for candle in found.candles]

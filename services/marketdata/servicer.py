@@ -1,6 +1,6 @@
 """Speaks the marketdata API: reads the request, asks for the data, writes the response."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
@@ -80,7 +80,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         limit = pages.size_of(request.page_size, CANDLES_USUAL)
         # With a start, pages go on towards the end; without one, back in time from the end.
         start = time_from_proto(request.start_time) if request.HasField("start_time") else None
-        before = time_from_proto(request.end_time) if request.HasField("end_time") else datetime.now(UTC)
+        before = time_from_proto(request.end_time) if request.HasField("end_time") else None
         if page := pages.key_of(request.page_token, 2):
             direction, microseconds = page
             if (

@@ -271,6 +271,22 @@ async def test_a_quiet_candle_stream_gets_heartbeats_with_its_cursor(installatio
         assert beat.cursor == first.cursor
 
 
+async def test_the_newest_bars_are_shown_though_market_time_leads_the_wall_clock(installation, caller, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    now = datetime.now(UTC)
+    times = [now - 2 * MINUTE, now + timedelta(days=2), now + timedelta(days=2) + MINUTE]
+    await feeder.append([tick_at(time, price) for price, time in enumerate(times, 10)])
+    await stored_through(installation, feeder)
+    assert [candle.close for candle in (await page(caller, bar_size="1m")).candles] == [10, 11, 12]
+    onwards = await pages(caller, BTC, bar_size="1m", page_size=2, start_time=timestamp(times[0] - MINUTE))
+    assert [[candle.close for candle in candles] for candles in onwards] == [[10, 11], [12]]
+    assert (await page(caller, bar_size="1d", page_size=1)).candles[0].close == 12
+    first = await next_of(caller.candles(BTC))
+    assert [candle.close for candle in first.candles] == [10, 11, 12]
+    assert [candle.close for candle in (await page(caller, bar_size="1m", end_time=timestamp(now))).candles] == [10]
+
+
 async def test_a_cursor_from_before_a_loss_of_data_gets_a_gap_and_a_snapshot(installation, caller, redis):
     await announce(installation, BTC)
     feeder = Feeder(redis)

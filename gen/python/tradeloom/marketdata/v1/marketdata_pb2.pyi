@@ -695,7 +695,7 @@ class GetCandlesRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """The last bar opens before it; now if unset."""
+        """The last bar opens before it; the newest bar is the last if unset."""
 
     def __init__(
         self,

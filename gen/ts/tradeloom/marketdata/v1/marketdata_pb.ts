@@ -703,7 +703,7 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
   startTime?: Timestamp | undefined;
 
   /**
-   * The last bar opens before it; now if unset.
+   * The last bar opens before it; the newest bar is the last if unset.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 4;
    */
