@@ -30,6 +30,11 @@ class Backoff:
     def reset(self) -> None:
         self.failures = 0
 
+    def went_well_for(self, seconds: float) -> None:
+        """Work that went well for longer than the longest pause begins again with the shortest."""
+        if seconds > self._seconds_max:
+            self.reset()
+
 
 @asynccontextmanager
 async def running(name: str, work: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
@@ -57,8 +62,7 @@ async def _for_ever(name: str, work: Callable[[], Awaitable[None]]) -> None:
             await work()
             backoff.reset()
         except Exception:
-            if time.monotonic() - started_at > PAUSE_SECONDS_MAX:
-                backoff.reset()
+            backoff.went_well_for(time.monotonic() - started_at)
             seconds = backoff.next_seconds()
             log.exception("%s failed; again in %.1f s", name, seconds)
             await asyncio.sleep(seconds)

@@ -1,6 +1,7 @@
 """The runner: has every running feed played by one replica, whatever becomes of the others."""
 
 import asyncio
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -64,6 +65,7 @@ class Runner:
         """Plays a feed as often as it takes, until it ends or this task is cancelled."""
         backoff = Backoff()
         while True:
+            started_at = time.monotonic()
             try:
                 async with holding(self._database, f"feed/{feed_id}") as lease:
                     try:
@@ -78,4 +80,5 @@ class Runner:
                 log.exception("playing failed", feed_id=str(feed_id))
             else:
                 return
+            backoff.went_well_for(time.monotonic() - started_at)
             await asyncio.sleep(backoff.next_seconds())

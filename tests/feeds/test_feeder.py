@@ -1,5 +1,6 @@
 """Feeds at work: the real Postgres and Valkey, with runners that are stopped, killed, stalled and robbed."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from tradeloom.marketdata.v1.marketdata_pb2 import Quote, TickBatch
 from libs.bus import feed as streams
 from libs.ids import uuid7
 from libs.store import leases
+from libs.store.background import Backoff
 from libs.store.database import Database
 from libs.store.leases import Lease
-from services.feeds import feeder
+from services.feeds import feeder, runner
 from services.feeds.domain import (
     AssetClass,
     Feed,
@@ -219,6 +221,36 @@ async def test_an_empty_stream_can_be_closed_to_older_epochs_too(redis):
     with pytest.raises(streams.Outdated):
         await streams.append(redis, [streams.Batch(streams.Cursor(BTC, 4, 99), 99, b"late", b"")])
     await streams.append(redis, [streams.Batch(streams.Cursor(BTC, 5, 1), 1, b"first", b"")])
+
+
+async def test_a_feed_that_went_well_for_long_pauses_as_briefly_as_after_its_first_failure(
+    rpc, worker, redis, monkeypatch
+):
+    failures: list[int] = []
+    done = asyncio.Event()
+
+    class Watched(Backoff):
+        def __init__(self) -> None:
+            super().__init__(seconds_max=0.01)
+
+        def next_seconds(self) -> float:
+            failures.append(self.failures)
+            return super().next_seconds() * 0
+
+    class Failing(Feeder):
+        async def play(self, feed_id) -> None:
+            if len(failures) == 3:
+                done.set()
+                return
+            await asyncio.sleep(0.02)
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(runner, "Backoff", Watched)
+    monkeypatch.setattr(runner, "Feeder", Failing)
+    await start_simulated(rpc)
+    async with playing(worker, redis), asyncio.timeout(10):
+        await done.wait()
+    assert failures == [0, 0, 0]
 
 
 async def test_a_feeder_without_its_lease_neither_begins_nor_notes(rpc, worker, redis):

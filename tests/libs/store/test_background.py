@@ -25,10 +25,12 @@ async def test_failing_work_is_tried_again(caplog):
 @pytest.mark.parametrize(("seconds_well", "pauses"), [(0.0, [0, 1, 2]), (0.02, [0, 0, 0])])
 async def test_the_pause_grows_unless_the_work_went_well_for_long(seconds_well, pauses, monkeypatch):
     """Work that never returns says by its duration alone that it went well."""
-    monkeypatch.setattr(background, "PAUSE_SECONDS_MAX", 0.01)
     failures, done = [], asyncio.Event()
 
     class Watched(Backoff):
+        def __init__(self) -> None:
+            super().__init__(seconds_max=0.01)
+
         def next_seconds(self) -> float:
             failures.append(self.failures)
             return super().next_seconds() * 0
