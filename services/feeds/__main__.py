@@ -15,7 +15,7 @@ from libs.store.background import running
 from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
-from services.feeds.domain import InstrumentTaken, SimulatedSource
+from services.feeds.domain import InstrumentTaken, SimulatedSource, TooManyFeeds
 from services.feeds.runner import Runner
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
@@ -29,7 +29,7 @@ def now() -> datetime:
 
 @asynccontextmanager
 async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
-    start_feed = StartFeed(uuid7, now)
+    start_feed = StartFeed(uuid7, now, settings.running_feeds_max)
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
         open_database(settings.worker_database_url.get_secret_value(), settings.database_connections_max) as worker,
@@ -51,12 +51,12 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
 
 
 async def keep_simulated_market(database: Database, start_feed: StartFeed, settings: Settings) -> None:
-    """Starts the simulated market unless it runs, also when replicas race."""
+    """Starts the simulated market unless it runs or too many others do, also when replicas race."""
     try:
         async with database.transaction() as rows:
             source = SimulatedSource(settings.simulated_seed, settings.simulated_trades_per_second)
             await start_feed(FeedStore(rows), source)
-    except InstrumentTaken:
+    except (InstrumentTaken, TooManyFeeds):
         return
 
 

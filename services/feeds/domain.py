@@ -11,7 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
-from libs.errors import Invalid, NotAllowed, NotFound
+from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
 
 
 class AssetClass(Enum):
@@ -153,6 +153,12 @@ class InstrumentTaken(NotAllowed):
     """Another running feed brings this instrument."""
 
     reason = "INSTRUMENT_TAKEN"
+
+
+class TooManyFeeds(Exhausted):
+    """As many feeds run as may at once."""
+
+    reason = "TOO_MANY_FEEDS"
 
 
 class RecordingTooOld(NotAllowed):

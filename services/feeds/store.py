@@ -115,6 +115,11 @@ class FeedStore:
         )
         await self.rows.execute("UPDATE instrument_streams SET feed_id = NULL WHERE feed_id = $1", feed_id)
 
+    async def count_running(self) -> int:
+        """How many run; nobody else counts until the commit, so that of two that start at once one sees the other."""
+        await self.rows.execute("SELECT pg_advisory_xact_lock(hashtext('running feeds'))")
+        return await self.rows.fetchval("SELECT count(*) FROM feed_subscriptions WHERE state = 'running'") or 0
+
     async def running(self) -> set[UUID]:
         rows = await self.rows.fetch("SELECT feed_id FROM feed_subscriptions WHERE state = 'running'")
         return {row["feed_id"] for row in rows}

@@ -14,6 +14,7 @@ from services.feeds.domain import (
     RecordingTooOld,
     ReplaySource,
     Source,
+    TooManyFeeds,
 )
 from services.feeds.sources.simulated import CHARACTERS
 
@@ -21,6 +22,7 @@ from services.feeds.sources.simulated import CHARACTERS
 class Feeds(Protocol):
     """Where feeds live, in one transaction."""
 
+    async def count_running(self) -> int: ...
     async def add(self, feed: Feed) -> None: ...
     async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int) -> str | None: ...
     async def market_time_ns(self, instrument_id: str) -> int: ...
@@ -30,10 +32,11 @@ class Feeds(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StartFeed:
-    """Adds a running feed; raises InstrumentTaken, or RecordingTooOld."""
+    """Adds a running feed; raises InstrumentTaken, RecordingTooOld, or TooManyFeeds."""
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
+    running_feeds_max: int
 
     async def __call__(self, feeds: Feeds, source: Source, first_time_ns: int | None = None) -> Feed:
         """The time is that of a file's first trade; what was told since it was noted is looked at when playing starts."""
@@ -52,6 +55,8 @@ class StartFeed:
             market_time_ns = await feeds.market_time_ns(source.instrument.instrument_id)
             if first_time_ns <= market_time_ns:
                 raise RecordingTooOld(source, first_time_ns, market_time_ns)
+        if await feeds.count_running() > self.running_feeds_max:
+            raise TooManyFeeds("too many feeds run", running_feeds_max=self.running_feeds_max)
         return feed
 
 

@@ -72,7 +72,7 @@ def replayed() -> Instrument:
 
 async def start(database: Database, source) -> Feed:
     async with database.transaction() as rows:
-        return await StartFeed(uuid7, lambda: datetime.now(UTC))(FeedStore(rows), source)
+        return await StartFeed(uuid7, lambda: datetime.now(UTC), 8)(FeedStore(rows), source)
 
 
 async def start_simulated(database: Database) -> Feed:

@@ -1,5 +1,6 @@
 """The feeds API on the real Postgres, as one signed-in operator."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,12 +15,13 @@ from libs.ids import uuid7
 from libs.mesh import identity
 from libs.mesh.identity import Identity
 from services.feeds.__main__ import keep_simulated_market
-from services.feeds.domain import FeedNotFound, InstrumentTaken, RecordingTooOld, ReplayFileInvalid
+from services.feeds.domain import FeedNotFound, InstrumentTaken, RecordingTooOld, ReplayFileInvalid, TooManyFeeds
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
 from services.feeds.use_cases import StartFeed
 from tests.feeds.conftest import playing, until
 
+RUNNING_MAX = 5
 TRADES = "timestamp,id,side,price,amount\n1000,1,buy,2,3\n"
 
 
@@ -46,7 +48,7 @@ def operator() -> Iterator[None]:
 @pytest.fixture
 def servicer(rpc, tmp_path: Path) -> FeedServicer:
     (tmp_path / "trades.csv").write_text(TRADES, encoding="utf-8")
-    start_feed = StartFeed(uuid7, lambda: datetime.now(UTC))
+    start_feed = StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX)
     return FeedServicer(database=rpc, start_feed=start_feed, replay_folder=tmp_path, look=lambda: None)
 
 
@@ -119,6 +121,20 @@ async def test_an_instrument_is_brought_by_one_running_feed(servicer):
         await servicer.StartFeed(simulated("second"), None)
 
 
+async def test_no_more_feeds_run_at_once_than_may_also_when_they_start_together(servicer):
+    requests = [replay(f"r{n}", f"FILE:X{n}") for n in range(RUNNING_MAX + 2)]
+    with operator():
+        answers = await asyncio.gather(
+            *(servicer.StartFeed(request, None) for request in requests), return_exceptions=True
+        )
+        started = [answer.feed.feed_id for answer in answers if not isinstance(answer, BaseException)]
+        refused = [answer for answer in answers if isinstance(answer, TooManyFeeds)]
+        assert (len(started), len(refused)) == (RUNNING_MAX, 2)
+        assert refused[0].metadata == {"running_feeds_max": str(RUNNING_MAX)}
+        await servicer.StopFeed(feeds_pb2.StopFeedRequest(request_id="stop", feed_id=started[0]), None)
+        await servicer.StartFeed(replay("after", "FILE:AFTER"), None)
+
+
 async def test_a_file_that_begins_before_its_instruments_market_time_is_refused_with_both_times(
     servicer, worker, redis, tmp_path
 ):
@@ -171,7 +187,7 @@ async def test_the_simulated_market_is_kept_running_once_however_many_replicas_s
     settings = Settings(mesh_port=1, probe_port=1, tls_folder=tmp_path)
     assert settings.keeps_simulated_market
     for _ in range(2):
-        await keep_simulated_market(rpc, StartFeed(uuid7, lambda: datetime.now(UTC)), settings)
+        await keep_simulated_market(rpc, StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX), settings)
     with operator():
         feeds = (await servicer.ListFeeds(feeds_pb2.ListFeedsRequest(), None)).feeds
     assert [feed.simulated.seed for feed in feeds] == [settings.simulated_seed]

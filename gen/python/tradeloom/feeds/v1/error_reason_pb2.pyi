@@ -37,6 +37,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     never goes back; play it as another instrument.
     Metadata: instrument_id, first_trade_time, market_time.
     """
+    ERROR_REASON_TOO_MANY_FEEDS: _ErrorReason.ValueType  # 5
+    """RESOURCE_EXHAUSTED: as many feeds run as may at once. Metadata: running_feeds_max."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why feeds refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -56,4 +58,6 @@ ERROR_REASON_RECORDING_TOO_OLD: ErrorReason.ValueType  # 4
 never goes back; play it as another instrument.
 Metadata: instrument_id, first_trade_time, market_time.
 """
+ERROR_REASON_TOO_MANY_FEEDS: ErrorReason.ValueType  # 5
+"""RESOURCE_EXHAUSTED: as many feeds run as may at once. Metadata: running_feeds_max."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/feeds/v1/error_reason.proto.
  */
 export const file_tradeloom_feeds_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("CiV0cmFkZWxvb20vZmVlZHMvdjEvZXJyb3JfcmVhc29uLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEquQEKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEh8KG0VSUk9SX1JFQVNPTl9GRUVEX05PVF9GT1VORBABEiEKHUVSUk9SX1JFQVNPTl9JTlNUUlVNRU5UX1RBS0VOEAISJAogRVJST1JfUkVBU09OX1JFUExBWV9GSUxFX0lOVkFMSUQQAxIiCh5FUlJPUl9SRUFTT05fUkVDT1JESU5HX1RPT19PTEQQBGIGcHJvdG8z");
+  fileDesc("CiV0cmFkZWxvb20vZmVlZHMvdjEvZXJyb3JfcmVhc29uLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEq2gEKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEh8KG0VSUk9SX1JFQVNPTl9GRUVEX05PVF9GT1VORBABEiEKHUVSUk9SX1JFQVNPTl9JTlNUUlVNRU5UX1RBS0VOEAISJAogRVJST1JfUkVBU09OX1JFUExBWV9GSUxFX0lOVkFMSUQQAxIiCh5FUlJPUl9SRUFTT05fUkVDT1JESU5HX1RPT19PTEQQBBIfChtFUlJPUl9SRUFTT05fVE9PX01BTllfRkVFRFMQBWIGcHJvdG8z");
 
 /**
  * Why feeds refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -54,6 +54,13 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_RECORDING_TOO_OLD = 4;
    */
   RECORDING_TOO_OLD = 4,
+
+  /**
+   * RESOURCE_EXHAUSTED: as many feeds run as may at once. Metadata: running_feeds_max.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_FEEDS = 5;
+   */
+  TOO_MANY_FEEDS = 5,
 }
 
 /**
