@@ -7,7 +7,9 @@ from uuid import UUID
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
+from libs.bus import feed as streams
 from libs.bus.feed import Outdated
 from libs.store.background import Backoff
 from libs.store.database import Database
@@ -41,7 +43,9 @@ class Runner:
                 self._woken.clear()
                 async with self._database.transaction() as rows:
                     running = await FeedStore(rows).running()
+                ended = self._tending.keys() - running
                 await self._settle(running)
+                await self._let_go(ended)
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._woken.wait()
@@ -60,6 +64,16 @@ class Runner:
             del self._tending[feed_id]
         for feed_id in running - self._tending.keys():
             self._tending[feed_id] = asyncio.create_task(self._tend(feed_id), name=f"feed {feed_id}")
+
+    async def _let_go(self, ended: set[UUID]) -> None:
+        """Has Redis forget early what ended replays brought, unless another feed brings it by now."""
+        for feed_id in ended:
+            try:
+                async with self._database.transaction() as rows:
+                    for instrument_id in await FeedStore(rows).left_by_replay(feed_id):
+                        await streams.end(self._redis, instrument_id)
+            except RedisError:
+                log.exception("a replay is forgotten late", feed_id=str(feed_id))
 
     async def _tend(self, feed_id: UUID) -> None:
         """Plays a feed as often as it takes, until it ends or this task is cancelled."""

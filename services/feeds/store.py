@@ -115,6 +115,18 @@ class FeedStore:
         )
         await self.rows.execute("UPDATE instrument_streams SET feed_id = NULL WHERE feed_id = $1", feed_id)
 
+    async def left_by_replay(self, feed_id: UUID) -> list[str]:
+        """The instruments of a replay that has ended, which no feed brings until the commit."""
+        found = await self.rows.fetch(
+            """
+            SELECT instrument_id FROM instrument_streams WHERE feed_id IS NULL AND instrument_id = ANY (
+              SELECT unnest(instrument_ids) FROM feed_subscriptions WHERE feed_id = $1 AND source ? 'replay')
+            ORDER BY instrument_id FOR UPDATE
+            """,
+            feed_id,
+        )
+        return [row["instrument_id"] for row in found]
+
     async def count_running(self) -> int:
         """How many run; nobody else counts until the commit, so that of two that start at once one sees the other."""
         await self.rows.execute("SELECT pg_advisory_xact_lock(hashtext('running feeds'))")

@@ -521,6 +521,16 @@ async def test_a_file_is_played_once_to_its_end(rpc, worker, redis, tmp_path):
     assert (quote.bid_price, quote.ask_price, quote.last_price) == (0, 0, told[-1][1])
 
 
+async def test_what_a_played_file_leaves_in_redis_is_forgotten_early_once_stored(rpc, worker, redis, tmp_path):
+    feed = await start(rpc, ReplaySource(write_trades(tmp_path, 3), replayed(), 0))
+    async with playing(worker, redis, tmp_path):
+        await until(lambda: has_ended(rpc, feed))
+        await until(lambda: redis.exists(f"ticks-ended:{TRADED}"))
+    assert await redis.ttl(f"ticks:{TRADED}") > streams.ENDED_SECONDS
+    await streams.set_stored(redis, (await streams.newest(redis, [TRADED]))[TRADED])
+    assert 0 < await redis.ttl(f"ticks:{TRADED}") <= streams.ENDED_SECONDS
+
+
 async def test_a_file_waits_for_those_who_store_its_trades(rpc, worker, redis, tmp_path, monkeypatch):
     monkeypatch.setattr(feeder, "LEAD_TICKS_MAX", 1_000)
     feed = await start(rpc, ReplaySource(write_trades(tmp_path, 3_500), replayed(), 0))

@@ -224,3 +224,17 @@ def test_any_other_text_is_no_cursor(text):
     with pytest.raises(CursorInvalid) as refused:
         parse_cursor(text, "after_cursors[0]")
     assert "after_cursors[0]" in refused.value.violations
+
+
+async def test_what_has_ended_is_forgotten_early_only_once_it_is_stored(redis):
+    keys = [f"{kind}:{BTC}" for kind in ("ticks", "quote", "ticks-stored")]
+    await append(redis, [Batch(Cursor(BTC, 1, 2), 1, b"batch", b"quote")])
+    await set_stored(redis, Cursor(BTC, 1, 1))
+    await feed.end(redis, BTC)
+    assert [await redis.ttl(key) > feed.ENDED_SECONDS for key in keys] == [True, True, True]
+    await set_stored(redis, Cursor(BTC, 1, 2))
+    assert [0 < await redis.ttl(key) <= feed.ENDED_SECONDS for key in keys] == [True, True, True]
+    await feed.shut_out(redis, {BTC: 2})
+    await append(redis, [Batch(Cursor(BTC, 2, 3), 3, b"batch", b"quote")])
+    await set_stored(redis, Cursor(BTC, 2, 3))
+    assert [await redis.ttl(key) > feed.ENDED_SECONDS for key in keys] == [True, True, True]
