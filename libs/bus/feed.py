@@ -99,7 +99,8 @@ end
 for key = 1, 4 do redis.call('EXPIRE', KEYS[key], ARGV[3]) end
 """
 
-# KEYS: ticks, ended. ARGV: epoch, IDLE_SECONDS. Sets the newest id to <epoch>-0 without an entry; 0 if it is there or beyond already.
+# KEYS: ticks, ended. ARGV: epoch, IDLE_SECONDS. Sets the newest id to <epoch>-0 without an entry; 0 if it is there or
+# beyond already.
 _SHUT_OUT = """
 local id = ARGV[1] .. '-0'
 redis.call('DEL', KEYS[2])

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 
+import structlog
 from tradeloom.feeds.v1 import feeds_pb2_grpc
 
 from libs.bus import connection
@@ -21,6 +22,8 @@ from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import StartFeed
+
+log = structlog.get_logger(__name__)
 
 
 def now() -> datetime:
@@ -51,13 +54,15 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
 
 
 async def keep_simulated_market(database: Database, start_feed: StartFeed, settings: Settings) -> None:
-    """Starts the simulated market unless it runs or too many others do, also when replicas race."""
+    """Starts the simulated market unless it runs, also when replicas race."""
     try:
         async with database.transaction() as rows:
             source = SimulatedSource(settings.simulated_seed, settings.simulated_trades_per_second)
             await start_feed(FeedStore(rows), source)
-    except (InstrumentTaken, TooManyFeeds):
+    except InstrumentTaken:
         return
+    except TooManyFeeds:
+        log.warning("the simulated market does not run: too many other feeds do; stop one and start it with StartFeed")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ async def read_candles(
 ) -> Candles:
     """At most limit bars that open at or after start and before `before`: the first of them, or without a start the last.
 
-    Without `before` they go up to the newest: market time may lead the wall clock, so no clock says which that is. One statement, so that bars and head are of the same moment.
+    Without `before` they go up to the newest: market time may lead the wall clock, so no clock says which that is. One
+    statement, so that bars and head are of the same moment.
     """
     backwards = start is None
     minutes_max = min(MINUTES_MAX, (limit + 1) * size.minutes)
@@ -71,7 +72,8 @@ async def read_candles(
     found = await rows.fetch(
         f"""
         WITH head AS ({HEAD}), minutes AS MATERIALIZED (
-          SELECT * FROM market_data_ohlcv WHERE instrument_id = $1 AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
+          SELECT * FROM market_data_ohlcv
+          WHERE instrument_id = $1 AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
           ORDER BY open_time {order} LIMIT $4),
         bars AS (
           SELECT date_bin($5, open_time, $6) AS bar_time, {AGGREGATES} FROM minutes
