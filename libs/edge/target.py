@@ -10,6 +10,7 @@ LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
 
 # What Helm fills in: the chart passes the committed file through `tpl`.
 RELEASE = "{{ .Release.Name }}"
+TRUSTED_PROXIES = "{{ .Values.edge.trustedProxies }}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,11 @@ class Target:
 
     allowed_origin_regexes: tuple[str, ...] = (LOOPBACK_ORIGINS,)
     """Pages on these origins may call from a browser; the dashboard's own needs no mention."""
-    trusted_proxies: int = 0
-    """How many proxies in front append the caller's address to x-forwarded-for."""
+    trusted_proxies: int | str = 0
+    """How many proxies in front append the address they were called from to x-forwarded-for, or where Helm says so.
+
+    With too few every caller has the address of a proxy; with too many each says himself what his is.
+    """
     connections_max: int = 4096
     heap_bytes_max: int = 512 * 1024 * 1024
     """Above 95% of it new requests are refused, until some are done."""
@@ -112,7 +116,7 @@ def embedded(
     )
 
 
-def kubernetes(*, release: str = RELEASE) -> Target:
+def kubernetes(*, release: str = RELEASE, trusted_proxies: int | str = TRUSTED_PROXIES) -> Target:
     """Behind the headless services `<release>-<word>`, which resolve to one address for each pod."""
     return Target(
         name="kubernetes",
@@ -127,4 +131,5 @@ def kubernetes(*, release: str = RELEASE) -> Target:
         listen_host="0.0.0.0",
         probe_host="0.0.0.0",
         allowed_origin_regexes=(),
+        trusted_proxies=trusted_proxies,
     )

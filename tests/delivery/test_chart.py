@@ -101,6 +101,9 @@ def test_kubernetes_knows_every_field(version: str) -> None:
         ({"services": {"orders": {"env": {"ORDERS_ACCOUNTS_MAX": 5}}}}, "ORDERS_ACCOUNTS_MAX"),
         ({"services": {"orders": {"resources": {"limits": {"memory": "lots"}}}}}, "memory"),
         ({"edge": {"replicas": "two"}}, "replicas"),
+        ({"edge": {"trustedProxies": -1}}, "trustedProxies"),
+        ({"edge": {"trustedProxies": "1"}}, "trustedProxies"),
+        ({"edge": {"service": {"externalTrafficPolicy": "Nearest"}}}, "externalTrafficPolicy"),
         ({"image": {"digest": "sha256:short"}}, "digest"),
         ({"environment": "staging"}, "environment"),
         ({"certificates": {"issuer": {"kind": "Authority"}}}, "kind"),
@@ -151,6 +154,27 @@ def test_envoy_takes_what_its_config_map_holds(tmp_path: Path) -> None:
         (tmp_path / name).write_text(here)
 
     assert envoy.validate(tmp_path / "envoy.yaml") == ""
+
+
+def test_the_edge_believes_as_many_proxies_as_it_is_told_of() -> None:
+    def believed(values: dict[str, Any]) -> set[str]:
+        text = of_kind("ConfigMap", manifests(chart.render(values)))["edge"]["data"]["envoy.yaml"]
+        return set(re.findall(r"xff_num_trusted_hops: (.*)", text))
+
+    assert believed({}) == {"'0'"}
+    assert believed({"edge": {"trustedProxies": 2}}) == {"'2'"}
+
+
+@pytest.mark.parametrize("kind", ["NodePort", "LoadBalancer"])
+def test_no_node_puts_its_address_in_place_of_a_callers(kind: str) -> None:
+    def policy(**service: str) -> str | None:
+        found = manifests(chart.render({"edge": {"service": service}}))
+        return of_kind("Service", found)["edge"]["spec"].get("externalTrafficPolicy")
+
+    assert policy(type=kind) == "Local"
+    assert policy(type=kind, externalTrafficPolicy="Cluster") == "Cluster"
+    # Kubernetes refuses it where nobody comes from outside.
+    assert policy(type="ClusterIP") is None
 
 
 def test_the_edges_config_map_is_well_below_what_kubernetes_takes() -> None:

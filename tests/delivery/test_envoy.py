@@ -492,6 +492,26 @@ async def test_sign_in_is_limited_by_address_and_nothing_else_is(tmp_path: Path)
                 assert answer.status == 200
 
 
+async def test_behind_a_proxy_each_caller_has_a_limit_of_his_own_and_a_forged_address_gains_nothing(
+    tmp_path: Path,
+) -> None:
+    # The number as the chart renders it.
+    async with standing(
+        tmp_path, started=("auth",), sign_in_burst=1, sign_in_per_second=1, trusted_proxies="1"
+    ) as stand:
+
+        async def signed_in(forwarded: str) -> int:
+            headers = {"x-forwarded-for": forwarded}
+            async with stand.http.post("/auth/login", json={"email": "a@b.c"}, headers=headers) as answer:
+                return answer.status
+
+        # What the proxy appended is the last; what stands before it the caller has written himself.
+        assert 429 in [await signed_in(f"203.0.113.{number}, 198.51.100.1") for number in range(10)]
+        assert await signed_in("198.51.100.2") == 200
+        # auth counts failures by the same address.
+        assert stand.services.metadata["x-envoy-external-address"] == "198.51.100.2"
+
+
 async def test_tokens_are_verified_as_soon_as_auth_is_there(tmp_path: Path) -> None:
     async with standing(tmp_path, started=("orders",)) as stand:
         async with stand.http.get("/orders", headers=stand.bearer()) as answer:

@@ -8,13 +8,15 @@ from tradeloom.policy.v1 import policy_pb2
 
 from libs.edge import config, contract, envoy, generate, routes
 from libs.edge.contract import Rest
-from libs.edge.target import RELEASE, Target, embedded, kubernetes
+from libs.edge.target import RELEASE, TRUSTED_PROXIES, Target, embedded, kubernetes
 from tests.libs.edge.stand import make_certificates
 
 TARGET = embedded(tls_folder="tls", descriptors_file="tradeloom.binpb")
 
 
-@pytest.mark.parametrize("target", [embedded(tls_folder="", descriptors_file=""), kubernetes(release="shop")])
+@pytest.mark.parametrize(
+    "target", [embedded(tls_folder="", descriptors_file=""), kubernetes(release="shop", trusted_proxies=1)]
+)
 def test_envoy_takes_the_configuration_of_every_place(target: Target, tmp_path: Path) -> None:
     make_certificates(tmp_path, ("edge",))
     here = replace(
@@ -36,6 +38,7 @@ def test_envoy_takes_what_is_committed(target: Target, tmp_path: Path) -> None:
         committed.replace(target.tls_folder, str(tmp_path))
         .replace(target.descriptors_file, str(Path("gen/edge", generate.DESCRIPTORS).resolve()))
         .replace(RELEASE, "shop")
+        .replace(TRUSTED_PROXIES, "1")
         .replace("path: /etc/tradeloom/edge", f"path: {Path('gen/edge').resolve()}")
     )
     (tmp_path / "envoy.yaml").write_text(here)
