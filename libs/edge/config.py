@@ -6,7 +6,7 @@ from typing import Any
 
 from libs.edge import contract, secrets
 from libs.edge.clusters import clusters
-from libs.edge.envoy import socket_address, typed
+from libs.edge.envoy import seconds, socket_address, typed
 from libs.edge.listeners import listeners
 from libs.edge.target import LOOPBACK, Target
 
@@ -14,6 +14,8 @@ OVERLOADED = 0.95
 """Of the heap: new requests are refused."""
 SHRINKING = 0.90
 """Of the heap: unused memory is given back."""
+SCARCE_FROM, SCARCE = 0.5, 0.9
+"""Of the connections: between the two, those without a call under way are closed sooner and sooner."""
 OVERLOAD_REFRESH_SECONDS = 0.25
 
 
@@ -67,5 +69,24 @@ def overload(target: Target) -> dict[str, Any]:
         "actions": [
             {"name": "envoy.overload_actions.shrink_heap", "triggers": above(SHRINKING)},
             {"name": "envoy.overload_actions.stop_accepting_requests", "triggers": above(OVERLOADED)},
+            {
+                "name": "envoy.overload_actions.reduce_timeouts",
+                "triggers": [
+                    {
+                        "name": connections,
+                        "scaled": {"scaling_threshold": SCARCE_FROM, "saturation_threshold": SCARCE},
+                    }
+                ],
+                "typed_config": typed(
+                    "config.overload.v3.ScaleTimersOverloadActionConfig",
+                    # No other timer: a stream is a call under way however quiet it is.
+                    timer_scale_factors=[
+                        {
+                            "timer": "HTTP_DOWNSTREAM_CONNECTION_IDLE",
+                            "min_timeout": seconds(target.connection_idle_scarce_seconds),
+                        }
+                    ],
+                ),
+            },
         ],
     }

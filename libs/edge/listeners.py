@@ -26,8 +26,8 @@ STREAMS_PER_CONNECTION_MAX = 256
 HEADERS_KIB_MAX = 32
 HEADERS_COUNT_MAX = 100
 HEADERS_SECONDS = 10.0
-CONNECTION_IDLE_SECONDS = 3600.0
-DRAIN_SECONDS = 15.0
+DRAIN_SECONDS = 5.0
+"""How long a caller who was asked to go may begin further calls: by then he has heard it."""
 
 # What only we, or the services among themselves, may say; a trace too, or outsiders would decide what is collected.
 OWN_HEADERS = ("x-tradeloom-", "x-envoy-", "traceparent", "tracestate")
@@ -106,7 +106,7 @@ def connection_manager(
         stream_idle_timeout=seconds(target.request_idle_seconds),
         drain_timeout=seconds(DRAIN_SECONDS),
         common_http_protocol_options={
-            "idle_timeout": seconds(CONNECTION_IDLE_SECONDS),
+            "idle_timeout": seconds(target.connection_idle_seconds),
             "max_headers_count": HEADERS_COUNT_MAX,
             "headers_with_underscores_action": "REJECT_REQUEST",
         },

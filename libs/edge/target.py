@@ -60,6 +60,13 @@ class Target:
     With too few every caller has the address of a proxy; with too many each says himself what his is.
     """
     connections_max: int = 4096
+    connection_idle_seconds: float = 90.0
+    """How long a connection may have no call under way: whoever says nothing takes somebody's place.
+
+    Longer than the minute for which balancers usually keep theirs, so that these close first.
+    """
+    connection_idle_scarce_seconds: float = 2.0
+    """What is left of it when nine in ten places are taken."""
     heap_bytes_max: int = 512 * 1024 * 1024
     """Above 95% of it new requests are refused, until some are done."""
 

@@ -679,6 +679,48 @@ async def test_the_access_log_holds_every_call_but_neither_tokens_nor_queries(st
     assert private not in log.read_text()
 
 
+async def say_nothing(stand: Stand) -> bytes:
+    """Connects, and returns what is read until Envoy ends it: nothing."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, stand.target.listen_port)
+    try:
+        async with asyncio.timeout(5):  # Less than any other time-out.
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+async def test_who_says_nothing_is_sent_away_and_who_called_before_calls_again(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth",), connection_idle_seconds=0.5) as stand:
+        await stand.auth.Login(auth_pb2.LoginRequest())
+        assert await say_nothing(stand) == b""
+
+        async def both_were_idle() -> bool:
+            return await stand.stat("http.edge.downstream_cx_idle_timeout") == 2
+
+        await stand.until_true(both_were_idle)
+        assert (await stand.auth.Login(auth_pb2.LoginRequest())).token_type == "Bearer"
+        assert await stand.stat("http.edge.downstream_cx_http2_total") == 2
+
+
+async def test_however_many_say_nothing_people_can_sign_in_and_streams_go_on(tmp_path: Path) -> None:
+    places = {"connections_max": 10, "connection_idle_scarce_seconds": 0.3}
+    async with standing(tmp_path, started=("auth", "orders"), **places) as stand:
+        stand.services.heartbeats = 2
+        stand.services.heartbeat_seconds = 1.0
+        stream = stand.orders.StreamOrderEvents(orders_pb2.StreamOrderEventsRequest(), metadata=stand.metadata())
+        await stream.read()
+
+        assert await asyncio.gather(*(say_nothing(stand) for _ in range(9))) == [b""] * 9
+        # Each had a place: none was turned away at the door.
+        assert await stand.stat("http.edge.downstream_cx_idle_timeout") == 9
+
+        async with stand.http.post("/auth/login", json={"email": "a@b.c", "password": "x"}) as answer:
+            assert answer.status == 200
+        second = await stream.read()
+        assert isinstance(second, orders_pb2.StreamOrderEventsResponse)
+        assert second.cursor == "1"
+
+
 async def test_two_callers_share_no_connection_state(stand: Stand) -> None:
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{stand.target.listen_port}", options=CHANNEL_OPTIONS) as other:
         with pytest.raises(grpc.aio.AioRpcError):
