@@ -163,13 +163,18 @@ def way(target: Target, method: Method) -> dict[str, Any]:
         route["timeout"] = seconds(whole)
         route["idle_timeout"] = seconds(silent)
         # A caller's own deadline, where it is shorter, holds here too.
-        route["max_stream_duration"] = {"grpc_timeout_header_max": seconds(whole)}
+        route["max_stream_duration"] = {**from_beginning(target, whole), "grpc_timeout_header_max": seconds(whole)}
     found: dict[str, Any] = {"route": route}
     if method.policy.limit == policy_pb2.LIMIT_SIGN_IN:
         found["metadata"] = {"filter_metadata": {METADATA: SIGN_IN}}
     if method.public:
         found["typed_per_filter_config"] = NO_TOKEN if method.client_streaming else {**NO_TOKEN, **WHOLE_BODY}
     return found
+
+
+def from_beginning(target: Target, timeout: float) -> dict[str, Any]:
+    """The limit besides a time-out, which counts from the end of the request, and that nobody need ever send."""
+    return {"max_stream_duration": seconds(timeout + target.request_idle_seconds)}
 
 
 def retry_policy(method: Method) -> dict[str, Any]:
@@ -195,7 +200,8 @@ def meta_routes(target: Target) -> list[dict[str, Any]]:
     # A time-out would count from the end of the request, which nobody need ever send; this one counts from its beginning.
     limit = {"max_stream_duration": seconds(target.reflection_seconds)}
     reflection = {"cluster": REFLECTION, "timeout": "0s", "max_stream_duration": limit}
-    health = {"cluster": "auth", "timeout": seconds(target.unary_timeout_seconds)}
+    unary = target.unary_timeout_seconds
+    health = {"cluster": "auth", "timeout": seconds(unary), "max_stream_duration": from_beginning(target, unary)}
     open_to_all = {**NO_TOKEN, **NO_JSON}
     return [
         {"match": {"prefix": "/grpc.reflection."}, "route": reflection, "typed_per_filter_config": open_to_all},

@@ -81,7 +81,7 @@ class Target:
     import_timeout_seconds: float = 900.0
     """For the whole of a call that uploads a file."""
     request_idle_seconds: float = 30.0
-    """How long either side of a unary call may send nothing."""
+    """How long either side of a unary call may send nothing, and how much longer than its time-out all of it may take."""
     stream_idle_seconds: float = 60.0
     """How long a stream may be silent; services send a heartbeat at most every 10 seconds."""
     reflection_seconds: float = 30.0

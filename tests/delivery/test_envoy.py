@@ -721,6 +721,20 @@ async def test_however_many_say_nothing_people_can_sign_in_and_streams_go_on(tmp
         assert second.cursor == "1"
 
 
+async def test_a_request_that_never_ends_is_ended(tmp_path: Path) -> None:
+    async with standing(tmp_path, started=("auth",), unary_timeout_seconds=0.1, request_idle_seconds=0.9) as stand:
+        reader, writer = await asyncio.open_connection(LOOPBACK, stand.target.listen_port)
+        writer.write(b"POST /auth/login HTTP/1.1\r\nhost: edge\r\ncontent-length: 4096\r\n\r\n")
+        answer = asyncio.ensure_future(reader.readline())
+        async with asyncio.timeout(5):  # Less than any other time-out.
+            while not answer.done():
+                # Never silent for as long as would end it.
+                writer.write(b" ")
+                await asyncio.wait([answer], timeout=0.05)
+        assert (await answer).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
 async def test_two_callers_share_no_connection_state(stand: Stand) -> None:
     async with grpc.aio.insecure_channel(f"{LOOPBACK}:{stand.target.listen_port}", options=CHANNEL_OPTIONS) as other:
         with pytest.raises(grpc.aio.AioRpcError):
