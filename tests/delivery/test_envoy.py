@@ -309,9 +309,9 @@ async def test_reflection_lists_every_service(stand: Stand) -> None:
 async def test_however_many_ask_for_reflection_people_can_sign_in(tmp_path: Path) -> None:
     async with standing(tmp_path, started=("auth",)) as stand:
         calls = await asyncio.gather(*(left_open(stand) for _ in range(REFLECTIONS_MAX)))
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await reflection(stand)(iter([LIST_SERVICES])).read()
-        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        # It asks nothing, or the answer could come while it is still writing, which grpc then calls an internal error.
+        async with asyncio.timeout(5):
+            assert await reflection(stand)().code() == grpc.StatusCode.UNAVAILABLE
 
         assert (await stand.auth.Login(auth_pb2.LoginRequest())).token_type == "Bearer"
 
