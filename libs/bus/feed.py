@@ -77,15 +77,8 @@ redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
 return 1
 """
 
-# KEYS: ticks, quote, stored, ended. ARGV: what is stored, or nothing to say that no more will come; IDLE_SECONDS,
-# ENDED_SECONDS. Whichever is said last finds that all is stored, and only then is anything forgotten early.
-_STORED_OR_ENDED = """
-if ARGV[1] ~= '' then
-  redis.call('SET', KEYS[3], ARGV[1], 'EX', ARGV[2])
-else
-  redis.call('SET', KEYS[4], '', 'EX', ARGV[2])
-end
-if redis.call('EXISTS', KEYS[4]) == 0 then return end
+# KEYS: ticks, quote, stored. ARGV: ENDED_SECONDS. 0 while something is not stored.
+_END = """
 local function parts(id)
   local epoch, sequence = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(epoch), tonumber(sequence)
@@ -94,17 +87,15 @@ local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 if newest then
   local epoch, sequence = parts(newest[1])
   local stored_epoch, stored_sequence = parts(redis.call('GET', KEYS[3]) or '0-0')
-  if stored_epoch < epoch or (stored_epoch == epoch and stored_sequence < sequence) then return end
+  if stored_epoch < epoch or (stored_epoch == epoch and stored_sequence < sequence) then return 0 end
 end
-for key = 1, 4 do redis.call('EXPIRE', KEYS[key], ARGV[3]) end
+for key = 1, 3 do redis.call('EXPIRE', KEYS[key], ARGV[1]) end
+return 1
 """
 
-# KEYS: ticks, ended. ARGV: epoch, IDLE_SECONDS. Sets the newest id to <epoch>-0 without an entry; 0 if it is there or
-# beyond already.
+# KEYS: ticks. ARGV: epoch. Sets the newest id to <epoch>-0 without an entry; 0 if it is there or beyond already.
 _SHUT_OUT = """
 local id = ARGV[1] .. '-0'
-redis.call('DEL', KEYS[2])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('XADD', KEYS[1], id, 'b', '')
   redis.call('XDEL', KEYS[1], id)
@@ -198,7 +189,7 @@ async def shut_out(redis: Redis, epochs: Mapping[str, int]) -> None:
     """
     pipeline = redis.pipeline(transaction=False)
     for instrument_id, epoch in epochs.items():
-        pipeline.eval(_SHUT_OUT, 2, f"ticks:{instrument_id}", f"ticks-ended:{instrument_id}", epoch, IDLE_SECONDS)
+        pipeline.eval(_SHUT_OUT, 1, f"ticks:{instrument_id}", epoch)
     if not all(await pipeline.execute()):
         raise Outdated("another feeder has taken over already")
 
@@ -260,18 +251,14 @@ def after(entry: Entry, cursor: Cursor) -> Entry:
 
 async def set_stored(redis: Redis, cursor: Cursor) -> None:
     """Say that everything up to cursor is in the database, so that it may be trimmed here."""
-    await _stored_or_ended(redis, cursor.instrument_id, cursor.stream_id)
+    await redis.set(f"ticks-stored:{cursor.instrument_id}", cursor.stream_id, ex=IDLE_SECONDS)
 
 
-async def end(redis: Redis, instrument_id: str) -> None:
-    """Say that no more will come, unless another feeder takes over: once all is stored, it is forgotten early."""
-    await _stored_or_ended(redis, instrument_id, "")
-
-
-async def _stored_or_ended(redis: Redis, instrument_id: str, stored: str) -> None:
-    keys = [f"{kind}:{instrument_id}" for kind in ("ticks", "quote", "ticks-stored", "ticks-ended")]
-    called: Any = redis.eval(_STORED_OR_ENDED, len(keys), *keys, stored, IDLE_SECONDS, ENDED_SECONDS)
-    await called
+async def end(redis: Redis, instrument_id: str) -> bool:
+    """Forget early what is all stored, since no more will come; False while it is not. The next append revokes it."""
+    keys = [f"{kind}:{instrument_id}" for kind in ("ticks", "quote", "ticks-stored")]
+    called: Any = redis.eval(_END, len(keys), *keys, ENDED_SECONDS)
+    return bool(await called)
 
 
 async def stored(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, Cursor]:

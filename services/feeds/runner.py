@@ -32,6 +32,7 @@ class Runner:
         self._database, self._redis, self._replay_folder, self._now = database, redis, replay_folder, now
         self._woken = asyncio.Event()
         self._tending: dict[UUID, asyncio.Task[None]] = {}
+        self._ended: set[UUID] = set()  # and what they brought is not let go yet
 
     def look(self) -> None:
         """Has the runner see at once what was started or stopped."""
@@ -43,9 +44,9 @@ class Runner:
                 self._woken.clear()
                 async with self._database.transaction() as rows:
                     running = await FeedStore(rows).running()
-                ended = self._tending.keys() - running
+                self._ended |= self._tending.keys() - running
                 await self._settle(running)
-                await self._let_go(ended)
+                await self._let_go()
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._woken.wait()
@@ -65,15 +66,18 @@ class Runner:
         for feed_id in running - self._tending.keys():
             self._tending[feed_id] = asyncio.create_task(self._tend(feed_id), name=f"feed {feed_id}")
 
-    async def _let_go(self, ended: set[UUID]) -> None:
-        """Has Redis forget early what ended replays brought, unless another feed brings it by now."""
-        for feed_id in ended:
+    async def _let_go(self) -> None:
+        """Has Redis forget early what ended replays brought, once it is stored and unless another feed brings it by now."""
+        for feed_id in list(self._ended):
             try:
                 async with self._database.transaction() as rows:
-                    for instrument_id in await FeedStore(rows).left_by_replay(feed_id):
-                        await streams.end(self._redis, instrument_id)
+                    left = await FeedStore(rows).left_by_replay(feed_id)
+                    forgotten = [await streams.end(self._redis, instrument_id) for instrument_id in left]
             except RedisError:
-                log.exception("a replay is forgotten late", feed_id=str(feed_id))
+                log.exception("a replay is forgotten later", feed_id=str(feed_id))
+                return
+            if all(forgotten):
+                self._ended.remove(feed_id)
 
     async def _tend(self, feed_id: UUID) -> None:
         """Plays a feed as often as it takes, until it ends or this task is cancelled."""

@@ -222,14 +222,15 @@ def test_any_other_text_is_no_cursor(text):
 
 
 async def test_what_has_ended_is_forgotten_early_only_once_it_is_stored(redis):
-    keys = [f"{kind}:{BTC}" for kind in ("ticks", "quote", "ticks-stored")]
+    async def seconds_left() -> list[int]:
+        return [await redis.ttl(f"{kind}:{BTC}") for kind in ("ticks", "quote", "ticks-stored")]
+
     await append(redis, [Batch(Cursor(BTC, 1, 2), 1, b"batch", b"quote")])
     await set_stored(redis, Cursor(BTC, 1, 1))
-    await feed.end(redis, BTC)
-    assert [await redis.ttl(key) > feed.ENDED_SECONDS for key in keys] == [True, True, True]
+    assert not await feed.end(redis, BTC)
+    assert all(feed.ENDED_SECONDS < left <= feed.IDLE_SECONDS for left in await seconds_left())
     await set_stored(redis, Cursor(BTC, 1, 2))
-    assert [0 < await redis.ttl(key) <= feed.ENDED_SECONDS for key in keys] == [True, True, True]
-    await feed.shut_out(redis, {BTC: 2})
+    assert await feed.end(redis, BTC)
+    assert all(0 < left <= feed.ENDED_SECONDS for left in await seconds_left())
     await append(redis, [Batch(Cursor(BTC, 2, 3), 3, b"batch", b"quote")])
-    await set_stored(redis, Cursor(BTC, 2, 3))
-    assert [await redis.ttl(key) > feed.ENDED_SECONDS for key in keys] == [True, True, True]
+    assert all(left > feed.ENDED_SECONDS for left in await seconds_left())
