@@ -221,8 +221,3 @@ def test_a_repeat_has_the_first_answer_and_another_body_is_refused(world: World,
         method(other(), metadata=caller, timeout=CALL_SECONDS)
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
     assert "request_id" in refused.value.details()
-
-
-def test_every_mutating_rpc_is_walked(world: World) -> None:
-    for name in MUTATING:
-        walk(world, name)
