@@ -57,13 +57,16 @@ async def tradeloom(*arguments: str, folder: Path, environment: Mapping[str, str
 
 
 def run_tradeloom(*arguments: str, folder: Path, environment: Mapping[str, str] | None) -> None:
+    inherited = child_environment(environment)
+    for own in ("DATABASE_URL", "REDIS_URL"):  # nothing is measured in somebody's own database
+        inherited.pop(own, None)
     done = subprocess.run(
         [sys.executable, "-P", "-m", "libs.cli", *arguments, "--data-dir", str(folder)],
         check=False,
         capture_output=True,
         text=True,
         timeout=UP_SECONDS,
-        env=child_environment(environment),
+        env=inherited,
     )
     if done.returncode:
         raise RuntimeError(f"tradeloom {' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")

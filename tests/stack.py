@@ -32,14 +32,16 @@ def bare_environment(folder: DataFolder, **more: str) -> dict[str, str]:
     return kept | nowhere | {"TRADELOOM_DATA_DIR": str(folder.path), "COLUMNS": "200"} | more
 
 
-def tradeloom(folder: DataFolder, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def tradeloom(
+    folder: DataFolder, *arguments: str, seconds: float = COMMAND_SECONDS, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs `tradeloom …` on a bare machine."""
     return subprocess.run(
         [sys.executable, "-m", "libs.cli", *arguments],
         env=bare_environment(folder, **environment),
         capture_output=True,
         text=True,
-        timeout=COMMAND_SECONDS,
+        timeout=seconds,
         check=False,
     )
 
@@ -113,25 +115,16 @@ class Stack:
     def log(self, name: str) -> str:
         return self.folder.log(name).read_text()
 
-    def command(
-        self, *arguments: str, seconds: float = UP_SECONDS, environment: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, seconds: float = UP_SECONDS) -> subprocess.CompletedProcess[str]:
         """Runs `tradeloom …` on this stack."""
-        return subprocess.run(
-            [sys.executable, "-m", "libs.cli", *arguments, "--data-dir", str(self.folder.path)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            env={**os.environ, **(environment or {})},
-        )
+        return tradeloom(self.folder, *arguments, seconds=seconds)
 
 
 @contextmanager
-def stack_in(folder: Path, **environment: str) -> Iterator[Stack]:
+def stack_in(folder: Path) -> Iterator[Stack]:
     """A stack of its own, up and healthy; taken down afterwards."""
     stack = Stack(DataFolder.at(folder))
-    started = stack.command("up", "--detach", environment=environment)
+    started = stack.command("up", "--detach")
     assert started.returncode == 0, started.stdout + started.stderr
     try:
         yield stack

@@ -21,7 +21,7 @@ from libs.stack.processes import Owned
 from libs.stack.state import HEALTHY, STARTING, STOPPING, Snapshot, running
 from libs.stack.supervisor import State
 from tests.servers import forget_home_of_nobody
-from tests.stack import WAIT_SECONDS, begun, everything, state_of, tradeloom, until
+from tests.stack import WAIT_SECONDS, bare_environment, begun, everything, state_of, tradeloom, until
 
 ONLY = "auth"
 
@@ -187,7 +187,8 @@ def test_down_leaves_no_process_behind_and_a_second_down_is_no_error(folder, up)
 def test_ctrl_c_stops_everything_cleanly(folder):
     tradeloom(folder, "down")
     supervisor = subprocess.Popen(
-        [sys.executable, "-m", "libs.cli", "up", "--data-dir", str(folder.path), "--only", ONLY, "--port", "0"],
+        [sys.executable, "-m", "libs.cli", "up", "--only", ONLY, "--port", "0"],
+        env=bare_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -210,7 +211,8 @@ def test_ctrl_c_stops_everything_cleanly(folder):
 def test_ctrl_c_while_starting_leaves_nothing_either(folder):
     tradeloom(folder, "down")
     supervisor = subprocess.Popen(
-        [sys.executable, "-m", "libs.cli", "up", "--data-dir", str(folder.path), "--only", ONLY, "--port", "0"],
+        [sys.executable, "-m", "libs.cli", "up", "--only", ONLY, "--port", "0"],
+        env=bare_environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
