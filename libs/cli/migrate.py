@@ -21,6 +21,9 @@ def migrate(
     database: Annotated[
         str, typer.Option(help="The name of the database to empty; --yes needs it where DATABASE_URL is set.")
     ] = "",
+    redis: Annotated[
+        str, typer.Option(help="The address of the Redis to empty; --yes needs it where REDIS_URL is set.")
+    ] = "",
 ) -> None:
     """Migrate the database of a stack that is not running (`up` migrates by itself)."""
     from libs.stack.schema import kept, migrate_stopped, reset_stopped
@@ -30,10 +33,13 @@ def migrate(
         what = asyncio.run(kept(folder))
         if database and database != what.database:
             raise StackError(f"the database is called {what.database}, not {database}; nothing was emptied")
-        if yes and what.own_database and not database:
+        if redis and redis != what.own_redis:
+            raise StackError(f"REDIS_URL points at {what.own_redis or 'nothing'}, not at {redis}; nothing was emptied")
+        needed = [f"--database {what.database}"] if what.own_database and not database else []
+        needed += [f"--redis {what.own_redis}"] if what.own_redis and not redis else []
+        if yes and needed:
             raise StackError(
-                f"--yes alone empties no database of your own; add --database {what.database} "
-                f"to empty {' and '.join(what.places)}"
+                f"--yes alone empties no server of your own; add {' '.join(needed)} to empty {' and '.join(what.places)}"
             )
         if not yes:
             typer.confirm(

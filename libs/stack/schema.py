@@ -69,6 +69,8 @@ class Kept:
     """Its name on its server."""
     own_database: bool
     """Whether DATABASE_URL points at it, instead of the one in the data folder."""
+    own_redis: str
+    """The place that REDIS_URL points at; empty for the one in the data folder."""
     places: list[str]
 
 
@@ -79,11 +81,13 @@ async def kept(folder: DataFolder) -> Kept:
         url = plain_database_url(own)
         database = await check_database(url)
         places = [f"the database {database} at {without_secrets(url)}"]
-    if own_redis := os.environ.get("REDIS_URL"):
-        places.append(f"the Redis at {without_secrets(own_redis)}")
+    redis_url = os.environ.get("REDIS_URL")
+    own_redis = without_secrets(redis_url) if redis_url else ""
+    if own_redis:
+        places.append(f"the Redis at {own_redis}")
     elif own:
         places.append(str(folder.path))
-    return Kept(database, bool(own), places)
+    return Kept(database, bool(own), own_redis, places)
 
 
 async def reset_stopped(folder: DataFolder) -> None:

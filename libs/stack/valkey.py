@@ -16,7 +16,6 @@ from libs.stack.ports import HOST, Ports
 from libs.stack.probes import valkey_answers
 from libs.stack.processes import write_whole
 from libs.stack.supervisor import Process, Supervisor
-from libs.words import WORDS
 
 OPERATOR = "stack"
 """May do everything: health checks, and people with the password file."""
@@ -25,7 +24,7 @@ MEMORY_MAX = "1gb"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
-KEYS_OF_SERVICES = ("facts:*", "ticks:*", "ticks-stored:*", "quote:*", *(f"{word}:*" for word in WORDS))
+KEYS_OF_SERVICES = ("facts:*", "ticks:*", "ticks-stored:*", "quote:*")
 READERS_OF_TICKS = frozenset({"marketdata", "orders", "execution"})
 
 COMMANDS = (
@@ -42,7 +41,7 @@ def rights(word: str) -> str:
     Everybody reads everybody's facts, writes its own, and asks others to tell theirs again. Ticks and quotes are told by
     feeds alone; marketdata says how far it has stored them.
     """
-    keys = [f"~facts:{word}:*", "%R~facts:*", "%W~facts:*:replay", f"~{word}:*"]
+    keys = [f"~facts:{word}:*", "%R~facts:*", "%W~facts:*:replay"]
     if word == "feeds":
         # It only reads how far ticks are stored, but in a script, where every key counts as written.
         keys += ["~ticks:*", "~quote:*", "~ticks-stored:*"]

@@ -7,6 +7,7 @@ from tests.servers import PASSWORD
 from tests.stack import tradeloom
 
 OURS = ("facts:orders:3", "facts:orders:replay", "ticks:SIM:BTCUSDT", "ticks-stored:SIM:BTCUSDT", "quote:SIM:BTCUSDT")
+OTHERS = ("elsewhere:1", "orders:1001")
 MARKED = "SELECT count(*) FROM marketdata.instruments"
 
 
@@ -25,10 +26,17 @@ def own(bare_installation):
 
 
 @pytest.fixture
+def place(bare_installation):
+    """The Redis as people are shown it, without its password."""
+    return bare_installation.redis_url.replace(f":{PASSWORD}@", "")
+
+
+@pytest.fixture
 async def owner(bare_installation, redis):
     for key in OURS:
         await redis.set(key, "here")
-    await redis.set("elsewhere:1", "not ours")
+    for key in OTHERS:
+        await redis.set(key, "not ours")
     async with bare_installation.connect() as rows:
         await rows.execute(
             """
@@ -40,46 +48,65 @@ async def owner(bare_installation, redis):
         yield rows
 
 
-async def test_the_question_names_both_servers_and_no_password(folder, own, owner, bare_installation, redis):
+async def test_the_question_names_both_servers_and_no_password(folder, own, owner, place, bare_installation, redis):
     done = tradeloom(folder, "migrate", "--reset", **own)
     assert done.returncode != 0
     name, port = bare_installation.database, bare_installation.postgres.port
     assert (
-        f"kept in the database {name} at postgresql://127.0.0.1:{port}/{name} "
-        f"and in the Redis at {bare_installation.redis_url.replace(f':{PASSWORD}@', '')}. Go on?"
+        f"kept in the database {name} at postgresql://127.0.0.1:{port}/{name} and in the Redis at {place}. Go on?"
     ) in done.stdout
     assert PASSWORD not in done.stdout.replace(name, "") + done.stderr
     assert await owner.fetchval(MARKED) == 1
     assert await redis.exists(*OURS) == len(OURS)
 
 
-@pytest.mark.parametrize("named", [[], ["--database", "trading"]])
-async def test_yes_alone_or_with_another_name_empties_nothing(folder, own, owner, bare_installation, redis, named):
-    done = tradeloom(folder, "migrate", "--reset", "--yes", *named, **own)
+@pytest.mark.parametrize(
+    ("named", "why"),
+    [
+        ([], "add --database {name} --redis {place} to empty"),
+        (["--database", "trading"], "the database is called {name}, not trading; nothing was emptied"),
+        (["--database", "{name}"], "add --redis {place} to empty"),
+        (["--redis", "{place}"], "add --database {name} to empty"),
+        (["--database", "{name}", "--redis", "redis://redis"], "points at {place}, not at redis://redis; nothing was"),
+    ],
+)
+async def test_yes_without_both_names_or_with_others_empties_nothing(
+    folder, own, owner, place, bare_installation, redis, named, why
+):
+    names = {"name": bare_installation.database, "place": place}
+    done = tradeloom(folder, "migrate", "--reset", "--yes", *(each.format(**names) for each in named), **own)
     assert done.returncode == 1
-    assert bare_installation.database in done.stderr
-    assert PASSWORD not in done.stderr
+    assert why.format(**names) in done.stderr
+    assert PASSWORD not in done.stderr.replace(names["name"], "")
     assert await owner.fetchval(MARKED) == 1
     assert await redis.exists(*OURS) == len(OURS)
 
 
-async def test_with_its_name_the_database_and_our_keys_are_emptied_and_nothing_else(
-    folder, own, owner, bare_installation, redis
+async def test_yes_alone_empties_no_redis_where_only_that_is_somebodys_own(folder, own, owner, place, redis):
+    done = tradeloom(folder, "migrate", "--reset", "--yes", REDIS_URL=own["REDIS_URL"])
+    assert done.returncode == 1
+    assert f"add --redis {place} to empty {folder.path} and the Redis at {place}" in done.stderr
+    assert await redis.exists(*OURS) == len(OURS)
+    assert not folder.path.exists()
+
+
+async def test_with_their_names_the_database_and_our_keys_are_emptied_and_nothing_else(
+    folder, own, owner, place, bare_installation, redis
 ):
-    name = bare_installation.database
-    done = tradeloom(folder, "migrate", "--reset", "--yes", "--database", name, **own)
+    names = ("--database", bare_installation.database, "--redis", place)
+    done = tradeloom(folder, "migrate", "--reset", "--yes", *names, **own)
     assert done.returncode == 0, done.stderr
     assert await owner.fetchval(MARKED) == 0
     assert await owner.fetchval("SELECT count(*) FROM others.kept") == 0
-    assert await redis.keys() == [b"elsewhere:1"]
+    assert {key.decode() for key in await redis.keys()} == set(OTHERS)
 
 
-async def test_a_redis_that_refuses_leaves_the_database_as_it_is(folder, own, owner, bare_installation, redis):
+async def test_a_redis_that_refuses_leaves_the_database_as_it_is(folder, own, owner, place, bare_installation, redis):
     await redis.execute_command("ACL", "SETUSER", "weak", "on", ">weak", "~*", "+@read", "-scan")
     weak = {"REDIS_URL": own["REDIS_URL"].replace(f":{PASSWORD}@", "weak:weak@")}
     try:
-        name = bare_installation.database
-        done = tradeloom(folder, "migrate", "--reset", "--yes", "--database", name, **own | weak)
+        names = ("--database", bare_installation.database, "--redis", place)
+        done = tradeloom(folder, "migrate", "--reset", "--yes", *names, **own | weak)
     finally:
         await redis.execute_command("ACL", "DELUSER", "weak")
     assert done.returncode == 1

@@ -15,6 +15,7 @@ from libs.stack.supervisor import Record
 from libs.stack.valkey import ValkeyServer, valkey
 
 WAIT_SECONDS = 20.0
+KEPT = "facts:orders:0"
 PASSWORDS = {word: f"devl-{word}" for word in ("stack", "orders", "execution", "marketdata", "feeds")}
 
 
@@ -84,12 +85,12 @@ async def test_orders_reads_quotes_and_no_more_of_the_market(server):
             await orders.get("ticks-stored:SIM:BTCUSDT")
 
 
-async def test_groups_work_on_a_services_own_streams(server):
-    async with client(server, "orders") as orders:
-        await orders.xgroup_create("orders:jobs", "workers", mkstream=True)
-        await orders.xadd("orders:jobs", {"j": "1"})
-        await orders.xreadgroup("workers", "one", {"orders:jobs": ">"})
-        await orders.xautoclaim("orders:jobs", "workers", "two", min_idle_time=0)
+async def test_keys_of_no_stream_that_is_told_are_nobodys(server):
+    for user in ("orders", "feeds", "marketdata"):
+        async with client(server, user) as service:
+            for key in (f"{user}:1001", "ticks", "elsewhere:1"):
+                with pytest.raises(NoPermissionError):
+                    await service.set(key, "1")
 
 
 @pytest.mark.parametrize(
@@ -103,9 +104,9 @@ async def test_no_service_administers_the_server(server, command):
 
 async def test_what_was_written_is_there_after_a_restart(folder):
     async with valkey(folder, passwords=PASSWORDS) as server, client(server, "orders") as orders:
-        await orders.set("orders:kept", "here")
+        await orders.set(KEPT, "here")
     async with valkey(folder, passwords=PASSWORDS) as server, client(server, "orders") as orders:
-        assert await orders.get("orders:kept") == b"here"
+        assert await orders.get(KEPT) == b"here"
 
 
 def append_only_file(folder: Path) -> Path:
@@ -115,27 +116,27 @@ def append_only_file(folder: Path) -> Path:
 
 async def test_a_file_torn_at_its_end_is_cut_there(tmp_path):
     async with valkey(tmp_path, passwords=PASSWORDS) as server, client(server, "orders") as orders:
-        await orders.set("orders:kept", "here")
+        await orders.set(KEPT, "here")
     with append_only_file(tmp_path).open("ab") as file:
         file.write(b"*3\r\n$3\r\nSET\r\n$4\r\nor")
     async with valkey(tmp_path, passwords=PASSWORDS) as server, client(server, "orders") as orders:
-        assert await orders.get("orders:kept") == b"here"
+        assert await orders.get(KEPT) == b"here"
 
 
 async def test_a_broken_file_is_set_aside_and_kept(tmp_path):
     async with valkey(tmp_path, passwords=PASSWORDS) as server, client(server, "orders") as orders:
-        await orders.set("orders:kept", "here")
+        await orders.set(KEPT, "here")
     file = append_only_file(tmp_path)
     file.write_bytes(b"nonsense\r\n" + file.read_bytes())
     async with valkey(tmp_path, passwords=PASSWORDS) as server, client(server, "orders") as orders:
-        assert await orders.get("orders:kept") is None
+        assert await orders.get(KEPT) is None
     assert len(list((tmp_path / "data").glob("broken-*"))) == 1
 
 
 async def test_it_comes_back_by_itself_with_what_it_had_when_it_is_killed(tmp_path):
     async with valkey(tmp_path, passwords=PASSWORDS) as server:
         async with client(server, "orders") as orders:
-            await orders.set("orders:kept", "here")
+            await orders.set(KEPT, "here")
         record = Record.read(tmp_path / "valkey.json")
         assert record is not None
         process = psutil.Process(record.owned.pid)
@@ -144,4 +145,4 @@ async def test_it_comes_back_by_itself_with_what_it_had_when_it_is_killed(tmp_pa
             while not await valkey_answers(server.port, "orders", PASSWORDS["orders"]) or process.is_running():
                 await asyncio.sleep(0.02)
         async with client(server, "orders") as orders:
-            assert await orders.get("orders:kept") == b"here"
+            assert await orders.get(KEPT) == b"here"
