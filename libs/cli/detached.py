@@ -56,6 +56,8 @@ def command_of(options: "Options") -> list[str]:
         command += ["--only", ",".join(options.only)]
     if options.port is not None:
         command += ["--port", str(options.port)]
+    if options.take_over:
+        command.append("--take-over")
     return command
 
 

@@ -26,6 +26,9 @@ def up(
     only: Annotated[str, typer.Option(help="Only these services, with commas between: auth,orders")] = "",
     port: Port = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when healthy, and leave it running.")] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Take the roles on the server of DATABASE_URL from another data folder.")
+    ] = False,
     began: Annotated[
         float, typer.Option(hidden=True, help="When the command was given, in seconds since the epoch.")
     ] = 0,
@@ -36,7 +39,11 @@ def up(
 
     folder = DataFolder.at(data_dir)
     options = Options(
-        folder=folder, only=[word for word in only.split(",") if word], port=port, began=began or own_start()
+        folder=folder,
+        only=[word for word in only.split(",") if word],
+        port=port,
+        take_over=take_over,
+        began=began or own_start(),
     )
     console = Console()
     wait_stopped(folder)

@@ -4,6 +4,7 @@ Postgres refuses to be root. Root therefore runs it as nobody inside a user name
 the kernel refuses namespaces, a copy of the binaries and the cluster go to /var/tmp and belong to nobody.
 """
 
+import asyncio
 import os
 import shutil
 import signal
@@ -28,6 +29,7 @@ from libs.stack.ports import HOST, Ports
 from libs.stack.probes import postgres_answers
 from libs.stack.processes import Owned, write_whole
 from libs.stack.supervisor import Identity, Process, Supervisor, run_to_end
+from libs.stack.urls import as_user
 
 IDENTITY_VARIABLE = "TRADELOOM_POSTGRES_AS"
 """`userns` or `nobody` instead of finding out; read only as root."""
@@ -279,6 +281,39 @@ async def drop_database(server: PostgresServer) -> None:
         await rows.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
     finally:
         await rows.close()
+
+
+async def roles_to_let_in(owner_url: str, passwords: Mapping[str, str], *, take_over: bool) -> dict[str, str]:
+    """Those without our password; raises StackError when one has another that is not to be taken over.
+
+    Roles are shared by all databases of a server: another installation there may live by that password.
+    """
+    rows = await asyncpg.connect(owner_url)
+    try:
+        let_in = await rows.fetch(
+            "SELECT rolname FROM pg_roles WHERE rolname = ANY($1) AND rolcanlogin", list(passwords)
+        )
+    finally:
+        await rows.close()
+    roles = sorted(row["rolname"] for row in let_in)
+    entered = await asyncio.gather(*(may_enter(as_user(owner_url, role, passwords[role])) for role in roles))
+    ours = {role for role, may in zip(roles, entered, strict=True) if may}
+    if (others := [role for role in roles if role not in ours]) and not take_over:
+        raise StackError(
+            f"the server of DATABASE_URL knows {', '.join(others)} by other passwords than this data folder: start the "
+            "stack with the folder that has them, or give the roles this folder's with `tradeloom up --take-over`, which "
+            "shuts out whoever uses them now"
+        )
+    return {role: password for role, password in passwords.items() if role not in ours}
+
+
+async def may_enter(url: str) -> bool:
+    try:
+        rows = await asyncpg.connect(url)
+    except asyncpg.InvalidAuthorizationSpecificationError:
+        return False
+    await rows.close()
+    return True
 
 
 async def let_roles_in(owner_url: str, passwords: Mapping[str, str]) -> None:

@@ -28,6 +28,7 @@ from libs.stack.postgres import (
     make_cluster,
     make_database,
     postgres_process,
+    roles_to_let_in,
 )
 from libs.stack.processes import Owned
 from libs.stack.schema import check_database, migrate
@@ -51,6 +52,8 @@ class Options:
     """Words; empty for every service there is."""
     port: int | None = None
     """The edge's; None takes 8080, or any other when that is taken; 0 takes any port for everything."""
+    take_over: bool = False
+    """Give the services' roles on the server of DATABASE_URL this folder's passwords, whatever they have."""
     began: float = field(default_factory=time.time)
     """When the command was given, in seconds since the epoch: what `healthy_seconds` counts from."""
 
@@ -170,15 +173,17 @@ class Run:
 
     async def _start_database(self, supervisor: Supervisor) -> str:
         """The owner's URL, once the schemas are there and the services' roles may log in."""
+        passwords = role_passwords(self._credentials)
         if own := os.environ.get("DATABASE_URL"):
             self.snapshot.embedded_database = False
             owner_url = plain_database_url(own)
             await check_database(owner_url)
+            passwords = await roles_to_let_in(owner_url, passwords, take_over=self._options.take_over)
         else:
             owner_url = await self._start_postgres(supervisor)
         with self._phase("migrations"):
             await migrate(owner_url, self._folder)
-            await let_roles_in(owner_url, role_passwords(self._credentials))
+            await let_roles_in(owner_url, passwords)
         return owner_url
 
     async def _start_postgres(self, supervisor: Supervisor) -> str:

@@ -14,9 +14,11 @@ import asyncpg
 import psutil
 import pytest
 
+from libs.cli.detached import command_of
 from libs.stack import processes
 from libs.stack.credentials import OWNER, READER, READER_PASSWORD
 from libs.stack.errors import StackError
+from libs.stack.folder import DataFolder
 from libs.stack.launch import NOBODY
 from libs.stack.ports import any_free
 from libs.stack.postgres import (
@@ -26,14 +28,18 @@ from libs.stack.postgres import (
     let_roles_in,
     make_cluster,
     make_database,
+    may_enter,
     postgres,
+    roles_to_let_in,
     server_settings,
     working_in,
 )
 from libs.stack.processes import Owned
+from libs.stack.run import Options
 from libs.stack.supervisor import launcher_command
 from tests import servers
 from tests.servers import forget_home_of_nobody
+from tests.stack import tradeloom
 
 PASSWORD = "devl-superuser"
 OWNER_PASSWORD = "devl-owner"
@@ -141,6 +147,41 @@ async def test_a_services_role_logs_in_once_it_has_its_password(folder):
         await run(owner, "DROP ROLE IF EXISTS orders_rpc; CREATE ROLE orders_rpc NOLOGIN")
         await let_roles_in(owner, {"orders_rpc": "devl-rpc", "feeds_rpc": "devl-absent"})
         assert await value(server.url("orders_rpc", "devl-rpc"), "SELECT current_user::text") == "orders_rpc"
+
+
+async def test_a_role_that_is_let_in_keeps_its_password(folder):
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
+        owner = server.url(OWNER, OWNER_PASSWORD)
+        await run(owner, "DROP ROLE IF EXISTS orders_rpc, auth_rpc; CREATE ROLE orders_rpc; CREATE ROLE auth_rpc")
+        first, second = (dict.fromkeys(("orders_rpc", "auth_rpc"), password) for password in ("devl-one", "devl-two"))
+        assert await roles_to_let_in(owner, first, take_over=False) == first
+        await let_roles_in(owner, {"orders_rpc": "devl-one"})
+        # As after a start that was cut short: what is missing, and nothing else.
+        assert await roles_to_let_in(owner, first, take_over=False) == {"auth_rpc": "devl-one"}
+        await let_roles_in(owner, {"auth_rpc": "devl-one"})
+        assert await roles_to_let_in(owner, first, take_over=False) == {}
+        with pytest.raises(StackError, match="knows auth_rpc, orders_rpc by other passwords"):
+            await roles_to_let_in(owner, second, take_over=False)
+        assert await roles_to_let_in(owner, second | {"auth_rpc": "devl-one"}, take_over=True) == {
+            "orders_rpc": "devl-two"
+        }
+
+
+async def test_a_second_data_folder_leaves_the_roles_to_the_first_unless_told_to_take_them(folder, tmp_path):
+    second = DataFolder.at(tmp_path / "second")
+    async with postgres(folder, superuser_password=PASSWORD) as server:
+        await make_database(server, OWNER_PASSWORD, ["orders", "auth"])
+        owner = server.url(OWNER, OWNER_PASSWORD)
+        await run(owner, "DROP ROLE IF EXISTS orders_rpc, auth_rpc; CREATE ROLE auth_rpc LOGIN PASSWORD 'devl-first'")
+        own = {"DATABASE_URL": owner.replace("postgresql:", "postgresql+asyncpg:")}
+        refused = await asyncio.to_thread(tradeloom, second, "up", "--only", "auth", "--port", "0", **own)
+        assert refused.returncode == 1
+        assert "knows auth_rpc by other passwords than this data folder" in refused.stderr
+        assert "`tradeloom up --take-over`" in refused.stderr
+        assert await may_enter(server.url("auth_rpc", "devl-first"))
+        assert not await value(owner, "SELECT to_regclass('auth.users')"), "it was migrated nevertheless"
+    assert "--take-over" in command_of(Options(folder=second, take_over=True)), "detached it would be lost"
 
 
 def kill_everything(cluster: Path) -> list[Owned]:
