@@ -23,7 +23,7 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.type.v1 import decimal_pb2
 
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in, sign_in_admin
-from libs.cli.detached import start, stop, wait_healthy, wait_stopped
+from libs.cli.detached import refuse_another, start, stop, wait_healthy, wait_stopped
 from libs.cli.history import history_before
 from libs.cli.options import DataDir, Port
 from libs.ids import uuid7
@@ -150,7 +150,9 @@ def stack_for(folder: DataFolder, port: int | None, console: Console) -> Iterato
     """The stack that runs there, waited for while it starts; else one started just for this, and taken down after it."""
     wait_stopped(folder)
     if running(folder):
-        yield wait_healthy(folder)
+        snapshot = wait_healthy(folder)
+        refuse_another(folder, snapshot, port)
+        yield snapshot
         return
     from libs.stack.run import Options
 
@@ -162,6 +164,7 @@ def stack_for(folder: DataFolder, port: int | None, console: Console) -> Iterato
     try:
         snapshot = wait_healthy(folder, supervisor)
         own = snapshot.supervisor.pid == supervisor.pid  # not where another `up` was quicker
+        refuse_another(folder, snapshot, port)
         console.print(f"healthy after {snapshot.healthy_seconds} s")
         yield snapshot
     finally:

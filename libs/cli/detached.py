@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,22 @@ def wait_healthy(folder: DataFolder, started: Supervisor | None = None) -> Snaps
         f"not healthy after {HEALTHY_SECONDS_MAX:.0f} s, and still trying: {', '.join(waiting) or 'the databases'}; "
         "see `tradeloom status` and `tradeloom logs`"
     )
+
+
+def refuse_another(folder: DataFolder, snapshot: Snapshot, port: int | None, only: Sequence[str] = ()) -> None:
+    """Raises StackError where the edge of the stack that runs has another port, or others than these services run.
+
+    Nothing said, and port 0, are content with any.
+    """
+    from libs.stack.services import installed_words
+
+    if port and port != snapshot.ports["edge"]:
+        runs = f"on port {snapshot.ports['edge']}, not {port}"
+    elif only and installed_words(only) != snapshot.words:
+        runs = f"with {', '.join(snapshot.words)}, not {', '.join(only)}"
+    else:
+        return
+    raise StackError(f"a stack runs in {folder.path} already, {runs}; stop it first with `tradeloom down`")
 
 
 def wait_stopped(folder: DataFolder) -> None:

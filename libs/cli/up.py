@@ -8,7 +8,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from libs.cli.detached import start, wait_healthy, wait_stopped
+from libs.cli.detached import refuse_another, start, wait_healthy, wait_stopped
 from libs.cli.display import Display, table_of, where_of
 from libs.cli.options import DataDir, Port
 from libs.stack.folder import DataFolder
@@ -49,9 +49,11 @@ def up(
     wait_stopped(folder)
     snapshot = running(folder)
     if snapshot and (snapshot.state == HEALTHY or not detach):
-        say_running(console, folder, snapshot)
+        say_running(console, options, snapshot)
     elif detach:
-        say_healthy(console, wait_healthy(folder, None if snapshot else start(options)))
+        healthy = wait_healthy(folder, None if snapshot else start(options))
+        refuse_another(folder, healthy, options.port, options.only)
+        say_healthy(console, healthy)
     else:
         asyncio.run(stay(console, options))
 
@@ -72,15 +74,18 @@ async def stay(console: Console, options: "Options") -> None:
     try:
         await run()
     except AlreadyRunning as already:
-        say_running(console, options.folder, already.snapshot)
+        say_running(console, options, already.snapshot)
     finally:
         display.end()
 
 
-def say_running(console: Console, folder: DataFolder, snapshot: Snapshot | None) -> None:
+def say_running(console: Console, options: "Options", snapshot: Snapshot | None) -> None:
+    """Raises StackError when it is another stack than the one asked for."""
+    folder = options.folder
     if snapshot is None or not snapshot.ports:
         console.print(f"another `tradeloom up` is starting in {folder.path}", highlight=False, soft_wrap=True)
         return
+    refuse_another(folder, snapshot, options.port, options.only)
     said = "running" if snapshot.state == HEALTHY else snapshot.state
     console.print(f"{said} already, in {folder.path}", highlight=False, soft_wrap=True)
     console.print(table_of(snapshot))

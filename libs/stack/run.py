@@ -116,7 +116,7 @@ class Run:
         self._say("stopped")
 
     async def _start(self, supervisor: Supervisor) -> None:
-        words = installed_words(self._options.only)
+        words = self.snapshot.words = installed_words(self._options.only)
         with self._phase("secrets"):
             self._credentials.make(WORDS)
             self._refuse_in_production()

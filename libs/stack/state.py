@@ -32,6 +32,8 @@ class Snapshot:
     """From the command to everything ready; None until then."""
     phases: dict[str, list[float]] = field(default_factory=dict)
     """By name: when it began and when it ended, in seconds after the command. They overlap."""
+    words: list[str] = field(default_factory=list)
+    """The services asked for, started or not."""
     ports: dict[str, int] = field(default_factory=dict)
     """By use: `edge`, `postgres`, `valkey`, `<word>.mesh`, `<word>.probe`, `<word>.alias`, `<word>.also`."""
     admin_password_file: str = ""

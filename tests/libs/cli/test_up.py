@@ -77,13 +77,34 @@ def test_up_a_second_time_says_what_runs_where(folder, up):
     assert again.supervisor == up.supervisor
 
 
+def test_up_a_second_time_with_the_same_words_is_no_error(folder, up):
+    done = tradeloom(folder, "up", "--only", ONLY, "--port", str(up.ports["edge"]))
+    assert done.returncode == 0
+    assert "running already" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (("up", "--port", "9"), "on port {edge}, not 9"),
+        (("up", "--detach", "--only", "auth,orders"), "with auth, not auth, orders"),
+        (("demo", "--port", "9"), "on port {edge}, not 9"),
+    ],
+)
+def test_another_stack_than_the_one_that_runs_is_refused(folder, up, command, why):
+    done = tradeloom(folder, *command)
+    assert done.returncode == 1
+    assert f"{why.format(edge=up.ports['edge'])}; stop it first with `tradeloom down`" in done.stderr
+    assert done.stdout == ""
+
+
 def test_up_during_a_start_says_so_and_detached_it_returns_when_the_stack_is_healthy(folder):
     tradeloom(folder, "down")
     with begun(folder, "up", "--only", ONLY, "--port", "0") as starting:
         until(lambda: state_of(folder) == STARTING)
         starting.send_signal(signal.SIGSTOP)  # it gets no further while the others look at it
         with begun(folder, "up", "--detach") as detached:
-            assert "starting already" in tradeloom(folder, "up").stdout
+            assert "starting already" in tradeloom(folder, "up", "--only", ONLY).stdout
             assert detached.poll() is None
             starting.send_signal(signal.SIGCONT)
             assert detached.wait(WAIT_SECONDS) == 0
