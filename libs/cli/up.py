@@ -8,7 +8,7 @@ import psutil
 import typer
 from rich.console import Console
 
-from libs.cli.detached import refuse_another, start, wait_healthy, wait_stopped
+from libs.cli.detached import refuse_another, start, stop, wait_healthy, wait_stopped
 from libs.cli.display import Display, table_of, where_of
 from libs.cli.options import DataDir, Port
 from libs.stack.folder import DataFolder
@@ -51,11 +51,21 @@ def up(
     if snapshot and (snapshot.state == HEALTHY or not detach):
         say_running(console, options, snapshot)
     elif detach:
-        healthy = wait_healthy(folder, None if snapshot else start(options))
+        healthy = wait_healthy(folder) if snapshot else started(options)
         refuse_another(folder, healthy, options.port, options.only)
         say_healthy(console, healthy)
     else:
         asyncio.run(stay(console, options))
+
+
+def started(options: "Options") -> Snapshot:
+    """A stack that outlives this command once it is healthy; who interrupts it before wants none."""
+    supervisor = start(options)
+    try:
+        return wait_healthy(options.folder, supervisor)
+    except KeyboardInterrupt:
+        stop(supervisor)
+        raise
 
 
 def own_start() -> float:

@@ -250,6 +250,17 @@ def test_ctrl_c_while_starting_leaves_nothing_either(folder):
     assert [owned for owned in family if owned.alive] == []
 
 
+def test_ctrl_c_while_a_detached_stack_starts_takes_it_down(folder):
+    tradeloom(folder, "down")
+    with begun(folder, "up", "--only", ONLY, "--port", "0", "--detach") as starting:
+        until(lambda: (found := running(folder)) is not None and bool(found.processes))
+        family = everything(folder)
+        starting.send_signal(signal.SIGINT)
+        assert starting.wait(WAIT_SECONDS) != 0
+    assert [owned for owned in family if owned.alive] == []
+    assert running(folder) is None
+
+
 def test_a_port_that_is_taken_is_refused_by_number_with_its_holder_and_the_flag(folder):
     tradeloom(folder, "down")
     with socket.socket() as listener:
