@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from libs.development import is_development_secret
+
 
 class Environment(Enum):
     DEVELOPMENT = "development"
@@ -66,8 +68,11 @@ class ServiceSettings(BaseSettings):
         return init_settings, own, shared
 
     def model_post_init(self, context: Any, /) -> None:
-        if self.environment is Environment.PRODUCTION:
-            for name in ("database_url", "worker_database_url"):
-                secret = getattr(self, name).get_secret_value()
-                if "trading:trading@" in secret:
-                    raise ValueError(f"{name} carries a development password; ENVIRONMENT=production refuses it")
+        if self.environment is not Environment.PRODUCTION:
+            return
+        secrets = [(name, value) for name, value in self if isinstance(value, SecretStr)]
+        if names := [name for name, value in secrets if is_development_secret(value.get_secret_value())]:
+            raise ValueError(
+                "ENVIRONMENT=production refuses what was made for development or is known to everybody: "
+                + ", ".join(names)
+            )

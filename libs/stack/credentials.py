@@ -1,24 +1,16 @@
 """The secrets of one data folder, made once and kept in files only their owner can read.
 
-Every secret made here begins with the same four letters, so that a process told it is in production can refuse it.
+Every secret made here begins with DEVELOPMENT_MARK, so that a process told it is in production can refuse it.
 """
 
 import base64
 import json
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from libs.stack.errors import StackError
+from libs.development import DEVELOPMENT_MARK
 from libs.stack.processes import write_whole
-
-DEVELOPMENT_MARK = "devl"
-"""Valid in base64, in URLs and in SQL; 232 random bits of a 256-bit key remain."""
-
-WELL_KNOWN = frozenset(
-    {"trading", "tradeloom", "postgres", "admin", "password", "secret", "changeme", "change-me", "dev"}
-)
 
 ADMIN_EMAIL = "admin@tradeloom.local"
 READER = "trading"
@@ -76,24 +68,3 @@ def new_password() -> str:
 def new_key() -> str:
     """32 bytes in base64."""
     return base64.b64encode(base64.b64decode(DEVELOPMENT_MARK) + secrets.token_bytes(29)).decode()
-
-
-def development_secrets(values: Mapping[str, str]) -> list[str]:
-    """The names of those values that are, or as URLs carry, a secret made for development or known to everybody."""
-    return sorted(name for name, value in values.items() if is_development_secret(value))
-
-
-def is_development_secret(value: str) -> bool:
-    secret = value
-    if "://" in value:
-        password = urlsplit(value).password
-        if password is None:
-            return False
-        secret = unquote(password)
-    return secret.startswith(DEVELOPMENT_MARK) or secret.lower() in WELL_KNOWN
-
-
-def refuse_development_secrets(environment: str, values: Mapping[str, str]) -> None:
-    """Raises StackError, naming the settings, when a production environment holds development secrets."""
-    if environment == "production" and (names := development_secrets(values)):
-        raise StackError(f"ENVIRONMENT=production refuses development secrets in {', '.join(names)}")

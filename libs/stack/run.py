@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from libs.stack.credentials import OWNER, Credentials, refuse_development_secrets, rpc_role, worker_role
+from libs.stack.credentials import OWNER, Credentials, rpc_role, worker_role
 from libs.stack.envoy import edge_reaches, envoy_process
+from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
 from libs.stack.logs import Log
 from libs.stack.pki import make_certificates
@@ -167,9 +168,8 @@ class Run:
 
     def _refuse_in_production(self) -> None:
         """What this stack makes for itself is for development: the data folder's secrets, the reader's password."""
-        refuse_development_secrets(
-            os.environ.get("ENVIRONMENT", "development"), {str(self._folder.secrets): self._credentials.postgres(OWNER)}
-        )
+        if os.environ.get("ENVIRONMENT") == "production":
+            raise StackError(f"ENVIRONMENT=production refuses development secrets in {self._folder.secrets}")
 
     async def _start_database(self, supervisor: Supervisor) -> str:
         """The owner's URL, once the schemas are there and the services' roles may log in."""

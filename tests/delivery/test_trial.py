@@ -16,7 +16,7 @@ from cryptography import x509
 from redis.asyncio import Redis, SSLConnection
 
 from libs.codegen import chart
-from libs.stack.credentials import is_development_secret
+from libs.development import is_development_secret
 from libs.stack.pki import spiffe_id
 from libs.words import WORDS
 from tests import servers

@@ -18,12 +18,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
+from libs.development import DEVELOPMENT_MARK
 from libs.errors import Unavailable
 from libs.mesh import reflection
 from libs.mesh.channel import open_channel
 from libs.mesh.contract import services
 from libs.mesh.settings import ServiceSettings
 from services.auth.settings import Settings as AuthSettings
+from services.orders.settings import Settings as OrdersSettings
 from tests.auth.people import seen_from
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import sign_in
@@ -250,6 +252,37 @@ def test_wrong_settings_are_refused_without_showing_a_secret(place, wrong):
         AuthSettings.model_validate(values)
     for secret in ("verysecret", "c2VjcmV0", "secret", place.values("auth")["key_encryption_key"]):
         assert secret not in str(caught.value)
+
+
+MADE = DEVELOPMENT_MARK + "0" * 40
+OUR_OWN = dict.fromkeys(("database_url", "worker_database_url"), "postgresql://orders:8Yt2pQ@db/trading")
+
+
+@pytest.mark.parametrize(
+    ("settings_type", "name", "value"),
+    [
+        (OrdersSettings, "database_url", f"postgresql://orders_rpc:{MADE}@db/trading"),
+        (OrdersSettings, "database_url", "postgresql://trading:trading@db/trading"),
+        (OrdersSettings, "worker_database_url", "postgresql://postgres:postgres@db1:5432,db2:5432/trading"),
+        (OrdersSettings, "worker_database_url", "postgresql://db/trading?user=postgres&password=postgres"),
+        (OrdersSettings, "redis_url", "redis://orders:change%2Dme@redis:6379"),
+        (AuthSettings, "redis_url", "rediss://:ChangeMe@redis:6379"),
+        (AuthSettings, "key_encryption_key", f"{DEVELOPMENT_MARK}{'A' * 39}="),
+        (AuthSettings, "admin_password", MADE),
+    ],
+)
+def test_production_refuses_what_was_made_for_development_and_names_it(place, settings_type, name, value):
+    values = place.values(settings_type.word, redis_url="redis://redis:6379", **OUR_OWN)
+    settings_type.model_validate(values | {"environment": "production"})
+    settings_type.model_validate(values | {name: value})
+    with pytest.raises(ValueError, match=f"ENVIRONMENT=production refuses .*: {name} ") as caught:
+        settings_type.model_validate(values | {name: value, "environment": "production"})
+    assert value not in str(caught.value)
+
+
+def test_a_url_that_nobody_can_read_is_refused_elsewhere_and_never_shown(place):
+    unreadable = OUR_OWN | {"database_url": "postgresql://orders:8Yt[2pQ]@db/trading"}
+    OrdersSettings.model_validate(place.values("orders", **unreadable) | {"environment": "production"})
 
 
 @pytest.mark.parametrize("as_json", [True, False])
