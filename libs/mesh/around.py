@@ -12,7 +12,7 @@ from grpc import aio
 
 from libs.errors import Refusal
 from libs.mesh.contract import Method
-from libs.mesh.identity import Identity, address_of, network_of
+from libs.mesh.identity import Identity, address_of, network_of, peer_of
 
 T = TypeVar("T")
 
@@ -31,8 +31,11 @@ class Call:
 
     @property
     def caller(self) -> Hashable:
-        """By whom calls and streams are counted: the user, or the network of somebody unknown."""
-        return self.identity.user_id if self.identity else network_of(address_of(self.context))
+        """By whom calls and streams are counted: the user, else the service, else the network of somebody unknown."""
+        if self.identity:
+            return self.identity.user_id
+        peer = peer_of(self.context)
+        return peer if peer not in ("", "edge") else network_of(address_of(self.context))
 
     def end(self, refusal: Refusal) -> None:
         """Ends the stream with this refusal, at once: while it waits for a message, or for its reader to take one."""

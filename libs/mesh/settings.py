@@ -46,7 +46,7 @@ class ServiceSettings(BaseSettings):
     # The contract promises one within ten seconds.
     stream_heartbeat_seconds: Annotated[float, Field(gt=0, le=10)] = 5.0
     streams_max: PositiveInt = 2_000
-    # Of one user; of one address where nobody knows the user.
+    # Of one user; where nobody knows the user, of one service or else of one address.
     streams_per_caller_max: PositiveInt = 100
     database_connections_max: PositiveInt = 10
     sign_in_per_second: PositiveFloat = 20.0

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
@@ -16,6 +17,7 @@ from libs.ids import uuid7
 from libs.mesh.channel import open_channel
 from libs.mesh.server import Draining, Mesh
 from libs.mesh.sessions import Sessions
+from tests.auth.people import seen_from
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import Installation, Metadata, Served, bearer, sign_in, with_auth
 
@@ -184,17 +186,41 @@ async def test_one_user_cannot_take_the_streams_of_all(place):
         await until_opened(served, sign_in(user_id))
 
 
-async def test_callers_whom_nobody_knows_are_counted_by_their_address(bare_installation: Installation):
-    """Services follow auth without a user."""
+async def test_services_are_counted_by_their_certificate(bare_installation: Installation):
+    """They follow auth without a user, and on one machine from one address."""
     asked = auth_pb2.StreamRevocationsRequest()
     async with bare_installation.serve("auth", streams_per_caller_max="1") as auth:
-        first = auth.stub(auth_pb2_grpc.RevocationServiceStub, "orders").StreamRevocations(asked)
-        await first.read()
-        second = auth.stub(auth_pb2_grpc.RevocationServiceStub, "marketdata").StreamRevocations(asked)
+        streams = [
+            auth.stub(auth_pb2_grpc.RevocationServiceStub, word).StreamRevocations(asked)
+            for word in ("orders", "marketdata")
+        ]
+        for stream in streams:
+            assert (await stream.read()).snapshot
         with pytest.raises(aio.AioRpcError) as caught:
-            await second.read()
+            await auth.stub(auth_pb2_grpc.RevocationServiceStub, "orders").StreamRevocations(asked).read()
+        assert refused(caught)[1].reason == "TOO_MANY_STREAMS_OF_CALLER"
+        for stream in streams:
+            stream.cancel()
+
+
+async def test_callers_whom_nobody_knows_are_counted_by_their_address(place):
+    """Whoever asks what the contract is needs no token."""
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with serving_works(place, settings={"streams_per_caller_max": "1"}) as served:
+        stub: Any = served.stub(reflection_pb2_grpc.ServerReflectionStub)
+
+        async def asking(address: str) -> Any:
+            call = stub.ServerReflectionInfo(metadata=seen_from(address))
+            await call.write(question)
+            assert (await call.read()).HasField("list_services_response")
+            return call
+
+        first, second = await asking("198.51.100.1"), await asking("198.51.100.2")
+        with pytest.raises(aio.AioRpcError) as caught:
+            await asking("198.51.100.1")
         assert refused(caught)[1].reason == "TOO_MANY_STREAMS_OF_CALLER"
         first.cancel()
+        second.cancel()
 
 
 async def until_opened(served: Served, metadata: Metadata) -> None:
