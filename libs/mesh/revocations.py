@@ -71,8 +71,6 @@ async def follow_sessions(open_channel: OpenChannel, sessions: Sessions) -> None
 
 
 def take(news: auth_pb2.StreamRevocationsResponse, sessions: Sessions) -> None:
-    if news.snapshot:
-        sessions.forget()
     sessions.end(
         {UUID(ended.session_id): ended.expire_time.ToDatetime(UTC) for ended in news.sessions},
         {UUID(user.user_id): user.time.ToDatetime(UTC) for user in news.not_before},

@@ -4,7 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from types import MappingProxyType
 from uuid import UUID
 
@@ -14,6 +15,9 @@ from libs.mesh.identity import Identity
 # News older than five seconds may hide an ended session: writes are refused. auth tells nothing that it read more than
 # a second before, so here four remain.
 STALE_SECONDS = 4.0
+
+# auth lets no access token live longer.
+TOKEN_SECONDS_MAX = 3_600
 
 NONE: Mapping[UUID, datetime] = MappingProxyType({})
 
@@ -44,16 +48,48 @@ class TooManyStreamsOfCaller(Exhausted):
     reason = "TOO_MANY_STREAMS_OF_CALLER"
 
 
+class Remembered:
+    """Times by id, each kept as long as an access token may be about that it ends.
+
+    One clock may be set forward, so that all seems to have expired, and back again. So each is kept for the longest life
+    of a token by a clock that nobody sets, and beyond that while tokens have not expired by the one that can be set.
+    """
+
+    def __init__(self) -> None:
+        self.times: dict[UUID, datetime] = {}
+        # In the order they were heard of, so the first is the first to be forgotten.
+        self._needed_until: dict[UUID, tuple[float, datetime]] = {}
+
+    def add(self, times: Mapping[UUID, datetime], *, needed: timedelta = timedelta()) -> None:
+        """Each is needed until so long after its time, at least."""
+        kept_until = time.monotonic() + TOKEN_SECONDS_MAX
+        for key, at in times.items():
+            self._needed_until.pop(key, None)
+            self._needed_until[key] = (kept_until, at + needed)
+        self.times |= times
+        self._forget()
+
+    def _forget(self) -> None:
+        moment, now = time.monotonic(), datetime.now(UTC)
+        over = takewhile(lambda item: item[1][0] <= moment and item[1][1] <= now, self._needed_until.items())
+        for key in [key for key, _ in over]:
+            del self._needed_until[key], self.times[key]
+
+
 class Sessions:
     """What is known of ended sessions, kept fresh by `libs.mesh.revocations` (in auth by auth itself)."""
 
     def __init__(self, streams_max: int, streams_per_caller_max: int) -> None:
         self._streams_max, self._streams_per_caller_max = streams_max, streams_per_caller_max
-        self._ended: dict[UUID, datetime] = {}
-        self._not_before: dict[UUID, datetime] = {}
+        self._ended, self._not_before = Remembered(), Remembered()
         self._fresh_at = float("-inf")
         self._streams: dict[object, tuple[Identity | None, End]] = {}
         self._streams_of: Counter[Hashable] = Counter()
+
+    @property
+    def ended(self) -> Mapping[UUID, datetime]:
+        """The sessions that have ended and may still matter, with the time when their last access token expires."""
+        return self._ended.times
 
     def refresh(self) -> None:
         """Notes that everything known is true as of now."""
@@ -64,21 +100,12 @@ class Sessions:
         if self._fresh_at == float("-inf"):
             raise RevocationsStale("the ended sessions are not known yet; retry")
 
-    def forget(self) -> None:
-        """Before a snapshot: what is not in it has expired by itself."""
-        self._ended.clear()
-        self._not_before.clear()
-
     def end(self, sessions: Mapping[UUID, datetime], not_before: Mapping[UUID, datetime] = NONE) -> None:
-        """Ends sessions, and all that these users' tokens from before a time stood for.
-
-        A session is remembered until its last access token expires by itself.
-        """
+        """Ends sessions, and all that these users' tokens from before a time stood for."""
         if not sessions and not not_before:
             return
-        now = datetime.now(UTC)
-        self._ended = {key: until for key, until in (self._ended | dict(sessions)).items() if until > now}
-        self._not_before |= not_before
+        self._ended.add(sessions)
+        self._not_before.add(not_before, needed=timedelta(seconds=TOKEN_SECONDS_MAX))
         for identity, end in list(self._streams.values()):
             if identity is not None and self._revoked(identity):
                 end(SessionRevoked("the session was ended; sign in again"))
@@ -98,8 +125,8 @@ class Sessions:
             )
 
     def _revoked(self, identity: Identity) -> bool:
-        not_before = self._not_before.get(identity.user_id)
-        return identity.session_id in self._ended or (not_before is not None and identity.issue_time < not_before)
+        not_before = self._not_before.times.get(identity.user_id)
+        return identity.session_id in self._ended.times or (not_before is not None and identity.issue_time < not_before)
 
     @contextmanager
     def stream(self, identity: Identity | None, caller: Hashable, end: End) -> Iterator[None]:

@@ -18,12 +18,11 @@ FRESH_SECONDS = 1.0
 
 
 class Revocations:
-    """The sessions that have ended and still matter, and a count that rises with every change."""
+    """Reads which sessions have ended, has `Sessions` remember them, and counts the changes."""
 
     def __init__(self, worker: Database, sessions: Sessions, poll_seconds: float, heartbeat_seconds: float) -> None:
         self._worker, self._sessions = worker, sessions
         self._poll_seconds, self._heartbeat_seconds = poll_seconds, heartbeat_seconds
-        self._known: dict[UUID, datetime] = {}
         self._read_at = float("-inf")
         self._count = 0
         self._changed = asyncio.Condition()
@@ -38,10 +37,10 @@ class Revocations:
         started = time.monotonic()
         async with self._worker.transaction() as rows:
             found = await store.ended_sessions(rows)
-        new = {session_id: until for session_id, until in found.items() if session_id not in self._known}
+        new = {session_id: until for session_id, until in found.items() if session_id not in self._sessions.ended}
         self._sessions.end(new)
         is_news = bool(new) or not self._is_fresh()
-        self._known, self._read_at = found, started
+        self._read_at = started
         self._sessions.refresh()
         if is_news:
             async with self._changed:
@@ -56,10 +55,10 @@ class Revocations:
         sent: dict[UUID, datetime] | None = None
         while True:
             count = self._count
-            new = {key: until for key, until in self._known.items() if key not in (sent or ())}
+            new = {key: until for key, until in self._sessions.ended.items() if key not in (sent or ())}
             if self._is_fresh():
                 now = datetime.now(UTC)
-                snapshot, sent = sent is None, dict(self._known)
+                snapshot, sent = sent is None, dict(self._sessions.ended)
                 yield wire.revocations_to_proto(new, cursor=count, snapshot=snapshot, now=now)
             await self._wait_for_change(count)
 

@@ -3,8 +3,9 @@
 import base64
 from typing import Any, ClassVar
 
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
+from libs.mesh.sessions import TOKEN_SECONDS_MAX
 from libs.mesh.settings import ServiceSettings
 
 KEY_BYTES = 32
@@ -17,7 +18,7 @@ class Settings(ServiceSettings):
 
     # Base64 of 32 bytes; encrypts signing keys at rest.
     key_encryption_key: SecretStr
-    access_token_seconds: int = 900
+    access_token_seconds: int = Field(default=900, gt=0, le=TOKEN_SECONDS_MAX)
     refresh_token_days: int = 30
     revocation_heartbeat_seconds: float = 2.0
     revocation_poll_seconds: float = 0.5

@@ -157,6 +157,22 @@ async def test_a_new_reader_hears_of_sessions_that_ended_before_first(auth):
     stream.cancel()
 
 
+async def test_a_clock_that_is_set_forward_takes_no_ended_session_out_of_the_news(auth, bare_installation):
+    session, other = await signed_in(auth), await signed_in(auth)
+    await stub_of(auth).Logout(auth_pb2.LogoutRequest(), metadata=carrying(session))
+    await until_ended(auth, session)
+    async with bare_installation.connect() as rows:
+        # As the database sees it when its clock is ahead.
+        await rows.execute("UPDATE auth.sessions SET access_expire_time = now() WHERE end_time IS NOT NULL")
+    await stub_of(auth).Logout(auth_pb2.LogoutRequest(), metadata=carrying(other))
+    await until_ended(auth, other)
+    stream = auth.stub(auth_pb2_grpc.RevocationServiceStub, "orders").StreamRevocations(
+        auth_pb2.StreamRevocationsRequest()
+    )
+    assert {one.session_id for one in (await stream.read()).sessions} == {session.session_id, other.session_id}
+    stream.cancel()
+
+
 async def test_nothing_is_vouched_for_while_the_database_is_not_read(bare_installation):
     async with bare_installation.serve("auth", revocation_heartbeat_seconds="0.1") as auth:
         stub = auth.stub(auth_pb2_grpc.RevocationServiceStub, "orders")

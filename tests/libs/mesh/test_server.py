@@ -243,6 +243,7 @@ def test_a_setting_is_read_under_the_services_own_name_first(monkeypatch, tmp_pa
         {"stream_heartbeat_seconds": "0"},
         {"streams_per_caller_max": "0"},
         {"writes_per_second": "0"},
+        {"access_token_seconds": "3601"},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )

@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -14,9 +16,11 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.ids import uuid7
+from libs.mesh import sessions as sessions_module
 from libs.mesh.channel import open_channel
+from libs.mesh.identity import Identity
 from libs.mesh.server import Draining, Mesh
-from libs.mesh.sessions import Sessions
+from libs.mesh.sessions import TOKEN_SECONDS_MAX, SessionRevoked, Sessions
 from tests.auth.people import seen_from
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import Installation, Metadata, Served, bearer, sign_in, with_auth
@@ -274,17 +278,78 @@ async def test_stale_news_refuses_writes_and_lets_look(bare_installation: Instal
         await auth.served.close()
 
 
-def test_ended_sessions_are_forgotten_when_their_tokens_have_expired():
-    sessions, now = Sessions(1, 1), datetime.now(UTC)
-    sessions.end({uuid7(): now - timedelta(seconds=1)})
-    assert not sessions._ended
+class Clocks:
+    """The clock that can be set, and the one that nobody sets, for a test to move."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set_by = self.passed = timedelta()
+        started = datetime.now(UTC)
+        monkeypatch.setattr(sessions_module, "time", SimpleNamespace(monotonic=lambda: self.passed.total_seconds()))
+        shown = SimpleNamespace(now=lambda zone: started + self.passed + self.set_by)
+        monkeypatch.setattr(sessions_module, "datetime", shown)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def someone(session_id: UUID, user_id: UUID | None = None) -> Identity:
+    none = frozenset[str]()
+    return Identity(
+        user_id=user_id or uuid7(),
+        session_id=session_id,
+        roles=none,
+        scopes=none,
+        entitlements=none,
+        issue_time=datetime.now(UTC),
+        expire_time=SOON,
+        second_factor_time=None,
+    )
+
+
+def refuses(sessions: Sessions, identity: Identity) -> bool:
+    try:
+        sessions.check(identity, writes=False)
+    except SessionRevoked:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("set_by", [timedelta(minutes=20), timedelta(days=-1), timedelta()], ids=str)
+def test_a_clock_that_is_set_and_set_back_revives_no_token(clocks, set_by):
+    sessions, session_id, user_id = Sessions(1, 1), uuid7(), uuid7()
+    ended, all_ended = someone(session_id), someone(uuid7(), user_id)
+    sessions.end({session_id: SOON}, {user_id: SOON})
+    clocks.set_by = set_by
+    sessions.end({uuid7(): SOON + set_by})
+    assert refuses(sessions, ended)
+    assert refuses(sessions, all_ended)
+    assert not refuses(sessions, someone(uuid7()))
+
+
+def test_what_has_ended_is_remembered_while_the_clock_says_that_its_tokens_live(clocks):
+    """Set back by a day, it lets tokens live a day longer than by the clock that nobody sets."""
+    sessions, session_id = Sessions(1, 1), uuid7()
+    sessions.end({session_id: SOON})
+    clocks.set_by, clocks.passed = timedelta(days=-1), timedelta(hours=2)
+    sessions.end({uuid7(): SOON})
+    assert refuses(sessions, someone(session_id))
+
+
+def test_ended_sessions_are_forgotten_when_their_tokens_have_expired_by_every_clock(clocks):
+    sessions, later = Sessions(1, 1), uuid7()
+    sessions.end({uuid7(): SOON for _ in range(3)}, {uuid7(): SOON})
+    clocks.passed = timedelta(seconds=2 * TOKEN_SECONDS_MAX)
+    sessions.end({later: SOON}, {later: SOON + clocks.passed})
+    assert set(sessions.ended) == set(sessions._not_before.times) == {later}
 
 
 def test_a_snapshot_of_many_ended_sessions_is_taken_at_once():
     sessions = Sessions(1, 1)
     started = time.process_time()
     sessions.end({uuid7(): SOON for _ in range(20_000)})
-    assert len(sessions._ended) == 20_000
+    assert len(sessions.ended) == 20_000
     assert time.process_time() - started < 2
 
 

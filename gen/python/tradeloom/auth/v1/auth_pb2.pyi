@@ -474,7 +474,9 @@ class StreamRevocationsResponse(_message.Message):
     cursor: _builtins.str
     """Rises with every change."""
     snapshot: _builtins.bool
-    """True in the first message: forget what was known before, this is all of it."""
+    """True in the first message, which holds all of them. What ended before and is not among them
+    need not be forgotten: no session that has ended begins again.
+    """
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevokedSession]:
         """Sessions that have ended and whose access tokens may still be unexpired."""
@@ -516,7 +518,9 @@ class RevokedSession(_message.Message):
     """The session."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When its last access token expires by itself; it may be forgotten then."""
+        """When its last access token expires by itself. It may be forgotten then, and not within an hour
+        of being heard of, for a clock may be set back: no access token lives longer.
+        """
 
     def __init__(
         self,

@@ -529,7 +529,8 @@ export type StreamRevocationsResponse = Message<"tradeloom.auth.v1.StreamRevocat
   cursor: string;
 
   /**
-   * True in the first message: forget what was known before, this is all of it.
+   * True in the first message, which holds all of them. What ended before and is not among them
+   * need not be forgotten: no session that has ended begins again.
    *
    * @generated from field: bool snapshot = 4;
    */
@@ -564,7 +565,8 @@ export type RevokedSession = Message<"tradeloom.auth.v1.RevokedSession"> & {
   sessionId: string;
 
   /**
-   * When its last access token expires by itself; it may be forgotten then.
+   * When its last access token expires by itself. It may be forgotten then, and not within an hour
+   * of being heard of, for a clock may be set back: no access token lives longer.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 2;
    */
