@@ -75,7 +75,9 @@ def take(news: auth_pb2.StreamRevocationsResponse, sessions: Sessions) -> None:
         {UUID(ended.session_id): ended.expire_time.ToDatetime(UTC) for ended in news.sessions},
         {UUID(user.user_id): user.time.ToDatetime(UTC) for user in news.not_before},
     )
-    sessions.refresh()
+    # Without a time there is more to come at once.
+    if news.HasField("time"):
+        sessions.refresh()
 
 
 def public_keys(response: auth_pb2.GetJwksResponse) -> Keys:

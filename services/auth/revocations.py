@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from uuid import UUID
 
 from tradeloom.auth.v1 import auth_pb2
@@ -15,6 +16,8 @@ from services.auth import store, wire
 
 # What was read before is not told on as news: who hears it relies on it for four seconds more.
 FRESH_SECONDS = 1.0
+# Half a megabyte; a channel takes four.
+SESSIONS_PER_MESSAGE_MAX = 10_000
 
 
 class Revocations:
@@ -51,16 +54,26 @@ class Revocations:
         self._look_now.clear()
 
     async def stream(self) -> AsyncIterator[auth_pb2.StreamRevocationsResponse]:
-        """A snapshot, then every change; a heartbeat only while the database is being read, for it vouches for the news."""
-        sent: dict[UUID, datetime] | None = None
+        """A snapshot in parts, then every change, and heartbeats.
+
+        A time is told only while the database is being read, for it vouches that the news is all there is.
+        """
+        sent: set[UUID] = set()
+        snapshot = True
         while True:
             count = self._count
-            new = {key: until for key, until in self._sessions.ended.items() if key not in (sent or ())}
-            if self._is_fresh():
-                now = datetime.now(UTC)
-                snapshot, sent = sent is None, dict(self._sessions.ended)
-                yield wire.revocations_to_proto(new, cursor=count, snapshot=snapshot, now=now)
-            await self._wait_for_change(count)
+            ended = self._sessions.ended
+            sent.intersection_update(ended)
+            unsent = ((key, until) for key, until in ended.items() if key not in sent)
+            part = dict(islice(unsent, SESSIONS_PER_MESSAGE_MAX))
+            told = len(sent) + len(part) == len(ended)
+            if not told or self._is_fresh():
+                sent.update(part)
+                now = datetime.now(UTC) if told else None
+                yield wire.revocations_to_proto(part, cursor=count, snapshot=snapshot, now=now)
+                snapshot = snapshot and not told
+            if told:
+                await self._wait_for_change(count)
 
     async def _wait_for_change(self, count: int) -> None:
         """Until the count is another, at most until the next heartbeat."""

@@ -55,7 +55,7 @@ def key_to_proto(key: StoredKey) -> auth_pb2.JsonWebKey:
 
 
 def revocations_to_proto(
-    sessions: Mapping[UUID, datetime], *, cursor: int, snapshot: bool, now: datetime
+    sessions: Mapping[UUID, datetime], *, cursor: int, snapshot: bool, now: datetime | None
 ) -> auth_pb2.StreamRevocationsResponse:
     return auth_pb2.StreamRevocationsResponse(
         sessions=[
@@ -64,5 +64,5 @@ def revocations_to_proto(
         ],
         cursor=str(cursor),
         snapshot=snapshot,
-        time=timestamp(now),
+        time=timestamp(now) if now else None,
     )

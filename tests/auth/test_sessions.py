@@ -14,8 +14,10 @@ from grpc import aio
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 
 from libs.ids import uuid7
+from libs.mesh.channel import MESSAGE_BYTES_MAX
 from services.auth.domain import REPEAT_SECONDS, Session, User
 from services.auth.keys import KeyBox, Signer, StoredKey
+from services.auth.revocations import SESSIONS_PER_MESSAGE_MAX
 from tests.auth.people import PASSWORD, Person, carrying, reason_of, registered, signed_in, stub_of
 from tests.mesh import KEY_ENCRYPTION_KEY, MINT, Installation, Served, sign_in
 
@@ -171,6 +173,37 @@ async def test_a_clock_that_is_set_forward_takes_no_ended_session_out_of_the_new
     )
     assert {one.session_id for one in (await stream.read()).sessions} == {session.session_id, other.session_id}
     stream.cancel()
+
+
+async def test_more_ended_sessions_than_one_message_holds_come_in_several(auth, bare_installation):
+    """In one they would be too long for a reader, who would never be ready."""
+    count = 2 * SESSIONS_PER_MESSAGE_MAX + 1
+    person = await registered(auth)
+    async with bare_installation.connect() as rows:
+        await rows.execute(
+            """
+            INSERT INTO auth.sessions (session_id, user_id, address, create_time, end_time, access_expire_time)
+            SELECT gen_random_uuid(), $1, '', now(), now(), now() + interval '15 minutes' FROM generate_series(1, $2)
+            """,
+            person.user_id,
+            count,
+        )
+    async with bare_installation.serve("auth", revocation_heartbeat_seconds="0.1") as restarted:
+        stream = restarted.stub(auth_pb2_grpc.RevocationServiceStub, "orders").StreamRevocations(
+            auth_pb2.StreamRevocationsRequest()
+        )
+        parts = [await stream.read()]
+        while not parts[-1].HasField("time"):
+            parts.append(await stream.read())
+        heartbeat = await stream.read()
+        stream.cancel()
+    assert [len(part.sessions) for part in parts] == [SESSIONS_PER_MESSAGE_MAX, SESSIONS_PER_MESSAGE_MAX, 1]
+    assert len({ended.session_id for part in parts for ended in part.sessions}) == count
+    assert all(part.snapshot for part in parts)
+    assert max(part.ByteSize() for part in parts) < MESSAGE_BYTES_MAX / 4
+    assert heartbeat.HasField("time")
+    assert not heartbeat.snapshot
+    assert not heartbeat.sessions
 
 
 async def test_nothing_is_vouched_for_while_the_database_is_not_read(bare_installation):

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -19,8 +20,11 @@ from libs.ids import uuid7
 from libs.mesh import sessions as sessions_module
 from libs.mesh.channel import open_channel
 from libs.mesh.identity import Identity
+from libs.mesh.revocations import follow_sessions
 from libs.mesh.server import Draining, Mesh
-from libs.mesh.sessions import TOKEN_SECONDS_MAX, SessionRevoked, Sessions
+from libs.mesh.sessions import TOKEN_SECONDS_MAX, RevocationsStale, SessionRevoked, Sessions
+from libs.mesh.wire import timestamp
+from libs.store.background import running
 from tests.auth.people import seen_from
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import Installation, Metadata, Served, bearer, sign_in, with_auth
@@ -353,8 +357,36 @@ def test_a_snapshot_of_many_ended_sessions_is_taken_at_once():
     assert time.process_time() - started < 2
 
 
-def test_nothing_is_known_before_the_first_news():
-    from libs.mesh.sessions import RevocationsStale
+async def test_the_ended_sessions_are_known_when_the_last_part_of_them_was_read(place):
+    first, last, earlier = uuid7(), uuid7(), uuid7()
+    asked = asyncio.Event()
 
+    def part(session_id: UUID, **told: Any) -> auth_pb2.StreamRevocationsResponse:
+        ended = auth_pb2.RevokedSession(session_id=str(session_id), expire_time=timestamp(SOON))
+        return auth_pb2.StreamRevocationsResponse(sessions=[ended], snapshot=True, **told)
+
+    async def in_parts(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
+        yield part(first)
+        await asked.wait()
+        yield part(last, time=timestamp(datetime.now(UTC)))
+        await asyncio.Event().wait()
+
+    sessions = Sessions(1, 1)
+    sessions.end({earlier: SOON})
+    async with serving_works(place, "auth", StreamRevocations=in_parts) as served:
+        to_auth = partial(open_channel, served.address, "auth", tls_folder=place.pki, caller="orders")
+        async with running("news", partial(follow_sessions, to_auth, sessions)), asyncio.timeout(8):
+            while first not in sessions.ended:
+                await asyncio.sleep(0.01)
+            with pytest.raises(RevocationsStale):
+                sessions.check_known()
+            asked.set()
+            while last not in sessions.ended:
+                await asyncio.sleep(0.01)
+            sessions.check_fresh()
+    assert set(sessions.ended) == {earlier, first, last}
+
+
+def test_nothing_is_known_before_the_first_news():
     with pytest.raises(RevocationsStale):
         Sessions(1, 1).check_fresh()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from libs.mesh import revocations
 from libs.mesh.channel import open_channel
 from libs.mesh.sessions import Sessions
 from libs.mesh.watchdog import SILENCE_SECONDS_MAX, StreamSilent, watched
+from libs.mesh.wire import timestamp
 from tests.libs.mesh.stand import serving_works
 from tests.mesh import Served, sign_in
 
@@ -107,7 +109,7 @@ async def test_an_auth_that_falls_silent_is_asked_anew(place, monkeypatch):
     """Following returns, so that it is begun again; what was told before counts until it is stale."""
 
     async def fall_silent(request: Any, context: aio.ServicerContext) -> AsyncIterator[Any]:
-        yield auth_pb2.StreamRevocationsResponse(snapshot=True)
+        yield auth_pb2.StreamRevocationsResponse(snapshot=True, time=timestamp(datetime.now(UTC)))
         await asyncio.Event().wait()
 
     monkeypatch.setattr(revocations, "SILENCE_SECONDS_MAX", 1.0)

@@ -474,8 +474,8 @@ class StreamRevocationsResponse(_message.Message):
     cursor: _builtins.str
     """Rises with every change."""
     snapshot: _builtins.bool
-    """True in the first message, which holds all of them. What ended before and is not among them
-    need not be forgotten: no session that has ended begins again.
+    """True in the messages of the snapshot; the one that has a time is its last. What ended before
+    and is not among them need not be forgotten: no session that has ended begins again.
     """
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RevokedSession]:
@@ -487,7 +487,9 @@ class StreamRevocationsResponse(_message.Message):
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When auth said so; a heartbeat holds only this and the cursor."""
+        """When auth said so, in a message after which nothing is left to be told: who reads it knows of
+        all that had ended by then. A heartbeat holds only this and the cursor.
+        """
 
     def __init__(
         self,

@@ -347,7 +347,8 @@ class RevocationServiceServicer:
 
     def StreamRevocations(self, request, context):
         """Streams ended sessions and per-user not-before times: first a snapshot of all that still
-        matter, then each as it happens, and a heartbeat every two seconds.
+        matter, in as many messages as it takes, then each as it happens, and a heartbeat every two
+        seconds. What a message without a time tells is not all of it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -100,7 +100,8 @@ class RevocationServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamRevocations: _aio.UnaryStreamMultiCallable[_auth_pb2.StreamRevocationsRequest, _auth_pb2.StreamRevocationsResponse]
     """Streams ended sessions and per-user not-before times: first a snapshot of all that still
-    matter, then each as it happens, and a heartbeat every two seconds.
+    matter, in as many messages as it takes, then each as it happens, and a heartbeat every two
+    seconds. What a message without a time tells is not all of it yet.
     """
 
 class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -113,7 +114,8 @@ class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.StreamRevocationsRequest, _abc.AsyncIterator[_auth_pb2.StreamRevocationsResponse]],
     ) -> _abc.AsyncIterator[_auth_pb2.StreamRevocationsResponse]:
         """Streams ended sessions and per-user not-before times: first a snapshot of all that still
-        matter, then each as it happens, and a heartbeat every two seconds.
+        matter, in as many messages as it takes, then each as it happens, and a heartbeat every two
+        seconds. What a message without a time tells is not all of it yet.
         """
 
 def add_RevocationServiceServicer_to_server(servicer: RevocationServiceServicer, server: _aio.Server) -> None: ...

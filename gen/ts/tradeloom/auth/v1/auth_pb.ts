@@ -529,15 +529,16 @@ export type StreamRevocationsResponse = Message<"tradeloom.auth.v1.StreamRevocat
   cursor: string;
 
   /**
-   * True in the first message, which holds all of them. What ended before and is not among them
-   * need not be forgotten: no session that has ended begins again.
+   * True in the messages of the snapshot; the one that has a time is its last. What ended before
+   * and is not among them need not be forgotten: no session that has ended begins again.
    *
    * @generated from field: bool snapshot = 4;
    */
   snapshot: boolean;
 
   /**
-   * When auth said so; a heartbeat holds only this and the cursor.
+   * When auth said so, in a message after which nothing is left to be told: who reads it knows of
+   * all that had ended by then. A heartbeat holds only this and the cursor.
    *
    * @generated from field: google.protobuf.Timestamp time = 5;
    */
@@ -688,7 +689,8 @@ export const AuthService: GenService<{
 export const RevocationService: GenService<{
   /**
    * Streams ended sessions and per-user not-before times: first a snapshot of all that still
-   * matter, then each as it happens, and a heartbeat every two seconds.
+   * matter, in as many messages as it takes, then each as it happens, and a heartbeat every two
+   * seconds. What a message without a time tells is not all of it yet.
    *
    * @generated from rpc tradeloom.auth.v1.RevocationService.StreamRevocations
    */
