@@ -72,18 +72,22 @@ def service_process(word: str, around: Surroundings) -> Process:
 
 
 def service_environment(word: str, around: Surroundings) -> dict[str, str]:
-    passwords = around.credentials
     environment = {
         "ENVIRONMENT": os.environ.get("ENVIRONMENT", "development"),
-        "DATABASE_URL": as_user(around.owner_url, rpc_role(word), passwords.postgres(rpc_role(word))),
-        "WORKER_DATABASE_URL": as_user(around.owner_url, worker_role(word), passwords.postgres(worker_role(word))),
-        "REDIS_URL": around.redis_urls[word],
-        "TLS_FOLDER": str(around.folder.tls),
         "LISTEN_HOST": HOST,
+        "TLS_FOLDER": str(around.folder.tls),
         "MESH_PORT": str(around.ports[f"{word}.mesh"]),
         "PROBE_PORT": str(around.ports[f"{word}.probe"]),
         "DRAIN_SECONDS": f"{DRAIN_SECONDS:g}",
         "LOG_FORMAT": "console",
+    }
+    if not WORDS[word].has_contract:
+        return environment  # it asks nobody, so it is told no secret
+    passwords = around.credentials
+    environment |= {
+        "DATABASE_URL": as_user(around.owner_url, rpc_role(word), passwords.postgres(rpc_role(word))),
+        "WORKER_DATABASE_URL": as_user(around.owner_url, worker_role(word), passwords.postgres(worker_role(word))),
+        "REDIS_URL": around.redis_urls[word],
     }
     for other in around.words:
         name = EARLIER_NAMES.get(other, f"{other.upper()}_SERVICE_URL")
