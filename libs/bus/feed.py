@@ -30,17 +30,8 @@ IDLE_SECONDS = 7 * 86_400  # a stream that nobody has appended to for so long is
 ENDED_SECONDS = 3_600  # what has ended and is stored is kept so long for readers that resume
 READ_BATCHES = 100  # of one instrument, at once
 
-# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants that append gives.
-# A refused XADD ends the script before the quote is touched. Sequences count events, so their difference is how many
-# there are after the oldest batch.
-_APPEND = """
-redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3])
-if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
-for key = 1, 3 do redis.call('EXPIRE', KEYS[key], ARGV[11]) end
-
-local resume_batches, resume_events = tonumber(ARGV[5]), tonumber(ARGV[6])
-local batches_max, events_max = tonumber(ARGV[7]), tonumber(ARGV[8])
-local trim_batches, trim_events = tonumber(ARGV[9]), tonumber(ARGV[10])
+# How ids are read and ordered, in scripts.
+_IDS = """
 local function parts(id)
   local epoch, sequence = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(epoch), tonumber(sequence)
@@ -51,6 +42,21 @@ local function before(one, other)
   if epoch ~= other_epoch then return epoch < other_epoch end
   return sequence < other_sequence
 end
+"""
+
+# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants that append gives.
+# A refused XADD ends the script before the quote is touched. Sequences count events, so their difference is how many
+# there are after the oldest batch.
+_APPEND = (
+    _IDS
+    + """
+redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3])
+if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
+for key = 1, 3 do redis.call('EXPIRE', KEYS[key], ARGV[11]) end
+
+local resume_batches, resume_events = tonumber(ARGV[5]), tonumber(ARGV[6])
+local batches_max, events_max = tonumber(ARGV[7]), tonumber(ARGV[8])
+local trim_batches, trim_events = tonumber(ARGV[9]), tonumber(ARGV[10])
 local _, newest = parts(ARGV[1])
 local function events_after(id)
   local _, sequence = parts(id)
@@ -76,22 +82,18 @@ if not is_full and before(stored, first_kept) then first_kept = stored end
 redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
 return 1
 """
+)
 
 # KEYS: ticks, quote, stored. ARGV: ENDED_SECONDS. 0 while something is not stored.
-_END = """
-local function parts(id)
-  local epoch, sequence = string.match(id, '^(%d+)-(%d+)$')
-  return tonumber(epoch), tonumber(sequence)
-end
+_END = (
+    _IDS
+    + """
 local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if newest then
-  local epoch, sequence = parts(newest[1])
-  local stored_epoch, stored_sequence = parts(redis.call('GET', KEYS[3]) or '0-0')
-  if stored_epoch < epoch or (stored_epoch == epoch and stored_sequence < sequence) then return 0 end
-end
+if newest and before(redis.call('GET', KEYS[3]) or '0-0', newest[1]) then return 0 end
 for key = 1, 3 do redis.call('EXPIRE', KEYS[key], ARGV[1]) end
 return 1
 """
+)
 
 # KEYS: ticks. ARGV: epoch. Sets the newest id to <epoch>-0 without an entry; 0 if it is there or beyond already.
 _SHUT_OUT = """
