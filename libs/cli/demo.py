@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -157,8 +156,6 @@ def stack_for(folder: DataFolder, port: int | None, console: Console) -> Iterato
     from libs.stack.run import Options
 
     console.print("starting Tradeloom ...")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # these, too, unwind the stack that is started now
-        signal.signal(number, signal.default_int_handler)
     supervisor = start(Options(folder=folder, port=port))
     own = True
     try:

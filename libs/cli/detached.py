@@ -1,5 +1,6 @@
 """A stack whose supervisor does not end with the command that started it: starting one, and waiting for any."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,12 @@ Supervisor = subprocess.Popen[bytes]
 
 
 def start(options: "Options") -> Supervisor:
-    """A supervisor of its own session; where another turns out to run, it ends by itself."""
+    """A supervisor of its own session; where another turns out to run, it ends by itself.
+
+    Whatever interrupts this process from here on is a KeyboardInterrupt: who started it is to stop it.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     options.folder.make()
     with complaints_of(options.folder).open("wb") as complaints:
         return subprocess.Popen(

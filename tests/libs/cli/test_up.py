@@ -250,12 +250,13 @@ def test_ctrl_c_while_starting_leaves_nothing_either(folder):
     assert [owned for owned in family if owned.alive] == []
 
 
-def test_ctrl_c_while_a_detached_stack_starts_takes_it_down(folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_interrupts_a_detached_stack_that_starts_takes_it_down(folder, number):
     tradeloom(folder, "down")
     with begun(folder, "up", "--only", ONLY, "--port", "0", "--detach") as starting:
         until(lambda: (found := running(folder)) is not None and bool(found.processes))
         family = everything(folder)
-        starting.send_signal(signal.SIGINT)
+        starting.send_signal(number)
         assert starting.wait(WAIT_SECONDS) != 0
     assert [owned for owned in family if owned.alive] == []
     assert running(folder) is None
