@@ -28,8 +28,9 @@ def test_facts_the_simulated_market_and_as_many_replays_as_may_run_fit_into_redi
     memory_bytes = int(MEMORY_MAX.removesuffix("gb")) * GIGABYTE
     # What is not stored of the simulated market may grow up to the stream's bound; a replay waits to be stored.
     of_replay = (feed.RESUME_EVENTS + feed.TRIM_EVENTS + LEAD_TICKS_MAX) * feed.STREAM_BYTES_MAX / feed.EVENTS_MAX
-    ticks_bytes = len(CHARACTERS) * feed.STREAM_BYTES_MAX + RUNNING_FEEDS_MAX * of_replay
-    assert facts_bytes() + ticks_bytes < memory_bytes
+    simulated_bytes = len(CHARACTERS) * feed.STREAM_BYTES_MAX
+    assert simulated_bytes < memory_bytes / 2
+    assert facts_bytes() + simulated_bytes + RUNNING_FEEDS_MAX * of_replay < memory_bytes
 
 
 def facts_bytes() -> int:
