@@ -76,7 +76,8 @@ def quick_folder(otherwise: Path) -> Iterator[Path]:
         yield otherwise
         return
     for left in MEMORY.glob(f"{IN_MEMORY}*"):  # of a run that was killed
-        if not psutil.pid_exists(int(left.name.removeprefix(IN_MEMORY))):
+        owner = int(left.name.removeprefix(IN_MEMORY))
+        if owner == os.getpid() or not psutil.pid_exists(owner):
             shutil.rmtree(left, ignore_errors=True)
     folder = MEMORY / f"{IN_MEMORY}{os.getpid()}"
     folder.mkdir(mode=0o700)
