@@ -57,7 +57,7 @@ export default defineConfig({
     restoreMocks: true,
     // One jsdom for all files of a worker: making one takes longer than most files' tests.
     isolate: false,
-    maxWorkers: 2,
+    maxWorkers: 1,
     testTimeout: 20_000,
   },
 });
