@@ -31,9 +31,10 @@ from libs.money import plain
 from libs.stack.credentials import DEMO, Credentials
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
+from libs.stack.options import Options
 from libs.stack.state import Snapshot, running
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 DEMO_EMAIL = "demo@tradeloom.local"
 STARTING_BALANCES = {"USDT": "1000000", "USD": "1000000", "BTC": "10", "ETH": "100", "SOL": "1000", "EUR": "1000000"}
@@ -153,8 +154,6 @@ def stack_for(folder: DataFolder, port: int | None, console: Console) -> Iterato
         refuse_another(folder, snapshot, port)
         yield snapshot
         return
-    from libs.stack.run import Options
-
     console.print("starting Tradeloom ...")
     supervisor = start(Options(folder=folder, port=port))
     own = True

@@ -6,17 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
 from libs.stack.logs import tail
+from libs.stack.options import Options
 from libs.stack.processes import child_environment
 from libs.stack.state import HEALTHY, STOPPING, Snapshot, in_use, running
 from libs.stack.supervisor import State
-
-if TYPE_CHECKING:
-    from libs.stack.run import Options
 
 HEALTHY_SECONDS_MAX = 180.0
 """How long a stack is waited for that starts."""
@@ -28,7 +25,7 @@ COMPLAINT_LINES_MAX = 30
 Supervisor = subprocess.Popen[bytes]
 
 
-def start(options: "Options") -> Supervisor:
+def start(options: Options) -> Supervisor:
     """A supervisor of its own session; where another turns out to run, it ends by itself.
 
     Whatever interrupts this process from here on is a KeyboardInterrupt: who started it is to stop it.
@@ -47,7 +44,7 @@ def start(options: "Options") -> Supervisor:
         )
 
 
-def command_of(options: "Options") -> list[str]:
+def command_of(options: Options) -> list[str]:
     command = [
         sys.executable,
         "-P",

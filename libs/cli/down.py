@@ -12,7 +12,7 @@ from libs.stack.folder import DataFolder
 from libs.stack.state import AlreadyRunning, locked, running
 from libs.stack.supervisor import LEFT_BEHIND_SECONDS, clear_left_behind
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 DOWN_SECONDS = 60.0
 """Draining and stopping, one kind of process after the other."""

@@ -11,7 +11,7 @@ from libs.stack.probes import http_get
 from libs.stack.state import Snapshot
 from libs.stack.supervisor import State, Status
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 ANSWER_CHARACTERS_MAX = 200
 

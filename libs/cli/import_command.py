@@ -19,7 +19,7 @@ from libs.ids import uuid7
 from libs.stack.errors import StackError
 from libs.stack.state import Snapshot
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 CHUNK_BYTES = 512 * 1024
 FILE_BYTES_MAX = 256 * 1024 * 1024

@@ -11,7 +11,7 @@ from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
 from libs.stack.logs import older
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 LINES_DEFAULT = 40
 LINES_MAX = 100_000

@@ -10,7 +10,7 @@ from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
 from libs.stack.state import AlreadyRunning
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

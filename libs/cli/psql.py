@@ -11,7 +11,7 @@ from libs.stack.errors import StackError
 from libs.stack.ports import HOST
 from libs.stack.urls import plain_database_url
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -11,7 +11,7 @@ from libs.cli.display import table_of, where_of
 from libs.cli.options import DataDir, running_stack
 from libs.stack.state import text_of
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import psutil
 import typer
@@ -12,12 +12,10 @@ from libs.cli.detached import refuse_another, start, stop, wait_healthy, wait_st
 from libs.cli.display import Display, table_of, where_of
 from libs.cli.options import DataDir, Port
 from libs.stack.folder import DataFolder
+from libs.stack.options import Options
 from libs.stack.state import HEALTHY, AlreadyRunning, Snapshot, running
 
-if TYPE_CHECKING:
-    from libs.stack.run import Options
-
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command()
@@ -34,9 +32,6 @@ def up(
     ] = 0,
 ) -> None:
     """Start everything and keep it running; a second time, say what runs where."""
-    # Late here and elsewhere in this folder: the whole stack takes a moment to import, which `status` need not wait for.
-    from libs.stack.run import Options
-
     folder = DataFolder.at(data_dir)
     options = Options(
         folder=folder,
@@ -58,7 +53,7 @@ def up(
         asyncio.run(stay(console, options))
 
 
-def started(options: "Options") -> Snapshot:
+def started(options: Options) -> Snapshot:
     """A stack that outlives this command once it is healthy; who interrupts it before wants none."""
     supervisor = start(options)
     try:
@@ -73,7 +68,8 @@ def own_start() -> float:
     return psutil.Process().create_time()
 
 
-async def stay(console: Console, options: "Options") -> None:
+async def stay(console: Console, options: Options) -> None:
+    # Late here and elsewhere in this folder: the whole stack takes a moment to import, which others need not wait for.
     from libs.stack.run import Run
 
     display = Display(console)
@@ -89,7 +85,7 @@ async def stay(console: Console, options: "Options") -> None:
         display.end()
 
 
-def say_running(console: Console, options: "Options", snapshot: Snapshot | None) -> None:
+def say_running(console: Console, options: Options, snapshot: Snapshot | None) -> None:
     """Raises StackError when it is another stack than the one asked for."""
     folder = options.folder
     if snapshot is None or not snapshot.ports:

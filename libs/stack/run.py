@@ -12,14 +12,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from libs.stack.credentials import OWNER, Credentials, rpc_role, worker_role
 from libs.stack.envoy import edge_reaches, envoy_process
 from libs.stack.errors import StackError
-from libs.stack.folder import DataFolder
 from libs.stack.logs import Log
+from libs.stack.options import Options
 from libs.stack.pki import make_certificates
 from libs.stack.ports import Ports, choose_ports
 from libs.stack.postgres import START_SECONDS as POSTGRES_START_SECONDS
@@ -44,19 +43,6 @@ from libs.words import WORDS
 REACH_POLL_SECONDS = 0.05
 SERVER_DEATHS_MAX = 3
 """Postgres or Valkey dying this often before it ever worked ends the start: waiting longer would not help."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    folder: DataFolder
-    only: Sequence[str] = ()
-    """Words; empty for every service there is."""
-    port: int | None = None
-    """The edge's; None takes 8080, or any other when that is taken; 0 takes any port for everything."""
-    take_over: bool = False
-    """Give the services' roles on the server of DATABASE_URL this folder's passwords, whatever they have."""
-    began: float = field(default_factory=time.time)
-    """When the command was given, in seconds since the epoch: what `healthy_seconds` counts from."""
 
 
 class Run:
