@@ -450,18 +450,16 @@ def _normals(stream: int, keys: _Words) -> _Floats:
 def _path(stream: int, index: int) -> _Floats:
     """Brownian motion of unit variance a second, at each step of a block, both ends included."""
     steps = np.arange(index * _BLOCK_STEPS, (index + 1) * _BLOCK_STEPS + 1, dtype=np.int64)
-    span = _SPAN_STEPS
-    low = steps // span * span
-    low_value, high_value = _tie(stream, low // span), _tie(stream, low // span + 1)
-    while span > 1:
-        span //= 2
-        middle = low + span
-        # Between two points 2 spans apart, the middle deviates from their mean by half a span's variance.
-        deviation = math.sqrt(span / 2 / _STEPS_IN_SECOND)
-        shock = _normals(stream, (middle.astype(np.uint64) << np.uint64(1)) | np.uint64(1))
-        middle_value = (low_value + high_value) / 2 + deviation * shock
+    low_value, high_value = (_tie(stream, steps // _SPAN_STEPS + end) for end in (0, 1))
+    # One row for each halving: where the middle lies that it adds.
+    spans = _SPAN_STEPS >> np.arange(_SPAN_STEPS.bit_length() - 1)[:, None]
+    middles = steps // spans * spans + spans // 2
+    # Between two points a span apart, the middle deviates from their mean by a quarter of the span's variance.
+    deviations = np.sqrt(spans / 4 / _STEPS_IN_SECOND)
+    shocks = deviations * _normals(stream, (middles.astype(np.uint64) << np.uint64(1)) | np.uint64(1))
+    for middle, shock in zip(middles, shocks, strict=True):
+        middle_value = (low_value + high_value) / 2 + shock
         above = steps >= middle
-        low = np.where(above, middle, low)
         low_value, high_value = np.where(above, middle_value, low_value), np.where(above, high_value, middle_value)
     return low_value
 
