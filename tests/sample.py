@@ -49,7 +49,7 @@ async def _make_template(server: PostgresServer) -> None:
 
 async def make_sample(server: PostgresServer, name: str) -> Sample:
     superuser = await asyncpg.connect(server.url("postgres"))
-    await superuser.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER tradeloom")
+    await superuser.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER tradeloom STRATEGY file_copy")
     await superuser.close()
     return Sample(
         rpc_url=server.url(name, f"{WORD}_rpc"),
