@@ -92,8 +92,9 @@ def postgres(folder: Path) -> Iterator[PostgresServer]:
     """As the stack runs it, whoever runs the tests."""
     home = asyncio.run(make_cluster(folder, PASSWORD))
     server = PostgresServer(free_port())
-    # Without fsync: the tests kill processes, not the machine.
-    wanted = postgres_process(home, server.port, {"fsync": "off", "dynamic_shared_memory_type": "mmap"})
+    # Without fsync: the tests kill processes, not the machine. Passwords cost little: tests connect ten thousand times.
+    settings = {"fsync": "off", "dynamic_shared_memory_type": "mmap", "scram_iterations": "1"}
+    wanted = postgres_process(home, server.port, settings)
     log_file = folder / "postgres.log"
     with log_file.open("ab") as log:
         process = subprocess.Popen(

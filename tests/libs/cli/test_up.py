@@ -98,22 +98,6 @@ def test_another_stack_than_the_one_that_runs_is_refused(folder, up, command, wh
     assert done.stdout == ""
 
 
-def test_up_during_a_start_says_so_and_detached_it_returns_when_the_stack_is_healthy(folder):
-    tradeloom(folder, "down")
-    with begun(folder, "up", "--only", ONLY, "--port", "0") as starting:
-        until(lambda: state_of(folder) == STARTING)
-        starting.send_signal(signal.SIGSTOP)  # it gets no further while the others look at it
-        with begun(folder, "up", "--detach") as detached:
-            assert "starting already" in tradeloom(folder, "up", "--only", ONLY).stdout
-            assert detached.poll() is None
-            starting.send_signal(signal.SIGCONT)
-            assert detached.wait(WAIT_SECONDS) == 0
-            assert "healthy after" in detached.stdout.read()
-        snapshot = running(folder)
-        assert snapshot is not None
-        assert (snapshot.state, snapshot.supervisor.pid) == (HEALTHY, starting.pid)
-
-
 def test_up_during_a_stop_waits_for_its_end_and_starts_again(folder, up):
     service = Owned.of(status_of(folder, ONLY).pid)
     service.send(signal.SIGSTOP)  # the stop waits for it
@@ -195,6 +179,42 @@ def test_after_all_of_it_is_killed_at_once_the_next_up_recovers(folder, up):
     assert done.returncode == 0, done.stderr
 
 
+def test_migrating_and_beginning_anew_need_the_stack_to_be_down(folder, up):
+    assert "stop it first" in tradeloom(folder, "migrate", "--reset", "--yes").stderr
+
+
+async def test_beginning_anew_asks_first_and_empties_everything(folder, up):
+    owner = PostgresServer(up.ports["postgres"], "").url(OWNER, Credentials(folder.secrets).postgres(OWNER))
+    rows = await asyncpg.connect(owner)
+    await rows.execute("CREATE TABLE IF NOT EXISTS marketdata.marked AS SELECT 1 AS mark")
+    await rows.close()
+    assert tradeloom(folder, "psql", "-t", "-c", "SELECT mark FROM marked").stdout.split() == ["1"]
+    tradeloom(folder, "down")
+
+    refused = tradeloom(folder, "migrate", "--reset")
+    assert refused.returncode != 0
+    assert f"This deletes every user, order and price kept in {folder.path}. Go on? [y/N]" in refused.stdout
+    assert (folder.valkey / "data").exists()
+    wrong = tradeloom(folder, "migrate", "--reset", "--yes", "--database", "other")
+    assert wrong.returncode == 1
+    assert "the database is called trading, not other; nothing was emptied" in wrong.stderr
+
+    done = tradeloom(folder, "migrate", "--reset", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not (folder.valkey / "data").exists()
+    assert tradeloom(folder, "migrate").returncode == 0
+    tradeloom(folder, "up", "--detach", "--only", ONLY, "--port", "0")
+    gone = tradeloom(folder, "psql", "-t", "-c", "SELECT mark FROM marked")
+    assert 'relation "marked" does not exist' in gone.stderr
+
+
+def test_a_log_that_does_not_exist_names_those_that_do(folder, up):
+    assert "healthy after" in tradeloom(folder, "logs", "supervisor").stdout
+    done = tradeloom(folder, "logs", "nothing")
+    assert done.returncode == 1
+    assert "postgres" in done.stderr
+
+
 def test_down_leaves_no_process_behind_and_a_second_down_is_no_error(folder, up):
     family = everything(folder)
     done = tradeloom(folder, "down")
@@ -205,27 +225,30 @@ def test_down_leaves_no_process_behind_and_a_second_down_is_no_error(folder, up)
     assert tradeloom(folder, "health").returncode == 1
 
 
-def test_ctrl_c_stops_everything_cleanly(folder):
+def test_up_during_a_start_says_so_and_ctrl_c_stops_what_is_healthy(folder):
+    """The second, detached, returns when the stack of the first is healthy."""
     tradeloom(folder, "down")
-    supervisor = subprocess.Popen(
-        [sys.executable, "-m", "libs.cli", "up", "--only", ONLY, "--port", "0"],
-        env=bare_environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert supervisor.stdout is not None
-    said, family = [], []
-    for line in supervisor.stdout:
-        said.append(line)
-        if line.startswith("healthy after"):
-            family = everything(folder)
-            supervisor.send_signal(signal.SIGINT)
-    assert supervisor.wait(WAIT_SECONDS) == 0
-    assert family
-    supervisor.stdout.close()
+    with begun(folder, "up", "--only", ONLY, "--port", "0") as starting:
+        until(lambda: state_of(folder) == STARTING)
+        starting.send_signal(signal.SIGSTOP)  # it gets no further while the others look at it
+        with begun(folder, "up", "--detach") as detached:
+            assert "starting already" in tradeloom(folder, "up", "--only", ONLY).stdout
+            assert detached.poll() is None
+            starting.send_signal(signal.SIGCONT)
+            assert detached.wait(WAIT_SECONDS) == 0
+            assert "healthy after" in detached.stdout.read()
+        snapshot = running(folder)
+        assert snapshot is not None
+        assert (snapshot.state, snapshot.supervisor.pid) == (HEALTHY, starting.pid)
+
+        family = everything(folder)
+        starting.send_signal(signal.SIGINT)
+        said = starting.stdout.read().splitlines()
+        assert starting.wait(WAIT_SECONDS) == 0
+    assert any(line.startswith("healthy after") for line in said)
+    assert len(family) > 5
     assert [owned for owned in family if owned.alive] == []
-    stopped = [line.split(":")[0] for line in said if line.endswith(": stopped\n")]
+    stopped = [line.split(":")[0] for line in said if line.endswith(": stopped")]
     assert stopped == [ONLY, "envoy", "valkey", "postgres"]
 
 
@@ -287,42 +310,6 @@ def test_production_refuses_the_stacks_own_secrets(folder):
     done = tradeloom(folder, "up", "--only", ONLY, ENVIRONMENT="production")
     assert done.returncode == 1
     assert "ENVIRONMENT=production refuses development secrets" in done.stderr
-
-
-def test_migrating_and_beginning_anew_need_the_stack_to_be_down(folder, up):
-    assert "stop it first" in tradeloom(folder, "migrate", "--reset", "--yes").stderr
-
-
-async def test_beginning_anew_asks_first_and_empties_everything(folder, up):
-    owner = PostgresServer(up.ports["postgres"], "").url(OWNER, Credentials(folder.secrets).postgres(OWNER))
-    rows = await asyncpg.connect(owner)
-    await rows.execute("CREATE TABLE IF NOT EXISTS marketdata.marked AS SELECT 1 AS mark")
-    await rows.close()
-    assert tradeloom(folder, "psql", "-t", "-c", "SELECT mark FROM marked").stdout.split() == ["1"]
-    tradeloom(folder, "down")
-
-    refused = tradeloom(folder, "migrate", "--reset")
-    assert refused.returncode != 0
-    assert f"This deletes every user, order and price kept in {folder.path}. Go on? [y/N]" in refused.stdout
-    assert (folder.valkey / "data").exists()
-    wrong = tradeloom(folder, "migrate", "--reset", "--yes", "--database", "other")
-    assert wrong.returncode == 1
-    assert "the database is called trading, not other; nothing was emptied" in wrong.stderr
-
-    done = tradeloom(folder, "migrate", "--reset", "--yes")
-    assert done.returncode == 0, done.stderr
-    assert not (folder.valkey / "data").exists()
-    assert tradeloom(folder, "migrate").returncode == 0
-    tradeloom(folder, "up", "--detach", "--only", ONLY, "--port", "0")
-    gone = tradeloom(folder, "psql", "-t", "-c", "SELECT mark FROM marked")
-    assert 'relation "marked" does not exist' in gone.stderr
-
-
-def test_a_log_that_does_not_exist_names_those_that_do(folder, up):
-    assert "healthy after" in tradeloom(folder, "logs", "supervisor").stdout
-    done = tradeloom(folder, "logs", "nothing")
-    assert done.returncode == 1
-    assert "postgres" in done.stderr
 
 
 def test_a_folder_where_nothing_runs_says_so(tmp_path):
