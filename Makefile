@@ -19,8 +19,8 @@ up: $(VENV)/core ## Start the whole mesh and keep it running
 demo: $(VENV)/core ## Trade once through the mesh, starting it if it is not running
 	@$(BIN)/tradeloom demo BTCUSDT 0.25 --order-type market $(ARGS)
 
-test: $(VENV)/dev ## Run every test against real servers, two at a time (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder $(ARGS)
+test: $(VENV)/dev ## Run every test against real servers, three at a time (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/dev ## Lint, types, architecture, contract
 	@$(BIN)/python -m libs.codegen.check
