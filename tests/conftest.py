@@ -30,6 +30,8 @@ STACK_FOLDERS = ("tests/journeys/", "tests/faults/")
 """Whose tests share the one stack of a run."""
 STACK_PLACE = "tests/libs/stack/"
 """Before whose tests they come."""
+ASYNCIO_FOLDERS = ("tests/libs/stack/", "tests/libs/cli/", "tests/web/")
+"""What they test runs on asyncio's own event loop; the rest, the services, on uvloop."""
 
 
 def pytest_report_header() -> list[str]:
@@ -40,8 +42,10 @@ def pytest_report_header() -> list[str]:
     return lacks
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The services' own event loop."""
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop that production has there."""
+    if item.nodeid.startswith(ASYNCIO_FOLDERS):
+        return {"asyncio": asyncio.new_event_loop}
     return {"uvloop": uvloop.new_event_loop}
 
 

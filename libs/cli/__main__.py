@@ -1,8 +1,9 @@
-"""The command line. A new command is a file with an `app`, named in COMMANDS."""
+"""The command line. A new command is a file whose `app` has one command and no completion, named in COMMANDS."""
 
 import sys
+from collections.abc import Iterator, Mapping, MutableMapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -24,16 +25,23 @@ COMMANDS = {
 """Each command's file in this folder."""
 
 
+class Files(Mapping[str, Any]):
+    """The commands by name. Only the file of the one that is asked for is loaded: gRPC would be half of `status`."""
+
+    def __getitem__(self, name: str) -> Any:
+        return get_command(import_module(f"libs.cli.{COMMANDS[name]}").app)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
 class Commands(TyperGroup):
-    """Loads the file of the command that is asked for, and no other: half of a short command's time is loading gRPC."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        return get_command(import_module(f"libs.cli.{COMMANDS[cmd_name]}").app)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = cast("MutableMapping[str, Any]", Files())
 
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -41,7 +49,7 @@ app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pret
 
 @app.callback(help="Tradeloom: a self-hosted trading platform. `tradeloom up` starts all of it.")
 def every_command() -> None:
-    """What all commands share: nothing yet."""
+    """Does nothing; without it Typer would take `app`, which has no command of its own, for a mistake."""
 
 
 def main() -> None:

@@ -312,6 +312,12 @@ def test_production_refuses_the_stacks_own_secrets(folder):
     assert "ENVIRONMENT=production refuses development secrets" in done.stderr
 
 
+def test_a_mistyped_command_is_refused_with_the_one_that_was_meant(folder):
+    done = tradeloom(folder, "statu")
+    assert done.returncode == 2
+    assert "No such command 'statu'. Did you mean 'status'?" in done.stderr
+
+
 def test_a_folder_where_nothing_runs_says_so(tmp_path):
     done = tradeloom(DataFolder.at(tmp_path / "empty"), "status")
     assert done.returncode == 1

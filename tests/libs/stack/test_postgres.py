@@ -35,7 +35,7 @@ from libs.stack.postgres import (
     working_in,
 )
 from libs.stack.processes import Owned
-from libs.stack.run import Options
+from libs.stack.options import Options
 from libs.stack.supervisor import launcher_command
 from tests import servers
 from tests.servers import forget_home_of_nobody
