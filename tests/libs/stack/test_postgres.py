@@ -20,6 +20,7 @@ from libs.stack.credentials import OWNER, READER, READER_PASSWORD
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
 from libs.stack.launch import NOBODY
+from libs.stack.options import Options
 from libs.stack.ports import any_free
 from libs.stack.postgres import (
     IDENTITY_VARIABLE,
@@ -35,7 +36,6 @@ from libs.stack.postgres import (
     working_in,
 )
 from libs.stack.processes import Owned
-from libs.stack.options import Options
 from libs.stack.supervisor import launcher_command
 from tests import servers
 from tests.servers import forget_home_of_nobody
