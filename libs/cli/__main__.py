@@ -12,17 +12,10 @@ from typer.main import get_command
 from libs.stack.errors import StackError
 
 COMMANDS = {
-    "up": "up",
-    "status": "status",
-    "down": "down",
-    "logs": "logs",
-    "health": "health",
-    "demo": "demo",
-    "import": "import_command",
-    "migrate": "migrate",
-    "psql": "psql",
+    file.removesuffix("_command"): file
+    for file in ("up", "status", "down", "logs", "health", "demo", "import_command", "migrate", "psql")
 }
-"""Each command's file in this folder."""
+"""The files of this folder by their commands: `import` alone cannot name a module."""
 
 
 class Files(Mapping[str, Any]):

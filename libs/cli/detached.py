@@ -12,6 +12,7 @@ from libs.stack.folder import DataFolder
 from libs.stack.logs import tail
 from libs.stack.options import Options
 from libs.stack.processes import child_environment
+from libs.stack.services import installed_words
 from libs.stack.state import HEALTHY, STOPPING, Snapshot, in_use, running
 from libs.stack.supervisor import State
 
@@ -97,8 +98,6 @@ def refuse_another(folder: DataFolder, snapshot: Snapshot, port: int | None, onl
 
     Nothing said, and port 0, are content with any.
     """
-    from libs.stack.services import installed_words
-
     if port and port != snapshot.ports["edge"]:
         runs = f"on port {snapshot.ports['edge']}, not {port}"
     elif only and installed_words(only) != snapshot.words:

@@ -8,6 +8,7 @@ import typer
 from libs.cli.options import DataDir
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
+from libs.stack.schema import kept, migrate_stopped, reset_stopped
 from libs.stack.state import AlreadyRunning
 
 app = typer.Typer(add_completion=False)
@@ -26,8 +27,6 @@ def migrate(
     ] = "",
 ) -> None:
     """Migrate the database of a stack that is not running (`up` migrates by itself)."""
-    from libs.stack.schema import kept, migrate_stopped, reset_stopped
-
     folder = DataFolder.at(data_dir)
     if reset:
         what = asyncio.run(kept(folder))

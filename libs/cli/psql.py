@@ -9,6 +9,7 @@ from libs.cli.options import DataDir, running_stack
 from libs.stack.credentials import READER, READER_PASSWORD
 from libs.stack.errors import StackError
 from libs.stack.ports import HOST
+from libs.stack.postgres import DATABASE, wheel
 from libs.stack.urls import plain_database_url
 
 app = typer.Typer(add_completion=False)
@@ -21,8 +22,6 @@ def psql(
     command: Annotated[str | None, typer.Option("-c", "--command", help="Run this and leave.")] = None,
 ) -> None:
     """Open psql as the read-only role `trading`; what follows is handed to psql."""
-    from libs.stack.postgres import DATABASE, wheel
-
     snapshot = running_stack(data_dir)
     if snapshot.embedded_database:
         database = f"host={HOST} port={snapshot.ports['postgres']} user={READER} dbname={DATABASE}"

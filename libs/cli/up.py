@@ -69,7 +69,7 @@ def own_start() -> float:
 
 
 async def stay(console: Console, options: Options) -> None:
-    # Late here and elsewhere in this folder: the whole stack takes a moment to import, which others need not wait for.
+    # Late: the whole stack takes a moment to import, for which the command that only starts a supervisor need not wait.
     from libs.stack.run import Run
 
     display = Display(console)
