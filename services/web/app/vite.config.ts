@@ -55,7 +55,7 @@ export default defineConfig({
     include: ["src/**/*.test.{ts,tsx}"],
     setupFiles: [here("./src/test/setup.ts")],
     restoreMocks: true,
-    // One jsdom for all files of a worker: making one takes longer than most files' tests.
+    // One jsdom for all files: making one takes longer than most files' tests, and than a second worker would save.
     isolate: false,
     maxWorkers: 1,
     testTimeout: 20_000,
