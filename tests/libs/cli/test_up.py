@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import asyncpg
@@ -21,7 +19,7 @@ from libs.stack.processes import Owned
 from libs.stack.state import HEALTHY, STARTING, STOPPING, Snapshot, running
 from libs.stack.supervisor import State
 from tests.servers import forget_home_of_nobody
-from tests.stack import WAIT_SECONDS, bare_environment, begun, everything, state_of, tradeloom, until
+from tests.stack import WAIT_SECONDS, begun, everything, state_of, tradeloom, until
 
 ONLY = "auth"
 
@@ -254,22 +252,14 @@ def test_up_during_a_start_says_so_and_ctrl_c_stops_what_is_healthy(folder):
 
 def test_ctrl_c_while_starting_leaves_nothing_either(folder):
     tradeloom(folder, "down")
-    supervisor = subprocess.Popen(
-        [sys.executable, "-m", "libs.cli", "up", "--only", ONLY, "--port", "0"],
-        env=bare_environment(folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert supervisor.stdout is not None
     family = []
-    for line in supervisor.stdout:
-        if line == "postgres: ready\n":
-            family = everything(folder)
-            supervisor.send_signal(signal.SIGTERM)
-    assert supervisor.wait(WAIT_SECONDS) == 0
+    with begun(folder, "up", "--only", ONLY, "--port", "0") as supervisor:
+        for line in supervisor.stdout:
+            if line == "postgres: ready\n":
+                family = everything(folder)
+                supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(WAIT_SECONDS) == 0
     assert family
-    supervisor.stdout.close()
     assert [owned for owned in family if owned.alive] == []
 
 
