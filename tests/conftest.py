@@ -15,7 +15,7 @@ from libs.bus.connection import open_redis
 from libs.store.database import Database, open_database
 from tests import mesh, page, recorded, servers
 from tests.mesh import Installation, ServedProcess
-from tests.sample import Sample, drop_sample, make_sample, make_template
+from tests.sample import Sample, make_sample, make_template
 from tests.servers import PostgresServer, ValkeyServer
 from tests.stack import Stack, stack_in
 
@@ -122,7 +122,7 @@ async def sample(postgres: PostgresServer, sample_template: None) -> AsyncIterat
     """A fresh database of a service that has only what every service has."""
     name = f"sample_{next(numbers)}"
     yield await make_sample(postgres, name)
-    await drop_sample(postgres, name)
+    await servers.drop_database(postgres, name)
 
 
 @pytest.fixture
@@ -177,9 +177,9 @@ async def bare_installation(
 ) -> AsyncIterator[Installation]:
     """A fresh database of every service, an empty Valkey, certificates; no auth runs yet."""
     name = f"mesh_{next(numbers)}"
-    await mesh.make_database(postgres, name)
+    await servers.copy_database(postgres, mesh.TEMPLATE, name)
     yield Installation(postgres, name, valkey.url, pki, tmp_path)
-    await mesh.drop_database(postgres, name)
+    await servers.drop_database(postgres, name)
 
 
 @pytest.fixture

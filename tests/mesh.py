@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -40,7 +40,7 @@ from libs.mesh.settings import ServiceSettings
 from libs.stack.pki import make_certificates
 from libs.words import WORDS
 from services.auth.keys import KeyBox, StoredKey
-from tests.servers import PASSWORD, PostgresServer, free_port
+from tests.servers import PASSWORD, PostgresServer, as_superuser, copy_database, free_port
 
 TEMPLATE = "mesh_template"
 KEY_ENCRYPTION_KEY = "dGVzdHMgdGVzdHMgdGVzdHMgdGVzdHMgdGVzdHMgdGU="
@@ -255,7 +255,7 @@ def make_pki(folder: Path) -> Path:
 
 def make_template(server: PostgresServer) -> None:
     """Migrates, once per run, the database that each installation gets a copy of."""
-    asyncio.run(_run(server, "postgres", [f"CREATE DATABASE {TEMPLATE} OWNER tradeloom"]))
+    asyncio.run(as_superuser(server, f"CREATE DATABASE {TEMPLATE} OWNER tradeloom"))
     subprocess.run(
         [sys.executable, "-m", "migrations", "all", "upgrade", "head"],
         check=True,
@@ -285,17 +285,10 @@ async def _let_in(server: PostgresServer) -> None:
     await connection.close()
 
 
-async def _run(server: PostgresServer, database: str, statements: Iterable[str]) -> None:
-    connection = await asyncpg.connect(server.url(database))
-    for statement in statements:
-        await connection.execute(statement)
-    await connection.close()
-
-
 @contextmanager
 def shared_auth(server: PostgresServer, redis_url: str, pki: Path, logs: Path) -> Iterator[ServedProcess]:
     """An auth for all tests that need one and do not harm it."""
-    asyncio.run(make_database(server, "mesh_auth"))
+    asyncio.run(copy_database(server, TEMPLATE, "mesh_auth"))
     with Installation(server, "mesh_auth", redis_url, pki, logs).start("auth") as process:
         wait_until_live(process)
         yield process
@@ -314,14 +307,6 @@ def wait_until_live(process: ServedProcess) -> None:
         if process.process.poll() is not None or time.monotonic() > end:
             raise RuntimeError(f"{process.served.word} did not start: {process.logged()[-2000:]}")
         time.sleep(0.02)
-
-
-async def make_database(server: PostgresServer, name: str) -> None:
-    await _run(server, "postgres", [f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER tradeloom STRATEGY file_copy"])
-
-
-async def drop_database(server: PostgresServer, name: str) -> None:
-    await _run(server, "postgres", [f"DROP DATABASE {name} WITH (FORCE)"])
 
 
 def with_auth(installation: Installation, auth: Served) -> Installation:

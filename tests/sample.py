@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from migrations import shared
-from tests.servers import PASSWORD, PostgresServer
+from tests.servers import PASSWORD, PostgresServer, copy_database
 
 WORD = "sample"
 TEMPLATE = "sample_template"
@@ -48,17 +48,9 @@ async def _make_template(server: PostgresServer) -> None:
 
 
 async def make_sample(server: PostgresServer, name: str) -> Sample:
-    superuser = await asyncpg.connect(server.url("postgres"))
-    await superuser.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} OWNER tradeloom STRATEGY file_copy")
-    await superuser.close()
+    await copy_database(server, TEMPLATE, name)
     return Sample(
         rpc_url=server.url(name, f"{WORD}_rpc"),
         worker_url=server.url(name, f"{WORD}_worker"),
         superuser_url=server.url(name),
     )
-
-
-async def drop_sample(server: PostgresServer, name: str) -> None:
-    superuser = await asyncpg.connect(server.url("postgres"))
-    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await superuser.close()

