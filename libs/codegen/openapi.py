@@ -45,6 +45,7 @@ MATCHES = re.compile(r"this\.matches\('(?P<pattern>[^']*)'\)")
 NUMBERS = ("int32", "int64", "uint32", "uint64", "double", "float")
 BOUNDS = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 ROLES = {policy_pb2.ACCESS_OPERATOR: "role:operator", policy_pb2.ACCESS_ADMIN: "role:admin"}
+IF_ENROLLED = {policy_pb2.STEP_UP_IF_ENROLLED: ", of who has set one up"}
 COMMON = "tradeloom/type/v1/error_reason.proto"
 
 REFUSAL: Json = {
@@ -382,8 +383,10 @@ def needs(one: policy_pb2.Policy) -> str:
     parts.append(f"the scope {scope(one)}")
     if one.entitlement:
         parts.append(f"the entitlement {one.entitlement}")
+    if one.verified_email:
+        parts.append("a verified e-mail address")
     if one.step_up:
-        parts.append("a fresh second factor")
+        parts.append("a fresh second factor" + IF_ENROLLED.get(one.step_up, ""))
     return "Needs " + ", ".join(parts) + "."
 
 
@@ -404,8 +407,10 @@ def policy(one: policy_pb2.Policy) -> Json:
         found["scope"] = scope(one)
     if one.entitlement:
         found["entitlement"] = one.entitlement
+    if one.verified_email:
+        found["verified_email"] = True
     if one.step_up:
-        found["step_up"] = True
+        found["step_up"] = policy_pb2.StepUp.Name(one.step_up).removeprefix("STEP_UP_").lower()
     return found
 
 

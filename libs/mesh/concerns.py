@@ -20,7 +20,7 @@ from libs.ids import uuid7
 from libs.mesh import identity, metrics
 from libs.mesh.around import Call
 from libs.mesh.errors import Defect, away, to_status
-from libs.mesh.identity import Identity, Verifier
+from libs.mesh.identity import ON_BEHALF, Identity, Verifier
 from libs.mesh.limits import Limiter
 from libs.mesh.rules import violations
 from libs.mesh.sessions import Sessions
@@ -29,7 +29,6 @@ from libs.telemetry import traces
 log = structlog.get_logger(__name__)
 
 STEP_UP_SECONDS = 300
-ON_BEHALF = "x-tradeloom-user"
 # The role a refusal names comes first.
 ROLES = {policy_pb2.ACCESS_OPERATOR: ("operator", "admin"), policy_pb2.ACCESS_ADMIN: ("admin",)}
 SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy_pb2.SCOPE_ACCOUNT: "account"}
@@ -45,6 +44,18 @@ class StepUpRequired(Forbidden):
     """The method needs a second factor of the last five minutes."""
 
     reason = "STEP_UP_REQUIRED"
+
+
+class EmailNotVerified(Forbidden):
+    """The method needs an e-mail address that its owner has verified."""
+
+    reason = "EMAIL_NOT_VERIFIED"
+
+
+class AddressNotAllowed(Forbidden):
+    """The API key may not be used from there."""
+
+    reason = "ADDRESS_NOT_ALLOWED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +113,10 @@ class Concerns:
     @asynccontextmanager
     async def identifying(self, call: Call) -> AsyncIterator[None]:
         """Verifies who is calling and keeps it at hand for `libs.mesh.identity.current`."""
-        policy = call.method.policy
-        if policy.access in (policy_pb2.ACCESS_PUBLIC, policy_pb2.ACCESS_SERVICE):
+        access = call.method.policy.access
+        # A method for services has a user only where one is named.
+        nobody = access == policy_pb2.ACCESS_SERVICE and ON_BEHALF not in call.metadata
+        if access == policy_pb2.ACCESS_PUBLIC or nobody:
             yield
             return
         call.identity = self._identify(call)
@@ -121,6 +134,8 @@ class Concerns:
             raise Unauthenticated("an access token is needed: authorization: Bearer …")
         found = self.verifier.verify(token, datetime.now(UTC))
         self.sessions.check(found, writes=not call.method.reads_only)
+        if not found.may_come_from(address := identity.address_of(call.context)):
+            raise AddressNotAllowed("the API key may not be used from this address", address=address)
         return found
 
     @asynccontextmanager
@@ -198,7 +213,9 @@ def permit(policy: policy_pb2.Policy, caller: Identity | None, peer: str) -> Non
         raise Forbidden(f"the token may not {scope}", needs=f"scope:{scope}")
     if policy.entitlement and policy.entitlement not in caller.entitlements:
         raise EntitlementMissing("the plan does not include this", entitlement=policy.entitlement)
-    if policy.step_up:
+    if policy.verified_email and not caller.email_verified:
+        raise EmailNotVerified("the e-mail address must be verified first")
+    if policy.step_up == policy_pb2.STEP_UP_ALWAYS or (policy.step_up and caller.enrolled):
         factor_time = caller.second_factor_time
         if factor_time is None or datetime.now(UTC) - factor_time > timedelta(seconds=STEP_UP_SECONDS):
             raise StepUpRequired("a fresh second factor is needed")

@@ -88,7 +88,8 @@ def to_status(refusal: errors.Refusal, word: str) -> status_pb2.Status:
         delay.FromMilliseconds(math.ceil(refusal.retry_after_seconds * 1e3))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(refusal, errors.Exhausted):
-        violation = error_details_pb2.QuotaFailure.Violation(subject=refusal.reason, description=message)
+        subject = refusal.metadata.get("quota", refusal.reason)
+        violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=message)
         details.append(error_details_pb2.QuotaFailure(violations=[violation]))
     packed = [any_pb2.Any() for _ in details]
     for target, detail in zip(packed, details, strict=True):

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import unquote
 from uuid import UUID
 
@@ -20,6 +20,8 @@ ALGORITHM = "EdDSA"
 # A clock may run ahead of another by so much.
 CLOCK_SKEW_SECONDS = 5
 VERIFIED_TOKENS_MAX = 10_000
+# Names the user for whom a service acts; believed from services that the method's policy names, and stripped at the edge.
+ON_BEHALF = "x-tradeloom-user"
 TRUST_DOMAIN = "spiffe://tradeloom/svc/"
 
 Keys = Mapping[str, Ed25519PublicKey]
@@ -40,6 +42,28 @@ class Identity:
     issue_time: datetime
     expire_time: datetime
     second_factor_time: datetime | None
+    enrolled: bool = False
+    """Whether the user has set up a second factor."""
+    email_verified: bool = False
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    """How much of each the plan allows; of what is not named, nothing."""
+    account_ids: frozenset[UUID] | None = None
+    """The only accounts that an API key may see and trade; None for all of the user's."""
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    """The only networks from which an API key may be used; none for everywhere."""
+
+    def may_use_account(self, account_id: UUID) -> bool:
+        return self.account_ids is None or account_id in self.account_ids
+
+    def may_come_from(self, address: str) -> bool:
+        if not self.networks:
+            return True
+        try:
+            found = ip_address(address)
+        except ValueError:
+            return False
+        mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+        return any((mapped or found) in network for network in self.networks)
 
 
 _current: ContextVar[Identity] = ContextVar("identity")
@@ -48,6 +72,11 @@ _current: ContextVar[Identity] = ContextVar("identity")
 def current() -> Identity:
     """The identity of the call being served; a method that anyone may call has none (LookupError)."""
     return _current.get()
+
+
+def for_user(user_id: UUID) -> tuple[tuple[str, str], ...]:
+    """What a service's call carries to act for this user, where the method's policy lets that service."""
+    return ((ON_BEHALF, str(user_id)),)
 
 
 def peer_of(context: aio.ServicerContext) -> str:
@@ -119,7 +148,7 @@ class Verifier:
                 leeway=CLOCK_SKEW_SECONDS,
                 options={"require": ["iss", "aud", "sub", "sid", "iat", "exp"]},
             )
-            factor = claims.get("mfa_time")
+            factor, accounts = claims.get("mfa_time"), claims.get("accounts")
             return Identity(
                 user_id=UUID(claims["sub"]),
                 session_id=UUID(claims["sid"]),
@@ -129,6 +158,11 @@ class Verifier:
                 issue_time=datetime.fromtimestamp(claims["iat"], UTC),
                 expire_time=datetime.fromtimestamp(claims["exp"], UTC),
                 second_factor_time=datetime.fromtimestamp(factor, UTC) if factor else None,
+                enrolled=claims.get("mfa") is True,
+                email_verified=claims.get("email_verified") is True,
+                quotas={str(name): int(most) for name, most in claims.get("quotas", {}).items()},
+                account_ids=None if accounts is None else frozenset(map(UUID, accounts)),
+                networks=tuple(map(ip_network, claims.get("networks", ()))),
             )
         except (
             jwt.InvalidTokenError,

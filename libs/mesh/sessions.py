@@ -30,6 +30,12 @@ class SessionRevoked(Unauthenticated):
     reason = "SESSION_REVOKED"
 
 
+class TokenOutdated(Unauthenticated):
+    """The user's rights have changed since; a new token says which there are."""
+
+    reason = "TOKEN_OUTDATED"
+
+
 class RevocationsStale(Unavailable):
     """Nobody knows whether the session was ended."""
 
@@ -107,13 +113,13 @@ class Sessions:
         self._ended.add(sessions)
         self._not_before.add(not_before, needed=timedelta(seconds=TOKEN_SECONDS_MAX))
         for identity, end in list(self._streams.values()):
-            if identity is not None and self._revoked(identity):
-                end(SessionRevoked("the session was ended; sign in again"))
+            if identity is not None and (refusal := self._revoked(identity)):
+                end(refusal)
 
     def check(self, identity: Identity, *, writes: bool) -> None:
         """Refuses an ended session, and writes while the news is stale."""
-        if self._revoked(identity):
-            raise SessionRevoked("the session was ended; sign in again")
+        if refusal := self._revoked(identity):
+            raise refusal
         if writes:
             self.check_fresh()
 
@@ -124,9 +130,13 @@ class Sessions:
                 "news of ended sessions is older than five seconds; retry", age_seconds=f"{min(age, 1e6):.1f}"
             )
 
-    def _revoked(self, identity: Identity) -> bool:
+    def _revoked(self, identity: Identity) -> Refusal | None:
+        if identity.session_id in self._ended.times:
+            return SessionRevoked("the session was ended; sign in again")
         not_before = self._not_before.times.get(identity.user_id)
-        return identity.session_id in self._ended.times or (not_before is not None and identity.issue_time < not_before)
+        if not_before is not None and identity.issue_time < not_before:
+            return TokenOutdated("what this access token allows has changed; refresh the session")
+        return None
 
     @contextmanager
     def stream(self, identity: Identity | None, caller: Hashable, end: End) -> Iterator[None]:

@@ -15,7 +15,7 @@ from tradeloom.policy.v1 import policy_pb2
 from libs.errors import Refusal
 from libs.ids import uuid7
 from libs.mesh import server
-from libs.mesh.concerns import EntitlementMissing, StepUpRequired, permit
+from libs.mesh.concerns import EmailNotVerified, EntitlementMissing, StepUpRequired, permit
 from libs.mesh.contract import PACKAGES, Method, methods
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import MINT, Installation, Metadata, Served, sign_in
@@ -36,7 +36,9 @@ SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy
 
 def carried(person: str) -> Metadata:
     claims = PEOPLE[person]
-    return () if claims is None else sign_in(**claims)
+    # All that is proved by acts is proved: only the role and the scope are in question.
+    proved: dict[str, Any] = {"mfa": True, "mfa_time": int(time.time()), "email_verified": True}
+    return () if claims is None else sign_in(**proved | claims)
 
 
 def expected(policy: policy_pb2.Policy, person: str) -> grpc.StatusCode | None:
@@ -129,11 +131,13 @@ def caller(**claims: Any):
 
 
 def refusals() -> Iterator[tuple[policy_pb2.Policy, Any, type[Refusal]]]:
-    paid, fresh = policy(entitlement="live_trading"), policy(step_up=True)
+    paid, fresh = policy(entitlement="live_trading"), policy(step_up=policy_pb2.STEP_UP_ALWAYS)
     yield paid, caller(), EntitlementMissing
     yield paid, caller(entitlements=["backtests"]), EntitlementMissing
     yield fresh, caller(), StepUpRequired
     yield fresh, caller(mfa_time=int(time.time()) - 301), StepUpRequired
+    yield policy(step_up=policy_pb2.STEP_UP_IF_ENROLLED), caller(mfa=True), StepUpRequired
+    yield policy(verified_email=True), caller(), EmailNotVerified
 
 
 def test_a_missing_entitlement_and_an_old_second_factor_are_refused_by_name():
@@ -144,14 +148,17 @@ def test_a_missing_entitlement_and_an_old_second_factor_are_refused_by_name():
 
 def test_an_entitlement_and_a_fresh_second_factor_let_in():
     permit(policy(entitlement="live_trading"), caller(entitlements=["live_trading"]), "edge")
-    permit(policy(step_up=True), caller(mfa_time=int(time.time()) - 290), "edge")
+    permit(policy(step_up=policy_pb2.STEP_UP_ALWAYS), caller(mfa_time=int(time.time()) - 290), "edge")
+    permit(policy(step_up=policy_pb2.STEP_UP_IF_ENROLLED), caller(), "edge")
+    permit(policy(step_up=policy_pb2.STEP_UP_IF_ENROLLED), caller(mfa=True, mfa_time=int(time.time())), "edge")
+    permit(policy(verified_email=True), caller(email_verified=True), "edge")
 
 
 @pytest.fixture
 async def demanding(place: Installation, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     """Orders, with a policy that no method of the contract has yet: a paid plan and a fresh second factor."""
     asked = methods("orders")
-    demands = policy(entitlement="live_trading", step_up=True)
+    demands = policy(entitlement="live_trading", step_up=policy_pb2.STEP_UP_ALWAYS)
     changed = {path: replace(method, policy=demands) for path, method in asked.items() if method.name == "ListAccounts"}
     assert len(changed) == 1
     monkeypatch.setattr(server, "methods", lambda _: asked | changed)

@@ -22,7 +22,7 @@ from libs.mesh.channel import open_channel
 from libs.mesh.identity import Identity
 from libs.mesh.revocations import follow_sessions
 from libs.mesh.server import Draining, Mesh
-from libs.mesh.sessions import TOKEN_SECONDS_MAX, RevocationsStale, SessionRevoked, Sessions
+from libs.mesh.sessions import TOKEN_SECONDS_MAX, RevocationsStale, SessionRevoked, Sessions, TokenOutdated
 from libs.mesh.wire import timestamp
 from libs.store.background import running
 from tests.auth.people import seen_from
@@ -81,7 +81,7 @@ async def test_a_stream_ends_with_its_session_and_no_other_does(place, works):
             assert await staying.read()
         strangers = await opened(served, sign_in(other, iat=int(time.time()) - 60))
         meshes[0].sessions.end({}, {other: datetime.now(UTC)})
-        assert await end_of(strangers) == (grpc.StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
+        assert await end_of(strangers) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_OUTDATED")
         staying.cancel()
 
 
@@ -315,7 +315,7 @@ def someone(session_id: UUID, user_id: UUID | None = None) -> Identity:
 def refuses(sessions: Sessions, identity: Identity) -> bool:
     try:
         sessions.check(identity, writes=False)
-    except SessionRevoked:
+    except (SessionRevoked, TokenOutdated):
         return True
     return False
 

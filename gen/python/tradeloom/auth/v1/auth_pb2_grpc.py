@@ -60,6 +60,101 @@ class AuthServiceStub:
                 request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetMeRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetMeResponse.FromString,
                 _registered_method=True)
+        self.VerifyTotp = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/VerifyTotp',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyTotpRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyTotpResponse.FromString,
+                _registered_method=True)
+        self.StepUp = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/StepUp',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.StepUpRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.StepUpResponse.FromString,
+                _registered_method=True)
+        self.SetupTotp = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/SetupTotp',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetupTotpRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetupTotpResponse.FromString,
+                _registered_method=True)
+        self.EnableTotp = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/EnableTotp',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.EnableTotpRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.EnableTotpResponse.FromString,
+                _registered_method=True)
+        self.DisableTotp = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/DisableTotp',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.FromString,
+                _registered_method=True)
+        self.RegenerateRecoveryCodes = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/RegenerateRecoveryCodes',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RegenerateRecoveryCodesRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RegenerateRecoveryCodesResponse.FromString,
+                _registered_method=True)
+        self.ChangePassword = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/ChangePassword',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.FromString,
+                _registered_method=True)
+        self.RequestPasswordReset = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/RequestPasswordReset',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestPasswordResetRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestPasswordResetResponse.FromString,
+                _registered_method=True)
+        self.ResetPassword = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/ResetPassword',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetPasswordRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetPasswordResponse.FromString,
+                _registered_method=True)
+        self.RequestEmailVerification = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/RequestEmailVerification',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestEmailVerificationRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestEmailVerificationResponse.FromString,
+                _registered_method=True)
+        self.VerifyEmail = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/VerifyEmail',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailResponse.FromString,
+                _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/ListSessions',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.RevokeSession = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/RevokeSession',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionResponse.FromString,
+                _registered_method=True)
+        self.CreateApiKey = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/CreateApiKey',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.CreateApiKeyRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.CreateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ListApiKeys = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/ListApiKeys',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysResponse.FromString,
+                _registered_method=True)
+        self.RevokeApiKey = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/RevokeApiKey',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ExchangeApiKey = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/ExchangeApiKey',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyResponse.FromString,
+                _registered_method=True)
+        self.ListOwnAuditEvents = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/ListOwnAuditEvents',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListOwnAuditEventsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListOwnAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.GetAuditKeys = channel.unary_unary(
+                '/tradeloom.auth.v1.AuthService/GetAuditKeys',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetAuditKeysRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetAuditKeysResponse.FromString,
+                _registered_method=True)
         self.GetJwks = channel.unary_unary(
                 '/tradeloom.auth.v1.AuthService/GetJwks',
                 request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetJwksRequest.SerializeToString,
@@ -79,7 +174,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Login(self, request, context):
-        """Opens a session. An unknown e-mail and a wrong password are refused alike. Repeating a
+        """Opens a session, or asks for a second factor of who has set one up. An unknown e-mail and a
+        wrong password are refused alike. Repeating a
         request_id names the same session but never shows its tokens again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -104,6 +200,150 @@ class AuthServiceServicer:
 
     def GetMe(self, request, context):
         """Returns the caller.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyTotp(self, request, context):
+        """Finishes a Login that asked for a second factor: the challenge with a code, or with a recovery
+        code, opens the session. A code works once; after five wrong ones the challenge is void.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StepUp(self, request, context):
+        """Proves a second factor anew within a session: returns an access token that may do for five
+        minutes what asks for one. The refresh token stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetupTotp(self, request, context):
+        """Makes a new secret for an authenticator app. Nothing is enabled until EnableTotp proves a code
+        of it; asking again replaces a secret that was not proved.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableTotp(self, request, context):
+        """Enables the second factor by a first code. Returns recovery codes, which are shown only now, and
+        an access token with the fresh factor; the other sessions' access tokens must be refreshed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableTotp(self, request, context):
+        """Disables the second factor; needs the password and a code, or a recovery code.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegenerateRecoveryCodes(self, request, context):
+        """Replaces all recovery codes; needs a code of the authenticator app. They are shown only now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePassword(self, request, context):
+        """Changes the password and ends every other session. Who has a second factor must have proved it
+        within five minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestPasswordReset(self, request, context):
+        """Sends a link for a new password to the address, if somebody is registered with it; the answer
+        and its time are the same if nobody is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResetPassword(self, request, context):
+        """Sets a new password with the token of a reset link, which works once, and ends all sessions. A
+        second factor stays and is asked for at the next Login.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestEmailVerification(self, request, context):
+        """Sends the link that verifies the caller's e-mail address once more.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyEmail(self, request, context):
+        """Proves with the token of a verification link that the address belongs to the person.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Lists the caller's open sessions, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeSession(self, request, context):
+        """Ends one of the caller's sessions, as Logout ends the present one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateApiKey(self, request, context):
+        """Makes an API key. Its secret is shown only now. Needs a fresh second factor; the plan's quota
+        `api_keys` limits how many there are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApiKeys(self, request, context):
+        """Lists the caller's API keys, newest first, also those that were revoked or have expired.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeApiKey(self, request, context):
+        """Revokes an API key: what was exchanged for it is refused everywhere within five seconds, and its
+        open streams end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExchangeApiKey(self, request, context):
+        """Exchanges an API key for an access token that may do what the key may. Exchange again before it
+        expires; there is no refresh token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOwnAuditEvents(self, request, context):
+        """Lists what was recorded about the caller, oldest first, with the proof that nothing was changed or
+        left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAuditKeys(self, request, context):
+        """Returns the public keys that prove audit records, in the form of RFC 7517; none is ever withdrawn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +383,101 @@ def add_AuthServiceServicer_to_server(servicer, server):
                     servicer.GetMe,
                     request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetMeRequest.FromString,
                     response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetMeResponse.SerializeToString,
+            ),
+            'VerifyTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyTotp,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyTotpRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyTotpResponse.SerializeToString,
+            ),
+            'StepUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.StepUp,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.StepUpRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.StepUpResponse.SerializeToString,
+            ),
+            'SetupTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetupTotp,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetupTotpRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetupTotpResponse.SerializeToString,
+            ),
+            'EnableTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableTotp,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.EnableTotpRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.EnableTotpResponse.SerializeToString,
+            ),
+            'DisableTotp': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableTotp,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.SerializeToString,
+            ),
+            'RegenerateRecoveryCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegenerateRecoveryCodes,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RegenerateRecoveryCodesRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RegenerateRecoveryCodesResponse.SerializeToString,
+            ),
+            'ChangePassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePassword,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.SerializeToString,
+            ),
+            'RequestPasswordReset': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestPasswordReset,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestPasswordResetRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestPasswordResetResponse.SerializeToString,
+            ),
+            'ResetPassword': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetPassword,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetPasswordRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetPasswordResponse.SerializeToString,
+            ),
+            'RequestEmailVerification': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestEmailVerification,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestEmailVerificationRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestEmailVerificationResponse.SerializeToString,
+            ),
+            'VerifyEmail': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyEmail,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListSessionsRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'RevokeSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeSession,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionResponse.SerializeToString,
+            ),
+            'CreateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateApiKey,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.CreateApiKeyRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.CreateApiKeyResponse.SerializeToString,
+            ),
+            'ListApiKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApiKeys,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysResponse.SerializeToString,
+            ),
+            'RevokeApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeApiKey,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'ExchangeApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeApiKey,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyResponse.SerializeToString,
+            ),
+            'ListOwnAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOwnAuditEvents,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListOwnAuditEventsRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListOwnAuditEventsResponse.SerializeToString,
+            ),
+            'GetAuditKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAuditKeys,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetAuditKeysRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetAuditKeysResponse.SerializeToString,
             ),
             'GetJwks': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJwks,
@@ -297,6 +632,519 @@ class AuthService:
             _registered_method=True)
 
     @staticmethod
+    def VerifyTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/VerifyTotp',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyTotpRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StepUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/StepUp',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.StepUpRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.StepUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetupTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/SetupTotp',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetupTotpRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetupTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/EnableTotp',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.EnableTotpRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.EnableTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableTotp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/DisableTotp',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.DisableTotpRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.DisableTotpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegenerateRecoveryCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/RegenerateRecoveryCodes',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RegenerateRecoveryCodesRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RegenerateRecoveryCodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/ChangePassword',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ChangePasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestPasswordReset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/RequestPasswordReset',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestPasswordResetRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestPasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetPassword(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/ResetPassword',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetPasswordRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetPasswordResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestEmailVerification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/RequestEmailVerification',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestEmailVerificationRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RequestEmailVerificationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyEmail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/VerifyEmail',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.VerifyEmailResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/ListSessions',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListSessionsRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/RevokeSession',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/CreateApiKey',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.CreateApiKeyRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.CreateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApiKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/ListApiKeys',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListApiKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/RevokeApiKey',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExchangeApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/ExchangeApiKey',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ExchangeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOwnAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/ListOwnAuditEvents',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListOwnAuditEventsRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListOwnAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAuditKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AuthService/GetAuditKeys',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetAuditKeysRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetAuditKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetJwks(request,
             target,
             options=(),
@@ -313,6 +1161,261 @@ class AuthService:
             '/tradeloom.auth.v1.AuthService/GetJwks',
             tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetJwksRequest.SerializeToString,
             tradeloom_dot_auth_dot_v1_dot_auth__pb2.GetJwksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class AdminServiceStub:
+    """Looks after people and their rights; for administrators.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListUsers = channel.unary_unary(
+                '/tradeloom.auth.v1.AdminService/ListUsers',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
+                _registered_method=True)
+        self.SetUserRoles = channel.unary_unary(
+                '/tradeloom.auth.v1.AdminService/SetUserRoles',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserRolesRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserRolesResponse.FromString,
+                _registered_method=True)
+        self.SetUserState = channel.unary_unary(
+                '/tradeloom.auth.v1.AdminService/SetUserState',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateResponse.FromString,
+                _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/tradeloom.auth.v1.AdminService/ListAuditEvents',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/tradeloom.auth.v1.AdminService/RotateSigningKey',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
+
+
+class AdminServiceServicer:
+    """Looks after people and their rights; for administrators.
+    """
+
+    def ListUsers(self, request, context):
+        """Lists people in the order they registered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetUserRoles(self, request, context):
+        """Replaces a person's roles. Access tokens with the old ones are refused within five seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetUserState(self, request, context):
+        """Suspends a person, or lets them in again. A suspended person's sessions end, API keys are refused
+        and deployments pause; nothing is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEvents(self, request, context):
+        """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
+        left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Begins the rotation of the key that signs access tokens, as happens by itself from time to time:
+        the new key is published at once and signs when everybody knows it; nobody is signed out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_AdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListUsers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUsers,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListUsersRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListUsersResponse.SerializeToString,
+            ),
+            'SetUserRoles': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUserRoles,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserRolesRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserRolesResponse.SerializeToString,
+            ),
+            'SetUserState': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUserState,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateResponse.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'tradeloom.auth.v1.AdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('tradeloom.auth.v1.AdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class AdminService:
+    """Looks after people and their rights; for administrators.
+    """
+
+    @staticmethod
+    def ListUsers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AdminService/ListUsers',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListUsersRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListUsersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUserRoles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AdminService/SetUserRoles',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserRolesRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserRolesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUserState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AdminService/SetUserState',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AdminService/ListAuditEvents',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AdminService/RotateSigningKey',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.RotateSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

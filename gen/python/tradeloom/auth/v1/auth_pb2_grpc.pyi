@@ -19,7 +19,8 @@ class AuthServiceStub:
     Register: _aio.UnaryUnaryMultiCallable[_auth_pb2.RegisterRequest, _auth_pb2.RegisterResponse]
     """Registers a person. Repeating a request_id returns the first answer again."""
     Login: _aio.UnaryUnaryMultiCallable[_auth_pb2.LoginRequest, _auth_pb2.LoginResponse]
-    """Opens a session. An unknown e-mail and a wrong password are refused alike. Repeating a
+    """Opens a session, or asks for a second factor of who has set one up. An unknown e-mail and a
+    wrong password are refused alike. Repeating a
     request_id names the same session but never shows its tokens again.
     """
     Refresh: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshRequest, _auth_pb2.RefreshResponse]
@@ -32,6 +33,66 @@ class AuthServiceStub:
     """
     GetMe: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetMeRequest, _auth_pb2.GetMeResponse]
     """Returns the caller."""
+    VerifyTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyTotpRequest, _auth_pb2.VerifyTotpResponse]
+    """Finishes a Login that asked for a second factor: the challenge with a code, or with a recovery
+    code, opens the session. A code works once; after five wrong ones the challenge is void.
+    """
+    StepUp: _aio.UnaryUnaryMultiCallable[_auth_pb2.StepUpRequest, _auth_pb2.StepUpResponse]
+    """Proves a second factor anew within a session: returns an access token that may do for five
+    minutes what asks for one. The refresh token stays as it is.
+    """
+    SetupTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.SetupTotpRequest, _auth_pb2.SetupTotpResponse]
+    """Makes a new secret for an authenticator app. Nothing is enabled until EnableTotp proves a code
+    of it; asking again replaces a secret that was not proved.
+    """
+    EnableTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.EnableTotpRequest, _auth_pb2.EnableTotpResponse]
+    """Enables the second factor by a first code. Returns recovery codes, which are shown only now, and
+    an access token with the fresh factor; the other sessions' access tokens must be refreshed.
+    """
+    DisableTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.DisableTotpRequest, _auth_pb2.DisableTotpResponse]
+    """Disables the second factor; needs the password and a code, or a recovery code."""
+    RegenerateRecoveryCodes: _aio.UnaryUnaryMultiCallable[_auth_pb2.RegenerateRecoveryCodesRequest, _auth_pb2.RegenerateRecoveryCodesResponse]
+    """Replaces all recovery codes; needs a code of the authenticator app. They are shown only now."""
+    ChangePassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ChangePasswordRequest, _auth_pb2.ChangePasswordResponse]
+    """Changes the password and ends every other session. Who has a second factor must have proved it
+    within five minutes.
+    """
+    RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_pb2.RequestPasswordResetRequest, _auth_pb2.RequestPasswordResetResponse]
+    """Sends a link for a new password to the address, if somebody is registered with it; the answer
+    and its time are the same if nobody is.
+    """
+    ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ResetPasswordRequest, _auth_pb2.ResetPasswordResponse]
+    """Sets a new password with the token of a reset link, which works once, and ends all sessions. A
+    second factor stays and is asked for at the next Login.
+    """
+    RequestEmailVerification: _aio.UnaryUnaryMultiCallable[_auth_pb2.RequestEmailVerificationRequest, _auth_pb2.RequestEmailVerificationResponse]
+    """Sends the link that verifies the caller's e-mail address once more."""
+    VerifyEmail: _aio.UnaryUnaryMultiCallable[_auth_pb2.VerifyEmailRequest, _auth_pb2.VerifyEmailResponse]
+    """Proves with the token of a verification link that the address belongs to the person."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListSessionsRequest, _auth_pb2.ListSessionsResponse]
+    """Lists the caller's open sessions, newest first."""
+    RevokeSession: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeSessionRequest, _auth_pb2.RevokeSessionResponse]
+    """Ends one of the caller's sessions, as Logout ends the present one."""
+    CreateApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.CreateApiKeyRequest, _auth_pb2.CreateApiKeyResponse]
+    """Makes an API key. Its secret is shown only now. Needs a fresh second factor; the plan's quota
+    `api_keys` limits how many there are.
+    """
+    ListApiKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]
+    """Lists the caller's API keys, newest first, also those that were revoked or have expired."""
+    RevokeApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RevokeApiKeyRequest, _auth_pb2.RevokeApiKeyResponse]
+    """Revokes an API key: what was exchanged for it is refused everywhere within five seconds, and its
+    open streams end.
+    """
+    ExchangeApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.ExchangeApiKeyRequest, _auth_pb2.ExchangeApiKeyResponse]
+    """Exchanges an API key for an access token that may do what the key may. Exchange again before it
+    expires; there is no refresh token.
+    """
+    ListOwnAuditEvents: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListOwnAuditEventsRequest, _auth_pb2.ListOwnAuditEventsResponse]
+    """Lists what was recorded about the caller, oldest first, with the proof that nothing was changed or
+    left out.
+    """
+    GetAuditKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetAuditKeysRequest, _auth_pb2.GetAuditKeysResponse]
+    """Returns the public keys that prove audit records, in the form of RFC 7517; none is ever withdrawn."""
     GetJwks: _aio.UnaryUnaryMultiCallable[_auth_pb2.GetJwksRequest, _auth_pb2.GetJwksResponse]
     """Returns the public keys that verify access tokens, in the form of RFC 7517."""
 
@@ -52,7 +113,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.LoginRequest,
         context: _aio.ServicerContext[_auth_pb2.LoginRequest, _abc.Awaitable[_auth_pb2.LoginResponse]],
     ) -> _abc.Awaitable[_auth_pb2.LoginResponse]:
-        """Opens a session. An unknown e-mail and a wrong password are refused alike. Repeating a
+        """Opens a session, or asks for a second factor of who has set one up. An unknown e-mail and a
+        wrong password are refused alike. Repeating a
         request_id names the same session but never shows its tokens again.
         """
 
@@ -85,6 +147,180 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the caller."""
 
     @_abc_1.abstractmethod
+    def VerifyTotp(
+        self,
+        request: _auth_pb2.VerifyTotpRequest,
+        context: _aio.ServicerContext[_auth_pb2.VerifyTotpRequest, _abc.Awaitable[_auth_pb2.VerifyTotpResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.VerifyTotpResponse]:
+        """Finishes a Login that asked for a second factor: the challenge with a code, or with a recovery
+        code, opens the session. A code works once; after five wrong ones the challenge is void.
+        """
+
+    @_abc_1.abstractmethod
+    def StepUp(
+        self,
+        request: _auth_pb2.StepUpRequest,
+        context: _aio.ServicerContext[_auth_pb2.StepUpRequest, _abc.Awaitable[_auth_pb2.StepUpResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.StepUpResponse]:
+        """Proves a second factor anew within a session: returns an access token that may do for five
+        minutes what asks for one. The refresh token stays as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def SetupTotp(
+        self,
+        request: _auth_pb2.SetupTotpRequest,
+        context: _aio.ServicerContext[_auth_pb2.SetupTotpRequest, _abc.Awaitable[_auth_pb2.SetupTotpResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.SetupTotpResponse]:
+        """Makes a new secret for an authenticator app. Nothing is enabled until EnableTotp proves a code
+        of it; asking again replaces a secret that was not proved.
+        """
+
+    @_abc_1.abstractmethod
+    def EnableTotp(
+        self,
+        request: _auth_pb2.EnableTotpRequest,
+        context: _aio.ServicerContext[_auth_pb2.EnableTotpRequest, _abc.Awaitable[_auth_pb2.EnableTotpResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.EnableTotpResponse]:
+        """Enables the second factor by a first code. Returns recovery codes, which are shown only now, and
+        an access token with the fresh factor; the other sessions' access tokens must be refreshed.
+        """
+
+    @_abc_1.abstractmethod
+    def DisableTotp(
+        self,
+        request: _auth_pb2.DisableTotpRequest,
+        context: _aio.ServicerContext[_auth_pb2.DisableTotpRequest, _abc.Awaitable[_auth_pb2.DisableTotpResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.DisableTotpResponse]:
+        """Disables the second factor; needs the password and a code, or a recovery code."""
+
+    @_abc_1.abstractmethod
+    def RegenerateRecoveryCodes(
+        self,
+        request: _auth_pb2.RegenerateRecoveryCodesRequest,
+        context: _aio.ServicerContext[_auth_pb2.RegenerateRecoveryCodesRequest, _abc.Awaitable[_auth_pb2.RegenerateRecoveryCodesResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RegenerateRecoveryCodesResponse]:
+        """Replaces all recovery codes; needs a code of the authenticator app. They are shown only now."""
+
+    @_abc_1.abstractmethod
+    def ChangePassword(
+        self,
+        request: _auth_pb2.ChangePasswordRequest,
+        context: _aio.ServicerContext[_auth_pb2.ChangePasswordRequest, _abc.Awaitable[_auth_pb2.ChangePasswordResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ChangePasswordResponse]:
+        """Changes the password and ends every other session. Who has a second factor must have proved it
+        within five minutes.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestPasswordReset(
+        self,
+        request: _auth_pb2.RequestPasswordResetRequest,
+        context: _aio.ServicerContext[_auth_pb2.RequestPasswordResetRequest, _abc.Awaitable[_auth_pb2.RequestPasswordResetResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RequestPasswordResetResponse]:
+        """Sends a link for a new password to the address, if somebody is registered with it; the answer
+        and its time are the same if nobody is.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetPassword(
+        self,
+        request: _auth_pb2.ResetPasswordRequest,
+        context: _aio.ServicerContext[_auth_pb2.ResetPasswordRequest, _abc.Awaitable[_auth_pb2.ResetPasswordResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ResetPasswordResponse]:
+        """Sets a new password with the token of a reset link, which works once, and ends all sessions. A
+        second factor stays and is asked for at the next Login.
+        """
+
+    @_abc_1.abstractmethod
+    def RequestEmailVerification(
+        self,
+        request: _auth_pb2.RequestEmailVerificationRequest,
+        context: _aio.ServicerContext[_auth_pb2.RequestEmailVerificationRequest, _abc.Awaitable[_auth_pb2.RequestEmailVerificationResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RequestEmailVerificationResponse]:
+        """Sends the link that verifies the caller's e-mail address once more."""
+
+    @_abc_1.abstractmethod
+    def VerifyEmail(
+        self,
+        request: _auth_pb2.VerifyEmailRequest,
+        context: _aio.ServicerContext[_auth_pb2.VerifyEmailRequest, _abc.Awaitable[_auth_pb2.VerifyEmailResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.VerifyEmailResponse]:
+        """Proves with the token of a verification link that the address belongs to the person."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _auth_pb2.ListSessionsRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListSessionsRequest, _abc.Awaitable[_auth_pb2.ListSessionsResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListSessionsResponse]:
+        """Lists the caller's open sessions, newest first."""
+
+    @_abc_1.abstractmethod
+    def RevokeSession(
+        self,
+        request: _auth_pb2.RevokeSessionRequest,
+        context: _aio.ServicerContext[_auth_pb2.RevokeSessionRequest, _abc.Awaitable[_auth_pb2.RevokeSessionResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RevokeSessionResponse]:
+        """Ends one of the caller's sessions, as Logout ends the present one."""
+
+    @_abc_1.abstractmethod
+    def CreateApiKey(
+        self,
+        request: _auth_pb2.CreateApiKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.CreateApiKeyRequest, _abc.Awaitable[_auth_pb2.CreateApiKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.CreateApiKeyResponse]:
+        """Makes an API key. Its secret is shown only now. Needs a fresh second factor; the plan's quota
+        `api_keys` limits how many there are.
+        """
+
+    @_abc_1.abstractmethod
+    def ListApiKeys(
+        self,
+        request: _auth_pb2.ListApiKeysRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListApiKeysRequest, _abc.Awaitable[_auth_pb2.ListApiKeysResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListApiKeysResponse]:
+        """Lists the caller's API keys, newest first, also those that were revoked or have expired."""
+
+    @_abc_1.abstractmethod
+    def RevokeApiKey(
+        self,
+        request: _auth_pb2.RevokeApiKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.RevokeApiKeyRequest, _abc.Awaitable[_auth_pb2.RevokeApiKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RevokeApiKeyResponse]:
+        """Revokes an API key: what was exchanged for it is refused everywhere within five seconds, and its
+        open streams end.
+        """
+
+    @_abc_1.abstractmethod
+    def ExchangeApiKey(
+        self,
+        request: _auth_pb2.ExchangeApiKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.ExchangeApiKeyRequest, _abc.Awaitable[_auth_pb2.ExchangeApiKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ExchangeApiKeyResponse]:
+        """Exchanges an API key for an access token that may do what the key may. Exchange again before it
+        expires; there is no refresh token.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOwnAuditEvents(
+        self,
+        request: _auth_pb2.ListOwnAuditEventsRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListOwnAuditEventsRequest, _abc.Awaitable[_auth_pb2.ListOwnAuditEventsResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListOwnAuditEventsResponse]:
+        """Lists what was recorded about the caller, oldest first, with the proof that nothing was changed or
+        left out.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAuditKeys(
+        self,
+        request: _auth_pb2.GetAuditKeysRequest,
+        context: _aio.ServicerContext[_auth_pb2.GetAuditKeysRequest, _abc.Awaitable[_auth_pb2.GetAuditKeysResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.GetAuditKeysResponse]:
+        """Returns the public keys that prove audit records, in the form of RFC 7517; none is ever withdrawn."""
+
+    @_abc_1.abstractmethod
     def GetJwks(
         self,
         request: _auth_pb2.GetJwksRequest,
@@ -93,6 +329,78 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the public keys that verify access tokens, in the form of RFC 7517."""
 
 def add_AuthServiceServicer_to_server(servicer: AuthServiceServicer, server: _aio.Server) -> None: ...
+
+class AdminServiceStub:
+    """Looks after people and their rights; for administrators."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListUsers: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListUsersRequest, _auth_pb2.ListUsersResponse]
+    """Lists people in the order they registered."""
+    SetUserRoles: _aio.UnaryUnaryMultiCallable[_auth_pb2.SetUserRolesRequest, _auth_pb2.SetUserRolesResponse]
+    """Replaces a person's roles. Access tokens with the old ones are refused within five seconds."""
+    SetUserState: _aio.UnaryUnaryMultiCallable[_auth_pb2.SetUserStateRequest, _auth_pb2.SetUserStateResponse]
+    """Suspends a person, or lets them in again. A suspended person's sessions end, API keys are refused
+    and deployments pause; nothing is deleted.
+    """
+    ListAuditEvents: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListAuditEventsRequest, _auth_pb2.ListAuditEventsResponse]
+    """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
+    left out.
+    """
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]
+    """Begins the rotation of the key that signs access tokens, as happens by itself from time to time:
+    the new key is published at once and signs when everybody knows it; nobody is signed out.
+    """
+
+class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Looks after people and their rights; for administrators."""
+
+    @_abc_1.abstractmethod
+    def ListUsers(
+        self,
+        request: _auth_pb2.ListUsersRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListUsersRequest, _abc.Awaitable[_auth_pb2.ListUsersResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListUsersResponse]:
+        """Lists people in the order they registered."""
+
+    @_abc_1.abstractmethod
+    def SetUserRoles(
+        self,
+        request: _auth_pb2.SetUserRolesRequest,
+        context: _aio.ServicerContext[_auth_pb2.SetUserRolesRequest, _abc.Awaitable[_auth_pb2.SetUserRolesResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.SetUserRolesResponse]:
+        """Replaces a person's roles. Access tokens with the old ones are refused within five seconds."""
+
+    @_abc_1.abstractmethod
+    def SetUserState(
+        self,
+        request: _auth_pb2.SetUserStateRequest,
+        context: _aio.ServicerContext[_auth_pb2.SetUserStateRequest, _abc.Awaitable[_auth_pb2.SetUserStateResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.SetUserStateResponse]:
+        """Suspends a person, or lets them in again. A suspended person's sessions end, API keys are refused
+        and deployments pause; nothing is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEvents(
+        self,
+        request: _auth_pb2.ListAuditEventsRequest,
+        context: _aio.ServicerContext[_auth_pb2.ListAuditEventsRequest, _abc.Awaitable[_auth_pb2.ListAuditEventsResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ListAuditEventsResponse]:
+        """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
+        left out.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _auth_pb2.RotateSigningKeyRequest,
+        context: _aio.ServicerContext[_auth_pb2.RotateSigningKeyRequest, _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.RotateSigningKeyResponse]:
+        """Begins the rotation of the key that signs access tokens, as happens by itself from time to time:
+        the new key is published at once and signs when everybody knows it; nobody is signed out.
+        """
+
+def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _aio.Server) -> None: ...
 
 class RevocationServiceStub:
     """What only the other services ask."""

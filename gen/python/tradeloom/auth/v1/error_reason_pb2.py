@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tradeloom/auth/v1/error_reason.proto\x12\x11tradeloom.auth.v1*\x84\x02\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45RROR_REASON_EMAIL_TAKEN\x10\x01\x12$\n ERROR_REASON_PASSWORD_TOO_COMMON\x10\x02\x12$\n ERROR_REASON_CREDENTIALS_INVALID\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_LOGIN_DELAYED\x10\x04\x12&\n\"ERROR_REASON_REFRESH_TOKEN_INVALID\x10\x05\x12%\n!ERROR_REASON_REFRESH_TOKEN_REUSED\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tradeloom/auth/v1/error_reason.proto\x12\x11tradeloom.auth.v1*\x8f\x05\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45RROR_REASON_EMAIL_TAKEN\x10\x01\x12$\n ERROR_REASON_PASSWORD_TOO_COMMON\x10\x02\x12$\n ERROR_REASON_CREDENTIALS_INVALID\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_LOGIN_DELAYED\x10\x04\x12&\n\"ERROR_REASON_REFRESH_TOKEN_INVALID\x10\x05\x12%\n!ERROR_REASON_REFRESH_TOKEN_REUSED\x10\x06\x12\"\n\x1e\x45RROR_REASON_CHALLENGE_INVALID\x10\x07\x12\x1d\n\x19\x45RROR_REASON_CODE_INVALID\x10\x08\x12\x1d\n\x19\x45RROR_REASON_TOTP_ENABLED\x10\t\x12!\n\x1d\x45RROR_REASON_TOTP_NOT_ENABLED\x10\n\x12\x1d\n\x19\x45RROR_REASON_LINK_INVALID\x10\x0b\x12\"\n\x1e\x45RROR_REASON_SESSION_NOT_FOUND\x10\x0c\x12\"\n\x1e\x45RROR_REASON_API_KEY_NOT_FOUND\x10\r\x12 \n\x1c\x45RROR_REASON_API_KEY_INVALID\x10\x0e\x12\x1f\n\x1b\x45RROR_REASON_USER_NOT_FOUND\x10\x0f\x12\x1b\n\x17\x45RROR_REASON_LAST_ADMIN\x10\x10\x12\x1f\n\x1b\x45RROR_REASON_EMAIL_VERIFIED\x10\x11\x12\x1c\n\x18\x45RROR_REASON_USER_PURGED\x10\x12\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.auth.v1.error_rea
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=60
-  _globals['_ERRORREASON']._serialized_end=320
+  _globals['_ERRORREASON']._serialized_end=715
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,30 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAUTHENTICATED: the refresh token is unknown, expired or of an ended session."""
     ERROR_REASON_REFRESH_TOKEN_REUSED: _ErrorReason.ValueType  # 6
     """UNAUTHENTICATED: the refresh token was spent before, so its session has been ended."""
+    ERROR_REASON_CHALLENGE_INVALID: _ErrorReason.ValueType  # 7
+    """UNAUTHENTICATED: the challenge is unknown, expired, answered or void; sign in again."""
+    ERROR_REASON_CODE_INVALID: _ErrorReason.ValueType  # 8
+    """UNAUTHENTICATED: the code is wrong, or was used before."""
+    ERROR_REASON_TOTP_ENABLED: _ErrorReason.ValueType  # 9
+    """FAILED_PRECONDITION: a second factor is enabled; disable it first."""
+    ERROR_REASON_TOTP_NOT_ENABLED: _ErrorReason.ValueType  # 10
+    """FAILED_PRECONDITION: no second factor is enabled, or, for EnableTotp, none was set up."""
+    ERROR_REASON_LINK_INVALID: _ErrorReason.ValueType  # 11
+    """INVALID_ARGUMENT: the token of the link is unknown, expired or was used before."""
+    ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 12
+    """NOT_FOUND: the caller has no session with this id. Metadata: session_id."""
+    ERROR_REASON_API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 13
+    """NOT_FOUND: the caller has no API key with this id. Metadata: api_key_id."""
+    ERROR_REASON_API_KEY_INVALID: _ErrorReason.ValueType  # 14
+    """UNAUTHENTICATED: the API key is unknown, expired or revoked, or its owner is suspended."""
+    ERROR_REASON_USER_NOT_FOUND: _ErrorReason.ValueType  # 15
+    """NOT_FOUND: nobody has this id. Metadata: user_id."""
+    ERROR_REASON_LAST_ADMIN: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION: nobody who can sign in would be left to administer."""
+    ERROR_REASON_EMAIL_VERIFIED: _ErrorReason.ValueType  # 17
+    """FAILED_PRECONDITION: the address is verified already."""
+    ERROR_REASON_USER_PURGED: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION: the person was deleted for good. Metadata: user_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why auth refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -54,4 +78,28 @@ ERROR_REASON_REFRESH_TOKEN_INVALID: ErrorReason.ValueType  # 5
 """UNAUTHENTICATED: the refresh token is unknown, expired or of an ended session."""
 ERROR_REASON_REFRESH_TOKEN_REUSED: ErrorReason.ValueType  # 6
 """UNAUTHENTICATED: the refresh token was spent before, so its session has been ended."""
+ERROR_REASON_CHALLENGE_INVALID: ErrorReason.ValueType  # 7
+"""UNAUTHENTICATED: the challenge is unknown, expired, answered or void; sign in again."""
+ERROR_REASON_CODE_INVALID: ErrorReason.ValueType  # 8
+"""UNAUTHENTICATED: the code is wrong, or was used before."""
+ERROR_REASON_TOTP_ENABLED: ErrorReason.ValueType  # 9
+"""FAILED_PRECONDITION: a second factor is enabled; disable it first."""
+ERROR_REASON_TOTP_NOT_ENABLED: ErrorReason.ValueType  # 10
+"""FAILED_PRECONDITION: no second factor is enabled, or, for EnableTotp, none was set up."""
+ERROR_REASON_LINK_INVALID: ErrorReason.ValueType  # 11
+"""INVALID_ARGUMENT: the token of the link is unknown, expired or was used before."""
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 12
+"""NOT_FOUND: the caller has no session with this id. Metadata: session_id."""
+ERROR_REASON_API_KEY_NOT_FOUND: ErrorReason.ValueType  # 13
+"""NOT_FOUND: the caller has no API key with this id. Metadata: api_key_id."""
+ERROR_REASON_API_KEY_INVALID: ErrorReason.ValueType  # 14
+"""UNAUTHENTICATED: the API key is unknown, expired or revoked, or its owner is suspended."""
+ERROR_REASON_USER_NOT_FOUND: ErrorReason.ValueType  # 15
+"""NOT_FOUND: nobody has this id. Metadata: user_id."""
+ERROR_REASON_LAST_ADMIN: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION: nobody who can sign in would be left to administer."""
+ERROR_REASON_EMAIL_VERIFIED: ErrorReason.ValueType  # 17
+"""FAILED_PRECONDITION: the address is verified already."""
+ERROR_REASON_USER_PURGED: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION: the person was deleted for good. Metadata: user_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

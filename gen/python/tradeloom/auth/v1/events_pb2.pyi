@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -85,7 +87,9 @@ class SessionEnded(_message.Message):
     session_id: _builtins.str
     """The session."""
     cause: _builtins.str
-    """"logout", or "refresh_reuse" where a spent refresh token came back."""
+    """"logout", "revoked", "password_changed", "password_reset", "suspended", "deleted", or
+    "refresh_reuse" where a spent refresh token came back.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When its last access token expires by itself."""
@@ -144,3 +148,278 @@ class LoginFailed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoginFailed: _TypeAlias = LoginFailed  # noqa: Y015
+
+@_typing.final
+class EmailVerified(_message.Message):
+    """The person proved to own the e-mail address. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMAIL_FIELD_NUMBER: _builtins.int
+    email: _builtins.str
+    """The address."""
+    def __init__(
+        self,
+        *,
+        email: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmailVerified: _TypeAlias = EmailVerified  # noqa: Y015
+
+@_typing.final
+class PasswordChanged(_message.Message):
+    """The person's password is another. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    cause: _builtins.str
+    """"changed" by who knew it, or "reset" by mail."""
+    def __init__(
+        self,
+        *,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PasswordChanged: _TypeAlias = PasswordChanged  # noqa: Y015
+
+@_typing.final
+class TotpEnabled(_message.Message):
+    """A second factor is asked for from now on. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TotpEnabled: _TypeAlias = TotpEnabled  # noqa: Y015
+
+@_typing.final
+class TotpDisabled(_message.Message):
+    """No second factor is asked for any more. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TotpDisabled: _TypeAlias = TotpDisabled  # noqa: Y015
+
+@_typing.final
+class SecondFactorFailed(_message.Message):
+    """A wrong or used code, or recovery code, was given where the first factor was right. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """From where."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SecondFactorFailed: _TypeAlias = SecondFactorFailed  # noqa: Y015
+
+@_typing.final
+class RecoveryCodesRegenerated(_message.Message):
+    """All recovery codes were replaced. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoveryCodesRegenerated: _TypeAlias = RecoveryCodesRegenerated  # noqa: Y015
+
+@_typing.final
+class RecoveryCodeUsed(_message.Message):
+    """A recovery code was used up. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEFT_COUNT_FIELD_NUMBER: _builtins.int
+    left_count: _builtins.int
+    """How many are left."""
+    def __init__(
+        self,
+        *,
+        left_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_count", b"left_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoveryCodeUsed: _TypeAlias = RecoveryCodeUsed  # noqa: Y015
+
+@_typing.final
+class ApiKeyCreated(_message.Message):
+    """An API key was made. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    ACCOUNT_IDS_FIELD_NUMBER: _builtins.int
+    API_KEY_COUNT_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
+    """The key."""
+    prefix: _builtins.str
+    """How its secret begins."""
+    scope: _builtins.str
+    """"read" or "trade"."""
+    api_key_count: _builtins.int
+    """How many of the person's keys are in force now."""
+    @_builtins.property
+    def account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only accounts it may use; empty for all."""
+
+    def __init__(
+        self,
+        *,
+        api_key_id: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        account_ids: _abc.Iterable[_builtins.str] | None = ...,
+        api_key_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_ids", b"account_ids", "api_key_count", b"api_key_count", "api_key_id", b"api_key_id", "prefix", b"prefix", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiKeyCreated: _TypeAlias = ApiKeyCreated  # noqa: Y015
+
+@_typing.final
+class ApiKeyRevoked(_message.Message):
+    """An API key counts no more. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    API_KEY_COUNT_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
+    """The key."""
+    cause: _builtins.str
+    """"revoked", "suspended" or "deleted"."""
+    api_key_count: _builtins.int
+    """How many of the person's keys are in force now."""
+    def __init__(
+        self,
+        *,
+        api_key_id: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        api_key_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_count", b"api_key_count", "api_key_id", b"api_key_id", "cause", b"cause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiKeyRevoked: _TypeAlias = ApiKeyRevoked  # noqa: Y015
+
+@_typing.final
+class RolesChanged(_message.Message):
+    """An administrator replaced a person's roles. Key: user_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLES_FIELD_NUMBER: _builtins.int
+    PREVIOUS_ROLES_FIELD_NUMBER: _builtins.int
+    ADMIN_USER_ID_FIELD_NUMBER: _builtins.int
+    admin_user_id: _builtins.str
+    """The administrator; empty where nobody asked for it, such as at the installation."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Since now."""
+
+    @_builtins.property
+    def previous_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Until now."""
+
+    def __init__(
+        self,
+        *,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        previous_roles: _abc.Iterable[_builtins.str] | None = ...,
+        admin_user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_user_id", b"admin_user_id", "previous_roles", b"previous_roles", "roles", b"roles"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RolesChanged: _TypeAlias = RolesChanged  # noqa: Y015
+
+@_typing.final
+class UserStateChanged(_message.Message):
+    """An administrator suspended a person, or let them in again: deployments pause while suspended.
+    Key: user_id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ADMIN_USER_ID_FIELD_NUMBER: _builtins.int
+    state: _builtins.str
+    """"active" or "suspended"."""
+    note: _builtins.str
+    """Why, in the administrator's words."""
+    admin_user_id: _builtins.str
+    """The administrator."""
+    def __init__(
+        self,
+        *,
+        state: _builtins.str = ...,
+        note: _builtins.str = ...,
+        admin_user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_user_id", b"admin_user_id", "note", b"note", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserStateChanged: _TypeAlias = UserStateChanged  # noqa: Y015

@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tradeloom/policy/v1/policy.proto\x12\x13tradeloom.policy.v1\x1a google/protobuf/descriptor.proto\"\xf8\x01\n\x06Policy\x12\x33\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1b.tradeloom.policy.v1.AccessR\x06\x61\x63\x63\x65ss\x12\x1a\n\x08services\x18\x02 \x03(\tR\x08services\x12\x30\n\x05scope\x18\x03 \x01(\x0e\x32\x1a.tradeloom.policy.v1.ScopeR\x05scope\x12 \n\x0b\x65ntitlement\x18\x04 \x01(\tR\x0b\x65ntitlement\x12\x17\n\x07step_up\x18\x05 \x01(\x08R\x06stepUp\x12\x30\n\x05limit\x18\x06 \x01(\x0e\x32\x1a.tradeloom.policy.v1.LimitR\x05limit*\x7f\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x13\n\x0f\x41\x43\x43\x45SS_OPERATOR\x10\x03\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x04\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x05*R\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_TRADE\x10\x02\x12\x11\n\rSCOPE_ACCOUNT\x10\x03*t\n\x05Limit\x12\x15\n\x11LIMIT_UNSPECIFIED\x10\x00\x12\x0e\n\nLIMIT_NONE\x10\x01\x12\x11\n\rLIMIT_SIGN_IN\x10\x02\x12\x0f\n\x0bLIMIT_WRITE\x10\x03\x12\x0e\n\nLIMIT_READ\x10\x04\x12\x10\n\x0cLIMIT_STREAM\x10\x05:U\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xa9\x8b\x03 \x01(\x0b\x32\x1b.tradeloom.policy.v1.PolicyR\x06policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tradeloom/policy/v1/policy.proto\x12\x13tradeloom.policy.v1\x1a google/protobuf/descriptor.proto\"\xbc\x02\n\x06Policy\x12\x33\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32\x1b.tradeloom.policy.v1.AccessR\x06\x61\x63\x63\x65ss\x12\x1a\n\x08services\x18\x02 \x03(\tR\x08services\x12\x30\n\x05scope\x18\x03 \x01(\x0e\x32\x1a.tradeloom.policy.v1.ScopeR\x05scope\x12 \n\x0b\x65ntitlement\x18\x04 \x01(\tR\x0b\x65ntitlement\x12\x34\n\x07step_up\x18\x05 \x01(\x0e\x32\x1b.tradeloom.policy.v1.StepUpR\x06stepUp\x12\x30\n\x05limit\x18\x06 \x01(\x0e\x32\x1a.tradeloom.policy.v1.LimitR\x05limit\x12%\n\x0everified_email\x18\x07 \x01(\x08R\rverifiedEmail*N\n\x06StepUp\x12\x17\n\x13STEP_UP_UNSPECIFIED\x10\x00\x12\x17\n\x13STEP_UP_IF_ENROLLED\x10\x01\x12\x12\n\x0eSTEP_UP_ALWAYS\x10\x02*\x7f\n\x06\x41\x63\x63\x65ss\x12\x16\n\x12\x41\x43\x43\x45SS_UNSPECIFIED\x10\x00\x12\x11\n\rACCESS_PUBLIC\x10\x01\x12\x0f\n\x0b\x41\x43\x43\x45SS_USER\x10\x02\x12\x13\n\x0f\x41\x43\x43\x45SS_OPERATOR\x10\x03\x12\x10\n\x0c\x41\x43\x43\x45SS_ADMIN\x10\x04\x12\x12\n\x0e\x41\x43\x43\x45SS_SERVICE\x10\x05*R\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x0e\n\nSCOPE_READ\x10\x01\x12\x0f\n\x0bSCOPE_TRADE\x10\x02\x12\x11\n\rSCOPE_ACCOUNT\x10\x03*t\n\x05Limit\x12\x15\n\x11LIMIT_UNSPECIFIED\x10\x00\x12\x0e\n\nLIMIT_NONE\x10\x01\x12\x11\n\rLIMIT_SIGN_IN\x10\x02\x12\x0f\n\x0bLIMIT_WRITE\x10\x03\x12\x0e\n\nLIMIT_READ\x10\x04\x12\x10\n\x0cLIMIT_STREAM\x10\x05:U\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xa9\x8b\x03 \x01(\x0b\x32\x1b.tradeloom.policy.v1.PolicyR\x06policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.policy.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCESS']._serialized_start=342
-  _globals['_ACCESS']._serialized_end=469
-  _globals['_SCOPE']._serialized_start=471
-  _globals['_SCOPE']._serialized_end=553
-  _globals['_LIMIT']._serialized_start=555
-  _globals['_LIMIT']._serialized_end=671
+  _globals['_STEPUP']._serialized_start=410
+  _globals['_STEPUP']._serialized_end=488
+  _globals['_ACCESS']._serialized_start=490
+  _globals['_ACCESS']._serialized_end=617
+  _globals['_SCOPE']._serialized_start=619
+  _globals['_SCOPE']._serialized_end=701
+  _globals['_LIMIT']._serialized_start=703
+  _globals['_LIMIT']._serialized_end=819
   _globals['_POLICY']._serialized_start=92
-  _globals['_POLICY']._serialized_end=340
+  _globals['_POLICY']._serialized_end=408
 # @@protoc_insertion_point(module_scope)

@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _StepUp:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepUpEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepUp.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_UP_UNSPECIFIED: _StepUp.ValueType  # 0
+    """Of nobody."""
+    STEP_UP_IF_ENROLLED: _StepUp.ValueType  # 1
+    """Of callers who have set one up."""
+    STEP_UP_ALWAYS: _StepUp.ValueType  # 2
+    """Of everybody: who has none must set one up first."""
+
+class StepUp(_StepUp, metaclass=_StepUpEnumTypeWrapper):
+    """Of whom a fresh second factor is asked."""
+
+STEP_UP_UNSPECIFIED: StepUp.ValueType  # 0
+"""Of nobody."""
+STEP_UP_IF_ENROLLED: StepUp.ValueType  # 1
+"""Of callers who have set one up."""
+STEP_UP_ALWAYS: StepUp.ValueType  # 2
+"""Of everybody: who has none must set one up first."""
+Global___StepUp: _TypeAlias = StepUp  # noqa: Y015
+
 class _Access:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -135,16 +159,19 @@ class Policy(_message.Message):
     ENTITLEMENT_FIELD_NUMBER: _builtins.int
     STEP_UP_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    VERIFIED_EMAIL_FIELD_NUMBER: _builtins.int
     access: Global___Access.ValueType
     """Who may call."""
     scope: Global___Scope.ValueType
     """What an API key must be allowed for; a person's own session has every scope."""
     entitlement: _builtins.str
     """The plan's feature the caller needs; empty for none."""
-    step_up: _builtins.bool
-    """The caller must have proved a second factor within the last five minutes."""
+    step_up: Global___StepUp.ValueType
+    """Of whom a second factor of the last five minutes is asked."""
     limit: Global___Limit.ValueType
     """Which allowance the call is counted against."""
+    verified_email: _builtins.bool
+    """The caller must have proved to own the e-mail address."""
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """With ACCESS_SERVICE the words of the services that may call. Otherwise the services that
@@ -158,12 +185,13 @@ class Policy(_message.Message):
         services: _abc.Iterable[_builtins.str] | None = ...,
         scope: Global___Scope.ValueType = ...,
         entitlement: _builtins.str = ...,
-        step_up: _builtins.bool = ...,
+        step_up: Global___StepUp.ValueType = ...,
         limit: Global___Limit.ValueType = ...,
+        verified_email: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "entitlement", b"entitlement", "limit", b"limit", "scope", b"scope", "services", b"services", "step_up", b"step_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "entitlement", b"entitlement", "limit", b"limit", "scope", b"scope", "services", b"services", "step_up", b"step_up", "verified_email", b"verified_email"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

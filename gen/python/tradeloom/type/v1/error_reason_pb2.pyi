@@ -67,6 +67,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: this process already serves the caller as many streams as one may have;
     end one first. Metadata: streams_per_caller_max "100".
     """
+    ERROR_REASON_EMAIL_NOT_VERIFIED: _ErrorReason.ValueType  # 17
+    """PERMISSION_DENIED: the method needs an e-mail address that its owner has verified."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 18
+    """RESOURCE_EXHAUSTED: the plan allows no more of this; `QuotaFailure` names the quota too.
+    Metadata: quota "api_keys", limit "2", used "2".
+    """
+    ERROR_REASON_ADDRESS_NOT_ALLOWED: _ErrorReason.ValueType  # 19
+    """PERMISSION_DENIED: the API key may not be used from the caller's address. Metadata: address."""
+    ERROR_REASON_TOKEN_OUTDATED: _ErrorReason.ValueType  # 20
+    """UNAUTHENTICATED: what the caller may do has changed since the access token was made. Refresh
+    the session, or exchange the API key, for a new one.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why any service may refuse a call, whatever the method; the reason in `ErrorInfo` is the
@@ -117,5 +129,17 @@ ERROR_REASON_REVISION_NOT_REACHED: ErrorReason.ValueType  # 15
 ERROR_REASON_TOO_MANY_STREAMS_OF_CALLER: ErrorReason.ValueType  # 16
 """RESOURCE_EXHAUSTED: this process already serves the caller as many streams as one may have;
 end one first. Metadata: streams_per_caller_max "100".
+"""
+ERROR_REASON_EMAIL_NOT_VERIFIED: ErrorReason.ValueType  # 17
+"""PERMISSION_DENIED: the method needs an e-mail address that its owner has verified."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 18
+"""RESOURCE_EXHAUSTED: the plan allows no more of this; `QuotaFailure` names the quota too.
+Metadata: quota "api_keys", limit "2", used "2".
+"""
+ERROR_REASON_ADDRESS_NOT_ALLOWED: ErrorReason.ValueType  # 19
+"""PERMISSION_DENIED: the API key may not be used from the caller's address. Metadata: address."""
+ERROR_REASON_TOKEN_OUTDATED: ErrorReason.ValueType  # 20
+"""UNAUTHENTICATED: what the caller may do has changed since the access token was made. Refresh
+the session, or exchange the API key, for a new one.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -2,8 +2,8 @@
 // @generated from file tradeloom/auth/v1/auth.proto (package tradeloom.auth.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/auth/v1/auth.proto.
  */
 export const file_tradeloom_auth_v1_auth: GenFile = /*@__PURE__*/
-  fileDesc("Chx0cmFkZWxvb20vYXV0aC92MS9hdXRoLnByb3RvEhF0cmFkZWxvb20uYXV0aC52MSKRAQoEVXNlchIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhEKCWZ1bGxfbmFtZRgDIAEoCRINCgVyb2xlcxgEIAMoCRIWCg5lbWFpbF92ZXJpZmllZBgFIAEoCBIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWAoKSnNvbldlYktleRILCgNrdHkYASABKAkSCwoDY3J2GAIgASgJEgkKAXgYAyABKAkSCwoDa2lkGAQgASgJEgsKA3VzZRgFIAEoCRILCgNhbGcYBiABKAkiXgoPUmVnaXN0ZXJSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDQoFZW1haWwYAiABKAkSFQoIcGFzc3dvcmQYAyABKAlCA4ABARIRCglmdWxsX25hbWUYBCABKAkiOQoQUmVnaXN0ZXJSZXNwb25zZRIlCgR1c2VyGAEgASgLMhcudHJhZGVsb29tLmF1dGgudjEuVXNlciJICgxMb2dpblJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRINCgVlbWFpbBgCIAEoCRIVCghwYXNzd29yZBgDIAEoCUIDgAEBIuIBCg1Mb2dpblJlc3BvbnNlEhkKDGFjY2Vzc190b2tlbhgBIAEoCUIDgAEBEhoKDXJlZnJlc2hfdG9rZW4YAiABKAlCA4ABARISCgp0b2tlbl90eXBlGAMgASgJEhIKCmV4cGlyZXNfaW4YBCABKAUSNwoTcmVmcmVzaF9leHBpcmVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc2Vzc2lvbl9pZBgGIAEoCRIlCgR1c2VyGAcgASgLMhcudHJhZGVsb29tLmF1dGgudjEuVXNlciJACg5SZWZyZXNoUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhoKDXJlZnJlc2hfdG9rZW4YAiABKAlCA4ABASK9AQoPUmVmcmVzaFJlc3BvbnNlEhkKDGFjY2Vzc190b2tlbhgBIAEoCUIDgAEBEhoKDXJlZnJlc2hfdG9rZW4YAiABKAlCA4ABARISCgp0b2tlbl90eXBlGAMgASgJEhIKCmV4cGlyZXNfaW4YBCABKAUSNwoTcmVmcmVzaF9leHBpcmVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc2Vzc2lvbl9pZBgGIAEoCSIjCg1Mb2dvdXRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkiEAoOTG9nb3V0UmVzcG9uc2UiDgoMR2V0TWVSZXF1ZXN0IjYKDUdldE1lUmVzcG9uc2USJQoEdXNlchgBIAEoCzIXLnRyYWRlbG9vbS5hdXRoLnYxLlVzZXIiEAoOR2V0Sndrc1JlcXVlc3QiPgoPR2V0Sndrc1Jlc3BvbnNlEisKBGtleXMYASADKAsyHS50cmFkZWxvb20uYXV0aC52MS5Kc29uV2ViS2V5IjAKGFN0cmVhbVJldm9jYXRpb25zUmVxdWVzdBIUCgxhZnRlcl9jdXJzb3IYASABKAkizgEKGVN0cmVhbVJldm9jYXRpb25zUmVzcG9uc2USMwoIc2Vzc2lvbnMYASADKAsyIS50cmFkZWxvb20uYXV0aC52MS5SZXZva2VkU2Vzc2lvbhIwCgpub3RfYmVmb3JlGAIgAygLMhwudHJhZGVsb29tLmF1dGgudjEuTm90QmVmb3JlEg4KBmN1cnNvchgDIAEoCRIQCghzbmFwc2hvdBgEIAEoCBIoCgR0aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJVCg5SZXZva2VkU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEi8KC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJGCglOb3RCZWZvcmUSDwoHdXNlcl9pZBgBIAEoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcDL3AwoLQXV0aFNlcnZpY2USUwoIUmVnaXN0ZXISIi50cmFkZWxvb20uYXV0aC52MS5SZWdpc3RlclJlcXVlc3QaIy50cmFkZWxvb20uYXV0aC52MS5SZWdpc3RlclJlc3BvbnNlEkoKBUxvZ2luEh8udHJhZGVsb29tLmF1dGgudjEuTG9naW5SZXF1ZXN0GiAudHJhZGVsb29tLmF1dGgudjEuTG9naW5SZXNwb25zZRJQCgdSZWZyZXNoEiEudHJhZGVsb29tLmF1dGgudjEuUmVmcmVzaFJlcXVlc3QaIi50cmFkZWxvb20uYXV0aC52MS5SZWZyZXNoUmVzcG9uc2USTQoGTG9nb3V0EiAudHJhZGVsb29tLmF1dGgudjEuTG9nb3V0UmVxdWVzdBohLnRyYWRlbG9vbS5hdXRoLnYxLkxvZ291dFJlc3BvbnNlEk8KBUdldE1lEh8udHJhZGVsb29tLmF1dGgudjEuR2V0TWVSZXF1ZXN0GiAudHJhZGVsb29tLmF1dGgudjEuR2V0TWVSZXNwb25zZSIDkAIBElUKB0dldEp3a3MSIS50cmFkZWxvb20uYXV0aC52MS5HZXRKd2tzUmVxdWVzdBoiLnRyYWRlbG9vbS5hdXRoLnYxLkdldEp3a3NSZXNwb25zZSIDkAIBMooBChFSZXZvY2F0aW9uU2VydmljZRJ1ChFTdHJlYW1SZXZvY2F0aW9ucxIrLnRyYWRlbG9vbS5hdXRoLnYxLlN0cmVhbVJldm9jYXRpb25zUmVxdWVzdBosLnRyYWRlbG9vbS5hdXRoLnYxLlN0cmVhbVJldm9jYXRpb25zUmVzcG9uc2UiA5ACATABYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Chx0cmFkZWxvb20vYXV0aC92MS9hdXRoLnByb3RvEhF0cmFkZWxvb20uYXV0aC52MSLUAQoEVXNlchIPCgd1c2VyX2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhEKCWZ1bGxfbmFtZRgDIAEoCRINCgVyb2xlcxgEIAMoCRIWCg5lbWFpbF92ZXJpZmllZBgFIAEoCBIvCgtjcmVhdGVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMdG90cF9lbmFibGVkGAcgASgIEisKBXN0YXRlGAggASgOMhwudHJhZGVsb29tLmF1dGgudjEuVXNlclN0YXRlIlgKCkpzb25XZWJLZXkSCwoDa3R5GAEgASgJEgsKA2NydhgCIAEoCRIJCgF4GAMgASgJEgsKA2tpZBgEIAEoCRILCgN1c2UYBSABKAkSCwoDYWxnGAYgASgJIl4KD1JlZ2lzdGVyUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg0KBWVtYWlsGAIgASgJEhUKCHBhc3N3b3JkGAMgASgJQgOAAQESEQoJZnVsbF9uYW1lGAQgASgJIjkKEFJlZ2lzdGVyUmVzcG9uc2USJQoEdXNlchgBIAEoCzIXLnRyYWRlbG9vbS5hdXRoLnYxLlVzZXIiSAoMTG9naW5SZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDQoFZW1haWwYAiABKAkSFQoIcGFzc3dvcmQYAyABKAlCA4ABASK1AgoNTG9naW5SZXNwb25zZRIZCgxhY2Nlc3NfdG9rZW4YASABKAlCA4ABARIaCg1yZWZyZXNoX3Rva2VuGAIgASgJQgOAAQESEgoKdG9rZW5fdHlwZRgDIAEoCRISCgpleHBpcmVzX2luGAQgASgFEjcKE3JlZnJlc2hfZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCnNlc3Npb25faWQYBiABKAkSJQoEdXNlchgHIAEoCzIXLnRyYWRlbG9vbS5hdXRoLnYxLlVzZXISFgoJY2hhbGxlbmdlGAggASgJQgOAAQESOQoVY2hhbGxlbmdlX2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJACg5SZWZyZXNoUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhoKDXJlZnJlc2hfdG9rZW4YAiABKAlCA4ABASK9AQoPUmVmcmVzaFJlc3BvbnNlEhkKDGFjY2Vzc190b2tlbhgBIAEoCUIDgAEBEhoKDXJlZnJlc2hfdG9rZW4YAiABKAlCA4ABARISCgp0b2tlbl90eXBlGAMgASgJEhIKCmV4cGlyZXNfaW4YBCABKAUSNwoTcmVmcmVzaF9leHBpcmVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKc2Vzc2lvbl9pZBgGIAEoCSIjCg1Mb2dvdXRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkiEAoOTG9nb3V0UmVzcG9uc2UiDgoMR2V0TWVSZXF1ZXN0IjYKDUdldE1lUmVzcG9uc2USJQoEdXNlchgBIAEoCzIXLnRyYWRlbG9vbS5hdXRoLnYxLlVzZXIiEAoOR2V0Sndrc1JlcXVlc3QiPgoPR2V0Sndrc1Jlc3BvbnNlEisKBGtleXMYASADKAsyHS50cmFkZWxvb20uYXV0aC52MS5Kc29uV2ViS2V5IjAKGFN0cmVhbVJldm9jYXRpb25zUmVxdWVzdBIUCgxhZnRlcl9jdXJzb3IYASABKAkizgEKGVN0cmVhbVJldm9jYXRpb25zUmVzcG9uc2USMwoIc2Vzc2lvbnMYASADKAsyIS50cmFkZWxvb20uYXV0aC52MS5SZXZva2VkU2Vzc2lvbhIwCgpub3RfYmVmb3JlGAIgAygLMhwudHJhZGVsb29tLmF1dGgudjEuTm90QmVmb3JlEg4KBmN1cnNvchgDIAEoCRIQCghzbmFwc2hvdBgEIAEoCBIoCgR0aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJVCg5SZXZva2VkU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEi8KC2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJGCglOb3RCZWZvcmUSDwoHdXNlcl9pZBgBIAEoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJuChFWZXJpZnlUb3RwUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhYKCWNoYWxsZW5nZRgCIAEoCUIDgAEBEhEKBGNvZGUYAyABKAlCA4ABARIaCg1yZWNvdmVyeV9jb2RlGAQgASgJQgOAAQEihAIKElZlcmlmeVRvdHBSZXNwb25zZRIZCgxhY2Nlc3NfdG9rZW4YASABKAlCA4ABARIaCg1yZWZyZXNoX3Rva2VuGAIgASgJQgOAAQESEgoKdG9rZW5fdHlwZRgDIAEoCRISCgpleHBpcmVzX2luGAQgASgFEjcKE3JlZnJlc2hfZXhwaXJlX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCnNlc3Npb25faWQYBiABKAkSJQoEdXNlchgHIAEoCzIXLnRyYWRlbG9vbS5hdXRoLnYxLlVzZXISGwoTcmVjb3ZlcnlfY29kZXNfbGVmdBgIIAEoBSI2Cg1TdGVwVXBSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEQoEY29kZRgCIAEoCUIDgAEBIokBCg5TdGVwVXBSZXNwb25zZRIZCgxhY2Nlc3NfdG9rZW4YASABKAlCA4ABARISCgp0b2tlbl90eXBlGAIgASgJEhIKCmV4cGlyZXNfaW4YAyABKAUSNAoQZnJlc2hfdW50aWxfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiJgoQU2V0dXBUb3RwUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJIlcKEVNldHVwVG90cFJlc3BvbnNlEhMKBnNlY3JldBgBIAEoCUIDgAEBEhgKC290cGF1dGhfdXJpGAIgASgJQgOAAQESEwoGcXJfc3ZnGAMgASgJQgOAAQEiOgoRRW5hYmxlVG90cFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIRCgRjb2RlGAIgASgJQgOAAQEidAoSRW5hYmxlVG90cFJlc3BvbnNlEhsKDnJlY292ZXJ5X2NvZGVzGAEgAygJQgOAAQESGQoMYWNjZXNzX3Rva2VuGAIgASgJQgOAAQESEgoKdG9rZW5fdHlwZRgDIAEoCRISCgpleHBpcmVzX2luGAQgASgFIm4KEkRpc2FibGVUb3RwUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhUKCHBhc3N3b3JkGAIgASgJQgOAAQESEQoEY29kZRgDIAEoCUIDgAEBEhoKDXJlY292ZXJ5X2NvZGUYBCABKAlCA4ABASIVChNEaXNhYmxlVG90cFJlc3BvbnNlIkcKHlJlZ2VuZXJhdGVSZWNvdmVyeUNvZGVzUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhEKBGNvZGUYAiABKAlCA4ABASI+Ch9SZWdlbmVyYXRlUmVjb3ZlcnlDb2Rlc1Jlc3BvbnNlEhsKDnJlY292ZXJ5X2NvZGVzGAEgAygJQgOAAQEiZQoVQ2hhbmdlUGFzc3dvcmRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSHQoQY3VycmVudF9wYXNzd29yZBgCIAEoCUIDgAEBEhkKDG5ld19wYXNzd29yZBgDIAEoCUIDgAEBIjUKFkNoYW5nZVBhc3N3b3JkUmVzcG9uc2USGwoTZW5kZWRfc2Vzc2lvbl9jb3VudBgBIAEoBSJAChtSZXF1ZXN0UGFzc3dvcmRSZXNldFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRINCgVlbWFpbBgCIAEoCSIeChxSZXF1ZXN0UGFzc3dvcmRSZXNldFJlc3BvbnNlIlkKFFJlc2V0UGFzc3dvcmRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEgoFdG9rZW4YAiABKAlCA4ABARIZCgxuZXdfcGFzc3dvcmQYAyABKAlCA4ABASIXChVSZXNldFBhc3N3b3JkUmVzcG9uc2UiNQofUmVxdWVzdEVtYWlsVmVyaWZpY2F0aW9uUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJIiIKIFJlcXVlc3RFbWFpbFZlcmlmaWNhdGlvblJlc3BvbnNlIjwKElZlcmlmeUVtYWlsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKBXRva2VuGAIgASgJQgOAAQEiJAoTVmVyaWZ5RW1haWxSZXNwb25zZRINCgVlbWFpbBgBIAEoCSLnAQoHU2Vzc2lvbhISCgpzZXNzaW9uX2lkGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSEgoKdXNlcl9hZ2VudBgDIAEoCRIvCgtjcmVhdGVfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVmcmVzaF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHY3VycmVudBgHIAEoCCI8ChNMaXN0U2Vzc2lvbnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIl0KFExpc3RTZXNzaW9uc1Jlc3BvbnNlEiwKCHNlc3Npb25zGAEgAygLMhoudHJhZGVsb29tLmF1dGgudjEuU2Vzc2lvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiPgoUUmV2b2tlU2Vzc2lvblJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRISCgpzZXNzaW9uX2lkGAIgASgJIhcKFVJldm9rZVNlc3Npb25SZXNwb25zZSL6AgoGQXBpS2V5EhIKCmFwaV9rZXlfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIOCgZwcmVmaXgYAyABKAkSLQoFc2NvcGUYBCABKA4yHi50cmFkZWxvb20uYXV0aC52MS5BcGlLZXlTY29wZRITCgthY2NvdW50X2lkcxgFIAMoCRIYChBhbGxvd2VkX25ldHdvcmtzGAYgAygJEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtleHBpcmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMgoObGFzdF91c2VkX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhkKEWxhc3RfdXNlZF9hZGRyZXNzGAogASgJEi8KC3Jldm9rZV90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLGAQoTQ3JlYXRlQXBpS2V5UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEgwKBG5hbWUYAiABKAkSLQoFc2NvcGUYAyABKA4yHi50cmFkZWxvb20uYXV0aC52MS5BcGlLZXlTY29wZRITCgthY2NvdW50X2lkcxgEIAMoCRIYChBhbGxvd2VkX25ldHdvcmtzGAUgAygJEi8KC2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJXChRDcmVhdGVBcGlLZXlSZXNwb25zZRIqCgdhcGlfa2V5GAEgASgLMhkudHJhZGVsb29tLmF1dGgudjEuQXBpS2V5EhMKBnNlY3JldBgCIAEoCUIDgAEBIjsKEkxpc3RBcGlLZXlzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJbChNMaXN0QXBpS2V5c1Jlc3BvbnNlEisKCGFwaV9rZXlzGAEgAygLMhkudHJhZGVsb29tLmF1dGgudjEuQXBpS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI9ChNSZXZva2VBcGlLZXlSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEgoKYXBpX2tleV9pZBgCIAEoCSJCChRSZXZva2VBcGlLZXlSZXNwb25zZRIqCgdhcGlfa2V5GAEgASgLMhkudHJhZGVsb29tLmF1dGgudjEuQXBpS2V5IkAKFUV4Y2hhbmdlQXBpS2V5UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhMKBnNlY3JldBgCIAEoCUIDgAEBIm8KFkV4Y2hhbmdlQXBpS2V5UmVzcG9uc2USGQoMYWNjZXNzX3Rva2VuGAEgASgJQgOAAQESEgoKdG9rZW5fdHlwZRgCIAEoCRISCgpleHBpcmVzX2luGAMgASgFEhIKCmFwaV9rZXlfaWQYBCABKAkiogEKCkF1ZGl0RXZlbnQSEAoIc2VxdWVuY2UYASABKAMSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGc291cmNlGAMgASgJEgwKBGtpbmQYBCABKAkSDgoGZGV0YWlsGAUgASgJEgwKBHNhbHQYBiABKAwSDgoGZGlnZXN0GAcgASgMEgwKBGhhc2gYCCABKAwiVQoPQXVkaXRDaGVja3BvaW50Eg8KB3VzZXJfaWQYASABKAkSEAoIc2VxdWVuY2UYAiABKAMSDAoEaGFzaBgDIAEoDBIRCglzaWduYXR1cmUYBCABKAkiQgoZTGlzdE93bkF1ZGl0RXZlbnRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSKcAQoaTGlzdE93bkF1ZGl0RXZlbnRzUmVzcG9uc2USLQoGZXZlbnRzGAEgAygLMh0udHJhZGVsb29tLmF1dGgudjEuQXVkaXRFdmVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkSNgoKY2hlY2twb2ludBgDIAEoCzIiLnRyYWRlbG9vbS5hdXRoLnYxLkF1ZGl0Q2hlY2twb2ludCIVChNHZXRBdWRpdEtleXNSZXF1ZXN0IkMKFEdldEF1ZGl0S2V5c1Jlc3BvbnNlEisKBGtleXMYASADKAsyHS50cmFkZWxvb20uYXV0aC52MS5Kc29uV2ViS2V5IoQBChBMaXN0VXNlcnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJEg0KBXF1ZXJ5GAMgASgJEgwKBHJvbGUYBCABKAkSLAoGc3RhdGVzGAUgAygOMhwudHJhZGVsb29tLmF1dGgudjEuVXNlclN0YXRlIlQKEUxpc3RVc2Vyc1Jlc3BvbnNlEiYKBXVzZXJzGAEgAygLMhcudHJhZGVsb29tLmF1dGgudjEuVXNlchIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiSQoTU2V0VXNlclJvbGVzUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB3VzZXJfaWQYAiABKAkSDQoFcm9sZXMYAyADKAkiPQoUU2V0VXNlclJvbGVzUmVzcG9uc2USJQoEdXNlchgBIAEoCzIXLnRyYWRlbG9vbS5hdXRoLnYxLlVzZXIidQoTU2V0VXNlclN0YXRlUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB3VzZXJfaWQYAiABKAkSKwoFc3RhdGUYAyABKA4yHC50cmFkZWxvb20uYXV0aC52MS5Vc2VyU3RhdGUSDAoEbm90ZRgEIAEoCSI9ChRTZXRVc2VyU3RhdGVSZXNwb25zZRIlCgR1c2VyGAEgASgLMhcudHJhZGVsb29tLmF1dGgudjEuVXNlciJQChZMaXN0QXVkaXRFdmVudHNSZXF1ZXN0Eg8KB3VzZXJfaWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkimQEKF0xpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlEi0KBmV2ZW50cxgBIAMoCzIdLnRyYWRlbG9vbS5hdXRoLnYxLkF1ZGl0RXZlbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEjYKCmNoZWNrcG9pbnQYAyABKAsyIi50cmFkZWxvb20uYXV0aC52MS5BdWRpdENoZWNrcG9pbnQiLQoXUm90YXRlU2lnbmluZ0tleVJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCSJZChhSb3RhdGVTaWduaW5nS2V5UmVzcG9uc2USDgoGa2V5X2lkGAEgASgJEi0KCXNpZ25fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqbwoJVXNlclN0YXRlEhoKFlVTRVJfU1RBVEVfVU5TUEVDSUZJRUQQABIVChFVU0VSX1NUQVRFX0FDVElWRRABEhgKFFVTRVJfU1RBVEVfU1VTUEVOREVEEAISFQoRVVNFUl9TVEFURV9QVVJHRUQQAypdCgtBcGlLZXlTY29wZRIdChlBUElfS0VZX1NDT1BFX1VOU1BFQ0lGSUVEEAASFgoSQVBJX0tFWV9TQ09QRV9SRUFEEAESFwoTQVBJX0tFWV9TQ09QRV9UUkFERRACMpETCgtBdXRoU2VydmljZRJTCghSZWdpc3RlchIiLnRyYWRlbG9vbS5hdXRoLnYxLlJlZ2lzdGVyUmVxdWVzdBojLnRyYWRlbG9vbS5hdXRoLnYxLlJlZ2lzdGVyUmVzcG9uc2USSgoFTG9naW4SHy50cmFkZWxvb20uYXV0aC52MS5Mb2dpblJlcXVlc3QaIC50cmFkZWxvb20uYXV0aC52MS5Mb2dpblJlc3BvbnNlElAKB1JlZnJlc2gSIS50cmFkZWxvb20uYXV0aC52MS5SZWZyZXNoUmVxdWVzdBoiLnRyYWRlbG9vbS5hdXRoLnYxLlJlZnJlc2hSZXNwb25zZRJNCgZMb2dvdXQSIC50cmFkZWxvb20uYXV0aC52MS5Mb2dvdXRSZXF1ZXN0GiEudHJhZGVsb29tLmF1dGgudjEuTG9nb3V0UmVzcG9uc2USTwoFR2V0TWUSHy50cmFkZWxvb20uYXV0aC52MS5HZXRNZVJlcXVlc3QaIC50cmFkZWxvb20uYXV0aC52MS5HZXRNZVJlc3BvbnNlIgOQAgESWQoKVmVyaWZ5VG90cBIkLnRyYWRlbG9vbS5hdXRoLnYxLlZlcmlmeVRvdHBSZXF1ZXN0GiUudHJhZGVsb29tLmF1dGgudjEuVmVyaWZ5VG90cFJlc3BvbnNlEk0KBlN0ZXBVcBIgLnRyYWRlbG9vbS5hdXRoLnYxLlN0ZXBVcFJlcXVlc3QaIS50cmFkZWxvb20uYXV0aC52MS5TdGVwVXBSZXNwb25zZRJWCglTZXR1cFRvdHASIy50cmFkZWxvb20uYXV0aC52MS5TZXR1cFRvdHBSZXF1ZXN0GiQudHJhZGVsb29tLmF1dGgudjEuU2V0dXBUb3RwUmVzcG9uc2USWQoKRW5hYmxlVG90cBIkLnRyYWRlbG9vbS5hdXRoLnYxLkVuYWJsZVRvdHBSZXF1ZXN0GiUudHJhZGVsb29tLmF1dGgudjEuRW5hYmxlVG90cFJlc3BvbnNlElwKC0Rpc2FibGVUb3RwEiUudHJhZGVsb29tLmF1dGgudjEuRGlzYWJsZVRvdHBSZXF1ZXN0GiYudHJhZGVsb29tLmF1dGgudjEuRGlzYWJsZVRvdHBSZXNwb25zZRKAAQoXUmVnZW5lcmF0ZVJlY292ZXJ5Q29kZXMSMS50cmFkZWxvb20uYXV0aC52MS5SZWdlbmVyYXRlUmVjb3ZlcnlDb2Rlc1JlcXVlc3QaMi50cmFkZWxvb20uYXV0aC52MS5SZWdlbmVyYXRlUmVjb3ZlcnlDb2Rlc1Jlc3BvbnNlEmUKDkNoYW5nZVBhc3N3b3JkEigudHJhZGVsb29tLmF1dGgudjEuQ2hhbmdlUGFzc3dvcmRSZXF1ZXN0GikudHJhZGVsb29tLmF1dGgudjEuQ2hhbmdlUGFzc3dvcmRSZXNwb25zZRJ3ChRSZXF1ZXN0UGFzc3dvcmRSZXNldBIuLnRyYWRlbG9vbS5hdXRoLnYxLlJlcXVlc3RQYXNzd29yZFJlc2V0UmVxdWVzdBovLnRyYWRlbG9vbS5hdXRoLnYxLlJlcXVlc3RQYXNzd29yZFJlc2V0UmVzcG9uc2USYgoNUmVzZXRQYXNzd29yZBInLnRyYWRlbG9vbS5hdXRoLnYxLlJlc2V0UGFzc3dvcmRSZXF1ZXN0GigudHJhZGVsb29tLmF1dGgudjEuUmVzZXRQYXNzd29yZFJlc3BvbnNlEoMBChhSZXF1ZXN0RW1haWxWZXJpZmljYXRpb24SMi50cmFkZWxvb20uYXV0aC52MS5SZXF1ZXN0RW1haWxWZXJpZmljYXRpb25SZXF1ZXN0GjMudHJhZGVsb29tLmF1dGgudjEuUmVxdWVzdEVtYWlsVmVyaWZpY2F0aW9uUmVzcG9uc2USXAoLVmVyaWZ5RW1haWwSJS50cmFkZWxvb20uYXV0aC52MS5WZXJpZnlFbWFpbFJlcXVlc3QaJi50cmFkZWxvb20uYXV0aC52MS5WZXJpZnlFbWFpbFJlc3BvbnNlEmQKDExpc3RTZXNzaW9ucxImLnRyYWRlbG9vbS5hdXRoLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaJy50cmFkZWxvb20uYXV0aC52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZSIDkAIBEmIKDVJldm9rZVNlc3Npb24SJy50cmFkZWxvb20uYXV0aC52MS5SZXZva2VTZXNzaW9uUmVxdWVzdBooLnRyYWRlbG9vbS5hdXRoLnYxLlJldm9rZVNlc3Npb25SZXNwb25zZRJfCgxDcmVhdGVBcGlLZXkSJi50cmFkZWxvb20uYXV0aC52MS5DcmVhdGVBcGlLZXlSZXF1ZXN0GicudHJhZGVsb29tLmF1dGgudjEuQ3JlYXRlQXBpS2V5UmVzcG9uc2USYQoLTGlzdEFwaUtleXMSJS50cmFkZWxvb20uYXV0aC52MS5MaXN0QXBpS2V5c1JlcXVlc3QaJi50cmFkZWxvb20uYXV0aC52MS5MaXN0QXBpS2V5c1Jlc3BvbnNlIgOQAgESXwoMUmV2b2tlQXBpS2V5EiYudHJhZGVsb29tLmF1dGgudjEuUmV2b2tlQXBpS2V5UmVxdWVzdBonLnRyYWRlbG9vbS5hdXRoLnYxLlJldm9rZUFwaUtleVJlc3BvbnNlEmUKDkV4Y2hhbmdlQXBpS2V5EigudHJhZGVsb29tLmF1dGgudjEuRXhjaGFuZ2VBcGlLZXlSZXF1ZXN0GikudHJhZGVsb29tLmF1dGgudjEuRXhjaGFuZ2VBcGlLZXlSZXNwb25zZRJ2ChJMaXN0T3duQXVkaXRFdmVudHMSLC50cmFkZWxvb20uYXV0aC52MS5MaXN0T3duQXVkaXRFdmVudHNSZXF1ZXN0Gi0udHJhZGVsb29tLmF1dGgudjEuTGlzdE93bkF1ZGl0RXZlbnRzUmVzcG9uc2UiA5ACARJkCgxHZXRBdWRpdEtleXMSJi50cmFkZWxvb20uYXV0aC52MS5HZXRBdWRpdEtleXNSZXF1ZXN0GicudHJhZGVsb29tLmF1dGgudjEuR2V0QXVkaXRLZXlzUmVzcG9uc2UiA5ACARJVCgdHZXRKd2tzEiEudHJhZGVsb29tLmF1dGgudjEuR2V0Sndrc1JlcXVlc3QaIi50cmFkZWxvb20uYXV0aC52MS5HZXRKd2tzUmVzcG9uc2UiA5ACATKJBAoMQWRtaW5TZXJ2aWNlElsKCUxpc3RVc2VycxIjLnRyYWRlbG9vbS5hdXRoLnYxLkxpc3RVc2Vyc1JlcXVlc3QaJC50cmFkZWxvb20uYXV0aC52MS5MaXN0VXNlcnNSZXNwb25zZSIDkAIBEl8KDFNldFVzZXJSb2xlcxImLnRyYWRlbG9vbS5hdXRoLnYxLlNldFVzZXJSb2xlc1JlcXVlc3QaJy50cmFkZWxvb20uYXV0aC52MS5TZXRVc2VyUm9sZXNSZXNwb25zZRJfCgxTZXRVc2VyU3RhdGUSJi50cmFkZWxvb20uYXV0aC52MS5TZXRVc2VyU3RhdGVSZXF1ZXN0GicudHJhZGVsb29tLmF1dGgudjEuU2V0VXNlclN0YXRlUmVzcG9uc2USbQoPTGlzdEF1ZGl0RXZlbnRzEikudHJhZGVsb29tLmF1dGgudjEuTGlzdEF1ZGl0RXZlbnRzUmVxdWVzdBoqLnRyYWRlbG9vbS5hdXRoLnYxLkxpc3RBdWRpdEV2ZW50c1Jlc3BvbnNlIgOQAgESawoQUm90YXRlU2lnbmluZ0tleRIqLnRyYWRlbG9vbS5hdXRoLnYxLlJvdGF0ZVNpZ25pbmdLZXlSZXF1ZXN0GisudHJhZGVsb29tLmF1dGgudjEuUm90YXRlU2lnbmluZ0tleVJlc3BvbnNlMooBChFSZXZvY2F0aW9uU2VydmljZRJ1ChFTdHJlYW1SZXZvY2F0aW9ucxIrLnRyYWRlbG9vbS5hdXRoLnYxLlN0cmVhbVJldm9jYXRpb25zUmVxdWVzdBosLnRyYWRlbG9vbS5hdXRoLnYxLlN0cmVhbVJldm9jYXRpb25zUmVzcG9uc2UiA5ACATABYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * A person.
@@ -61,6 +61,20 @@ export type User = Message<"tradeloom.auth.v1.User"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 6;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * Whether a second factor is asked for.
+   *
+   * @generated from field: bool totp_enabled = 7;
+   */
+  totpEnabled: boolean;
+
+  /**
+   * Whether the person may sign in.
+   *
+   * @generated from field: tradeloom.auth.v1.UserState state = 8;
+   */
+  state: UserState;
 };
 
 /**
@@ -227,6 +241,7 @@ export const LoginRequestSchema: GenMessage<LoginRequest> = /*@__PURE__*/
 
 /**
  * The session that was opened; its token fields stand at the top level, as REST clients expect.
+ * Where a second factor is asked for there is only a challenge, for VerifyTotp.
  *
  * @generated from message tradeloom.auth.v1.LoginResponse
  */
@@ -279,6 +294,20 @@ export type LoginResponse = Message<"tradeloom.auth.v1.LoginResponse"> & {
    * @generated from field: tradeloom.auth.v1.User user = 7;
    */
   user?: User | undefined;
+
+  /**
+   * Set instead of all else where a second factor is asked for: goes to VerifyTotp, once.
+   *
+   * @generated from field: string challenge = 8;
+   */
+  challenge: string;
+
+  /**
+   * When the challenge expires.
+   *
+   * @generated from field: google.protobuf.Timestamp challenge_expire_time = 9;
+   */
+  challengeExpireTime?: Timestamp | undefined;
 };
 
 /**
@@ -610,6 +639,1769 @@ export const NotBeforeSchema: GenMessage<NotBefore> = /*@__PURE__*/
   messageDesc(file_tradeloom_auth_v1_auth, 17);
 
 /**
+ * Answers a challenge with one of code and recovery_code.
+ *
+ * @generated from message tradeloom.auth.v1.VerifyTotpRequest
+ */
+export type VerifyTotpRequest = Message<"tradeloom.auth.v1.VerifyTotpRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * What Login returned.
+   *
+   * @generated from field: string challenge = 2;
+   */
+  challenge: string;
+
+  /**
+   * The six digits that the authenticator app shows now.
+   *
+   * @generated from field: string code = 3;
+   */
+  code: string;
+
+  /**
+   * One of the recovery codes, if the app is lost; it works once.
+   *
+   * @generated from field: string recovery_code = 4;
+   */
+  recoveryCode: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.VerifyTotpRequest.
+ * Use `create(VerifyTotpRequestSchema)` to create a new message.
+ */
+export const VerifyTotpRequestSchema: GenMessage<VerifyTotpRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 18);
+
+/**
+ * The session that was opened, as LoginResponse has it.
+ *
+ * @generated from message tradeloom.auth.v1.VerifyTotpResponse
+ */
+export type VerifyTotpResponse = Message<"tradeloom.auth.v1.VerifyTotpResponse"> & {
+  /**
+   * Signed with Ed25519; goes into the header "authorization: Bearer …".
+   *
+   * @generated from field: string access_token = 1;
+   */
+  accessToken: string;
+
+  /**
+   * Opaque; works once.
+   *
+   * @generated from field: string refresh_token = 2;
+   */
+  refreshToken: string;
+
+  /**
+   * Always "Bearer".
+   *
+   * @generated from field: string token_type = 3;
+   */
+  tokenType: string;
+
+  /**
+   * Seconds until the access token expires.
+   *
+   * @generated from field: int32 expires_in = 4;
+   */
+  expiresIn: number;
+
+  /**
+   * When the refresh token expires.
+   *
+   * @generated from field: google.protobuf.Timestamp refresh_expire_time = 5;
+   */
+  refreshExpireTime?: Timestamp | undefined;
+
+  /**
+   * The session the tokens belong to.
+   *
+   * @generated from field: string session_id = 6;
+   */
+  sessionId: string;
+
+  /**
+   * Who signed in.
+   *
+   * @generated from field: tradeloom.auth.v1.User user = 7;
+   */
+  user?: User | undefined;
+
+  /**
+   * How many recovery codes are left.
+   *
+   * @generated from field: int32 recovery_codes_left = 8;
+   */
+  recoveryCodesLeft: number;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.VerifyTotpResponse.
+ * Use `create(VerifyTotpResponseSchema)` to create a new message.
+ */
+export const VerifyTotpResponseSchema: GenMessage<VerifyTotpResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 19);
+
+/**
+ * Proves the second factor within a session.
+ *
+ * @generated from message tradeloom.auth.v1.StepUpRequest
+ */
+export type StepUpRequest = Message<"tradeloom.auth.v1.StepUpRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The six digits that the authenticator app shows now.
+   *
+   * @generated from field: string code = 2;
+   */
+  code: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.StepUpRequest.
+ * Use `create(StepUpRequestSchema)` to create a new message.
+ */
+export const StepUpRequestSchema: GenMessage<StepUpRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 20);
+
+/**
+ * A token that may do what asks for a fresh second factor.
+ *
+ * @generated from message tradeloom.auth.v1.StepUpResponse
+ */
+export type StepUpResponse = Message<"tradeloom.auth.v1.StepUpResponse"> & {
+  /**
+   * Takes the place of the access token that was used.
+   *
+   * @generated from field: string access_token = 1;
+   */
+  accessToken: string;
+
+  /**
+   * Always "Bearer".
+   *
+   * @generated from field: string token_type = 2;
+   */
+  tokenType: string;
+
+  /**
+   * Seconds until the access token expires.
+   *
+   * @generated from field: int32 expires_in = 3;
+   */
+  expiresIn: number;
+
+  /**
+   * Until when the second factor counts as fresh.
+   *
+   * @generated from field: google.protobuf.Timestamp fresh_until_time = 4;
+   */
+  freshUntilTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.StepUpResponse.
+ * Use `create(StepUpResponseSchema)` to create a new message.
+ */
+export const StepUpResponseSchema: GenMessage<StepUpResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 21);
+
+/**
+ * Asks for a new secret.
+ *
+ * @generated from message tradeloom.auth.v1.SetupTotpRequest
+ */
+export type SetupTotpRequest = Message<"tradeloom.auth.v1.SetupTotpRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SetupTotpRequest.
+ * Use `create(SetupTotpRequestSchema)` to create a new message.
+ */
+export const SetupTotpRequestSchema: GenMessage<SetupTotpRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 22);
+
+/**
+ * The secret, shown only now.
+ *
+ * @generated from message tradeloom.auth.v1.SetupTotpResponse
+ */
+export type SetupTotpResponse = Message<"tradeloom.auth.v1.SetupTotpResponse"> & {
+  /**
+   * Base32, to be typed into an app that cannot scan.
+   *
+   * @generated from field: string secret = 1;
+   */
+  secret: string;
+
+  /**
+   * "otpauth://totp/…", what the image shows.
+   *
+   * @generated from field: string otpauth_uri = 2;
+   */
+  otpauthUri: string;
+
+  /**
+   * An image of the URI for the app to scan: a whole SVG document.
+   *
+   * @generated from field: string qr_svg = 3;
+   */
+  qrSvg: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SetupTotpResponse.
+ * Use `create(SetupTotpResponseSchema)` to create a new message.
+ */
+export const SetupTotpResponseSchema: GenMessage<SetupTotpResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 23);
+
+/**
+ * Proves that the app has the secret.
+ *
+ * @generated from message tradeloom.auth.v1.EnableTotpRequest
+ */
+export type EnableTotpRequest = Message<"tradeloom.auth.v1.EnableTotpRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The six digits that the authenticator app shows now.
+   *
+   * @generated from field: string code = 2;
+   */
+  code: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.EnableTotpRequest.
+ * Use `create(EnableTotpRequestSchema)` to create a new message.
+ */
+export const EnableTotpRequestSchema: GenMessage<EnableTotpRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 24);
+
+/**
+ * The second factor is asked for from now on.
+ *
+ * @generated from message tradeloom.auth.v1.EnableTotpResponse
+ */
+export type EnableTotpResponse = Message<"tradeloom.auth.v1.EnableTotpResponse"> & {
+  /**
+   * Each opens a session once, should the app be lost. Shown only now.
+   *
+   * @generated from field: repeated string recovery_codes = 1;
+   */
+  recoveryCodes: string[];
+
+  /**
+   * Takes the place of the access token that was used.
+   *
+   * @generated from field: string access_token = 2;
+   */
+  accessToken: string;
+
+  /**
+   * Always "Bearer".
+   *
+   * @generated from field: string token_type = 3;
+   */
+  tokenType: string;
+
+  /**
+   * Seconds until the access token expires.
+   *
+   * @generated from field: int32 expires_in = 4;
+   */
+  expiresIn: number;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.EnableTotpResponse.
+ * Use `create(EnableTotpResponseSchema)` to create a new message.
+ */
+export const EnableTotpResponseSchema: GenMessage<EnableTotpResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 25);
+
+/**
+ * Gives up the second factor; needs one of code and recovery_code.
+ *
+ * @generated from message tradeloom.auth.v1.DisableTotpRequest
+ */
+export type DisableTotpRequest = Message<"tradeloom.auth.v1.DisableTotpRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The password.
+   *
+   * @generated from field: string password = 2;
+   */
+  password: string;
+
+  /**
+   * The six digits that the authenticator app shows now.
+   *
+   * @generated from field: string code = 3;
+   */
+  code: string;
+
+  /**
+   * One of the recovery codes.
+   *
+   * @generated from field: string recovery_code = 4;
+   */
+  recoveryCode: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.DisableTotpRequest.
+ * Use `create(DisableTotpRequestSchema)` to create a new message.
+ */
+export const DisableTotpRequestSchema: GenMessage<DisableTotpRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 26);
+
+/**
+ * No second factor is asked for any more.
+ *
+ * @generated from message tradeloom.auth.v1.DisableTotpResponse
+ */
+export type DisableTotpResponse = Message<"tradeloom.auth.v1.DisableTotpResponse"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.DisableTotpResponse.
+ * Use `create(DisableTotpResponseSchema)` to create a new message.
+ */
+export const DisableTotpResponseSchema: GenMessage<DisableTotpResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 27);
+
+/**
+ * Asks for other recovery codes.
+ *
+ * @generated from message tradeloom.auth.v1.RegenerateRecoveryCodesRequest
+ */
+export type RegenerateRecoveryCodesRequest = Message<"tradeloom.auth.v1.RegenerateRecoveryCodesRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The six digits that the authenticator app shows now.
+   *
+   * @generated from field: string code = 2;
+   */
+  code: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RegenerateRecoveryCodesRequest.
+ * Use `create(RegenerateRecoveryCodesRequestSchema)` to create a new message.
+ */
+export const RegenerateRecoveryCodesRequestSchema: GenMessage<RegenerateRecoveryCodesRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 28);
+
+/**
+ * The codes; those from before are void.
+ *
+ * @generated from message tradeloom.auth.v1.RegenerateRecoveryCodesResponse
+ */
+export type RegenerateRecoveryCodesResponse = Message<"tradeloom.auth.v1.RegenerateRecoveryCodesResponse"> & {
+  /**
+   * Shown only now.
+   *
+   * @generated from field: repeated string recovery_codes = 1;
+   */
+  recoveryCodes: string[];
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RegenerateRecoveryCodesResponse.
+ * Use `create(RegenerateRecoveryCodesResponseSchema)` to create a new message.
+ */
+export const RegenerateRecoveryCodesResponseSchema: GenMessage<RegenerateRecoveryCodesResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 29);
+
+/**
+ * Asks for another password.
+ *
+ * @generated from message tradeloom.auth.v1.ChangePasswordRequest
+ */
+export type ChangePasswordRequest = Message<"tradeloom.auth.v1.ChangePasswordRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The password until now.
+   *
+   * @generated from field: string current_password = 2;
+   */
+  currentPassword: string;
+
+  /**
+   * At least 12 characters, not a common one.
+   *
+   * @generated from field: string new_password = 3;
+   */
+  newPassword: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ChangePasswordRequest.
+ * Use `create(ChangePasswordRequestSchema)` to create a new message.
+ */
+export const ChangePasswordRequestSchema: GenMessage<ChangePasswordRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 30);
+
+/**
+ * The password is changed.
+ *
+ * @generated from message tradeloom.auth.v1.ChangePasswordResponse
+ */
+export type ChangePasswordResponse = Message<"tradeloom.auth.v1.ChangePasswordResponse"> & {
+  /**
+   * How many other sessions were ended.
+   *
+   * @generated from field: int32 ended_session_count = 1;
+   */
+  endedSessionCount: number;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ChangePasswordResponse.
+ * Use `create(ChangePasswordResponseSchema)` to create a new message.
+ */
+export const ChangePasswordResponseSchema: GenMessage<ChangePasswordResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 31);
+
+/**
+ * Asks for a reset link.
+ *
+ * @generated from message tradeloom.auth.v1.RequestPasswordResetRequest
+ */
+export type RequestPasswordResetRequest = Message<"tradeloom.auth.v1.RequestPasswordResetRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * The address given at registration.
+   *
+   * @generated from field: string email = 2;
+   */
+  email: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RequestPasswordResetRequest.
+ * Use `create(RequestPasswordResetRequestSchema)` to create a new message.
+ */
+export const RequestPasswordResetRequestSchema: GenMessage<RequestPasswordResetRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 32);
+
+/**
+ * The link is on its way, if somebody has the address.
+ *
+ * @generated from message tradeloom.auth.v1.RequestPasswordResetResponse
+ */
+export type RequestPasswordResetResponse = Message<"tradeloom.auth.v1.RequestPasswordResetResponse"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RequestPasswordResetResponse.
+ * Use `create(RequestPasswordResetResponseSchema)` to create a new message.
+ */
+export const RequestPasswordResetResponseSchema: GenMessage<RequestPasswordResetResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 33);
+
+/**
+ * Sets a new password.
+ *
+ * @generated from message tradeloom.auth.v1.ResetPasswordRequest
+ */
+export type ResetPasswordRequest = Message<"tradeloom.auth.v1.ResetPasswordRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Out of the link.
+   *
+   * @generated from field: string token = 2;
+   */
+  token: string;
+
+  /**
+   * At least 12 characters, not a common one.
+   *
+   * @generated from field: string new_password = 3;
+   */
+  newPassword: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ResetPasswordRequest.
+ * Use `create(ResetPasswordRequestSchema)` to create a new message.
+ */
+export const ResetPasswordRequestSchema: GenMessage<ResetPasswordRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 34);
+
+/**
+ * The password is set and all sessions have ended: sign in.
+ *
+ * @generated from message tradeloom.auth.v1.ResetPasswordResponse
+ */
+export type ResetPasswordResponse = Message<"tradeloom.auth.v1.ResetPasswordResponse"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ResetPasswordResponse.
+ * Use `create(ResetPasswordResponseSchema)` to create a new message.
+ */
+export const ResetPasswordResponseSchema: GenMessage<ResetPasswordResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 35);
+
+/**
+ * Asks for a verification link.
+ *
+ * @generated from message tradeloom.auth.v1.RequestEmailVerificationRequest
+ */
+export type RequestEmailVerificationRequest = Message<"tradeloom.auth.v1.RequestEmailVerificationRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RequestEmailVerificationRequest.
+ * Use `create(RequestEmailVerificationRequestSchema)` to create a new message.
+ */
+export const RequestEmailVerificationRequestSchema: GenMessage<RequestEmailVerificationRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 36);
+
+/**
+ * The link is on its way.
+ *
+ * @generated from message tradeloom.auth.v1.RequestEmailVerificationResponse
+ */
+export type RequestEmailVerificationResponse = Message<"tradeloom.auth.v1.RequestEmailVerificationResponse"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RequestEmailVerificationResponse.
+ * Use `create(RequestEmailVerificationResponseSchema)` to create a new message.
+ */
+export const RequestEmailVerificationResponseSchema: GenMessage<RequestEmailVerificationResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 37);
+
+/**
+ * Verifies an address.
+ *
+ * @generated from message tradeloom.auth.v1.VerifyEmailRequest
+ */
+export type VerifyEmailRequest = Message<"tradeloom.auth.v1.VerifyEmailRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Out of the link.
+   *
+   * @generated from field: string token = 2;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.VerifyEmailRequest.
+ * Use `create(VerifyEmailRequestSchema)` to create a new message.
+ */
+export const VerifyEmailRequestSchema: GenMessage<VerifyEmailRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 38);
+
+/**
+ * The address is verified; access tokens say so after the next Refresh.
+ *
+ * @generated from message tradeloom.auth.v1.VerifyEmailResponse
+ */
+export type VerifyEmailResponse = Message<"tradeloom.auth.v1.VerifyEmailResponse"> & {
+  /**
+   * The address.
+   *
+   * @generated from field: string email = 1;
+   */
+  email: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.VerifyEmailResponse.
+ * Use `create(VerifyEmailResponseSchema)` to create a new message.
+ */
+export const VerifyEmailResponseSchema: GenMessage<VerifyEmailResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 39);
+
+/**
+ * One open session.
+ *
+ * @generated from message tradeloom.auth.v1.Session
+ */
+export type Session = Message<"tradeloom.auth.v1.Session"> & {
+  /**
+   * Server-assigned, UUIDv7.
+   *
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+
+  /**
+   * From where it was opened.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * With which program, as it named itself; may be empty.
+   *
+   * @generated from field: string user_agent = 3;
+   */
+  userAgent: string;
+
+  /**
+   * When it was opened.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 4;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it was last refreshed.
+   *
+   * @generated from field: google.protobuf.Timestamp refresh_time = 5;
+   */
+  refreshTime?: Timestamp | undefined;
+
+  /**
+   * When it ends unless it is refreshed before.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 6;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Whether it is the one that asks.
+   *
+   * @generated from field: bool current = 7;
+   */
+  current: boolean;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.Session.
+ * Use `create(SessionSchema)` to create a new message.
+ */
+export const SessionSchema: GenMessage<Session> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 40);
+
+/**
+ * Asks for the open sessions.
+ *
+ * @generated from message tradeloom.auth.v1.ListSessionsRequest
+ */
+export type ListSessionsRequest = Message<"tradeloom.auth.v1.ListSessionsRequest"> & {
+  /**
+   * At most so many; 50 unless said.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Where to go on: the next_page_token of the page before.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListSessionsRequest.
+ * Use `create(ListSessionsRequestSchema)` to create a new message.
+ */
+export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 41);
+
+/**
+ * A page of them.
+ *
+ * @generated from message tradeloom.auth.v1.ListSessionsResponse
+ */
+export type ListSessionsResponse = Message<"tradeloom.auth.v1.ListSessionsResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated tradeloom.auth.v1.Session sessions = 1;
+   */
+  sessions: Session[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListSessionsResponse.
+ * Use `create(ListSessionsResponseSchema)` to create a new message.
+ */
+export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 42);
+
+/**
+ * Asks to end a session.
+ *
+ * @generated from message tradeloom.auth.v1.RevokeSessionRequest
+ */
+export type RevokeSessionRequest = Message<"tradeloom.auth.v1.RevokeSessionRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string session_id = 2;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RevokeSessionRequest.
+ * Use `create(RevokeSessionRequestSchema)` to create a new message.
+ */
+export const RevokeSessionRequestSchema: GenMessage<RevokeSessionRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 43);
+
+/**
+ * The session has ended, or had before.
+ *
+ * @generated from message tradeloom.auth.v1.RevokeSessionResponse
+ */
+export type RevokeSessionResponse = Message<"tradeloom.auth.v1.RevokeSessionResponse"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RevokeSessionResponse.
+ * Use `create(RevokeSessionResponseSchema)` to create a new message.
+ */
+export const RevokeSessionResponseSchema: GenMessage<RevokeSessionResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 44);
+
+/**
+ * A key for programs. Its secret is not kept.
+ *
+ * @generated from message tradeloom.auth.v1.ApiKey
+ */
+export type ApiKey = Message<"tradeloom.auth.v1.ApiKey"> & {
+  /**
+   * Server-assigned, UUIDv7.
+   *
+   * @generated from field: string api_key_id = 1;
+   */
+  apiKeyId: string;
+
+  /**
+   * For its owner.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * How the secret begins: by this its owner recognises it.
+   *
+   * @generated from field: string prefix = 3;
+   */
+  prefix: string;
+
+  /**
+   * What it may do.
+   *
+   * @generated from field: tradeloom.auth.v1.ApiKeyScope scope = 4;
+   */
+  scope: ApiKeyScope;
+
+  /**
+   * The only accounts it may see and trade; empty for all, also those opened later.
+   *
+   * @generated from field: repeated string account_ids = 5;
+   */
+  accountIds: string[];
+
+  /**
+   * The only networks it may be used from, such as "203.0.113.0/24"; empty for everywhere.
+   *
+   * @generated from field: repeated string allowed_networks = 6;
+   */
+  allowedNetworks: string[];
+
+  /**
+   * When it was made.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 7;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it expires; unset for never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 8;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * When it was last exchanged, to the minute; unset if never.
+   *
+   * @generated from field: google.protobuf.Timestamp last_used_time = 9;
+   */
+  lastUsedTime?: Timestamp | undefined;
+
+  /**
+   * From where.
+   *
+   * @generated from field: string last_used_address = 10;
+   */
+  lastUsedAddress: string;
+
+  /**
+   * When it was revoked; unset if it was not.
+   *
+   * @generated from field: google.protobuf.Timestamp revoke_time = 11;
+   */
+  revokeTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ApiKey.
+ * Use `create(ApiKeySchema)` to create a new message.
+ */
+export const ApiKeySchema: GenMessage<ApiKey> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 45);
+
+/**
+ * Asks for an API key.
+ *
+ * @generated from message tradeloom.auth.v1.CreateApiKeyRequest
+ */
+export type CreateApiKeyRequest = Message<"tradeloom.auth.v1.CreateApiKeyRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * For its owner.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * What it may do.
+   *
+   * @generated from field: tradeloom.auth.v1.ApiKeyScope scope = 3;
+   */
+  scope: ApiKeyScope;
+
+  /**
+   * The only accounts it may see and trade; empty for all, also those opened later.
+   *
+   * @generated from field: repeated string account_ids = 4;
+   */
+  accountIds: string[];
+
+  /**
+   * The only networks it may be used from, in CIDR notation or as single addresses; empty for everywhere.
+   *
+   * @generated from field: repeated string allowed_networks = 5;
+   */
+  allowedNetworks: string[];
+
+  /**
+   * When it is to expire, in the future; unset for never.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 6;
+   */
+  expireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.CreateApiKeyRequest.
+ * Use `create(CreateApiKeyRequestSchema)` to create a new message.
+ */
+export const CreateApiKeyRequestSchema: GenMessage<CreateApiKeyRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 46);
+
+/**
+ * The key.
+ *
+ * @generated from message tradeloom.auth.v1.CreateApiKeyResponse
+ */
+export type CreateApiKeyResponse = Message<"tradeloom.auth.v1.CreateApiKeyResponse"> & {
+  /**
+   * As it is kept.
+   *
+   * @generated from field: tradeloom.auth.v1.ApiKey api_key = 1;
+   */
+  apiKey?: ApiKey | undefined;
+
+  /**
+   * What ExchangeApiKey takes. Shown only now.
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.CreateApiKeyResponse.
+ * Use `create(CreateApiKeyResponseSchema)` to create a new message.
+ */
+export const CreateApiKeyResponseSchema: GenMessage<CreateApiKeyResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 47);
+
+/**
+ * Asks for the API keys.
+ *
+ * @generated from message tradeloom.auth.v1.ListApiKeysRequest
+ */
+export type ListApiKeysRequest = Message<"tradeloom.auth.v1.ListApiKeysRequest"> & {
+  /**
+   * At most so many; 50 unless said.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Where to go on: the next_page_token of the page before.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListApiKeysRequest.
+ * Use `create(ListApiKeysRequestSchema)` to create a new message.
+ */
+export const ListApiKeysRequestSchema: GenMessage<ListApiKeysRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 48);
+
+/**
+ * A page of them.
+ *
+ * @generated from message tradeloom.auth.v1.ListApiKeysResponse
+ */
+export type ListApiKeysResponse = Message<"tradeloom.auth.v1.ListApiKeysResponse"> & {
+  /**
+   * Newest first.
+   *
+   * @generated from field: repeated tradeloom.auth.v1.ApiKey api_keys = 1;
+   */
+  apiKeys: ApiKey[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListApiKeysResponse.
+ * Use `create(ListApiKeysResponseSchema)` to create a new message.
+ */
+export const ListApiKeysResponseSchema: GenMessage<ListApiKeysResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 49);
+
+/**
+ * Asks to revoke an API key.
+ *
+ * @generated from message tradeloom.auth.v1.RevokeApiKeyRequest
+ */
+export type RevokeApiKeyRequest = Message<"tradeloom.auth.v1.RevokeApiKeyRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string api_key_id = 2;
+   */
+  apiKeyId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RevokeApiKeyRequest.
+ * Use `create(RevokeApiKeyRequestSchema)` to create a new message.
+ */
+export const RevokeApiKeyRequestSchema: GenMessage<RevokeApiKeyRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 50);
+
+/**
+ * The key is revoked, or was before.
+ *
+ * @generated from message tradeloom.auth.v1.RevokeApiKeyResponse
+ */
+export type RevokeApiKeyResponse = Message<"tradeloom.auth.v1.RevokeApiKeyResponse"> & {
+  /**
+   * As it is kept.
+   *
+   * @generated from field: tradeloom.auth.v1.ApiKey api_key = 1;
+   */
+  apiKey?: ApiKey | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RevokeApiKeyResponse.
+ * Use `create(RevokeApiKeyResponseSchema)` to create a new message.
+ */
+export const RevokeApiKeyResponseSchema: GenMessage<RevokeApiKeyResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 51);
+
+/**
+ * Asks for an access token.
+ *
+ * @generated from message tradeloom.auth.v1.ExchangeApiKeyRequest
+ */
+export type ExchangeApiKeyRequest = Message<"tradeloom.auth.v1.ExchangeApiKeyRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * What CreateApiKey returned.
+   *
+   * @generated from field: string secret = 2;
+   */
+  secret: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ExchangeApiKeyRequest.
+ * Use `create(ExchangeApiKeyRequestSchema)` to create a new message.
+ */
+export const ExchangeApiKeyRequestSchema: GenMessage<ExchangeApiKeyRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 52);
+
+/**
+ * The token.
+ *
+ * @generated from message tradeloom.auth.v1.ExchangeApiKeyResponse
+ */
+export type ExchangeApiKeyResponse = Message<"tradeloom.auth.v1.ExchangeApiKeyResponse"> & {
+  /**
+   * Signed with Ed25519; goes into the header "authorization: Bearer …".
+   *
+   * @generated from field: string access_token = 1;
+   */
+  accessToken: string;
+
+  /**
+   * Always "Bearer".
+   *
+   * @generated from field: string token_type = 2;
+   */
+  tokenType: string;
+
+  /**
+   * Seconds until the access token expires.
+   *
+   * @generated from field: int32 expires_in = 3;
+   */
+  expiresIn: number;
+
+  /**
+   * The key it was exchanged for.
+   *
+   * @generated from field: string api_key_id = 4;
+   */
+  apiKeyId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ExchangeApiKeyResponse.
+ * Use `create(ExchangeApiKeyResponseSchema)` to create a new message.
+ */
+export const ExchangeApiKeyResponseSchema: GenMessage<ExchangeApiKeyResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 53);
+
+/**
+ * Something that was recorded about a person. The records of one person form a chain: each holds
+ * the hash of the one before.
+ *
+ * @generated from message tradeloom.auth.v1.AuditEvent
+ */
+export type AuditEvent = Message<"tradeloom.auth.v1.AuditEvent"> & {
+  /**
+   * Rises by one, from 1.
+   *
+   * @generated from field: int64 sequence = 1;
+   */
+  sequence: bigint;
+
+  /**
+   * When it happened.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * The service that told it.
+   *
+   * @generated from field: string source = 3;
+   */
+  source: string;
+
+  /**
+   * What happened: the full name of the message in detail, such as "tradeloom.auth.v1.SessionOpened".
+   *
+   * @generated from field: string kind = 4;
+   */
+  kind: string;
+
+  /**
+   * JSON of that message. Empty once personal data was purged.
+   *
+   * @generated from field: string detail = 5;
+   */
+  detail: string;
+
+  /**
+   * 16 random bytes. Empty once personal data was purged.
+   *
+   * @generated from field: bytes salt = 6;
+   */
+  salt: Uint8Array;
+
+  /**
+   * SHA-256 of salt and detail.
+   *
+   * @generated from field: bytes digest = 7;
+   */
+  digest: Uint8Array;
+
+  /**
+   * SHA-256 over the hash before, user, sequence, time, source, kind and digest, as
+   * libs/audit.py writes them one after the other.
+   *
+   * @generated from field: bytes hash = 8;
+   */
+  hash: Uint8Array;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.AuditEvent.
+ * Use `create(AuditEventSchema)` to create a new message.
+ */
+export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 54);
+
+/**
+ * The end of a chain, signed.
+ *
+ * @generated from message tradeloom.auth.v1.AuditCheckpoint
+ */
+export type AuditCheckpoint = Message<"tradeloom.auth.v1.AuditCheckpoint"> & {
+  /**
+   * Whose chain.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * Of the last record; 0 for an empty chain.
+   *
+   * @generated from field: int64 sequence = 2;
+   */
+  sequence: bigint;
+
+  /**
+   * Of the last record.
+   *
+   * @generated from field: bytes hash = 3;
+   */
+  hash: Uint8Array;
+
+  /**
+   * A JWS (RFC 7515, compact) of the three, by a key of GetAuditKeys.
+   *
+   * @generated from field: string signature = 4;
+   */
+  signature: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.AuditCheckpoint.
+ * Use `create(AuditCheckpointSchema)` to create a new message.
+ */
+export const AuditCheckpointSchema: GenMessage<AuditCheckpoint> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 55);
+
+/**
+ * Asks for records of the caller.
+ *
+ * @generated from message tradeloom.auth.v1.ListOwnAuditEventsRequest
+ */
+export type ListOwnAuditEventsRequest = Message<"tradeloom.auth.v1.ListOwnAuditEventsRequest"> & {
+  /**
+   * At most so many; 50 unless said.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Where to go on: the next_page_token of the page before.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListOwnAuditEventsRequest.
+ * Use `create(ListOwnAuditEventsRequestSchema)` to create a new message.
+ */
+export const ListOwnAuditEventsRequestSchema: GenMessage<ListOwnAuditEventsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 56);
+
+/**
+ * A page of them.
+ *
+ * @generated from message tradeloom.auth.v1.ListOwnAuditEventsResponse
+ */
+export type ListOwnAuditEventsResponse = Message<"tradeloom.auth.v1.ListOwnAuditEventsResponse"> & {
+  /**
+   * Oldest first.
+   *
+   * @generated from field: repeated tradeloom.auth.v1.AuditEvent events = 1;
+   */
+  events: AuditEvent[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The end of the chain as it is now, on every page.
+   *
+   * @generated from field: tradeloom.auth.v1.AuditCheckpoint checkpoint = 3;
+   */
+  checkpoint?: AuditCheckpoint | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListOwnAuditEventsResponse.
+ * Use `create(ListOwnAuditEventsResponseSchema)` to create a new message.
+ */
+export const ListOwnAuditEventsResponseSchema: GenMessage<ListOwnAuditEventsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 57);
+
+/**
+ * Asks for the keys.
+ *
+ * @generated from message tradeloom.auth.v1.GetAuditKeysRequest
+ */
+export type GetAuditKeysRequest = Message<"tradeloom.auth.v1.GetAuditKeysRequest"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.GetAuditKeysRequest.
+ * Use `create(GetAuditKeysRequestSchema)` to create a new message.
+ */
+export const GetAuditKeysRequestSchema: GenMessage<GetAuditKeysRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 58);
+
+/**
+ * All there ever were.
+ *
+ * @generated from message tradeloom.auth.v1.GetAuditKeysResponse
+ */
+export type GetAuditKeysResponse = Message<"tradeloom.auth.v1.GetAuditKeysResponse"> & {
+  /**
+   * In no particular order.
+   *
+   * @generated from field: repeated tradeloom.auth.v1.JsonWebKey keys = 1;
+   */
+  keys: JsonWebKey[];
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.GetAuditKeysResponse.
+ * Use `create(GetAuditKeysResponseSchema)` to create a new message.
+ */
+export const GetAuditKeysResponseSchema: GenMessage<GetAuditKeysResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 59);
+
+/**
+ * Asks for people.
+ *
+ * @generated from message tradeloom.auth.v1.ListUsersRequest
+ */
+export type ListUsersRequest = Message<"tradeloom.auth.v1.ListUsersRequest"> & {
+  /**
+   * At most so many; 50 unless said.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Where to go on: the next_page_token of the page before.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+
+  /**
+   * Only those whose e-mail address or name contains this, without regard to case.
+   *
+   * @generated from field: string query = 3;
+   */
+  query: string;
+
+  /**
+   * Only those with this role.
+   *
+   * @generated from field: string role = 4;
+   */
+  role: string;
+
+  /**
+   * Only those in one of these states; empty for all.
+   *
+   * @generated from field: repeated tradeloom.auth.v1.UserState states = 5;
+   */
+  states: UserState[];
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListUsersRequest.
+ * Use `create(ListUsersRequestSchema)` to create a new message.
+ */
+export const ListUsersRequestSchema: GenMessage<ListUsersRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 60);
+
+/**
+ * A page of them.
+ *
+ * @generated from message tradeloom.auth.v1.ListUsersResponse
+ */
+export type ListUsersResponse = Message<"tradeloom.auth.v1.ListUsersResponse"> & {
+  /**
+   * In the order they registered.
+   *
+   * @generated from field: repeated tradeloom.auth.v1.User users = 1;
+   */
+  users: User[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListUsersResponse.
+ * Use `create(ListUsersResponseSchema)` to create a new message.
+ */
+export const ListUsersResponseSchema: GenMessage<ListUsersResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 61);
+
+/**
+ * Replaces roles.
+ *
+ * @generated from message tradeloom.auth.v1.SetUserRolesRequest
+ */
+export type SetUserRolesRequest = Message<"tradeloom.auth.v1.SetUserRolesRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Whose.
+   *
+   * @generated from field: string user_id = 2;
+   */
+  userId: string;
+
+  /**
+   * All the person is to have; "user" is always among them.
+   *
+   * @generated from field: repeated string roles = 3;
+   */
+  roles: string[];
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SetUserRolesRequest.
+ * Use `create(SetUserRolesRequestSchema)` to create a new message.
+ */
+export const SetUserRolesRequestSchema: GenMessage<SetUserRolesRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 62);
+
+/**
+ * The person.
+ *
+ * @generated from message tradeloom.auth.v1.SetUserRolesResponse
+ */
+export type SetUserRolesResponse = Message<"tradeloom.auth.v1.SetUserRolesResponse"> & {
+  /**
+   * With the roles.
+   *
+   * @generated from field: tradeloom.auth.v1.User user = 1;
+   */
+  user?: User | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SetUserRolesResponse.
+ * Use `create(SetUserRolesResponseSchema)` to create a new message.
+ */
+export const SetUserRolesResponseSchema: GenMessage<SetUserRolesResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 63);
+
+/**
+ * Suspends a person or lets them in again.
+ *
+ * @generated from message tradeloom.auth.v1.SetUserStateRequest
+ */
+export type SetUserStateRequest = Message<"tradeloom.auth.v1.SetUserStateRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Whom.
+   *
+   * @generated from field: string user_id = 2;
+   */
+  userId: string;
+
+  /**
+   * Active or suspended.
+   *
+   * @generated from field: tradeloom.auth.v1.UserState state = 3;
+   */
+  state: UserState;
+
+  /**
+   * Why, for the record.
+   *
+   * @generated from field: string note = 4;
+   */
+  note: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SetUserStateRequest.
+ * Use `create(SetUserStateRequestSchema)` to create a new message.
+ */
+export const SetUserStateRequestSchema: GenMessage<SetUserStateRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 64);
+
+/**
+ * The person.
+ *
+ * @generated from message tradeloom.auth.v1.SetUserStateResponse
+ */
+export type SetUserStateResponse = Message<"tradeloom.auth.v1.SetUserStateResponse"> & {
+  /**
+   * In the state.
+   *
+   * @generated from field: tradeloom.auth.v1.User user = 1;
+   */
+  user?: User | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SetUserStateResponse.
+ * Use `create(SetUserStateResponseSchema)` to create a new message.
+ */
+export const SetUserStateResponseSchema: GenMessage<SetUserStateResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 65);
+
+/**
+ * Asks for a person's records.
+ *
+ * @generated from message tradeloom.auth.v1.ListAuditEventsRequest
+ */
+export type ListAuditEventsRequest = Message<"tradeloom.auth.v1.ListAuditEventsRequest"> & {
+  /**
+   * Whose.
+   *
+   * @generated from field: string user_id = 1;
+   */
+  userId: string;
+
+  /**
+   * At most so many; 50 unless said.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * Where to go on: the next_page_token of the page before.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListAuditEventsRequest.
+ * Use `create(ListAuditEventsRequestSchema)` to create a new message.
+ */
+export const ListAuditEventsRequestSchema: GenMessage<ListAuditEventsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 66);
+
+/**
+ * A page of them.
+ *
+ * @generated from message tradeloom.auth.v1.ListAuditEventsResponse
+ */
+export type ListAuditEventsResponse = Message<"tradeloom.auth.v1.ListAuditEventsResponse"> & {
+  /**
+   * Oldest first.
+   *
+   * @generated from field: repeated tradeloom.auth.v1.AuditEvent events = 1;
+   */
+  events: AuditEvent[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * The end of the chain as it is now, on every page.
+   *
+   * @generated from field: tradeloom.auth.v1.AuditCheckpoint checkpoint = 3;
+   */
+  checkpoint?: AuditCheckpoint | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ListAuditEventsResponse.
+ * Use `create(ListAuditEventsResponseSchema)` to create a new message.
+ */
+export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 67);
+
+/**
+ * Asks for a rotation.
+ *
+ * @generated from message tradeloom.auth.v1.RotateSigningKeyRequest
+ */
+export type RotateSigningKeyRequest = Message<"tradeloom.auth.v1.RotateSigningKeyRequest"> & {
+  /**
+   * Makes retries safe; optional.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RotateSigningKeyRequest.
+ * Use `create(RotateSigningKeyRequestSchema)` to create a new message.
+ */
+export const RotateSigningKeyRequestSchema: GenMessage<RotateSigningKeyRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 68);
+
+/**
+ * The rotation has begun, or one was under way.
+ *
+ * @generated from message tradeloom.auth.v1.RotateSigningKeyResponse
+ */
+export type RotateSigningKeyResponse = Message<"tradeloom.auth.v1.RotateSigningKeyResponse"> & {
+  /**
+   * The key that will sign.
+   *
+   * @generated from field: string key_id = 1;
+   */
+  keyId: string;
+
+  /**
+   * From when on.
+   *
+   * @generated from field: google.protobuf.Timestamp sign_time = 2;
+   */
+  signTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RotateSigningKeyResponse.
+ * Use `create(RotateSigningKeyResponseSchema)` to create a new message.
+ */
+export const RotateSigningKeyResponseSchema: GenMessage<RotateSigningKeyResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_auth, 69);
+
+/**
+ * Whether a person may sign in.
+ *
+ * @generated from enum tradeloom.auth.v1.UserState
+ */
+export enum UserState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: USER_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Signs in and trades.
+   *
+   * @generated from enum value: USER_STATE_ACTIVE = 1;
+   */
+  ACTIVE = 1,
+
+  /**
+   * Was shut out by an administrator.
+   *
+   * @generated from enum value: USER_STATE_SUSPENDED = 2;
+   */
+  SUSPENDED = 2,
+
+  /**
+   * Was deleted for good; only what proves the past is left.
+   *
+   * @generated from enum value: USER_STATE_PURGED = 3;
+   */
+  PURGED = 3,
+}
+
+/**
+ * Describes the enum tradeloom.auth.v1.UserState.
+ */
+export const UserStateSchema: GenEnum<UserState> = /*@__PURE__*/
+  enumDesc(file_tradeloom_auth_v1_auth, 0);
+
+/**
+ * What an API key may do. No key can withdraw money or manage identity.
+ *
+ * @generated from enum tradeloom.auth.v1.ApiKeyScope
+ */
+export enum ApiKeyScope {
+  /**
+   * Never valid.
+   *
+   * @generated from enum value: API_KEY_SCOPE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Look.
+   *
+   * @generated from enum value: API_KEY_SCOPE_READ = 1;
+   */
+  READ = 1,
+
+  /**
+   * Place and cancel orders; includes looking.
+   *
+   * @generated from enum value: API_KEY_SCOPE_TRADE = 2;
+   */
+  TRADE = 2,
+}
+
+/**
+ * Describes the enum tradeloom.auth.v1.ApiKeyScope.
+ */
+export const ApiKeyScopeSchema: GenEnum<ApiKeyScope> = /*@__PURE__*/
+  enumDesc(file_tradeloom_auth_v1_auth, 1);
+
+/**
  * Knows who people are: registration, sessions and the keys that sign their tokens.
  *
  * @generated from service tradeloom.auth.v1.AuthService
@@ -626,7 +2418,8 @@ export const AuthService: GenService<{
     output: typeof RegisterResponseSchema;
   },
   /**
-   * Opens a session. An unknown e-mail and a wrong password are refused alike. Repeating a
+   * Opens a session, or asks for a second factor of who has set one up. An unknown e-mail and a
+   * wrong password are refused alike. Repeating a
    * request_id names the same session but never shows its tokens again.
    *
    * @generated from rpc tradeloom.auth.v1.AuthService.Login
@@ -669,6 +2462,207 @@ export const AuthService: GenService<{
     output: typeof GetMeResponseSchema;
   },
   /**
+   * Finishes a Login that asked for a second factor: the challenge with a code, or with a recovery
+   * code, opens the session. A code works once; after five wrong ones the challenge is void.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.VerifyTotp
+   */
+  verifyTotp: {
+    methodKind: "unary";
+    input: typeof VerifyTotpRequestSchema;
+    output: typeof VerifyTotpResponseSchema;
+  },
+  /**
+   * Proves a second factor anew within a session: returns an access token that may do for five
+   * minutes what asks for one. The refresh token stays as it is.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.StepUp
+   */
+  stepUp: {
+    methodKind: "unary";
+    input: typeof StepUpRequestSchema;
+    output: typeof StepUpResponseSchema;
+  },
+  /**
+   * Makes a new secret for an authenticator app. Nothing is enabled until EnableTotp proves a code
+   * of it; asking again replaces a secret that was not proved.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.SetupTotp
+   */
+  setupTotp: {
+    methodKind: "unary";
+    input: typeof SetupTotpRequestSchema;
+    output: typeof SetupTotpResponseSchema;
+  },
+  /**
+   * Enables the second factor by a first code. Returns recovery codes, which are shown only now, and
+   * an access token with the fresh factor; the other sessions' access tokens must be refreshed.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.EnableTotp
+   */
+  enableTotp: {
+    methodKind: "unary";
+    input: typeof EnableTotpRequestSchema;
+    output: typeof EnableTotpResponseSchema;
+  },
+  /**
+   * Disables the second factor; needs the password and a code, or a recovery code.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.DisableTotp
+   */
+  disableTotp: {
+    methodKind: "unary";
+    input: typeof DisableTotpRequestSchema;
+    output: typeof DisableTotpResponseSchema;
+  },
+  /**
+   * Replaces all recovery codes; needs a code of the authenticator app. They are shown only now.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.RegenerateRecoveryCodes
+   */
+  regenerateRecoveryCodes: {
+    methodKind: "unary";
+    input: typeof RegenerateRecoveryCodesRequestSchema;
+    output: typeof RegenerateRecoveryCodesResponseSchema;
+  },
+  /**
+   * Changes the password and ends every other session. Who has a second factor must have proved it
+   * within five minutes.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.ChangePassword
+   */
+  changePassword: {
+    methodKind: "unary";
+    input: typeof ChangePasswordRequestSchema;
+    output: typeof ChangePasswordResponseSchema;
+  },
+  /**
+   * Sends a link for a new password to the address, if somebody is registered with it; the answer
+   * and its time are the same if nobody is.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.RequestPasswordReset
+   */
+  requestPasswordReset: {
+    methodKind: "unary";
+    input: typeof RequestPasswordResetRequestSchema;
+    output: typeof RequestPasswordResetResponseSchema;
+  },
+  /**
+   * Sets a new password with the token of a reset link, which works once, and ends all sessions. A
+   * second factor stays and is asked for at the next Login.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.ResetPassword
+   */
+  resetPassword: {
+    methodKind: "unary";
+    input: typeof ResetPasswordRequestSchema;
+    output: typeof ResetPasswordResponseSchema;
+  },
+  /**
+   * Sends the link that verifies the caller's e-mail address once more.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.RequestEmailVerification
+   */
+  requestEmailVerification: {
+    methodKind: "unary";
+    input: typeof RequestEmailVerificationRequestSchema;
+    output: typeof RequestEmailVerificationResponseSchema;
+  },
+  /**
+   * Proves with the token of a verification link that the address belongs to the person.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.VerifyEmail
+   */
+  verifyEmail: {
+    methodKind: "unary";
+    input: typeof VerifyEmailRequestSchema;
+    output: typeof VerifyEmailResponseSchema;
+  },
+  /**
+   * Lists the caller's open sessions, newest first.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.ListSessions
+   */
+  listSessions: {
+    methodKind: "unary";
+    input: typeof ListSessionsRequestSchema;
+    output: typeof ListSessionsResponseSchema;
+  },
+  /**
+   * Ends one of the caller's sessions, as Logout ends the present one.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.RevokeSession
+   */
+  revokeSession: {
+    methodKind: "unary";
+    input: typeof RevokeSessionRequestSchema;
+    output: typeof RevokeSessionResponseSchema;
+  },
+  /**
+   * Makes an API key. Its secret is shown only now. Needs a fresh second factor; the plan's quota
+   * `api_keys` limits how many there are.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.CreateApiKey
+   */
+  createApiKey: {
+    methodKind: "unary";
+    input: typeof CreateApiKeyRequestSchema;
+    output: typeof CreateApiKeyResponseSchema;
+  },
+  /**
+   * Lists the caller's API keys, newest first, also those that were revoked or have expired.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.ListApiKeys
+   */
+  listApiKeys: {
+    methodKind: "unary";
+    input: typeof ListApiKeysRequestSchema;
+    output: typeof ListApiKeysResponseSchema;
+  },
+  /**
+   * Revokes an API key: what was exchanged for it is refused everywhere within five seconds, and its
+   * open streams end.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.RevokeApiKey
+   */
+  revokeApiKey: {
+    methodKind: "unary";
+    input: typeof RevokeApiKeyRequestSchema;
+    output: typeof RevokeApiKeyResponseSchema;
+  },
+  /**
+   * Exchanges an API key for an access token that may do what the key may. Exchange again before it
+   * expires; there is no refresh token.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.ExchangeApiKey
+   */
+  exchangeApiKey: {
+    methodKind: "unary";
+    input: typeof ExchangeApiKeyRequestSchema;
+    output: typeof ExchangeApiKeyResponseSchema;
+  },
+  /**
+   * Lists what was recorded about the caller, oldest first, with the proof that nothing was changed or
+   * left out.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.ListOwnAuditEvents
+   */
+  listOwnAuditEvents: {
+    methodKind: "unary";
+    input: typeof ListOwnAuditEventsRequestSchema;
+    output: typeof ListOwnAuditEventsResponseSchema;
+  },
+  /**
+   * Returns the public keys that prove audit records, in the form of RFC 7517; none is ever withdrawn.
+   *
+   * @generated from rpc tradeloom.auth.v1.AuthService.GetAuditKeys
+   */
+  getAuditKeys: {
+    methodKind: "unary";
+    input: typeof GetAuditKeysRequestSchema;
+    output: typeof GetAuditKeysResponseSchema;
+  },
+  /**
    * Returns the public keys that verify access tokens, in the form of RFC 7517.
    *
    * @generated from rpc tradeloom.auth.v1.AuthService.GetJwks
@@ -680,6 +2674,68 @@ export const AuthService: GenService<{
   },
 }> = /*@__PURE__*/
   serviceDesc(file_tradeloom_auth_v1_auth, 0);
+
+/**
+ * Looks after people and their rights; for administrators.
+ *
+ * @generated from service tradeloom.auth.v1.AdminService
+ */
+export const AdminService: GenService<{
+  /**
+   * Lists people in the order they registered.
+   *
+   * @generated from rpc tradeloom.auth.v1.AdminService.ListUsers
+   */
+  listUsers: {
+    methodKind: "unary";
+    input: typeof ListUsersRequestSchema;
+    output: typeof ListUsersResponseSchema;
+  },
+  /**
+   * Replaces a person's roles. Access tokens with the old ones are refused within five seconds.
+   *
+   * @generated from rpc tradeloom.auth.v1.AdminService.SetUserRoles
+   */
+  setUserRoles: {
+    methodKind: "unary";
+    input: typeof SetUserRolesRequestSchema;
+    output: typeof SetUserRolesResponseSchema;
+  },
+  /**
+   * Suspends a person, or lets them in again. A suspended person's sessions end, API keys are refused
+   * and deployments pause; nothing is deleted.
+   *
+   * @generated from rpc tradeloom.auth.v1.AdminService.SetUserState
+   */
+  setUserState: {
+    methodKind: "unary";
+    input: typeof SetUserStateRequestSchema;
+    output: typeof SetUserStateResponseSchema;
+  },
+  /**
+   * Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
+   * left out.
+   *
+   * @generated from rpc tradeloom.auth.v1.AdminService.ListAuditEvents
+   */
+  listAuditEvents: {
+    methodKind: "unary";
+    input: typeof ListAuditEventsRequestSchema;
+    output: typeof ListAuditEventsResponseSchema;
+  },
+  /**
+   * Begins the rotation of the key that signs access tokens, as happens by itself from time to time:
+   * the new key is published at once and signs when everybody knows it; nobody is signed out.
+   *
+   * @generated from rpc tradeloom.auth.v1.AdminService.RotateSigningKey
+   */
+  rotateSigningKey: {
+    methodKind: "unary";
+    input: typeof RotateSigningKeyRequestSchema;
+    output: typeof RotateSigningKeyResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_tradeloom_auth_v1_auth, 1);
 
 /**
  * What only the other services ask.
@@ -700,5 +2756,5 @@ export const RevocationService: GenService<{
     output: typeof StreamRevocationsResponseSchema;
   },
 }> = /*@__PURE__*/
-  serviceDesc(file_tradeloom_auth_v1_auth, 1);
+  serviceDesc(file_tradeloom_auth_v1_auth, 2);
 

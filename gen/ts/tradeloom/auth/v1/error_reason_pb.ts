@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/auth/v1/error_reason.proto.
  */
 export const file_tradeloom_auth_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("CiR0cmFkZWxvb20vYXV0aC92MS9lcnJvcl9yZWFzb24ucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxKoQCCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIcChhFUlJPUl9SRUFTT05fRU1BSUxfVEFLRU4QARIkCiBFUlJPUl9SRUFTT05fUEFTU1dPUkRfVE9PX0NPTU1PThACEiQKIEVSUk9SX1JFQVNPTl9DUkVERU5USUFMU19JTlZBTElEEAMSHgoaRVJST1JfUkVBU09OX0xPR0lOX0RFTEFZRUQQBBImCiJFUlJPUl9SRUFTT05fUkVGUkVTSF9UT0tFTl9JTlZBTElEEAUSJQohRVJST1JfUkVBU09OX1JFRlJFU0hfVE9LRU5fUkVVU0VEEAZiBnByb3RvMw");
+  fileDesc("CiR0cmFkZWxvb20vYXV0aC92MS9lcnJvcl9yZWFzb24ucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxKo8FCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIcChhFUlJPUl9SRUFTT05fRU1BSUxfVEFLRU4QARIkCiBFUlJPUl9SRUFTT05fUEFTU1dPUkRfVE9PX0NPTU1PThACEiQKIEVSUk9SX1JFQVNPTl9DUkVERU5USUFMU19JTlZBTElEEAMSHgoaRVJST1JfUkVBU09OX0xPR0lOX0RFTEFZRUQQBBImCiJFUlJPUl9SRUFTT05fUkVGUkVTSF9UT0tFTl9JTlZBTElEEAUSJQohRVJST1JfUkVBU09OX1JFRlJFU0hfVE9LRU5fUkVVU0VEEAYSIgoeRVJST1JfUkVBU09OX0NIQUxMRU5HRV9JTlZBTElEEAcSHQoZRVJST1JfUkVBU09OX0NPREVfSU5WQUxJRBAIEh0KGUVSUk9SX1JFQVNPTl9UT1RQX0VOQUJMRUQQCRIhCh1FUlJPUl9SRUFTT05fVE9UUF9OT1RfRU5BQkxFRBAKEh0KGUVSUk9SX1JFQVNPTl9MSU5LX0lOVkFMSUQQCxIiCh5FUlJPUl9SRUFTT05fU0VTU0lPTl9OT1RfRk9VTkQQDBIiCh5FUlJPUl9SRUFTT05fQVBJX0tFWV9OT1RfRk9VTkQQDRIgChxFUlJPUl9SRUFTT05fQVBJX0tFWV9JTlZBTElEEA4SHwobRVJST1JfUkVBU09OX1VTRVJfTk9UX0ZPVU5EEA8SGwoXRVJST1JfUkVBU09OX0xBU1RfQURNSU4QEBIfChtFUlJPUl9SRUFTT05fRU1BSUxfVkVSSUZJRUQQERIcChhFUlJPUl9SRUFTT05fVVNFUl9QVVJHRUQQEmIGcHJvdG8z");
 
 /**
  * Why auth refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -65,6 +65,90 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_REFRESH_TOKEN_REUSED = 6;
    */
   REFRESH_TOKEN_REUSED = 6,
+
+  /**
+   * UNAUTHENTICATED: the challenge is unknown, expired, answered or void; sign in again.
+   *
+   * @generated from enum value: ERROR_REASON_CHALLENGE_INVALID = 7;
+   */
+  CHALLENGE_INVALID = 7,
+
+  /**
+   * UNAUTHENTICATED: the code is wrong, or was used before.
+   *
+   * @generated from enum value: ERROR_REASON_CODE_INVALID = 8;
+   */
+  CODE_INVALID = 8,
+
+  /**
+   * FAILED_PRECONDITION: a second factor is enabled; disable it first.
+   *
+   * @generated from enum value: ERROR_REASON_TOTP_ENABLED = 9;
+   */
+  TOTP_ENABLED = 9,
+
+  /**
+   * FAILED_PRECONDITION: no second factor is enabled, or, for EnableTotp, none was set up.
+   *
+   * @generated from enum value: ERROR_REASON_TOTP_NOT_ENABLED = 10;
+   */
+  TOTP_NOT_ENABLED = 10,
+
+  /**
+   * INVALID_ARGUMENT: the token of the link is unknown, expired or was used before.
+   *
+   * @generated from enum value: ERROR_REASON_LINK_INVALID = 11;
+   */
+  LINK_INVALID = 11,
+
+  /**
+   * NOT_FOUND: the caller has no session with this id. Metadata: session_id.
+   *
+   * @generated from enum value: ERROR_REASON_SESSION_NOT_FOUND = 12;
+   */
+  SESSION_NOT_FOUND = 12,
+
+  /**
+   * NOT_FOUND: the caller has no API key with this id. Metadata: api_key_id.
+   *
+   * @generated from enum value: ERROR_REASON_API_KEY_NOT_FOUND = 13;
+   */
+  API_KEY_NOT_FOUND = 13,
+
+  /**
+   * UNAUTHENTICATED: the API key is unknown, expired or revoked, or its owner is suspended.
+   *
+   * @generated from enum value: ERROR_REASON_API_KEY_INVALID = 14;
+   */
+  API_KEY_INVALID = 14,
+
+  /**
+   * NOT_FOUND: nobody has this id. Metadata: user_id.
+   *
+   * @generated from enum value: ERROR_REASON_USER_NOT_FOUND = 15;
+   */
+  USER_NOT_FOUND = 15,
+
+  /**
+   * FAILED_PRECONDITION: nobody who can sign in would be left to administer.
+   *
+   * @generated from enum value: ERROR_REASON_LAST_ADMIN = 16;
+   */
+  LAST_ADMIN = 16,
+
+  /**
+   * FAILED_PRECONDITION: the address is verified already.
+   *
+   * @generated from enum value: ERROR_REASON_EMAIL_VERIFIED = 17;
+   */
+  EMAIL_VERIFIED = 17,
+
+  /**
+   * FAILED_PRECONDITION: the person was deleted for good. Metadata: user_id.
+   *
+   * @generated from enum value: ERROR_REASON_USER_PURGED = 18;
+   */
+  USER_PURGED = 18,
 }
 
 /**

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/auth/v1/events.proto.
  */
 export const file_tradeloom_auth_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("Ch50cmFkZWxvb20vYXV0aC92MS9ldmVudHMucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxIkMKDlVzZXJSZWdpc3RlcmVkEg8KB3VzZXJfaWQYASABKAkSDQoFZW1haWwYAiABKAkSEQoJZnVsbF9uYW1lGAMgASgJIjQKDVNlc3Npb25PcGVuZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJImIKDFNlc3Npb25FbmRlZBISCgpzZXNzaW9uX2lkGAEgASgJEg0KBWNhdXNlGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKkAQoLTG9naW5GYWlsZWQSDwoHYWRkcmVzcxgBIAEoCRIVCg1mYWlsdXJlX2NvdW50GAIgASgFEjYKEmZpcnN0X2ZhaWx1cmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRbGFzdF9mYWlsdXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Ch50cmFkZWxvb20vYXV0aC92MS9ldmVudHMucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxIkMKDlVzZXJSZWdpc3RlcmVkEg8KB3VzZXJfaWQYASABKAkSDQoFZW1haWwYAiABKAkSEQoJZnVsbF9uYW1lGAMgASgJIjQKDVNlc3Npb25PcGVuZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJImIKDFNlc3Npb25FbmRlZBISCgpzZXNzaW9uX2lkGAEgASgJEg0KBWNhdXNlGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKkAQoLTG9naW5GYWlsZWQSDwoHYWRkcmVzcxgBIAEoCRIVCg1mYWlsdXJlX2NvdW50GAIgASgFEjYKEmZpcnN0X2ZhaWx1cmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRbGFzdF9mYWlsdXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIh4KDUVtYWlsVmVyaWZpZWQSDQoFZW1haWwYASABKAkiIAoPUGFzc3dvcmRDaGFuZ2VkEg0KBWNhdXNlGAEgASgJIg0KC1RvdHBFbmFibGVkIg4KDFRvdHBEaXNhYmxlZCIlChJTZWNvbmRGYWN0b3JGYWlsZWQSDwoHYWRkcmVzcxgBIAEoCSIaChhSZWNvdmVyeUNvZGVzUmVnZW5lcmF0ZWQiJgoQUmVjb3ZlcnlDb2RlVXNlZBISCgpsZWZ0X2NvdW50GAEgASgFIm4KDUFwaUtleUNyZWF0ZWQSEgoKYXBpX2tleV9pZBgBIAEoCRIOCgZwcmVmaXgYAiABKAkSDQoFc2NvcGUYAyABKAkSEwoLYWNjb3VudF9pZHMYBCADKAkSFQoNYXBpX2tleV9jb3VudBgFIAEoBSJJCg1BcGlLZXlSZXZva2VkEhIKCmFwaV9rZXlfaWQYASABKAkSDQoFY2F1c2UYAiABKAkSFQoNYXBpX2tleV9jb3VudBgDIAEoBSJMCgxSb2xlc0NoYW5nZWQSDQoFcm9sZXMYASADKAkSFgoOcHJldmlvdXNfcm9sZXMYAiADKAkSFQoNYWRtaW5fdXNlcl9pZBgDIAEoCSJGChBVc2VyU3RhdGVDaGFuZ2VkEg0KBXN0YXRlGAEgASgJEgwKBG5vdGUYAiABKAkSFQoNYWRtaW5fdXNlcl9pZBgDIAEoCWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * A person registered. Key: user_id.
@@ -91,7 +91,8 @@ export type SessionEnded = Message<"tradeloom.auth.v1.SessionEnded"> & {
   sessionId: string;
 
   /**
-   * "logout", or "refresh_reuse" where a spent refresh token came back.
+   * "logout", "revoked", "password_changed", "password_reset", "suspended", "deleted", or
+   * "refresh_reuse" where a spent refresh token came back.
    *
    * @generated from field: string cause = 2;
    */
@@ -154,4 +155,288 @@ export type LoginFailed = Message<"tradeloom.auth.v1.LoginFailed"> & {
  */
 export const LoginFailedSchema: GenMessage<LoginFailed> = /*@__PURE__*/
   messageDesc(file_tradeloom_auth_v1_events, 3);
+
+/**
+ * The person proved to own the e-mail address. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.EmailVerified
+ */
+export type EmailVerified = Message<"tradeloom.auth.v1.EmailVerified"> & {
+  /**
+   * The address.
+   *
+   * @generated from field: string email = 1;
+   */
+  email: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.EmailVerified.
+ * Use `create(EmailVerifiedSchema)` to create a new message.
+ */
+export const EmailVerifiedSchema: GenMessage<EmailVerified> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 4);
+
+/**
+ * The person's password is another. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.PasswordChanged
+ */
+export type PasswordChanged = Message<"tradeloom.auth.v1.PasswordChanged"> & {
+  /**
+   * "changed" by who knew it, or "reset" by mail.
+   *
+   * @generated from field: string cause = 1;
+   */
+  cause: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.PasswordChanged.
+ * Use `create(PasswordChangedSchema)` to create a new message.
+ */
+export const PasswordChangedSchema: GenMessage<PasswordChanged> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 5);
+
+/**
+ * A second factor is asked for from now on. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.TotpEnabled
+ */
+export type TotpEnabled = Message<"tradeloom.auth.v1.TotpEnabled"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.TotpEnabled.
+ * Use `create(TotpEnabledSchema)` to create a new message.
+ */
+export const TotpEnabledSchema: GenMessage<TotpEnabled> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 6);
+
+/**
+ * No second factor is asked for any more. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.TotpDisabled
+ */
+export type TotpDisabled = Message<"tradeloom.auth.v1.TotpDisabled"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.TotpDisabled.
+ * Use `create(TotpDisabledSchema)` to create a new message.
+ */
+export const TotpDisabledSchema: GenMessage<TotpDisabled> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 7);
+
+/**
+ * A wrong or used code, or recovery code, was given where the first factor was right. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.SecondFactorFailed
+ */
+export type SecondFactorFailed = Message<"tradeloom.auth.v1.SecondFactorFailed"> & {
+  /**
+   * From where.
+   *
+   * @generated from field: string address = 1;
+   */
+  address: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SecondFactorFailed.
+ * Use `create(SecondFactorFailedSchema)` to create a new message.
+ */
+export const SecondFactorFailedSchema: GenMessage<SecondFactorFailed> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 8);
+
+/**
+ * All recovery codes were replaced. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.RecoveryCodesRegenerated
+ */
+export type RecoveryCodesRegenerated = Message<"tradeloom.auth.v1.RecoveryCodesRegenerated"> & {
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RecoveryCodesRegenerated.
+ * Use `create(RecoveryCodesRegeneratedSchema)` to create a new message.
+ */
+export const RecoveryCodesRegeneratedSchema: GenMessage<RecoveryCodesRegenerated> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 9);
+
+/**
+ * A recovery code was used up. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.RecoveryCodeUsed
+ */
+export type RecoveryCodeUsed = Message<"tradeloom.auth.v1.RecoveryCodeUsed"> & {
+  /**
+   * How many are left.
+   *
+   * @generated from field: int32 left_count = 1;
+   */
+  leftCount: number;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RecoveryCodeUsed.
+ * Use `create(RecoveryCodeUsedSchema)` to create a new message.
+ */
+export const RecoveryCodeUsedSchema: GenMessage<RecoveryCodeUsed> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 10);
+
+/**
+ * An API key was made. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.ApiKeyCreated
+ */
+export type ApiKeyCreated = Message<"tradeloom.auth.v1.ApiKeyCreated"> & {
+  /**
+   * The key.
+   *
+   * @generated from field: string api_key_id = 1;
+   */
+  apiKeyId: string;
+
+  /**
+   * How its secret begins.
+   *
+   * @generated from field: string prefix = 2;
+   */
+  prefix: string;
+
+  /**
+   * "read" or "trade".
+   *
+   * @generated from field: string scope = 3;
+   */
+  scope: string;
+
+  /**
+   * The only accounts it may use; empty for all.
+   *
+   * @generated from field: repeated string account_ids = 4;
+   */
+  accountIds: string[];
+
+  /**
+   * How many of the person's keys are in force now.
+   *
+   * @generated from field: int32 api_key_count = 5;
+   */
+  apiKeyCount: number;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ApiKeyCreated.
+ * Use `create(ApiKeyCreatedSchema)` to create a new message.
+ */
+export const ApiKeyCreatedSchema: GenMessage<ApiKeyCreated> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 11);
+
+/**
+ * An API key counts no more. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.ApiKeyRevoked
+ */
+export type ApiKeyRevoked = Message<"tradeloom.auth.v1.ApiKeyRevoked"> & {
+  /**
+   * The key.
+   *
+   * @generated from field: string api_key_id = 1;
+   */
+  apiKeyId: string;
+
+  /**
+   * "revoked", "suspended" or "deleted".
+   *
+   * @generated from field: string cause = 2;
+   */
+  cause: string;
+
+  /**
+   * How many of the person's keys are in force now.
+   *
+   * @generated from field: int32 api_key_count = 3;
+   */
+  apiKeyCount: number;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ApiKeyRevoked.
+ * Use `create(ApiKeyRevokedSchema)` to create a new message.
+ */
+export const ApiKeyRevokedSchema: GenMessage<ApiKeyRevoked> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 12);
+
+/**
+ * An administrator replaced a person's roles. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.RolesChanged
+ */
+export type RolesChanged = Message<"tradeloom.auth.v1.RolesChanged"> & {
+  /**
+   * Since now.
+   *
+   * @generated from field: repeated string roles = 1;
+   */
+  roles: string[];
+
+  /**
+   * Until now.
+   *
+   * @generated from field: repeated string previous_roles = 2;
+   */
+  previousRoles: string[];
+
+  /**
+   * The administrator; empty where nobody asked for it, such as at the installation.
+   *
+   * @generated from field: string admin_user_id = 3;
+   */
+  adminUserId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.RolesChanged.
+ * Use `create(RolesChangedSchema)` to create a new message.
+ */
+export const RolesChangedSchema: GenMessage<RolesChanged> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 13);
+
+/**
+ * An administrator suspended a person, or let them in again: deployments pause while suspended.
+ * Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.UserStateChanged
+ */
+export type UserStateChanged = Message<"tradeloom.auth.v1.UserStateChanged"> & {
+  /**
+   * "active" or "suspended".
+   *
+   * @generated from field: string state = 1;
+   */
+  state: string;
+
+  /**
+   * Why, in the administrator's words.
+   *
+   * @generated from field: string note = 2;
+   */
+  note: string;
+
+  /**
+   * The administrator.
+   *
+   * @generated from field: string admin_user_id = 3;
+   */
+  adminUserId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.UserStateChanged.
+ * Use `create(UserStateChangedSchema)` to create a new message.
+ */
+export const UserStateChangedSchema: GenMessage<UserStateChanged> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 14);
 
