@@ -60,7 +60,8 @@ def trial_secrets() -> list[dict[str, Any]]:
             "AUTH_ADMIN_EMAIL": ADMIN_EMAIL,
             "AUTH_ADMIN_PASSWORD": new_password(),
         }
-        names = [*services[word]["secretEnv"], *services[word]["optionalSecretEnv"]]
+        names = services[word]["secretEnv"]
+        names += [name for name in services[word]["optionalSecretEnv"] if name in settings]
         found.append(secret(f"{RELEASE}-{word}", {name: settings[name] for name in names}))
     return found
 

@@ -39,11 +39,13 @@ from libs.mesh.server import Open, serving
 from libs.mesh.settings import ServiceSettings
 from libs.stack.pki import make_certificates
 from libs.words import WORDS
-from services.auth.keys import KeyBox, StoredKey
+from services.auth.keys import AUDIT, KeyBox, StoredKey
 from tests.servers import PASSWORD, PostgresServer, as_superuser, copy_database, free_port
 
 TEMPLATE = "mesh_template"
 KEY_ENCRYPTION_KEY = "dGVzdHMgdGVzdHMgdGVzdHMgdGVzdHMgdGVzdHMgdGU="
+QUOTAS = '{"api_keys": 3}'
+"""What a person may have of each, as billing would tell auth."""
 READY_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
@@ -56,8 +58,11 @@ class Mint:
 
     def __init__(self) -> None:
         box = KeyBox(KEY_ENCRYPTION_KEY)
-        self.stored: StoredKey = box.new(datetime(2026, 1, 1, tzinfo=UTC))
+        # In use for a while, and not so long that another were due.
+        begun = datetime.now(UTC) - timedelta(days=1)
+        self.stored: StoredKey = box.new(begun)
         self.private_key: Ed25519PrivateKey = box.open(self.stored)
+        self.audit: StoredKey = box.new(begun, AUDIT)
 
     def token(self, user_id: UUID | None = None, *, seconds: float = 900, **claims: Any) -> str:
         """Lives at least so many seconds, and less than one more."""
@@ -70,7 +75,10 @@ class Mint:
             "roles": ["user"],
             "scopes": ["account", "read", "trade"],
             "entitlements": [],
-            "iat": int(now.timestamp()),
+            "quotas": {},
+            "email_verified": False,
+            "mfa": False,
+            "iat": now.timestamp(),
             "exp": math.ceil((now + timedelta(seconds=seconds)).timestamp()),
         }
         given = {name: value for name, value in (usual | claims).items() if value is not None}
@@ -176,6 +184,10 @@ class Installation:
     logs: Path
     auth_address: str = ""
 
+    @property
+    def mails(self) -> Path:
+        return self.logs / "mails"
+
     def url(self, role: str = "postgres") -> str:
         """The database as a role sees it: "orders_rpc", "orders_worker", "tradeloom", or the superuser."""
         return self.postgres.url(self.database, role)
@@ -191,6 +203,7 @@ class Installation:
             "redis_url": self.redis_url,
             "auth_service_url": self.auth_address,
             "key_encryption_key": KEY_ENCRYPTION_KEY,
+            "mail_folder": str(self.mails),
             "drain_seconds": "5",
             "log_format": "json",
             **changes,
@@ -273,14 +286,20 @@ async def _let_in(server: PostgresServer) -> None:
     )
     for role in roles:
         await connection.execute(f"ALTER ROLE {role['rolname']} LOGIN PASSWORD '{PASSWORD}'")
+    for key in (MINT.stored, MINT.audit):
+        await connection.execute(
+            """
+            INSERT INTO auth.signing_keys (key_id, public_key, sealed_private_key, sign_time, purpose)
+            VALUES ($1, $2, $3, $4, $5)
+            """,
+            key.key_id,
+            key.public_key,
+            key.sealed_private_key,
+            key.sign_time,
+            key.purpose,
+        )
     await connection.execute(
-        """
-        INSERT INTO auth.signing_keys (key_id, public_key, sealed_private_key, sign_time) VALUES ($1, $2, $3, $4)
-        """,
-        MINT.stored.key_id,
-        MINT.stored.public_key,
-        MINT.stored.sealed_private_key,
-        MINT.stored.sign_time,
+        "INSERT INTO auth.default_entitlements (plan, capabilities, quotas) VALUES ('tests', '{}', $1)", QUOTAS
     )
     await connection.close()
 

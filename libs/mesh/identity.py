@@ -1,6 +1,6 @@
 """Who is calling: the user of a verified access token, and the service of a verified certificate."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -56,14 +56,17 @@ class Identity:
         return self.account_ids is None or account_id in self.account_ids
 
     def may_come_from(self, address: str) -> bool:
-        if not self.networks:
-            return True
-        try:
-            found = ip_address(address)
-        except ValueError:
-            return False
-        mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-        return any((mapped or found) in network for network in self.networks)
+        return not self.networks or is_within(address, self.networks)
+
+
+def is_within(address: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Whether the address belongs to one of the networks; what is no address belongs to none."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return any((mapped or found) in network for network in networks)
 
 
 _current: ContextVar[Identity] = ContextVar("identity")

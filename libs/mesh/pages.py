@@ -52,3 +52,11 @@ def uuid_after(token: str) -> UUID | None:
         return UUID(str(key[0])) if key else None
     except ValueError:
         raise PageTokenInvalid({"page_token": "is not one that was given out"}) from None
+
+
+def number_after(token: str) -> int:
+    """The number a token stands for; 0 for the first page."""
+    key = key_of(token, 1)
+    if key and not isinstance(key[0], int):
+        raise PageTokenInvalid({"page_token": "is not one that was given out"})
+    return int(key[0]) if key else 0

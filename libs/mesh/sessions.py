@@ -97,6 +97,11 @@ class Sessions:
         """The sessions that have ended and may still matter, with the time when their last access token expires."""
         return self._ended.times
 
+    @property
+    def not_before(self) -> Mapping[UUID, datetime]:
+        """The times before which these users' tokens are outdated, as far as they may still matter."""
+        return self._not_before.times
+
     def refresh(self) -> None:
         """Notes that everything known is true as of now."""
         self._fresh_at = time.monotonic()

@@ -8,6 +8,7 @@ pki/          certificates; what services read as TLS_FOLDER
 run/          one file per process we started: its pid and when it began
 logs/         one log per process
 postgres/  valkey/
+mails/        what would have been sent, where there is no mail server
 """
 
 import fcntl
@@ -82,6 +83,11 @@ class DataFolder:
     def replays(self) -> Path:
         """Where an operator puts recorded trades, for feeds to play."""
         return self.path / "replays"
+
+    @property
+    def mails(self) -> Path:
+        """Made by auth with the first mail."""
+        return self.path / "mails"
 
     def log(self, name: str) -> Path:
         return self.logs / f"{name}.log"

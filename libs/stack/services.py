@@ -97,7 +97,11 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
             "AUTH_KEY_ENCRYPTION_KEY": passwords[KEY_ENCRYPTION_KEY],
             "AUTH_ADMIN_EMAIL": ADMIN_EMAIL,
             "AUTH_ADMIN_PASSWORD": passwords["auth.admin"],
+            "AUTH_PUBLIC_URL": os.environ.get("AUTH_PUBLIC_URL", f"http://localhost:{around.ports['edge']}"),
+            "AUTH_MAIL_FOLDER": str(around.folder.mails),
         }
+        # A mail server of one's own, instead of the folder.
+        environment |= {name: os.environ[name] for name in ("AUTH_SMTP_URL", "AUTH_MAIL_FROM") if name in os.environ}
     if word == "feeds":
         environment["FEEDS_SIMULATED"] = os.environ.get("FEEDS_SIMULATED", "1")
         environment["FEEDS_REPLAY_FOLDER"] = os.environ.get("FEEDS_REPLAY_FOLDER", str(around.folder.replays))

@@ -1,7 +1,8 @@
 """Starts the auth service: `python -m services.auth`."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 
@@ -9,20 +10,26 @@ from tradeloom.auth.v1 import auth_pb2_grpc
 
 from libs.bus import connection
 from libs.bus.connection import open_redis
+from libs.bus.facts import reading
 from libs.ids import uuid7
+from libs.mail import Folder, Mailer, Smtp
 from libs.mesh.server import Mesh, Service, run
 from libs.store.background import running
 from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
-from services.auth import domain, store, upkeep, use_cases
+from services.auth import consumers, domain, store, upkeep, use_cases
 from services.auth.keys import KeyBox, Signer
+from services.auth.mails import Outgoing
 from services.auth.passwords import Passwords
 from services.auth.revocations import Revocations
-from services.auth.servicer import AuthServicer, RevocationServicer
+from services.auth.rotation import Rotation
+from services.auth.servicer import AdminServicer, AuthServicer, RevocationServicer
+from services.auth.servicer.desk import Desk
 from services.auth.settings import Settings
 from services.auth.store import IdentityStore
 
+WORKER_CONNECTIONS_MAX = 8
 ROLES_OF_THE_FIRST = frozenset({"user", "operator", "admin"})
 
 
@@ -35,53 +42,85 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     passwords = Passwords(settings.password_hashes_at_once_max, settings.password_hashes_waiting_max)
     box = KeyBox(settings.key_encryption_key.get_secret_value())
     signer = Signer(box, settings.access_token_seconds)
-    register = use_cases.Registration(uuid7, now)
+    register = use_cases.Registration(now)
+    prove_factor = use_cases.ProveFactor(box, now)
+    outgoing = Outgoing(box, uuid7, settings.public_url)
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
-        open_database(settings.worker_database_url.get_secret_value(), 4) as worker,
+        open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         async with database.transaction() as rows:
             await check_revision(rows, settings.word)
-        await use_signing_keys(database, box, signer)
-        mesh.verifier.use(signer.public_keys())
+        rotation = Rotation(
+            database=database,
+            box=box,
+            signer=signer,
+            verifier=mesh.verifier,
+            key_days=settings.signing_key_days,
+            lead_seconds=settings.signing_key_lead_seconds,
+        )
+        await rotation.follow()
         await add_first_admin(settings, database, passwords, register)
         revocations = Revocations(
             worker, mesh.sessions, settings.revocation_poll_seconds, settings.revocation_heartbeat_seconds
         )
-        servicer = AuthServicer(
+        desk = Desk(
             database=database,
             passwords=passwords,
+            box=box,
             signer=signer,
             revocations=revocations,
+            outgoing=outgoing,
+            next_id=uuid7,
+            now=now,
+            digest_key=box.derived("request-digests"),
             register=register,
             open_session=use_cases.OpenSession(uuid7, now, settings.refresh_token_days),
             refresh_session=use_cases.RefreshSession(now, settings.refresh_token_days),
-            next_id=uuid7,
-            digest_key=box.derived("request-digests"),
+            prove_factor=prove_factor,
+            set_up_factor=use_cases.SetUpFactor(box, prove_factor, now),
+            change_password=use_cases.ChangePassword(now),
+            make_token=use_cases.MakeToken(now),
+            create_api_key=use_cases.CreateApiKey(uuid7, now),
+            administer=use_cases.Administer(now),
+            rotate_signing_key=rotation.begin,
         )
-        async with (
-            running("revocations", revocations.follow),
-            running("failed logins", partial(upkeep.tell_failed_logins, worker, settings.failed_logins_told_seconds)),
-            running("purge", partial(upkeep.purge, worker)),
-            relay(worker, redis, settings.word) as told,
-        ):
+
+        async def follow_keys() -> None:
+            await asyncio.sleep(settings.signing_key_poll_seconds)
+            await rotation.follow()
+
+        async with AsyncExitStack() as stack:
+            for name, work in {
+                "revocations": revocations.follow,
+                "signing keys": follow_keys,
+                "failed logins": partial(upkeep.tell_failed_logins, worker, settings.failed_logins_told_seconds),
+                "mails": partial(upkeep.send_mails, worker, outgoing, mailer_of(settings), now),
+                "purge": partial(upkeep.purge, worker),
+            }.items():
+                await stack.enter_async_context(running(name, work))
+            told = await stack.enter_async_context(relay(worker, redis, settings.word))
+            read = {
+                source: await stack.enter_async_context(reading(worker, redis, source, consumers.Record(source)))
+                for source in consumers.AUDITED
+            }
             yield Service(
                 registers=[
-                    partial(auth_pb2_grpc.add_AuthServiceServicer_to_server, servicer),
+                    partial(auth_pb2_grpc.add_AuthServiceServicer_to_server, AuthServicer(desk)),
+                    partial(auth_pb2_grpc.add_AdminServiceServicer_to_server, AdminServicer(desk)),
                     partial(auth_pb2_grpc.add_RevocationServiceServicer_to_server, RevocationServicer(revocations)),
                 ],
                 checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},
+                watched={f"facts of {source}": reader.check for source, reader in read.items()},
             )
 
 
-async def use_signing_keys(database: Database, box: KeyBox, signer: Signer) -> None:
-    async with database.transaction() as rows:
-        keys = await store.signing_keys(rows)
-        if not keys:
-            await store.add_first_key(rows, box.new(now()))
-            keys = await store.signing_keys(rows)
-    signer.use(keys)
+def mailer_of(settings: Settings) -> Mailer:
+    if url := settings.smtp_url.get_secret_value():
+        return Smtp(url, settings.mail_from)
+    assert settings.mail_folder is not None
+    return Folder(settings.mail_folder, settings.mail_from)
 
 
 async def add_first_admin(
@@ -91,7 +130,7 @@ async def add_first_admin(
     if not settings.admin_email:
         return
     async with database.transaction() as rows:
-        if await store.find_login(rows, domain.normalized(settings.admin_email)):
+        if await store.find_login(rows, domain.normalized(settings.admin_email), network=""):
             return
     password_hash = await passwords.hash(settings.admin_password.get_secret_value())
     user_id = uuid7()
@@ -104,6 +143,7 @@ async def add_first_admin(
                 full_name="Administrator",
                 password_hash=password_hash,
                 roles=ROLES_OF_THE_FIRST,
+                email_verified=True,
             )
     except domain.EmailTaken:
         return

@@ -1,17 +1,57 @@
-"""What people, sessions and refresh tokens are, and what may happen to them. No I/O here."""
+"""What people, sessions, keys and tokens are, and what may happen to them. No I/O here."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
+from ipaddress import ip_network
 from uuid import UUID
 
-from libs.errors import AlreadyExists, Exhausted, Invalid, Unauthenticated
+from libs.errors import AlreadyExists, Exhausted, Invalid, NotAllowed, NotFound, Unauthenticated
 
 # A lost answer to Refresh may be asked for again so long after the token was spent.
 REPEAT_SECONDS = 30
-# So many failures cost nothing; from then on each doubles the wait.
+# So many failures in a row cost nothing; from then on each doubles the wait: of an account from one network, of an
+# account from all networks where its owner is not known, and of a network whatever the account.
 FREE_FAILURES = 5
+FREE_FAILURES_OF_ACCOUNT = 50
+FREE_FAILURES_OF_NETWORK = 100
 LOGIN_DELAY_SECONDS_MAX = 900
+# A challenge is answered so soon, and wrongly so often at most.
+CHALLENGE_SECONDS = 300
+CHALLENGE_ATTEMPTS_MAX = 5
+RESET_LINK_SECONDS = 1_800
+VERIFY_LINK_SECONDS = 3 * 86_400
+# For so long a proved code lets in where the contract asks for a fresh one (libs.mesh.concerns).
+FRESH_FACTOR_SECONDS = 300
+RECOVERY_CODE_COUNT = 10
+API_KEYS_KEPT_MAX = 1_000
+ROLES = ("user", "operator", "admin")
+
+
+class UserState(Enum):
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    PURGED = "purged"
+
+
+class Purpose(Enum):
+    """What a token that works once is for."""
+
+    CHALLENGE = "challenge"
+    VERIFY_EMAIL = "verify_email"
+    RESET_PASSWORD = "reset_password"  # noqa: S105 (a name)
+
+
+class Scope(Enum):
+    """What an API key may do."""
+
+    READ = "read"
+    TRADE = "trade"
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        return ("read",) if self is Scope.READ else ("read", "trade")
 
 
 class EmailTaken(AlreadyExists):
@@ -40,6 +80,54 @@ class RefreshTokenReused(Unauthenticated):
     reason = "REFRESH_TOKEN_REUSED"
 
 
+class ChallengeInvalid(Unauthenticated):
+    reason = "CHALLENGE_INVALID"
+
+
+class CodeInvalid(Unauthenticated):
+    reason = "CODE_INVALID"
+
+
+class TotpIsEnabled(NotAllowed):
+    reason = "TOTP_ENABLED"
+
+
+class TotpNotEnabled(NotAllowed):
+    reason = "TOTP_NOT_ENABLED"
+
+
+class LinkInvalid(Invalid):
+    reason = "LINK_INVALID"
+
+
+class SessionNotFound(NotFound):
+    reason = "SESSION_NOT_FOUND"
+
+
+class ApiKeyNotFound(NotFound):
+    reason = "API_KEY_NOT_FOUND"
+
+
+class ApiKeyInvalid(Unauthenticated):
+    reason = "API_KEY_INVALID"
+
+
+class UserNotFound(NotFound):
+    reason = "USER_NOT_FOUND"
+
+
+class LastAdmin(NotAllowed):
+    reason = "LAST_ADMIN"
+
+
+class EmailIsVerified(NotAllowed):
+    reason = "EMAIL_VERIFIED"
+
+
+class UserIsPurged(NotAllowed):
+    reason = "USER_PURGED"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
     user_id: UUID
@@ -48,6 +136,12 @@ class User:
     roles: frozenset[str]
     email_verified: bool
     create_time: datetime
+    totp_enabled: bool = False
+    state: UserState = UserState.ACTIVE
+    not_before: datetime | None = None
+    """Access tokens from before it are outdated."""
+    capabilities: frozenset[str] = frozenset()
+    quotas: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +150,50 @@ class Session:
     user_id: UUID
     address: str
     create_time: datetime
+    user_agent: str = ""
+    refresh_time: datetime | None = None
+    expire_time: datetime | None = None
+    second_factor_time: datetime | None = None
     end_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    api_key_id: UUID
+    user_id: UUID
+    name: str
+    prefix: str
+    scope: Scope
+    account_ids: tuple[UUID, ...]
+    allowed_networks: tuple[str, ...]
+    create_time: datetime
+    expire_time: datetime | None
+    last_used_time: datetime | None = None
+    last_used_address: str = ""
+    revoke_time: datetime | None = None
+
+    def is_in_force(self, now: datetime) -> bool:
+        return self.revoke_time is None and (self.expire_time is None or now < self.expire_time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTimeToken:
+    """Only its hash is kept."""
+
+    token_hash: bytes
+    user_id: UUID
+    purpose: Purpose
+    expire_time: datetime
+    attempt_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totp:
+    """A second factor; its secret is enabled by a first code, and each time step lets in once."""
+
+    sealed_secret: bytes
+    enable_time: datetime | None
+    last_step: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +212,18 @@ class RefreshToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failures:
-    """Failed logins in a row, of one account from one address."""
+    """Failed attempts in a row, of whatever they are counted by."""
 
     count: int
     last_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What failed attempts are counted by, and how many in a row cost nothing."""
+
+    subject: bytes
+    free: int = FREE_FAILURES
 
 
 class Refreshed(Enum):
@@ -110,17 +255,54 @@ def judge_refresh(token: RefreshToken, session: Session, *, request_id: str, now
     return Refreshed.REUSE
 
 
-def delay(failures: Failures) -> timedelta:
+def delay(failures: Failures, free: int = FREE_FAILURES) -> timedelta:
     """How long after the last failure the next attempt may come: 1, 2, 4 … seconds, up to 15 minutes."""
-    if failures.count < FREE_FAILURES:
+    if failures.count < free:
         return timedelta(0)
-    doublings = min(failures.count - FREE_FAILURES, LOGIN_DELAY_SECONDS_MAX.bit_length())
+    doublings = min(failures.count - free, LOGIN_DELAY_SECONDS_MAX.bit_length())
     return timedelta(seconds=min(2**doublings, LOGIN_DELAY_SECONDS_MAX))
 
 
-def admit_attempt(failures: Failures, now: datetime) -> None:
-    """Raises LoginDelayed while the wait lasts."""
-    wait = failures.last_time + delay(failures) - now
+def admit_attempt(failures: Iterable[tuple[Failures, int]], now: datetime) -> None:
+    """Raises LoginDelayed while the longest wait lasts; each of failures with how many are free."""
+    wait = max((one.last_time + delay(one, free) - now for one, free in failures), default=timedelta(0))
     if wait > timedelta(0):
         seconds = wait.total_seconds()
-        raise LoginDelayed("too many failed attempts; try again later", retry_after_seconds=seconds)
+        raise LoginDelayed("too many attempts; try again later", retry_after_seconds=seconds)
+
+
+def networks_from(texts: Iterable[str]) -> tuple[str, ...]:
+    """Networks in their usual notation, a single address as a network of its own; raises Invalid by position."""
+    found, wrong = [], {}
+    for position, text in enumerate(texts):
+        try:
+            found.append(str(ip_network(text.strip())))
+        except ValueError:
+            wrong[f"allowed_networks[{position}]"] = "is no network such as 203.0.113.0/24, and no address"
+    if wrong:
+        raise Invalid(wrong)
+    return tuple(dict.fromkeys(found))
+
+
+def check_expiry(expire_time: datetime | None, now: datetime) -> None:
+    if expire_time is not None and expire_time <= now:
+        raise Invalid({"expire_time": "is not in the future"})
+
+
+def roles_from(asked: Iterable[str]) -> frozenset[str]:
+    """Everybody is a user."""
+    return frozenset(asked) | {"user"}
+
+
+def key_in_force(key: ApiKey | None, user: User | None, now: datetime) -> ApiKey:
+    """The key, if it may be exchanged now; why it may not is not said."""
+    if key is None or user is None or user.state is not UserState.ACTIVE or not key.is_in_force(now):
+        raise ApiKeyInvalid("the API key is not valid")
+    return key
+
+
+def active(user: User | None) -> User:
+    """The user, if they may sign in; raises CredentialsInvalid."""
+    if user is None or user.state is not UserState.ACTIVE:
+        raise CredentialsInvalid("e-mail or password is wrong")
+    return user

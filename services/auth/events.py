@@ -1,5 +1,6 @@
 """What auth tells the other services: the kind and the serialized message of each fact."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
@@ -7,7 +8,7 @@ from google.protobuf.message import Message
 from tradeloom.auth.v1 import events_pb2
 
 from libs.mesh.wire import timestamp
-from services.auth.domain import Session, User
+from services.auth.domain import ApiKey, Session, User, UserState
 
 
 def registered(user: User) -> tuple[str, bytes]:
@@ -33,6 +34,62 @@ def login_failed(
             last_failure_time=timestamp(last_failure_time),
         )
     )
+
+
+def email_verified(email: str) -> tuple[str, bytes]:
+    return fact_of(events_pb2.EmailVerified(email=email))
+
+
+def password_changed(cause: str) -> tuple[str, bytes]:
+    return fact_of(events_pb2.PasswordChanged(cause=cause))
+
+
+def totp_enabled() -> tuple[str, bytes]:
+    return fact_of(events_pb2.TotpEnabled())
+
+
+def totp_disabled() -> tuple[str, bytes]:
+    return fact_of(events_pb2.TotpDisabled())
+
+
+def second_factor_failed(address: str) -> tuple[str, bytes]:
+    return fact_of(events_pb2.SecondFactorFailed(address=address))
+
+
+def recovery_codes_regenerated() -> tuple[str, bytes]:
+    return fact_of(events_pb2.RecoveryCodesRegenerated())
+
+
+def recovery_code_used(left_count: int) -> tuple[str, bytes]:
+    return fact_of(events_pb2.RecoveryCodeUsed(left_count=left_count))
+
+
+def api_key_created(key: ApiKey, api_key_count: int) -> tuple[str, bytes]:
+    return fact_of(
+        events_pb2.ApiKeyCreated(
+            api_key_id=str(key.api_key_id),
+            prefix=key.prefix,
+            scope=key.scope.value,
+            account_ids=map(str, key.account_ids),
+            api_key_count=api_key_count,
+        )
+    )
+
+
+def api_key_revoked(api_key_id: UUID, cause: str, api_key_count: int) -> tuple[str, bytes]:
+    return fact_of(events_pb2.ApiKeyRevoked(api_key_id=str(api_key_id), cause=cause, api_key_count=api_key_count))
+
+
+def roles_changed(roles: Iterable[str], previous_roles: Iterable[str], admin_user_id: UUID) -> tuple[str, bytes]:
+    return fact_of(
+        events_pb2.RolesChanged(
+            roles=sorted(roles), previous_roles=sorted(previous_roles), admin_user_id=str(admin_user_id)
+        )
+    )
+
+
+def state_changed(state: UserState, note: str, admin_user_id: UUID) -> tuple[str, bytes]:
+    return fact_of(events_pb2.UserStateChanged(state=state.value, note=note, admin_user_id=str(admin_user_id)))
 
 
 def fact_of(message: Message) -> tuple[str, bytes]:

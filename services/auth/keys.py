@@ -1,9 +1,11 @@
-"""The keys that sign access tokens, encrypted wherever they rest."""
+"""The keys that sign access tokens and audit chains, and what else is encrypted wherever it rests."""
 
 import base64
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import jwt
 from cryptography.hazmat.primitives import hashes
@@ -13,10 +15,12 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from libs.ids import uuid7
 from libs.mesh.identity import ALGORITHM, AUDIENCE, ISSUER
-from services.auth.domain import Session, User
+from services.auth.domain import ApiKey, Session, User
 
 NONCE_BYTES = 12
 SCOPES_OF_A_PERSON = ("account", "read", "trade")
+ROLES_OF_A_KEY = frozenset({"user"})
+ACCESS, AUDIT = "access", "audit"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +32,11 @@ class StoredKey:
     sealed_private_key: bytes
     sign_time: datetime
     verify_until: datetime | None = None
+    purpose: str = ACCESS
 
 
 class KeyBox:
-    """Seals and opens keys with the key-encryption key, each for its own purpose."""
+    """Seals and opens with keys derived from the key-encryption key, one for each purpose."""
 
     def __init__(self, key_encryption_key: str) -> None:
         self._master = base64.b64decode(key_encryption_key)
@@ -39,36 +44,80 @@ class KeyBox:
     def derived(self, purpose: str) -> bytes:
         return HKDF(hashes.SHA256(), 32, salt=None, info=f"tradeloom/auth/{purpose}".encode()).derive(self._master)
 
-    def seal(self, private_key: Ed25519PrivateKey, key_id: str) -> bytes:
+    def seal_bytes(self, purpose: str, context: str, raw: bytes) -> bytes:
+        """Context is what it belongs to: sealed for one, it opens for no other."""
         nonce = os.urandom(NONCE_BYTES)
-        sealed = AESGCM(self.derived("signing-keys")).encrypt(nonce, private_key.private_bytes_raw(), key_id.encode())
-        return nonce + sealed
+        return nonce + AESGCM(self.derived(purpose)).encrypt(nonce, raw, context.encode())
+
+    def open_bytes(self, purpose: str, context: str, sealed: bytes) -> bytes:
+        """Raises InvalidTag for what was not sealed so."""
+        return AESGCM(self.derived(purpose)).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context.encode())
+
+    def seal(self, private_key: Ed25519PrivateKey, key_id: str) -> bytes:
+        return self.seal_bytes("signing-keys", key_id, private_key.private_bytes_raw())
 
     def open(self, stored: StoredKey) -> Ed25519PrivateKey:
-        nonce, sealed = stored.sealed_private_key[:NONCE_BYTES], stored.sealed_private_key[NONCE_BYTES:]
-        raw = AESGCM(self.derived("signing-keys")).decrypt(nonce, sealed, stored.key_id.encode())
+        raw = self.open_bytes("signing-keys", stored.key_id, stored.sealed_private_key)
         return Ed25519PrivateKey.from_private_bytes(raw)
 
-    def new(self, sign_time: datetime) -> StoredKey:
+    def new(self, sign_time: datetime, purpose: str = ACCESS) -> StoredKey:
         private_key, key_id = Ed25519PrivateKey.generate(), str(uuid7())
         return StoredKey(
             key_id=key_id,
             public_key=private_key.public_key().public_bytes_raw(),
             sealed_private_key=self.seal(private_key, key_id),
             sign_time=sign_time,
+            purpose=purpose,
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What an access token says: who it is, out of which session or API key, and what it may do."""
+
+    user: User
+    source_id: UUID
+    roles: frozenset[str]
+    scopes: Sequence[str]
+    second_factor_time: datetime | None = None
+    account_ids: Sequence[UUID] = ()
+    networks: Sequence[str] = ()
+
+
+def grant_of_session(user: User, session: Session) -> Grant:
+    return Grant(
+        user=user,
+        source_id=session.session_id,
+        roles=user.roles,
+        scopes=SCOPES_OF_A_PERSON,
+        second_factor_time=session.second_factor_time,
+    )
+
+
+def grant_of_key(user: User, key: ApiKey) -> Grant:
+    """An API key never has a person's further roles, nor the scope to manage identity."""
+    return Grant(
+        user=user,
+        source_id=key.api_key_id,
+        roles=ROLES_OF_A_KEY & user.roles,
+        scopes=key.scope.scopes,
+        account_ids=key.account_ids,
+        networks=key.allowed_networks,
+    )
+
+
 class Signer:
-    """Signs access tokens with the newest key whose time has come."""
+    """Signs access tokens with the newest key whose time has come, and the ends of audit chains with theirs."""
 
     def __init__(self, box: KeyBox, access_token_seconds: int) -> None:
         self._box, self.access_token_seconds = box, access_token_seconds
         self._opened: dict[str, Ed25519PrivateKey] = {}
         self.keys: tuple[StoredKey, ...] = ()
+        self.audit_keys: tuple[StoredKey, ...] = ()
 
-    def use(self, keys: tuple[StoredKey, ...]) -> None:
-        self.keys = keys
+    def use(self, keys: Sequence[StoredKey]) -> None:
+        self.keys = tuple(key for key in keys if key.purpose == ACCESS)
+        self.audit_keys = tuple(key for key in keys if key.purpose == AUDIT)
         self._opened = {key.key_id: self._opened.get(key.key_id) or self._box.open(key) for key in keys}
 
     def _signing_key(self, now: datetime) -> StoredKey:
@@ -79,17 +128,34 @@ class Signer:
     def public_keys(self) -> dict[str, Ed25519PublicKey]:
         return {key.key_id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in self.keys}
 
-    def sign(self, user: User, session: Session, now: datetime) -> str:
-        signing = self._signing_key(now)
-        claims = {
+    def audit_key(self) -> tuple[Ed25519PrivateKey, str]:
+        """The newest, and its id."""
+        newest = max(self.audit_keys, key=lambda key: key.sign_time)
+        return self._opened[newest.key_id], newest.key_id
+
+    def sign(self, grant: Grant, now: datetime) -> str:
+        signing, user = self._signing_key(now), grant.user
+        # A replica's clock may be behind the one that said from when on the user's tokens count.
+        issue_time = now if user.not_before is None else max(now, user.not_before)
+        claims: dict[str, object] = {
             "iss": ISSUER,
             "aud": AUDIENCE,
             "sub": str(user.user_id),
-            "sid": str(session.session_id),
-            "roles": sorted(user.roles),
-            "scopes": SCOPES_OF_A_PERSON,
-            "entitlements": [],
-            "iat": int(now.timestamp()),
+            "sid": str(grant.source_id),
+            "roles": sorted(grant.roles),
+            "scopes": list(grant.scopes),
+            "entitlements": sorted(user.capabilities),
+            "quotas": dict(user.quotas),
+            "email_verified": user.email_verified,
+            "mfa": user.totp_enabled,
+            # With its fraction: what was made in the second before rights changed is told from what was made after.
+            "iat": issue_time.timestamp(),
             "exp": int((now + timedelta(seconds=self.access_token_seconds)).timestamp()),
         }
+        if grant.second_factor_time is not None:
+            claims["mfa_time"] = int(grant.second_factor_time.astimezone(UTC).timestamp())
+        if grant.account_ids:
+            claims["accounts"] = [str(account_id) for account_id in grant.account_ids]
+        if grant.networks:
+            claims["networks"] = list(grant.networks)
         return jwt.encode(claims, self._opened[signing.key_id], algorithm=ALGORITHM, headers={"kid": signing.key_id})

@@ -26,10 +26,10 @@ class Passwords:
         self._counting, self._count, self._count_max = Lock(), 0, at_once_max + waiting_max
         self._nobody = self._hasher.hash("nobody has this password")
 
-    def refuse_common(self, password: str) -> None:
-        """Raises for a password that is tried first by whoever guesses."""
+    def refuse_common(self, password: str, field: str = "password") -> None:
+        """Raises for a password that is tried first by whoever guesses; field is where it stood."""
         if password.lower() in COMMON:
-            raise PasswordTooCommon({"password": "is among the most common ones"})
+            raise PasswordTooCommon({field: "is among the most common ones"})
 
     async def hash(self, password: str) -> str:
         return await self._in_thread(self._hasher.hash, password)
@@ -38,6 +38,12 @@ class Passwords:
         """Whether the password made the hash; None (nobody) takes as long and is never right."""
         right = await self._in_thread(self._verify, password_hash or self._nobody, password)
         return right and password_hash is not None
+
+    async def renewed(self, password_hash: str | None, password: str) -> str | None:
+        """The hash to keep from now on, if this one was made with less work than is done today."""
+        if password_hash is None or not self._hasher.check_needs_rehash(password_hash):
+            return None
+        return await self.hash(password)
 
     def _verify(self, password_hash: str, password: str) -> bool:
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
@@ -16,8 +16,9 @@ from services.auth import store, wire
 
 # What was read before is not told on as news: who hears it relies on it for four seconds more.
 FRESH_SECONDS = 1.0
-# Half a megabyte; a channel takes four.
-SESSIONS_PER_MESSAGE_MAX = 10_000
+# Of sessions, and of users, each half a megabyte; a channel takes four.
+REVOKED_PER_MESSAGE_MAX = 10_000
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Revocations:
@@ -27,6 +28,7 @@ class Revocations:
         self._worker, self._sessions = worker, sessions
         self._poll_seconds, self._heartbeat_seconds = poll_seconds, heartbeat_seconds
         self._read_at = float("-inf")
+        self._mark = ""
         self._count = 0
         self._changed = asyncio.Condition()
         self._look_now = asyncio.Event()
@@ -36,13 +38,14 @@ class Revocations:
         self._look_now.set()
 
     async def follow(self) -> None:
-        """Reads the ended sessions once, then waits for the next turn."""
+        """Reads what was revoked since the last time, then waits for the next turn."""
         started = time.monotonic()
         async with self._worker.transaction() as rows:
-            found = await store.ended_sessions(rows)
-        new = {session_id: until for session_id, until in found.items() if session_id not in self._sessions.ended}
-        self._sessions.end(new)
-        is_news = bool(new) or not self._is_fresh()
+            found, self._mark = await store.revoked_since(rows, self._mark)
+        ended = {key: until for key, until in found.ended.items() if key not in self._sessions.ended}
+        not_before = {key: at for key, at in found.not_before.items() if at > self._sessions.not_before.get(key, NEVER)}
+        self._sessions.end(ended, not_before)
+        is_news = bool(ended or not_before) or not self._is_fresh()
         self._read_at = started
         self._sessions.refresh()
         if is_news:
@@ -58,19 +61,19 @@ class Revocations:
 
         A time is told only while the database is being read, for it vouches that the news is all there is.
         """
-        sent: set[UUID] = set()
+        sent: dict[UUID, datetime] = {}
+        sent_not_before: dict[UUID, datetime] = {}
         snapshot = True
         while True:
             count = self._count
-            ended = self._sessions.ended
-            sent.intersection_update(ended)
-            unsent = ((key, until) for key, until in ended.items() if key not in sent)
-            part = dict(islice(unsent, SESSIONS_PER_MESSAGE_MAX))
-            told = len(sent) + len(part) == len(ended)
+            part = next_part(self._sessions.ended, sent)
+            part_not_before = next_part(self._sessions.not_before, sent_not_before)
+            told = max(len(part), len(part_not_before)) < REVOKED_PER_MESSAGE_MAX
             if not told or self._is_fresh():
-                sent.update(part)
+                sent |= part
+                sent_not_before |= part_not_before
                 now = datetime.now(UTC) if told else None
-                yield wire.revocations_to_proto(part, cursor=count, snapshot=snapshot, now=now)
+                yield wire.revocations_to_proto(part, part_not_before, cursor=count, snapshot=snapshot, now=now)
                 snapshot = snapshot and not told
             if told:
                 await self._wait_for_change(count)
@@ -83,3 +86,11 @@ class Revocations:
 
     def _is_fresh(self) -> bool:
         return time.monotonic() - self._read_at < FRESH_SECONDS
+
+
+def next_part(times: Mapping[UUID, datetime], sent: dict[UUID, datetime]) -> dict[UUID, datetime]:
+    """What was not sent yet, as much as one message holds; of what was sent, forgets what need not be known any more."""
+    for key in [key for key in sent if key not in times]:
+        del sent[key]
+    unsent = ((key, at) for key, at in times.items() if sent.get(key) != at)
+    return dict(islice(unsent, REVOKED_PER_MESSAGE_MAX))

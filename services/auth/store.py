@@ -1,21 +1,47 @@
-"""Where people, sessions and keys live."""
+"""Where people and their sessions live, what they failed at, and the keys that sign."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from libs.store import outbox
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.auth import events
-from services.auth.domain import Failures, RefreshToken, Session, User
+from services.auth.domain import Failures, Purpose, RefreshToken, Session, User, UserState
 from services.auth.keys import StoredKey
 
-# Failed logins older than this are forgotten.
+# Failed attempts older than this are forgotten.
 FAILURES_KEPT = timedelta(days=1)
 TOLD_AT_ONCE_MAX = 500
 PURGE_ROWS = 5_000
+# Between two administrators who take each other's role away; any number of our own.
+ADMINS_LOCK = 0x61646D696E73
+# The worker may read and delete only what is so old, where a person's rows are concerned.
+OLD = {
+    "refresh_tokens": "expire_time < now() - interval '1 day'",
+    "one_time_tokens": "expire_time < now() - interval '1 day'",
+    "revocations": "expire_time < now() - interval '1 day'",
+    "known_networks": "last_time < now() - interval '90 days'",
+    "reset_requests": "create_time < now() - interval '1 hour'",
+}
+
+USER = """
+    SELECT users.user_id, email, full_name, email_verified, create_time, state, not_before,
+      ARRAY(SELECT role FROM user_roles WHERE user_roles.user_id = users.user_id) AS roles,
+      EXISTS (SELECT FROM mfa_totp WHERE mfa_totp.user_id = users.user_id AND enable_time IS NOT NULL) AS totp_enabled,
+      coalesce(own.capabilities, usual.capabilities, '{}') AS capabilities,
+      coalesce(own.quotas, usual.quotas, '{}') AS quotas
+    FROM users LEFT JOIN entitlements AS own ON own.user_id = users.user_id LEFT JOIN default_entitlements AS usual ON true
+    WHERE users.user_id = $1
+    """
+SESSION = """
+    SELECT session_id, user_id, address, user_agent, create_time, refresh_time, expire_time, second_factor_time, end_time
+    FROM sessions
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,53 +71,186 @@ class IdentityStore:
             "INSERT INTO user_roles (user_id, role) VALUES ($1, $2)",
             [(user.user_id, role) for role in sorted(user.roles)],
         )
-        await self._tell(user.user_id, events.registered(user))
+        await self.tell(user.user_id, events.registered(user))
         return True
 
     async def find_user(self, user_id: UUID) -> User | None:
-        row = await self.rows.fetchrow(
-            """
-            SELECT user_id, email, full_name, email_verified, create_time,
-                   ARRAY(SELECT role FROM user_roles WHERE user_roles.user_id = users.user_id) AS roles
-            FROM users WHERE user_id = $1 AND state = 'active'
-            """,
+        """In whichever state."""
+        row = await self.rows.fetchrow(USER, user_id)
+        return row and user_from(row)
+
+    async def lock_user(self, user_id: UUID) -> User | None:
+        """The user, whom nobody else changes until this transaction ends."""
+        await self.rows.execute("SELECT FROM users WHERE user_id = $1 FOR UPDATE", user_id)
+        return await self.find_user(user_id)
+
+    async def find_password(self, user_id: UUID) -> str | None:
+        return await self.rows.fetchval("SELECT password_hash FROM users WHERE user_id = $1", user_id)
+
+    async def renew_hash(self, user_id: UUID, password_hash: str) -> None:
+        """The same password, hashed as is done now."""
+        await self.rows.execute("UPDATE users SET password_hash = $2 WHERE user_id = $1", user_id, password_hash)
+
+    async def set_password(self, user_id: UUID, password_hash: str, cause: str) -> None:
+        """Also makes links that reset it, and challenges that rest on it, void."""
+        await self.renew_hash(user_id, password_hash)
+        await self.rows.execute(
+            "DELETE FROM one_time_tokens WHERE user_id = $1 AND purpose = ANY ($2) AND spent_time IS NULL",
             user_id,
+            [Purpose.CHALLENGE.value, Purpose.RESET_PASSWORD.value],
         )
-        return row and User(**{**row, "roles": frozenset(row["roles"])})
+        await self.tell(user_id, events.password_changed(cause))
+
+    async def verify_email(self, user: User) -> None:
+        await self.rows.execute("UPDATE users SET email_verified = true WHERE user_id = $1", user.user_id)
+        await self.tell(user.user_id, events.email_verified(user.email))
+
+    async def set_roles(self, user: User, roles: frozenset[str], admin_user_id: UUID) -> None:
+        await self.rows.execute(
+            "DELETE FROM user_roles WHERE user_id = $1 AND role <> ALL ($2)", user.user_id, list(roles)
+        )
+        await self.rows.execute(
+            "INSERT INTO user_roles (user_id, role) SELECT $1, unnest($2::text[]) ON CONFLICT DO NOTHING",
+            user.user_id,
+            sorted(roles),
+        )
+        await self.tell(user.user_id, events.roles_changed(roles, user.roles, admin_user_id))
+
+    async def set_state(self, user: User, state: UserState, note: str, admin_user_id: UUID) -> None:
+        await self.rows.execute("UPDATE users SET state = $2 WHERE user_id = $1", user.user_id, state.value)
+        await self.tell(user.user_id, events.state_changed(state, note, admin_user_id))
+
+    async def others_who_administer(self, user_id: UUID) -> int:
+        """Who asks at the same time waits until this transaction ends."""
+        await self.rows.execute("SELECT pg_advisory_xact_lock($1)", ADMINS_LOCK)
+        return await self.rows.fetchval("SELECT others_who_administer($1)", user_id) or 0
+
+    async def outdate_tokens(self, user_id: UUID, now: datetime) -> None:
+        """Access tokens from before now are refused everywhere, and their streams end."""
+        at = await self.rows.fetchval(
+            "UPDATE users SET not_before = greatest(not_before, $2) WHERE user_id = $1 RETURNING not_before",
+            user_id,
+            now,
+        )
+        if at is not None:
+            await self._revoke(user_id, user_id, at + timedelta(seconds=self.access_token_seconds), not_before=at)
+
+    async def revoke(self, subject: UUID, user_id: UUID, now: datetime) -> datetime:
+        """Refuses everywhere what was issued to this session or API key; until when somebody may still try it."""
+        expire_time = now + timedelta(seconds=self.access_token_seconds)
+        await self._revoke(subject, user_id, expire_time)
+        return expire_time
+
+    async def _revoke(
+        self, subject: UUID, user_id: UUID, expire_time: datetime, *, not_before: datetime | None = None
+    ) -> None:
+        await self.rows.execute(
+            """
+            INSERT INTO revocations (subject, user_id, not_before, expire_time) VALUES ($1, $2, $3, $4)
+            ON CONFLICT (user_id, subject) DO UPDATE SET
+              not_before = excluded.not_before, expire_time = excluded.expire_time, mark = pg_current_xact_id()
+            """,
+            subject,
+            user_id,
+            not_before,
+            expire_time,
+        )
 
     async def add_session(self, session: Session) -> None:
         await self.rows.execute(
-            "INSERT INTO sessions (session_id, user_id, address, create_time) VALUES ($1, $2, $3, $4)",
+            """
+            INSERT INTO sessions (session_id, user_id, address, user_agent, create_time, refresh_time, expire_time,
+                                  second_factor_time)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+            """,
             session.session_id,
             session.user_id,
             session.address,
+            session.user_agent,
             session.create_time,
+            session.refresh_time,
+            session.expire_time,
+            session.second_factor_time,
         )
-        await self._tell(session.user_id, events.session_opened(session))
+        await self.tell(session.user_id, events.session_opened(session))
 
     async def find_session(self, session_id: UUID) -> Session | None:
         """The session, locked: two refreshes of one session take turns."""
-        row = await self.rows.fetchrow(
-            "SELECT session_id, user_id, address, create_time, end_time FROM sessions WHERE session_id = $1 FOR UPDATE",
-            session_id,
-        )
+        row = await self.rows.fetchrow(f"{SESSION} WHERE session_id = $1 FOR UPDATE", session_id)
         return row and Session(**row)
 
+    async def list_sessions(self, user_id: UUID, before: UUID | None, now: datetime, limit: int) -> list[Session]:
+        """Open ones, newest first."""
+        found = await self.rows.fetch(
+            f"""
+            {SESSION} WHERE user_id = $1 AND end_time IS NULL AND expire_time > $3 AND ($2::uuid IS NULL OR session_id < $2)
+            ORDER BY session_id DESC LIMIT $4
+            """,
+            user_id,
+            before,
+            now,
+            limit,
+        )
+        return [Session(**row) for row in found]
+
+    async def extend_session(self, session_id: UUID, *, expire_time: datetime, now: datetime) -> None:
+        await self.rows.execute(
+            "UPDATE sessions SET refresh_time = $2, expire_time = $3 WHERE session_id = $1",
+            session_id,
+            now,
+            expire_time,
+        )
+
+    async def note_second_factor(self, session_id: UUID, now: datetime) -> None:
+        await self.rows.execute("UPDATE sessions SET second_factor_time = $2 WHERE session_id = $1", session_id, now)
+
     async def end_session(self, session_id: UUID, user_id: UUID, *, cause: str, now: datetime) -> None:
-        """Ends it; its tokens may live until access_expire_time, so long everyone must know. Ending twice changes nothing."""
-        expire_time = now + timedelta(seconds=self.access_token_seconds)
+        """Ending twice changes nothing."""
         ended = await self.rows.fetchval(
             """
-            UPDATE sessions SET end_time = $2, end_cause = $3, access_expire_time = $4
-            WHERE session_id = $1 AND end_time IS NULL RETURNING session_id
+            UPDATE sessions SET end_time = $2, end_cause = $3
+            WHERE session_id = $1 AND user_id = $4 AND end_time IS NULL RETURNING session_id
             """,
             session_id,
             now,
             cause,
-            expire_time,
+            user_id,
         )
         if ended is not None:
-            await self._tell(user_id, events.session_ended(session_id, cause, expire_time))
+            await self._tell_ended(session_id, user_id, cause, now)
+
+    async def end_sessions(self, user_id: UUID, *, but: UUID | None, cause: str, now: datetime) -> int:
+        """All of the user's open sessions but one; how many."""
+        ended = await self.rows.fetch(
+            """
+            UPDATE sessions SET end_time = $2, end_cause = $3
+            WHERE user_id = $1 AND end_time IS NULL AND session_id IS DISTINCT FROM $4 RETURNING session_id, expire_time
+            """,
+            user_id,
+            now,
+            cause,
+            but,
+        )
+        # Of what nobody could use any more, there is nothing to tell.
+        open_ones = [row["session_id"] for row in ended if row["expire_time"] > now]
+        for session_id in open_ones:
+            await self._tell_ended(session_id, user_id, cause, now)
+        return len(open_ones)
+
+    async def _tell_ended(self, session_id: UUID, user_id: UUID, cause: str, now: datetime) -> None:
+        # Its access tokens may live until then; so long everyone must know.
+        expire_time = await self.revoke(session_id, user_id, now)
+        await self.tell(user_id, events.session_ended(session_id, cause, expire_time))
+
+    async def note_network(self, user_id: UUID, network: str) -> None:
+        await self.rows.execute(
+            """
+            INSERT INTO known_networks (user_id, network) VALUES ($1, $2)
+            ON CONFLICT (user_id, network) DO UPDATE SET last_time = now()
+            """,
+            user_id,
+            network,
+        )
 
     async def find_refresh_token(self, token_hash: bytes) -> RefreshToken | None:
         row = await self.rows.fetchrow(
@@ -155,9 +314,10 @@ class IdentityStore:
             user_id,
         )
         if noted and await self.rows.fetchval("SELECT true FROM users WHERE user_id = $1", user_id):
-            await self._tell(user_id, events.login_failed(**noted))
+            await self.tell(user_id, events.login_failed(**noted))
 
-    async def _tell(self, user_id: UUID, told: tuple[str, bytes]) -> None:
+    async def tell(self, user_id: UUID, told: tuple[str, bytes]) -> None:
+        """One fact about the user, after all that were told of them before."""
         # The user's row is locked from here to the commit, so that the sequence has no gaps.
         sequence = await self.rows.fetchval(
             "UPDATE users SET fact_sequence = fact_sequence + 1 WHERE user_id = $1 RETURNING fact_sequence", user_id
@@ -173,30 +333,59 @@ class IdentityStore:
 class AttemptStore:
     rows: Connection
 
-    async def find(self, subject: bytes) -> tuple[Failures, datetime]:
-        """The failures in a row, locked until the transaction ends, and the time by the database's clock."""
-        row = await self.rows.fetchrow(
+    async def find(self, subjects: Sequence[bytes]) -> tuple[Mapping[bytes, Failures], datetime]:
+        """The failures in a row of each, locked until the transaction ends, and the time by the database's clock."""
+        found = await self.rows.fetch(
             """
             INSERT INTO login_attempts AS kept (subject, failure_count, last_failure_time)
-            VALUES ($1, 0, clock_timestamp()) ON CONFLICT (subject) DO UPDATE SET subject = kept.subject
-            RETURNING failure_count, last_failure_time, clock_timestamp() AS now
+            SELECT subject, 0, clock_timestamp() FROM unnest($1::bytea[]) AS subject ORDER BY subject
+            ON CONFLICT (subject) DO UPDATE SET subject = kept.subject
+            RETURNING subject, failure_count, last_failure_time, clock_timestamp() AS now
             """,
-            subject,
+            list(subjects),
         )
-        assert row
-        count = 0 if row["now"] - row["last_failure_time"] > FAILURES_KEPT else row["failure_count"]
-        return Failures(count=count, last_time=row["last_failure_time"]), row["now"]
+        now: datetime = max(row["now"] for row in found)
+        return {
+            row["subject"]: Failures(
+                count=0 if now - row["last_failure_time"] > FAILURES_KEPT else row["failure_count"],
+                last_time=row["last_failure_time"],
+            )
+            for row in found
+        }, now
 
-    async def set(self, subject: bytes, failures: Failures) -> None:
+    async def count(self, subjects: Sequence[bytes], now: datetime) -> None:
+        """One more failure of each."""
         await self.rows.execute(
-            "UPDATE login_attempts SET failure_count = $2, last_failure_time = $3 WHERE subject = $1",
-            subject,
-            failures.count,
-            failures.last_time,
+            """
+            UPDATE login_attempts SET last_failure_time = $2,
+              failure_count = CASE WHEN $2 - last_failure_time > $3::interval THEN 1 ELSE failure_count + 1 END
+            WHERE subject = ANY ($1)
+            """,
+            list(subjects),
+            now,
+            FAILURES_KEPT,
         )
 
-    async def forget(self, subject: bytes) -> None:
-        await self.rows.execute("DELETE FROM login_attempts WHERE subject = $1", subject)
+    async def forget(self, *subjects: bytes) -> None:
+        await self.rows.execute("DELETE FROM login_attempts WHERE subject = ANY ($1)", list(subjects))
+
+    async def take_back(self, subject: bytes) -> None:
+        """It was no failure; what others failed at stays."""
+        await self.rows.execute(
+            "UPDATE login_attempts SET failure_count = greatest(failure_count - 1, 0) WHERE subject = $1", subject
+        )
+
+
+def user_from(row: Mapping[str, Any]) -> User:
+    return User(
+        **{
+            **row,
+            "roles": frozenset(row["roles"]),
+            "state": UserState(row["state"]),
+            "capabilities": frozenset(row["capabilities"]),
+            "quotas": {name: int(most) for name, most in json.loads(row["quotas"]).items()},
+        }
+    )
 
 
 async def due_failed_logins(rows: Connection, seconds: float) -> list[UUID]:
@@ -213,7 +402,7 @@ async def due_failed_logins(rows: Connection, seconds: float) -> list[UUID]:
 
 
 async def purge(rows: Connection) -> None:
-    """Forgets old failures and tokens that expired long ago, PURGE_ROWS of each at most; for the worker role."""
+    """Forgets what is old, PURGE_ROWS of each at most; for the worker role."""
     await rows.execute(
         """
         DELETE FROM login_attempts WHERE subject IN (
@@ -222,19 +411,19 @@ async def purge(rows: Connection) -> None:
         FAILURES_KEPT,
         PURGE_ROWS,
     )
-    await rows.execute(
-        """
-        DELETE FROM refresh_tokens WHERE token_hash IN (
-          SELECT token_hash FROM refresh_tokens WHERE expire_time < now() - interval '1 day' LIMIT $1)
-        """,
-        PURGE_ROWS,
-    )
+    for table, old in OLD.items():
+        await rows.execute(
+            f"DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM {table} WHERE {old} LIMIT $1)", PURGE_ROWS
+        )
 
 
-async def find_login(rows: Connection, email: str) -> tuple[UUID, str] | None:
-    """Who signs in with this address, and the password's hash: asked before anyone's identity is known."""
-    row = await rows.fetchrow("SELECT user_id, password_hash FROM login_of($1)", email)
-    return (row["user_id"], row["password_hash"]) if row else None
+async def find_login(rows: Connection, email: str, network: str) -> tuple[UUID, str, bool] | None:
+    """Who signs in with this address, the password's hash, and whether they have from there before.
+
+    Asked before anyone's identity is known.
+    """
+    row = await rows.fetchrow("SELECT user_id, password_hash, is_known FROM login_of($1, $2)", email, network)
+    return (row["user_id"], row["password_hash"], row["is_known"]) if row else None
 
 
 async def find_token_owner(rows: Connection, token_hash: bytes) -> UUID | None:
@@ -242,33 +431,84 @@ async def find_token_owner(rows: Connection, token_hash: bytes) -> UUID | None:
     return await rows.fetchval("SELECT owner_of_refresh_token($1)", token_hash)
 
 
-async def ended_sessions(rows: Connection) -> dict[UUID, datetime]:
-    """Sessions that have ended and whose access tokens may still be unexpired; for the worker role."""
-    found = await rows.fetch("SELECT session_id, access_expire_time FROM sessions WHERE access_expire_time > now()")
-    return {row["session_id"]: row["access_expire_time"] for row in found}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """Ended sessions and API keys, with when their last token expires, and the times before which users' are outdated."""
+
+    ended: dict[UUID, datetime]
+    not_before: dict[UUID, datetime]
+
+
+async def revoked_since(rows: Connection, mark: str) -> tuple[Revoked, str]:
+    """What was revoked and may still be presented, and the mark to ask from next time; for the worker role.
+
+    With the mark of the time before only what may have been committed since, whatever clocks say meanwhile.
+    """
+    # Before the rows are looked at: what commits in between is found twice, not missed.
+    next_mark = str(await rows.fetchval("SELECT pg_snapshot_xmin(pg_current_snapshot())::text"))
+    condition = "mark >= $1::text::xid8" if mark else "$1 = '' AND expire_time > now()"
+    found = await rows.fetch(f"SELECT subject, not_before, expire_time FROM revocations WHERE {condition}", mark)
+    return Revoked(
+        ended={row["subject"]: row["expire_time"] for row in found if row["not_before"] is None},
+        not_before={row["subject"]: row["not_before"] for row in found if row["not_before"] is not None},
+    ), next_mark
+
+
+async def list_users(
+    rows: Connection,
+    *,
+    after: tuple[datetime, UUID] | None,
+    query: str,
+    role: str,
+    states: Sequence[UserState],
+    limit: int,
+) -> list[User]:
+    """In the order they registered; for administrators, whom the contract lets see everybody."""
+    found = await rows.fetch(
+        "SELECT * FROM list_users($1, $2, $3, $4, $5, $6)",
+        *(after or (None, None)),
+        query,
+        role,
+        [state.value for state in states],
+        limit,
+    )
+    return [User(**{**row, "roles": frozenset(row["roles"]), "state": UserState(row["state"])}) for row in found]
 
 
 async def signing_keys(rows: Connection) -> tuple[StoredKey, ...]:
-    """Every key whose tokens may still be unexpired."""
+    """Every key whose tokens may still be unexpired, and all that ever proved audit chains."""
     found: Sequence = await rows.fetch(
         """
-        SELECT key_id, public_key, sealed_private_key, sign_time, verify_until FROM signing_keys
+        SELECT key_id, public_key, sealed_private_key, sign_time, verify_until, purpose FROM signing_keys
         WHERE verify_until IS NULL OR verify_until > now() ORDER BY sign_time
         """
     )
     return tuple(StoredKey(**row) for row in found)
 
 
-async def add_first_key(rows: Connection, key: StoredKey) -> None:
-    """Adds the installation's first key, which signs at once; of two replicas only one adds."""
+async def lock_signing_keys(rows: Connection) -> None:
+    """Of two replicas only one changes them at a time."""
     await rows.execute("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE")
+
+
+async def add_signing_key(rows: Connection, key: StoredKey) -> None:
     await rows.execute(
         """
-        INSERT INTO signing_keys (key_id, public_key, sealed_private_key, sign_time)
-        SELECT $1, $2, $3, $4 WHERE NOT EXISTS (SELECT FROM signing_keys)
+        INSERT INTO signing_keys (key_id, public_key, sealed_private_key, sign_time, purpose)
+        VALUES ($1, $2, $3, $4, $5)
         """,
         key.key_id,
         key.public_key,
         key.sealed_private_key,
         key.sign_time,
+        key.purpose,
+    )
+
+
+async def retire_signing_keys(rows: Connection, key_ids: Sequence[str], verify_until: datetime) -> None:
+    """From then on nobody believes what they signed."""
+    await rows.execute(
+        "UPDATE signing_keys SET verify_until = $2 WHERE key_id = ANY ($1) AND verify_until IS NULL",
+        list(key_ids),
+        verify_until,
     )

@@ -1,13 +1,20 @@
-"""What goes on beside the requests: telling of failed logins, and forgetting what is old."""
+"""What goes on beside the requests: telling of failed logins, sending mails, and forgetting what is old."""
 
 import asyncio
+from collections.abc import Callable
+from datetime import datetime
 from uuid import UUID
 
+from libs.mail import Mailer
 from libs.store.database import Database
-from services.auth import store
+from services.auth import mails, reset_requests, store, use_cases
+from services.auth.domain import RESET_LINK_SECONDS, Purpose
+from services.auth.factor_store import FactorStore
+from services.auth.mails import Kind, Outgoing
 from services.auth.store import IdentityStore
 
 POLL_SECONDS = 1.0
+MAIL_POLL_SECONDS = 0.5
 PURGE_SECONDS = 60.0
 
 
@@ -24,6 +31,27 @@ async def tell_failed_logins(worker: Database, told_seconds: float) -> None:
 async def tell_failed_logins_of(worker: Database, user_id: UUID) -> None:
     async with worker.transaction(user_id) as rows:
         await IdentityStore(rows, access_token_seconds=0).tell_failed_logins(user_id)
+
+
+async def send_mails(worker: Database, outgoing: Outgoing, mailer: Mailer, now: Callable[[], datetime]) -> None:
+    """Makes the links that were asked for, then sends what is due."""
+    async with worker.transaction() as rows:
+        asked = await reset_requests.undone(rows)
+    for email, user_id in asked:
+        await make_reset_link(worker, outgoing, now, email, user_id)
+    if not await mails.send_due(worker, outgoing, mailer):
+        await asyncio.sleep(MAIL_POLL_SECONDS)
+
+
+async def make_reset_link(
+    worker: Database, outgoing: Outgoing, now: Callable[[], datetime], email: str, user_id: UUID | None
+) -> None:
+    """For who is registered with the address; for nobody it is only settled."""
+    async with worker.transaction(*([user_id] if user_id else [])) as rows:
+        if await reset_requests.settle(rows, email) and user_id:
+            factors = FactorStore(IdentityStore(rows, access_token_seconds=0))
+            token, _ = await use_cases.MakeToken(now)(factors, user_id, Purpose.RESET_PASSWORD, RESET_LINK_SECONDS)
+            await outgoing.add(rows, user_id, Kind.RESET_PASSWORD, email, token=token)
 
 
 async def purge(worker: Database) -> None:

@@ -16,8 +16,8 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 from libs.ids import uuid7
 from libs.mesh.channel import MESSAGE_BYTES_MAX
 from services.auth.domain import REPEAT_SECONDS, Session, User
-from services.auth.keys import KeyBox, Signer, StoredKey
-from services.auth.revocations import SESSIONS_PER_MESSAGE_MAX
+from services.auth.keys import KeyBox, Signer, StoredKey, grant_of_session
+from services.auth.revocations import REVOKED_PER_MESSAGE_MAX
 from tests.auth.people import PASSWORD, Person, carrying, reason_of, registered, signed_in, stub_of
 from tests.mesh import KEY_ENCRYPTION_KEY, MINT, Installation, Served, sign_in
 
@@ -165,7 +165,7 @@ async def test_a_clock_that_is_set_forward_takes_no_ended_session_out_of_the_new
     await until_ended(auth, session)
     async with bare_installation.connect() as rows:
         # As the database sees it when its clock is ahead.
-        await rows.execute("UPDATE auth.sessions SET access_expire_time = now() WHERE end_time IS NOT NULL")
+        await rows.execute("UPDATE auth.revocations SET expire_time = now()")
     await stub_of(auth).Logout(auth_pb2.LogoutRequest(), metadata=carrying(other))
     await until_ended(auth, other)
     stream = auth.stub(auth_pb2_grpc.RevocationServiceStub, "orders").StreamRevocations(
@@ -177,13 +177,13 @@ async def test_a_clock_that_is_set_forward_takes_no_ended_session_out_of_the_new
 
 async def test_more_ended_sessions_than_one_message_holds_come_in_several(auth, bare_installation):
     """In one they would be too long for a reader, who would never be ready."""
-    count = 2 * SESSIONS_PER_MESSAGE_MAX + 1
+    count = 2 * REVOKED_PER_MESSAGE_MAX + 1
     person = await registered(auth)
     async with bare_installation.connect() as rows:
         await rows.execute(
             """
-            INSERT INTO auth.sessions (session_id, user_id, address, create_time, end_time, access_expire_time)
-            SELECT gen_random_uuid(), $1, '', now(), now(), now() + interval '15 minutes' FROM generate_series(1, $2)
+            INSERT INTO auth.revocations (subject, user_id, expire_time)
+            SELECT gen_random_uuid(), $1, now() + interval '15 minutes' FROM generate_series(1, $2)
             """,
             person.user_id,
             count,
@@ -197,7 +197,7 @@ async def test_more_ended_sessions_than_one_message_holds_come_in_several(auth, 
             parts.append(await stream.read())
         heartbeat = await stream.read()
         stream.cancel()
-    assert [len(part.sessions) for part in parts] == [SESSIONS_PER_MESSAGE_MAX, SESSIONS_PER_MESSAGE_MAX, 1]
+    assert [len(part.sessions) for part in parts] == [REVOKED_PER_MESSAGE_MAX, REVOKED_PER_MESSAGE_MAX, 1]
     assert len({ended.session_id for part in parts for ended in part.sessions}) == count
     assert all(part.snapshot for part in parts)
     assert max(part.ByteSize() for part in parts) < MESSAGE_BYTES_MAX / 4
@@ -212,7 +212,7 @@ async def test_nothing_is_vouched_for_while_the_database_is_not_read(bare_instal
         stream = stub.StreamRevocations(auth_pb2.StreamRevocationsRequest())
         await stream.read()
         async with bare_installation.connect() as rows:
-            await rows.execute("BEGIN; LOCK TABLE auth.sessions IN ACCESS EXCLUSIVE MODE")
+            await rows.execute("BEGIN; LOCK TABLE auth.revocations IN ACCESS EXCLUSIVE MODE")
             # Heartbeats come ten times a second until what was read is a second old.
             async with asyncio.timeout(8):
                 while (await asyncio.wait([reading := asyncio.ensure_future(stream.read())], timeout=1))[0]:
@@ -277,8 +277,8 @@ async def test_every_table_of_a_person_is_behind_row_security(bare_installation)
 
 async def test_signing_keys_are_sealed_at_rest_and_bound_to_their_name(auth, bare_installation):
     async with bare_installation.connect() as rows:
-        row = await rows.fetchrow("SELECT * FROM auth.signing_keys")
-    stored = StoredKey(**dict(row))
+        row = await rows.fetchrow("SELECT * FROM auth.signing_keys WHERE purpose = 'access'")
+    stored = StoredKey(**row)
     assert MINT.private_key.private_bytes_raw() not in stored.sealed_private_key
     assert KeyBox(KEY_ENCRYPTION_KEY).open(stored) is not None
     with pytest.raises(InvalidTag):
@@ -308,7 +308,8 @@ async def test_two_replicas_that_start_at_once_make_one_first_key_and_one_first_
             assert set((await stub_of(both[0]).Login(login)).user.roles) == {"user", "operator", "admin"}
         assert keys[0] == keys[1]
         assert await rows.fetchval("SELECT count(*) FROM auth.users") == 1
-        assert await rows.fetchval("SELECT count(*) FROM auth.signing_keys") == 1
+        purposes = await rows.fetch("SELECT purpose FROM auth.signing_keys ORDER BY purpose")
+        assert [row["purpose"] for row in purposes] == ["access", "audit"]
 
 
 async def test_a_clock_behind_the_first_key_does_not_keep_anybody_out(bare_installation):
@@ -328,7 +329,7 @@ def test_the_newest_key_whose_time_has_come_signs_and_the_oldest_before_that():
     signer.use((later, earliest, earlier))
 
     def signing(at: datetime) -> str:
-        return jwt.get_unverified_header(signer.sign(user, session, at))["kid"]
+        return jwt.get_unverified_header(signer.sign(grant_of_session(user, session), at))["kid"]
 
     assert signing(now - timedelta(hours=3)) == earliest.key_id
     assert signing(now) == earlier.key_id

@@ -1,0 +1,119 @@
+"""Where the chains of audit events live."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from libs import audit
+from libs.audit import BEFORE_FIRST, SALT_BYTES, Checkpoint, Event
+from libs.store.bulk import Bulk
+from libs.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """Something to be recorded about a person."""
+
+    user_id: UUID
+    time: datetime
+    source: str
+    kind: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """An event and whose it is."""
+
+    user_id: UUID
+    event: Event = field(repr=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.event, name)
+
+
+EVENTS = Bulk(
+    "audit_events",
+    {
+        "user_id": "uuid",
+        "sequence": "bigint",
+        "time": "timestamptz",
+        "source": "text",
+        "kind": "text",
+        "detail": "text",
+        "salt": "bytea",
+        "digest": "bytea",
+        "hash": "bytea",
+    },
+)
+ENDS = Bulk(
+    "audit_chains",
+    {"user_id": "uuid", "sequence": "bigint", "hash": "bytea"},
+    "ON CONFLICT (user_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash",
+)
+
+
+async def append(rows: Connection, happenings: Sequence[Happening]) -> None:
+    """Adds to each person's chain, in this order. A fixed number of statements, whatever the number of happenings."""
+    of_user: dict[UUID, list[Happening]] = defaultdict(list)
+    for happening in happenings:
+        of_user[happening.user_id].append(happening)
+    ends = await _lock_ends(rows, sorted(of_user))
+    written: list[Row] = []
+    for user_id, theirs in of_user.items():
+        for happening in theirs:
+            event, ends[user_id] = audit.next_event(
+                ends[user_id],
+                time=happening.time,
+                source=happening.source,
+                kind=happening.kind,
+                detail=happening.detail,
+                salt=os.urandom(SALT_BYTES),
+            )
+            written.append(Row(user_id=user_id, event=event))
+    await rows.execute(EVENTS.statement, *EVENTS.arguments(written))
+    await rows.execute(ENDS.statement, *ENDS.arguments(ends.values()))
+
+
+async def _lock_ends(rows: Connection, user_ids: Sequence[UUID]) -> dict[UUID, Checkpoint]:
+    """Where the chains end; locked in the order of ids, so that two batches cannot hold each other up for ever."""
+    found = await rows.fetch(
+        """
+        INSERT INTO audit_chains AS kept (user_id, sequence, hash)
+        SELECT user_id, 0, $2 FROM unnest($1::uuid[]) AS user_id ORDER BY user_id
+        ON CONFLICT (user_id) DO UPDATE SET sequence = kept.sequence RETURNING user_id, sequence, hash
+        """,
+        user_ids,
+        BEFORE_FIRST,
+    )
+    return {row["user_id"]: Checkpoint(**row) for row in found}
+
+
+async def end_of(rows: Connection, user_id: UUID) -> Checkpoint:
+    row = await rows.fetchrow("SELECT user_id, sequence, hash FROM audit_chains WHERE user_id = $1", user_id)
+    return Checkpoint(**row) if row else Checkpoint(user_id=user_id, sequence=0, hash=BEFORE_FIRST)
+
+
+async def list_events(rows: Connection, user_id: UUID, after: int, limit: int) -> list[Event]:
+    """Oldest first."""
+    found: Sequence[Mapping[str, Any]] = await rows.fetch(
+        """
+        SELECT sequence, time, source, kind, detail, salt, digest, hash FROM audit_events
+        WHERE user_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
+        """,
+        user_id,
+        after,
+        limit,
+    )
+    return [Event(**row) for row in found]
+
+
+async def empty(rows: Connection, user_id: UUID) -> None:
+    """Takes what is personal out of a chain, which stays as provable as it was; for the worker role."""
+    await rows.execute(
+        "UPDATE audit_events SET detail = '', salt = '' WHERE user_id = $1 AND (detail <> '' OR salt <> '')", user_id
+    )

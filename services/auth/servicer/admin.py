@@ -1,0 +1,82 @@
+"""What administrators do."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+
+from libs.mesh import identity, pages
+from libs.mesh.wire import timestamp
+from libs.store.database import Connection
+from services.auth import domain, store, wire
+from services.auth.domain import User
+from services.auth.servicer.desk import Desk
+from services.auth.servicer.records import page_of_events
+
+PAGE_USERS = 50
+
+
+class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def ListUsers(self, request, context):
+        size = pages.size_of(request.page_size, PAGE_USERS)
+        async with self._desk.database.transaction() as rows:
+            found = await store.list_users(
+                rows,
+                after=user_after(request.page_token),
+                query=request.query,
+                role=request.role,
+                states=[wire.STATES_FROM_PROTO[state] for state in request.states],
+                limit=size + 1,
+            )
+        page = found[:size]
+        return auth_pb2.ListUsersResponse(
+            users=map(wire.user_to_proto, page),
+            next_page_token=token_after(page[-1]) if len(found) > size else "",
+        )
+
+    async def SetUserRoles(self, request, context):
+        desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)
+
+        async def work(rows: Connection) -> auth_pb2.SetUserRolesResponse:
+            user = await desk.administer.set_roles(
+                desk.identities(rows), user_id, domain.roles_from(request.roles), admin_user_id
+            )
+            rows.after_commit(desk.revocations.look_now)
+            return auth_pb2.SetUserRolesResponse(user=wire.user_to_proto(user))
+
+        return await desk.answer_once(request, auth_pb2.SetUserRolesResponse, work, also=(user_id,))
+
+    async def SetUserState(self, request, context):
+        desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)
+
+        async def work(rows: Connection) -> auth_pb2.SetUserStateResponse:
+            user = await desk.administer.set_state(
+                desk.identities(rows), user_id, wire.STATES_FROM_PROTO[request.state], request.note, admin_user_id
+            )
+            rows.after_commit(desk.revocations.look_now)
+            return auth_pb2.SetUserStateResponse(user=wire.user_to_proto(user))
+
+        return await desk.answer_once(request, auth_pb2.SetUserStateResponse, work, also=(user_id,))
+
+    async def ListAuditEvents(self, request, context):
+        found = await page_of_events(self._desk, UUID(request.user_id), request)
+        return wire.events_to_proto(auth_pb2.ListAuditEventsResponse(), *found)
+
+    async def RotateSigningKey(self, request, context):
+        key_id, sign_time = await self._desk.rotate_signing_key()
+        return auth_pb2.RotateSigningKeyResponse(key_id=key_id, sign_time=timestamp(sign_time))
+
+
+def token_after(user: User) -> str:
+    return pages.token_after(user.create_time.isoformat(), str(user.user_id))
+
+
+def user_after(token: str) -> tuple[datetime, UUID] | None:
+    key = pages.key_of(token, 2)
+    try:
+        return (datetime.fromisoformat(str(key[0])).astimezone(UTC), UUID(str(key[1]))) if key else None
+    except (ValueError, OverflowError):
+        raise pages.PageTokenInvalid({"page_token": "is not one that was given out"}) from None

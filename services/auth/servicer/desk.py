@@ -1,0 +1,133 @@
+"""What every method of auth has at hand."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+from uuid import UUID
+
+from google.protobuf.message import Message
+from grpc import aio
+
+from libs.mesh import identity
+from libs.mesh.identity import address_of
+from libs.mesh.requests import answer_once, key_of
+from libs.store import requests
+from libs.store.database import Connection, Database
+from services.auth import domain, use_cases
+from services.auth.domain import Counted, Session, User
+from services.auth.factor_store import FactorStore
+from services.auth.key_store import KeyStore
+from services.auth.keys import Grant, KeyBox, Signer
+from services.auth.mails import Outgoing
+from services.auth.passwords import Passwords
+from services.auth.revocations import Revocations
+from services.auth.store import AttemptStore, IdentityStore
+from services.auth.use_cases import Caller
+
+USER_AGENT_CHARACTERS_MAX = 200
+
+Response = TypeVar("Response", bound=Message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    database: Database
+    passwords: Passwords
+    box: KeyBox
+    signer: Signer
+    revocations: Revocations
+    outgoing: Outgoing
+    next_id: Callable[[], UUID]
+    now: Callable[[], datetime]
+    digest_key: bytes
+    register: use_cases.Registration
+    open_session: use_cases.OpenSession
+    refresh_session: use_cases.RefreshSession
+    prove_factor: use_cases.ProveFactor
+    set_up_factor: use_cases.SetUpFactor
+    change_password: use_cases.ChangePassword
+    make_token: use_cases.MakeToken
+    create_api_key: use_cases.CreateApiKey
+    administer: use_cases.Administer
+    rotate_signing_key: Callable[[], Awaitable[tuple[str, datetime]]]
+
+    def identities(self, rows: Connection) -> IdentityStore:
+        return IdentityStore(rows, self.signer.access_token_seconds)
+
+    def factors(self, rows: Connection) -> FactorStore:
+        return FactorStore(self.identities(rows))
+
+    def api_keys(self, rows: Connection) -> KeyStore:
+        return KeyStore(self.identities(rows))
+
+    def sign(self, grant: Grant) -> str:
+        return self.signer.sign(grant, self.now())
+
+    async def answer_once(
+        self,
+        request: Message,
+        response_type: type[Response],
+        work: Callable[[Connection], Awaitable[Response]],
+        *,
+        user_id: UUID | None = None,
+        also: tuple[UUID, ...] = (),
+        digest_key: bytes | None = None,
+    ) -> Response:
+        """As libs.mesh.requests.answer_once, for the caller unless another user is named; without a request_id, once more."""
+        user_id = user_id or identity.current().user_id
+        if not request.request_id:  # type: ignore[attr-defined] (every mutating request has one; a test proves it)
+            async with self.database.transaction(user_id, *also) as rows:
+                return await work(rows)
+        key = key_of(request, user_id=user_id, digest_key=self.digest_key if digest_key is None else digest_key)
+        return await answer_once(self.database, key, response_type, work, also=also)
+
+    async def first_answer(
+        self, rows: Connection, request: Message, response_type: type[Response], user_id: UUID
+    ) -> Response | None:
+        """What the same request was answered before; so a repeat is not judged anew."""
+        if not request.request_id:  # type: ignore[attr-defined] (as above)
+            return None
+        key = key_of(request, user_id=user_id, digest_key=self.digest_key)
+        answer = (await requests.find(rows, [key])).get(key)
+        if isinstance(answer, Exception):
+            raise answer
+        return None if answer is None else response_type.FromString(answer)
+
+    async def admit(self, counted: list[Counted]) -> None:
+        """Counts an attempt, by itself: it stays counted whatever becomes of it."""
+        async with self.database.transaction() as rows:
+            await use_cases.admit(AttemptStore(rows), counted)
+
+    async def forget_failures(self, rows: Connection, counted: list[Counted]) -> None:
+        await AttemptStore(rows).forget(*(one.subject for one in counted))
+
+    async def check_password(self, user_id: UUID, password: str) -> None:
+        """The caller's own, asked for once more; raises CredentialsInvalid, and LoginDelayed as Login does."""
+        counted = use_cases.counted_password(user_id)
+        await self.admit(counted)
+        async with self.database.transaction(user_id) as rows:
+            password_hash = await self.identities(rows).find_password(user_id)
+        if not await self.passwords.verify(password_hash, password):
+            raise domain.CredentialsInvalid("the password is wrong")
+        async with self.database.transaction() as rows:
+            await self.forget_failures(rows, counted)
+
+    async def own_user(self, rows: Connection) -> User:
+        """The caller, who may have been suspended or purged a moment ago."""
+        return domain.active(await self.identities(rows).find_user(identity.current().user_id))
+
+    async def own_session(self, rows: Connection) -> Session:
+        """The caller's present session; none has who came with an API key or by way of a service."""
+        session_id = identity.current().session_id
+        session = await self.identities(rows).find_session(session_id) if session_id else None
+        if session is None or session.end_time is not None:
+            raise domain.SessionNotFound("the caller has no session", session_id=session_id or "")
+        return session
+
+
+def caller_of(context: aio.ServicerContext) -> Caller:
+    given = dict(context.invocation_metadata() or ()).get("user-agent", "")
+    text = given.decode(errors="replace") if isinstance(given, bytes) else given
+    printable = "".join(letter for letter in text if letter.isprintable())
+    return Caller(address=address_of(context), user_agent=printable[:USER_AGENT_CHARACTERS_MAX])
