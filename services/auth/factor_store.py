@@ -22,9 +22,8 @@ class FactorStore:
         return self.identities.rows
 
     async def find_totp(self, user_id: UUID) -> Totp | None:
-        """Locked until the transaction ends: of two uses of one code one comes second."""
         row = await self.rows.fetchrow(
-            "SELECT sealed_secret, enable_time, last_step FROM mfa_totp WHERE user_id = $1 FOR UPDATE", user_id
+            "SELECT sealed_secret, enable_time, last_step FROM mfa_totp WHERE user_id = $1", user_id
         )
         return row and Totp(**row)
 

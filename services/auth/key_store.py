@@ -65,8 +65,7 @@ class KeyStore:
         await self.identities.tell(key.user_id, events.api_key_created(key, count))
 
     async def find(self, user_id: UUID, api_key_id: UUID) -> ApiKey | None:
-        """Locked until the transaction ends."""
-        row = await self.rows.fetchrow(f"{KEY} WHERE user_id = $1 AND api_key_id = $2 FOR UPDATE", user_id, api_key_id)
+        row = await self.rows.fetchrow(f"{KEY} WHERE user_id = $1 AND api_key_id = $2", user_id, api_key_id)
         return row and key_from(row)
 
     async def find_by_secret(self, secret_hash: bytes) -> ApiKey | None:

@@ -1,7 +1,7 @@
 """Where people and their sessions live, what they failed at, and the keys that sign."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -78,11 +78,6 @@ class IdentityStore:
         """In whichever state."""
         row = await self.rows.fetchrow(USER, user_id)
         return row and user_from(row)
-
-    async def lock_user(self, user_id: UUID) -> User | None:
-        """The user, whom nobody else changes until this transaction ends."""
-        await self.rows.execute("SELECT FROM users WHERE user_id = $1 FOR UPDATE", user_id)
-        return await self.find_user(user_id)
 
     async def find_password(self, user_id: UUID) -> str | None:
         return await self.rows.fetchval("SELECT password_hash FROM users WHERE user_id = $1", user_id)
@@ -175,8 +170,7 @@ class IdentityStore:
         await self.tell(session.user_id, events.session_opened(session))
 
     async def find_session(self, session_id: UUID) -> Session | None:
-        """The session, locked: two refreshes of one session take turns."""
-        row = await self.rows.fetchrow(f"{SESSION} WHERE session_id = $1 FOR UPDATE", session_id)
+        row = await self.rows.fetchrow(f"{SESSION} WHERE session_id = $1", session_id)
         return row and Session(**row)
 
     async def list_sessions(self, user_id: UUID, before: UUID | None, now: datetime, limit: int) -> list[Session]:
@@ -335,10 +329,11 @@ class AttemptStore:
 
     async def find(self, subjects: Sequence[bytes]) -> tuple[Mapping[bytes, Failures], datetime]:
         """The failures in a row of each, locked until the transaction ends, and the time by the database's clock."""
+        await self._lock(subjects)
         found = await self.rows.fetch(
             """
             INSERT INTO login_attempts AS kept (subject, failure_count, last_failure_time)
-            SELECT subject, 0, clock_timestamp() FROM unnest($1::bytea[]) AS subject ORDER BY subject
+            SELECT subject, 0, clock_timestamp() FROM unnest($1::bytea[]) AS subject
             ON CONFLICT (subject) DO UPDATE SET subject = kept.subject
             RETURNING subject, failure_count, last_failure_time, clock_timestamp() AS now
             """,
@@ -366,14 +361,22 @@ class AttemptStore:
             FAILURES_KEPT,
         )
 
-    async def forget(self, *subjects: bytes) -> None:
+    async def forget(self, subjects: Sequence[bytes], *, take_back: Sequence[bytes] = ()) -> None:
+        """Those end their row of failures; of take_back only this attempt is undone, what others failed at stays."""
+        await self._lock([*subjects, *take_back])
         await self.rows.execute("DELETE FROM login_attempts WHERE subject = ANY ($1)", list(subjects))
-
-    async def take_back(self, subject: bytes) -> None:
-        """It was no failure; what others failed at stays."""
         await self.rows.execute(
-            "UPDATE login_attempts SET failure_count = greatest(failure_count - 1, 0) WHERE subject = $1", subject
+            "UPDATE login_attempts SET failure_count = greatest(failure_count - 1, 0) WHERE subject = ANY ($1)",
+            list(take_back),
         )
+
+    async def _lock(self, subjects: Sequence[bytes]) -> None:
+        """In one order, so that two attempts cannot hold each other up for ever.
+
+        Not the rows themselves: one that is deleted while others wait for it is no lock that they get in order.
+        """
+        keys = sorted(int.from_bytes(subject[:8], "big", signed=True) for subject in subjects)
+        await self.rows.execute("SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key", keys)
 
 
 def user_from(row: Mapping[str, Any]) -> User:
@@ -386,6 +389,11 @@ def user_from(row: Mapping[str, Any]) -> User:
             "quotas": {name: int(most) for name, most in json.loads(row["quotas"]).items()},
         }
     )
+
+
+async def lock_users(rows: Connection, user_ids: Iterable[UUID]) -> None:
+    """A person's row is the lock of all that is theirs: whoever changes any of it takes it first, in the order of ids."""
+    await rows.execute("SELECT FROM users WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE", list(user_ids))
 
 
 async def due_failed_logins(rows: Connection, seconds: float) -> list[UUID]:

@@ -1,4 +1,7 @@
-"""What the service does, one per intention. Each works on a store that is bound to one transaction."""
+"""What the service does, one per intention.
+
+Each works on a store that is bound to one transaction, in which nobody else changes what belongs to the person.
+"""
 
 import hashlib
 import hmac
@@ -40,7 +43,6 @@ class Identities(Protocol):
 
     async def add_user(self, user: User, password_hash: str) -> bool: ...
     async def find_user(self, user_id: UUID) -> User | None: ...
-    async def lock_user(self, user_id: UUID) -> User | None: ...
     async def set_password(self, user_id: UUID, password_hash: str, cause: str) -> None: ...
     async def verify_email(self, user: User) -> None: ...
     async def set_roles(self, user: User, roles: frozenset[str], admin_user_id: UUID) -> None: ...
@@ -314,8 +316,7 @@ class CreateApiKey:
         now = self.now()
         domain.check_expiry(wish.expire_time, now)
         networks = domain.networks_from(wish.allowed_networks)
-        # Two at once take turns here, so that the count is right for both.
-        domain.active(await identities.lock_user(user_id))
+        domain.active(await identities.find_user(user_id))
         check_quota(QUOTA_OF_KEYS, await keys.count_in_force(user_id, now))
         prefix = KEY_PREFIX + secrets.token_hex(KEY_NAME_BYTES)
         secret = f"{prefix}_{secrets.token_urlsafe(TOKEN_BYTES)}"
@@ -371,7 +372,7 @@ class Administer:
         return replace(user, state=state)
 
     async def _found(self, identities: Identities, user_id: UUID) -> User:
-        user = await identities.lock_user(user_id)
+        user = await identities.find_user(user_id)
         if user is None:
             raise domain.UserNotFound("nobody has this id", user_id=user_id)
         return user

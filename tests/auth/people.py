@@ -1,6 +1,11 @@
 """People who register and sign in, for auth's tests."""
 
-from dataclasses import dataclass
+import asyncio
+import email
+import re
+from dataclasses import dataclass, field
+from email import policy
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -10,9 +15,11 @@ from grpc_status import rpc_status
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.ids import uuid7
-from tests.mesh import Metadata, Served, bearer
+from tests.authenticator import Authenticator
+from tests.mesh import Metadata, Served, bearer, sign_in
 
 PASSWORD = "tea and biscuits at four"
+MAIL_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,33 @@ class Person:
     password: str = PASSWORD
 
 
+@dataclass
+class Enrolled:
+    """Somebody with a second factor, in a session whose factor is fresh. Each code works once, so they come in steps."""
+
+    person: Person
+    session: Any
+    app: Authenticator
+    recovery_codes: list[str]
+    steps: int = field(default=0)
+
+    def next_code(self) -> str:
+        """A code that was not used yet; there are two before its time step must pass."""
+        self.steps += 1
+        assert self.steps <= 1, "wait for the next step, or use a recovery code"
+        return self.app.code(steps=self.steps)
+
+    @property
+    def metadata(self) -> Metadata:
+        return bearer(self.session.access_token)
+
+
 def stub_of(auth: Served, caller: str = "edge") -> Any:
     return auth.stub(auth_pb2_grpc.AuthServiceStub, caller)
+
+
+def admin_of(auth: Served) -> Any:
+    return auth.stub(auth_pb2_grpc.AdminServiceStub)
 
 
 async def registered(auth: Served, email: str = "") -> Person:
@@ -37,6 +69,19 @@ async def signed_in(auth: Served, person: Person | None = None) -> auth_pb2.Logi
     return await stub_of(auth).Login(auth_pb2.LoginRequest(email=person.email, password=person.password))
 
 
+async def enrolled(auth: Served, person: Person | None = None) -> Enrolled:
+    """Signed in, with a second factor that was enabled by a code of the step before now."""
+    person = person or await registered(auth)
+    session = await signed_in(auth, person)
+    made = await stub_of(auth).SetupTotp(auth_pb2.SetupTotpRequest(), metadata=carrying(session))
+    app = Authenticator(made.otpauth_uri)
+    enabled = await stub_of(auth).EnableTotp(
+        auth_pb2.EnableTotpRequest(code=app.code(steps=-1)), metadata=carrying(session)
+    )
+    session.access_token = enabled.access_token
+    return Enrolled(person, session, app, list(enabled.recovery_codes), steps=-1)
+
+
 def seen_from(address: str) -> Metadata:
     """What the edge says of the caller."""
     return (("x-envoy-external-address", address),)
@@ -44,6 +89,13 @@ def seen_from(address: str) -> Metadata:
 
 def carrying(session: Any) -> Metadata:
     return bearer(session.access_token)
+
+
+def administering(user_id: str | None = None) -> Metadata:
+    """An administrator's token."""
+    from uuid import UUID
+
+    return sign_in(UUID(user_id) if user_id else None, roles=["user", "admin"])
 
 
 async def reason_of(call: Any) -> str:
@@ -69,3 +121,36 @@ async def wait_of(call: Any) -> float:
         assert status and any(packed.Unpack(found) for packed in status.details), error
         return found.retry_delay.ToTimedelta().total_seconds()
     raise AssertionError("not refused")
+
+
+@dataclass(frozen=True)
+class Letter:
+    to: str
+    subject: str
+    text: str
+
+    @property
+    def token(self) -> str:
+        """Out of its link."""
+        found = re.search(r"https?://\S+/#/(verify-email|reset-password)/(\S+)", self.text)
+        assert found, self.text
+        return found[2]
+
+
+def letters(folder: Path, to: str) -> list[Letter]:
+    """The mails to somebody that lie in the folder, oldest first."""
+    found = []
+    for file in sorted(folder.glob("*.eml")):
+        message = email.message_from_bytes(file.read_bytes(), policy=policy.default)
+        body = message.get_body()
+        assert body is not None
+        found.append(Letter(message["To"], message["Subject"], body.get_content()))
+    return [letter for letter in found if letter.to == to]
+
+
+async def letter_to(folder: Path, to: str, subject: str, *, count: int = 1) -> Letter:
+    """The newest mail with these words in its subject, once there are so many of them."""
+    async with asyncio.timeout(MAIL_SECONDS):
+        while len(found := [one for one in letters(folder, to) if subject in one.subject]) < count:
+            await asyncio.sleep(0.02)
+    return found[-1]

@@ -14,7 +14,7 @@ from libs.mesh.identity import address_of
 from libs.mesh.requests import answer_once, key_of
 from libs.store import requests
 from libs.store.database import Connection, Database
-from services.auth import domain, use_cases
+from services.auth import domain, store, use_cases
 from services.auth.domain import Counted, Session, User
 from services.auth.factor_store import FactorStore
 from services.auth.key_store import KeyStore
@@ -74,13 +74,21 @@ class Desk:
         also: tuple[UUID, ...] = (),
         digest_key: bytes | None = None,
     ) -> Response:
-        """As libs.mesh.requests.answer_once, for the caller unless another user is named; without a request_id, once more."""
+        """As libs.mesh.requests.answer_once, for the caller unless another user is named; without a request_id, once more.
+
+        The work is done while nobody else changes what belongs to these users.
+        """
         user_id = user_id or identity.current().user_id
+
+        async def locked(rows: Connection) -> Response:
+            await store.lock_users(rows, {user_id, *also})
+            return await work(rows)
+
         if not request.request_id:  # type: ignore[attr-defined] (every mutating request has one; a test proves it)
             async with self.database.transaction(user_id, *also) as rows:
-                return await work(rows)
+                return await locked(rows)
         key = key_of(request, user_id=user_id, digest_key=self.digest_key if digest_key is None else digest_key)
-        return await answer_once(self.database, key, response_type, work, also=also)
+        return await answer_once(self.database, key, response_type, locked, also=also)
 
     async def first_answer(
         self, rows: Connection, request: Message, response_type: type[Response], user_id: UUID
@@ -100,7 +108,7 @@ class Desk:
             await use_cases.admit(AttemptStore(rows), counted)
 
     async def forget_failures(self, rows: Connection, counted: list[Counted]) -> None:
-        await AttemptStore(rows).forget(*(one.subject for one in counted))
+        await AttemptStore(rows).forget([one.subject for one in counted])
 
     async def check_password(self, user_id: UUID, password: str) -> None:
         """The caller's own, asked for once more; raises CredentialsInvalid, and LoginDelayed as Login does."""

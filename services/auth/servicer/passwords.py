@@ -51,7 +51,7 @@ class PasswordMethods:
 
         async def work(rows: Connection) -> auth_pb2.ResetPasswordResponse:
             identities = desk.identities(rows)
-            user = await identities.lock_user(user_id)
+            user = await identities.find_user(user_id)
             spent = await desk.factors(rows).spend_token(token_hash, Purpose.RESET_PASSWORD, desk.now())
             if not spent or user is None or user.state is not domain.UserState.ACTIVE:
                 raise refuse_link()
@@ -71,7 +71,6 @@ class PasswordMethods:
         desk, user_id = self._desk, identity.current().user_id
 
         async def work(rows: Connection) -> auth_pb2.RequestEmailVerificationResponse:
-            await desk.identities(rows).lock_user(user_id)
             user = await desk.own_user(rows)
             if user.email_verified:
                 raise domain.EmailIsVerified("the address is verified already")
@@ -92,7 +91,7 @@ class PasswordMethods:
 
         async def work(rows: Connection) -> auth_pb2.VerifyEmailResponse:
             identities = desk.identities(rows)
-            user = await identities.lock_user(user_id)
+            user = await identities.find_user(user_id)
             spent = await desk.factors(rows).spend_token(token_hash, Purpose.VERIFY_EMAIL, desk.now())
             if not spent or user is None or user.state is domain.UserState.PURGED:
                 raise refuse_link()

@@ -65,9 +65,8 @@ class SigningInMethods:
             raise use_cases.refuse_credentials()
         # By itself, for a repeat does no other work: the password was right, so it was no failure.
         async with desk.database.transaction() as rows:
-            await desk.forget_failures(rows, counted[:2])
-            for shared in counted[2:]:
-                await AttemptStore(rows).take_back(shared.subject)
+            subjects = [one.subject for one in counted]
+            await AttemptStore(rows).forget(subjects[:2], take_back=subjects[2:])
         renewed = await desk.passwords.renewed(password_hash, request.password)
 
         async def work(rows: Connection) -> auth_pb2.LoginResponse:
@@ -124,8 +123,8 @@ class SigningInMethods:
         async with desk.database.transaction(user_id) as rows:
             if answer := await desk.first_answer(rows, request, auth_pb2.VerifyTotpResponse, user_id):
                 return answer
-            await use_cases.admit(AttemptStore(rows), use_cases.counted_code(user_id))
             count = await desk.factors(rows).try_token(token_hash, desk.now())
+            await use_cases.admit(AttemptStore(rows), use_cases.counted_code(user_id))
         if count is None or count > domain.CHALLENGE_ATTEMPTS_MAX:
             raise domain.ChallengeInvalid("the challenge is not valid; sign in again")
         return user_id
@@ -140,10 +139,10 @@ class SigningInMethods:
         async with desk.database.transaction(user_id) as rows:
             identities = desk.identities(rows)
             await self._refuse_other_body(rows, request, user_id)
+            # Two refreshes of one session take turns.
+            await store.lock_users(rows, [user_id])
             token = await identities.find_refresh_token(token_hash)
             session = await identities.find_session(token.session_id) if token else None
-            # Read again under the session's lock: another refresh may just have spent it.
-            token = await identities.find_refresh_token(token_hash)
             if token is None or session is None:
                 raise domain.RefreshTokenInvalid("the refresh token is not valid; sign in again")
             opened = await desk.refresh_session(identities, token, session, request.request_id)

@@ -1,0 +1,241 @@
+"""The audit chains: everything about a person, once, in order, provable, and nobody else's."""
+
+import asyncio
+import base64
+import json
+from uuid import UUID
+
+import asyncpg
+import pytest
+from tradeloom.auth.v1 import auth_pb2
+from tradeloom.orders.v1 import events_pb2 as orders_events_pb2
+from tradeloom.orders.v1 import orders_pb2
+
+from libs import audit
+from libs.audit import Checkpoint, Event
+from libs.bus.connection import open_redis
+from libs.ids import uuid7
+from libs.mesh.wire import time_from_proto
+from libs.store import outbox
+from libs.store.database import open_database
+from libs.store.outbox import Fact
+from libs.store.relay import relay
+from services.auth import audit_store
+from tests.auth.people import (
+    admin_of,
+    administering,
+    carrying,
+    enrolled,
+    reason_of,
+    registered,
+    signed_in,
+    stub_of,
+)
+from tests.mesh import sign_in
+
+SECONDS = 10
+
+
+async def events_of(auth, metadata, page_size: int = 0) -> tuple[list[auth_pb2.AuditEvent], auth_pb2.AuditCheckpoint]:
+    """All of the caller's records, page by page."""
+    found, token = [], ""
+    while True:
+        request = auth_pb2.ListOwnAuditEventsRequest(page_size=page_size, page_token=token)
+        page = await stub_of(auth).ListOwnAuditEvents(request, metadata=metadata)
+        found += page.events
+        token = page.next_page_token
+        if not token:
+            return found, page.checkpoint
+
+
+async def until_recorded(auth, metadata, *kinds: str) -> list[auth_pb2.AuditEvent]:
+    """Once just these are there, in this order."""
+    async with asyncio.timeout(SECONDS):
+        while len((await events_of(auth, metadata))[0]) < len(kinds):
+            await asyncio.sleep(0.02)
+    found = (await events_of(auth, metadata))[0]
+    assert [event.kind.rpartition(".")[2] for event in found] == list(kinds)
+    return found
+
+
+async def proved(auth, events: list[auth_pb2.AuditEvent], end: auth_pb2.AuditCheckpoint) -> audit.Verified:
+    """As `tradeloom audit verify` does with an export of them."""
+    keys = (await stub_of(auth).GetAuditKeys(auth_pb2.GetAuditKeysRequest())).keys
+    trusted = [{"kid": key.kid, "x": key.x} for key in keys]
+    lines = audit.export_lines(
+        UUID(end.user_id),
+        [
+            Event(
+                sequence=event.sequence,
+                time=time_from_proto(event.time),
+                source=event.source,
+                kind=event.kind,
+                detail=event.detail,
+                salt=event.salt,
+                digest=event.digest,
+                hash=event.hash,
+            )
+            for event in events
+        ],
+        Checkpoint(user_id=UUID(end.user_id), sequence=end.sequence, hash=end.hash, signature=end.signature),
+        trusted,
+    )
+    return audit.verify_export(lines, trusted)
+
+
+async def test_what_a_person_does_and_suffers_is_recorded_in_order_and_proved(auth):
+    who = await enrolled(auth)
+    made = await stub_of(auth).CreateApiKey(
+        auth_pb2.CreateApiKeyRequest(name="robot", scope=auth_pb2.API_KEY_SCOPE_READ), metadata=who.metadata
+    )
+    await stub_of(auth).RevokeApiKey(
+        auth_pb2.RevokeApiKeyRequest(api_key_id=made.api_key.api_key_id), metadata=who.metadata
+    )
+    assert await reason_of(stub_of(auth).StepUp(auth_pb2.StepUpRequest(code="000000"), metadata=who.metadata))
+    kinds = ["UserRegistered", "SessionOpened", "TotpEnabled", "RecoveryCodesRegenerated", "ApiKeyCreated"]
+    events = await until_recorded(auth, who.metadata, *kinds, "ApiKeyRevoked", "SecondFactorFailed")
+    assert [event.sequence for event in events] == list(range(1, 8))
+    assert json.loads(events[4].detail)["api_key_id"] == made.api_key.api_key_id
+    assert made.secret not in str(events)
+    pages, end = await events_of(auth, who.metadata, page_size=3)
+    assert pages == events
+    assert (await proved(auth, pages, end)).record_count == 7
+
+
+async def test_an_administrator_sees_anybodys_and_a_person_only_their_own(auth):
+    ada, bob = await registered(auth), await registered(auth)
+    session = await signed_in(auth, ada)
+    events = await until_recorded(auth, carrying(session), "UserRegistered", "SessionOpened")
+    request = auth_pb2.ListAuditEventsRequest(user_id=ada.user_id)
+    seen = await admin_of(auth).ListAuditEvents(request, metadata=administering())
+    assert list(seen.events) == events
+    assert (await proved(auth, list(seen.events), seen.checkpoint)).record_count == 2
+    of_bob, end = await events_of(auth, carrying(await signed_in(auth, bob)))
+    assert not {event.hash for event in of_bob} & {event.hash for event in events}
+    assert end.user_id == bob.user_id
+    nobody, end = await events_of(auth, sign_in(uuid7()))
+    assert nobody == []
+    assert (await proved(auth, nobody, end)).record_count == 0
+
+
+async def test_an_administrators_act_stands_in_the_chain_of_whom_it_befell(auth):
+    person, admin = await registered(auth), str(uuid7())
+    await admin_of(auth).SetUserRoles(
+        auth_pb2.SetUserRolesRequest(user_id=person.user_id, roles=["operator"]), metadata=administering(admin)
+    )
+    session = await signed_in(auth, person)
+    events = await until_recorded(auth, carrying(session), "UserRegistered", "RolesChanged", "SessionOpened")
+    changed = json.loads(events[1].detail)
+    assert (changed["roles"], changed["admin_user_id"]) == (["operator", "user"], admin)
+
+
+async def told_by_orders(installation, facts: list[Fact]) -> None:
+    async with (
+        open_database(installation.url("orders_worker")) as worker,
+        open_redis(installation.redis_url) as redis,
+    ):
+        async with worker.transaction(*{fact.user_id for fact in facts}) as rows:
+            await outbox.add(rows, facts)
+        async with relay(worker, redis, "orders"):
+            async with asyncio.timeout(SECONDS):
+                while True:
+                    async with worker.transaction() as rows:
+                        if not await rows.fetchval("SELECT count(*) FROM outbox WHERE stream_epoch IS NULL"):
+                            return
+                    await asyncio.sleep(0.02)
+
+
+async def test_decisions_about_orders_are_recorded_and_fills_are_not(auth, bare_installation):
+    person = await registered(auth)
+    session = await signed_in(auth, person)
+    # What different services tell comes in any order.
+    await until_recorded(auth, carrying(session), "UserRegistered", "SessionOpened")
+    account_id, kinds = str(uuid7()), orders_pb2.OrderEventKind
+    told = [
+        kinds.ORDER_EVENT_KIND_ACCEPTED,
+        kinds.ORDER_EVENT_KIND_WORKING,
+        kinds.ORDER_EVENT_KIND_FILLED,
+        kinds.ORDER_EVENT_KIND_REJECTED,
+    ]
+    facts = [
+        Fact(
+            key=account_id,
+            sequence=sequence,
+            user_id=UUID(person.user_id),
+            kind=orders_events_pb2.OrderChanged.DESCRIPTOR.full_name,
+            payload=orders_events_pb2.OrderChanged(
+                event=orders_pb2.OrderEvent(account_sequence=sequence, kind=kind)
+            ).SerializeToString(),
+        )
+        for sequence, kind in enumerate(told, 1)
+    ]
+    # One of a kind that this process does not know yet.
+    newer = Fact(
+        key=account_id, sequence=5, user_id=UUID(person.user_id), kind="tradeloom.orders.v1.Newer", payload=b"\x01"
+    )
+    await told_by_orders(bare_installation, [*facts, newer])
+    events = await until_recorded(
+        auth, carrying(session), "UserRegistered", "SessionOpened", "OrderChanged", "OrderChanged", "Newer"
+    )
+    decided = [json.loads(event.detail)["event"]["kind"] for event in events[2:4]]
+    assert decided == ["ORDER_EVENT_KIND_ACCEPTED", "ORDER_EVENT_KIND_REJECTED"]
+    assert {event.source for event in events[2:]} == {"orders"}
+    assert base64.b64decode(json.loads(events[4].detail)["payload"]) == b"\x01"
+
+
+async def test_a_killed_auth_records_each_fact_once(bare_installation):
+    with bare_installation.start("auth") as process:
+        auth = process.served
+        await auth.until_ready()
+        person = await registered(auth)
+        for _ in range(4):
+            await signed_in(auth, person)
+            await auth.close()
+            process.kill()
+            process.start()
+            await auth.until_ready()
+        session = await signed_in(auth, person)
+        await until_recorded(auth, carrying(session), "UserRegistered", *["SessionOpened"] * 5)
+        events, end = await events_of(auth, carrying(session))
+        assert (await proved(auth, events, end)).record_count == 6
+        await auth.close()
+
+
+async def test_two_replicas_write_one_chain(auth, bare_installation):
+    async with bare_installation.serve("auth") as replica:
+        person = await registered(auth)
+        # So many at once as cost nothing.
+        sessions = await asyncio.gather(*(signed_in(one, person) for one in (auth, replica) * 2))
+        sessions += await asyncio.gather(*(signed_in(one, person) for one in (auth, replica) * 2))
+        kinds = ["UserRegistered", *["SessionOpened"] * 8]
+        events = await until_recorded(auth, carrying(sessions[0]), *kinds)
+        assert (await proved(auth, *await events_of(replica, carrying(sessions[0])))).record_count == len(events)
+
+
+async def test_the_chains_can_be_added_to_and_emptied_and_nothing_else(auth, bare_installation):
+    person = await registered(auth)
+    session = await signed_in(auth, person)
+    await until_recorded(auth, carrying(session), "UserRegistered", "SessionOpened")
+    refused = (asyncpg.InsufficientPrivilegeError, asyncpg.RaiseError)
+    for role in ("auth_rpc", "auth_worker"):
+        async with bare_installation.connect(role) as rows:
+            await rows.execute("SELECT set_config('app.user_ids', $1, false)", person.user_id)
+            for statement in (
+                "DELETE FROM audit_events",
+                "TRUNCATE audit_events",
+                "UPDATE audit_events SET hash = ''",
+                "UPDATE audit_events SET kind = 'x'",
+                "UPDATE audit_events SET detail = 'x'",
+                "UPDATE audit_events SET salt = 'x'",
+            ):
+                with pytest.raises(refused):
+                    await rows.execute(statement)
+    async with (
+        open_database(bare_installation.url("auth_worker")) as worker,
+        worker.transaction(UUID(person.user_id)) as rows,
+    ):
+        await audit_store.empty(rows, UUID(person.user_id))
+    events, end = await events_of(auth, carrying(session))
+    assert {(event.detail, event.salt) for event in events} == {("", b"")}
+    found = await proved(auth, events, end)
+    assert (found.record_count, found.emptied_count) == (2, 2)

@@ -1,0 +1,273 @@
+"""Passwords: changed by who knows them, reset by who reads the mail, and both end what they must end."""
+
+import asyncio
+
+import pytest
+from argon2 import PasswordHasher
+from tradeloom.auth.v1 import auth_pb2, events_pb2
+
+from services.auth import domain, passwords, reset_requests
+from services.auth.domain import FREE_FAILURES, FREE_FAILURES_OF_ACCOUNT
+from tests.auth.people import (
+    PASSWORD,
+    Person,
+    carrying,
+    enrolled,
+    letter_to,
+    letters,
+    reason_of,
+    registered,
+    seen_from,
+    signed_in,
+    stub_of,
+)
+
+NEW = "coffee and cake at five"
+
+
+@pytest.fixture
+async def auth(bare_installation):
+    async with bare_installation.serve("auth", sign_in_per_second="1000", failed_logins_told_seconds="0.5") as served:
+        yield served
+
+
+def change(auth, session, current: str = PASSWORD, new: str = NEW, request_id: str = ""):
+    request = auth_pb2.ChangePasswordRequest(request_id=request_id, current_password=current, new_password=new)
+    return stub_of(auth).ChangePassword(request, metadata=carrying(session))
+
+
+def login(auth, person: Person, password: str = PASSWORD, address: str = "198.51.100.1"):
+    request = auth_pb2.LoginRequest(email=person.email, password=password)
+    return stub_of(auth).Login(request, metadata=seen_from(address))
+
+
+def ask_reset(auth, email: str):
+    return stub_of(auth).RequestPasswordReset(auth_pb2.RequestPasswordResetRequest(email=email))
+
+
+def reset(auth, token: str, new: str = NEW, request_id: str = "", address: str = "198.51.100.1"):
+    request = auth_pb2.ResetPasswordRequest(request_id=request_id, token=token, new_password=new)
+    return stub_of(auth).ResetPassword(request, metadata=seen_from(address))
+
+
+async def me_of(auth, session) -> str:
+    return await reason_of(stub_of(auth).GetMe(auth_pb2.GetMeRequest(), metadata=carrying(session)))
+
+
+async def until_ended(auth, session) -> None:
+    async with asyncio.timeout(5):
+        while await me_of(auth, session) != "SESSION_REVOKED":
+            await asyncio.sleep(0.02)
+
+
+async def test_a_change_ends_the_other_sessions_and_keeps_this_one(auth, bare_installation):
+    person = await registered(auth)
+    session, *others = [await signed_in(auth, person) for _ in range(3)]
+    changed = await change(auth, session)
+    assert changed.ended_session_count == 2
+    for other in others:
+        await until_ended(auth, other)
+    assert await me_of(auth, session) == ""
+    assert await reason_of(login(auth, person)) == "CREDENTIALS_INVALID"
+    assert await reason_of(login(auth, person, NEW)) == ""
+    assert (await letter_to(bare_installation.mails, person.email, "password was changed")).text
+
+
+async def test_a_change_needs_the_present_password_and_a_good_new_one(auth):
+    person = await registered(auth)
+    session = await signed_in(auth, person)
+    assert await reason_of(change(auth, session, "wrong")) == "CREDENTIALS_INVALID"
+    assert await reason_of(change(auth, session, new="short")) == "INVALID_FIELDS"
+    common = next(one for one in sorted(passwords.COMMON) if len(one) >= 12)
+    assert await reason_of(change(auth, session, new=common.upper())) == "PASSWORD_TOO_COMMON"
+
+
+async def test_guessing_the_password_within_a_session_is_held_up(auth):
+    person = await registered(auth)
+    session = await signed_in(auth, person)
+    for _ in range(FREE_FAILURES):
+        assert await reason_of(change(auth, session, "wrong")) == "CREDENTIALS_INVALID"
+    assert await reason_of(change(auth, session)) == "LOGIN_DELAYED"
+    # Signing in has a count of its own.
+    assert await reason_of(login(auth, person)) == ""
+
+
+async def test_who_has_a_second_factor_must_have_proved_it_freshly(auth, bare_installation):
+    who = await enrolled(auth)
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.sessions SET second_factor_time = now() - interval '6 minutes'")
+    stale = await stub_of(auth).Refresh(auth_pb2.RefreshRequest(refresh_token=who.session.refresh_token))
+    assert await reason_of(change(auth, stale)) == "STEP_UP_REQUIRED"
+    stepped = await stub_of(auth).StepUp(auth_pb2.StepUpRequest(code=who.next_code()), metadata=carrying(stale))
+    stale.access_token = stepped.access_token
+    assert await reason_of(change(auth, stale)) == ""
+
+
+async def test_repeating_a_change_changes_nothing_more(auth, bare_installation):
+    person = await registered(auth)
+    session = await signed_in(auth, person)
+    first = await change(auth, session, request_id="c")
+    newer = await signed_in(auth, Person(person.user_id, person.email, NEW))
+    assert await change(auth, session, request_id="c") == first
+    assert await me_of(auth, newer) == ""
+    assert await reason_of(change(auth, session, new="another one of twelve", request_id="c")) == "REQUEST_ID_REUSED"
+    async with bare_installation.connect() as rows:
+        assert await rows.fetchval("SELECT count(*) FROM auth.outbox WHERE kind LIKE '%PasswordChanged'") == 1
+
+
+async def test_a_link_sets_a_new_password_once_and_ends_all_sessions(auth, bare_installation):
+    person = await registered(auth)
+    session = await signed_in(auth, person)
+    await ask_reset(auth, person.email.upper())
+    letter = await letter_to(bare_installation.mails, person.email, "new password")
+    assert await reason_of(reset(auth, letter.token, "too short")) == "INVALID_FIELDS"
+    first = await reset(auth, letter.token, request_id="r")
+    assert await reset(auth, letter.token, request_id="r") == first
+    assert await reason_of(reset(auth, letter.token)) == "LINK_INVALID"
+    await until_ended(auth, session)
+    assert await reason_of(login(auth, person)) == "CREDENTIALS_INVALID"
+    assert (await login(auth, person, NEW)).user.email_verified, "who read the mail owns the address"
+    async with bare_installation.connect() as rows:
+        told = await rows.fetchval("SELECT payload FROM auth.outbox WHERE kind LIKE '%PasswordChanged'")
+    assert events_pb2.PasswordChanged.FromString(told).cause == "reset"
+
+
+async def test_a_reset_leaves_the_second_factor_on(auth, bare_installation):
+    who = await enrolled(auth)
+    await ask_reset(auth, who.person.email)
+    letter = await letter_to(bare_installation.mails, who.person.email, "new password")
+    await reset(auth, letter.token)
+    assert (await login(auth, who.person, NEW)).challenge
+
+
+async def test_asking_for_a_link_is_answered_alike_and_leaves_the_same_whoever_asks(auth, bare_installation):
+    person = await registered(auth)
+    async with bare_installation.connect() as rows:
+        seen = []
+        for email in (person.email, "nobody@example.com"):
+            answer = await ask_reset(auth, email)
+            written = await rows.fetchval("SELECT count(*) FROM auth.reset_requests WHERE email = $1", email)
+            seen.append((answer.SerializeToString(), written))
+            async with asyncio.timeout(10):
+                while await rows.fetchval("SELECT count(*) FROM auth.reset_requests WHERE NOT done"):
+                    await asyncio.sleep(0.02)
+    assert seen[0] == seen[1] == (b"", 1)
+    await letter_to(bare_installation.mails, person.email, "new password")
+    assert letters(bare_installation.mails, "nobody@example.com") == []
+
+
+async def test_asking_again_at_once_sends_nothing_more_and_a_later_link_makes_the_first_void(auth, bare_installation):
+    person = await registered(auth)
+    await ask_reset(auth, person.email)
+    first = await letter_to(bare_installation.mails, person.email, "new password")
+    await ask_reset(auth, person.email)
+    async with bare_installation.connect() as rows:
+        assert not await rows.fetchval("SELECT count(*) FROM auth.reset_requests WHERE NOT done")
+        await rows.execute(
+            "UPDATE auth.reset_requests SET create_time = now() - make_interval(secs => $1)",
+            reset_requests.AGAIN_SECONDS + 1,
+        )
+    await ask_reset(auth, person.email)
+    second = await letter_to(bare_installation.mails, person.email, "new password", count=2)
+    assert await reason_of(reset(auth, first.token)) == "LINK_INVALID"
+    assert await reason_of(reset(auth, second.token)) == ""
+
+
+async def test_a_link_expires_and_is_void_after_a_change(auth, bare_installation):
+    for make_void in ("UPDATE auth.one_time_tokens SET expire_time = now()", None):
+        person = await registered(auth)
+        await ask_reset(auth, person.email)
+        letter = await letter_to(bare_installation.mails, person.email, "new password")
+        if make_void:
+            async with bare_installation.connect() as rows:
+                await rows.execute(make_void)
+        else:
+            await change(auth, await signed_in(auth, person))
+        assert await reason_of(reset(auth, letter.token)) == "LINK_INVALID"
+
+
+async def test_an_owner_who_was_locked_out_everywhere_gets_in_by_mail(auth, bare_installation):
+    """Somebody guesses from everywhere; the owner sits where they never signed in."""
+    person = await registered(auth)
+    for number in range(FREE_FAILURES_OF_ACCOUNT):
+        assert await reason_of(login(auth, person, "wrong", f"203.0.113.{number}")) == "CREDENTIALS_INVALID"
+    assert await reason_of(login(auth, person, address="198.51.100.77")) == "LOGIN_DELAYED"
+    await ask_reset(auth, person.email)
+    letter = await letter_to(bare_installation.mails, person.email, "new password")
+    await reset(auth, letter.token, address="198.51.100.77")
+    assert await reason_of(login(auth, person, NEW, "198.51.100.77")) == ""
+
+
+async def test_the_address_is_verified_by_the_link_of_the_first_mail(auth, bare_installation):
+    person = await registered(auth)
+    letter = await letter_to(bare_installation.mails, person.email, "Verify")
+    session = await signed_in(auth, person)
+    assert not session.user.email_verified
+    verify = auth_pb2.VerifyEmailRequest(token=letter.token)
+    assert (await stub_of(auth).VerifyEmail(verify)).email == person.email
+    assert await reason_of(stub_of(auth).VerifyEmail(verify)) == "LINK_INVALID"
+    assert (await signed_in(auth, person)).user.email_verified
+    again = stub_of(auth).RequestEmailVerification(
+        auth_pb2.RequestEmailVerificationRequest(), metadata=carrying(session)
+    )
+    assert await reason_of(again) == "EMAIL_VERIFIED"
+
+
+async def test_another_verification_link_makes_the_first_void_and_nobody_is_flooded(auth, bare_installation):
+    person = await registered(auth)
+    first = await letter_to(bare_installation.mails, person.email, "Verify")
+    session = await signed_in(auth, person)
+    asked = [
+        await reason_of(
+            stub_of(auth).RequestEmailVerification(
+                auth_pb2.RequestEmailVerificationRequest(), metadata=carrying(session)
+            )
+        )
+        for _ in range(FREE_FAILURES + 1)
+    ]
+    assert asked == [""] * FREE_FAILURES + ["LOGIN_DELAYED"]
+    newest = await letter_to(bare_installation.mails, person.email, "Verify", count=FREE_FAILURES + 1)
+    for letter, reason in ((first, "LINK_INVALID"), (newest, "")):
+        request = auth_pb2.VerifyEmailRequest(token=letter.token)
+        assert await reason_of(stub_of(auth).VerifyEmail(request)) == reason
+
+
+async def test_a_link_is_for_one_purpose(auth, bare_installation):
+    person = await registered(auth)
+    letter = await letter_to(bare_installation.mails, person.email, "Verify")
+    assert await reason_of(reset(auth, letter.token)) == "LINK_INVALID"
+    challenge = auth_pb2.VerifyTotpRequest(challenge=letter.token, code="123456")
+    assert await reason_of(stub_of(auth).VerifyTotp(challenge)) == "CHALLENGE_INVALID"
+
+
+async def test_a_hash_of_less_work_is_made_anew_at_the_next_login(auth, bare_installation, monkeypatch):
+    person = await registered(auth)
+    weaker = PasswordHasher(time_cost=1, memory_cost=16, parallelism=1).hash(PASSWORD)
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.users SET password_hash = $1", weaker)
+        await signed_in(auth, person)
+        renewed = await rows.fetchval("SELECT password_hash FROM auth.users")
+        assert renewed != weaker
+        await signed_in(auth, person)
+        assert await rows.fetchval("SELECT password_hash FROM auth.users") == renewed
+
+
+async def test_the_network_from_where_an_owner_signed_in_stays_open_while_others_guess(auth):
+    person, at_home = await registered(auth), "198.51.100.9"
+    assert await reason_of(login(auth, person, address=at_home)) == ""
+    for number in range(FREE_FAILURES_OF_ACCOUNT):
+        await reason_of(login(auth, person, "wrong", f"203.0.113.{number}"))
+    assert await reason_of(login(auth, person, address="203.0.113.200")) == "LOGIN_DELAYED"
+    assert await reason_of(login(auth, person, address=at_home)) == ""
+
+
+async def test_who_tries_one_password_at_many_accounts_is_held_up_and_the_neighbours_at_home_are_not(auth):
+    neighbour, address = await registered(auth), "198.51.100.10"
+    assert await reason_of(login(auth, neighbour, address=address)) == ""
+    for number in range(domain.FREE_FAILURES_OF_NETWORK):
+        nobody = Person("", f"{number}@example.com")
+        assert await reason_of(login(auth, nobody, address=address)) == "CREDENTIALS_INVALID"
+    assert await reason_of(login(auth, Person("", "next@example.com"), address=address)) == "LOGIN_DELAYED"
+    assert await reason_of(login(auth, await registered(auth), address=address)) == "LOGIN_DELAYED"
+    assert await reason_of(login(auth, neighbour, address=address)) == ""
+    assert await reason_of(login(auth, await registered(auth), address="198.51.100.11")) == ""
