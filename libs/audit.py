@@ -11,7 +11,7 @@ data does, leaves every hash as it was: the salt keeps the digest from telling w
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -155,24 +155,28 @@ def check_signature(end: Checkpoint, keys: Mapping[str, Ed25519PublicKey]) -> st
 # An export: a line of JSON for the head, one for each record, and one for the end.
 
 
-def export_lines(
-    user_id: UUID, events: Iterable[Event], end: Checkpoint, keys: Sequence[Mapping[str, str]]
-) -> Iterator[str]:
-    yield json.dumps({"format": FORMAT, "user_id": str(user_id), "keys": list(keys)})
-    for event in events:
-        yield json.dumps(
-            {
-                "sequence": event.sequence,
-                "time": event.time.astimezone(UTC).isoformat(timespec="microseconds"),
-                "source": event.source,
-                "kind": event.kind,
-                "detail": event.detail,
-                "salt": encoded(event.salt),
-                "digest": encoded(event.digest),
-                "hash": encoded(event.hash),
-            }
-        )
-    yield json.dumps({"sequence": end.sequence, "hash": encoded(end.hash), "signature": end.signature})
+def head_line(user_id: UUID, keys: Sequence[Mapping[str, str]]) -> str:
+    """Keys are the JSON web keys of which one has signed the end."""
+    return json.dumps({"format": FORMAT, "user_id": str(user_id), "keys": list(keys)})
+
+
+def record_line(event: Event) -> str:
+    return json.dumps(
+        {
+            "sequence": event.sequence,
+            "time": event.time.astimezone(UTC).isoformat(timespec="microseconds"),
+            "source": event.source,
+            "kind": event.kind,
+            "detail": event.detail,
+            "salt": encoded(event.salt),
+            "digest": encoded(event.digest),
+            "hash": encoded(event.hash),
+        }
+    )
+
+
+def end_line(end: Checkpoint) -> str:
+    return json.dumps({"sequence": end.sequence, "hash": encoded(end.hash), "signature": end.signature})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

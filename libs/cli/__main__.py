@@ -1,4 +1,4 @@
-"""The command line. A new command is a file whose `app` has one command and no completion, named in COMMANDS."""
+"""The command line. A new command is a file whose `app` has one command, or a few, and no completion, named in COMMANDS."""
 
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -13,7 +13,7 @@ from libs.stack.errors import StackError
 
 COMMANDS = {
     file.removesuffix("_command"): file
-    for file in ("up", "status", "down", "logs", "health", "demo", "import_command", "migrate", "psql")
+    for file in ("up", "status", "down", "logs", "health", "demo", "import_command", "migrate", "psql", "audit")
 }
 """The files of this folder by their commands: `import` alone cannot name a module."""
 
@@ -22,7 +22,9 @@ class Files(Mapping[str, Any]):
     """The commands by name. Only the file of the one that is asked for is loaded: gRPC would be half of `status`."""
 
     def __getitem__(self, name: str) -> Any:
-        return get_command(import_module(f"libs.cli.{COMMANDS[name]}").app)
+        command = get_command(import_module(f"libs.cli.{COMMANDS[name]}").app)
+        command.name = name
+        return command
 
     def __iter__(self) -> Iterator[str]:
         return iter(COMMANDS)

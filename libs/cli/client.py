@@ -1,7 +1,9 @@
 """Speaking to a running stack through its one port, as people's programs do."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from getpass import getpass
 from pathlib import Path
 
 from grpc import aio
@@ -9,6 +11,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.mesh.channel import open_edge_channel
 from libs.stack.credentials import ADMIN_EMAIL
+from libs.stack.errors import StackError
 from libs.stack.ports import HOST
 from libs.stack.state import Snapshot
 
@@ -25,9 +28,19 @@ async def edge_channel(snapshot: Snapshot) -> AsyncIterator[aio.Channel]:
 
 async def sign_in(channel: aio.Channel, email: str, password: str) -> Metadata:
     """Opens a session; what it returns goes along with every call. The token is shown to nobody."""
-    request = auth_pb2.LoginRequest(email=email, password=password)
-    session = await auth_pb2_grpc.AuthServiceStub(channel).Login(request, timeout=CALL_SECONDS)
-    return (("authorization", f"Bearer {session.access_token}"),)
+    stub = auth_pb2_grpc.AuthServiceStub(channel)
+    session = await stub.Login(auth_pb2.LoginRequest(email=email, password=password), timeout=CALL_SECONDS)
+    token = session.access_token
+    if session.challenge:
+        request = auth_pb2.VerifyTotpRequest(challenge=session.challenge, code=ask_code(email))
+        token = (await stub.VerifyTotp(request, timeout=CALL_SECONDS)).access_token
+    return (("authorization", f"Bearer {token}"),)
+
+
+def ask_code(email: str) -> str:
+    if not sys.stdin.isatty():
+        raise StackError(f"{email} has a second factor: run this where its code can be typed")
+    return getpass(f"Code of the authenticator app for {email}: ", sys.stderr)
 
 
 async def sign_in_admin(channel: aio.Channel, snapshot: Snapshot) -> Metadata:

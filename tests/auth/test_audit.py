@@ -12,10 +12,10 @@ from tradeloom.orders.v1 import events_pb2 as orders_events_pb2
 from tradeloom.orders.v1 import orders_pb2
 
 from libs import audit
-from libs.audit import Checkpoint, Event
+from libs.audit import Checkpoint
 from libs.bus.connection import open_redis
+from libs.cli.audit import event_from_proto
 from libs.ids import uuid7
-from libs.mesh.wire import time_from_proto
 from libs.store import outbox
 from libs.store.database import open_database
 from libs.store.outbox import Fact
@@ -62,24 +62,12 @@ async def proved(auth, events: list[auth_pb2.AuditEvent], end: auth_pb2.AuditChe
     """As `tradeloom audit verify` does with an export of them."""
     keys = (await stub_of(auth).GetAuditKeys(auth_pb2.GetAuditKeysRequest())).keys
     trusted = [{"kid": key.kid, "x": key.x} for key in keys]
-    lines = audit.export_lines(
-        UUID(end.user_id),
-        [
-            Event(
-                sequence=event.sequence,
-                time=time_from_proto(event.time),
-                source=event.source,
-                kind=event.kind,
-                detail=event.detail,
-                salt=event.salt,
-                digest=event.digest,
-                hash=event.hash,
-            )
-            for event in events
-        ],
-        Checkpoint(user_id=UUID(end.user_id), sequence=end.sequence, hash=end.hash, signature=end.signature),
-        trusted,
-    )
+    checkpoint = Checkpoint(user_id=UUID(end.user_id), sequence=end.sequence, hash=end.hash, signature=end.signature)
+    lines = [
+        audit.head_line(checkpoint.user_id, trusted),
+        *(audit.record_line(event_from_proto(event)) for event in events),
+        audit.end_line(checkpoint),
+    ]
     return audit.verify_export(lines, trusted)
 
 

@@ -48,10 +48,14 @@ def fields(event: Event) -> dict[str, Any]:
     return {name: getattr(event, name) for name in event.__slots__}
 
 
+def lines_of(events: list[Event], end: Checkpoint, key: Ed25519PrivateKey) -> list[str]:
+    return [audit.head_line(USER, [jwk(key)]), *map(audit.record_line, events), audit.end_line(end)]
+
+
 def export(count: int = 5, **given_: Any) -> list[str]:
     events, end = chain(count, **given_)
     signed = Checkpoint(user_id=USER, sequence=end.sequence, hash=end.hash, signature=audit.signed(end, KEY, "k"))
-    return list(audit.export_lines(USER, events, signed, [jwk(KEY)]))
+    return lines_of(events, signed, KEY)
 
 
 def test_an_untouched_export_is_proved_with_and_without_trusted_keys() -> None:
@@ -100,7 +104,7 @@ def test_a_chain_made_anew_from_forged_records_is_noticed_by_who_knows_the_key()
     forger = Ed25519PrivateKey.generate()
     events, end = chain(3)
     forged = Checkpoint(user_id=USER, sequence=3, hash=end.hash, signature=audit.signed(end, forger, "k"))
-    lines = list(audit.export_lines(USER, events, forged, [jwk(forger)]))
+    lines = lines_of(events, forged, forger)
     assert audit.verify_export(lines).record_count == 3, "without trusted keys only the head's are known"
     for trusted in ([jwk(KEY)], []):
         with pytest.raises(Tampered):
