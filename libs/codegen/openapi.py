@@ -47,6 +47,8 @@ BOUNDS = {"gte": "minimum", "lte": "maximum", "gt": "exclusiveMinimum", "lt": "e
 ROLES = {policy_pb2.ACCESS_OPERATOR: "role:operator", policy_pb2.ACCESS_ADMIN: "role:admin"}
 IF_ENROLLED = {policy_pb2.STEP_UP_IF_ENROLLED: ", of who has set one up"}
 COMMON = "tradeloom/type/v1/error_reason.proto"
+# A body that is taken as it comes, whatever it is.
+RAW = "google.api.HttpBody"
 
 REFUSAL: Json = {
     "type": "object",
@@ -182,10 +184,9 @@ class Document:
         if rest.body:
             body = request if rest.body == "*" else request.fields_by_name[rest.body].message_type
             assert body is not None, f"the body of {method.path} is no message"
-            operation["requestBody"] = {
-                "required": True,
-                "content": {"application/json": {"schema": self._body(body, rest)}},
-            }
+            raw = body.full_name == RAW
+            content = {"*/*": {}} if raw else {"application/json": {"schema": self._body(body, rest)}}
+            operation["requestBody"] = {"required": True, "content": content}
         return operation
 
     def _body(self, message: Descriptor, rest: Rest) -> Json:
@@ -284,9 +285,15 @@ class Document:
     def _field(self, field: FieldDescriptor) -> Json:
         rules = field.GetOptions().Extensions[validate_pb2.field]
         description = [self._comments.of(field.full_name), *(f"It {rule.message}." for rule in rules.cel)]
-        if field.is_repeated:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            # Written as an object, whatever its keys are.
+            value = self._single(field.message_type.fields_by_name["value"])
+            schema: Json = {"type": "object", "additionalProperties": {**value, **constraints(rules.map.values)}}
+            if rules.map.HasField("max_pairs"):
+                schema["maxProperties"] = rules.map.max_pairs
+        elif field.is_repeated:
             repeated = rules.repeated
-            schema: Json = {"type": "array", "items": {**self._single(field), **constraints(repeated.items)}}
+            schema = {"type": "array", "items": {**self._single(field), **constraints(repeated.items)}}
             if repeated.HasField("min_items"):
                 schema["minItems"] = repeated.min_items
             if repeated.HasField("max_items"):

@@ -15,6 +15,7 @@ THIRD_PARTY = Path("third_party")
 GOOGLE = [
     "google/api/annotations.proto",
     "google/api/http.proto",
+    "google/api/httpbody.proto",  # requests that are taken as they come
     "google/rpc/error_details.proto",  # refusals, as the dashboard reads them
 ]
 VALIDATE = "buf/validate/validate.proto"
