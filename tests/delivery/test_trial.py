@@ -96,7 +96,8 @@ def test_every_secret_that_anything_mounts_or_reads_is_made(
         for variable in container(workload).get("env", []):
             if "valueFrom" in variable:
                 reference = variable["valueFrom"]["secretKeyRef"]
-                asked.add((reference["name"], reference["key"]))
+                # What may be missing, such as another's keys, cannot be made up.
+                asked.add((reference["name"], None if reference.get("optional") else reference["key"]))
 
     assert {name for name, _ in asked} == set(secrets)
     for name, key in asked:
