@@ -89,3 +89,15 @@ def test_reasons_of_refusals_are_listed() -> None:
     responses = read(FOLDER / "orders.json")["components"]["responses"]
 
     assert "`INSUFFICIENT_BALANCE`: FAILED_PRECONDITION" in responses["orders.Refusal"]["description"]
+
+
+def test_a_map_is_an_object_and_a_body_that_is_taken_as_it_comes_may_be_anything() -> None:
+    document = read(FOLDER / "billing.json")
+    quotas = document["components"]["schemas"]["billing.Plan"]["properties"]["quotas"]
+    webhook = document["paths"]["/billing/stripe/webhook"]["post"]
+
+    assert quotas["type"] == "object"
+    assert quotas["additionalProperties"] == {"type": "string", "format": "int64"}
+    assert quotas["maxProperties"] == 100
+    assert webhook["requestBody"] == {"required": True, "content": {"*/*": {}}}
+    assert [parameter["name"] for parameter in webhook["parameters"]] == ["request_id"]
