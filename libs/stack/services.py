@@ -102,6 +102,9 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
         }
         # A mail server of one's own, instead of the folder.
         environment |= {name: os.environ[name] for name in ("AUTH_SMTP_URL", "AUTH_MAIL_FROM") if name in os.environ}
+    if word == "billing":
+        at_home = f"http://localhost:{around.ports['edge']}"
+        environment["BILLING_PUBLIC_URL"] = os.environ.get("BILLING_PUBLIC_URL", at_home)
     if word == "feeds":
         environment["FEEDS_SIMULATED"] = os.environ.get("FEEDS_SIMULATED", "1")
         environment["FEEDS_REPLAY_FOLDER"] = os.environ.get("FEEDS_REPLAY_FOLDER", str(around.folder.replays))

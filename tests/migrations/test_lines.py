@@ -20,6 +20,7 @@ MIGRATION_SECONDS = 60
 # People's queries and the earlier system's scripts say these names.
 TABLES = {
     "auth": ("users", "roles", "user_roles", "sessions", "login_attempts"),
+    "billing": ("plans", "features", "plan_features", "subscriptions", "invoices", "usage"),
     "orders": ("trading_orders", "trading_executions", "accounts", "positions", "ledger_entries"),
     "marketdata": ("market_data_ohlcv", "market_data_ticks", "instruments", "coverage"),
     "feeds": ("feed_subscriptions",),

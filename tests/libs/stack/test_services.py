@@ -13,7 +13,7 @@ def around(tmp_path):
     return Surroundings(
         folder=DataFolder.at(tmp_path),
         credentials=credentials,
-        ports={f"{word}.{use}": 1 for word in WORDS for use in ("mesh", "probe")},
+        ports={"edge": 1, **{f"{word}.{use}": 1 for word in WORDS for use in ("mesh", "probe")}},
         words=list(WORDS),
         owner_url="postgresql://tradeloom:secret@127.0.0.1:5432/trading",
         redis_urls={word: f"redis://{word}:secret@127.0.0.1:6379" for word in WORDS},
