@@ -211,7 +211,7 @@ class Curl:
 
     def arguments(self, method: str, request: Json, token: str) -> list[str]:
         rule = methods()[path_of(method)].descriptor.GetOptions().Extensions[annotations_pb2.http]
-        path, rest = rule.get or rule.post, dict(request)
+        path, rest = rule.get or rule.put or rule.post, dict(request)
         for name in re.findall(r"{(\w+)}", path):
             path = path.replace(f"{{{name}}}", str(rest.pop(name)))
         if rule.get:
@@ -222,7 +222,8 @@ class Curl:
         else:
             content = ["--header", "content-type: application/json", "--data", json.dumps(rest)]
         header = ["--header", f"authorization: Bearer {token}"] if token else []
-        how = ["-sSN", "--noproxy", "*", "--max-time", str(CALL_SECONDS)]
+        verb = ["--request", "PUT"] if rule.put else []
+        how = [*verb, "-sSN", "--noproxy", "*", "--max-time", str(CALL_SECONDS)]
         return [self._program, *how, *header, *content, f"http://{self._edge}{path}"]
 
     def call(self, method: str, request: Json, token: str = "") -> Json:

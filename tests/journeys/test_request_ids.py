@@ -8,6 +8,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
@@ -17,7 +18,9 @@ from tests.stack import Stack
 
 CALL_SECONDS = 20
 PASSWORD = "correct horse battery"
-MUTATING = sorted(path.split("/")[-1] for path, method in methods().items() if not method.reads_only)
+# What asks Stripe is walked where there is one: tests/billing.
+AT_STRIPE = {"StartCheckout", "OpenCustomerPortal", "HandleStripeWebhook"}
+MUTATING = sorted({path.split("/")[-1] for path, method in methods().items() if not method.reads_only} - AT_STRIPE)
 
 
 class World:
@@ -25,6 +28,7 @@ class World:
 
     def __init__(self, channel: grpc.Channel, stack: Stack) -> None:
         self.auth = auth_pb2_grpc.AuthServiceStub(channel)
+        self.billing = billing_pb2_grpc.BillingServiceStub(channel)
         self.feeds = feeds_pb2_grpc.FeedServiceStub(channel)
         self.market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
         self.orders = orders_pb2_grpc.OrderServiceStub(channel)
@@ -120,6 +124,25 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
         case "Logout":
             request = auth_pb2.LogoutRequest(request_id=request_id)
             return world.auth.Logout, lambda: request, lambda: request, world.sign_in(world.email, PASSWORD)
+        case "AssignPlan":
+            requests = [assigning(world, request_id, plan) for plan in ("pro", "desk")]
+            return world.billing.AssignPlan, *(lambda each=each: each for each in requests), world.admin
+        case "CancelSubscription":
+            world.billing.AssignPlan(assigning(world, str(uuid4()), "pro"), metadata=world.admin)
+            requests = [
+                billing_pb2.CancelSubscriptionRequest(request_id=request_id, at_once=at_once)
+                for at_once in (True, False)
+            ]
+            return world.billing.CancelSubscription, *(lambda each=each: each for each in requests), world.user
+        case "PutFeature":
+            kind = billing_pb2.FEATURE_KIND_QUOTA
+            features = [billing_pb2.Feature(feature="walks", kind=kind, title=title) for title in ("Walks", "Steps")]
+            requests = [billing_pb2.PutFeatureRequest(request_id=request_id, feature=each) for each in features]
+            return world.billing.PutFeature, *(lambda each=each: each for each in requests), world.admin
+        case "PutPlan":
+            plans = [billing_pb2.Plan(plan="walker", title=title, currency="USD") for title in ("Walker", "Runner")]
+            requests = [billing_pb2.PutPlanRequest(request_id=request_id, plan=each) for each in plans]
+            return world.billing.PutPlan, *(lambda each=each: each for each in requests), world.admin
         case "CreateAccount":
             return (
                 world.portfolios.CreateAccount,
@@ -169,6 +192,11 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
             requests = [replay_request(request_id, symbol(), speed) for speed in (0, 1)]
             return world.feeds.StartFeed, *(lambda each=each: each for each in requests), world.admin
     raise AssertionError(f"no example for {name}: every mutating RPC is walked")
+
+
+def assigning(world: World, request_id: str, plan: str) -> billing_pb2.AssignPlanRequest:
+    user_id = world.auth.GetMe(auth_pb2.GetMeRequest(), metadata=world.user).user.user_id
+    return billing_pb2.AssignPlanRequest(request_id=request_id, user_id=user_id, plan=plan)
 
 
 def replay_request(request_id: str, name: str, speed: float) -> feeds_pb2.StartFeedRequest:
