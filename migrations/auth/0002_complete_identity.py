@@ -160,8 +160,8 @@ def upgrade() -> None:
         ALTER TABLE signing_keys ADD COLUMN purpose text NOT NULL DEFAULT 'access' CHECK (purpose IN ('access', 'audit'))
         """,
         # What a purge leaves of a person: the id, and that there was one.
-        "GRANT UPDATE (email, full_name, password_hash, state, email_verified) ON users TO auth_worker",
-        "GRANT SELECT (state, email, full_name) ON users TO auth_worker",
+        "GRANT UPDATE (email, full_name, password_hash, state, email_verified, not_before) ON users TO auth_worker",
+        "GRANT SELECT (state, email, full_name, not_before) ON users TO auth_worker",
         "GRANT SELECT, DELETE ON user_roles TO auth_worker",
         "CREATE POLICY look_up ON known_networks FOR SELECT TO CURRENT_USER USING (true)",
         "CREATE POLICY look_up ON one_time_tokens FOR SELECT TO CURRENT_USER USING (true)",
@@ -244,8 +244,8 @@ def downgrade() -> None:
         "DROP FUNCTION others_who_administer, list_users, user_of_email, owner_of_api_key, owner_of_one_time_token, login_of",
         "DROP POLICY look_up ON user_roles",
         "REVOKE SELECT, DELETE ON user_roles FROM auth_worker",
-        "REVOKE SELECT (state, email, full_name) ON users FROM auth_worker",
-        "REVOKE UPDATE (email, full_name, password_hash, state, email_verified) ON users FROM auth_worker",
+        "REVOKE SELECT (state, email, full_name, not_before) ON users FROM auth_worker",
+        "REVOKE UPDATE (email, full_name, password_hash, state, email_verified, not_before) ON users FROM auth_worker",
         "DELETE FROM signing_keys WHERE purpose <> 'access'",
         "ALTER TABLE signing_keys DROP COLUMN purpose",
         "DROP TABLE audit_events, audit_chains, default_entitlements, entitlements, api_keys, reset_requests, mails",

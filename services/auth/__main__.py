@@ -102,7 +102,9 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 await stack.enter_async_context(running(name, work))
             told = await stack.enter_async_context(relay(worker, redis, settings.word))
             read = {
-                source: await stack.enter_async_context(reading(worker, redis, source, consumers.Record(source)))
+                source: await stack.enter_async_context(
+                    reading(worker, redis, source, consumers.Follow(source, settings.access_token_seconds, now))
+                )
                 for source in consumers.AUDITED
             }
             yield Service(

@@ -2,8 +2,8 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -57,8 +57,11 @@ ENDS = Bulk(
 )
 
 
-async def append(rows: Connection, happenings: Sequence[Happening]) -> None:
-    """Adds to each person's chain, in this order. A fixed number of statements, whatever the number of happenings."""
+async def append(rows: Connection, happenings: Sequence[Happening], purged: Collection[UUID] = ()) -> None:
+    """Adds to each person's chain, in this order. A fixed number of statements, whatever the number of happenings.
+
+    Of those who were purged only the proof is kept.
+    """
     of_user: dict[UUID, list[Happening]] = defaultdict(list)
     for happening in happenings:
         of_user[happening.user_id].append(happening)
@@ -74,7 +77,8 @@ async def append(rows: Connection, happenings: Sequence[Happening]) -> None:
                 detail=happening.detail,
                 salt=os.urandom(SALT_BYTES),
             )
-            written.append(Row(user_id=user_id, event=event))
+            kept = replace(event, detail="", salt=b"") if user_id in purged else event
+            written.append(Row(user_id=user_id, event=kept))
     await rows.execute(EVENTS.statement, *EVENTS.arguments(written))
     await rows.execute(ENDS.statement, *ENDS.arguments(ends.values()))
 

@@ -1,35 +1,43 @@
-"""Applies what the services tell: everything about a person goes into their audit chain."""
+"""Applies what the services tell: what a person may use, that one is gone, and everything about a person to their chain."""
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import import_module
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import Default
 from google.protobuf.json_format import MessageToJson
+from tradeloom.billing.v1 import events_pb2 as billing_events_pb2
 from tradeloom.orders.v1 import events_pb2 as orders_events_pb2
 from tradeloom.orders.v1 import orders_pb2
 
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from libs.words import WORDS
-from services.auth import audit_store
+from services.auth import audit_store, store
 from services.auth.audit_store import Happening
+from services.auth.store import IdentityStore
 
 AUDITED = tuple(word for word in ("auth", "users", "billing", "orders") if word in WORDS)
 """Whose facts are recorded, but those of nobody; of orders only decisions."""
 ORDER_CHANGED = orders_events_pb2.OrderChanged.DESCRIPTOR.full_name
 NO_DECISIONS = frozenset({orders_pb2.ORDER_EVENT_KIND_WORKING, orders_pb2.ORDER_EVENT_KIND_FILLED})
 """What a venue does with an order is the orders' own record."""
+ENTITLEMENTS_CHANGED = billing_events_pb2.EntitlementsChanged.DESCRIPTOR.full_name
+DEFAULT_CHANGED = billing_events_pb2.DefaultEntitlementsChanged.DESCRIPTOR.full_name
+USER_PURGED = "tradeloom.users.v1.UserPurged"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """Records what one service told."""
+class Follow:
+    """Applies, then records, what one service told."""
 
     source: str
+    access_token_seconds: int
+    now: Callable[[], datetime]
 
     async def __call__(self, rows: Connection, facts: Sequence[Fact]) -> None:
         happenings = [
@@ -44,7 +52,26 @@ class Record:
             if fact.user_id is not None and fact.time is not None and is_recorded(fact)
         ]
         if happenings:
-            await audit_store.append(rows, happenings)
+            await audit_store.append(
+                rows, happenings, await store.purged_among(rows, {one.user_id for one in happenings})
+            )
+        # What is personal goes only after it was recorded: also what this very batch told.
+        for fact in facts:
+            await self._apply(rows, fact)
+
+    async def _apply(self, rows: Connection, fact: Fact) -> None:
+        if fact.kind == DEFAULT_CHANGED:
+            told = billing_events_pb2.DefaultEntitlementsChanged.FromString(fact.payload)
+            await store.put_default_entitlements(rows, told.plan, told.entitlements, told.quotas)
+        elif fact.kind == ENTITLEMENTS_CHANGED and fact.user_id is not None:
+            changed = billing_events_pb2.EntitlementsChanged.FromString(fact.payload)
+            if changed.by_default:
+                await store.forget_entitlements(rows, fact.user_id)
+            else:
+                await store.put_entitlements(rows, fact.user_id, changed.plan, changed.entitlements, changed.quotas)
+        elif fact.kind == USER_PURGED and self.source == "users" and fact.user_id is not None:
+            await IdentityStore(rows, self.access_token_seconds).purge(fact.user_id, self.now())
+            await audit_store.empty(rows, fact.user_id)
 
 
 def is_recorded(fact: Fact) -> bool:

@@ -28,6 +28,20 @@ OLD = {
     "known_networks": "last_time < now() - interval '90 days'",
     "reset_requests": "create_time < now() - interval '1 hour'",
 }
+# What a purge leaves nothing of. revocations stay until what they refuse has expired.
+PERSONAL = (
+    "refresh_tokens",
+    "sessions",
+    "api_keys",
+    "recovery_codes",
+    "mfa_totp",
+    "one_time_tokens",
+    "known_networks",
+    "mails",
+    "failed_logins",
+    "entitlements",
+    "user_roles",
+)
 
 USER = """
     SELECT users.user_id, email, full_name, email_verified, create_time, state, not_before,
@@ -246,6 +260,21 @@ class IdentityStore:
             network,
         )
 
+    async def purge(self, user_id: UUID, now: datetime) -> None:
+        """Leaves the id, and that there was somebody; for the worker role. Whatever was issued is refused."""
+        await lock_users(self.rows, [user_id])
+        await self.outdate_tokens(user_id, now)
+        for table in PERSONAL:
+            await self.rows.execute(f"DELETE FROM {table} WHERE user_id = $1", user_id)
+        await self.rows.execute(
+            """
+            UPDATE users SET email = 'purged:' || user_id, full_name = '', password_hash = '', email_verified = false,
+              state = 'purged'
+            WHERE user_id = $1
+            """,
+            user_id,
+        )
+
     async def find_refresh_token(self, token_hash: bytes) -> RefreshToken | None:
         row = await self.rows.fetchrow(
             """
@@ -460,6 +489,48 @@ async def revoked_since(rows: Connection, mark: str) -> tuple[Revoked, str]:
         ended={row["subject"]: row["expire_time"] for row in found if row["not_before"] is None},
         not_before={row["subject"]: row["not_before"] for row in found if row["not_before"] is not None},
     ), next_mark
+
+
+async def purged_among(rows: Connection, user_ids: Iterable[UUID]) -> set[UUID]:
+    found = await rows.fetch("SELECT user_id FROM users WHERE user_id = ANY ($1) AND state = 'purged'", list(user_ids))
+    return {row["user_id"] for row in found}
+
+
+async def put_entitlements(
+    rows: Connection, user_id: UUID, plan: str, capabilities: Iterable[str], quotas: Mapping[str, int]
+) -> None:
+    """What a person's own plan allows; for the worker role. Their next access token says so."""
+    await rows.execute(
+        """
+        INSERT INTO entitlements (user_id, plan, capabilities, quotas) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (user_id) DO UPDATE SET
+          plan = excluded.plan, capabilities = excluded.capabilities, quotas = excluded.quotas
+        """,
+        user_id,
+        plan,
+        list(capabilities),
+        json.dumps(dict(quotas)),
+    )
+
+
+async def forget_entitlements(rows: Connection, user_id: UUID) -> None:
+    """The person has what everybody has."""
+    await rows.execute("DELETE FROM entitlements WHERE user_id = $1", user_id)
+
+
+async def put_default_entitlements(
+    rows: Connection, plan: str, capabilities: Iterable[str], quotas: Mapping[str, int]
+) -> None:
+    await rows.execute(
+        """
+        INSERT INTO default_entitlements (plan, capabilities, quotas) VALUES ($1, $2, $3)
+        ON CONFLICT (only_one) DO UPDATE SET
+          plan = excluded.plan, capabilities = excluded.capabilities, quotas = excluded.quotas
+        """,
+        plan,
+        list(capabilities),
+        json.dumps(dict(quotas)),
+    )
 
 
 async def list_users(

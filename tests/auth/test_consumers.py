@@ -1,0 +1,159 @@
+"""What the other services tell: plans reach the tokens, and a purge leaves nothing personal and the chain provable."""
+
+import asyncio
+from uuid import UUID
+
+import jwt
+import pytest
+from google.protobuf.message import Message
+from tradeloom.auth.v1 import auth_pb2
+from tradeloom.billing.v1 import events_pb2
+from tradeloom.type.v1 import fact_pb2
+
+from libs.bus.connection import open_redis
+from libs.store import outbox
+from libs.store.database import open_database
+from libs.store.outbox import Fact, partition_of
+from libs.store.relay import relay, stream_of
+from services.auth.consumers import USER_PURGED
+from tests.auth.people import admin_of, administering, carrying, enrolled, reason_of, registered, signed_in, stub_of
+from tests.auth.test_audit import events_of, proved
+from tests.mesh import Installation
+
+SECONDS = 10
+
+
+async def told(
+    installation: Installation, word: str, key: str, sequence: int, kind: str, payload: bytes, user_id: str = ""
+) -> None:
+    """As that service's relay does; returns when it is on its way."""
+    users = [UUID(user_id)] if user_id else []
+    fact = Fact(key=key, sequence=sequence, user_id=users[0] if users else None, kind=kind, payload=payload)
+    async with (
+        open_database(installation.url("billing_worker")) as worker,
+        open_redis(installation.redis_url) as redis,
+    ):
+        async with worker.transaction(*users) as rows:
+            await outbox.add(rows, [fact])
+        async with relay(worker, redis, word), asyncio.timeout(SECONDS):
+            while True:
+                async with worker.transaction() as rows:
+                    if not await rows.fetchval("SELECT count(*) FROM outbox WHERE stream_epoch IS NULL"):
+                        return
+                await asyncio.sleep(0.02)
+
+
+async def told_by_billing(installation: Installation, sequence: int, message: Message, user_id: str = "") -> None:
+    await told(
+        installation,
+        "billing",
+        user_id or "default",
+        sequence,
+        message.DESCRIPTOR.full_name,
+        message.SerializeToString(),
+        user_id,
+    )
+
+
+async def until_token_says(auth, session, plan: tuple[list[str], dict[str, int]]):
+    """The session, refreshed until its access token says so: no new login is needed."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            session = await stub_of(auth).Refresh(auth_pb2.RefreshRequest(refresh_token=session.refresh_token))
+            claims = jwt.decode(session.access_token, options={"verify_signature": False})
+            if (claims["entitlements"], claims["quotas"]) == plan:
+                return session
+            await asyncio.sleep(0.1)
+
+
+async def test_a_plan_reaches_a_running_session_and_leaves_it_again(auth, bare_installation):
+    person, other = await registered(auth), await registered(auth)
+    session, unmoved = await signed_in(auth, person), await signed_in(auth, other)
+    pro = events_pb2.EntitlementsChanged(plan="pro", entitlements=["live_trading"], quotas={"api_keys": 10})
+    await told_by_billing(bare_installation, 1, pro, person.user_id)
+    session = await until_token_says(auth, session, (["live_trading"], {"api_keys": 10}))
+    free = events_pb2.DefaultEntitlementsChanged(plan="free", entitlements=["paper"], quotas={"api_keys": 1})
+    await told_by_billing(bare_installation, 1, free)
+    await until_token_says(auth, unmoved, (["paper"], {"api_keys": 1}))
+    session = await until_token_says(auth, session, (["live_trading"], {"api_keys": 10}))
+    await told_by_billing(bare_installation, 2, events_pb2.EntitlementsChanged(by_default=True), person.user_id)
+    await until_token_says(auth, session, (["paper"], {"api_keys": 1}))
+
+
+async def test_a_smaller_plan_lets_keys_be_that_are_there_and_makes_no_more(auth, bare_installation):
+    who = await enrolled(auth)
+    create = auth_pb2.CreateApiKeyRequest(name="robot", scope=auth_pb2.API_KEY_SCOPE_READ)
+    secrets = [(await stub_of(auth).CreateApiKey(create, metadata=who.metadata)).secret for _ in range(2)]
+    less = events_pb2.EntitlementsChanged(plan="less", quotas={"api_keys": 1})
+    await told_by_billing(bare_installation, 1, less, who.person.user_id)
+    session = await until_token_says(auth, who.session, ([], {"api_keys": 1}))
+    assert await reason_of(stub_of(auth).CreateApiKey(create, metadata=carrying(session))) == "QUOTA_EXCEEDED"
+    for secret in secrets:
+        exchange = auth_pb2.ExchangeApiKeyRequest(secret=secret)
+        assert await reason_of(stub_of(auth).ExchangeApiKey(exchange)) == ""
+
+
+@pytest.fixture
+def purged_by(bare_installation):
+    """The users service's word that somebody is gone: here billing's tables carry it, under the name of users."""
+
+    async def tell(user_id: str) -> None:
+        async with open_redis(bare_installation.redis_url) as redis:
+            fact = fact_pb2.Fact(source="users", key=user_id, sequence=1, user_id=user_id, kind=USER_PURGED)
+            fact.time.GetCurrentTime()
+            await redis.xadd(stream_of("users", partition_of(user_id)), {"f": fact.SerializeToString()}, id="1-1")
+
+    return tell
+
+
+async def test_a_purge_leaves_nothing_personal_and_the_chain_provable(auth, bare_installation, purged_by):
+    who, other = await enrolled(auth), await enrolled(auth)
+    create = auth_pb2.CreateApiKeyRequest(name="robot of Ada", scope=auth_pb2.API_KEY_SCOPE_READ)
+    secret = (await stub_of(auth).CreateApiKey(create, metadata=who.metadata)).secret
+    user_id = who.person.user_id
+    async with asyncio.timeout(SECONDS):
+        while len((await events_of(auth, who.metadata))[0]) < 5:
+            await asyncio.sleep(0.02)
+    before = (await events_of(auth, who.metadata))[0]
+    await purged_by(user_id)
+    async with bare_installation.connect() as rows, asyncio.timeout(SECONDS):
+        while await rows.fetchval("SELECT state FROM auth.users WHERE user_id = $1", user_id) != "purged":
+            await asyncio.sleep(0.02)
+        tables = await rows.fetch(
+            """
+            SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'auth' AND column_name = 'user_id'
+            """
+        )
+        left = {}
+        for table in [row["table_name"] for row in tables]:
+            found = await rows.fetch(f"SELECT * FROM auth.{table} WHERE user_id = $1", user_id)
+            assert not [row for row in found if who.person.email in str(row) or "robot of Ada" in str(row)], table
+            left[table] = len(found)
+        # What was told of them stays in the outbox for a week, as everything does; what they asked, for a month.
+        assert {table for table, count in left.items() if count} <= {
+            "users",
+            "revocations",
+            "audit_events",
+            "audit_chains",
+            "outbox",
+            "request_keys",
+        }
+    login = auth_pb2.LoginRequest(email=who.person.email, password=who.person.password)
+    assert await reason_of(stub_of(auth).Login(login)) == "CREDENTIALS_INVALID"
+    exchange = auth_pb2.ExchangeApiKeyRequest(secret=secret)
+    assert await reason_of(stub_of(auth).ExchangeApiKey(exchange)) == "API_KEY_INVALID"
+    async with asyncio.timeout(5):
+        get_me = auth_pb2.GetMeRequest()
+        while await reason_of(stub_of(auth).GetMe(get_me, metadata=who.metadata)) != "TOKEN_OUTDATED":
+            await asyncio.sleep(0.02)
+    # The address may be registered anew, by whoever owns it now.
+    again = await registered(auth, who.person.email)
+    assert again.user_id != user_id
+
+    request = auth_pb2.ListAuditEventsRequest(user_id=user_id)
+    page = await admin_of(auth).ListAuditEvents(request, metadata=administering())
+    assert [event.hash for event in page.events[: len(before)]] == [event.hash for event in before]
+    assert {(event.detail, event.salt) for event in page.events} == {("", b"")}
+    assert (await proved(auth, list(page.events), page.checkpoint)).emptied_count == len(page.events)
+    # Nobody else's.
+    assert await reason_of(stub_of(auth).GetMe(get_me, metadata=other.metadata)) == ""
