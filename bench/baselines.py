@@ -1,10 +1,12 @@
 """The baselines' own process: `python -m bench.baselines`, started by a bench in the way the stack starts a service.
 
 One grpc.aio server under uvloop behind mutual TLS, without concerns: no token, no rules, no metrics. What it answers with
-is made beforehand, so that each method costs what its transport and, for the floor, its SQL costs.
+is made beforehand, so that each method costs what its transport and, for the floor, its SQL costs. One alone, Known, has
+all that every service puts around a call.
 """
 
 import asyncio
+import base64
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
@@ -18,14 +20,21 @@ from uuid import UUID
 import asyncpg
 import grpc
 import uvloop
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from grpc import aio
+from tradeloom.auth.v1 import auth_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
 from tradeloom.orders.v1 import orders_pb2
 
 from bench.batches import BATCH_TICKS, ready_made, ticks_of
 from libs.ids import uuid7
+from libs.mesh.around import wrap
+from libs.mesh.concerns import Concerns, check
+from libs.mesh.contract import methods
+from libs.mesh.identity import Verifier
 from libs.mesh.readiness import Readiness, probes
 from libs.mesh.server import SERVER_OPTIONS
+from libs.mesh.sessions import Sessions
 from libs.mesh.tls import server_credentials
 from libs.stack.ports import HOST
 from libs.store import outbox, requests
@@ -35,7 +44,12 @@ from services.orders import domain, store, wire
 from services.orders.domain import Account, AccountState, Instrument, Limits, Ticket
 
 SERVICE = "bench.Baselines"
-ECHO, FLOOR, NAIVE, CEILING = (f"/{SERVICE}/{name}" for name in ("Echo", "Floor", "Naive", "Ceiling"))
+ECHO, FLOOR, NAIVE, CEILING, BARE, KNOWN = (
+    f"/{SERVICE}/{name}" for name in ("Echo", "Floor", "Naive", "Ceiling", "Bare", "Known")
+)
+KEY_ID = "bench"
+PUBLIC_KEY = "BENCH_PUBLIC_KEY"
+"""Base64 of the key that verifies the tokens of Known's callers."""
 WORD = "orders"
 BATCH_ORDERS_MAX = 100
 READY_MADE_BATCHES = 64
@@ -209,6 +223,14 @@ async def ceiling(request: marketdata_pb2.StreamTicksRequest, context: object) -
             yield response
 
 
+def known(handler: grpc.RpcMethodHandler, public_key: str) -> grpc.RpcMethodHandler:
+    """The same behind the concerns of a service, as a method that only reads and that any user may call."""
+    verifier, sessions = Verifier(), Sessions(1, 1)
+    verifier.use({KEY_ID: Ed25519PublicKey.from_public_bytes(base64.b64decode(public_key))})
+    method = methods("auth")["/tradeloom.auth.v1.AuthService/GetMe"]
+    return wrap(handler, method, Concerns("auth", verifier, sessions, {}).in_order(), check)
+
+
 @asynccontextmanager
 async def floor(database_url: str) -> AsyncIterator[Floor | None]:
     if not database_url:
@@ -235,6 +257,9 @@ async def serve() -> None:
     async def echo(request: orders_pb2.PlaceOrderRequest, context: object) -> bytes:
         return answer
 
+    async def echo_nobody(request: auth_pb2.GetMeRequest, context: object) -> bytes:
+        return b""
+
     def as_is(message: bytes) -> bytes:
         return message
 
@@ -247,6 +272,9 @@ async def serve() -> None:
             "Naive": grpc.unary_stream_rpc_method_handler(naive, parse_stream, encode),
             "Ceiling": grpc.unary_stream_rpc_method_handler(ceiling, parse_stream, as_is),
         }
+        if PUBLIC_KEY in os.environ:
+            bare = grpc.unary_unary_rpc_method_handler(echo_nobody, auth_pb2.GetMeRequest.FromString, as_is)
+            handlers |= {"Bare": bare, "Known": known(bare, os.environ[PUBLIC_KEY])}
         if placing is not None:
             handlers["Floor"] = grpc.unary_unary_rpc_method_handler(placing.place, parse_order, as_is)
         server = aio.server(options=SERVER_OPTIONS)

@@ -161,15 +161,18 @@ class Stack:
             yield pid
 
     @asynccontextmanager
-    async def baselines(self, database_url: str = "") -> AsyncIterator[int]:
+    async def baselines(
+        self, database_url: str = "", environment: Mapping[str, str] | None = None
+    ) -> AsyncIterator[int]:
         """The baselines' process, started like a service; the port of its mutual TLS. All channels end before it does."""
         port, probe_port = any_free(), any_free()
-        environment = self.environment("orders") | {
+        settings = self.environment("orders") | {
             "MESH_PORT": str(port),
             "PROBE_PORT": str(probe_port),
             "DATABASE_URL": database_url,
+            **(environment or {}),
         }
-        async with self.process("bench.baselines", environment=environment, ready_port=probe_port):
+        async with self.process("bench.baselines", environment=settings, ready_port=probe_port):
             try:
                 yield port
             finally:

