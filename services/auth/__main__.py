@@ -84,7 +84,7 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             make_token=use_cases.MakeToken(now),
             create_api_key=use_cases.CreateApiKey(uuid7, now),
             administer=use_cases.Administer(now),
-            rotate_signing_key=rotation.begin,
+            rotation=rotation,
         )
 
         async def follow_keys() -> None:

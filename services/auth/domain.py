@@ -294,11 +294,11 @@ def roles_from(asked: Iterable[str]) -> frozenset[str]:
     return frozenset(asked) | {"user"}
 
 
-def key_in_force(key: ApiKey | None, user: User | None, now: datetime) -> ApiKey:
-    """The key, if it may be exchanged now; why it may not is not said."""
+def key_in_force(key: ApiKey | None, user: User | None, now: datetime) -> tuple[ApiKey, User]:
+    """The key and its owner, if it may be exchanged now; why it may not is not said."""
     if key is None or user is None or user.state is not UserState.ACTIVE or not key.is_in_force(now):
         raise ApiKeyInvalid("the API key is not valid")
-    return key
+    return key, user
 
 
 def active(user: User | None) -> User:

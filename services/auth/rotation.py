@@ -34,14 +34,12 @@ class Rotation:
         self.signer.use(keys)
         self.verifier.use(self.signer.public_keys())
 
-    async def begin(self) -> tuple[str, datetime]:
+    async def begin(self, rows: Connection) -> tuple[str, datetime]:
         """The key that will sign, and from when on; of a rotation that is under way already, its."""
-        async with self.database.transaction() as rows:
-            await store.lock_signing_keys(rows)
-            newest = newest_of(await store.signing_keys(rows))
-            if newest is None or newest.sign_time <= datetime.now(UTC):
-                newest = await self._add(rows, ACCESS)
-        await self.follow()
+        await store.lock_signing_keys(rows)
+        newest = newest_of(await store.signing_keys(rows))
+        if newest is None or newest.sign_time <= datetime.now(UTC):
+            newest = await self._add(rows, ACCESS)
         return newest.key_id, newest.sign_time
 
     def _wanted(self, keys: tuple[StoredKey, ...]) -> list[str]:

@@ -211,10 +211,10 @@ class Curl:
 
     def arguments(self, method: str, request: Json, token: str) -> list[str]:
         rule = methods()[path_of(method)].descriptor.GetOptions().Extensions[annotations_pb2.http]
-        path, rest = rule.get or rule.put or rule.post, dict(request)
+        path, rest = rule.get or rule.put or rule.post or rule.delete, dict(request)
         for name in re.findall(r"{(\w+)}", path):
             path = path.replace(f"{{{name}}}", str(rest.pop(name)))
-        if rule.get:
+        if rule.get or rule.delete:
             pairs = [
                 (name, each) for name, value in rest.items() for each in (value if type(value) is list else [value])
             ]
@@ -222,7 +222,7 @@ class Curl:
         else:
             content = ["--header", "content-type: application/json", "--data", json.dumps(rest)]
         header = ["--header", f"authorization: Bearer {token}"] if token else []
-        verb = ["--request", "PUT"] if rule.put else []
+        verb = ["--request", rule.WhichOneof("pattern").upper()]
         how = [*verb, "-sSN", "--noproxy", "*", "--max-time", str(CALL_SECONDS)]
         return [self._program, *how, *header, *content, f"http://{self._edge}{path}"]
 

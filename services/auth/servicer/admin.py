@@ -66,8 +66,13 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
         return wire.events_to_proto(auth_pb2.ListAuditEventsResponse(), *found)
 
     async def RotateSigningKey(self, request, context):
-        key_id, sign_time = await self._desk.rotate_signing_key()
-        return auth_pb2.RotateSigningKeyResponse(key_id=key_id, sign_time=timestamp(sign_time))
+        async def work(rows: Connection) -> auth_pb2.RotateSigningKeyResponse:
+            key_id, sign_time = await self._desk.rotation.begin(rows)
+            return auth_pb2.RotateSigningKeyResponse(key_id=key_id, sign_time=timestamp(sign_time))
+
+        response = await self._desk.answer_once(request, auth_pb2.RotateSigningKeyResponse, work)
+        await self._desk.rotation.follow()
+        return response
 
 
 def token_after(user: User) -> str:

@@ -59,25 +59,25 @@ class ApiKeyMethods:
         return await desk.answer_once(request, auth_pb2.RevokeApiKeyResponse, work)
 
     async def ExchangeApiKey(self, request, context):
-        """Not recorded under its request_id: whoever asks again gets another token, as good as the first."""
         desk, address = self._desk, caller_of(context).address
-        secret_hash, now = use_cases.hash_of(request.secret), desk.now()
+        secret_hash = use_cases.hash_of(request.secret)
         async with desk.database.transaction() as rows:
             user_id = await key_store.owner_of_secret(rows, secret_hash)
         if user_id is None:
             raise domain.ApiKeyInvalid("the API key is not valid")
-        async with desk.database.transaction(user_id) as rows:
-            keys = desk.api_keys(rows)
+
+        async def work(rows: Connection) -> auth_pb2.ExchangeApiKeyResponse:
+            keys, now = desk.api_keys(rows), desk.now()
             user = await desk.identities(rows).find_user(user_id)
-            key = domain.key_in_force(await keys.find_by_secret(secret_hash), user, now)
+            key, owner = domain.key_in_force(await keys.find_by_secret(secret_hash), user, now)
             if key.allowed_networks and not is_within(address, map(ip_network, key.allowed_networks)):
                 raise AddressNotAllowed("the API key may not be used from this address", address=address)
             await keys.note_use(key, address, now)
-            assert user is not None
-            token = desk.sign(grant_of_key(user, key))
-        return auth_pb2.ExchangeApiKeyResponse(
-            access_token=token,
-            token_type=wire.TOKEN_TYPE,
-            expires_in=desk.signer.access_token_seconds,
-            api_key_id=str(key.api_key_id),
-        )
+            return auth_pb2.ExchangeApiKeyResponse(
+                access_token=desk.sign(grant_of_key(owner, key)),
+                token_type=wire.TOKEN_TYPE,
+                expires_in=desk.signer.access_token_seconds,
+                api_key_id=str(key.api_key_id),
+            )
+
+        return await desk.answer_once(request, auth_pb2.ExchangeApiKeyResponse, work, user_id=user_id)

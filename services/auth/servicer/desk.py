@@ -22,6 +22,7 @@ from services.auth.keys import Grant, KeyBox, Signer
 from services.auth.mails import Outgoing
 from services.auth.passwords import Passwords
 from services.auth.revocations import Revocations
+from services.auth.rotation import Rotation
 from services.auth.store import AttemptStore, IdentityStore
 from services.auth.use_cases import Caller
 
@@ -50,7 +51,7 @@ class Desk:
     make_token: use_cases.MakeToken
     create_api_key: use_cases.CreateApiKey
     administer: use_cases.Administer
-    rotate_signing_key: Callable[[], Awaitable[tuple[str, datetime]]]
+    rotation: Rotation
 
     def identities(self, rows: Connection) -> IdentityStore:
         return IdentityStore(rows, self.signer.access_token_seconds)

@@ -35,9 +35,12 @@ class PasswordMethods:
         return await desk.answer_once(request, auth_pb2.ChangePasswordResponse, work)
 
     async def RequestPasswordReset(self, request, context):
-        async with self._desk.database.transaction() as rows:
+        async def work(rows: Connection) -> auth_pb2.RequestPasswordResetResponse:
             await reset_requests.add(rows, domain.normalized(request.email))
-        return auth_pb2.RequestPasswordResetResponse()
+            return auth_pb2.RequestPasswordResetResponse()
+
+        nobody = use_cases.nobody_of(request.email)
+        return await self._desk.answer_once(request, auth_pb2.RequestPasswordResetResponse, work, user_id=nobody)
 
     async def ResetPassword(self, request, context):
         desk, caller = self._desk, caller_of(context)
