@@ -36,9 +36,8 @@ def write(target: Target, config: Path) -> None:
     descriptors.write_bytes(contract.descriptor_set())
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(json.dumps(render(target), indent=1) + "\n")
-    if target.secrets_folder:
-        for name, content in secrets.files(target).items():
-            Path(target.secrets_folder, name).write_text(json.dumps(content, indent=1) + "\n")
+    for name, content in secrets.files(target).items():
+        Path(target.secrets_folder, name).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def overload(target: Target) -> dict[str, Any]:

@@ -16,7 +16,11 @@ DESCRIPTORS = "tradeloom.binpb"
 def targets() -> list[Target]:
     """The embedded one with the usual ports and folders; the stack renders its own with those it found."""
     return [
-        embedded(tls_folder=".tradeloom/tls", descriptors_file=f"gen/edge/{DESCRIPTORS}"),
+        embedded(
+            tls_folder=".tradeloom/tls",
+            secrets_folder=".tradeloom/edge",
+            descriptors_file=f"gen/edge/{DESCRIPTORS}",
+        ),
         kubernetes(),
     ]
 
@@ -27,9 +31,8 @@ def main(folder: Path = Path("gen/edge")) -> None:
     for target in targets():
         text = yaml.dump(config.render(target), Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)
         (folder / f"envoy.{target.name}.yaml").write_text(HEADER + text)
-        if target.secrets_folder:
-            for name, content in secrets.files(target).items():
-                (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+    for name, content in secrets.files(kubernetes()).items():
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
 class Plain(yaml.SafeDumper):

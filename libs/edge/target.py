@@ -32,13 +32,11 @@ class Target:
     by_name: bool
     """Whether hosts are names to look up again and again, instead of addresses."""
     tls_folder: str
-    """Holds ca.pem, edge.pem and edge.key."""
+    """Holds ca.pem, edge.pem and edge.key, as `libs.mesh.certificates` says."""
+    secrets_folder: str
+    """Where the files of `libs.edge.secrets` lie, through which Envoy follows certificates that are renewed."""
     descriptors_file: str
     """The contract as written by `libs.edge.config.write`."""
-    secrets_folder: str = ""
-    """Where the files of `libs.edge.secrets` lie, through which Envoy follows certificates that are renewed while
-    it runs; empty where it is started anew then."""
-
     listen_host: str = LOOPBACK
     listen_port: int = EDGE_PORT
     admin_port: int = EDGE_PORT + 10_000
@@ -96,6 +94,7 @@ class Target:
 def embedded(
     *,
     tls_folder: str,
+    secrets_folder: str,
     descriptors_file: str,
     addresses: Mapping[str, Address] | None = None,
     alias_ports: Mapping[str, Sequence[int]] | None = None,
@@ -114,6 +113,7 @@ def embedded(
         addresses=usual if addresses is None else addresses,
         by_name=False,
         tls_folder=tls_folder,
+        secrets_folder=secrets_folder,
         descriptors_file=descriptors_file,
         listen_host=listen_host,
         listen_port=listen_port,
@@ -133,8 +133,8 @@ def kubernetes(*, release: str = RELEASE, trusted_proxies: int | str = TRUSTED_P
         },
         by_name=True,
         tls_folder="/etc/tradeloom/tls",
-        descriptors_file="/etc/tradeloom/edge/tradeloom.binpb",
         secrets_folder="/etc/tradeloom/edge",
+        descriptors_file="/etc/tradeloom/edge/tradeloom.binpb",
         listen_host="0.0.0.0",
         probe_host="0.0.0.0",
         allowed_origin_regexes=(),

@@ -7,8 +7,10 @@ import grpc
 from grpc import aio
 
 from libs.mesh.carrying import interceptors
+from libs.mesh.certificates import Files
 from libs.mesh.contract import methods
-from libs.mesh.tls import channel_credentials
+from libs.mesh.renewing import RenewingChannel
+from libs.mesh.tls import Identity, channel_credentials
 
 UNARY_DEADLINE_SECONDS = 10.0
 KEEPALIVE_MILLISECONDS = 20_000
@@ -76,10 +78,13 @@ def open_channel(
     keepalive_milliseconds: int = KEEPALIVE_MILLISECONDS,
     keepalive_timeout_milliseconds: int = KEEPALIVE_TIMEOUT_MILLISECONDS,
 ) -> aio.Channel:
-    """A channel to the service of this word at host:port, under the caller's own certificate."""
-    alive = keepalive(keepalive_milliseconds, keepalive_timeout_milliseconds)
-    credentials = channel_credentials(tls_folder, caller)
-    return aio.secure_channel(address, credentials, options=options(word, alive), interceptors=interceptors())
+    """A channel to the service of this word at host:port, under the caller's own certificate, also once it is renewed."""
+    chosen = options(word, keepalive(keepalive_milliseconds, keepalive_timeout_milliseconds))
+
+    def connect(used: Files) -> aio.Channel:
+        return aio.secure_channel(address, channel_credentials(used), options=chosen, interceptors=interceptors())
+
+    return RenewingChannel(Identity(tls_folder, caller), connect)
 
 
 def open_edge_channel(address: str) -> aio.Channel:

@@ -15,7 +15,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.mesh.identity import Keys, Verifier
 from libs.mesh.sessions import Sessions
-from libs.mesh.watchdog import StreamSilent, watched
+from libs.mesh.watchdog import StreamRetired, StreamSilent, watched
 from libs.store.background import running
 
 log = structlog.get_logger(__name__)
@@ -26,7 +26,7 @@ SILENCE_SECONDS_MAX = 3.0
 RETRY_SECONDS = 0.25
 
 
-# A channel each time, so that a renewed certificate is used without a restart.
+# A channel each time: what hangs in one is left behind with it.
 OpenChannel = Callable[[], aio.Channel]
 
 
@@ -65,7 +65,7 @@ async def follow_sessions(open_channel: OpenChannel, sessions: Sessions) -> None
             async with watched(stream, SILENCE_SECONDS_MAX) as messages:
                 async for news in messages:
                     take(news, sessions)
-        except (aio.AioRpcError, StreamSilent) as error:
+        except (aio.AioRpcError, StreamSilent, StreamRetired) as error:
             log.info("news of ended sessions was interrupted", error=type(error).__name__)
     await asyncio.sleep(RETRY_SECONDS)
 

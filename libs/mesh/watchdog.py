@@ -19,6 +19,10 @@ class StreamSilent(Unavailable):
     """Neither a message nor a heartbeat came in time; resume by cursor."""
 
 
+class StreamRetired(Unavailable):
+    """The stream outlasted the time that a channel has under an earlier certificate; resume by cursor."""
+
+
 @asynccontextmanager
 async def watched(
     call: aio.UnaryStreamCall[Any, Response], silence_seconds_max: float = SILENCE_SECONDS_MAX
@@ -44,4 +48,10 @@ async def _messages(
         except TimeoutError:
             silent = f"the stream was silent for {silence_seconds_max:g} s, without a heartbeat"
             raise StreamSilent(silent, dependency="mesh") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not call.cancelled() or (task and task.cancelling()):
+                raise
+            # Nobody cancelled the reader: its channel was closed, which must not look as if somebody had.
+            raise StreamRetired("the stream's channel was closed; resume by cursor", dependency="mesh") from None
         yield message

@@ -44,6 +44,7 @@ def write_configuration(folder: DataFolder, ports: Mapping[str, int]) -> None:
 
     target = embedded(
         tls_folder=str(folder.tls),
+        secrets_folder=str(folder.edge),
         descriptors_file=str(folder.path / "contract.binpb"),
         addresses={
             word: Address(host=HOST, mesh_port=ports[f"{word}.mesh"], probe_port=ports[f"{word}.probe"])

@@ -3,8 +3,9 @@
 lock          held by the supervisor; whoever holds it owns the rest
 stack.json    what runs where, for status, health, psql and demo
 envoy.json    the edge's configuration, made at each start
+edge/         through which the edge follows its certificate
 secrets/      made once
-pki/          certificates; what services read as TLS_FOLDER
+tls/          certificates; what services read as TLS_FOLDER
 run/          one file per process we started: its pid and when it began
 logs/         one log per process
 postgres/  valkey/
@@ -35,6 +36,7 @@ class DataFolder:
             self.path,
             self.secrets,
             self.tls,
+            self.edge,
             self.run,
             self.logs,
             self.postgres,
@@ -62,6 +64,10 @@ class DataFolder:
     @property
     def tls(self) -> Path:
         return self.path / "tls"
+
+    @property
+    def edge(self) -> Path:
+        return self.path / "edge"
 
     @property
     def run(self) -> Path:

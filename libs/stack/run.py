@@ -41,6 +41,8 @@ from libs.stack.valkey import START_SECONDS as VALKEY_START_SECONDS
 from libs.words import WORDS
 
 REACH_POLL_SECONDS = 0.05
+RENEWAL_SECONDS = 1800.0
+"""Between two looks at the certificates: half of what a new authority waits before it signs."""
 SERVER_DEATHS_MAX = 3
 """Postgres or Valkey dying this often before it ever worked ends the start: waiting longer would not help."""
 
@@ -85,6 +87,7 @@ class Run:
         async with Supervisor(logs=self._folder.logs, run=self._folder.run, changed=self._changed) as supervisor:
             self._supervisor = supervisor
             starting = asyncio.create_task(self._start(supervisor))
+            renewing = asyncio.create_task(self._renew_certificates())
             stopping = asyncio.create_task(self._stopping.wait())
             try:
                 await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +97,8 @@ class Run:
             finally:
                 stopping.cancel()
                 starting.cancel()
-                await asyncio.wait((starting,))
+                renewing.cancel()
+                await asyncio.wait((starting, renewing))
                 self.snapshot.state = STOPPING
                 self._say("stopping")
                 words = [status.name for status in supervisor.statuses if status.name in WORDS]
@@ -195,10 +199,24 @@ class Run:
 
     async def _start_edge(self, supervisor: Supervisor) -> None:
         with self._phase("certificates"):
-            names = [*WORDS, "edge", "operator"]
-            await asyncio.to_thread(make_certificates, self._folder.tls, self._folder.secrets / "ca.key", names)
+            await self._make_certificates()
         with self._phase("edge"):
             supervisor.start(await envoy_process(self._folder, self.snapshot.ports))
+
+    async def _make_certificates(self) -> list[str]:
+        """The words that have a new one."""
+        names = [*WORDS, "edge", "operator"]
+        return await asyncio.to_thread(make_certificates, self._folder.tls, self._folder.secrets / "ca.key", names)
+
+    async def _renew_certificates(self) -> None:
+        """For a stack that is up for longer than a certificate lasts; who uses them follows by himself."""
+        while True:
+            await asyncio.sleep(RENEWAL_SECONDS)
+            try:
+                if made := await self._make_certificates():
+                    self._say(f"renewed the certificates of {', '.join(made)}")
+            except OSError as error:
+                self._say(f"cannot renew certificates, and will try again: {error}")
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

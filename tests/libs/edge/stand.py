@@ -3,21 +3,18 @@
 import asyncio
 import base64
 import contextlib
-import ipaddress
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import grpc
 import jwt
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,6 +28,7 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from libs.edge import config, contract, envoy
 from libs.edge.listeners import AUDIENCE, ISSUER
 from libs.edge.target import LOOPBACK, Address, Target, embedded
+from libs.stack import pki
 from tests.servers import free_port
 
 WORDS = ("auth", "orders", "marketdata")
@@ -38,48 +36,11 @@ ABSENT = "absent"
 """A service that has ports of the earlier system, and nothing behind them yet."""
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 READY_SECONDS = 20
-NOW = datetime.now(UTC)
 
 
 def make_certificates(folder: Path, words: tuple[str, ...]) -> None:
-    """A CA and a leaf named `spiffe://tradeloom/svc/<word>` for each word."""
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test CA")])
-
-    def certificate(subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(authority)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - timedelta(minutes=5))
-            .not_valid_after(NOW + timedelta(days=1))
-        )
-
-    root = certificate(authority, authority_key.public_key()).add_extension(
-        x509.BasicConstraints(ca=True, path_length=0), critical=True
-    )
-    write_pem(folder / "ca.pem", root.sign(authority_key, hashes.SHA256()))
-    for word in words:
-        key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [
-            x509.UniformResourceIdentifier(f"spiffe://tradeloom/svc/{word}"),
-            x509.DNSName(word),
-            x509.IPAddress(ipaddress.ip_address(LOOPBACK)),
-        ]
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, word)])
-        leaf = certificate(subject, key.public_key()).add_extension(x509.SubjectAlternativeName(names), critical=False)
-        write_pem(folder / f"{word}.pem", leaf.sign(authority_key, hashes.SHA256()))
-        (folder / f"{word}.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-
-
-def write_pem(path: Path, certificate: x509.Certificate) -> None:
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    """A leaf named `spiffe://tradeloom/svc/<word>` for each word, by the authority that the folder has or gets."""
+    pki.make_certificates(folder, folder / "authority.key", words)
 
 
 class SigningKey:
@@ -308,6 +269,7 @@ async def standing(folder: Path, *, started: tuple[str, ...] = WORDS, **changes)
     target = replace(
         embedded(
             tls_folder=str(folder),
+            secrets_folder=str(folder),
             descriptors_file=str(folder / "tradeloom.binpb"),
             addresses=addresses,
             alias_ports={**{word: [free_port()] for word in addresses}, ABSENT: [free_port(), free_port()]},

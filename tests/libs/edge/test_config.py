@@ -11,11 +11,12 @@ from libs.edge.contract import Rest
 from libs.edge.target import RELEASE, TRUSTED_PROXIES, Target, embedded, kubernetes
 from tests.libs.edge.stand import make_certificates
 
-TARGET = embedded(tls_folder="tls", descriptors_file="tradeloom.binpb")
+TARGET = embedded(tls_folder="tls", secrets_folder="edge", descriptors_file="tradeloom.binpb")
 
 
 @pytest.mark.parametrize(
-    "target", [embedded(tls_folder="", descriptors_file=""), kubernetes(release="shop", trusted_proxies=1)]
+    "target",
+    [embedded(tls_folder="", secrets_folder="", descriptors_file=""), kubernetes(release="shop", trusted_proxies=1)],
 )
 def test_envoy_takes_the_configuration_of_every_place(target: Target, tmp_path: Path) -> None:
     make_certificates(tmp_path, ("edge",))
@@ -23,7 +24,7 @@ def test_envoy_takes_the_configuration_of_every_place(target: Target, tmp_path: 
         target,
         tls_folder=str(tmp_path),
         descriptors_file=str(tmp_path / "tradeloom.binpb"),
-        secrets_folder=str(tmp_path) if target.secrets_folder else "",
+        secrets_folder=str(tmp_path),
     )
     config.write(here, tmp_path / "envoy.json")
 
@@ -39,7 +40,7 @@ def test_envoy_takes_what_is_committed(target: Target, tmp_path: Path) -> None:
         .replace(target.descriptors_file, str(Path("gen/edge", generate.DESCRIPTORS).resolve()))
         .replace(RELEASE, "shop")
         .replace(TRUSTED_PROXIES, "1")
-        .replace("path: /etc/tradeloom/edge", f"path: {Path('gen/edge').resolve()}")
+        .replace(f"path: {target.secrets_folder}", f"path: {Path('gen/edge').resolve()}")
     )
     (tmp_path / "envoy.yaml").write_text(here)
 

@@ -225,7 +225,7 @@ async def test_proxies_are_ignored(place, monkeypatch):
 
 async def test_a_renewed_certificate_is_used_without_a_restart(place: Installation, tmp_path):
     folder = tmp_path / "renewed"
-    shutil.copytree(place.pki, folder)
+    shutil.copytree(place.pki, folder, symlinks=True)
     async with serving_works(replace(place, pki=folder)) as served:
         before = await certificate_of(served.mesh_port, folder)
         await served.stub(orders_pb2_grpc.PortfolioServiceStub).ListAccounts(LOOK, metadata=sign_in())

@@ -1,10 +1,23 @@
+import shutil
 import ssl
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from libs.stack.pki import AUTHORITY_LIFE, LEAF_LIFE, make_certificates
+from libs.mesh.certificates import newest
+from libs.stack import pki
+from libs.stack.pki import (
+    AUTHORITY_LIFE,
+    AUTHORITY_RENEW_BEFORE,
+    CHANGE_OVER,
+    LEAF_LIFE,
+    leaf_is_good,
+    make_certificates,
+    read_authorities,
+)
 
 WORDS = ["orders", "edge", "operator"]
 
@@ -73,3 +86,65 @@ def test_two_leaves_of_the_authority_trust_each_other(tmp_path, make):
             except ssl.SSLWantReadError:
                 continue
     assert "('URI', 'spiffe://tradeloom/svc/edge')" in str(other.getpeercert())
+
+
+def authorities(tmp_path):
+    return x509.load_pem_x509_certificates((tmp_path / "ca.pem").read_bytes())
+
+
+def test_a_new_authority_is_trusted_before_it_signs_and_the_one_before_until_its_end(tmp_path, make):
+    now = datetime.now(UTC)
+    make(now)
+    (first,) = authorities(tmp_path)
+    soon = now + AUTHORITY_LIFE - AUTHORITY_RENEW_BEFORE + timedelta(minutes=1)
+    assert make(soon) == WORDS
+    _, second = authorities(tmp_path)
+    leaf(tmp_path, "orders").verify_directly_issued_by(first)
+    assert make(soon + CHANGE_OVER - timedelta(minutes=1)) == []
+    assert make(soon + CHANGE_OVER) == WORDS
+    leaf(tmp_path, "orders").verify_directly_issued_by(second)
+    assert authorities(tmp_path) == [first, second]
+    assert make(now + AUTHORITY_LIFE) == []
+    assert authorities(tmp_path) == [second]
+
+
+def test_one_killed_while_it_wrote_leaves_what_was_there(tmp_path, make, monkeypatch):
+    """Killed after each of its steps: what is read is whole, and the next run makes what is missing and clears up."""
+    make()
+    before = (tmp_path / "orders.pem").read_text()
+    steps = 0
+    while True:
+        left = steps
+
+        def killing(work):
+            def step(*arguments, **named):
+                nonlocal left
+                if not left:
+                    raise KeyboardInterrupt
+                left -= 1
+                return work(*arguments, **named)
+
+            return step
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pki, "write_whole", killing(pki.write_whole))
+            patched.setattr(Path, "replace", killing(Path.replace))
+            patched.setattr(shutil, "rmtree", killing(shutil.rmtree))
+            with suppress(KeyboardInterrupt):
+                make(datetime.now(UTC) + LEAF_LIFE)
+        assert leaf_is_good(
+            {file.name: file.read_text() for file in newest(tmp_path).iterdir()},
+            "orders",
+            read_authorities(tmp_path, tmp_path / "ca.key", datetime.now(UTC))[-1],
+            datetime.now(UTC),
+        )
+        if left:
+            break
+        steps += 1
+    assert steps > len(WORDS)
+    assert (tmp_path / "orders.pem").read_text() != before
+    assert make(datetime.now(UTC) + LEAF_LIFE) == []
+    assert [file for file in tmp_path.iterdir() if file.name.startswith("..") and not file.is_symlink()] == [
+        newest(tmp_path)
+    ]
+    assert {file.name for file in tmp_path.glob("[!.]*.pem")} == {"ca.pem", *(f"{word}.pem" for word in WORDS)}
