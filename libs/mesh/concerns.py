@@ -29,6 +29,9 @@ from libs.telemetry import traces
 log = structlog.get_logger(__name__)
 
 STEP_UP_SECONDS = 300
+# Who may bring a person's access token. Any other service that has seen one gains nothing by it: it acts for a person
+# only by naming him, where the method's policy lets it.
+TOKEN_BRINGERS = ("edge", "operator")
 # The role a refusal names comes first.
 ROLES = {policy_pb2.ACCESS_OPERATOR: ("operator", "admin"), policy_pb2.ACCESS_ADMIN: ("admin",)}
 SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy_pb2.SCOPE_ACCOUNT: "account"}
@@ -127,8 +130,11 @@ class Concerns:
             identity._current.reset(token)  # noqa: SLF001
 
     def _identify(self, call: Call) -> Identity:
+        peer = identity.peer_of(call.context)
         if named := call.metadata.get(ON_BEHALF):
-            return on_behalf(str(named), identity.peer_of(call.context), call.method.policy)
+            return on_behalf(str(named), peer, call.method.policy)
+        if peer not in TOKEN_BRINGERS:
+            raise Forbidden("this service may not bring a token", needs=f"service:{','.join(TOKEN_BRINGERS)}")
         scheme, _, token = str(call.metadata.get("authorization", "")).partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("an access token is needed: authorization: Bearer …")

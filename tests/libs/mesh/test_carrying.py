@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc import aio
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
@@ -17,7 +18,7 @@ from tests.libs.telemetry.collector import Collector, Span, caller
 from tests.mesh import Installation, sign_in
 
 LOOK = orders_pb2.ListAccountsRequest()
-WATCH = orders_pb2.StreamOrderEventsRequest(account_id="0190a1b2-0000-7000-8000-000000000001")
+WATCH = auth_pb2.StreamRevocationsRequest()
 SEARCH = marketdata_pb2.SearchInstrumentsRequest()
 
 
@@ -31,12 +32,12 @@ async def test_a_call_from_one_service_to_another_continues_the_trace(
     async def heard(request: Any, context: aio.ServicerContext) -> None:
         deadlines.append(context.time_remaining())
 
-    async with serving_works(place, "orders", ListAccounts=heard) as orders:
+    async with serving_works(place, "auth", GetJwks=heard) as auth:
 
         async def ask(request: Any, context: aio.ServicerContext) -> None:
-            async with meshes[0].channel("orders", orders.address) as channel:
-                await orders_pb2_grpc.PortfolioServiceStub(channel).ListAccounts(LOOK, timeout=5, metadata=sign_in())
-                stream = orders_pb2_grpc.OrderServiceStub(channel).StreamOrderEvents(WATCH, metadata=sign_in())
+            async with meshes[0].channel("auth", auth.address) as channel:
+                await auth_pb2_grpc.AuthServiceStub(channel).GetJwks(auth_pb2.GetJwksRequest(), timeout=5)
+                stream = auth_pb2_grpc.RevocationServiceStub(channel).StreamRevocations(WATCH)
                 async for _ in stream:
                     break
                 stream.cancel()
@@ -48,20 +49,22 @@ async def test_a_call_from_one_service_to_another_continues_the_trace(
             asked = await asyncio.to_thread(
                 collector.until, "tradeloom.marketdata.v1.MarketDataService/SearchInstruments"
             )
-            if not (streamed := spans_of(collector, "StreamOrderEvents")):
-                await asyncio.to_thread(collector.until, "tradeloom.orders.v1.OrderService/StreamOrderEvents")
-                streamed = spans_of(collector, "StreamOrderEvents")
+            if not (streamed := spans_of(collector, "StreamRevocations", asked)):
+                await asyncio.to_thread(collector.until, "tradeloom.auth.v1.RevocationService/StreamRevocations")
+                streamed = spans_of(collector, "StreamRevocations", asked)
 
     assert asked.trace_id == trace_id
-    for found in (spans_of(collector, "ListAccounts"), streamed):
+    for found in (spans_of(collector, "GetJwks", asked), streamed):
         assert [(span.trace_id, span.parent_span_id) for span in found] == [(trace_id, asked.span_id)]
     [remaining] = deadlines
     assert remaining is not None
     assert 0 < remaining <= 5
 
 
-def spans_of(collector: Collector, method: str) -> list[Span]:
-    return [span for span in collector.spans if span.name.endswith(f"/{method}")]
+def spans_of(collector: Collector, method: str, within: Span) -> list[Span]:
+    """Of the calls made for another; services also follow auth by themselves."""
+    found = [span for span in collector.spans if span.name.endswith(f"/{method}")]
+    return [span for span in found if span.trace_id == within.trace_id]
 
 
 async def test_a_call_that_carries_a_trace_keeps_the_channels_deadline(
@@ -74,7 +77,7 @@ async def test_a_call_that_carries_a_trace_keeps_the_channels_deadline(
     async with serving_works(place, ListAccounts=never) as orders:
         monkeypatch.setattr(channel, "UNARY_DEADLINE_SECONDS", 0.5)
         with pytest.raises(aio.AioRpcError) as caught:
-            await orders.stub(orders_pb2_grpc.PortfolioServiceStub, "web").ListAccounts(LOOK, metadata=sign_in())
+            await orders.stub(orders_pb2_grpc.PortfolioServiceStub, "operator").ListAccounts(LOOK, metadata=sign_in())
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

@@ -26,7 +26,7 @@ from libs.mesh.contract import PACKAGES, methods
 from libs.stack.pki import make_certificates
 from tests.libs.mesh.stand import serving_works
 from tests.libs.mesh.test_refusals import ACCOUNT
-from tests.mesh import Installation, make_pki, sign_in
+from tests.mesh import Installation, sign_in
 
 LOOK = orders_pb2.ListAccountsRequest()
 
@@ -71,7 +71,9 @@ async def test_a_service_that_does_not_answer_is_given_up(place, monkeypatch):
         assert UNARY_DEADLINE_SECONDS == 10
         monkeypatch.setattr(channel, "UNARY_DEADLINE_SECONDS", 0.5)
         with pytest.raises(aio.AioRpcError) as caught:
-            await served.stub(orders_pb2_grpc.PortfolioServiceStub, "web").CreateAccount(ACCOUNT, metadata=sign_in())
+            await served.stub(orders_pb2_grpc.PortfolioServiceStub, "operator").CreateAccount(
+                ACCOUNT, metadata=sign_in()
+            )
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -82,7 +84,7 @@ async def test_a_peer_that_goes_silent_is_given_up_by_who_only_reads(place):
             f"127.0.0.1:{proxy.port}",
             "orders",
             tls_folder=place.pki,
-            caller="web",
+            caller="operator",
             keepalive_milliseconds=300,
             keepalive_timeout_milliseconds=700,
         ) as opened:
@@ -113,7 +115,7 @@ async def test_a_caller_that_goes_silent_does_not_keep_its_stream(place, monkeyp
     monkeypatch.setattr(server, "SERVER_OPTIONS", [*quick, *channel.keepalive(300, 700)])
     assert len(quick) + len(channel.keepalive()) == len(server.SERVER_OPTIONS)
     async with serving_works(place, StreamOrderEvents=stream) as served, silencing(served.mesh_port) as proxy:
-        async with open_channel(f"127.0.0.1:{proxy.port}", "orders", tls_folder=place.pki, caller="web") as opened:
+        async with open_channel(f"127.0.0.1:{proxy.port}", "orders", tls_folder=place.pki, caller="operator") as opened:
             asked = orders_pb2.StreamOrderEventsRequest(account_id=str(uuid7()))
             call = orders_pb2_grpc.OrderServiceStub(opened).StreamOrderEvents(asked, metadata=sign_in())
             await call.read()
@@ -191,29 +193,6 @@ async def test_calls_are_spread_over_all_addresses(place):
             for _ in range(10):
                 await stub.ListAccounts(LOOK, metadata=sign_in())
     assert counted == {"first": 5, "second": 5}
-
-
-async def refused_by(address: str, word: str, folder, caller: str = "edge") -> grpc.StatusCode:
-    async with open_channel(address, word, tls_folder=folder, caller=caller) as opened:
-        with pytest.raises(aio.AioRpcError) as caught:
-            call = opened.unary_unary("/tradeloom.orders.v1.PortfolioService/ListAccounts")
-            await call(b"", metadata=sign_in(), timeout=5)
-        return caught.value.code()
-
-
-async def test_another_service_at_the_address_is_not_talked_to(place):
-    async with serving_works(place, "marketdata") as served:
-        assert await refused_by(served.address, "orders", place.pki) is grpc.StatusCode.UNAVAILABLE
-
-
-async def test_a_caller_without_a_certificate_of_our_authority_is_not_let_in(place, tmp_path):
-    async with serving_works(place) as served:
-        stranger = make_pki(tmp_path)
-        shutil.copy(place.pki / "ca.pem", stranger / "ca.pem")  # it knows us; we do not know it
-        assert await refused_by(served.address, "orders", stranger) is grpc.StatusCode.UNAVAILABLE
-        async with aio.insecure_channel(served.address, options=[("grpc.enable_http_proxy", 0)]) as plain:
-            with pytest.raises(aio.AioRpcError):
-                await orders_pb2_grpc.PortfolioServiceStub(plain).ListAccounts(LOOK, metadata=sign_in(), timeout=5)
 
 
 async def test_proxies_are_ignored(place, monkeypatch):

@@ -136,7 +136,7 @@ async def test_the_address_is_what_the_edge_saw_and_without_a_port(orders):
     claimed = (*bearer(MINT.token()), ("x-envoy-external-address", "203.0.113.7"))
     assert (await ask(orders, claimed)).name == "203.0.113.7"
     # From anyone else the header is only a claim.
-    assert (await ask(orders, claimed, "web")).name == "127.0.0.1"
+    assert (await ask(orders, claimed, "operator")).name == "127.0.0.1"
 
 
 async def test_an_unknown_caller_does_not_gain_by_the_addresses_of_his_own_network(bare_installation):

@@ -8,19 +8,23 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf import message_factory
+from google.rpc import error_details_pb2
 from grpc import aio
+from grpc_status import rpc_status
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
 
 from libs.errors import Refusal
 from libs.ids import uuid7
 from libs.mesh import server
-from libs.mesh.concerns import EmailNotVerified, EntitlementMissing, StepUpRequired, permit
+from libs.mesh.channel import open_channel
+from libs.mesh.concerns import TOKEN_BRINGERS, EmailNotVerified, EntitlementMissing, StepUpRequired, permit
 from libs.mesh.contract import PACKAGES, Method, methods
-from tests.libs.mesh.stand import refused, serving_works
+from libs.words import WORDS
+from tests.libs.mesh.stand import detail, refused, serving_works
 from tests.mesh import MINT, Installation, Metadata, Served, sign_in
 
-CALLERS = ("edge", "operator", "web", "auth", "orders", "marketdata", "feeds", "execution", "algo")
+CALLERS = ("edge", "operator", *WORDS)
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 PEOPLE: dict[str, dict[str, Any] | None] = {
     "nobody": None,
@@ -30,15 +34,15 @@ PEOPLE: dict[str, dict[str, Any] | None] = {
     "operator": {"roles": ["user", "operator"]},
     "admin": {"roles": ["admin"]},
 }
+# All that is proved by acts is proved: only the role and the scope are in question.
+PROVED: dict[str, Any] = {"mfa": True, "mfa_time": int(time.time()), "email_verified": True}
 ROLES = {policy_pb2.ACCESS_OPERATOR: {"operator", "admin"}, policy_pb2.ACCESS_ADMIN: {"admin"}}
 SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy_pb2.SCOPE_ACCOUNT: "account"}
 
 
 def carried(person: str) -> Metadata:
     claims = PEOPLE[person]
-    # All that is proved by acts is proved: only the role and the scope are in question.
-    proved: dict[str, Any] = {"mfa": True, "mfa_time": int(time.time()), "email_verified": True}
-    return () if claims is None else sign_in(**proved | claims)
+    return () if claims is None else sign_in(**PROVED | claims)
 
 
 def expected(policy: policy_pb2.Policy, person: str) -> grpc.StatusCode | None:
@@ -57,11 +61,14 @@ def expected(policy: policy_pb2.Policy, person: str) -> grpc.StatusCode | None:
 
 
 async def answer_of(served: Served, method: Method, metadata: Metadata, caller: str = "edge") -> grpc.StatusCode:
+    return (await reasoned_answer_of(served.channel(caller), method, metadata))[0]
+
+
+async def reasoned_answer_of(channel: aio.Channel, method: Method, metadata: Metadata) -> tuple[grpc.StatusCode, str]:
     """What an empty request is answered: rules come after the policy, so INVALID_ARGUMENT means let in."""
     asked, answered = (
         message_factory.GetMessageClass(kind) for kind in (method.descriptor.input_type, method.descriptor.output_type)
     )
-    channel = served.channel(caller)
     shape = f"{'stream' if method.client_streams else 'unary'}_{'stream' if method.server_streams else 'unary'}"
     ask = getattr(channel, shape)(method.path, asked.SerializeToString, answered.FromString)
     call = ask(iter([asked()]) if method.client_streams else asked(), metadata=metadata, timeout=10)
@@ -72,8 +79,10 @@ async def answer_of(served: Served, method: Method, metadata: Metadata, caller: 
         else:
             await call
     except aio.AioRpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
+        # Without a connection nobody gives a reason.
+        refused_by_us = rpc_status.from_call(error) is not None  # type: ignore[arg-type] (as in stand.status_of)
+        return error.code(), detail(error, error_details_pb2.ErrorInfo).reason if refused_by_us else ""
+    return grpc.StatusCode.OK, ""
 
 
 @pytest.fixture(params=PACKAGES)
@@ -91,22 +100,54 @@ async def test_every_method_lets_in_the_people_its_policy_names(served):
             assert code is wanted if wanted else code not in REFUSED, (method.path, person, code)
 
 
-async def test_every_method_for_services_lets_in_those_it_names_and_no_others(served):
-    for method in methods(served.word).values():
-        if method.policy.access == policy_pb2.ACCESS_SERVICE:
-            for caller in CALLERS:
-                code = await answer_of(served, method, sign_in(roles=["admin"]), caller)
-                assert (code not in REFUSED) == (caller in method.policy.services), (method.path, caller, code)
+def ways(method: Method, caller: str) -> Iterator[tuple[str, Metadata, bool]]:
+    """How a service may call, and whether it is let in: as itself, for a user it names, and with a token it has seen."""
+    policy = method.policy
+    public, for_services = (policy.access == kind for kind in (policy_pb2.ACCESS_PUBLIC, policy_pb2.ACCESS_SERVICE))
+    named, brings = caller in policy.services, caller in TOKEN_BRINGERS
+    names = (("x-tradeloom-user", str(uuid7())),)
+    stolen = sign_in(roles=["admin", "operator", "user"], **PROVED)
+    yield "as itself", (), public or (for_services and named)
+    yield (
+        "for a user",
+        names,
+        public or (named and policy.access in (policy_pb2.ACCESS_USER, policy_pb2.ACCESS_SERVICE)),
+    )
+    yield "with a token", stolen, public or (named if for_services else brings)
+    yield (
+        "with a token, for a user",
+        (*names, *stolen),
+        public or (named and policy.access in (policy_pb2.ACCESS_USER, policy_pb2.ACCESS_SERVICE)),
+    )
 
 
-async def test_every_method_lets_only_the_services_it_names_act_for_a_user(served):
-    named = (("x-tradeloom-user", str(uuid7())),)
-    for method in methods(served.word).values():
-        if method.policy.access in (policy_pb2.ACCESS_USER, policy_pb2.ACCESS_OPERATOR, policy_pb2.ACCESS_ADMIN):
-            for caller in CALLERS:
-                code = await answer_of(served, method, named, caller)
-                may = caller in method.policy.services and method.policy.access == policy_pb2.ACCESS_USER
-                assert (code not in REFUSED) == may, (method.path, caller, code)
+async def test_every_service_is_refused_at_every_method_that_it_has_no_business_with(served):
+    """For each caller, callee and method: who is not named is refused, whatever else it brings."""
+    for caller in CALLERS:
+        for method in methods(served.word).values():
+            for way, metadata, let_in in ways(method, caller):
+                code, reason = await reasoned_answer_of(served.channel(caller), method, metadata)
+                asked = (method.path, caller, way, code, reason)
+                if let_in:
+                    assert code not in REFUSED, asked
+                elif (
+                    way == "as itself"
+                    and caller in TOKEN_BRINGERS
+                    and method.policy.access != policy_pb2.ACCESS_SERVICE
+                ):
+                    assert (code, reason) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_INVALID"), asked
+                else:
+                    assert (code, reason) == (grpc.StatusCode.PERMISSION_DENIED, "NOT_PERMITTED"), asked
+
+
+async def test_a_service_is_not_taken_for_another(served):
+    """Its certificate is of our authority and names another word than the one that is called."""
+    method = next(iter(methods(served.word).values()))
+    for word in PACKAGES:
+        if word != served.word:
+            async with open_channel(served.address, word, tls_folder=served.pki, caller="edge") as channel:
+                answer = await reasoned_answer_of(channel, method, sign_in())
+            assert answer == (grpc.StatusCode.UNAVAILABLE, ""), word
 
 
 def test_the_walk_covers_the_whole_contract():
