@@ -7,13 +7,13 @@ from libs.edge.clusters import JWKS, KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECOND
 from libs.edge.envoy import seconds, socket_address, typed
 from libs.edge.replies import CONNECT_HEADER, local_replies
 from libs.edge.target import LOOPBACK, Target
+from libs.tokens import AUDIENCE, CLOCK_SKEW_SECONDS, ISSUER
 
-ISSUER = "https://auth.tradeloom"
-AUDIENCE = "tradeloom"
-CLOCK_SKEW_SECONDS = 5
 TOKENS_CACHED = 10_000
 """Tokens whose signature need not be checked again, in each worker."""
 JWKS_FETCH_SECONDS = 2.0
+JWKS_EARLY_SECONDS = 5.0
+"""So long before it forgets the keys Envoy asks for them again."""
 JWKS_RETRY_SECONDS = 0.5
 """How soon keys that could not be fetched are asked for again."""
 JWKS_RETRIES = 3
@@ -190,31 +190,45 @@ def token_filter(target: Target) -> dict[str, Any]:
         "jwt_authn.v3.JwtAuthentication",
         bypass_cors_preflight=True,
         providers={
-            "auth": {
-                "issuer": ISSUER,
-                "audiences": [AUDIENCE],
-                "require_expiration": True,
-                "clock_skew_seconds": CLOCK_SKEW_SECONDS,
-                # Services verify once more: a way around the edge gains nothing.
-                "forward": True,
-                # Only here: by default a query parameter would be taken too, and would be logged by others.
-                "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
-                "jwt_cache_config": {"jwt_cache_size": TOKENS_CACHED},
-                "remote_jwks": {
-                    "http_uri": {
-                        "uri": f"http://auth.tradeloom{routes.JWKS_PATH}",
-                        "cluster": JWKS,
-                        "timeout": seconds(JWKS_FETCH_SECONDS),
-                    },
-                    "cache_duration": seconds(target.jwks_cache_seconds),
-                    # The port opens before auth does, and whoever comes early makes us ask at once.
-                    "async_fetch": {"fast_listener": True, "failed_refetch_duration": seconds(JWKS_RETRY_SECONDS)},
-                    "retry_policy": {"num_retries": JWKS_RETRIES},
+            "auth": keys(target.jwks_refresh_seconds),
+            # Envoy forgets keys that it cannot fetch again in time; these it forgets much later.
+            "auth_before": keys(target.jwks_kept_seconds),
+        },
+        rules=[
+            {
+                "match": {"prefix": "/"},
+                "requires": {
+                    "requires_any": {"requirements": [{"provider_name": "auth"}, {"provider_name": "auth_before"}]}
                 },
             }
-        },
-        rules=[{"match": {"prefix": "/"}, "requires": {"provider_name": "auth"}}],
+        ],
     )
+
+
+def keys(refresh_seconds: float) -> dict[str, Any]:
+    """What verifies a token: auth's keys, asked for again and again."""
+    return {
+        "issuer": ISSUER,
+        "audiences": [AUDIENCE],
+        "require_expiration": True,
+        "clock_skew_seconds": CLOCK_SKEW_SECONDS,
+        # Services verify once more: a way around the edge gains nothing.
+        "forward": True,
+        # Only here: by default a query parameter would be taken too, and would be logged by others.
+        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        "jwt_cache_config": {"jwt_cache_size": TOKENS_CACHED},
+        "remote_jwks": {
+            "http_uri": {
+                "uri": f"http://auth.tradeloom{routes.JWKS_PATH}",
+                "cluster": JWKS,
+                "timeout": seconds(JWKS_FETCH_SECONDS),
+            },
+            "cache_duration": seconds(refresh_seconds + JWKS_EARLY_SECONDS),
+            # The port opens before auth does, and whoever comes early makes us ask at once.
+            "async_fetch": {"fast_listener": True, "failed_refetch_duration": seconds(JWKS_RETRY_SECONDS)},
+            "retry_policy": {"num_retries": JWKS_RETRIES},
+        },
+    }
 
 
 def rate_limit(target: Target) -> dict[str, Any]:

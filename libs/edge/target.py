@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from libs.tokens import KEYS_REFRESH_SECONDS
 from libs.words import EDGE_PORT, TABLE, WORDS
 
 LOOPBACK = "127.0.0.1"
@@ -84,10 +85,12 @@ class Target:
     """How long a stream may be silent; services send a heartbeat at most every 10 seconds."""
     reflection_seconds: float = 30.0
     """How long anybody may go on asking what the contract is; tools ask anew when they need more."""
-    jwks_cache_seconds: float = 600.0
-    """How long a new signing key may take to be known here, and how long auth may be away without anyone being refused.
+    jwks_refresh_seconds: float = KEYS_REFRESH_SECONDS
+    """How soon auth's keys are asked for again, as every service does."""
+    jwks_kept_seconds: float = 3600.0
+    """Keys of so long ago count at most, where auth does not answer: then reads must go on.
 
-    auth announces keys two of these periods before they sign.
+    So a key that auth withdrew may pass here for as long; no service takes its tokens.
     """
 
 

@@ -13,12 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from grpc import aio
 
 from libs.errors import Unauthenticated, Unavailable
+from libs.tokens import ALGORITHM, AUDIENCE, CLOCK_SKEW_SECONDS, ISSUER
 
-ISSUER = "https://auth.tradeloom"
-AUDIENCE = "tradeloom"
-ALGORITHM = "EdDSA"
-# A clock may run ahead of another by so much.
-CLOCK_SKEW_SECONDS = 5
 VERIFIED_TOKENS_MAX = 10_000
 # Names the user for whom a service acts; believed from services that the method's policy names, and stripped at the edge.
 ON_BEHALF = "x-tradeloom-user"

@@ -17,10 +17,10 @@ from libs.mesh.identity import Keys, Verifier
 from libs.mesh.sessions import Sessions
 from libs.mesh.watchdog import StreamRetired, StreamSilent, watched
 from libs.store.background import running
+from libs.tokens import KEYS_REFRESH_SECONDS
 
 log = structlog.get_logger(__name__)
 
-KEYS_REFRESH_SECONDS = 60.0
 # auth sends a heartbeat every two seconds. Not twice that: a stream that is silent is opened anew before the news is stale.
 SILENCE_SECONDS_MAX = 3.0
 RETRY_SECONDS = 0.25
@@ -42,7 +42,7 @@ async def following_auth(open_channel: OpenChannel, verifier: Verifier, sessions
 
 async def follow_keys(open_channel: OpenChannel, verifier: Verifier) -> None:
     """Asks for the keys, and returns when they are to be asked for again."""
-    # A key is published two of these periods before it signs, so a token's key is always known.
+    # A key is published for KEYS_LEAD_SECONDS before it signs, so a token's key is always known.
     pause_seconds = KEYS_REFRESH_SECONDS
     async with open_channel() as channel:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import jwt
 import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2
@@ -24,6 +25,7 @@ from yarl import URL
 
 from libs.edge import contract
 from libs.edge.clusters import REFLECTIONS_MAX
+from libs.edge.listeners import JWKS_EARLY_SECONDS
 from libs.edge.target import LOOPBACK
 from tests.journeys.callers import documents
 from tests.libs.edge.stand import ABSENT, CHANNEL_OPTIONS, SigningKey, Stand, make_certificates, standing
@@ -525,25 +527,91 @@ async def test_tokens_are_verified_as_soon_as_auth_is_there(tmp_path: Path) -> N
         await stand.until_true(accepted)
 
 
-async def test_a_new_signing_key_is_learned_and_outages_of_auth_do_not_matter(tmp_path: Path) -> None:
-    async with standing(tmp_path, started=("auth", "orders"), jwks_cache_seconds=6.0) as stand:
-        second = SigningKey("second")
-        stand.services.keys.append(second)
+REFRESH_SECONDS = 1.0
 
-        async def accepted() -> bool:
-            async with stand.http.get("/orders", headers=stand.bearer(second.token())) as answer:
-                return answer.status == 200
 
-        await stand.until_true(accepted)
-        assert await stand.key_fetches("success") > 0
+async def test_a_rotation_of_the_signing_key_is_followed_and_no_call_fails(tmp_path: Path) -> None:
+    """Published, then signing, then withdrawn, as auth does it: nothing is restarted and nobody is refused in between."""
+    async with standing(
+        tmp_path, started=("auth", "orders"), jwks_refresh_seconds=REFRESH_SECONDS, jwks_kept_seconds=REFRESH_SECONDS
+    ) as stand:
+        first, second = stand.services.keys[0], SigningKey("second")
+        calls = 0
+        signing = first
+
+        async def status(key: SigningKey) -> int:
+            # Each token is new: none is known from before.
+            async with stand.http.get("/orders", headers=stand.bearer(key.token())) as answer:
+                return answer.status
+
+        async def call() -> None:
+            nonlocal calls
+            while True:
+                assert await status(signing) == 200
+                calls += 1
+
+        await stand.until_true(lambda: accepted(stand, first))
+        async with asyncio.TaskGroup() as together:
+            calling = together.create_task(call())
+            assert await status(second) == 401
+            stand.services.keys = [first, second]
+            await refreshed(stand)
+            signing = second
+            for key in (first, second):
+                assert await status(key) == 200
+            before = calls
+            await refreshed(stand)
+            assert calls > before
+            stand.services.keys = [second]
+
+            async def withdrawn() -> bool:
+                return await status(first) == 401
+
+            await stand.until_true(withdrawn)
+            assert await status(second) == 200
+            calling.cancel()
+
+
+async def refreshed(stand: Stand) -> None:
+    """Returns when both sets of keys, the fresh ones and those that are kept, have been fetched twice from now on."""
+    name = "http.edge.jwt_authn.jwks_fetch_success"
+    before = await stand.stat(name)
+
+    async def fetched() -> bool:
+        return await stand.stat(name) >= before + 6
+
+    await stand.until_true(fetched)
+
+
+async def accepted(stand: Stand, key: SigningKey) -> bool:
+    async with stand.http.get("/orders", headers=stand.bearer(key.token())) as answer:
+        return answer.status == 200
+
+
+async def test_while_auth_is_away_tokens_are_verified_for_longer_than_keys_are_fresh(tmp_path: Path) -> None:
+    async with standing(
+        tmp_path, started=("auth", "orders"), jwks_refresh_seconds=REFRESH_SECONDS, jwks_kept_seconds=60.0
+    ) as stand:
+        key = stand.services.keys[0]
+        # Of those that are kept there is one fetch.
+        await refreshed(stand)
         await stand.stop_service("auth")
+        # The fresh keys are forgotten by then: the other ones verify.
+        end = asyncio.get_running_loop().time() + REFRESH_SECONDS + JWKS_EARLY_SECONDS + 2
         before = await stand.key_fetches("failed")
+        while asyncio.get_running_loop().time() < end:
+            assert await accepted(stand, key)
+            await asyncio.sleep(0.2)
+        assert await stand.key_fetches("failed") > before
 
-        async def asked_in_vain() -> bool:
-            return await stand.key_fetches("failed") > before
 
-        await stand.until_true(asked_in_vain)
-        assert await accepted()
+async def test_a_token_may_say_the_fraction_of_the_second_it_was_made_in(stand: Stand) -> None:
+    key = stand.services.keys[0]
+    for issued in (1763000000, 1763000000.123456, 1763000000.0):
+        token = key.token(issued=issued)
+        assert jwt.decode(token, options={"verify_signature": False})["iat"] == issued
+        async with stand.http.get("/orders", headers=stand.bearer(token)) as answer:
+            assert answer.status == 200
 
 
 async def test_a_service_that_is_down_is_named_unavailable_and_found_again(tmp_path: Path) -> None:

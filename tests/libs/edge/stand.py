@@ -26,9 +26,9 @@ from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.edge import config, contract, envoy
-from libs.edge.listeners import AUDIENCE, ISSUER
 from libs.edge.target import LOOPBACK, Address, Target, embedded
 from libs.stack import pki
+from libs.tokens import AUDIENCE, ISSUER
 from tests.servers import free_port
 
 WORDS = ("auth", "orders", "marketdata")
@@ -55,9 +55,13 @@ class SigningKey:
         x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
         return auth_pb2.JsonWebKey(kty="OKP", crv="Ed25519", x=x, kid=self.kid, use="sig", alg="EdDSA")
 
-    def token(self, *, seconds: int = 900, audience: str = AUDIENCE, issuer: str = ISSUER) -> str:
-        issued = int(datetime.now(UTC).timestamp())
-        claims = {"iss": issuer, "aud": audience, "sub": "user-1", "iat": issued, "exp": issued + seconds}
+    def token(
+        self, *, seconds: int = 900, audience: str = AUDIENCE, issuer: str = ISSUER, issued: float | None = None
+    ) -> str:
+        now = datetime.now(UTC).timestamp()
+        # With its fraction, as auth gives it.
+        issued = now if issued is None else issued
+        claims = {"iss": issuer, "aud": audience, "sub": "user-1", "iat": issued, "exp": int(now) + seconds}
         return jwt.encode(claims, self._key, algorithm="EdDSA", headers={"kid": self.kid})
 
 
