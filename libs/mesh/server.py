@@ -18,7 +18,7 @@ from tradeloom.policy.v1 import policy_pb2
 
 from libs.errors import Unavailable
 from libs.mesh import reflection
-from libs.mesh.around import Registrar
+from libs.mesh.around import Concern, Registrar
 from libs.mesh.channel import KEEPALIVE_MILLISECONDS, MESSAGE_BYTES_MAX, keepalive, open_channel
 from libs.mesh.concerns import Concerns, check
 from libs.mesh.contract import methods, services
@@ -77,12 +77,14 @@ class Mesh:
 class Service:
     """What a service gives the runtime: its servicers, and how to ask its dependencies.
 
-    Without any of checks it cannot work; what is watched is only told (see libs.mesh.readiness).
+    Without any of checks it cannot work; what is watched is only told (see libs.mesh.readiness). Concerns of its own
+    stand around each of its calls within those of all services.
     """
 
     registers: Sequence[Register]
     checks: Mapping[str, Check] = field(default_factory=dict)
     watched: Mapping[str, Check] = field(default_factory=dict)
+    concerns: Sequence[Concern] = ()
 
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -145,7 +147,8 @@ async def serving(settings: S, open_service: Open[S]) -> AsyncIterator[None]:
 def build_server(settings: ServiceSettings, mesh: Mesh, service: Service) -> tuple[aio.Server, Health]:
     server = aio.server(options=SERVER_OPTIONS)
     concerns = Concerns(settings.word, mesh.verifier, mesh.sessions, limiters(settings))
-    registrar = Registrar(server, methods(settings.word) | reflection.METHODS, concerns.in_order(), check)
+    around = (*concerns.in_order(), *service.concerns)
+    registrar = Registrar(server, methods(settings.word) | reflection.METHODS, around, check)
     # Any service answers for the whole contract, since the edge can ask only one of them.
     whole = reflection.Reflection([*(descriptor.full_name for descriptor in services()), HEALTH])
     for register in (*service.registers, partial(add_ServerReflectionServicer_to_server, whole)):

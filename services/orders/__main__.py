@@ -21,6 +21,7 @@ from libs.store.requests import RequestKey
 from libs.store.revisions import check_revision
 from services.orders import consumers, use_cases, wire
 from services.orders.batches import Bounds, Patience, batching
+from services.orders.binding import Binding
 from services.orders.domain import Limits, Order
 from services.orders.hub import waking
 from services.orders.market import following_market, now
@@ -110,6 +111,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                         partial(orders_pb2_grpc.add_OrderServiceServicer_to_server, order_servicer),
                         partial(orders_pb2_grpc.add_PortfolioServiceServicer_to_server, portfolio_servicer),
                     ],
+                    concerns=[Binding(database)],
                     checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},
                     watched={
                         "facts of marketdata": marketdata_facts.check,

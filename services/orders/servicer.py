@@ -169,10 +169,10 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
 
     async def ListAccounts(self, request, context):
         size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
-        user_id = identity.current().user_id
+        caller = identity.current()
         after = pages.uuid_after(request.page_token) or UUID(int=0)
-        async with self._database.transaction(user_id) as rows:
-            found = await store.list_accounts(rows, user_id, after, size + 1)
+        async with self._database.transaction(caller.user_id) as rows:
+            found = await store.list_accounts(rows, caller.user_id, after, size + 1, only=caller.account_ids)
         page, more = found[:size], len(found) > size
         return orders_pb2.ListAccountsResponse(
             accounts=map(wire.account_to_proto, page),

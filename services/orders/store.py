@@ -1,6 +1,6 @@
 """Where accounts, orders and the ledger live."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 from uuid import UUID
@@ -339,12 +339,20 @@ async def find_account(rows: Connection, account_id: UUID) -> Account | None:
     return account_from(row) if row else None
 
 
-async def list_accounts(rows: Connection, user_id: UUID, after: UUID, limit: int) -> list[Account]:
+async def list_accounts(
+    rows: Connection, user_id: UUID, after: UUID, limit: int, only: Collection[UUID] | None = None
+) -> list[Account]:
+    """The user's, or those of them that are among `only`."""
     found = await rows.fetch(
-        f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE user_id = $1 AND account_id > $2 ORDER BY account_id LIMIT $3",
+        f"""
+        SELECT {ACCOUNT_FIELDS} FROM accounts
+        WHERE user_id = $1 AND account_id > $2 AND ($4::uuid[] IS NULL OR account_id = ANY($4))
+        ORDER BY account_id LIMIT $3
+        """,
         user_id,
         after,
         limit,
+        None if only is None else list(only),
     )
     return [account_from(row) for row in found]
 

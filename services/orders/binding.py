@@ -1,0 +1,52 @@
+"""What an API key that is bound to accounts may name: to it there are no others.
+
+It stands around every RPC, before answers to earlier requests are looked for. What names no account is refused, so that
+an RPC that is added is closed to such keys until somebody has said what it may show them.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from google.protobuf.message import Message
+
+from libs.errors import Forbidden
+from libs.mesh.around import Call
+from libs.mesh.identity import Identity
+from libs.store.database import Database
+from services.orders import domain, store
+
+FILTERED = frozenset({"ListAccounts"})
+"""They show a bound key only its accounts, by themselves."""
+ACCOUNT, ORDER = "account_id", "order_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    database: Database
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        caller = call.identity
+        if caller is not None and caller.account_ids is not None and call.method.name not in FILTERED:
+            await self._check(call.request, caller)
+        yield
+
+    async def _check(self, request: Message | None, caller: Identity) -> None:
+        # An order beside an account is looked for in that account alone.
+        if account_id := named(request, ACCOUNT):
+            if not caller.may_use_account(UUID(account_id)):
+                raise domain.AccountNotFound("no such account", account_id=account_id)
+        elif order_id := named(request, ORDER):
+            async with self.database.transaction(caller.user_id) as rows:
+                found = await store.account_of_order(rows, UUID(order_id))
+            if found is not None and not caller.may_use_account(found):
+                raise domain.OrderNotFound("no such order", order_id=order_id)
+        else:
+            raise Forbidden("the API key is bound to accounts, and this is about more than those", needs="accounts:all")
+
+
+def named(request: Message | None, field: str) -> str:
+    """The id that a request names; empty where it names none."""
+    return "" if request is None or field not in request.DESCRIPTOR.fields_by_name else getattr(request, field)
