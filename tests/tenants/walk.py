@@ -1,0 +1,364 @@
+"""Anna, who has one of everything, and Bert, who asks for it: what `test_calls` stands on.
+
+To cover what is added to the contract:
+- a method that people may call: a line in ASKED, with what its request needs beside the ids it names;
+- an id of something that belongs to a person: a line in `Anna.have`, that makes one through the RPCs;
+- an id of something that belongs to nobody: its name in NOBODYS_IDS.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from google.protobuf import json_format, message_factory
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc import aio
+from grpc_status import rpc_status
+from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+from tradeloom.policy.v1 import policy_pb2
+
+from libs.ids import uuid7
+from libs.mesh.contract import Method, methods
+from libs.mesh.wire import timestamp
+from tests import mesh
+from tests.auth import people
+from tests.auth.people import PASSWORD, registered, signed_in
+from tests.mesh import Installation, Metadata, Served, sign_in
+from tests.orders.stand import limit, market, until
+from tests.tenants.rows import Table, columns, relations
+
+INSTRUMENT = "SIM:BTCUSDT"
+HEARTBEAT_SECONDS = 0.2
+MESSAGES_AFTER = 3
+"""So many messages of a stream are read after Anna has acted: heartbeats at least."""
+ANSWER_SECONDS = 60.0
+NOBODYS_IDS = {"request_id", "instrument_id", "instrument_ids", "feed_id"}
+"""Fields that name what is everybody's, or only this one request."""
+READS = re.compile(r'"facts of (\w+)"')
+UNNAMED = re.compile(r"(^|_)(id|ids)$")
+PERSONAL_TEXTS = ("email",)
+"""Fields that name a person without an id."""
+NOW = datetime.now(UTC)
+
+CODE = {"code": "000000"}
+BARS = {"instrument_id": INSTRUMENT, "bar_size": "1m"}
+ASKED: Mapping[str, Mapping[str, Any]] = {
+    "AuthService/Register": {"password": PASSWORD},
+    "AuthService/Login": {"password": "not the password"},
+    "AuthService/Refresh": {"refresh_token": "x" * 43},
+    "AuthService/Logout": {},
+    "AuthService/GetMe": {},
+    "AuthService/VerifyTotp": {"challenge": "x" * 43, **CODE},
+    "AuthService/StepUp": CODE,
+    "AuthService/SetupTotp": {},
+    "AuthService/EnableTotp": CODE,
+    "AuthService/DisableTotp": {"password": PASSWORD, **CODE},
+    "AuthService/RegenerateRecoveryCodes": CODE,
+    "AuthService/ChangePassword": {"current_password": PASSWORD, "new_password": f"{PASSWORD}, with milk"},
+    "AuthService/RequestPasswordReset": {},
+    "AuthService/ResetPassword": {"token": "x" * 43, "new_password": f"{PASSWORD}, with milk"},
+    "AuthService/RequestEmailVerification": {},
+    "AuthService/VerifyEmail": {"token": "x" * 43},
+    "AuthService/ListSessions": {},
+    "AuthService/RevokeSession": {},
+    "AuthService/CreateApiKey": {"name": "bert's", "scope": auth_pb2.API_KEY_SCOPE_TRADE},
+    "AuthService/ListApiKeys": {},
+    "AuthService/RevokeApiKey": {},
+    "AuthService/ExchangeApiKey": {"secret": "x" * 43},
+    "AuthService/ListOwnAuditEvents": {},
+    "AuthService/GetAuditKeys": {},
+    "AuthService/GetJwks": {},
+    "OrderService/PlaceOrder": {
+        "instrument_id": INSTRUMENT,
+        "side": orders_pb2.ORDER_SIDE_BUY,
+        "order_type": orders_pb2.ORDER_TYPE_LIMIT,
+        "quantity": {"value": "0.001"},
+        "limit_price": {"value": "20000"},
+    },
+    "OrderService/CancelOrder": {},
+    "OrderService/GetOrder": {},
+    "OrderService/ListOrders": {},
+    "OrderService/ListExecutions": {},
+    "OrderService/StreamOrderEvents": {"after_cursor": "0"},
+    "PortfolioService/CreateAccount": {
+        "name": "bert's",
+        "mode": orders_pb2.ACCOUNT_MODE_PAPER,
+        "kind": orders_pb2.ACCOUNT_KIND_CASH,
+        "starting_balances": [{"asset": "USDT", "amount": {"value": "1"}}],
+    },
+    "PortfolioService/ListAccounts": {},
+    "PortfolioService/GetPortfolio": {},
+    "PortfolioService/ListPositions": {"include_flat": True},
+    "MarketDataService/SearchInstruments": {},
+    "MarketDataService/GetInstrument": {"instrument_id": INSTRUMENT},
+    "MarketDataService/GetQuote": {"instrument_id": INSTRUMENT},
+    "MarketDataService/GetCandles": {
+        **BARS,
+        "start_time": timestamp(NOW - timedelta(hours=1)),
+        "end_time": timestamp(NOW),
+    },
+    "MarketDataService/StreamTicks": {"instrument_ids": [INSTRUMENT]},
+    "MarketDataService/StreamCandles": BARS,
+    "ExecutionService/ListVenues": {},
+    "ExecutionService/GetVenue": {"venue": "paper"},
+}
+"""What a request needs beside ids, by method."""
+
+
+def short(method: Method) -> str:
+    return method.path.removeprefix("/").rpartition(".")[2]
+
+
+def for_people(method: Method) -> bool:
+    """Whether anybody who has registered may call it; others are refused before the request is read."""
+    return method.policy.access in (policy_pb2.ACCESS_PUBLIC, policy_pb2.ACCESS_USER)
+
+
+@dataclass(frozen=True)
+class World:
+    """Every service that there is, on one database, with the simulated market running."""
+
+    installation: Installation
+    served: Mapping[str, Served]
+    readers: Mapping[str, list[str]]
+    """By word: whose facts it reads, as its health tells."""
+
+    @property
+    def auth(self) -> Served:
+        return self.served["auth"]
+
+    def ask(self, method: Method, request: Message, metadata: Metadata) -> Any:
+        answered = message_factory.GetMessageClass(method.descriptor.output_type)
+        shape = f"{'stream' if method.client_streams else 'unary'}_{'stream' if method.server_streams else 'unary'}"
+        bound = getattr(self.served[method.word].channel(), shape)
+        call = bound(method.path, lambda message: message.SerializeToString(), answered.FromString)
+        return call(iter([request]) if method.client_streams else request, metadata=metadata, timeout=ANSWER_SECONDS)
+
+
+@asynccontextmanager
+async def standing(bare: Installation, words: list[str]) -> AsyncIterator[World]:
+    often = {f"{name}_per_second": "1000" for name in ("sign_in", "writes", "reads", "streams")}
+    often["stream_heartbeat_seconds"] = str(HEARTBEAT_SECONDS)
+    async with AsyncExitStack() as stack:
+        served = {"auth": await stack.enter_async_context(bare.serve("auth", **often))}
+        installation = mesh.with_auth(bare, served["auth"])
+        for word in words:
+            if word != "auth":
+                served[word] = await stack.enter_async_context(installation.serve(word, **often))
+        readers = {word: READS.findall((await service.probe())[1]) for word, service in served.items()}
+        assert "orders" in readers["execution"]
+        yield World(installation, served, readers)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who has registered, and a session of theirs in which all is proved that a plan or an act can prove."""
+
+    user_id: str
+    email: str
+    session_id: str
+
+    @property
+    def metadata(self) -> Metadata:
+        return sign_in(
+            UUID(self.user_id),
+            sid=self.session_id,
+            mfa_time=int(time.time()),
+            email_verified=True,
+            quotas={"api_keys": 100},
+            entitlements=sorted({method.policy.entitlement for method in methods().values()} - {""}),
+        )
+
+
+async def somebody(world: World) -> Person:
+    person = await registered(world.auth)
+    session = await signed_in(world.auth, person)
+    return Person(person.user_id, person.email, session.session_id)
+
+
+@dataclass
+class Anna:
+    """Has one of everything, and most things twice, so that her lists have a second page."""
+
+    world: World
+    person: Person
+    ids: dict[str, str] = field(default_factory=dict)
+    """By the name of a field: what of hers it would name."""
+    _tables: list[Table] = field(default_factory=list)
+
+    async def call(self, stub_type: Any, name: str, request: Message) -> Any:
+        word = type(request).DESCRIPTOR.file.package.split(".")[1]
+        stub = self.world.served[word].stub(stub_type)
+        return await getattr(stub, name)(request, metadata=self.person.metadata, timeout=ANSWER_SECONDS)
+
+    async def have(self) -> None:
+        self.ids |= {"user_id": self.person.user_id, "email": self.person.email, "session_id": self.person.session_id}
+        await self.call(
+            auth_pb2_grpc.AuthServiceStub, "RequestEmailVerification", auth_pb2.RequestEmailVerificationRequest()
+        )
+        for number in range(2):
+            opened = await self.call(
+                orders_pb2_grpc.PortfolioServiceStub,
+                "CreateAccount",
+                orders_pb2.CreateAccountRequest(
+                    request_id=str(uuid7()),
+                    name=f"anna's {number}",
+                    mode=orders_pb2.ACCOUNT_MODE_PAPER,
+                    kind=orders_pb2.ACCOUNT_KIND_CASH,
+                    starting_balances=[{"asset": "USDT", "amount": {"value": "100000"}}],  # type: ignore[list-item]
+                ),
+            )
+            self.ids["account_id"] = self.ids["account_ids"] = opened.account.account_id
+        for _ in range(2):
+            made = await self.call(
+                auth_pb2_grpc.AuthServiceStub,
+                "CreateApiKey",
+                auth_pb2.CreateApiKeyRequest(name="anna's", scope=auth_pb2.API_KEY_SCOPE_TRADE),
+            )
+            self.ids["api_key_id"] = made.api_key.api_key_id
+        await signed_in(self.world.auth, people.Person(self.person.user_id, self.person.email))  # a second session
+        for _ in range(2):
+            await self._order(market(self.ids["account_id"], quantity="0.01"), orders_pb2.ORDER_STATE_FILLED)
+        await self.act()
+
+    async def settled(self) -> None:
+        """Returns once nothing is under way any more that she has begun: no mail, no fact that somebody has yet to read."""
+        async with self.world.installation.connect() as superuser:
+            while await self._under_way(superuser):
+                await asyncio.sleep(0.02)
+
+    async def _under_way(self, superuser: asyncpg.Connection) -> list[str]:
+        user_id = UUID(self.person.user_id)
+        # Of one moment, for one fact is answered by another.
+        async with superuser.transaction(isolation="repeatable_read"):
+            waiting = ["mails"] * await superuser.fetchval(
+                "SELECT count(*) FROM auth.mails WHERE user_id = $1", user_id
+            )
+            for reader, sources in self.world.readers.items():
+                for source in sources:
+                    unread = await superuser.fetch(
+                        f"""
+                        SELECT key FROM {source}.outbox WHERE user_id = $1 GROUP BY key HAVING max(sequence) > coalesce((
+                          SELECT sequence FROM {reader}.fact_positions AS kept
+                          WHERE kept.source = $2 AND kept.key = outbox.key), 0)
+                        """,
+                        user_id,
+                        source,
+                    )
+                    waiting += [f"{reader} of {source}: {row['key']}" for row in unread]
+        return waiting
+
+    async def act(self) -> None:
+        """Does something that whoever follows her would see; returns when all has come of it that will."""
+        resting = limit(self.ids["account_id"], quantity="0.001", limit_price="20000")
+        self.ids["order_id"] = await self._order(resting, orders_pb2.ORDER_STATE_NEW)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self.settled()
+
+    async def _order(self, request: orders_pb2.PlaceOrderRequest, wanted: Any) -> str:
+        async def placed() -> Any:
+            try:
+                return await self.call(orders_pb2_grpc.OrderServiceStub, "PlaceOrder", request)
+            except aio.AioRpcError as error:
+                # The market has just begun.
+                assert outcome_of(error).reason in ("INSTRUMENT_NOT_FOUND", "NO_FRESH_PRICE"), outcome_of(error)
+
+        order_id = (await until(placed)).order.order_id
+
+        async def settled() -> bool:
+            asked = orders_pb2.GetOrderRequest(order_id=order_id)
+            found = await self.call(orders_pb2_grpc.OrderServiceStub, "GetOrder", asked)
+            return found.order.state == wanted
+
+        await until(settled)
+        return order_id
+
+    async def rows(self) -> dict[Table, list[str]]:
+        """All that is hers, in every table of every service."""
+        async with self.world.installation.connect() as superuser:
+            if not self._tables:
+                found = [(row["word"], row["name"]) for row in await relations(superuser)]
+                self._tables = [table for table in found if "user_id" in await columns(superuser, table)]
+            selects = [
+                f"SELECT '{word}' AS word, '{name}' AS name, (to_jsonb(one) - '{UNSETTLED.get(name, '{}')}'::text[])::text"
+                f" AS text FROM {word}.{name} AS one WHERE user_id = $1"
+                for word, name in self._tables
+            ]
+            rows: dict[Table, list[str]] = {table: [] for table in self._tables}
+            for row in await superuser.fetch(
+                " UNION ALL ".join(selects) + " ORDER BY 1, 2, 3", UUID(self.person.user_id)
+            ):
+                rows[row["word"], row["name"]].append(row["text"])
+            return rows
+
+
+UNSETTLED = {"outbox": "{stream_epoch, stream_counter}"}
+"""Columns that change by themselves, by table: the relay marks what it has published."""
+UUIDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def marks(rows: Mapping[Table, list[str]], anna: Anna) -> set[str]:
+    """What would give away that an answer is about something of hers: every id in her rows, and what she calls things."""
+    return {*UUIDS.findall(json.dumps([*rows.values()])), *anna.ids.values(), "anna's"}
+
+
+def request_of(method: Method, ids: Mapping[str, str], page_token: str = "") -> Message:
+    """The request of a method, that names these in every field for an id."""
+    asked = message_factory.GetMessageClass(method.descriptor.input_type)
+    request = asked(**ASKED.get(short(method), {}))
+    for named in method.descriptor.input_type.fields:
+        if named.name == "request_id":
+            request.request_id = str(uuid7())  # type: ignore[attr-defined]
+        elif named.name in ids:
+            value = ids[named.name]
+            setattr(request, named.name, value) if not named.is_repeated else getattr(request, named.name).append(value)
+        elif named.name == "page_token" and page_token:
+            request.page_token = page_token  # type: ignore[attr-defined]
+    return request
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call: how it was refused, or all that was answered."""
+
+    code: str
+    reason: str = ""
+    told: frozenset[str] = frozenset()
+    """What a refusal tells beside its reason: the names, not the values, which may repeat the request."""
+    text: str = ""
+
+
+def outcome_of(error: aio.AioRpcError) -> Outcome:
+    info = error_details_pb2.ErrorInfo()
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    assert status and any(detail.Unpack(info) for detail in status.details), error
+    return Outcome(error.code().name, info.reason, frozenset(info.metadata))
+
+
+async def outcome(
+    world: World, method: Method, request: Message, metadata: Metadata, act: Callable[[], Awaitable[None]]
+) -> Outcome:
+    """Of a stream, what it tells until Anna has acted and a while longer."""
+    call = world.ask(method, request, metadata)
+    try:
+        if not method.server_streams:
+            return Outcome("OK", text=json_format.MessageToJson(await call))
+        said = [await call.read()]
+        await act()
+        async with asyncio.timeout(ANSWER_SECONDS):
+            for _ in range(MESSAGES_AFTER):
+                said.append(await call.read())  # noqa: PERF401 (each is waited for)
+        call.cancel()
+        return Outcome("OK", text="".join(json_format.MessageToJson(message) for message in said))
+    except aio.AioRpcError as error:
+        return outcome_of(error)
