@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
+from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
 
@@ -78,6 +79,15 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "AuthService/ListOwnAuditEvents": {},
     "AuthService/GetAuditKeys": {},
     "AuthService/GetJwks": {},
+    "BillingService/ListPlans": {},
+    "BillingService/GetSubscription": {},
+    "BillingService/StartCheckout": {"plan": "desk", "interval": billing_pb2.BILLING_INTERVAL_MONTH},
+    "BillingService/OpenCustomerPortal": {},
+    "BillingService/CancelSubscription": {},
+    "BillingService/ListInvoices": {},
+    "BillingService/GetEntitlements": {},
+    "BillingService/GetUsage": {},
+    "BillingService/HandleStripeWebhook": {"body": {"content_type": "application/json", "data": b"{}"}},
     "OrderService/PlaceOrder": {
         "instrument_id": INSTRUMENT,
         "side": orders_pb2.ORDER_SIDE_BUY,
@@ -206,6 +216,7 @@ class Anna:
         await self.call(
             auth_pb2_grpc.AuthServiceStub, "RequestEmailVerification", auth_pb2.RequestEmailVerificationRequest()
         )
+        await self._subscribe()
         for number in range(2):
             opened = await self.call(
                 orders_pb2_grpc.PortfolioServiceStub,
@@ -230,6 +241,15 @@ class Anna:
         for _ in range(2):
             await self._order(market(self.ids["account_id"], quantity="0.01"), orders_pb2.ORDER_STATE_FILLED)
         await self.act()
+
+    async def _subscribe(self) -> None:
+        """An administrator gives her a plan; her rights change, and what she was given before counts no more."""
+        stub = self.world.served["billing"].stub(billing_pb2_grpc.BillingServiceStub)
+        admin = sign_in(roles=["admin"], mfa_time=int(time.time()))
+        asked = billing_pb2.AssignPlanRequest(request_id=str(uuid7()), user_id=self.person.user_id, plan="pro")
+        await stub.AssignPlan(asked, metadata=admin, timeout=ANSWER_SECONDS)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self.settled()
 
     async def settled(self) -> None:
         """Returns once nothing is under way any more that she has begun: no mail, no fact that somebody has yet to read."""
