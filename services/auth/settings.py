@@ -7,15 +7,13 @@ from typing import Any, ClassVar
 from pydantic import Field, PositiveFloat, SecretStr, field_validator
 
 from libs.mail import Smtp
-from libs.mesh.revocations import KEYS_REFRESH_SECONDS
 from libs.mesh.sessions import TOKEN_SECONDS_MAX
 from libs.mesh.settings import ServiceSettings
+from libs.tokens import KEYS_LEAD_SECONDS
 
 KEY_BYTES = 32
 # As the contract asks of everyone.
 PASSWORD_CHARACTERS_MIN = 12
-# Two of the periods after which everybody fetches the keys anew.
-KEYS_LEAD_SECONDS = 2 * KEYS_REFRESH_SECONDS
 
 
 class Settings(ServiceSettings):

@@ -37,6 +37,8 @@ WITHOUT_SCHEMA = {"Certificate", "PodMonitor"}
 MEBIBYTE = 1024 * 1024
 NOT_OURS = {"PGSSLMODE", "PGSSLROOTCERT"}
 """Read by the driver of Postgres."""
+IN_SECRETS = {"AUTH_SMTP_URL": "smtps://mailer:A1b2C3d4E5@mail.example.com"}
+"""32 bytes in base64 stand for whatever else lies in a Secret."""
 
 
 def example_named(name: str) -> list[Manifest]:
@@ -211,8 +213,7 @@ def test_a_service_reads_every_setting_it_is_given_and_is_given_all_it_needs(
         if field_of(word, name):
             monkeypatch.delenv(name)
     for name, variable in given.items():
-        # 32 bytes in base64 stand for whatever lies in a Secret.
-        monkeypatch.setenv(name, variable.get("value", "A" * 43 + "="))
+        monkeypatch.setenv(name, variable.get("value", IN_SECRETS.get(name, "A" * 43 + "=")))
 
     settings = settings_type(word)()  # type: ignore[call-arg]
 
