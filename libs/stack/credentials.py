@@ -7,6 +7,7 @@ import base64
 import json
 import secrets
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from libs.development import DEVELOPMENT_MARK
@@ -36,6 +37,7 @@ class Credentials:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "secrets.json"
         self.admin_password_file = folder / "admin-password"
+        self.users_keys_file = folder / "users-keys"
         self._values: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def make(self, words: Iterable[str]) -> None:
@@ -50,6 +52,8 @@ class Credentials:
             write_whole(self._file, json.dumps(self._values, indent=1))
         if not self.admin_password_file.exists():
             write_whole(self.admin_password_file, self["auth.admin"] + "\n")
+        if not self.users_keys_file.exists():
+            write_whole(self.users_keys_file, new_entry() + "\n")
 
     def __getitem__(self, name: str) -> str:
         return self._values[name]
@@ -68,3 +72,8 @@ def new_password() -> str:
 def new_key() -> str:
     """32 bytes in base64."""
     return base64.b64encode(base64.b64decode(DEVELOPMENT_MARK) + secrets.token_bytes(29)).decode()
+
+
+def new_entry() -> str:
+    """A key for users' file of key-encryption keys, called by when it was made."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}:{new_key()}"
