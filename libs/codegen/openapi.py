@@ -39,6 +39,8 @@ SCALARS: dict[int, Json] = {
 }
 WELL_KNOWN: dict[str, Json] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
+    # Names of fields, separated by commas.
+    "google.protobuf.FieldMask": {"type": "string", "example": "locale,time_zone"},
     "google.protobuf.Duration": {"type": "string", "pattern": "^-?[0-9]+([.][0-9]+)?s$"},
 }
 MATCHES = re.compile(r"this\.matches\('(?P<pattern>[^']*)'\)")

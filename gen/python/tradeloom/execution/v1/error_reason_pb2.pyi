@@ -26,6 +26,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Never sent."""
     ERROR_REASON_VENUE_NOT_FOUND: _ErrorReason.ValueType  # 1
     """NOT_FOUND: no venue has this name. Metadata: venue."""
+    ERROR_REASON_CREDENTIAL_NOT_FOUND: _ErrorReason.ValueType  # 2
+    """NOT_FOUND: the user has no credential with this id. Metadata: credential_id."""
+    ERROR_REASON_VENUE_UNAVAILABLE: _ErrorReason.ValueType  # 3
+    """UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
+    come back. Metadata: venue.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why execution refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -34,4 +40,10 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_VENUE_NOT_FOUND: ErrorReason.ValueType  # 1
 """NOT_FOUND: no venue has this name. Metadata: venue."""
+ERROR_REASON_CREDENTIAL_NOT_FOUND: ErrorReason.ValueType  # 2
+"""NOT_FOUND: the user has no credential with this id. Metadata: credential_id."""
+ERROR_REASON_VENUE_UNAVAILABLE: ErrorReason.ValueType  # 3
+"""UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
+come back. Metadata: venue.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tradeloom.policy.v1 import policy_pb2 as tradeloom_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tradeloom/execution/v1/execution.proto\x12\x16tradeloom.execution.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a tradeloom/policy/v1/policy.proto\"\xb0\x01\n\x05Venue\x12\x14\n\x05venue\x18\x01 \x01(\tR\x05venue\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\x12\x1f\n\x0border_types\x18\x03 \x03(\tR\norderTypes\x12$\n\x0etimes_in_force\x18\x04 \x03(\tR\x0ctimesInForce\x12(\n\x10open_order_count\x18\x05 \x01(\x03R\x0eopenOrderCount\"\x13\n\x11ListVenuesRequest\"K\n\x12ListVenuesResponse\x12\x35\n\x06venues\x18\x01 \x03(\x0b\x32\x1d.tradeloom.execution.v1.VenueR\x06venues\"2\n\x0fGetVenueRequest\x12\x1f\n\x05venue\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x10R\x05venue\"G\n\x10GetVenueResponse\x12\x33\n\x05venue\x18\x01 \x01(\x0b\x32\x1d.tradeloom.execution.v1.VenueR\x05venue2\xb0\x02\n\x10\x45xecutionService\x12\x8b\x01\n\nListVenues\x12).tradeloom.execution.v1.ListVenuesRequest\x1a*.tradeloom.execution.v1.ListVenuesResponse\"&\x90\x02\x01\xca\xda\x18\x06\x08\x02\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x13\x12\x11/execution/venues\x12\x8d\x01\n\x08GetVenue\x12\'.tradeloom.execution.v1.GetVenueRequest\x1a(.tradeloom.execution.v1.GetVenueResponse\".\x90\x02\x01\xca\xda\x18\x06\x08\x02\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x1b\x12\x19/execution/venues/{venue}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tradeloom/execution/v1/execution.proto\x12\x16tradeloom.execution.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tradeloom/policy/v1/policy.proto\"\xb0\x01\n\x05Venue\x12\x14\n\x05venue\x18\x01 \x01(\tR\x05venue\x12 \n\x0b\x64\x65scription\x18\x02 \x01(\tR\x0b\x64\x65scription\x12\x1f\n\x0border_types\x18\x03 \x03(\tR\norderTypes\x12$\n\x0etimes_in_force\x18\x04 \x03(\tR\x0ctimesInForce\x12(\n\x10open_order_count\x18\x05 \x01(\x03R\x0eopenOrderCount\"\x13\n\x11ListVenuesRequest\"K\n\x12ListVenuesResponse\x12\x35\n\x06venues\x18\x01 \x03(\x0b\x32\x1d.tradeloom.execution.v1.VenueR\x06venues\"2\n\x0fGetVenueRequest\x12\x1f\n\x05venue\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x10R\x05venue\"G\n\x10GetVenueResponse\x12\x33\n\x05venue\x18\x01 \x01(\x0b\x32\x1d.tradeloom.execution.v1.VenueR\x05venue\"w\n\x1c\x43heckBrokerCredentialRequest\x12(\n\nrequest_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12-\n\rcredential_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x0c\x63redentialId\"\x96\x02\n\x1d\x43heckBrokerCredentialResponse\x12\x19\n\x08\x63\x61n_read\x18\x01 \x01(\x08R\x07\x63\x61nRead\x12\x1b\n\tcan_trade\x18\x02 \x01(\x08R\x08\x63\x61nTrade\x12!\n\x0c\x63\x61n_withdraw\x18\x03 \x01(\x08R\x0b\x63\x61nWithdraw\x12\x43\n\x07problem\x18\x04 \x01(\x0e\x32).tradeloom.execution.v1.CredentialProblemR\x07problem\x12\x39\n\ncheck_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcheckTime\x12\x1a\n\x08revision\x18\x06 \x01(\x03R\x08revision*\x82\x01\n\x11\x43redentialProblem\x12\"\n\x1e\x43REDENTIAL_PROBLEM_UNSPECIFIED\x10\x00\x12\"\n\x1e\x43REDENTIAL_PROBLEM_KEY_INVALID\x10\x01\x12%\n!CREDENTIAL_PROBLEM_SECRET_INVALID\x10\x02\x32\xc8\x03\n\x10\x45xecutionService\x12\x8b\x01\n\nListVenues\x12).tradeloom.execution.v1.ListVenuesRequest\x1a*.tradeloom.execution.v1.ListVenuesResponse\"&\x90\x02\x01\xca\xda\x18\x06\x08\x02\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x13\x12\x11/execution/venues\x12\x8d\x01\n\x08GetVenue\x12\'.tradeloom.execution.v1.GetVenueRequest\x1a(.tradeloom.execution.v1.GetVenueResponse\".\x90\x02\x01\xca\xda\x18\x06\x08\x02\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x1b\x12\x19/execution/venues/{venue}\x12\x95\x01\n\x15\x43heckBrokerCredential\x12\x34.tradeloom.execution.v1.CheckBrokerCredentialRequest\x1a\x35.tradeloom.execution.v1.CheckBrokerCredentialResponse\"\x0f\xca\xda\x18\x0b\x08\x05\x12\x05users0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +37,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETVENUEREQUEST'].fields_by_name['venue']._loaded_options = None
   _globals['_GETVENUEREQUEST'].fields_by_name['venue']._serialized_options = b'\272H\006r\004\020\001\030\020'
+  _globals['_CHECKBROKERCREDENTIALREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CHECKBROKERCREDENTIALREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_CHECKBROKERCREDENTIALREQUEST'].fields_by_name['credential_id']._loaded_options = None
+  _globals['_CHECKBROKERCREDENTIALREQUEST'].fields_by_name['credential_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_EXECUTIONSERVICE'].methods_by_name['ListVenues']._loaded_options = None
   _globals['_EXECUTIONSERVICE'].methods_by_name['ListVenues']._serialized_options = b'\220\002\001\312\332\030\006\010\002\030\0010\004\202\323\344\223\002\023\022\021/execution/venues'
   _globals['_EXECUTIONSERVICE'].methods_by_name['GetVenue']._loaded_options = None
   _globals['_EXECUTIONSERVICE'].methods_by_name['GetVenue']._serialized_options = b'\220\002\001\312\332\030\006\010\002\030\0010\004\202\323\344\223\002\033\022\031/execution/venues/{venue}'
-  _globals['_VENUE']._serialized_start=160
-  _globals['_VENUE']._serialized_end=336
-  _globals['_LISTVENUESREQUEST']._serialized_start=338
-  _globals['_LISTVENUESREQUEST']._serialized_end=357
-  _globals['_LISTVENUESRESPONSE']._serialized_start=359
-  _globals['_LISTVENUESRESPONSE']._serialized_end=434
-  _globals['_GETVENUEREQUEST']._serialized_start=436
-  _globals['_GETVENUEREQUEST']._serialized_end=486
-  _globals['_GETVENUERESPONSE']._serialized_start=488
-  _globals['_GETVENUERESPONSE']._serialized_end=559
-  _globals['_EXECUTIONSERVICE']._serialized_start=562
-  _globals['_EXECUTIONSERVICE']._serialized_end=866
+  _globals['_EXECUTIONSERVICE'].methods_by_name['CheckBrokerCredential']._loaded_options = None
+  _globals['_EXECUTIONSERVICE'].methods_by_name['CheckBrokerCredential']._serialized_options = b'\312\332\030\013\010\005\022\005users0\001'
+  _globals['_CREDENTIALPROBLEM']._serialized_start=997
+  _globals['_CREDENTIALPROBLEM']._serialized_end=1127
+  _globals['_VENUE']._serialized_start=193
+  _globals['_VENUE']._serialized_end=369
+  _globals['_LISTVENUESREQUEST']._serialized_start=371
+  _globals['_LISTVENUESREQUEST']._serialized_end=390
+  _globals['_LISTVENUESRESPONSE']._serialized_start=392
+  _globals['_LISTVENUESRESPONSE']._serialized_end=467
+  _globals['_GETVENUEREQUEST']._serialized_start=469
+  _globals['_GETVENUEREQUEST']._serialized_end=519
+  _globals['_GETVENUERESPONSE']._serialized_start=521
+  _globals['_GETVENUERESPONSE']._serialized_end=592
+  _globals['_CHECKBROKERCREDENTIALREQUEST']._serialized_start=594
+  _globals['_CHECKBROKERCREDENTIALREQUEST']._serialized_end=713
+  _globals['_CHECKBROKERCREDENTIALRESPONSE']._serialized_start=716
+  _globals['_CHECKBROKERCREDENTIALRESPONSE']._serialized_end=994
+  _globals['_EXECUTIONSERVICE']._serialized_start=1130
+  _globals['_EXECUTIONSERVICE']._serialized_end=1586
 # @@protoc_insertion_point(module_scope)

@@ -6,7 +6,9 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +19,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CredentialProblem:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CredentialProblemEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CredentialProblem.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CREDENTIAL_PROBLEM_UNSPECIFIED: _CredentialProblem.ValueType  # 0
+    """It does not."""
+    CREDENTIAL_PROBLEM_KEY_INVALID: _CredentialProblem.ValueType  # 1
+    """It does not know the key, or not from our address."""
+    CREDENTIAL_PROBLEM_SECRET_INVALID: _CredentialProblem.ValueType  # 2
+    """The secret half does not belong to the public one, or has the wrong form."""
+
+class CredentialProblem(_CredentialProblem, metaclass=_CredentialProblemEnumTypeWrapper):
+    """Why a venue takes a credential for nobody's."""
+
+CREDENTIAL_PROBLEM_UNSPECIFIED: CredentialProblem.ValueType  # 0
+"""It does not."""
+CREDENTIAL_PROBLEM_KEY_INVALID: CredentialProblem.ValueType  # 1
+"""It does not know the key, or not from our address."""
+CREDENTIAL_PROBLEM_SECRET_INVALID: CredentialProblem.ValueType  # 2
+"""The secret half does not belong to the public one, or has the wrong form."""
+Global___CredentialProblem: _TypeAlias = CredentialProblem  # noqa: Y015
 
 @_typing.final
 class Venue(_message.Message):
@@ -146,3 +172,73 @@ class GetVenueResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetVenueResponse: _TypeAlias = GetVenueResponse  # noqa: Y015
+
+@_typing.final
+class CheckBrokerCredentialRequest(_message.Message):
+    """Asks what a credential may do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Names the lease where it is told."""
+    credential_id: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        credential_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential_id", b"credential_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckBrokerCredentialRequest: _TypeAlias = CheckBrokerCredentialRequest  # noqa: Y015
+
+@_typing.final
+class CheckBrokerCredentialResponse(_message.Message):
+    """What the venue says of the credential."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAN_READ_FIELD_NUMBER: _builtins.int
+    CAN_TRADE_FIELD_NUMBER: _builtins.int
+    CAN_WITHDRAW_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    CHECK_TIME_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    can_read: _builtins.bool
+    """Whether it may look at the account."""
+    can_trade: _builtins.bool
+    """Whether it may place orders."""
+    can_withdraw: _builtins.bool
+    """Whether it may withdraw."""
+    problem: Global___CredentialProblem.ValueType
+    """Why the venue took it for nobody's; unspecified if it did not, and the three above say what it may."""
+    revision: _builtins.int
+    """The revision of the credential that was leased."""
+    @_builtins.property
+    def check_time(self) -> _timestamp_pb2.Timestamp:
+        """When the venue was asked."""
+
+    def __init__(
+        self,
+        *,
+        can_read: _builtins.bool = ...,
+        can_trade: _builtins.bool = ...,
+        can_withdraw: _builtins.bool = ...,
+        problem: Global___CredentialProblem.ValueType = ...,
+        check_time: _timestamp_pb2.Timestamp | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check_time", b"check_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["can_read", b"can_read", "can_trade", b"can_trade", "can_withdraw", b"can_withdraw", "check_time", b"check_time", "problem", b"problem", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckBrokerCredentialResponse: _TypeAlias = CheckBrokerCredentialResponse  # noqa: Y015

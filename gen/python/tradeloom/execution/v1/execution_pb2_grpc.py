@@ -45,6 +45,11 @@ class ExecutionServiceStub:
                 request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetVenueRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetVenueResponse.FromString,
                 _registered_method=True)
+        self.CheckBrokerCredential = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/CheckBrokerCredential',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutionServiceServicer:
@@ -65,6 +70,14 @@ class ExecutionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckBrokerCredential(self, request, context):
+        """Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
+        it. Asks anew each time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +90,11 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
                     servicer.GetVenue,
                     request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetVenueRequest.FromString,
                     response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetVenueResponse.SerializeToString,
+            ),
+            'CheckBrokerCredential': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckBrokerCredential,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +152,33 @@ class ExecutionService:
             '/tradeloom.execution.v1.ExecutionService/GetVenue',
             tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetVenueRequest.SerializeToString,
             tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetVenueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckBrokerCredential(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/CheckBrokerCredential',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialResponse.FromString,
             options,
             channel_credentials,
             insecure,

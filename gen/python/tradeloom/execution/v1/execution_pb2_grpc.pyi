@@ -20,6 +20,10 @@ class ExecutionServiceStub:
     """Lists the venues orders can be sent to."""
     GetVenue: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetVenueRequest, _execution_pb2.GetVenueResponse]
     """Returns one venue."""
+    CheckBrokerCredential: _aio.UnaryUnaryMultiCallable[_execution_pb2.CheckBrokerCredentialRequest, _execution_pb2.CheckBrokerCredentialResponse]
+    """Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
+    it. Asks anew each time.
+    """
 
 class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Carries orders to venues and brings back what became of them."""
@@ -39,5 +43,15 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_execution_pb2.GetVenueRequest, _abc.Awaitable[_execution_pb2.GetVenueResponse]],
     ) -> _abc.Awaitable[_execution_pb2.GetVenueResponse]:
         """Returns one venue."""
+
+    @_abc_1.abstractmethod
+    def CheckBrokerCredential(
+        self,
+        request: _execution_pb2.CheckBrokerCredentialRequest,
+        context: _aio.ServicerContext[_execution_pb2.CheckBrokerCredentialRequest, _abc.Awaitable[_execution_pb2.CheckBrokerCredentialResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.CheckBrokerCredentialResponse]:
+        """Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
+        it. Asks anew each time.
+        """
 
 def add_ExecutionServiceServicer_to_server(servicer: ExecutionServiceServicer, server: _aio.Server) -> None: ...

@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/execution/v1/error_reason.proto.
  */
 export const file_tradeloom_execution_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("Cil0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSpNCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIgChxFUlJPUl9SRUFTT05fVkVOVUVfTk9UX0ZPVU5EEAFiBnByb3RvMw");
+  fileDesc("Cil0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSqYAQoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASIAocRVJST1JfUkVBU09OX1ZFTlVFX05PVF9GT1VORBABEiUKIUVSUk9SX1JFQVNPTl9DUkVERU5USUFMX05PVF9GT1VORBACEiIKHkVSUk9SX1JFQVNPTl9WRU5VRV9VTkFWQUlMQUJMRRADYgZwcm90bzM");
 
 /**
  * Why execution refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -30,6 +30,21 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_VENUE_NOT_FOUND = 1;
    */
   VENUE_NOT_FOUND = 1,
+
+  /**
+   * NOT_FOUND: the user has no credential with this id. Metadata: credential_id.
+   *
+   * @generated from enum value: ERROR_REASON_CREDENTIAL_NOT_FOUND = 2;
+   */
+  CREDENTIAL_NOT_FOUND = 2,
+
+  /**
+   * UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
+   * come back. Metadata: venue.
+   *
+   * @generated from enum value: ERROR_REASON_VENUE_UNAVAILABLE = 3;
+   */
+  VENUE_UNAVAILABLE = 3,
 }
 
 /**

@@ -2,15 +2,17 @@
 // @generated from file tradeloom/execution/v1/execution.proto (package tradeloom.execution.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file tradeloom/execution/v1/execution.proto.
  */
 export const file_tradeloom_execution_v1_execution: GenFile = /*@__PURE__*/
-  fileDesc("CiZ0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V4ZWN1dGlvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJyCgVWZW51ZRINCgV2ZW51ZRgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCRITCgtvcmRlcl90eXBlcxgDIAMoCRIWCg50aW1lc19pbl9mb3JjZRgEIAMoCRIYChBvcGVuX29yZGVyX2NvdW50GAUgASgDIhMKEUxpc3RWZW51ZXNSZXF1ZXN0IkMKEkxpc3RWZW51ZXNSZXNwb25zZRItCgZ2ZW51ZXMYASADKAsyHS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLlZlbnVlIiAKD0dldFZlbnVlUmVxdWVzdBINCgV2ZW51ZRgBIAEoCSJAChBHZXRWZW51ZVJlc3BvbnNlEiwKBXZlbnVlGAEgASgLMh0udHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZTLgAQoQRXhlY3V0aW9uU2VydmljZRJoCgpMaXN0VmVudWVzEikudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5MaXN0VmVudWVzUmVxdWVzdBoqLnRyYWRlbG9vbS5leGVjdXRpb24udjEuTGlzdFZlbnVlc1Jlc3BvbnNlIgOQAgESYgoIR2V0VmVudWUSJy50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkdldFZlbnVlUmVxdWVzdBooLnRyYWRlbG9vbS5leGVjdXRpb24udjEuR2V0VmVudWVSZXNwb25zZSIDkAIBYgZwcm90bzM");
+  fileDesc("CiZ0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V4ZWN1dGlvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJyCgVWZW51ZRINCgV2ZW51ZRgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCRITCgtvcmRlcl90eXBlcxgDIAMoCRIWCg50aW1lc19pbl9mb3JjZRgEIAMoCRIYChBvcGVuX29yZGVyX2NvdW50GAUgASgDIhMKEUxpc3RWZW51ZXNSZXF1ZXN0IkMKEkxpc3RWZW51ZXNSZXNwb25zZRItCgZ2ZW51ZXMYASADKAsyHS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLlZlbnVlIiAKD0dldFZlbnVlUmVxdWVzdBINCgV2ZW51ZRgBIAEoCSJAChBHZXRWZW51ZVJlc3BvbnNlEiwKBXZlbnVlGAEgASgLMh0udHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZSJJChxDaGVja0Jyb2tlckNyZWRlbnRpYWxSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSFQoNY3JlZGVudGlhbF9pZBgCIAEoCSLYAQodQ2hlY2tCcm9rZXJDcmVkZW50aWFsUmVzcG9uc2USEAoIY2FuX3JlYWQYASABKAgSEQoJY2FuX3RyYWRlGAIgASgIEhQKDGNhbl93aXRoZHJhdxgDIAEoCBI6Cgdwcm9ibGVtGAQgASgOMikudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5DcmVkZW50aWFsUHJvYmxlbRIuCgpjaGVja190aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAyqCAQoRQ3JlZGVudGlhbFByb2JsZW0SIgoeQ1JFREVOVElBTF9QUk9CTEVNX1VOU1BFQ0lGSUVEEAASIgoeQ1JFREVOVElBTF9QUk9CTEVNX0tFWV9JTlZBTElEEAESJQohQ1JFREVOVElBTF9QUk9CTEVNX1NFQ1JFVF9JTlZBTElEEAIy5wIKEEV4ZWN1dGlvblNlcnZpY2USaAoKTGlzdFZlbnVlcxIpLnRyYWRlbG9vbS5leGVjdXRpb24udjEuTGlzdFZlbnVlc1JlcXVlc3QaKi50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkxpc3RWZW51ZXNSZXNwb25zZSIDkAIBEmIKCEdldFZlbnVlEicudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5HZXRWZW51ZVJlcXVlc3QaKC50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkdldFZlbnVlUmVzcG9uc2UiA5ACARKEAQoVQ2hlY2tCcm9rZXJDcmVkZW50aWFsEjQudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5DaGVja0Jyb2tlckNyZWRlbnRpYWxSZXF1ZXN0GjUudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5DaGVja0Jyb2tlckNyZWRlbnRpYWxSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Where orders can be sent.
@@ -140,6 +142,124 @@ export const GetVenueResponseSchema: GenMessage<GetVenueResponse> = /*@__PURE__*
   messageDesc(file_tradeloom_execution_v1_execution, 4);
 
 /**
+ * Asks what a credential may do.
+ *
+ * @generated from message tradeloom.execution.v1.CheckBrokerCredentialRequest
+ */
+export type CheckBrokerCredentialRequest = Message<"tradeloom.execution.v1.CheckBrokerCredentialRequest"> & {
+  /**
+   * Names the lease where it is told.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string credential_id = 2;
+   */
+  credentialId: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.CheckBrokerCredentialRequest.
+ * Use `create(CheckBrokerCredentialRequestSchema)` to create a new message.
+ */
+export const CheckBrokerCredentialRequestSchema: GenMessage<CheckBrokerCredentialRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 5);
+
+/**
+ * What the venue says of the credential.
+ *
+ * @generated from message tradeloom.execution.v1.CheckBrokerCredentialResponse
+ */
+export type CheckBrokerCredentialResponse = Message<"tradeloom.execution.v1.CheckBrokerCredentialResponse"> & {
+  /**
+   * Whether it may look at the account.
+   *
+   * @generated from field: bool can_read = 1;
+   */
+  canRead: boolean;
+
+  /**
+   * Whether it may place orders.
+   *
+   * @generated from field: bool can_trade = 2;
+   */
+  canTrade: boolean;
+
+  /**
+   * Whether it may withdraw.
+   *
+   * @generated from field: bool can_withdraw = 3;
+   */
+  canWithdraw: boolean;
+
+  /**
+   * Why the venue took it for nobody's; unspecified if it did not, and the three above say what it may.
+   *
+   * @generated from field: tradeloom.execution.v1.CredentialProblem problem = 4;
+   */
+  problem: CredentialProblem;
+
+  /**
+   * When the venue was asked.
+   *
+   * @generated from field: google.protobuf.Timestamp check_time = 5;
+   */
+  checkTime?: Timestamp | undefined;
+
+  /**
+   * The revision of the credential that was leased.
+   *
+   * @generated from field: int64 revision = 6;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.CheckBrokerCredentialResponse.
+ * Use `create(CheckBrokerCredentialResponseSchema)` to create a new message.
+ */
+export const CheckBrokerCredentialResponseSchema: GenMessage<CheckBrokerCredentialResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 6);
+
+/**
+ * Why a venue takes a credential for nobody's.
+ *
+ * @generated from enum tradeloom.execution.v1.CredentialProblem
+ */
+export enum CredentialProblem {
+  /**
+   * It does not.
+   *
+   * @generated from enum value: CREDENTIAL_PROBLEM_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It does not know the key, or not from our address.
+   *
+   * @generated from enum value: CREDENTIAL_PROBLEM_KEY_INVALID = 1;
+   */
+  KEY_INVALID = 1,
+
+  /**
+   * The secret half does not belong to the public one, or has the wrong form.
+   *
+   * @generated from enum value: CREDENTIAL_PROBLEM_SECRET_INVALID = 2;
+   */
+  SECRET_INVALID = 2,
+}
+
+/**
+ * Describes the enum tradeloom.execution.v1.CredentialProblem.
+ */
+export const CredentialProblemSchema: GenEnum<CredentialProblem> = /*@__PURE__*/
+  enumDesc(file_tradeloom_execution_v1_execution, 0);
+
+/**
  * Carries orders to venues and brings back what became of them.
  *
  * @generated from service tradeloom.execution.v1.ExecutionService
@@ -164,6 +284,17 @@ export const ExecutionService: GenService<{
     methodKind: "unary";
     input: typeof GetVenueRequestSchema;
     output: typeof GetVenueResponseSchema;
+  },
+  /**
+   * Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
+   * it. Asks anew each time.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.CheckBrokerCredential
+   */
+  checkBrokerCredential: {
+    methodKind: "unary";
+    input: typeof CheckBrokerCredentialRequestSchema;
+    output: typeof CheckBrokerCredentialResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_tradeloom_execution_v1_execution, 0);
