@@ -16,9 +16,11 @@ from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.execution import consumers
+from services.execution.clients import Keys
 from services.execution.servicer import ExecutionServicer
 from services.execution.settings import Settings
 from services.execution.venues import paper
+from services.execution.venues.credentials import Checkers
 from services.execution.venues.paper import PaperVenue
 
 VENUES = {paper.CARD.venue: paper.CARD}
@@ -38,6 +40,7 @@ async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         async with worker.transaction() as rows:
             await check_revision(rows, settings.word)
         async with (
+            mesh.channel("users", settings.user_service_url) as users,
             relay(worker, redis, settings.word) as told,
             carrying(worker, redis, settings) as (marketdata_facts, orders_facts, venue),
         ):
@@ -46,12 +49,12 @@ async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 if venue.troubles:
                     raise OrdersStuck("; ".join(venue.troubles.values()), dependency="paper")
 
+            checkers = Checkers(
+                {"BINANCE": settings.binance_url, "KRAKEN": settings.kraken_url}, settings.venue_check_seconds
+            )
+            servicer = ExecutionServicer(worker, VENUES, Keys(users), checkers)
             yield Service(
-                registers=[
-                    partial(
-                        execution_pb2_grpc.add_ExecutionServiceServicer_to_server, ExecutionServicer(worker, VENUES)
-                    )
-                ],
+                registers=[partial(execution_pb2_grpc.add_ExecutionServiceServicer_to_server, servicer)],
                 checks={"postgres": worker.check, "redis": partial(connection.check, redis), "relay": told.check},
                 watched={
                     "facts of marketdata": marketdata_facts.check,

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
-from libs.errors import NotFound
+from libs.errors import NotFound, Unavailable
 from libs.matching.grid import Grid
 from libs.matching.orders import Side, TimeInForce
 from libs.money import ZERO
@@ -14,6 +15,20 @@ from libs.money import ZERO
 
 class VenueNotFound(NotFound):
     reason = "VENUE_NOT_FOUND"
+
+
+class CredentialNotFound(NotFound):
+    reason = "CREDENTIAL_NOT_FOUND"
+
+
+class VenueUnavailable(Unavailable):
+    reason = "VENUE_UNAVAILABLE"
+
+
+def venue_unavailable(venue: str, retry_after_seconds: float = 1.0) -> VenueUnavailable:
+    return VenueUnavailable(
+        "the venue does not answer now", retry_after_seconds=retry_after_seconds, venue=venue, dependency="venue"
+    )
 
 
 class Mode(Enum):
@@ -196,3 +211,36 @@ def find_venue(venues: Mapping[str, VenueCard], venue: str) -> VenueCard:
     if card is None:
         raise VenueNotFound(f"there is no venue {venue}", venue=venue)
     return card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedKey:
+    """Somebody's key at a venue, to be forgotten at expire_time; never shown in a trace or a log."""
+
+    venue: str
+    api_key: str
+    api_secret: str
+    passphrase: str
+    expire_time: datetime
+    revision: int
+    """Of the credential: another one means another key."""
+
+    def __repr__(self) -> str:
+        return f"LeasedKey({self.venue}, …)"
+
+
+class CredentialProblem(Enum):
+    """Why a venue takes a key for nobody's."""
+
+    KEY_INVALID = "key_invalid"
+    SECRET_INVALID = "secret_invalid"  # noqa: S105 (a name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRights:
+    """What a venue lets a key do."""
+
+    can_read: bool = False
+    can_trade: bool = False
+    can_withdraw: bool = False
+    problem: CredentialProblem | None = None

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from libs.mesh.settings import ServiceSettings
 
@@ -18,3 +18,9 @@ class Settings(ServiceSettings):
     paper_orders_at_once_max: int = Field(default=1_000, gt=0)
     # The place in the ticks is committed at least so often, so that a restart does not read them again.
     paper_cursor_seconds: float = Field(default=5.0, gt=0)
+
+    user_service_url: str = "127.0.0.1:18001"
+    binance_url: str = "https://api.binance.com"
+    kraken_url: str = "https://api.kraken.com"
+    # A venue that is asked what a key may do has so long to answer; below the ten seconds that users waits.
+    venue_check_seconds: PositiveFloat = Field(default=7.0, lt=10)

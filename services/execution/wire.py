@@ -1,17 +1,29 @@
 """Translates between the contract and the execution domain."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.execution.v1 import execution_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
 from tradeloom.orders.v1 import events_pb2, orders_pb2
+from tradeloom.users.v1 import users_pb2
 
 from libs.matching.grid import Grid
 from libs.matching.orders import Book, Print, Side, TimeInForce
-from libs.mesh.wire import decimal_from_proto
-from services.execution.domain import Instrument, Mode, Order, OrderType, VenueCard, venue_for
+from libs.mesh.wire import decimal_from_proto, time_from_proto, timestamp
+from services.execution.domain import (
+    CredentialProblem,
+    Instrument,
+    KeyRights,
+    LeasedKey,
+    Mode,
+    Order,
+    OrderType,
+    VenueCard,
+    venue_for,
+)
 
 SECOND_NS = 1_000_000_000
 
@@ -21,6 +33,10 @@ TIMES_IN_FORCE = {
     orders_pb2.TIME_IN_FORCE_GTC: TimeInForce.GTC,
     orders_pb2.TIME_IN_FORCE_IOC: TimeInForce.IOC,
     orders_pb2.TIME_IN_FORCE_FOK: TimeInForce.FOK,
+}
+PROBLEMS = {
+    CredentialProblem.KEY_INVALID: execution_pb2.CREDENTIAL_PROBLEM_KEY_INVALID,
+    CredentialProblem.SECRET_INVALID: execution_pb2.CREDENTIAL_PROBLEM_SECRET_INVALID,
 }
 MODES = {orders_pb2.ACCOUNT_MODE_PAPER: Mode.PAPER, orders_pb2.ACCOUNT_MODE_LIVE: Mode.LIVE}
 
@@ -77,6 +93,28 @@ def venue_to_proto(card: VenueCard, open_order_count: int) -> execution_pb2.Venu
         order_types=[order_type.name for order_type in card.order_types],
         times_in_force=[time_in_force.name for time_in_force in card.times_in_force],
         open_order_count=open_order_count,
+    )
+
+
+def key_from_proto(leased: users_pb2.LeaseBrokerCredentialResponse) -> LeasedKey:
+    return LeasedKey(
+        venue=leased.venue,
+        api_key=leased.api_key,
+        api_secret=leased.api_secret,
+        passphrase=leased.passphrase,
+        expire_time=time_from_proto(leased.expire_time),
+        revision=leased.revision,
+    )
+
+
+def rights_to_proto(rights: KeyRights, revision: int, now: datetime) -> execution_pb2.CheckBrokerCredentialResponse:
+    return execution_pb2.CheckBrokerCredentialResponse(
+        can_read=rights.can_read,
+        can_trade=rights.can_trade,
+        can_withdraw=rights.can_withdraw,
+        problem=PROBLEMS[rights.problem] if rights.problem else execution_pb2.CREDENTIAL_PROBLEM_UNSPECIFIED,
+        check_time=timestamp(now),
+        revision=revision,
     )
 
 

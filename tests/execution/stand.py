@@ -46,7 +46,7 @@ class Trader:
 
 
 def settings(**turned: Any) -> Settings:
-    return Settings(mesh_port=0, probe_port=0, tls_folder=Path(), **turned)
+    return Settings(**{"mesh_port": 0, "probe_port": 0, "tls_folder": Path(), **turned})
 
 
 def instrument(instrument_id: str = BTC, **changed: Any) -> marketdata_pb2.Instrument:

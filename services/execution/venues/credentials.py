@@ -1,0 +1,126 @@
+"""What venues say of keys: whom they are, and what they may do. Asked through ccxt, which knows how each is signed."""
+
+import asyncio
+import binascii
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import structlog
+
+from services.execution.domain import (
+    CredentialProblem,
+    KeyRights,
+    LeasedKey,
+    VenueNotFound,
+    VenueUnavailable,
+    venue_unavailable,
+)
+
+log = structlog.get_logger(__name__)
+
+CHECKS_AT_ONCE_MAX = 16
+RETRY_SECONDS_MAX = 3_600.0
+BINANCE_CODE = re.compile(r'"code":\s*(-?\d+)')
+BINANCE_SIGNATURE_INVALID = "-1022"
+KRAKEN_SIGNATURE_INVALID = "EAPI:Invalid signature"
+
+Ask = Callable[[Any], Awaitable[KeyRights]]
+
+
+async def ask_binance(exchange: Any) -> KeyRights:
+    restrictions = await exchange.sapi_get_account_apirestrictions()
+    # What the key may do, and whether the account behind it may do it at all.
+    can_read = restrictions.get("enableReading") is True
+    account = await exchange.private_get_account() if can_read else {}
+    return KeyRights(
+        can_read=can_read,
+        can_trade=restrictions.get("enableSpotAndMarginTrading") is True and account.get("canTrade", True) is True,
+        # Where it is not said, the worst is taken to be so.
+        can_withdraw=restrictions.get("enableWithdrawals") is not False,
+    )
+
+
+async def ask_kraken(exchange: Any) -> KeyRights:
+    answer = await exchange.private_post_getapikeyinfo()
+    permissions = answer.get("result", {}).get("permissions")
+    if not isinstance(permissions, list):
+        raise TypeError("the permissions are no list")
+    return KeyRights(
+        can_read="query-funds" in permissions,
+        can_trade="modify-trades" in permissions,
+        can_withdraw="withdraw-funds" in permissions,
+    )
+
+
+# By venue: its class in ccxt, how it is asked, and which of its addresses stand below the one that is set.
+VENUES: Mapping[str, tuple[str, Ask, Mapping[str, str]]] = {
+    "BINANCE": ("binance", ask_binance, {"private": "/api/v3", "sapi": "/sapi/v1"}),
+    "KRAKEN": ("kraken", ask_kraken, {"private": ""}),
+}
+
+
+class Checkers:
+    """urls by venue; a venue has seconds to answer."""
+
+    def __init__(self, urls: Mapping[str, str], seconds: float) -> None:
+        self._urls, self._seconds = urls, seconds
+        self._at_once = asyncio.Semaphore(CHECKS_AT_ONCE_MAX)
+
+    async def check(self, key: LeasedKey) -> KeyRights:
+        """What the venue says. Raises VenueUnavailable where it says nothing, and VenueNotFound."""
+        if key.venue not in VENUES:
+            raise VenueNotFound(f"there is no venue {key.venue} that knows keys", venue=key.venue)
+        try:
+            async with asyncio.timeout(self._seconds), self._at_once:
+                return await self._ask(key)
+        except TimeoutError:
+            raise venue_unavailable(key.venue) from None
+
+    async def _ask(self, key: LeasedKey) -> KeyRights:
+        # Half a second, and 40 MB: for those who need it, when they do, and beside the market's loop.
+        ccxt = await asyncio.to_thread(import_module, "ccxt.async_support")
+        logging.getLogger("ccxt").setLevel(logging.WARNING)  # below, it writes down what it sends
+        name, ask, paths = VENUES[key.venue]
+        base = self._urls[key.venue].rstrip("/")
+        exchange = getattr(ccxt, name)(
+            {
+                "apiKey": key.api_key,
+                "secret": key.api_secret,
+                "password": key.passphrase,
+                "enableRateLimit": False,
+                "timeout": round(self._seconds * 1000),
+                "urls": {"api": {api: f"{base}{path}" for api, path in paths.items()}},
+            }
+        )
+        try:
+            return await ask(exchange)
+        except binascii.Error:
+            return KeyRights(problem=CredentialProblem.SECRET_INVALID)
+        except (ccxt.BaseError, TypeError, AttributeError) as error:
+            if is_signature_invalid(str(error)):
+                return KeyRights(problem=CredentialProblem.SECRET_INVALID)
+            if isinstance(error, ccxt.AuthenticationError):
+                return KeyRights(problem=CredentialProblem.KEY_INVALID)
+            # Also where a clock runs wrong, or too much was asked: nothing is said of the key.
+            raise self._unavailable(key, error, exchange) from None
+        finally:
+            await exchange.close()
+
+    def _unavailable(self, key: LeasedKey, error: Exception, exchange: Any) -> VenueUnavailable:
+        # Its kind alone: what ccxt says holds the request, with the key in it.
+        log.warning("a venue does not say what a key may do", venue=key.venue, error=type(error).__name__)
+        return venue_unavailable(key.venue, retry_seconds(exchange.last_response_headers))
+
+
+def is_signature_invalid(said: str) -> bool:
+    code = BINANCE_CODE.search(said)
+    return KRAKEN_SIGNATURE_INVALID in said or bool(code and code[1] == BINANCE_SIGNATURE_INVALID)
+
+
+def retry_seconds(headers: Any) -> float:
+    """When the venue asks to come back; a second where it does not say."""
+    said = next((value for name, value in dict(headers or {}).items() if name.lower() == "retry-after"), "")
+    return min(RETRY_SECONDS_MAX, max(1.0, float(said))) if said.isascii() and said.isdigit() else 1.0

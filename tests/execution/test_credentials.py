@@ -1,0 +1,234 @@
+"""What a key may do is asked of the venue itself: signed as it demands, and whatever it answers."""
+
+import asyncio
+import base64
+import hashlib
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tradeloom.execution.v1 import execution_pb2, execution_pb2_grpc
+from tradeloom.users.v1 import users_pb2
+
+from libs.ids import uuid7
+from libs.mesh import identity
+from libs.mesh.wire import timestamp
+from services.execution.domain import (
+    CredentialProblem,
+    KeyRights,
+    LeasedKey,
+    VenueNotFound,
+    VenueUnavailable,
+)
+from services.execution.venues.credentials import Checkers
+from tests.libs.mesh.stand import refused, serving_works
+from tests.mesh import Installation
+from tests.venues import binance as binance_venue
+from tests.venues import kraken as kraken_venue
+from tests.venues.binance import Binance, Trouble, too_many
+from tests.venues.kraken import Kraken
+
+API_KEY = "vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A"
+SECRET = "NhqPtmdSJYdKjVHjA7PZj4Mge3R5YNiP1e3UZjInClVN65XAbvqqM6A7H5fATj0j"
+KRAKEN_KEY = "4/SDrDBcOOPnm3nPlNfEMMJDeRcIVqPz+QhRxIodyZbI9po/aVRiHsgX"
+KRAKEN_SECRET = base64.b64encode(hashlib.sha512(b"a secret of the tests").digest()).decode()
+
+
+@pytest.fixture
+async def binance() -> AsyncIterator[Binance]:
+    async with binance_venue.binance(**{API_KEY: binance_venue.Key(SECRET)}) as venue:
+        yield venue
+
+
+@pytest.fixture
+async def kraken() -> AsyncIterator[Kraken]:
+    async with kraken_venue.kraken({KRAKEN_KEY: kraken_venue.Key(KRAKEN_SECRET)}) as venue:
+        yield venue
+
+
+def leased(venue: str = "BINANCE", api_key: str = API_KEY, api_secret: str = SECRET) -> LeasedKey:
+    expire_time = datetime.now(UTC) + timedelta(minutes=10)
+    return LeasedKey(
+        venue=venue, api_key=api_key, api_secret=api_secret, passphrase="", expire_time=expire_time, revision=1
+    )
+
+
+async def check(venue: Binance | Kraken, key: LeasedKey, seconds: float = 5.0) -> KeyRights:
+    return await Checkers({key.venue: venue.url}, seconds).check(key)
+
+
+async def test_binance_says_what_a_key_may_do(binance: Binance):
+    assert await check(binance, leased()) == KeyRights(can_read=True, can_trade=True, can_withdraw=False)
+    assert binance.asked == ["/sapi/v1/account/apiRestrictions", "/api/v3/account"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "rights"),
+    [
+        ({"withdrawals": True}, KeyRights(can_read=True, can_trade=True, can_withdraw=True)),
+        ({"spot_trading": False}, KeyRights(can_read=True)),
+        ({"account_can_trade": False}, KeyRights(can_read=True)),
+        ({"reading": False}, KeyRights(can_trade=True)),
+    ],
+)
+async def test_each_right_is_told_for_itself(binance: Binance, changed: dict[str, bool], rights: KeyRights):
+    binance.keys[API_KEY] = binance_venue.Key(SECRET, **changed)
+    assert await check(binance, leased()) == rights
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (leased(api_key="x" * 64), CredentialProblem.KEY_INVALID),  # -2015
+        (leased(api_key="too short, with spaces"), CredentialProblem.KEY_INVALID),  # -2014
+        (leased(api_secret="y" * 64), CredentialProblem.SECRET_INVALID),  # -1022
+    ],
+)
+async def test_a_key_that_binance_takes_for_nobodys_is_told_as_that(
+    binance: Binance, key: LeasedKey, problem: CredentialProblem
+):
+    assert await check(binance, key) == KeyRights(problem=problem)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "seconds"),
+    [
+        (too_many(17), 17.0),
+        (Trouble(status=418, headers={"Retry-After": "9000"}, body="banned"), 3600.0),
+        (Trouble(status=429, headers={"Retry-After": "soon"}, body="{}"), 1.0),
+        (Trouble(status=500, body="<html>oops</html>"), 1.0),
+        (Trouble(status=503, body='{"code":-1000,"msg":"busy"}'), 1.0),
+        (Trouble(status=200, body="not json"), 1.0),
+        (Trouble(status=200, body="[]"), 1.0),
+    ],
+)
+async def test_a_venue_in_trouble_says_nothing_of_the_key(binance: Binance, trouble: Trouble, seconds: float):
+    binance.troubles.append(trouble)
+    with pytest.raises(VenueUnavailable) as caught:
+        await check(binance, leased())
+    assert (caught.value.metadata["venue"], caught.value.retry_after_seconds) == ("BINANCE", seconds)
+    assert (await check(binance, leased())).can_trade
+
+
+async def test_a_broken_connection_says_nothing_of_the_key(binance: Binance):
+    # aiohttp by itself tries once more what only looks.
+    binance.troubles.extend([Trouble(breaks=True)] * 2)
+    with pytest.raises(VenueUnavailable):
+        await check(binance, leased())
+    assert not binance.troubles
+
+
+async def test_a_clock_that_runs_wrong_says_nothing_of_the_key(binance: Binance):
+    binance.clock_offset_milliseconds = 120_000
+    with pytest.raises(VenueUnavailable):
+        await check(binance, leased())
+
+
+async def test_a_venue_that_is_silent_is_not_waited_for_longer_than_said(binance: Binance):
+    binance.troubles.append(Trouble(silent=True))
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(VenueUnavailable):
+        await check(binance, leased(), seconds=0.5)
+    assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_venue_that_is_not_there_is_unavailable():
+    venue = Binance(port=1)
+    with pytest.raises(VenueUnavailable):
+        await check(venue, leased())
+
+
+async def test_kraken_says_what_a_key_may_do(kraken: Kraken):
+    key = leased("KRAKEN", KRAKEN_KEY, KRAKEN_SECRET)
+    assert await check(kraken, key) == KeyRights(can_read=True, can_trade=True, can_withdraw=False)
+    kraken.keys[KRAKEN_KEY].permissions = ("withdraw-funds",)
+    assert await check(kraken, key) == KeyRights(can_withdraw=True)
+
+
+@pytest.mark.parametrize(
+    ("api_key", "api_secret", "problem"),
+    [
+        ("a key that nobody has", KRAKEN_SECRET, CredentialProblem.KEY_INVALID),
+        (KRAKEN_KEY, base64.b64encode(b"another secret").decode(), CredentialProblem.SECRET_INVALID),
+        (KRAKEN_KEY, "a" * 17, CredentialProblem.SECRET_INVALID),
+    ],
+)
+async def test_a_key_that_kraken_takes_for_nobodys_is_told_as_that(
+    kraken: Kraken, api_key: str, api_secret: str, problem: CredentialProblem
+):
+    assert await check(kraken, leased("KRAKEN", api_key, api_secret)) == KeyRights(problem=problem)
+
+
+@pytest.mark.parametrize(
+    "error", ["EService:Unavailable", "EAPI:Rate limit exceeded", "EAPI:Invalid nonce", "EOther:?"]
+)
+async def test_a_kraken_in_trouble_says_nothing_of_the_key(kraken: Kraken, error: str):
+    kraken.errors = [error]
+    with pytest.raises(VenueUnavailable):
+        await check(kraken, leased("KRAKEN", KRAKEN_KEY, KRAKEN_SECRET))
+
+
+async def test_a_venue_that_knows_no_keys_is_not_found():
+    with pytest.raises(VenueNotFound):
+        await Checkers({}, 1.0).check(leased("PAPER"))
+
+
+async def test_no_key_is_ever_logged(binance: Binance, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    with capture_logs() as logged:
+        await check(binance, leased())
+        binance.troubles.append(Trouble(status=500))
+        with pytest.raises(VenueUnavailable) as caught:
+            await check(binance, leased())
+    said = f"{logged}{caplog.text}{caught.value}{caught.value.metadata}{leased()!r}"
+    assert "a venue does not say" in said
+    assert API_KEY not in said
+    assert SECRET not in said
+
+
+def test_execution_starts_without_what_only_a_check_needs():
+    loaded = "import services.execution.__main__, sys; sys.exit('ccxt' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], check=False).returncode == 0
+
+
+async def test_execution_leases_the_key_of_the_user_that_users_names_and_asks_the_venue(
+    installation: Installation, binance: Binance
+):
+    user_id, credential_id = uuid7(), str(uuid7())
+    asked: list[Any] = []
+
+    async def lease(request: users_pb2.LeaseBrokerCredentialRequest, context: Any) -> Any:
+        asked.append((identity.current().user_id, identity.peer_of(context), request.credential_id, request.purpose))
+        return users_pb2.LeaseBrokerCredentialResponse(
+            venue="BINANCE", api_key=API_KEY, api_secret=SECRET, revision=7, expire_time=timestamp(datetime.now(UTC))
+        )
+
+    async with (
+        serving_works(installation, "users", LeaseBrokerCredential=lease) as users,
+        installation.serve("execution", user_service_url=users.address, binance_url=binance.url) as execution,
+    ):
+        stub: Any = execution.stub(execution_pb2_grpc.ExecutionServiceStub, "users")
+        request = execution_pb2.CheckBrokerCredentialRequest(request_id="x", credential_id=credential_id)
+        answer = await stub.CheckBrokerCredential(request, metadata=identity.for_user(user_id))
+        assert (answer.can_read, answer.can_trade, answer.can_withdraw, answer.revision) == (True, True, False, 7)
+        assert asked == [(user_id, "execution", credential_id, users_pb2.LEASE_PURPOSE_TEST)]
+        # Nobody else, and for nobody in general.
+        for caller, metadata, code in [
+            ("edge", identity.for_user(user_id), "PERMISSION_DENIED"),
+            ("orders", identity.for_user(user_id), "PERMISSION_DENIED"),
+            ("users", (), "UNAUTHENTICATED"),
+        ]:
+            stub = execution.stub(execution_pb2_grpc.ExecutionServiceStub, caller)
+            with pytest.raises(Exception) as caught:
+                await stub.CheckBrokerCredential(request, metadata=metadata)
+            assert refused(caught)[0].name == code
+        binance.troubles.append(too_many(30))
+        stub = execution.stub(execution_pb2_grpc.ExecutionServiceStub, "users")
+        with pytest.raises(Exception) as caught:
+            await stub.CheckBrokerCredential(request, metadata=identity.for_user(user_id))
+        assert refused(caught)[1].reason == "VENUE_UNAVAILABLE"
