@@ -57,6 +57,7 @@ def trial_secrets() -> list[dict[str, Any]]:
             "WORKER_DATABASE_URL": database_url(f"{word}_worker", roles),
             "REDIS_URL": f"rediss://{word}:{users[word]}@redis:6379?ssl_ca_certs={DATA_AUTHORITY}",
             "AUTH_KEY_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "USERS_KEY_ENCRYPTION_KEYS": f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}",
             "AUTH_ADMIN_EMAIL": ADMIN_EMAIL,
             "AUTH_ADMIN_PASSWORD": new_password(),
         }

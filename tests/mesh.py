@@ -204,6 +204,7 @@ class Installation:
             "auth_service_url": self.auth_address,
             "key_encryption_key": KEY_ENCRYPTION_KEY,
             "mail_folder": str(self.mails),
+            "key_encryption_keys": f"tests:{KEY_ENCRYPTION_KEY}",
             "drain_seconds": "5",
             "log_format": "json",
             **changes,

@@ -105,6 +105,9 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
     if word == "billing":
         at_home = f"http://localhost:{around.ports['edge']}"
         environment["BILLING_PUBLIC_URL"] = os.environ.get("BILLING_PUBLIC_URL", at_home)
+    if word == "users":
+        # A file, so that its keys can be rotated while it runs.
+        environment["USERS_KEY_ENCRYPTION_KEYS_FILE"] = str(passwords.users_keys_file)
     if word == "feeds":
         environment["FEEDS_SIMULATED"] = os.environ.get("FEEDS_SIMULATED", "1")
         environment["FEEDS_REPLAY_FOLDER"] = os.environ.get("FEEDS_REPLAY_FOLDER", str(around.folder.replays))

@@ -37,7 +37,10 @@ WITHOUT_SCHEMA = {"Certificate", "PodMonitor"}
 MEBIBYTE = 1024 * 1024
 NOT_OURS = {"PGSSLMODE", "PGSSLROOTCERT"}
 """Read by the driver of Postgres."""
-IN_SECRETS = {"AUTH_SMTP_URL": "smtps://mailer:A1b2C3d4E5@mail.example.com"}
+IN_SECRETS = {
+    "AUTH_SMTP_URL": "smtps://mailer:A1b2C3d4E5@mail.example.com",
+    "USERS_KEY_ENCRYPTION_KEYS": f"k1:{'A' * 43}=",
+}
 """32 bytes in base64 stand for whatever else lies in a Secret."""
 
 

@@ -14,7 +14,8 @@ from libs.store.outbox import partition_of
 from tests.mesh import Served
 
 SOURCES = {
-    "auth": (),
+    "auth": ("auth", "users", "billing", "orders"),
+    "users": ("auth", "orders"),
     "feeds": (),
     "marketdata": ("feeds",),
     "orders": ("marketdata", "execution"),

@@ -12,6 +12,8 @@ from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+from tradeloom.policy.v1 import policy_pb2
+from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
 from libs.mesh.contract import methods, without_secrets
 from tests.auth.people import Letter, letters
@@ -22,7 +24,18 @@ CALL_SECONDS = 20
 PASSWORD = "correct horse battery"
 # What asks Stripe is walked where there is one: tests/billing.
 AT_STRIPE = {"StartCheckout", "OpenCustomerPortal", "HandleStripeWebhook"}
-MUTATING = sorted({path.split("/")[-1] for path, method in methods().items() if not method.reads_only} - AT_STRIPE)
+# What asks a venue, too: tests/users.
+AT_VENUES = {"TestBrokerCredential"}
+MUTATING = sorted(
+    {
+        path.split("/")[-1]
+        for path, method in methods().items()
+        # What services ask of each other has no way through the edge, and is done anew each time: tests/users.
+        if not method.reads_only and method.policy.access != policy_pb2.ACCESS_SERVICE
+    }
+    - AT_STRIPE
+    - AT_VENUES
+)
 
 
 class World:
@@ -35,6 +48,8 @@ class World:
         self.newcomer: Newcomer | None = None
         self.billing = billing_pb2_grpc.BillingServiceStub(channel)
         self.feeds = feeds_pb2_grpc.FeedServiceStub(channel)
+        self.users = users_pb2_grpc.UserServiceStub(channel)
+        self.broker_credentials = users_pb2_grpc.BrokerCredentialServiceStub(channel)
         self.market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
         self.orders = orders_pb2_grpc.OrderServiceStub(channel)
         self.portfolios = orders_pb2_grpc.PortfolioServiceStub(channel)
@@ -198,7 +213,61 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
             return world.feeds.StartFeed, *(lambda each=each: each for each in requests), world.admin
     if hasattr(world.auth, name) or hasattr(world.admins, name):
         return walk_auth(world, name, request_id)
+    if hasattr(world.users, name) or hasattr(world.broker_credentials, name):
+        return walk_users(world, name, request_id)
     raise AssertionError(f"no example for {name}: every mutating RPC is walked")
+
+
+def walk_users(world: World, name: str, request_id: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]:
+    """Each with somebody of its own, who has proved all there is to prove."""
+    who = Newcomer(world)
+    who.verify_email()
+    who.enroll()
+    until(lambda: world.users.GetProfile(users_pb2.GetProfileRequest(), metadata=who.metadata).profile.email)
+    fields: dict[str, Any] = {}
+    other: dict[str, Any] = {}
+    match name:
+        case "UpdateProfile":
+            mask = {"paths": ["display_name"]}
+            fields, other = ({"profile": {"display_name": each}, "update_mask": mask} for each in ("first", "second"))
+        case "UpdatePreferences":
+            mask = {"paths": ["locale"]}
+            fields, other = ({"preferences": {"locale": each}, "update_mask": mask} for each in ("de", "fr"))
+        case "CompleteOnboardingStep":
+            steps = (users_pb2.ONBOARDING_STEP_OPEN_ACCOUNT, users_pb2.ONBOARDING_STEP_CONNECT_VENUE)
+            fields, other = ({"step": each} for each in steps)
+        case "DeleteAccount":
+            fields, other = {"email": who.email}, {"email": who.email.upper()}
+        case "CancelDeletion":
+            scheduling = users_pb2.DeleteAccountRequest(request_id=str(uuid4()), email=who.email)
+            world.users.DeleteAccount(scheduling, metadata=who.metadata)
+        case "ResetOnboarding" | "ExportPersonalData":
+            pass  # there is nothing to say but the id
+        case "PutBrokerCredential":
+            fields, other = (credential(world, who, each) for each in ("first", "second"))
+        case "DeleteBrokerCredential":
+            requests = [
+                users_pb2.PutBrokerCredentialRequest(request_id=str(uuid4()), **credential(world, who, each))
+                for each in ("first", "second")
+            ]
+            put = [world.broker_credentials.PutBrokerCredential(each, metadata=who.metadata) for each in requests]
+            fields, other = ({"credential_id": each.credential.credential_id} for each in put)
+        case _:
+            raise AssertionError(f"no example for {name}: every mutating RPC is walked")
+    request_type = getattr(users_pb2, f"{name}Request")
+    stub = world.users if hasattr(world.users, name) else world.broker_credentials
+    return (
+        getattr(stub, name),
+        lambda: request_type(request_id=request_id, **fields),
+        lambda: request_type(request_id=request_id, **other) if other else None,
+        who.metadata,
+    )
+
+
+def credential(world: World, who: "Newcomer", label: str) -> dict[str, Any]:
+    opened = world.portfolios.CreateAccount(world.account(), metadata=who.metadata)
+    key = {"venue": "BINANCE", "api_key": "x" * 64, "api_secret": "y" * 64}
+    return {"account_id": opened.account.account_id, "label": label, **key}
 
 
 def walk_auth(world: World, name: str, request_id: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]:
@@ -294,6 +363,9 @@ class Newcomer:
         request = auth_pb2.EnableTotpRequest(code=self.app.code(steps=-1))
         enabled = self._world.auth.EnableTotp(request, metadata=self.metadata)
         self.metadata = [("authorization", f"Bearer {enabled.access_token}")]
+
+    def verify_email(self) -> None:
+        self._world.auth.VerifyEmail(auth_pb2.VerifyEmailRequest(token=self.letter("Verify").token))
 
     def key(self) -> auth_pb2.CreateApiKeyResponse:
         request = auth_pb2.CreateApiKeyRequest(name="robot", scope=auth_pb2.API_KEY_SCOPE_READ)

@@ -21,6 +21,7 @@ MIGRATION_SECONDS = 60
 TABLES = {
     "auth": ("users", "roles", "user_roles", "sessions", "login_attempts"),
     "billing": ("plans", "features", "plan_features", "subscriptions", "invoices", "usage"),
+    "users": ("user_preferences", "user_broker_credentials", "profiles", "onboarding_progress"),
     "orders": ("trading_orders", "trading_executions", "accounts", "positions", "ledger_entries"),
     "marketdata": ("market_data_ohlcv", "market_data_ticks", "instruments", "coverage"),
     "feeds": ("feed_subscriptions",),

@@ -126,7 +126,17 @@ async def tried(world: World, anna: Anna, method: Method, page_token: str, known
 
 def test_every_method_and_every_id_is_walked():
     """What is added to the contract is covered by a line of `tests.tenants.walk`, or fails here by its name."""
-    made = {"user_id", "email", "session_id", "account_id", "account_ids", "api_key_id", "order_id"}
+    made = {
+        "user_id",
+        "email",
+        "session_id",
+        "account_id",
+        "account_ids",
+        "api_key_id",
+        "order_id",
+        "credential_id",
+        "export_id",
+    }
     for method in walked():
         assert short(method) in ASKED or not for_people(method), f"{short(method)} has no line in ASKED"
         for named in method.descriptor.input_type.fields:

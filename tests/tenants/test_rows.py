@@ -69,6 +69,10 @@ POLICIES = {
     ("billing", "subscriptions", "worker_reads_all"): "what is due is done, whoever it is of",
     ("billing", "usage", "worker_finds_old"): "daily counts are kept for four hundred days",
     ("billing", "usage", "worker_purges_old"): "daily counts are kept for four hundred days",
+    ("users", "personal_data_exports", "worker_reads_all"): "whatever was asked for is put together, and expires",
+    ("users", "personal_data_parts", "worker_reads_all"): "everybody's data keys are rewrapped",
+    ("users", "user_broker_credentials", "worker_reads_all"): "everybody's data keys are rewrapped",
+    ("users", "deletions", "worker_reads_all"): "whoever's time has come is deleted",
     ("execution", "venue_orders", "worker_reads_all"): "the market fills everybody's orders",
     ("execution", "venue_cancels", "worker_reads_all"): "everybody's cancels are sent",
 }

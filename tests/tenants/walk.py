@@ -27,15 +27,18 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
+from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
 from libs.ids import uuid7
 from libs.mesh.contract import Method, methods
 from libs.mesh.wire import timestamp
+from libs.stack.services import EARLIER_NAMES
 from tests import mesh
 from tests.auth import people
 from tests.auth.people import PASSWORD, registered, signed_in
 from tests.mesh import Installation, Metadata, Served, sign_in
 from tests.orders.stand import limit, market, until
+from tests.servers import free_port
 from tests.tenants.rows import Table, columns, relations
 
 INSTRUMENT = "SIM:BTCUSDT"
@@ -51,6 +54,8 @@ PERSONAL_TEXTS = ("email",)
 """Fields that name a person without an id."""
 NOW = datetime.now(UTC)
 
+PREFERRED: Mapping[str, Any] = {"preferences": {"locale": "de"}, "update_mask": {"paths": ["locale"]}}
+KEY: Mapping[str, Any] = {"venue": "BINANCE", "api_key": "x" * 64, "api_secret": "y" * 64}
 CODE = {"code": "000000"}
 BARS = {"instrument_id": INSTRUMENT, "bar_size": "1m"}
 ASKED: Mapping[str, Mapping[str, Any]] = {
@@ -79,6 +84,23 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "AuthService/ListOwnAuditEvents": {},
     "AuthService/GetAuditKeys": {},
     "AuthService/GetJwks": {},
+    "UserService/GetProfile": {},
+    "UserService/UpdateProfile": {"profile": {"display_name": "bert"}, "update_mask": {"paths": ["display_name"]}},
+    "UserService/GetPreferences": {},
+    "UserService/UpdatePreferences": PREFERRED,
+    "UserService/GetOnboarding": {},
+    "UserService/CompleteOnboardingStep": {"step": users_pb2.ONBOARDING_STEP_OPEN_ACCOUNT},
+    "UserService/ResetOnboarding": {},
+    "UserService/DeleteAccount": {},
+    "UserService/GetDeletion": {},
+    "UserService/CancelDeletion": {},
+    "UserService/ExportPersonalData": {},
+    "UserService/ListPersonalDataExports": {},
+    "UserService/DownloadPersonalData": {},
+    "BrokerCredentialService/PutBrokerCredential": {"label": "bert's", **KEY},
+    "BrokerCredentialService/ListBrokerCredentials": {},
+    "BrokerCredentialService/DeleteBrokerCredential": {},
+    "BrokerCredentialService/TestBrokerCredential": {},
     "BillingService/ListPlans": {},
     "BillingService/GetSubscription": {},
     "BillingService/StartCheckout": {"plan": "desk", "interval": billing_pb2.BILLING_INTERVAL_MONTH},
@@ -159,12 +181,17 @@ class World:
 async def standing(bare: Installation, words: list[str]) -> AsyncIterator[World]:
     often = {f"{name}_per_second": "1000" for name in ("sign_in", "writes", "reads", "streams")}
     often["stream_heartbeat_seconds"] = str(HEARTBEAT_SECONDS)
+    ports = {word: free_port() for word in words}
+    # Where each finds the others; what it does not ask it does not read.
+    for word, port in ports.items():
+        often[EARLIER_NAMES.get(word, f"{word}_SERVICE_URL").lower()] = f"127.0.0.1:{port}"
     async with AsyncExitStack() as stack:
-        served = {"auth": await stack.enter_async_context(bare.serve("auth", **often))}
+        served = {"auth": await stack.enter_async_context(bare.serve("auth", mesh_port=str(ports["auth"]), **often))}
         installation = mesh.with_auth(bare, served["auth"])
         for word in words:
             if word != "auth":
-                served[word] = await stack.enter_async_context(installation.serve(word, **often))
+                serving = installation.serve(word, mesh_port=str(ports[word]), **often)
+                served[word] = await stack.enter_async_context(serving)
         readers = {word: READS.findall((await service.probe())[1]) for word, service in served.items()}
         assert "orders" in readers["execution"]
         yield World(installation, served, readers)
@@ -193,6 +220,11 @@ class Person:
 async def somebody(world: World) -> Person:
     person = await registered(world.auth)
     session = await signed_in(world.auth, person)
+    # Everybody who follows auth has heard of them: one and the same question is answered alike.
+    async with world.installation.connect() as superuser:
+        await until(
+            lambda: superuser.fetchval("SELECT true FROM users.profiles WHERE user_id = $1", UUID(person.user_id))
+        )
     return Person(person.user_id, person.email, session.session_id)
 
 
@@ -230,6 +262,14 @@ class Anna:
                 ),
             )
             self.ids["account_id"] = self.ids["account_ids"] = opened.account.account_id
+            put = await self.call(
+                users_pb2_grpc.BrokerCredentialServiceStub,
+                "PutBrokerCredential",
+                users_pb2.PutBrokerCredentialRequest(
+                    request_id=str(uuid7()), account_id=self.ids["account_id"], label=f"anna's {number}", **KEY
+                ),
+            )
+            self.ids["credential_id"] = put.credential.credential_id
         for _ in range(2):
             made = await self.call(
                 auth_pb2_grpc.AuthServiceStub,
@@ -240,7 +280,26 @@ class Anna:
         await signed_in(self.world.auth, people.Person(self.person.user_id, self.person.email))  # a second session
         for _ in range(2):
             await self._order(market(self.ids["account_id"], quantity="0.01"), orders_pb2.ORDER_STATE_FILLED)
+        await self._leave()
         await self.act()
+
+    async def _leave(self) -> None:
+        """She means to, in a month: first with an export of her own, then with the one that a deletion begins with."""
+        api = users_pb2_grpc.UserServiceStub
+        preferring = users_pb2.UpdatePreferencesRequest(request_id=str(uuid7()), **PREFERRED)
+        await self.call(api, "UpdatePreferences", preferring)
+        exporting = users_pb2.ExportPersonalDataRequest(request_id=str(uuid7()))
+        leaving = users_pb2.DeleteAccountRequest(request_id=str(uuid7()), email=self.person.email)
+        for name, request in (("ExportPersonalData", exporting), ("DeleteAccount", leaving)):
+            await self.call(api, name, request)
+
+            async def is_ready() -> bool:
+                asked = users_pb2.ListPersonalDataExportsRequest()
+                found = (await self.call(api, "ListPersonalDataExports", asked)).exports
+                self.ids["export_id"] = found[0].export_id
+                return all(export.state == users_pb2.EXPORT_STATE_READY for export in found)
+
+            await until(is_ready)
 
     async def _subscribe(self) -> None:
         """An administrator gives her a plan; her rights change, and what she was given before counts no more."""
