@@ -12,10 +12,22 @@ from typer.main import get_command
 from libs.stack.errors import StackError
 
 COMMANDS = {
-    file.removesuffix("_command"): file
-    for file in ("up", "status", "down", "logs", "health", "demo", "import_command", "migrate", "psql", "audit")
+    file.removesuffix("_command").replace("_", "-"): file
+    for file in (
+        "up",
+        "status",
+        "down",
+        "logs",
+        "health",
+        "demo",
+        "import_command",
+        "migrate",
+        "psql",
+        "audit",
+        "rotate_keys",
+    )
 }
-"""The files of this folder by their commands: `import` alone cannot name a module."""
+"""The files of this folder by their commands: neither `import` alone nor a name with a hyphen can name a module."""
 
 
 class Files(Mapping[str, Any]):
