@@ -13,22 +13,22 @@ from google.protobuf.json_format import MessageToJson
 from tradeloom.billing.v1 import events_pb2 as billing_events_pb2
 from tradeloom.orders.v1 import events_pb2 as orders_events_pb2
 from tradeloom.orders.v1 import orders_pb2
+from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from libs.words import WORDS
 from services.auth import audit_store, store
 from services.auth.audit_store import Happening
 from services.auth.store import IdentityStore
 
-AUDITED = tuple(word for word in ("auth", "users", "billing", "orders") if word in WORDS)
+AUDITED = ("auth", "users", "billing", "orders")
 """Whose facts are recorded, but those of nobody; of orders only decisions."""
 ORDER_CHANGED = orders_events_pb2.OrderChanged.DESCRIPTOR.full_name
 NO_DECISIONS = frozenset({orders_pb2.ORDER_EVENT_KIND_WORKING, orders_pb2.ORDER_EVENT_KIND_FILLED})
 """What a venue does with an order is the orders' own record."""
 ENTITLEMENTS_CHANGED = billing_events_pb2.EntitlementsChanged.DESCRIPTOR.full_name
 DEFAULT_CHANGED = billing_events_pb2.DefaultEntitlementsChanged.DESCRIPTOR.full_name
-USER_PURGED = "tradeloom.users.v1.UserPurged"
+USER_PURGED = users_events_pb2.UserPurged.DESCRIPTOR.full_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Follow:
                 await store.forget_entitlements(rows, fact.user_id)
             else:
                 await store.put_entitlements(rows, fact.user_id, changed.plan, changed.entitlements, changed.quotas)
-        elif fact.kind == USER_PURGED and self.source == "users" and fact.user_id is not None:
+        elif fact.kind == USER_PURGED and fact.user_id is not None:
             await IdentityStore(rows, self.access_token_seconds).purge(fact.user_id, self.now())
             await audit_store.empty(rows, fact.user_id)
 

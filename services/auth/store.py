@@ -28,7 +28,7 @@ OLD = {
     "known_networks": "last_time < now() - interval '90 days'",
     "reset_requests": "create_time < now() - interval '1 hour'",
 }
-# What a purge leaves nothing of. revocations stay until what they refuse has expired.
+# What a purge leaves nothing of. revocations stay until what they refuse has expired, and the outbox for its week.
 PERSONAL = (
     "refresh_tokens",
     "sessions",
@@ -41,6 +41,7 @@ PERSONAL = (
     "failed_logins",
     "entitlements",
     "user_roles",
+    "request_keys",
 )
 
 USER = """
