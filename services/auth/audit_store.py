@@ -102,12 +102,16 @@ async def end_of(rows: Connection, user_id: UUID) -> Checkpoint:
     return Checkpoint(**row) if row else Checkpoint(user_id=user_id, sequence=0, hash=BEFORE_FIRST)
 
 
-async def list_events(rows: Connection, user_id: UUID, after: int, limit: int) -> list[Event]:
-    """Oldest first."""
+async def list_events(
+    rows: Connection, user_id: UUID, after: int, limit: int, *, newest_first: bool = False
+) -> list[Event]:
+    """Beyond a sequence, or from the start where that is 0; oldest first, unless asked otherwise."""
+    beyond = "< coalesce(nullif($2, 0), 9223372036854775807)" if newest_first else "> $2"
+    order = "DESC" if newest_first else "ASC"
     found: Sequence[Mapping[str, Any]] = await rows.fetch(
-        """
+        f"""
         SELECT sequence, time, source, kind, detail, salt, digest, hash FROM audit_events
-        WHERE user_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3
+        WHERE user_id = $1 AND sequence {beyond} ORDER BY sequence {order} LIMIT $3
         """,
         user_id,
         after,

@@ -90,6 +90,24 @@ async def test_what_a_person_does_and_suffers_is_recorded_in_order_and_proved(au
     assert (await proved(auth, pages, end)).record_count == 7
 
 
+async def test_records_can_be_read_newest_first_page_by_page(auth):
+    who = await enrolled(auth)
+    kinds = ["UserRegistered", "SessionOpened", "TotpEnabled", "RecoveryCodesRegenerated"]
+    oldest_first = await until_recorded(auth, who.metadata, *kinds)
+    found, token = [], ""
+    for size in (3, 1):
+        request = auth_pb2.ListOwnAuditEventsRequest(page_size=3, page_token=token, newest_first=True)
+        page = await stub_of(auth).ListOwnAuditEvents(request, metadata=who.metadata)
+        assert len(page.events) == size
+        found += page.events
+        token = page.next_page_token
+    assert not token
+    assert found == oldest_first[::-1]
+    asked = auth_pb2.ListAuditEventsRequest(user_id=who.person.user_id, page_size=1, newest_first=True)
+    [newest] = (await admin_of(auth).ListAuditEvents(asked, metadata=administering())).events
+    assert newest == oldest_first[-1]
+
+
 async def test_an_administrator_sees_anybodys_and_a_person_only_their_own(auth):
     ada, bob = await registered(auth), await registered(auth)
     session = await signed_in(auth, ada)

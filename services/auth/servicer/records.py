@@ -31,7 +31,7 @@ async def page_of_events(desk: Desk, user_id: UUID, request) -> tuple[list[Event
     after, size = pages.number_after(request.page_token), pages.size_of(request.page_size, PAGE_EVENTS)
     async with desk.database.transaction(user_id, snapshot=True) as rows:
         end = await audit_store.end_of(rows, user_id)
-        found = await audit_store.list_events(rows, user_id, after, size + 1)
+        found = await audit_store.list_events(rows, user_id, after, size + 1, newest_first=request.newest_first)
     page = found[:size]
     token = pages.token_after(page[-1].sequence) if len(found) > size else ""
     return page, token, replace(end, signature=audit.signed(end, *desk.signer.audit_key()))
