@@ -8,14 +8,16 @@ import { createRoot } from "react-dom/client";
 import { App } from "@/app/App";
 import { clientsOver } from "@/api/clients";
 import { Session } from "@/api/session";
-import { openTransport, withToken } from "@/api/transport";
+import { StepUp } from "@/api/stepUp";
+import { openTransport, withStepUp, withToken } from "@/api/transport";
 
 // The value the file server allows style elements by; libraries that make some ask for it.
 const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
 setNonce(nonce);
 
 const session = new Session(openTransport());
-const api = { session, ...clientsOver(openTransport([withToken(session)])) };
+const stepUp = new StepUp();
+const api = { session, stepUp, ...clientsOver(withStepUp(openTransport([withToken(session)]), stepUp)) };
 void session.restore();
 
 createRoot(document.getElementById("root")!).render(

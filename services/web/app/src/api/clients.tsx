@@ -1,11 +1,17 @@
 import { createClient, type Client, type Transport } from "@connectrpc/connect";
+import { AdminService, AuthService, type User } from "@gen/tradeloom/auth/v1/auth_pb.js";
+import { BillingService } from "@gen/tradeloom/billing/v1/billing_pb.js";
 import { MarketDataService } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import { OrderService, PortfolioService } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { createContext, useContext, useSyncExternalStore, type ReactNode } from "react";
 import type { Session, SessionState } from "./session";
+import type { StepUp } from "./stepUp";
 
 /** The services this page speaks to. */
 export interface Clients {
+  auth: Client<typeof AuthService>;
+  admin: Client<typeof AdminService>;
+  billing: Client<typeof BillingService>;
   marketData: Client<typeof MarketDataService>;
   orders: Client<typeof OrderService>;
   portfolio: Client<typeof PortfolioService>;
@@ -13,10 +19,14 @@ export interface Clients {
 
 export interface Api extends Clients {
   session: Session;
+  stepUp: StepUp;
 }
 
 export function clientsOver(transport: Transport): Clients {
   return {
+    auth: createClient(AuthService, transport),
+    admin: createClient(AdminService, transport),
+    billing: createClient(BillingService, transport),
     marketData: createClient(MarketDataService, transport),
     orders: createClient(OrderService, transport),
     portfolio: createClient(PortfolioService, transport),
@@ -41,4 +51,21 @@ export function useApi(): Api {
 export function useSession(): SessionState {
   const { session } = useApi();
   return useSyncExternalStore(session.subscribe, session.snapshot);
+}
+
+/** Whether the person is asked for a fresh second factor; what asked for it waits meanwhile. */
+export function useIsStepUpAsked(): boolean {
+  const { stepUp } = useApi();
+  return useSyncExternalStore(stepUp.subscribe, stepUp.snapshot);
+}
+
+export function isAdministrator(user: User): boolean {
+  return user.roles.includes("admin");
+}
+
+/** Who is signed in, for pages that nobody else sees. */
+export function useUser(): User {
+  const state = useSession();
+  if (state.phase !== "signedIn") throw new Error("useUser needs somebody who is signed in");
+  return state.user;
 }

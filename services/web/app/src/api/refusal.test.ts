@@ -33,4 +33,26 @@ describe("a refusal", () => {
     expect(isTransient(refusalOf(new ConnectError("", Code.Unavailable)))).toBe(true);
     expect(isTransient(refusalOf(refused(Code.NotFound, "ORDER_NOT_FOUND")))).toBe(false);
   });
+
+  test("says when to come back, and apart from it what happened", () => {
+    const refusal = refusalOf(refused(Code.ResourceExhausted, "LOGIN_DELAYED", {}, [], 40));
+    expect(refusal.what).toBe("Too many failed attempts.");
+    expect(refusal.message).toBe("Too many failed attempts. Try again in 40 seconds.");
+    expect(refusalOf(refused(Code.ResourceExhausted, "LOGIN_DELAYED", {}, [], 840)).message).toContain("in 14 minutes");
+    expect(refusalOf(refused(Code.ResourceExhausted, "LOGIN_DELAYED")).message).toContain("in a moment");
+  });
+
+  test("says what helps against a full quota and an address that is not verified", () => {
+    expect(refusalOf(refused(Code.ResourceExhausted, "QUOTA_EXCEEDED", { quota: "api_keys", limit: "2", used: "2" })).message).toBe(
+      "Your plan allows 2 API keys, and all are in use. Free one, or get a larger plan.",
+    );
+    expect(refusalOf(refused(Code.PermissionDenied, "EMAIL_NOT_VERIFIED")).message).toContain("Open the link in the mail");
+  });
+
+  test("finds what is said of one of many", () => {
+    const refusal = refusalOf(
+      refused(Code.InvalidArgument, "INVALID_FIELDS", {}, [{ field: "allowed_networks[1]", description: "is no network" }]),
+    );
+    expect(violationOf(refusal, "allowed_networks")).toBe("is no network");
+  });
 });

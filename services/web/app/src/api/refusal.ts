@@ -15,6 +15,8 @@ export interface Refusal {
   retryDelaySeconds: number | undefined;
   /** For people. */
   message: string;
+  /** The same without when to come back, for where that is counted down. */
+  what: string;
 }
 
 export interface Violation {
@@ -49,9 +51,20 @@ export function refusalOf(error: unknown): Refusal {
       ? Number(retry.retryDelay.seconds) + retry.retryDelay.nanos / 1e9
       : undefined,
     message: "",
+    what: "",
   };
-  refusal.message = sentence(refusal, connect.rawMessage);
+  refusal.what = sentence(refusal, connect.rawMessage);
+  refusal.message = mustWait(refusal) ? `${refusal.what} ${comeBack(refusal)}` : refusal.what;
   return refusal;
+}
+
+export function isRefusal(error: unknown): error is Refusal {
+  return typeof error === "object" && error !== null && "violations" in error && "reason" in error;
+}
+
+/** Whether the fields say more than the sentence does. */
+export function needsItsFields({ reason }: Refusal): boolean {
+  return reason === "INVALID_FIELDS" || !(reason in SENTENCES);
 }
 
 /** Whether the same call may succeed in a moment. */
@@ -66,15 +79,22 @@ export function isOutcomeLost(refusal: Refusal): boolean {
 
 type Sentence = (metadata: Record<string, string>, refusal: Refusal) => string;
 
+/** Quotas whose names do not read by themselves. */
+const QUOTAS: Record<string, string> = { api_keys: "API keys", backtests_per_day: "backtests a day" };
+
 const SENTENCES: Record<string, Sentence> = {
   INVALID_FIELDS: (_, { violations }) =>
     violations.length === 1 ? "One field needs another look." : "Some fields need another look.",
   TOKEN_INVALID: () => "Your session has expired. Sign in again.",
+  TOKEN_OUTDATED: () => "What you may do has changed. Try again.",
   SESSION_REVOKED: () => "Your session was ended. Sign in again.",
   NOT_PERMITTED: () => "You are not allowed to do this.",
   ENTITLEMENT_MISSING: () => "Your plan does not include this.",
-  STEP_UP_REQUIRED: () => "This needs a fresh second factor.",
-  RATE_LIMITED: (_, refusal) => `Too many requests. ${comeBack(refusal)}`,
+  STEP_UP_REQUIRED: () => "This needs a fresh code of your second factor; nothing was changed.",
+  EMAIL_NOT_VERIFIED: () => "This needs a verified e-mail address. Open the link in the mail we sent you, or have it sent again.",
+  QUOTA_EXCEEDED: ({ quota = "", limit = "no more" }) =>
+    `Your plan allows ${limit} ${QUOTAS[quota] ?? (quota.replace(/_/g, " ") || "of this")}, and all are in use. Free one, or get a larger plan.`,
+  RATE_LIMITED: () => "Too many requests.",
   REQUEST_ID_REUSED: () => "This request was sent before with other contents. Check your orders before sending a new one.",
   DEPENDENCY_UNAVAILABLE: () => "A part of the platform does not answer.",
   REVISION_NOT_REACHED: () => "The newest state is not here yet.",
@@ -85,7 +105,26 @@ const SENTENCES: Record<string, Sentence> = {
   EMAIL_TAKEN: () => "Someone is registered with this e-mail address. Sign in instead.",
   PASSWORD_TOO_COMMON: () => "This password is among the most common ones. Choose another.",
   CREDENTIALS_INVALID: () => "E-mail and password do not belong together.",
-  LOGIN_DELAYED: (_, refusal) => `Too many failed attempts. ${comeBack(refusal)}`,
+  LOGIN_DELAYED: () => "Too many failed attempts.",
+  CHALLENGE_INVALID: () => "That took too long, or too many codes were wrong. Sign in again.",
+  CODE_INVALID: () => "This code is wrong, or was used before. Each works once: wait for the next one.",
+  TOTP_ENABLED: () => "A second factor is enabled already. Disable it first.",
+  TOTP_NOT_ENABLED: () => "No second factor is enabled.",
+  LINK_INVALID: () => "This link has expired, was used before, or is incomplete.",
+  SESSION_NOT_FOUND: () => "This session has ended already.",
+  API_KEY_NOT_FOUND: () => "This API key does not exist.",
+  USER_NOT_FOUND: () => "Nobody has this id.",
+  USER_PURGED: () => "This person was deleted for good.",
+  LAST_ADMIN: () => "Nobody who can sign in would be left to administer.",
+  EMAIL_VERIFIED: () => "Your address is verified already.",
+  PLAN_NOT_FOUND: () => "There is no such plan.",
+  PLAN_NOT_FOR_SALE: () => "This plan cannot be subscribed to, or not paid so often.",
+  BILLING_MANUAL: () => "Nothing is paid here: an administrator assigns plans.",
+  SUBSCRIPTION_EXISTS: () => "You have a paid subscription. Change it where you pay for it.",
+  SUBSCRIPTION_AT_STRIPE: () => "This person pays for a plan, which must be cancelled first.",
+  NO_CUSTOMER: () => "You have not paid for anything here yet.",
+  END_TIME_INVALID: () => "The end must be in the future, and a trial needs one.",
+  STRIPE_REFUSED: ({ code }) => `The payment was refused${code ? ` (${code.replace(/_/g, " ")})` : ""}.`,
   REFRESH_TOKEN_INVALID: () => "Your session has expired. Sign in again.",
   REFRESH_TOKEN_REUSED: () => "Your session was ended because it was used in two places. Sign in again.",
   ACCOUNT_NOT_FOUND: () => "This account is not yours or does not exist.",
@@ -115,16 +154,29 @@ function sentence(refusal: Refusal, raw: string): string {
   return raw || "The request was refused.";
 }
 
+const WAITS = new Set(["RATE_LIMITED", "LOGIN_DELAYED"]);
+
+/** Whether the caller is held up for a time, rather than refused. */
+export function mustWait({ reason }: Refusal): boolean {
+  return WAITS.has(reason);
+}
+
 function comeBack({ retryDelaySeconds }: Refusal): string {
   if (retryDelaySeconds === undefined) return "Try again in a moment.";
-  const seconds = Math.max(1, Math.ceil(retryDelaySeconds));
-  return `Try again in ${seconds} second${seconds === 1 ? "" : "s"}.`;
+  return `Try again ${inWords(Math.max(1, Math.ceil(retryDelaySeconds)))}.`;
+}
+
+/** Such as "in 45 seconds" and "in 12 minutes". */
+export function inWords(seconds: number): string {
+  if (seconds < 100) return `in ${seconds} second${seconds === 1 ? "" : "s"}`;
+  return `in ${Math.ceil(seconds / 60)} minutes`;
 }
 
 /** What a form shows beside the field of that name. */
 export function violationOf(refusal: Refusal | undefined, field: string): string | undefined {
-  return refusal?.violations.find((violation) => violation.field === field || violation.field.startsWith(`${field}.`))
-    ?.description;
+  return refusal?.violations.find(
+    (violation) => violation.field === field || violation.field.startsWith(`${field}.`) || violation.field.startsWith(`${field}[`),
+  )?.description;
 }
 
 /** Which field of the ticket a refusal without field violations is about. */

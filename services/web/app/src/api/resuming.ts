@@ -34,7 +34,7 @@ export interface ResumableStream<Message, Cursor> {
   onMessage(message: Message): void;
   onState?(state: StreamState): void;
   /** Gets a fresh token after the stream was refused; resolves when another try makes sense. */
-  renew?(): Promise<void>;
+  renew?(refusal: Refusal): Promise<void>;
 }
 
 /**
@@ -90,7 +90,7 @@ export async function follow<Message, Cursor>(
 
     if (refusal.code === Code.Unauthenticated && stream.renew && unauthenticated < UNAUTHENTICATED_MAX) {
       unauthenticated += 1;
-      await stream.renew().catch(() => {});
+      await stream.renew(refusal).catch(() => {});
     } else if (refusal.reason === "CURSOR_INVALID" && cursor !== undefined) {
       cursor = undefined;
     } else if (!isWorthRepeating(refusal)) {

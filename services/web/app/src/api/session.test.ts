@@ -34,7 +34,7 @@ class Auth {
     logout: () => ({}),
   };
 
-  private pair() {
+  pair() {
     this.newest += 1;
     return { accessToken: `access-${this.newest}`, refreshToken: `refresh-${this.newest}`, expiresIn: 900, sessionId: "s1" };
   }
@@ -173,5 +173,112 @@ describe("a session", () => {
       ["Bearer access-1", "r1"],
       ["Bearer access-2", "r1"],
     ]);
+  });
+
+  test("asks for a second step where there is a second factor, and is nobody's until it is done", async () => {
+    const auth = new Auth();
+    auth.impl.login = () => ({ challenge: "challenge-1" });
+    auth.impl.verifyTotp = ({ challenge, code }) => {
+      if (challenge !== "challenge-1" || code !== "123456") throw refused(Code.Unauthenticated, "CODE_INVALID");
+      return { ...auth.pair(), user: USER, recoveryCodesLeft: 9 };
+    };
+    const session = auth.session();
+    await session.restore();
+    expect(await session.signIn(USER.email, PASSWORD)).toBe("challenge-1");
+    expect(session.snapshot()).toEqual({ phase: "signedOut" });
+    expect(kept()).toBeUndefined();
+    await expect(session.answerChallenge("challenge-1", { code: "000000" })).rejects.toThrow();
+    expect(await session.answerChallenge("challenge-1", { code: "123456" })).toBe(9);
+    expect(session.snapshot()).toMatchObject({ phase: "signedIn", user: { email: USER.email } });
+  });
+
+  test("takes the token of a proved second factor, and no refresh that was under way puts an older one in its place", async () => {
+    const auth = new Auth();
+    const session = auth.session();
+    await session.signIn(USER.email, PASSWORD);
+    const renewing = session.renew(session.generation);
+    await session.proving(Promise.resolve({ accessToken: "fresh", expiresIn: 900 }));
+    await renewing;
+    expect(await session.token()).toBe("fresh");
+    expect(kept()?.refreshToken).toBe("refresh-2");
+  });
+
+  test("takes no token that was meant for a session before", async () => {
+    const session = new Auth().session();
+    await session.signIn(USER.email, PASSWORD);
+    let answer: (access: { accessToken: string; expiresIn: number }) => void = () => {};
+    const proving = session.proving(new Promise<{ accessToken: string; expiresIn: number }>((resolve) => (answer = resolve)));
+    await session.signOut();
+    await session.signIn("bob@example.com", PASSWORD);
+    answer({ accessToken: "of-ada", expiresIn: 900 });
+    await proving;
+    expect(await session.token()).toBe("access-2");
+  });
+
+  test("learns that the address was verified, and gets a token that says so", async () => {
+    const auth = new Auth();
+    auth.impl.login = () => ({ ...auth.pair(), user: { ...USER, emailVerified: false } });
+    const session = auth.session();
+    await session.signIn(USER.email, PASSWORD);
+    await session.reload();
+    expect(session.snapshot()).toMatchObject({ user: { emailVerified: true } });
+    expect(await session.token()).toBe("access-2");
+  });
+
+  /** Calls that change something, each refused as `refuse` has it, and the tokens they came with. */
+  function refusing(session: Session, refuse: (token: string) => ConnectError | undefined) {
+    const tokens: string[] = [];
+    const { orders } = clientsOver(
+      createRouterTransport(
+        ({ service }) =>
+          void service(OrderService, {
+            placeOrder: (_, { requestHeader }) => {
+              const token = requestHeader.get("authorization")!.replace("Bearer ", "");
+              tokens.push(token);
+              const refusal = refuse(token);
+              if (refusal) throw refusal;
+              return {};
+            },
+          }),
+        { transport: { interceptors: [withToken(session)] } },
+      ),
+    );
+    return { tokens, call: () => orders.placeOrder({ requestId: "r1" }) };
+  }
+
+  test("refreshes a token whose rights have changed, and looks what they are now", async () => {
+    const auth = new Auth();
+    auth.impl.getMe = () => ({ user: { ...USER, roles: ["user", "admin"] } });
+    const session = auth.session();
+    await session.signIn(USER.email, PASSWORD);
+    const { tokens, call } = refusing(session, (token) =>
+      token === "access-1" ? refused(Code.Unauthenticated, "TOKEN_OUTDATED") : undefined,
+    );
+    await call();
+    expect(tokens).toEqual(["access-1", "access-2"]);
+    await vi.waitFor(() => expect(session.snapshot()).toMatchObject({ user: { roles: ["user", "admin"] } }));
+  });
+
+  test("sends a call once whose code or password is wrong: that is no matter of the token", async () => {
+    const auth = new Auth();
+    const session = auth.session();
+    await session.signIn(USER.email, PASSWORD);
+    for (const reason of ["CODE_INVALID", "CREDENTIALS_INVALID", "CHALLENGE_INVALID"]) {
+      const { tokens, call } = refusing(session, () => refused(Code.Unauthenticated, reason));
+      await expect(call()).rejects.toThrow();
+      expect(tokens).toHaveLength(1);
+    }
+    expect(auth.refreshes).toBe(0);
+  });
+
+  test("ends, and says why, when it was ended elsewhere", async () => {
+    const auth = new Auth();
+    const session = auth.session();
+    await session.signIn(USER.email, PASSWORD);
+    const { tokens, call } = refusing(session, () => refused(Code.Unauthenticated, "SESSION_REVOKED"));
+    await expect(call()).rejects.toThrow();
+    expect(session.snapshot()).toMatchObject({ phase: "signedOut", because: expect.stringContaining("was ended") });
+    expect(tokens).toHaveLength(1);
+    expect(auth.refreshes).toBe(0);
   });
 });

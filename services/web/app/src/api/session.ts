@@ -14,6 +14,15 @@ export type SessionState =
   | { phase: "signedOut"; because?: string }
   | { phase: "signedIn"; user: User };
 
+/** A token as auth hands it out: alone, or with the refresh token of its session. */
+interface AccessAnswer {
+  accessToken: string;
+  expiresIn: number;
+}
+
+/** What proves the second factor: the authenticator app's digits, or a code kept for when it is lost. */
+export type Proof = { code: string } | { recoveryCode: string };
+
 interface Access {
   token: string;
   /** By this machine's clock. */
@@ -29,7 +38,8 @@ interface Access {
 export class Session {
   private state: SessionState = { phase: "restoring" };
   private readonly listeners = new Set<() => void>();
-  private readonly auth: Client<typeof AuthService>;
+  /** Auth without a token: what everybody may call. */
+  readonly auth: Client<typeof AuthService>;
   private access: Access | undefined;
   private renewals = 0;
   private renewing: Promise<void> | undefined;
@@ -81,13 +91,56 @@ export class Session {
     await this.signIn(email, password);
   }
 
-  async signIn(email: string, password: string): Promise<void> {
+  /** Signs in, or returns the challenge for answerChallenge where a second factor is asked for. */
+  async signIn(email: string, password: string): Promise<string | undefined> {
     // Without a request_id: a repeat would name the session but not show its tokens again.
     const answer = await this.auth.login({ email, password });
+    if (answer.challenge) return answer.challenge;
+    this.enter(answer);
+    return undefined;
+  }
+
+  /** Finishes signing in; how many recovery codes are left. */
+  async answerChallenge(challenge: string, proof: Proof): Promise<number> {
+    const answer = await this.auth.verifyTotp({ challenge, ...proof });
+    this.enter(answer);
+    return answer.recoveryCodesLeft;
+  }
+
+  /** Takes the access token of a call that proves the second factor in place of the present one, unless the session ends before. */
+  async proving<Answer extends AccessAnswer>(call: Promise<Answer>): Promise<Answer> {
+    const { ending } = this;
+    const answer = await call;
+    if (!ending.signal.aborted) this.takeAccess(answer);
+    return answer;
+  }
+
+  /** Looks who the caller is by now: an address was verified, a second factor enabled, a role given. */
+  async reload(): Promise<void> {
+    const ending = this.ending;
+    await this.token();
+    const { user } = await this.auth.getMe({}, { headers: this.headers() });
+    if (!user || ending.signal.aborted || this.state.phase !== "signedIn") return;
+    const before = this.state.user;
+    this.become({ phase: "signedIn", user });
+    // Only the next token says so too.
+    if (user.emailVerified && !before.emailVerified) await this.renew(this.generation);
+  }
+
+  /** After a call with the token of that generation was refused for it: gets another, or ends what has ended. */
+  async recover(generation: number, refusal: Refusal): Promise<void> {
+    if (generation !== this.generation) return;
+    if (refusal.reason === "SESSION_REVOKED") return this.end(refusal.message);
+    await this.renew(generation);
+    if (refusal.reason === "TOKEN_OUTDATED") void this.reload().catch(() => {});
+  }
+
+  private enter(answer: AccessAnswer & { refreshToken: string; sessionId: string; user?: User | undefined }): void {
     if (!answer.user) throw new Error("the answer names no user");
     this.ending.abort();
     this.ending = new AbortController();
-    this.take(answer);
+    keep(answer.refreshToken, answer.sessionId);
+    this.takeAccess(answer);
     void claim(answer.sessionId, this.ending.signal);
     this.become({ phase: "signedIn", user: answer.user });
   }
@@ -105,6 +158,7 @@ export class Session {
 
   /** A token that is valid for a while; renews it first if need be. */
   async token(): Promise<string> {
+    if (this.state.phase === "signedOut") throw new ConnectError("signed out", Code.Unauthenticated);
     if (!this.access || Date.now() >= this.access.renewTimeMilliseconds) await this.renew(this.generation);
     if (!this.access) throw new ConnectError("signed out", Code.Unauthenticated);
     return this.access.token;
@@ -135,11 +189,14 @@ export class Session {
       this.end("Your session has ended. Sign in again.");
       throw new ConnectError("signed out", Code.Unauthenticated);
     }
-    const ending = this.ending;
+    const { ending, renewals } = this;
     try {
       const answer = await this.auth.refresh({ refreshToken: token.refreshToken, requestId: token.requestId });
       // Someone who signed out meanwhile stays signed out.
-      if (!ending.signal.aborted) this.take(answer);
+      if (ending.signal.aborted) return;
+      keep(answer.refreshToken, answer.sessionId);
+      // A token that proves the second factor may have come meanwhile: this one need not.
+      if (renewals === this.renewals) this.takeAccess(answer);
     } catch (error) {
       const refusal = refusalOf(error);
       if (refusal.code === Code.Unauthenticated && !ending.signal.aborted) this.end(refusal.message);
@@ -147,11 +204,10 @@ export class Session {
     }
   }
 
-  private take(answer: { accessToken: string; refreshToken: string; sessionId: string; expiresIn: number }): void {
-    keep(answer.refreshToken, answer.sessionId);
-    const usableSeconds = answer.expiresIn - Math.min(RENEW_BEFORE_SECONDS, answer.expiresIn / 4);
+  private takeAccess({ accessToken, expiresIn }: AccessAnswer): void {
+    const usableSeconds = expiresIn - Math.min(RENEW_BEFORE_SECONDS, expiresIn / 4);
     this.access = {
-      token: answer.accessToken,
+      token: accessToken,
       renewTimeMilliseconds: Date.now() + usableSeconds * 1000,
       generation: ++this.renewals,
     };

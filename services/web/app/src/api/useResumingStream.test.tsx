@@ -1,16 +1,19 @@
+import { Code, type ConnectError } from "@connectrpc/connect";
 import { act, render, screen } from "@testing-library/react";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { ApiProvider, type Api } from "./clients";
 import { UNSEEN_SECONDS_MAX, useResumingStream } from "./useResumingStream";
-import { signedInApi } from "@/test/api";
+import { refused, signedInApi } from "@/test/api";
 
 const opened: (string | undefined)[] = [];
 const open = new Set<AbortSignal>();
+let firstRefusal: ConnectError | undefined;
 
 function Shown({ name }: { name: string | null }) {
   const state = useResumingStream<string, string>(name, () => ({
     async *open(cursor, signal) {
       opened.push(cursor);
+      if (opened.length === 1 && firstRefusal) throw firstRefusal;
       open.add(signal);
       signal.addEventListener("abort", () => open.delete(signal));
       for (let beat = 0; !signal.aborted; beat += 1) {
@@ -38,6 +41,7 @@ describe("a followed stream", () => {
     vi.useFakeTimers();
     opened.length = 0;
     open.clear();
+    firstRefusal = undefined;
     api = await signedInApi(() => {});
   });
   afterEach(() => {
@@ -87,5 +91,22 @@ describe("a followed stream", () => {
     act(() => see(true));
     await pass(UNSEEN_SECONDS_MAX);
     expect(opened).toHaveLength(1);
+  });
+
+  test("goes on with a new token when what the old one allows has changed", async () => {
+    firstRefusal = refused(Code.Unauthenticated, "TOKEN_OUTDATED");
+    expect(await api.session.token()).toBe("access-1");
+    render(show("btc"));
+    await pass(1);
+    expect(screen.getByText("live")).toBeTruthy();
+    expect(opened).toHaveLength(2);
+    expect(await api.session.token()).toBe("access-2");
+  });
+
+  test("ends with its session, which says why", async () => {
+    firstRefusal = refused(Code.Unauthenticated, "SESSION_REVOKED");
+    render(show("btc"));
+    await pass(1);
+    expect(api.session.snapshot()).toMatchObject({ phase: "signedOut", because: expect.stringContaining("was ended") });
   });
 });

@@ -35,7 +35,7 @@ export function useResumingStream<Message, Cursor>(
         generation = session.generation;
         return stream.open(cursor, signal);
       },
-      renew: () => session.renew(generation),
+      renew: (refusal) => session.recover(generation, refusal),
       onState: tell,
     };
 

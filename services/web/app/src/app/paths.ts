@@ -2,9 +2,17 @@
 export const PATHS = {
   home: "/app",
   signIn: "/app/sign-in",
+  verifyEmail: "/app/verify-email",
+  resetPassword: "/app/reset-password",
   trade: "/app/trade",
   orders: "/app/orders",
   portfolio: "/app/portfolio",
+  account: "/app/account",
+  security: "/app/account/security",
+  apiKeys: "/app/account/api-keys",
+  plan: "/app/account/plan",
+  activity: "/app/account/activity",
+  administration: "/app/administration",
 } as const;
 
 export function tradePath(instrumentId: string): string {

@@ -1,8 +1,11 @@
-import { Button, Center, Loader, Stack, Text } from "@mantine/core";
+import { Anchor, Button, Center, Loader, Stack, Text, VisuallyHidden } from "@mantine/core";
 import { IconAlertTriangle, IconInbox } from "@tabler/icons-react";
 import type { ReactNode } from "react";
-import { refusalOf } from "@/api/refusal";
+import { Link } from "react-router";
+import { inWords, isRefusal, mustWait, needsItsFields, refusalOf } from "@/api/refusal";
+import { PATHS } from "@/app/paths";
 import classes from "./states.module.css";
+import { useSecondsLeft } from "./useSecondsLeft";
 
 export function Loading({ what }: { what: string }) {
   return (
@@ -46,8 +49,17 @@ export function Failed({ what, error, onRetry }: { what: string; error: unknown;
   );
 }
 
+/** What helps against a refusal, where another page does. */
+const HELP: Record<string, { path: string; label: string }> = {
+  QUOTA_EXCEEDED: { path: PATHS.plan, label: "See your plan" },
+  ENTITLEMENT_MISSING: { path: PATHS.plan, label: "See your plan" },
+  EMAIL_NOT_VERIFIED: { path: PATHS.security, label: "Verify your address" },
+};
+
 export function RefusalAlert({ title, error }: { title?: string; error: unknown }) {
   const refusal = isRefusal(error) ? error : refusalOf(error);
+  const secondsLeft = useSecondsLeft(error);
+  const help = HELP[refusal.reason];
   return (
     <div className={classes.refusal} role="alert" data-reason={refusal.reason}>
       <IconAlertTriangle size={17} aria-hidden className={classes.icon} />
@@ -57,12 +69,27 @@ export function RefusalAlert({ title, error }: { title?: string; error: unknown 
             {title}
           </Text>
         )}
-        <Text size="sm">{refusal.message}</Text>
-        {refusal.violations.map(({ field, description }) => (
+        {mustWait(refusal) && refusal.retryDelaySeconds !== undefined ? (
+          <Text size="sm">
+            {/* Said once; a count that is read out every second helps nobody. */}
+            <VisuallyHidden>{refusal.message}</VisuallyHidden>
+            <span aria-hidden data-testid="countdown">
+              {refusal.what} {secondsLeft > 0 ? `Try again ${inWords(secondsLeft)}.` : "You can try again now."}
+            </span>
+          </Text>
+        ) : (
+          <Text size="sm">{refusal.message}</Text>
+        )}
+        {(needsItsFields(refusal) ? refusal.violations : []).map(({ field, description }) => (
           <Text size="xs" key={`${field} ${description}`}>
             <b>{field}</b>: {description}
           </Text>
         ))}
+        {help && (
+          <Anchor component={Link} to={help.path} size="sm">
+            {help.label}
+          </Anchor>
+        )}
         {refusal.reason && (
           <Text size="xs" c="dimmed" ff="monospace" mt={2}>
             {refusal.domain && `${refusal.domain} · `}
@@ -72,8 +99,4 @@ export function RefusalAlert({ title, error }: { title?: string; error: unknown 
       </div>
     </div>
   );
-}
-
-function isRefusal(error: unknown): error is ReturnType<typeof refusalOf> {
-  return typeof error === "object" && error !== null && "violations" in error && "reason" in error;
 }

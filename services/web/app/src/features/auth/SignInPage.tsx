@@ -18,8 +18,10 @@ export function SignInPage({ because }: { because?: string }) {
   const [requestId, setRequestId] = useState(newRequestId);
 
   const entering = useMutation({
-    mutationFn: () =>
-      registers ? session.register(email.trim(), password, fullName.trim(), requestId) : session.signIn(email.trim(), password),
+    mutationFn: async () => {
+      if (registers) await session.register(email.trim(), password, fullName.trim(), requestId);
+      else await session.signIn(email.trim(), password);
+    },
   });
   const refusal = entering.error ? refusalOf(entering.error) : undefined;
 

@@ -141,4 +141,5 @@ const LOST_TO_RELOAD: Refusal = {
   violations: [],
   retryDelaySeconds: undefined,
   message: "The page was closed before the answer came.",
+  what: "The page was closed before the answer came.",
 };
