@@ -59,5 +59,6 @@ export default defineConfig({
     isolate: false,
     maxWorkers: 1,
     testTimeout: 20_000,
+    expect: { poll: { timeout: 10_000 } },
   },
 });

@@ -10,10 +10,14 @@ import { clientsOver } from "@/api/clients";
 import { Session } from "@/api/session";
 import { StepUp } from "@/api/stepUp";
 import { openTransport, withStepUp, withToken } from "@/api/transport";
+import { takeLink } from "@/features/auth/links";
 
 // The value the file server allows style elements by; libraries that make some ask for it.
 const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
 setNonce(nonce);
+
+// Before anything else looks at the address.
+const link = takeLink(window.location, window.history);
 
 const session = new Session(openTransport());
 const stepUp = new StepUp();
@@ -22,6 +26,6 @@ void session.restore();
 
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
-    <App api={api} nonce={nonce} />
+    <App api={api} nonce={nonce} link={link} />
   </StrictMode>,
 );

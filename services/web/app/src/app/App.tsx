@@ -6,6 +6,7 @@ import { BrowserRouter } from "react-router";
 import { ApiProvider, type Api } from "@/api/clients";
 import { backoffMilliseconds } from "@/api/backoff";
 import { isTransient, refusalOf } from "@/api/refusal";
+import type { MailLink } from "@/features/auth/links";
 import { forgetUnanswered } from "@/features/orders/unanswered";
 import { cssVariables, theme } from "./theme";
 import { Pages } from "./Pages";
@@ -29,7 +30,7 @@ function openQueries(): QueryClient {
   });
 }
 
-export function App({ api, nonce }: { api: Api; nonce: string }) {
+export function App({ api, nonce, link }: { api: Api; nonce: string; link: MailLink | undefined }) {
   const [queries] = useState(openQueries);
 
   // Nothing of one person stays for the next.
@@ -49,7 +50,7 @@ export function App({ api, nonce }: { api: Api; nonce: string }) {
       <QueryClientProvider client={queries}>
         <ApiProvider api={api}>
           <BrowserRouter>
-            <Pages />
+            <Pages link={link} />
           </BrowserRouter>
         </ApiProvider>
       </QueryClientProvider>

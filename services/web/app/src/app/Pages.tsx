@@ -3,7 +3,11 @@ import { lazy, Suspense } from "react";
 import { Navigate, Route, Routes, useLocation } from "react-router";
 import { useSession } from "@/api/clients";
 import { AccountGate } from "@/features/accounts/AccountGate";
+import type { MailLink } from "@/features/auth/links";
+import { ResetPasswordPage } from "@/features/auth/ResetPasswordPage";
 import { SignInPage } from "@/features/auth/SignInPage";
+import { StepUpDialog } from "@/features/auth/StepUpDialog";
+import { VerifyEmailPage } from "@/features/auth/VerifyEmailPage";
 import { OrdersPage } from "@/features/orders/OrdersPage";
 import { PortfolioPage } from "@/features/portfolio/PortfolioPage";
 import { Boundary } from "@/ui/Boundary";
@@ -19,9 +23,14 @@ interface From {
   from?: string;
 }
 
-export function Pages() {
+export function Pages({ link }: { link: MailLink | undefined }) {
   const session = useSession();
   const location = useLocation();
+
+  // Links out of mails are for everybody, whoever is signed in here.
+  const token = link?.path === location.pathname ? link.token : undefined;
+  if (location.pathname === PATHS.verifyEmail) return <VerifyEmailPage token={token} />;
+  if (location.pathname === PATHS.resetPassword) return <ResetPasswordPage token={token} />;
 
   if (session.phase === "restoring") {
     return (
@@ -46,23 +55,27 @@ export function Pages() {
   }
 
   const { from } = (location.state ?? {}) as From;
+  const { user } = session;
   return (
-    <AccountGate>
-      <Shell user={session.user}>
-        <Boundary place={location.pathname}>
-          <Suspense fallback={<Loading what="the page" />}>
-            <Routes>
-              <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
-              <Route path={PATHS.orders} element={<OrdersPage />} />
-              <Route path={PATHS.portfolio} element={<PortfolioPage />} />
-              <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />
-              <Route path="/" element={<Navigate to={PATHS.trade} replace />} />
-              <Route path={PATHS.home} element={<Navigate to={PATHS.trade} replace />} />
-              <Route path="*" element={<Empty title="There is no such page" />} />
-            </Routes>
-          </Suspense>
-        </Boundary>
-      </Shell>
-    </AccountGate>
+    <>
+      <StepUpDialog />
+      <AccountGate>
+        <Shell user={user}>
+          <Boundary place={location.pathname}>
+            <Suspense fallback={<Loading what="the page" />}>
+              <Routes>
+                <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
+                <Route path={PATHS.orders} element={<OrdersPage />} />
+                <Route path={PATHS.portfolio} element={<PortfolioPage />} />
+                <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />
+                <Route path="/" element={<Navigate to={PATHS.trade} replace />} />
+                <Route path={PATHS.home} element={<Navigate to={PATHS.trade} replace />} />
+                <Route path="*" element={<Empty title="There is no such page" />} />
+              </Routes>
+            </Suspense>
+          </Boundary>
+        </Shell>
+      </AccountGate>
+    </>
   );
 }

@@ -5,6 +5,7 @@ import type { ReactNode } from "react";
 import { NavLink } from "react-router";
 import { useApi } from "@/api/clients";
 import { AccountMenu } from "@/features/accounts/AccountMenu";
+import { EmailBanner } from "@/features/auth/EmailBanner";
 import { useAccountOrders } from "@/features/orders/AccountOrdersProvider";
 import { StreamBadge } from "@/ui/StreamBadge";
 import { PATHS } from "./paths";
@@ -69,6 +70,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           </Menu>
         </Group>
       </header>
+      <EmailBanner />
       <main id="main" className={classes.main}>
         {children}
       </main>

@@ -1,4 +1,4 @@
-import { createTheme, type CSSVariablesResolver, type MantineColorsTuple } from "@mantine/core";
+import { createTheme, Modal, type CSSVariablesResolver, type MantineColorsTuple } from "@mantine/core";
 
 /** Night blue greys, lightest first, as Mantine counts them. */
 const night: MantineColorsTuple = [
@@ -19,6 +19,9 @@ export const theme = createTheme({
   cursorType: "pointer",
   focusRing: "auto",
   respectReducedMotion: true,
+  components: {
+    Modal: Modal.extend({ styles: { content: { background: "var(--panel)" }, header: { background: "var(--panel)" } } }),
+  },
 });
 
 export const cssVariables: CSSVariablesResolver = () => ({

@@ -1,7 +1,8 @@
-import { Center } from "@mantine/core";
+import { Center, Stack } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useMemo, useState, type ReactNode } from "react";
 import { useApi } from "@/api/clients";
+import { EmailBanner } from "@/features/auth/EmailBanner";
 import { AccountOrdersProvider } from "@/features/orders/AccountOrdersProvider";
 import { Failed, Loading } from "@/ui/states";
 import { AccountContext, ACCOUNTS_KEY, rememberChoice, rememberedChoice } from "./account";
@@ -39,9 +40,12 @@ export function AccountGate({ children }: { children: ReactNode }) {
   if (query.isError) return <Failed what="your accounts" error={query.error} onRetry={() => void query.refetch()} />;
   if (!chosen) {
     return (
-      <Center mih="100%" p="md" component="main">
-        <OpenAccountForm isFirst onOpened={() => {}} onSignOut={() => void session.signOut()} />
-      </Center>
+      <Stack mih="100%" gap={0}>
+        <EmailBanner />
+        <Center flex={1} p="md" component="main">
+          <OpenAccountForm isFirst onOpened={() => {}} onSignOut={() => void session.signOut()} />
+        </Center>
+      </Stack>
     );
   }
   return (
