@@ -20,7 +20,10 @@ EVERYWHERE = {
 
 
 def page(nonce: str) -> str:
-    """Files of this origin only, nothing inline; style elements that the component library makes carry the nonce."""
+    """Files of this origin only, nothing inline; style elements that the component library makes carry the nonce.
+
+    Images may be data as well: the second factor's is drawn by auth and never was a file. As an image it runs nothing.
+    """
     return policy(
         script="'self'",
         style=f"'self' 'nonce-{nonce}'",

@@ -56,6 +56,8 @@ async def test_the_page_runs_files_of_its_origin_only_and_each_answer_has_a_nonc
         assert policy["default-src"] == "'none'"
         assert policy["script-src"] == "'self'"
         assert policy["connect-src"] == "'self'"
+        assert policy["img-src"] == "'self' data:"
+        assert not [name for name, sources in policy.items() if "data:" in sources and name != "img-src"]
         assert policy["frame-ancestors"] == "'none'"
         found = re.search(r'nonce="([^"]+)"', await answer.text())
         assert found is not None

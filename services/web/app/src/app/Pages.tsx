@@ -17,6 +17,8 @@ import { Shell } from "./Shell";
 
 // The chart is a third of the page's weight, and nobody needs it to sign in.
 const TradePage = lazy(async () => ({ default: (await import("@/features/trade/TradePage")).TradePage }));
+// Seldom looked at.
+const PersonalPages = lazy(async () => ({ default: (await import("./PersonalPages")).PersonalPages }));
 
 /** Where to go after signing in. */
 interface From {
@@ -56,10 +58,12 @@ export function Pages({ link }: { link: MailLink | undefined }) {
 
   const { from } = (location.state ?? {}) as From;
   const { user } = session;
+  // What belongs to the person is there before a trading account is, and when orders cannot be reached.
+  const isPersonal = location.pathname.startsWith(PATHS.account);
   return (
     <>
       <StepUpDialog />
-      <AccountGate>
+      <AccountGate isNeeded={!isPersonal}>
         <Shell user={user}>
           <Boundary place={location.pathname}>
             <Suspense fallback={<Loading what="the page" />}>
@@ -67,8 +71,10 @@ export function Pages({ link }: { link: MailLink | undefined }) {
                 <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
                 <Route path={PATHS.orders} element={<OrdersPage />} />
                 <Route path={PATHS.portfolio} element={<PortfolioPage />} />
+                <Route path={`${PATHS.account}/*`} element={<PersonalPages />} />
                 <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />
-                <Route path="/" element={<Navigate to={PATHS.trade} replace />} />
+                {/* Stripe's pages lead back here. */}
+                <Route path="/" element={<Navigate to={location.search.startsWith("?checkout=") ? PATHS.plan : PATHS.trade} replace />} />
                 <Route path={PATHS.home} element={<Navigate to={PATHS.trade} replace />} />
                 <Route path="*" element={<Empty title="There is no such page" />} />
               </Routes>

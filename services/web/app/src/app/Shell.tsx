@@ -1,9 +1,18 @@
 import { ActionIcon, Anchor, Group, Menu, Text, Tooltip } from "@mantine/core";
-import { IconBook2, IconBriefcase, IconChartCandle, IconListDetails, IconLogout, IconUser } from "@tabler/icons-react";
+import {
+  IconBook2,
+  IconBriefcase,
+  IconChartCandle,
+  IconListDetails,
+  IconLogout,
+  IconSettings,
+  IconUser,
+} from "@tabler/icons-react";
 import type { User } from "@gen/tradeloom/auth/v1/auth_pb.js";
-import type { ReactNode } from "react";
-import { NavLink } from "react-router";
+import { useContext, type ReactNode } from "react";
+import { Link, NavLink } from "react-router";
 import { useApi } from "@/api/clients";
+import { AccountContext } from "@/features/accounts/account";
 import { AccountMenu } from "@/features/accounts/AccountMenu";
 import { EmailBanner } from "@/features/auth/EmailBanner";
 import { useAccountOrders } from "@/features/orders/AccountOrdersProvider";
@@ -20,7 +29,7 @@ const PLACES = [
 /** What every page stands in: where one is, which account, who, and whether orders are live. */
 export function Shell({ user, children }: { user: User; children: ReactNode }) {
   const { session } = useApi();
-  const { stream } = useAccountOrders();
+  const hasAccount = useContext(AccountContext) !== undefined;
   return (
     <div className={classes.shell}>
       <a className={classes.skip} href="#main">
@@ -42,8 +51,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           ))}
         </nav>
         <Group gap="xs" wrap="nowrap" ml="auto">
-          <StreamBadge what="Orders" state={stream} />
-          <AccountMenu />
+          {hasAccount && <OfTheAccount />}
           <Tooltip label="The interface's documentation">
             <ActionIcon component="a" href="/docs" variant="subtle" color="gray" aria-label="The interface's documentation" visibleFrom="sm">
               <IconBook2 size={18} stroke={1.6} />
@@ -63,6 +71,10 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
                 </Text>
               </Menu.Label>
               <Menu.Divider />
+              <Menu.Item component={Link} to={PATHS.security} leftSection={<IconSettings size={16} />}>
+                Security, keys and plan
+              </Menu.Item>
+              <Menu.Divider />
               <Menu.Item leftSection={<IconLogout size={16} />} onClick={() => void session.signOut()}>
                 Sign out
               </Menu.Item>
@@ -81,5 +93,15 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
         </Anchor>
       </footer>
     </div>
+  );
+}
+
+function OfTheAccount() {
+  const { stream } = useAccountOrders();
+  return (
+    <>
+      <StreamBadge what="Orders" state={stream} />
+      <AccountMenu />
+    </>
   );
 }

@@ -9,6 +9,23 @@ const DAY_AND_CLOCK = new Intl.DateTimeFormat("en-GB", {
   second: "2-digit",
 });
 
+const DATE_AND_CLOCK = new Intl.DateTimeFormat("en-GB", {
+  day: "2-digit",
+  month: "short",
+  year: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+});
+const EXACT_TIME = new Intl.DateTimeFormat("en-GB", {
+  day: "2-digit",
+  month: "short",
+  year: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+});
+const DATE = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric" });
+
 /** The reader's own time of day, such as 14:03:59. */
 export function clock(time: Timestamp | undefined): string {
   return time ? CLOCK.format(timestampDate(time)) : "–";
@@ -23,6 +40,20 @@ export function exactClock(time: Timestamp | undefined): string {
 
 export function dayAndClock(time: Timestamp | undefined): string {
   return time ? DAY_AND_CLOCK.format(timestampDate(time)) : "–";
+}
+
+/** For what may be long ago, or long to come. */
+export function dateAndClock(time: Timestamp | undefined): string {
+  return time ? DATE_AND_CLOCK.format(timestampDate(time)) : "–";
+}
+
+/** To tell one of many records from the next. */
+export function exactTime(time: Timestamp | undefined): string {
+  return time ? EXACT_TIME.format(timestampDate(time)) : "–";
+}
+
+export function date(time: Timestamp | undefined): string {
+  return time ? DATE.format(timestampDate(time)) : "–";
 }
 
 /** Whole seconds since 1970, UTC. */

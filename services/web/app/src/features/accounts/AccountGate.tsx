@@ -1,18 +1,23 @@
-import { Center, Stack } from "@mantine/core";
+import { Anchor, Center, Stack } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { useMemo, useState, type ReactNode } from "react";
+import { Link } from "react-router";
 import { useApi } from "@/api/clients";
+import { PATHS } from "@/app/paths";
 import { EmailBanner } from "@/features/auth/EmailBanner";
 import { AccountOrdersProvider } from "@/features/orders/AccountOrdersProvider";
 import { Failed, Loading } from "@/ui/states";
-import { AccountContext, ACCOUNTS_KEY, rememberChoice, rememberedChoice } from "./account";
+import { AccountContext, ACCOUNTS_KEY, ACCOUNTS_SHOWN_MAX, rememberChoice, rememberedChoice } from "./account";
 import { OpenAccountForm } from "./OpenAccountForm";
 
-/** So many accounts can be chosen from. */
-const ACCOUNTS_SHOWN_MAX = 200;
+interface Props {
+  /** Whether the page is about an account; others are shown without one, too. */
+  isNeeded: boolean;
+  children: ReactNode;
+}
 
 /** Shows the pages of one account, or asks to open the first one. */
-export function AccountGate({ children }: { children: ReactNode }) {
+export function AccountGate({ isNeeded, children }: Props) {
   const { portfolio, session } = useApi();
   const [choice, setChoice] = useState(rememberedChoice);
   const query = useQuery({
@@ -37,13 +42,19 @@ export function AccountGate({ children }: { children: ReactNode }) {
   );
 
   if (query.isPending) return <Loading what="your accounts" />;
+  if (!chosen && !isNeeded) return children;
   if (query.isError) return <Failed what="your accounts" error={query.error} onRetry={() => void query.refetch()} />;
   if (!chosen) {
     return (
       <Stack mih="100%" gap={0}>
         <EmailBanner />
         <Center flex={1} p="md" component="main">
-          <OpenAccountForm isFirst onOpened={() => {}} onSignOut={() => void session.signOut()} />
+          <Stack w="100%" maw={460} gap="sm">
+            <OpenAccountForm isFirst onOpened={() => {}} onSignOut={() => void session.signOut()} />
+            <Anchor component={Link} to={PATHS.security} size="sm" c="dimmed" ta="center">
+              Security, keys and plan
+            </Anchor>
+          </Stack>
         </Center>
       </Stack>
     );

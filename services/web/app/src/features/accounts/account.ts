@@ -17,6 +17,8 @@ export function useAccount(): ChosenAccount {
 }
 
 export const ACCOUNTS_KEY = ["accounts"];
+/** So many accounts can be chosen from. */
+export const ACCOUNTS_SHOWN_MAX = 200;
 
 /** An id, and no secret: it may outlive the session. */
 const CHOICE_KEY = "tradeloom.account";
