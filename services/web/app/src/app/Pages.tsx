@@ -1,7 +1,7 @@
 import { Center, Loader, Stack, Text } from "@mantine/core";
 import { lazy, Suspense } from "react";
 import { Navigate, Route, Routes, useLocation } from "react-router";
-import { useSession } from "@/api/clients";
+import { isAdministrator, useSession } from "@/api/clients";
 import { AccountGate } from "@/features/accounts/AccountGate";
 import type { MailLink } from "@/features/auth/links";
 import { ResetPasswordPage } from "@/features/auth/ResetPasswordPage";
@@ -19,6 +19,7 @@ import { Shell } from "./Shell";
 const TradePage = lazy(async () => ({ default: (await import("@/features/trade/TradePage")).TradePage }));
 // Seldom looked at.
 const PersonalPages = lazy(async () => ({ default: (await import("./PersonalPages")).PersonalPages }));
+const PeoplePage = lazy(async () => ({ default: (await import("@/features/administration/PeoplePage")).PeoplePage }));
 
 /** Where to go after signing in. */
 interface From {
@@ -59,7 +60,7 @@ export function Pages({ link }: { link: MailLink | undefined }) {
   const { from } = (location.state ?? {}) as From;
   const { user } = session;
   // What belongs to the person is there before a trading account is, and when orders cannot be reached.
-  const isPersonal = location.pathname.startsWith(PATHS.account);
+  const isPersonal = location.pathname.startsWith(PATHS.account) || location.pathname.startsWith(PATHS.administration);
   return (
     <>
       <StepUpDialog />
@@ -72,6 +73,7 @@ export function Pages({ link }: { link: MailLink | undefined }) {
                 <Route path={PATHS.orders} element={<OrdersPage />} />
                 <Route path={PATHS.portfolio} element={<PortfolioPage />} />
                 <Route path={`${PATHS.account}/*`} element={<PersonalPages />} />
+                {isAdministrator(user) && <Route path={PATHS.administration} element={<PeoplePage />} />}
                 <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />
                 {/* Stripe's pages lead back here. */}
                 <Route path="/" element={<Navigate to={location.search.startsWith("?checkout=") ? PATHS.plan : PATHS.trade} replace />} />

@@ -7,11 +7,12 @@ import {
   IconLogout,
   IconSettings,
   IconUser,
+  IconUsersGroup,
 } from "@tabler/icons-react";
 import type { User } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { useContext, type ReactNode } from "react";
 import { Link, NavLink } from "react-router";
-import { useApi } from "@/api/clients";
+import { isAdministrator, useApi } from "@/api/clients";
 import { AccountContext } from "@/features/accounts/account";
 import { AccountMenu } from "@/features/accounts/AccountMenu";
 import { EmailBanner } from "@/features/auth/EmailBanner";
@@ -74,6 +75,11 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
               <Menu.Item component={Link} to={PATHS.security} leftSection={<IconSettings size={16} />}>
                 Security, keys and plan
               </Menu.Item>
+              {isAdministrator(user) && (
+                <Menu.Item component={Link} to={PATHS.administration} leftSection={<IconUsersGroup size={16} />}>
+                  Administration
+                </Menu.Item>
+              )}
               <Menu.Divider />
               <Menu.Item leftSection={<IconLogout size={16} />} onClick={() => void session.signOut()}>
                 Sign out

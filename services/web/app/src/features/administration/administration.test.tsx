@@ -1,0 +1,89 @@
+import { create } from "@bufbuild/protobuf";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { Code } from "@connectrpc/connect";
+import {
+  AdminService,
+  UserSchema,
+  UserState,
+  type ListUsersRequest,
+  type SetUserRolesRequest,
+  type SetUserStateRequest,
+} from "@gen/tradeloom/auth/v1/auth_pb.js";
+import { BillingService, type AssignPlanRequest } from "@gen/tradeloom/billing/v1/billing_pb.js";
+import { screen, waitFor, within } from "@testing-library/react";
+import { expect, test } from "vitest";
+import { refused, signedInApi } from "@/test/api";
+import { show } from "@/test/show";
+import { PeoplePage } from "./PeoplePage";
+import { endOfDay } from "./person";
+
+test("a day ends at its last second, by the reader's own clock", () => {
+  const end = timestampDate(endOfDay("2027-01-31")!);
+  expect([end.getFullYear(), end.getMonth(), end.getDate(), end.getHours(), end.getMinutes()]).toEqual([2027, 0, 31, 23, 59]);
+  expect(endOfDay("")).toBeUndefined();
+  expect(endOfDay("nonsense")).toBeUndefined();
+});
+
+test("an administrator finds a person, sets roles, assigns a plan, and suspends with a note", async () => {
+  const asked: ListUsersRequest[] = [];
+  const roles: SetUserRolesRequest[] = [];
+  const states: SetUserStateRequest[] = [];
+  const plans: AssignPlanRequest[] = [];
+  let bob = create(UserSchema, { userId: "u-bob", email: "bob@example.com", roles: ["user"], state: UserState.ACTIVE });
+  const api = await signedInApi(({ service }) => {
+    service(AdminService, {
+      listUsers: (request) => {
+        asked.push(request);
+        return { users: request.query === "nobody" ? [] : [bob] };
+      },
+      setUserRoles: (request) => {
+        roles.push(request);
+        if (roles.length === 1) throw refused(Code.FailedPrecondition, "LAST_ADMIN");
+        bob = { ...bob, roles: [...request.roles] };
+        return { user: bob };
+      },
+      setUserState: (request) => {
+        states.push(request);
+        bob = { ...bob, state: request.state };
+        return { user: bob };
+      },
+      listAuditEvents: ({ newestFirst }) => ({
+        events: newestFirst ? [{ sequence: 1n, kind: "tradeloom.auth.v1.UserRegistered", detail: "{}" }] : [],
+      }),
+    });
+    service(BillingService, {
+      listPlans: () => ({ plans: [{ plan: "pro", title: "Pro" }] }),
+      assignPlan: (request) => {
+        plans.push(request);
+        return { subscription: { plan: "pro", planInForce: "pro" } };
+      },
+    });
+  });
+  const user = show(api, <PeoplePage />);
+  await screen.findByText("bob@example.com");
+  await user.type(screen.getByLabelText("E-mail or name"), "nobody");
+  await screen.findByText("Nobody is like that");
+  await user.clear(screen.getByLabelText("E-mail or name"));
+  await user.click(await screen.findByRole("button", { name: "Show bob@example.com" }));
+
+  const person = await screen.findByRole("dialog");
+  await within(person).findByText("Registered");
+  await user.click(within(person).getByRole("checkbox", { name: "Operator" }));
+  await user.click(within(person).getByRole("button", { name: "Set the roles" }));
+  await within(person).findByText("Nobody who can sign in would be left to administer.");
+  await user.click(within(person).getByRole("button", { name: "Set the roles" }));
+  await screen.findByText("Roles set");
+  expect(roles[1]).toMatchObject({ userId: "u-bob", roles: ["user", "operator"] });
+
+  await user.click(within(person).getByRole("combobox", { name: "Plan" }));
+  await user.click(await screen.findByRole("option", { name: "Pro" }));
+  await user.click(within(person).getByRole("button", { name: "Assign" }));
+  await screen.findByText("Now in force: pro");
+  expect(plans).toMatchObject([{ userId: "u-bob", plan: "pro", trial: false }]);
+
+  await user.type(within(person).getByLabelText(/Why, for the record/), "asked to");
+  await user.click(within(person).getByRole("button", { name: "Suspend" }));
+  await within(person).findByRole("button", { name: "Let in again" });
+  expect(states).toMatchObject([{ userId: "u-bob", state: UserState.SUSPENDED, note: "asked to" }]);
+  await waitFor(() => expect(asked.some(({ query }) => query === "nobody")).toBe(true));
+});
