@@ -1,5 +1,6 @@
 """A person at the page in a real Chromium, through the edge: gRPC-Web calls and streams."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,4 +22,6 @@ def test_a_person_trades_through_the_page(stack: Stack, tmp_path: Path) -> None:
         EDGE_URL=f"http://{stack.edge}",
         CHROMIUM=chromium,
         E2E_OUTPUT=str(tmp_path),
+        MAILS=str(stack.folder.mails),
+        PYTHON=sys.executable,
     )

@@ -1,34 +1,6 @@
 import { expect, test, type Page } from "@playwright/test";
+import { PASSWORD, registered, watched } from "./person";
 import { Wire } from "./wire";
-
-const PASSWORD = "three looms weave at night";
-
-/** A page whose every complaint fails its test: errors, refused policies, requests to anywhere else. */
-async function watched(page: Page, origin: string): Promise<string[]> {
-  const complaints: string[] = [];
-  page.on("pageerror", (error) => complaints.push(`error: ${error.message}`));
-  page.on("console", (message) => {
-    if (/Content Security Policy|Refused to/.test(message.text())) complaints.push(message.text());
-  });
-  page.on("request", (request) => {
-    const url = new URL(request.url());
-    if (url.protocol.startsWith("http") && url.origin !== origin) complaints.push(`asked ${url.origin}`);
-  });
-  return complaints;
-}
-
-async function registered(page: Page): Promise<string> {
-  const email = `browser-${crypto.randomUUID()}@example.com`;
-  await page.goto("/");
-  await page.getByRole("button", { name: "Register" }).click();
-  await page.getByLabel("E-mail").fill(email);
-  await page.getByLabel("Name").fill("Ada");
-  await page.getByRole("textbox", { name: "Password" }).fill(PASSWORD);
-  await page.getByRole("button", { name: "Register" }).click();
-  await page.getByRole("button", { name: "Open account" }).click();
-  await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live");
-  return email;
-}
 
 function ticket(page: Page) {
   return page.getByRole("form", { name: "Order ticket" });
