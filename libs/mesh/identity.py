@@ -73,6 +73,11 @@ def current() -> Identity:
     return _current.get()
 
 
+def current_or_none() -> Identity | None:
+    """The same, where a method that anyone may call goes the same way."""
+    return _current.get(None)
+
+
 def for_user(user_id: UUID) -> tuple[tuple[str, str], ...]:
     """What a service's call carries to act for this user, where the method's policy lets that service."""
     return ((ON_BEHALF, str(user_id)),)

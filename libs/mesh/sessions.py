@@ -136,12 +136,11 @@ class Sessions:
             )
 
     def _revoked(self, identity: Identity) -> Refusal | None:
-        if identity.session_id in self._ended.times:
-            return SessionRevoked("the session was ended; sign in again")
-        not_before = self._not_before.times.get(identity.user_id)
-        if not_before is not None and identity.issue_time < not_before:
-            return TokenOutdated("what this access token allows has changed; refresh the session")
-        return None
+        return refusal_of(
+            identity,
+            ended=identity.session_id in self._ended.times,
+            not_before=self._not_before.times.get(identity.user_id),
+        )
 
     @contextmanager
     def stream(self, identity: Identity | None, caller: Hashable, end: End) -> Iterator[None]:
@@ -168,3 +167,12 @@ class Sessions:
         """At a drain: clients resume by cursor elsewhere."""
         for _, end in list(self._streams.values()):
             end(refusal)
+
+
+def refusal_of(identity: Identity, *, ended: bool, not_before: datetime | None) -> Refusal | None:
+    """Why a token counts no more; None where it does."""
+    if ended:
+        return SessionRevoked("the session was ended; sign in again")
+    if not_before is not None and identity.issue_time < not_before:
+        return TokenOutdated("what this access token allows has changed; refresh the session")
+    return None

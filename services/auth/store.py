@@ -151,6 +151,14 @@ class IdentityStore:
         await self._revoke(subject, user_id, expire_time)
         return expire_time
 
+    async def find_revoked(self, user_id: UUID, subject: UUID) -> tuple[bool, datetime | None]:
+        """Whether this session or API key has ended, and from when on the user's tokens count."""
+        found = await self.rows.fetch(
+            "SELECT not_before FROM revocations WHERE user_id = $1 AND subject = ANY ($2)", user_id, [subject, user_id]
+        )
+        times = [row["not_before"] for row in found]
+        return None in times, next((at for at in times if at is not None), None)
+
     async def _revoke(
         self, subject: UUID, user_id: UUID, expire_time: datetime, *, not_before: datetime | None = None
     ) -> None:

@@ -12,6 +12,7 @@ from grpc import aio
 from libs.mesh import identity
 from libs.mesh.identity import address_of
 from libs.mesh.requests import answer_once, key_of
+from libs.mesh.sessions import refusal_of
 from libs.store import requests
 from libs.store.database import Connection, Database
 from services.auth import domain, store, use_cases
@@ -83,6 +84,7 @@ class Desk:
 
         async def locked(rows: Connection) -> Response:
             await store.lock_users(rows, {user_id, *also})
+            await self._refuse_revoked(rows)
             return await work(rows)
 
         if not request.request_id:  # type: ignore[attr-defined] (every mutating request has one; a test proves it)
@@ -90,6 +92,18 @@ class Desk:
                 return await locked(rows)
         key = key_of(request, user_id=user_id, digest_key=self.digest_key if digest_key is None else digest_key)
         return await answer_once(self.database, key, response_type, locked, also=also)
+
+    async def _refuse_revoked(self, rows: Connection) -> None:
+        """Who held the lock may have signed out whoever waited for it, or taken their rights away.
+
+        Raises SessionRevoked or TokenOutdated.
+        """
+        caller = identity.current_or_none()
+        if caller is None or caller.session_id is None:
+            return
+        ended, not_before = await self.identities(rows).find_revoked(caller.user_id, caller.session_id)
+        if refusal := refusal_of(caller, ended=ended, not_before=not_before):
+            raise refusal
 
     async def first_answer(
         self, rows: Connection, request: Message, response_type: type[Response], user_id: UUID
@@ -111,16 +125,30 @@ class Desk:
     async def forget_failures(self, rows: Connection, counted: list[Counted]) -> None:
         await AttemptStore(rows).forget([one.subject for one in counted])
 
-    async def check_password(self, user_id: UUID, password: str) -> None:
-        """The caller's own, asked for once more; raises CredentialsInvalid, and LoginDelayed as Login does."""
+    async def check_password(self, user_id: UUID, password: str) -> str:
+        """The caller's own, asked for once more: its hash, for still_right().
+
+        Raises CredentialsInvalid, and LoginDelayed as Login does.
+        """
         counted = use_cases.counted_password(user_id)
         await self.admit(counted)
         async with self.database.transaction(user_id) as rows:
             password_hash = await self.identities(rows).find_password(user_id)
-        if not await self.passwords.verify(password_hash, password):
+        if password_hash is None or not await self.passwords.verify(password_hash, password):
             raise domain.CredentialsInvalid("the password is wrong")
         async with self.database.transaction() as rows:
             await self.forget_failures(rows, counted)
+        return password_hash
+
+    async def still_right(self, rows: Connection, user_id: UUID, password: str, verified: str | None) -> None:
+        """Raises CredentialsInvalid if the person has another password by now than the one that was verified.
+
+        Verifying takes long and locks nothing. Whoever signs in with the old password while its owner changes it must
+        not be in afterwards. Another hash may also be of the same password, made anew with more work.
+        """
+        now_kept = await self.identities(rows).find_password(user_id)
+        if now_kept != verified and not await self.passwords.verify(now_kept, password):
+            raise use_cases.refuse_credentials()
 
     async def own_user(self, rows: Connection) -> User:
         """The caller, who may have been suspended or purged a moment ago."""

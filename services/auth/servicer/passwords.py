@@ -20,11 +20,12 @@ class PasswordMethods:
         async with desk.database.transaction(caller.user_id) as rows:
             if answer := await desk.first_answer(rows, request, auth_pb2.ChangePasswordResponse, caller.user_id):
                 return answer
-        await desk.check_password(caller.user_id, request.current_password)
+        verified = await desk.check_password(caller.user_id, request.current_password)
         password_hash = await desk.passwords.hash(request.new_password)
 
         async def work(rows: Connection) -> auth_pb2.ChangePasswordResponse:
             user = await desk.own_user(rows)
+            await desk.still_right(rows, user.user_id, request.current_password, verified)
             count = await desk.change_password(
                 desk.identities(rows), user, password_hash, but=caller.session_id, cause="changed"
             )

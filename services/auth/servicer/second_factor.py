@@ -69,9 +69,10 @@ class SecondFactorMethods:
 
     async def DisableTotp(self, request, context):
         desk, user_id = self._desk, identity.current().user_id
-        await desk.check_password(user_id, request.password)
+        verified = await desk.check_password(user_id, request.password)
 
         async def work(rows: Connection) -> auth_pb2.DisableTotpResponse:
+            await desk.still_right(rows, user_id, request.password, verified)
             factors = desk.factors(rows)
             await desk.prove_factor(factors, user_id, request.code, request.recovery_code)
             await factors.delete_totp(user_id)

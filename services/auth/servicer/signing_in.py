@@ -72,6 +72,7 @@ class SigningInMethods:
         async def work(rows: Connection) -> auth_pb2.LoginResponse:
             identities = desk.identities(rows)
             user = domain.active(await identities.find_user(user_id))
+            await desk.still_right(rows, user_id, request.password, password_hash)
             if renewed:
                 await identities.renew_hash(user_id, renewed)
             if user.totp_enabled:
