@@ -25,6 +25,8 @@ VERIFY_LINK_SECONDS = 3 * 86_400
 # For so long a proved code lets in where the contract asks for a fresh one (libs.mesh.concerns).
 FRESH_FACTOR_SECONDS = 300
 RECOVERY_CODE_COUNT = 10
+# Open at once of one person; one more ends the one that was not refreshed for longest.
+SESSIONS_MAX = 100
 API_KEYS_KEPT_MAX = 1_000
 ROLES = ("user", "operator", "admin")
 
@@ -237,6 +239,11 @@ class Refreshed(Enum):
 def normalized(email: str) -> str:
     """Addresses are compared without regard to case."""
     return email.strip().lower()
+
+
+def expiry_of(session_begin: datetime, now: datetime, *, idle_days: int, days_max: int) -> datetime:
+    """Until when a session goes on unless it is refreshed; never longer than days_max, however often it is."""
+    return min(now + timedelta(days=idle_days), session_begin + timedelta(days=days_max))
 
 
 def judge_refresh(token: RefreshToken, session: Session, *, request_id: str, now: datetime) -> Refreshed:

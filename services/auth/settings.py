@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, PositiveFloat, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 
 from libs.mail import Smtp
 from libs.mesh.sessions import TOKEN_SECONDS_MAX
@@ -22,7 +22,10 @@ class Settings(ServiceSettings):
     # Base64 of 32 bytes; encrypts signing keys at rest.
     key_encryption_key: SecretStr
     access_token_seconds: int = Field(default=900, gt=0, le=TOKEN_SECONDS_MAX)
-    refresh_token_days: int = 30
+    # How long a session goes on without a refresh ...
+    refresh_token_days: PositiveInt = 30
+    # ... and how long however often it is refreshed: then its owner signs in again.
+    session_days_max: PositiveInt = 90
     revocation_heartbeat_seconds: float = 2.0
     revocation_poll_seconds: float = 0.5
     # An account's failed logins are told together, at most so often.

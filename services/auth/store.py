@@ -254,6 +254,20 @@ class IdentityStore:
             await self._tell_ended(session_id, user_id, cause, now)
         return len(open_ones)
 
+    async def end_idlest_sessions(self, user_id: UUID, *, kept: int, cause: str, now: datetime) -> None:
+        """Of the user's open sessions all but so many that were refreshed last."""
+        found = await self.rows.fetch(
+            """
+            SELECT session_id FROM sessions WHERE user_id = $1 AND end_time IS NULL AND expire_time > $2
+            ORDER BY refresh_time DESC, session_id DESC OFFSET $3
+            """,
+            user_id,
+            now,
+            kept,
+        )
+        for row in found:
+            await self.end_session(row["session_id"], user_id, cause=cause, now=now)
+
     async def _tell_ended(self, session_id: UUID, user_id: UUID, cause: str, now: datetime) -> None:
         # Its access tokens may live until then; so long everyone must know.
         expire_time = await self.revoke(session_id, user_id, now)

@@ -54,6 +54,7 @@ class Identities(Protocol):
     async def note_second_factor(self, session_id: UUID, now: datetime) -> None: ...
     async def end_session(self, session_id: UUID, user_id: UUID, *, cause: str, now: datetime) -> None: ...
     async def end_sessions(self, user_id: UUID, *, but: UUID | None, cause: str, now: datetime) -> int: ...
+    async def end_idlest_sessions(self, user_id: UUID, *, kept: int, cause: str, now: datetime) -> None: ...
     async def note_network(self, user_id: UUID, network: str) -> None: ...
     async def add_refresh_token(self, token: RefreshToken) -> None: ...
     async def spend(self, spent: RefreshToken, successor: RefreshToken, *, request_id: str, now: datetime) -> None: ...
@@ -150,12 +151,14 @@ class OpenSession:
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
     refresh_token_days: int
+    session_days_max: int
 
     async def __call__(
         self, identities: Identities, user: User, caller: Caller, *, second_factor: bool = False
     ) -> Opened:
         now = self.now()
-        expire_time = now + timedelta(days=self.refresh_token_days)
+        await identities.end_idlest_sessions(user.user_id, kept=domain.SESSIONS_MAX - 1, cause="too_many", now=now)
+        expire_time = domain.expiry_of(now, now, idle_days=self.refresh_token_days, days_max=self.session_days_max)
         session = Session(
             session_id=self.next_id(),
             user_id=user.user_id,
@@ -179,6 +182,7 @@ class RefreshSession:
 
     now: Callable[[], datetime]
     refresh_token_days: int
+    session_days_max: int
 
     async def __call__(
         self, identities: Identities, token: RefreshToken, session: Session, request_id: str
@@ -191,7 +195,11 @@ class RefreshSession:
         user = await identities.find_user(session.user_id)
         if user is None or user.state is not UserState.ACTIVE:
             raise domain.RefreshTokenInvalid("the refresh token is not valid; sign in again")
-        expire_time = now + timedelta(days=self.refresh_token_days)
+        expire_time = domain.expiry_of(
+            session.create_time, now, idle_days=self.refresh_token_days, days_max=self.session_days_max
+        )
+        if expire_time <= now:
+            raise domain.RefreshTokenInvalid("the session has lasted as long as one may; sign in again")
         text, successor = new_refresh_token(session, expire_time)
         if meaning is Refreshed.ROTATE:
             await identities.spend(token, successor, request_id=request_id, now=now)

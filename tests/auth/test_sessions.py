@@ -15,6 +15,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 
 from libs.ids import uuid7
 from libs.mesh.channel import MESSAGE_BYTES_MAX
+from services.auth import domain
 from services.auth.domain import REPEAT_SECONDS, Session, User
 from services.auth.keys import KeyBox, Signer, StoredKey, grant_of_session
 from services.auth.revocations import REVOKED_PER_MESSAGE_MAX
@@ -103,6 +104,34 @@ async def test_unknown_and_expired_refresh_tokens_are_refused(auth, bare_install
     async with bare_installation.connect() as rows:
         await rows.execute("UPDATE auth.refresh_tokens SET expire_time = now()")
     assert await reason_of(refresh(auth, session.refresh_token)) == "REFRESH_TOKEN_INVALID"
+
+
+async def test_a_session_that_is_refreshed_all_the_time_ends_all_the_same(bare_installation):
+    async with (
+        bare_installation.serve("auth", refresh_token_days="30", session_days_max="90") as auth,
+        bare_installation.connect() as rows,
+    ):
+        session = await signed_in(auth)
+        await rows.execute("UPDATE auth.sessions SET create_time = now() - interval '80 days'")
+        later = await refresh(auth, session.refresh_token)
+        left = later.refresh_expire_time.ToDatetime(UTC) - datetime.now(UTC)
+        assert timedelta(days=9) < left <= timedelta(days=10), "not thirty"
+        # As if the tenth day had come; the token's own time says it was good for a moment more.
+        await rows.execute("UPDATE auth.sessions SET create_time = now() - interval '90 days'")
+        assert await reason_of(refresh(auth, later.refresh_token)) == "REFRESH_TOKEN_INVALID"
+
+
+async def test_one_session_too_many_ends_the_one_that_was_idle_for_longest(auth, monkeypatch):
+    monkeypatch.setattr(domain, "SESSIONS_MAX", 3)
+    person, other = await registered(auth), await signed_in(auth)
+    first, second, third = [await signed_in(auth, person) for _ in range(3)]
+    await refresh(auth, first.refresh_token)
+    await signed_in(auth, person)
+    await until_ended(auth, second, 2)
+    assert [await me_of(auth, one) for one in (first, third, other)] == ["", "", ""]
+    assert await reason_of(refresh(auth, second.refresh_token)) == "REFRESH_TOKEN_INVALID"
+    listed = await stub_of(auth).ListSessions(auth_pb2.ListSessionsRequest(), metadata=carrying(first))
+    assert len(listed.sessions) == 3
 
 
 async def test_a_logout_ends_this_session_and_no_other(auth):

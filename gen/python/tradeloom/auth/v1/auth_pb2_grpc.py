@@ -185,6 +185,7 @@ class AuthServiceServicer:
     def Refresh(self, request, context):
         """Exchanges a refresh token for a new pair. Each works once: a spent one ends the session,
         except when the same request_id is repeated within 30 seconds because its answer was lost.
+        However often it is refreshed, a session ends after 90 days, unless the operator says otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

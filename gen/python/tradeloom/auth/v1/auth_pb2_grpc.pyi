@@ -26,6 +26,7 @@ class AuthServiceStub:
     Refresh: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshRequest, _auth_pb2.RefreshResponse]
     """Exchanges a refresh token for a new pair. Each works once: a spent one ends the session,
     except when the same request_id is repeated within 30 seconds because its answer was lost.
+    However often it is refreshed, a session ends after 90 days, unless the operator says otherwise.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
     """Ends the caller's session: its tokens are refused everywhere within five seconds and its
@@ -126,6 +127,7 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_auth_pb2.RefreshResponse]:
         """Exchanges a refresh token for a new pair. Each works once: a spent one ends the session,
         except when the same request_id is repeated within 30 seconds because its answer was lost.
+        However often it is refreshed, a session ends after 90 days, unless the operator says otherwise.
         """
 
     @_abc_1.abstractmethod

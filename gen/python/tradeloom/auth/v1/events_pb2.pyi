@@ -87,8 +87,9 @@ class SessionEnded(_message.Message):
     session_id: _builtins.str
     """The session."""
     cause: _builtins.str
-    """"logout", "revoked", "password_changed", "password_reset", "suspended", "deleted", or
-    "refresh_reuse" where a spent refresh token came back.
+    """"logout", "revoked", "password_changed", "password_reset", "suspended", "deleted", "too_many"
+    where the person opened more than one may have, or "refresh_reuse" where a spent refresh token
+    came back.
     """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:

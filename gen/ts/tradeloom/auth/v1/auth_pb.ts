@@ -2446,6 +2446,7 @@ export const AuthService: GenService<{
   /**
    * Exchanges a refresh token for a new pair. Each works once: a spent one ends the session,
    * except when the same request_id is repeated within 30 seconds because its answer was lost.
+   * However often it is refreshed, a session ends after 90 days, unless the operator says otherwise.
    *
    * @generated from rpc tradeloom.auth.v1.AuthService.Refresh
    */

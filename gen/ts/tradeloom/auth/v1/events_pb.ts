@@ -91,8 +91,9 @@ export type SessionEnded = Message<"tradeloom.auth.v1.SessionEnded"> & {
   sessionId: string;
 
   /**
-   * "logout", "revoked", "password_changed", "password_reset", "suspended", "deleted", or
-   * "refresh_reuse" where a spent refresh token came back.
+   * "logout", "revoked", "password_changed", "password_reset", "suspended", "deleted", "too_many"
+   * where the person opened more than one may have, or "refresh_reuse" where a spent refresh token
+   * came back.
    *
    * @generated from field: string cause = 2;
    */
