@@ -7,7 +7,7 @@ from enum import Enum
 from ipaddress import ip_network
 from uuid import UUID
 
-from libs.errors import AlreadyExists, Exhausted, Invalid, NotAllowed, NotFound, Unauthenticated
+from libs.errors import AlreadyExists, Exhausted, Forbidden, Invalid, NotAllowed, NotFound, Unauthenticated
 
 # A lost answer to Refresh may be asked for again so long after the token was spent.
 REPEAT_SECONDS = 30
@@ -24,6 +24,8 @@ RESET_LINK_SECONDS = 1_800
 VERIFY_LINK_SECONDS = 3 * 86_400
 # For so long a proved code lets in where the contract asks for a fresh one (libs.mesh.concerns).
 FRESH_FACTOR_SECONDS = 300
+# For so long after signing in a second factor may be set up without the password.
+SIGNED_IN_SECONDS = 300
 RECOVERY_CODE_COUNT = 10
 # Open at once of one person; one more ends the one that was not refreshed for longest.
 SESSIONS_MAX = 100
@@ -88,6 +90,10 @@ class ChallengeInvalid(Unauthenticated):
 
 class CodeInvalid(Unauthenticated):
     reason = "CODE_INVALID"
+
+
+class PasswordRequired(Forbidden):
+    reason = "PASSWORD_REQUIRED"
 
 
 class TotpIsEnabled(NotAllowed):
@@ -289,6 +295,12 @@ def networks_from(texts: Iterable[str]) -> tuple[str, ...]:
     if wrong:
         raise Invalid(wrong)
     return tuple(dict.fromkeys(found))
+
+
+def check_signed_in_lately(session: Session, now: datetime) -> None:
+    """Raises PasswordRequired where the session alone does not show that its owner sits there."""
+    if now - session.create_time > timedelta(seconds=SIGNED_IN_SECONDS):
+        raise PasswordRequired("the password is needed, for the session was not opened within the last five minutes")
 
 
 def check_expiry(expire_time: datetime | None, now: datetime) -> None:

@@ -83,6 +83,26 @@ async def test_setting_up_gives_a_secret_its_uri_and_an_image_and_enables_nothin
     assert await reason_of(stub_of(auth).EnableTotp(wrong, metadata=carrying(session))) == "CODE_INVALID"
 
 
+async def test_setting_up_needs_the_password_unless_its_owner_has_just_signed_in(auth, bare_installation):
+    """Or a stolen token would shut its owner out for good."""
+    session = await signed_in(auth)
+
+    def set_up(password: str = "", request_id: str = ""):
+        request = auth_pb2.SetupTotpRequest(password=password, request_id=request_id)
+        return stub_of(auth).SetupTotp(request, metadata=carrying(session))
+
+    assert await reason_of(set_up()) == ""
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.sessions SET create_time = now() - interval '6 minutes'")
+    assert await reason_of(set_up()) == "PASSWORD_REQUIRED"
+    assert await reason_of(set_up("a wrong password")) == "CREDENTIALS_INVALID"
+    made = await set_up(PASSWORD, request_id="s")
+    code = Authenticator(made.otpauth_uri).code()
+    assert await set_up(PASSWORD, request_id="s") == auth_pb2.SetupTotpResponse()
+    enable = auth_pb2.EnableTotpRequest(code=code)
+    assert await reason_of(stub_of(auth).EnableTotp(enable, metadata=carrying(session))) == ""
+
+
 async def test_setting_up_anew_makes_the_first_secret_void(auth):
     session = await signed_in(auth)
     apps = [

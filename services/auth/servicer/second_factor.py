@@ -20,9 +20,14 @@ class SecondFactorMethods:
     async def SetupTotp(self, request, context):
         desk, user_id = self._desk, identity.current().user_id
         made: list[str] = []
+        verified = await desk.check_password(user_id, request.password) if request.password else None
 
         async def work(rows: Connection) -> auth_pb2.SetupTotpResponse:
             user = await desk.own_user(rows)
+            if verified is None:
+                domain.check_signed_in_lately(await desk.own_session(rows), desk.now())
+            else:
+                await desk.still_right(rows, user_id, request.password, verified)
             secret = await desk.set_up_factor.make(desk.factors(rows), user_id)
             made[:] = [totp.otpauth_uri(secret, user.email)]
             return auth_pb2.SetupTotpResponse(secret=secret, otpauth_uri=made[0])

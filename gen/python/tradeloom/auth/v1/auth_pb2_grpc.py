@@ -224,7 +224,8 @@ class AuthServiceServicer:
 
     def SetupTotp(self, request, context):
         """Makes a new secret for an authenticator app. Nothing is enabled until EnableTotp proves a code
-        of it; asking again replaces a secret that was not proved.
+        of it; asking again replaces a secret that was not proved. Needs the password, unless the caller
+        has signed in within the last five minutes: a stolen token sets up no factor of the thief's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

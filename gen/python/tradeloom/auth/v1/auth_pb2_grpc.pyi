@@ -44,7 +44,8 @@ class AuthServiceStub:
     """
     SetupTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.SetupTotpRequest, _auth_pb2.SetupTotpResponse]
     """Makes a new secret for an authenticator app. Nothing is enabled until EnableTotp proves a code
-    of it; asking again replaces a secret that was not proved.
+    of it; asking again replaces a secret that was not proved. Needs the password, unless the caller
+    has signed in within the last five minutes: a stolen token sets up no factor of the thief's.
     """
     EnableTotp: _aio.UnaryUnaryMultiCallable[_auth_pb2.EnableTotpRequest, _auth_pb2.EnableTotpResponse]
     """Enables the second factor by a first code. Returns recovery codes, which are shown only now, and
@@ -175,7 +176,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.SetupTotpRequest, _abc.Awaitable[_auth_pb2.SetupTotpResponse]],
     ) -> _abc.Awaitable[_auth_pb2.SetupTotpResponse]:
         """Makes a new secret for an authenticator app. Nothing is enabled until EnableTotp proves a code
-        of it; asking again replaces a secret that was not proved.
+        of it; asking again replaces a secret that was not proved. Needs the password, unless the caller
+        has signed in within the last five minutes: a stolen token sets up no factor of the thief's.
         """
 
     @_abc_1.abstractmethod

@@ -60,6 +60,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the address is verified already."""
     ERROR_REASON_USER_PURGED: _ErrorReason.ValueType  # 18
     """FAILED_PRECONDITION: the person was deleted for good. Metadata: user_id."""
+    ERROR_REASON_PASSWORD_REQUIRED: _ErrorReason.ValueType  # 19
+    """PERMISSION_DENIED: the session was opened more than five minutes ago, so the password must be given."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why auth refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -102,4 +104,6 @@ ERROR_REASON_EMAIL_VERIFIED: ErrorReason.ValueType  # 17
 """FAILED_PRECONDITION: the address is verified already."""
 ERROR_REASON_USER_PURGED: ErrorReason.ValueType  # 18
 """FAILED_PRECONDITION: the person was deleted for good. Metadata: user_id."""
+ERROR_REASON_PASSWORD_REQUIRED: ErrorReason.ValueType  # 19
+"""PERMISSION_DENIED: the session was opened more than five minutes ago, so the password must be given."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
