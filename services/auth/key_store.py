@@ -105,6 +105,11 @@ class KeyStore:
         await self.identities.tell(key.user_id, events.api_key_revoked(key.api_key_id, cause, count))
         return replace(key, revoke_time=now)
 
+    async def revoke_all(self, user_id: UUID, *, cause: str, now: datetime) -> None:
+        found = await self.rows.fetch(f"{KEY} WHERE user_id = $1 AND revoke_time IS NULL ORDER BY api_key_id", user_id)
+        for row in found:
+            await self.revoke(key_from(row), cause=cause, now=now)
+
     async def note_use(self, key: ApiKey, address: str, now: datetime) -> None:
         """At most once a minute, and at once from another address."""
         if key.last_used_time and now - key.last_used_time < USE_NOTED and key.last_used_address == address:

@@ -140,6 +140,32 @@ async def test_a_reset_leaves_the_second_factor_on(auth, bare_installation):
     assert (await login(auth, who.person, NEW)).challenge
 
 
+async def test_who_proves_an_address_that_another_registered_leaves_that_one_no_key(auth, bare_installation):
+    """Registered with somebody else's address, in the hope that its owner will one day use the account."""
+    who = await enrolled(auth)
+    made = await stub_of(auth).CreateApiKey(
+        auth_pb2.CreateApiKeyRequest(name="robot", scope=auth_pb2.API_KEY_SCOPE_TRADE), metadata=who.metadata
+    )
+    exchange = auth_pb2.ExchangeApiKeyRequest(secret=made.secret)
+    token = await stub_of(auth).ExchangeApiKey(exchange)
+    await ask_reset(auth, who.person.email)
+    await reset(auth, (await letter_to(bare_installation.mails, who.person.email, "new password")).token)
+    await until_ended(auth, token)
+    assert await reason_of(stub_of(auth).ExchangeApiKey(exchange)) == "API_KEY_INVALID"
+
+
+async def test_a_reset_by_who_had_proved_the_address_leaves_their_keys(auth, bare_installation):
+    who = await enrolled(auth)
+    mail = await letter_to(bare_installation.mails, who.person.email, "Verify")
+    await stub_of(auth).VerifyEmail(auth_pb2.VerifyEmailRequest(token=mail.token))
+    made = await stub_of(auth).CreateApiKey(
+        auth_pb2.CreateApiKeyRequest(name="robot", scope=auth_pb2.API_KEY_SCOPE_TRADE), metadata=who.metadata
+    )
+    await ask_reset(auth, who.person.email)
+    await reset(auth, (await letter_to(bare_installation.mails, who.person.email, "new password")).token)
+    assert await reason_of(stub_of(auth).ExchangeApiKey(auth_pb2.ExchangeApiKeyRequest(secret=made.secret))) == ""
+
+
 async def test_asking_for_a_link_is_answered_alike_and_leaves_the_same_whoever_asks(auth, bare_installation):
     person = await registered(auth)
     async with bare_installation.connect() as rows:

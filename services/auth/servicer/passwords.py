@@ -63,6 +63,8 @@ class PasswordMethods:
             # Who reads the mail owns the address, and signs in from here next, whatever others have tried meanwhile.
             if not user.email_verified:
                 await identities.verify_email(user)
+                # Whoever registered may have been somebody else.
+                await desk.api_keys(rows).revoke_all(user_id, cause="password_reset", now=desk.now())
             await identities.note_network(user_id, network_of(caller.address))
             await desk.forget_failures(rows, use_cases.counted_login(user.email, caller.address, is_known=False)[:2])
             await desk.outgoing.add(rows, user_id, Kind.PASSWORD_CHANGED, user.email)

@@ -271,7 +271,8 @@ class AuthServiceServicer:
 
     def ResetPassword(self, request, context):
         """Sets a new password with the token of a reset link, which works once, and ends all sessions. A
-        second factor stays and is asked for at the next Login.
+        second factor stays and is asked for at the next Login. Where the address was not verified, the
+        link verifies it and all API keys are revoked: somebody else may have made them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

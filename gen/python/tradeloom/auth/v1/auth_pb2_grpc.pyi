@@ -65,7 +65,8 @@ class AuthServiceStub:
     """
     ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ResetPasswordRequest, _auth_pb2.ResetPasswordResponse]
     """Sets a new password with the token of a reset link, which works once, and ends all sessions. A
-    second factor stays and is asked for at the next Login.
+    second factor stays and is asked for at the next Login. Where the address was not verified, the
+    link verifies it and all API keys are revoked: somebody else may have made them.
     """
     RequestEmailVerification: _aio.UnaryUnaryMultiCallable[_auth_pb2.RequestEmailVerificationRequest, _auth_pb2.RequestEmailVerificationResponse]
     """Sends the link that verifies the caller's e-mail address once more."""
@@ -233,7 +234,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.ResetPasswordRequest, _abc.Awaitable[_auth_pb2.ResetPasswordResponse]],
     ) -> _abc.Awaitable[_auth_pb2.ResetPasswordResponse]:
         """Sets a new password with the token of a reset link, which works once, and ends all sessions. A
-        second factor stays and is asked for at the next Login.
+        second factor stays and is asked for at the next Login. Where the address was not verified, the
+        link verifies it and all API keys are revoked: somebody else may have made them.
         """
 
     @_abc_1.abstractmethod

@@ -341,7 +341,7 @@ class ApiKeyRevoked(_message.Message):
     api_key_id: _builtins.str
     """The key."""
     cause: _builtins.str
-    """"revoked", "suspended" or "deleted"."""
+    """"revoked", or "password_reset" where the address was proved only then."""
     api_key_count: _builtins.int
     """How many of the person's keys are in force now."""
     def __init__(

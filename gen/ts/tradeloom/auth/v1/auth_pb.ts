@@ -2572,7 +2572,8 @@ export const AuthService: GenService<{
   },
   /**
    * Sets a new password with the token of a reset link, which works once, and ends all sessions. A
-   * second factor stays and is asked for at the next Login.
+   * second factor stays and is asked for at the next Login. Where the address was not verified, the
+   * link verifies it and all API keys are revoked: somebody else may have made them.
    *
    * @generated from rpc tradeloom.auth.v1.AuthService.ResetPassword
    */

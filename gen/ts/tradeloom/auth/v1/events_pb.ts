@@ -349,7 +349,7 @@ export type ApiKeyRevoked = Message<"tradeloom.auth.v1.ApiKeyRevoked"> & {
   apiKeyId: string;
 
   /**
-   * "revoked", "suspended" or "deleted".
+   * "revoked", or "password_reset" where the address was proved only then.
    *
    * @generated from field: string cause = 2;
    */
