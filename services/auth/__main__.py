@@ -134,7 +134,9 @@ async def add_first_admin(
     async with database.transaction() as rows:
         if await store.find_login(rows, domain.normalized(settings.admin_email), network=""):
             return
-    password_hash = await passwords.hash(settings.admin_password.get_secret_value())
+    password = settings.admin_password.get_secret_value()
+    passwords.refuse_common(password, "AUTH_ADMIN_PASSWORD", email=settings.admin_email)
+    password_hash = await passwords.hash(password)
     user_id = uuid7()
     try:
         async with database.transaction(user_id) as rows:

@@ -1,6 +1,7 @@
 """What people, sessions, keys and tokens are, and what may happen to them. No I/O here."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -30,7 +31,13 @@ RECOVERY_CODE_COUNT = 10
 # Open at once of one person; one more ends the one that was not refreshed for longest.
 SESSIONS_MAX = 100
 API_KEYS_KEPT_MAX = 1_000
+LETTERS, LETTERS_AND_DIGITS = r"[^\W\d_]+", r"[^\W_]+"
 ROLES = ("user", "operator", "admin")
+# What a password may not consist of: the words of this place, and beside them the person's own.
+CONTEXT_WORDS = frozenset({"tradeloom", "trading", "trader", "trade", "admin", "administrator", "operator"})
+CONTEXT_CHARACTERS_MIN = 3
+# So many digits and signs around one common word make no other password of it.
+DECORATION_CHARACTERS_MAX = 10
 
 
 class UserState(Enum):
@@ -295,6 +302,32 @@ def networks_from(texts: Iterable[str]) -> tuple[str, ...]:
     if wrong:
         raise Invalid(wrong)
     return tuple(dict.fromkeys(found))
+
+
+def words_of(email: str, full_name: str) -> frozenset[str]:
+    """What whoever knows a person tries first."""
+    found = re.findall(LETTERS_AND_DIGITS, f"{email} {full_name}".lower())
+    return frozenset(word for word in found if len(word) >= CONTEXT_CHARACTERS_MIN)
+
+
+def is_too_common(password: str, common: Collection[str], own_words: Collection[str] = ()) -> bool:
+    """Whether it is a common password, or little else than one of them, or than words of this place and of the person.
+
+    No kind of character is asked for: what decides is how little is left besides.
+    """
+    text = password.lower()
+    if text in common:
+        return True
+    left = text
+    for word in sorted(CONTEXT_WORDS | set(own_words), key=len, reverse=True):
+        left = left.replace(word, " ")
+    words = re.findall(LETTERS, left)
+    decoration = sum(not letter.isalpha() and not letter.isspace() for letter in left)
+    if len(words) > 1 or decoration > DECORATION_CHARACTERS_MAX:
+        return False
+    if words:
+        return words[0] in common or (left != text and len(words[0]) < CONTEXT_CHARACTERS_MIN)
+    return left != text
 
 
 def check_signed_in_lately(session: Session, now: datetime) -> None:

@@ -11,7 +11,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from libs.errors import Exhausted
-from services.auth.domain import PasswordTooCommon
+from services.auth.domain import PasswordTooCommon, is_too_common, words_of
 
 T = TypeVar("T")
 COMMON = frozenset(FREQUENCY_LISTS["passwords"])
@@ -26,10 +26,11 @@ class Passwords:
         self._counting, self._count, self._count_max = Lock(), 0, at_once_max + waiting_max
         self._nobody = self._hasher.hash("nobody has this password")
 
-    def refuse_common(self, password: str, field: str = "password") -> None:
+    def refuse_common(self, password: str, field: str = "password", *, email: str = "", full_name: str = "") -> None:
         """Raises for a password that is tried first by whoever guesses; field is where it stood."""
-        if password.lower() in COMMON:
-            raise PasswordTooCommon({field: "is among the most common ones"})
+        if is_too_common(password, COMMON, words_of(email, full_name)):
+            why = "is among the most common ones, or little else than one of them, your name or your address"
+            raise PasswordTooCommon({field: why})
 
     async def hash(self, password: str) -> str:
         return await self._in_thread(self._hasher.hash, password)

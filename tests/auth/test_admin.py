@@ -8,6 +8,7 @@ import pytest
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 
 from libs.ids import uuid7
+from services.auth.domain import PasswordTooCommon
 from tests.auth.people import (
     PASSWORD,
     Person,
@@ -35,6 +36,12 @@ async def auth(bare_installation):
 async def first_admin(auth):
     login = auth_pb2.LoginRequest(email=ADMIN["admin_email"], password=ADMIN["admin_password"])
     return await stub_of(auth).Login(login)
+
+
+async def test_the_first_administrator_has_no_common_password(bare_installation):
+    with pytest.raises(PasswordTooCommon, match="AUTH_ADMIN_PASSWORD"):
+        async with bare_installation.serve("auth", admin_email="a@example.com", admin_password="Administrator1"):
+            pass
 
 
 def set_state(auth, user_id: str, state, metadata=None, **fields):

@@ -82,6 +82,28 @@ async def test_a_change_needs_the_present_password_and_a_good_new_one(auth):
     assert await reason_of(change(auth, session, new=common.upper())) == "PASSWORD_TOO_COMMON"
 
 
+async def test_no_change_and_no_link_sets_a_password_of_the_persons_own_words(auth, bare_installation):
+    person = await registered(auth, "countess@lovelace.example")
+    session, own = await signed_in(auth, person), "Ada Lovelace 1815"
+    assert await reason_of(change(auth, session, new=own)) == "PASSWORD_TOO_COMMON"
+    await ask_reset(auth, person.email)
+    letter = await letter_to(bare_installation.mails, person.email, "new password")
+    assert await reason_of(reset(auth, letter.token, own)) == "PASSWORD_TOO_COMMON"
+    assert await reason_of(reset(auth, letter.token)) == "", "the link was not used up"
+
+
+@pytest.mark.parametrize(
+    "password", ["x" * 255 + "y", " spaces around them ", "MiXeD case throughout", "пароль 🔑 из слов"]
+)
+async def test_a_password_counts_exactly_as_it_was_typed(auth, password):
+    person = Person("", "exact@example.com", password)
+    register = auth_pb2.RegisterRequest(email=person.email, password=password)
+    await stub_of(auth).Register(register)
+    for other in {password[:-1], password.strip(), password.swapcase()} - {password}:
+        assert await reason_of(login(auth, person, other)) == "CREDENTIALS_INVALID"
+    assert await reason_of(login(auth, person, password)) == ""
+
+
 async def test_guessing_the_password_within_a_session_is_held_up(auth):
     person = await registered(auth)
     session = await signed_in(auth, person)

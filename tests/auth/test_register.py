@@ -76,6 +76,15 @@ async def test_common_and_short_passwords_are_refused(auth):
         assert await reason_of(stub_of(auth).Register(request)) == "INVALID_FIELDS"
 
 
+async def test_a_password_may_not_be_made_of_the_persons_own_words(auth):
+    request = auth_pb2.RegisterRequest(
+        email="ada@lovelace.example", password="Countess-Lovelace!", full_name="Countess"
+    )
+    assert await reason_of(stub_of(auth).Register(request)) == "PASSWORD_TOO_COMMON"
+    request.password = PASSWORD
+    assert await reason_of(stub_of(auth).Register(request)) == ""
+
+
 async def test_nothing_secret_is_kept_or_logged(bare_installation):
     """Neither in any column of any table nor in a line of the log, although the service runs into defects."""
     with bare_installation.start("auth") as process:

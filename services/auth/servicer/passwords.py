@@ -6,7 +6,7 @@ from libs.mesh import identity
 from libs.mesh.identity import network_of
 from libs.store.database import Connection
 from services.auth import domain, factor_store, reset_requests, use_cases
-from services.auth.domain import VERIFY_LINK_SECONDS, Purpose
+from services.auth.domain import VERIFY_LINK_SECONDS, Purpose, User
 from services.auth.mails import Kind
 from services.auth.servicer.desk import Desk, caller_of
 
@@ -16,10 +16,10 @@ class PasswordMethods:
 
     async def ChangePassword(self, request, context):
         desk, caller = self._desk, identity.current()
-        desk.passwords.refuse_common(request.new_password, "new_password")
         async with desk.database.transaction(caller.user_id) as rows:
             if answer := await desk.first_answer(rows, request, auth_pb2.ChangePasswordResponse, caller.user_id):
                 return answer
+            self._refuse_common(request, await desk.own_user(rows))
         verified = await desk.check_password(caller.user_id, request.current_password)
         password_hash = await desk.passwords.hash(request.new_password)
 
@@ -45,12 +45,13 @@ class PasswordMethods:
 
     async def ResetPassword(self, request, context):
         desk, caller = self._desk, caller_of(context)
-        desk.passwords.refuse_common(request.new_password, "new_password")
         token_hash = use_cases.hash_of(request.token)
         async with desk.database.transaction() as rows:
             user_id = await factor_store.owner_of(rows, token_hash, Purpose.RESET_PASSWORD)
         if user_id is None:
             raise refuse_link()
+        async with desk.database.transaction(user_id) as rows:
+            self._refuse_common(request, await desk.identities(rows).find_user(user_id))
         password_hash = await desk.passwords.hash(request.new_password)
 
         async def work(rows: Connection) -> auth_pb2.ResetPasswordResponse:
@@ -72,6 +73,12 @@ class PasswordMethods:
             return auth_pb2.ResetPasswordResponse()
 
         return await desk.answer_once(request, auth_pb2.ResetPasswordResponse, work, user_id=user_id)
+
+    def _refuse_common(
+        self, request: auth_pb2.ChangePasswordRequest | auth_pb2.ResetPasswordRequest, user: User | None
+    ) -> None:
+        own = {"email": user.email, "full_name": user.full_name} if user else {}
+        self._desk.passwords.refuse_common(request.new_password, "new_password", **own)
 
     async def RequestEmailVerification(self, request, context):
         desk, user_id = self._desk, identity.current().user_id

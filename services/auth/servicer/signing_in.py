@@ -27,7 +27,7 @@ class SigningInMethods:
 
     async def Register(self, request, context):
         desk = self._desk
-        desk.passwords.refuse_common(request.password)
+        desk.passwords.refuse_common(request.password, email=request.email, full_name=request.full_name)
         password_hash = await desk.passwords.hash(request.password)
         user_id = desk.next_id()
 

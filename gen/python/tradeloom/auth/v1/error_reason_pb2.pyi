@@ -27,7 +27,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EMAIL_TAKEN: _ErrorReason.ValueType  # 1
     """ALREADY_EXISTS: someone is registered with this e-mail address."""
     ERROR_REASON_PASSWORD_TOO_COMMON: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT: the password is among the most common ones."""
+    """INVALID_ARGUMENT: the password is among the most common ones, or little else than one of them, the
+    platform's name, or the person's own name or address.
+    """
     ERROR_REASON_CREDENTIALS_INVALID: _ErrorReason.ValueType  # 3
     """UNAUTHENTICATED: e-mail and password do not belong together; which is wrong is not said."""
     ERROR_REASON_LOGIN_DELAYED: _ErrorReason.ValueType  # 4
@@ -71,7 +73,9 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_EMAIL_TAKEN: ErrorReason.ValueType  # 1
 """ALREADY_EXISTS: someone is registered with this e-mail address."""
 ERROR_REASON_PASSWORD_TOO_COMMON: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT: the password is among the most common ones."""
+"""INVALID_ARGUMENT: the password is among the most common ones, or little else than one of them, the
+platform's name, or the person's own name or address.
+"""
 ERROR_REASON_CREDENTIALS_INVALID: ErrorReason.ValueType  # 3
 """UNAUTHENTICATED: e-mail and password do not belong together; which is wrong is not said."""
 ERROR_REASON_LOGIN_DELAYED: ErrorReason.ValueType  # 4

@@ -32,7 +32,8 @@ export enum ErrorReason {
   EMAIL_TAKEN = 1,
 
   /**
-   * INVALID_ARGUMENT: the password is among the most common ones.
+   * INVALID_ARGUMENT: the password is among the most common ones, or little else than one of them, the
+   * platform's name, or the person's own name or address.
    *
    * @generated from enum value: ERROR_REASON_PASSWORD_TOO_COMMON = 2;
    */
