@@ -44,6 +44,13 @@ JSON = {
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
 
+# Tokens and what is personal are in answers: nobody keeps them, and no browser takes one for a page. The dashboard's files
+# say themselves how long they keep.
+UNKEPT = [
+    {"header": {"key": key, "value": value}, "append_action": "ADD_IF_ABSENT"}
+    for key, value in (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
+]
+
 BUFFER = "envoy.filters.http.buffer"
 
 # The transcoder does not count what it keeps of a body, so bodies are counted before it. And whoever has shown no token
@@ -281,6 +288,7 @@ def virtual_host(target: Target, name: str, routes: list[dict[str, Any]]) -> dic
                 "request_body_buffer_limit": REQUEST_BUFFER_BYTES,
                 "request_headers_to_add": [ADDRESS_SEEN],
                 "request_headers_to_remove": [CONNECT_HEADER],
+                "response_headers_to_add": UNKEPT,
             }
         ],
     }

@@ -28,7 +28,7 @@ from libs.edge.clusters import REFLECTIONS_MAX
 from libs.edge.listeners import JWKS_EARLY_SECONDS
 from libs.edge.target import LOOPBACK
 from tests.journeys.callers import documents
-from tests.libs.edge.stand import ABSENT, CHANNEL_OPTIONS, SigningKey, Stand, make_certificates, standing
+from tests.libs.edge.stand import ABSENT, CHANNEL_OPTIONS, KEPT, SigningKey, Stand, make_certificates, standing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,6 +70,21 @@ async def test_rest_answers_in_snake_case_with_every_field(stand: Stand) -> None
     assert order["side"] == "ORDER_SIDE_BUY"
     assert order["quantity"] == {"value": "0.25"}
     assert order["fee_asset"] == ""
+
+
+async def test_no_answer_of_a_service_is_kept_or_taken_for_a_page(stand: Stand) -> None:
+    login = {"email": "ada@example.com", "password": "a"}
+    for asking in (
+        stand.http.post("/auth/login", json=login),
+        stand.http.get("/orders/executions", headers=stand.bearer()),
+        stand.http.get("/orders/order-2", headers=stand.bearer()),
+    ):
+        async with asking as answer:
+            assert answer.headers.getall("cache-control") == ["no-store"]
+            assert answer.headers.getall("x-content-type-options") == ["nosniff"]
+    # Files say so themselves.
+    async with stand.http.get("/assets/app.js") as answer:
+        assert answer.headers.getall("cache-control") == [KEPT]
 
 
 async def test_a_fixed_rest_path_wins_over_a_variable_one(stand: Stand) -> None:

@@ -34,6 +34,8 @@ from tests.servers import free_port
 WORDS = ("auth", "orders", "marketdata")
 ABSENT = "absent"
 """A service that has ports of the earlier system, and nothing behind them yet."""
+KEPT = "public, max-age=60"
+"""How long the dashboard's files say they keep."""
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 READY_SECONDS = 20
 
@@ -302,7 +304,8 @@ async def plain_servers(addresses: dict[str, Address]) -> AsyncIterator[None]:
         return web.json_response({"status": "ok", "port": request.url.port})
 
     async def page(request: web.Request) -> web.Response:
-        return web.Response(text=f"<html>{request.path}</html>", content_type="text/html")
+        text = f"<html>{request.path}</html>"
+        return web.Response(text=text, content_type="text/html", headers={"Cache-Control": KEPT})
 
     runners: list[web.AppRunner] = []
     try:
