@@ -24,6 +24,7 @@ async def edge(
     auth = shared_auth.served
     target = embedded(
         tls_folder=str(installation.pki),
+        secrets_folder=str(tmp_path),
         descriptors_file=str(tmp_path / "tradeloom.binpb"),
         addresses={
             served.word: Address(host=LOOPBACK, mesh_port=served.mesh_port, probe_port=served.probe_port)
