@@ -60,14 +60,17 @@ def message_from(mail: Mail, sender: str) -> EmailMessage:
 
 
 class Folder:
-    """Writes each mail into a file and says so in the log, with the link: for one machine and its owner."""
+    """Writes each mail into a file and says so in the log: for one machine and its owner.
 
-    def __init__(self, folder: Path, sender: str) -> None:
-        self._folder, self._sender = folder, sender
+    With the link only where link_is_logged: whoever reads it can set the password of whom it is for.
+    """
+
+    def __init__(self, folder: Path, sender: str, *, link_is_logged: bool) -> None:
+        self._folder, self._sender, self._link_is_logged = folder, sender, link_is_logged
 
     async def send(self, mail: Mail) -> None:
         await asyncio.to_thread(self._write, message_from(mail, self._sender), mail.mail_id)
-        log.info("mail to %s: %s %s", mail.to, mail.subject, mail.link)
+        log.info("mail to %s: %s %s", mail.to, mail.subject, mail.link if self._link_is_logged else "")
 
     def _write(self, message: EmailMessage, name: str) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

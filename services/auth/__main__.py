@@ -14,6 +14,7 @@ from libs.bus.facts import reading
 from libs.ids import uuid7
 from libs.mail import Folder, Mailer, Smtp
 from libs.mesh.server import Mesh, Service, run
+from libs.mesh.settings import Environment
 from libs.store.background import running
 from libs.store.database import Database, open_database
 from libs.store.relay import relay
@@ -122,7 +123,10 @@ def mailer_of(settings: Settings) -> Mailer:
     if url := settings.smtp_url.get_secret_value():
         return Smtp(url, settings.mail_from)
     assert settings.mail_folder is not None
-    return Folder(settings.mail_folder, settings.mail_from)
+    # The logs of an installation that others use are read by more people than its mails.
+    return Folder(
+        settings.mail_folder, settings.mail_from, link_is_logged=settings.environment is Environment.DEVELOPMENT
+    )
 
 
 async def add_first_admin(

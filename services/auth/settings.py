@@ -38,8 +38,8 @@ class Settings(ServiceSettings):
     signing_key_poll_seconds: PositiveFloat = 10.0
     # Where people find the page; links in mails begin with it.
     public_url: str = "http://localhost:8080"
-    # smtp://user:password@host:587 (with STARTTLS) or smtps://…; without it mails are written to mail_folder, and their
-    # links to the log.
+    # smtp://user:password@host:587 (with STARTTLS) or smtps://…; without it mails are written to mail_folder, and in
+    # development their links to the log.
     smtp_url: SecretStr = SecretStr("")
     mail_folder: Path | None = None
     mail_from: str = "Tradeloom <no-reply@tradeloom.local>"

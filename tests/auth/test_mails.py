@@ -113,6 +113,19 @@ async def test_what_will_never_be_taken_and_what_is_too_old_is_given_up(bare_ins
     assert old
 
 
+@pytest.mark.parametrize(("environment", "is_logged"), [("development", True), ("production", False)])
+async def test_in_production_no_log_holds_what_sets_a_password(bare_installation, environment, is_logged):
+    with bare_installation.start("auth", environment=environment) as process:
+        await process.served.until_ready()
+        person = await registered(process.served)
+        letter = await letter_to(bare_installation.mails, person.email, "Verify")
+        async with asyncio.timeout(5):
+            while person.email not in process.logged():
+                await asyncio.sleep(0.02)
+        assert (letter.token in process.logged()) is is_logged
+        await process.served.close()
+
+
 async def test_a_killed_auth_sends_the_mail_when_it_is_back(bare_installation, tmp_path):
     """Killed after the registration and before anybody looked for mails."""
     with bare_installation.start("auth", mail_folder=str(tmp_path / "file" / "mails")) as process:

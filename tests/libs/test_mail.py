@@ -128,10 +128,18 @@ async def test_a_folder_keeps_the_newest_mails_and_the_log_shows_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mail, "FOLDER_MAILS_MAX", 2)
-    folder = Folder(tmp_path / "mails", SENDER)
+    folder = Folder(tmp_path / "mails", SENDER, link_is_logged=True)
     for number in range(4):
         with caplog.at_level("INFO"):
             await folder.send(Mail(mail_id=f"m{number}", to="a@b.c", subject="s", text="t", link=f"https://{number}"))
     assert [file.name for file in sorted((tmp_path / "mails").iterdir())] == ["m2.eml", "m3.eml"]
     assert "https://3" in caplog.text
     assert (tmp_path / "mails").stat().st_mode & 0o777 == 0o700
+
+
+async def test_no_link_is_logged_where_it_is_not_wanted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Folder(tmp_path, SENDER, link_is_logged=False)
+    with caplog.at_level("DEBUG"):
+        await folder.send(Mail(mail_id="m", to="a@b.c", subject="s", text="t", link="https://secret"))
+    assert "a@b.c" in caplog.text
+    assert "https://secret" not in caplog.text
