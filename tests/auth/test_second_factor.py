@@ -1,15 +1,19 @@
 """The second factor: nothing counts until it is proved, everything works once, and whoever guesses is held up."""
 
 import asyncio
+import base64
 import time
+from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
 import jwt
 import pytest
 from tradeloom.auth.v1 import auth_pb2
 
+from libs.ids import uuid7
 from services.auth import domain, totp
-from services.auth.domain import CHALLENGE_ATTEMPTS_MAX, FREE_FAILURES, RECOVERY_CODE_COUNT
+from services.auth.domain import CHALLENGE_ATTEMPTS_MAX, FREE_FAILURES, RECOVERY_CODE_COUNT, Session
+from services.auth.use_cases import new_refresh_token
 from tests.auth.people import (
     PASSWORD,
     Enrolled,
@@ -24,6 +28,8 @@ from tests.auth.people import (
 from tests.authenticator import Authenticator, hotp
 from tests.mesh import Served, bearer
 
+NOW = datetime.now(UTC)
+SESSION = Session(session_id=uuid7(), user_id=uuid7(), address="", create_time=NOW)
 # RFC 6238, appendix B: SHA-1, the key "12345678901234567890", eight digits.
 RFC_KEY = b"12345678901234567890"
 RFC_CODES = {
@@ -200,6 +206,23 @@ async def test_a_recovery_code_opens_a_session_once(auth):
     assert opened.recovery_codes_left == RECOVERY_CODE_COUNT - 1
     challenge = (await login(auth, who)).challenge
     assert await reason_of(verify(auth, challenge, recovery_code=who.recovery_codes[0])) == "CODE_INVALID"
+
+
+async def test_what_is_handed_out_cannot_be_guessed(auth):
+    """Each is as long as its random bits need, and comes out of the system's own source, whose every bit counts."""
+    who = await enrolled(auth)
+    key = auth_pb2.CreateApiKeyRequest(name="robot", scope=auth_pb2.API_KEY_SCOPE_READ)
+    made = await stub_of(auth).CreateApiKey(key, metadata=who.metadata)
+    challenge = (await login(auth, who)).challenge
+    for text in (who.session.refresh_token, challenge, made.secret.removeprefix(made.api_key.prefix + "_")):
+        assert len(base64.urlsafe_b64decode(text + "=")) * 8 >= 256
+    plain = [totp.plain_recovery_code(code) for code in who.recovery_codes]
+    assert all(len(base64.b32decode(code.upper())) * 8 >= 112 for code in plain)
+    many = 1_000
+    for make in (totp.new_recovery_code, totp.new_secret, lambda: new_refresh_token(SESSION, NOW)[0]):
+        texts = ["".join(filter(str.isalnum, make())) for _ in range(many)]
+        # No two begin or end alike, as they would if part of them were fixed, counted or made of the time.
+        assert len({text[:8] for text in texts}) == len({text[-8:] for text in texts}) == many
 
 
 async def test_regenerated_recovery_codes_replace_all_others(auth):

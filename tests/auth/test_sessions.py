@@ -147,6 +147,23 @@ async def test_a_logout_ends_this_session_and_no_other(auth):
     assert await me_of(auth, other) == ""
 
 
+async def test_one_of_ones_own_sessions_is_revoked_and_nobody_elses(auth):
+    person, stranger = await registered(auth), await signed_in(auth)
+    session, lost = await signed_in(auth, person), await signed_in(auth, person)
+
+    def revoke(session_id: str):
+        request = auth_pb2.RevokeSessionRequest(session_id=session_id)
+        return stub_of(auth).RevokeSession(request, metadata=carrying(session))
+
+    assert await reason_of(revoke(stranger.session_id)) == "SESSION_NOT_FOUND"
+    await revoke(lost.session_id)
+    await until_ended(auth, lost, 2)
+    assert await reason_of(refresh(auth, lost.refresh_token)) == "REFRESH_TOKEN_INVALID"
+    assert [await me_of(auth, one) for one in (session, stranger)] == ["", ""]
+    listed = await stub_of(auth).ListSessions(auth_pb2.ListSessionsRequest(), metadata=carrying(session))
+    assert [one.session_id for one in listed.sessions] == [session.session_id]
+
+
 async def test_a_repeated_logout_is_the_first_one(auth, bare_installation):
     """The repeat comes before anybody has heard of the end."""
     async with bare_installation.serve("auth", revocation_poll_seconds="3") as slow:
