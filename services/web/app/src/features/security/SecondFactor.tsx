@@ -67,9 +67,13 @@ function SetUp({ onEnabled, onCancel }: { onEnabled(codes: readonly string[]): v
   const [code, setCode] = useState("");
   const field = useRef<HTMLInputElement>(null);
   // A secret that was not proved is replaced by asking again, so each asking is one of its own.
-  const making = useMutation({ mutationFn: () => auth.setupTotp({ requestId: newRequestId() }) });
+  const making = useMutation({ mutationFn: (password: string) => auth.setupTotp({ requestId: newRequestId(), password }) });
   const { mutate: make } = making;
-  useEffect(() => make(), [make]);
+  useEffect(() => make(""), [make]);
+  // Of who signed in a while ago; once asked for, the field stays until the password is right.
+  const [asksPassword, setAsksPassword] = useState(false);
+  const makingReason = making.error ? refusalOf(making.error).reason : "";
+  if (makingReason === "PASSWORD_REQUIRED" && !asksPassword) setAsksPassword(true);
 
   const enabling = useMutation({
     mutationFn: (digits: string) => session.proving(auth.enableTotp({ requestId: newRequestId(), code: digits })),
@@ -90,7 +94,10 @@ function SetUp({ onEnabled, onCancel }: { onEnabled(codes: readonly string[]): v
     if (!enabling.isPending && secondsLeft === 0 && digits.length === CODE_DIGITS) enabling.mutate(digits);
   };
 
-  if (making.isError) return <Failed what="a new secret" error={making.error} onRetry={() => make()} />;
+  if (asksPassword && !making.data) {
+    return <PasswordFirst isPending={making.isPending} error={making.error} onPassword={make} onCancel={onCancel} />;
+  }
+  if (making.isError) return <Failed what="a new secret" error={making.error} onRetry={() => make("")} />;
   if (!making.data) return <Loading what="a new secret" />;
   return (
     <form
@@ -128,6 +135,59 @@ function SetUp({ onEnabled, onCancel }: { onEnabled(codes: readonly string[]): v
           </Group>
         </Stack>
       </div>
+    </form>
+  );
+}
+
+interface PasswordFirstProps {
+  isPending: boolean;
+  error: Error | null;
+  onPassword(password: string): void;
+  onCancel(): void;
+}
+
+/** A session that was opened a while ago may be in other hands by now: its owner shows that it is not. */
+function PasswordFirst({ isPending, error, onPassword, onCancel }: PasswordFirstProps) {
+  const [password, setPassword] = useState("");
+  const [hasEdited, setHasEdited] = useState(false);
+  const secondsLeft = useSecondsLeft(error);
+  const reason = error ? refusalOf(error).reason : "";
+  const isWrong = reason === "CREDENTIALS_INVALID" && !hasEdited;
+  return (
+    <form
+      aria-label="Your password first"
+      onSubmit={(event: FormEvent) => {
+        event.preventDefault();
+        if (isPending || secondsLeft > 0 || password === "") return;
+        setHasEdited(false);
+        onPassword(password);
+      }}
+    >
+      <Stack gap="sm" maw={340}>
+        <Text size="sm">You signed in a while ago, so your password is asked for once more.</Text>
+        {error && reason !== "CREDENTIALS_INVALID" && reason !== "PASSWORD_REQUIRED" && <RefusalAlert error={error} />}
+        <PasswordInput
+          label="Password"
+          name="password"
+          autoComplete="current-password"
+          required
+          autoFocus
+          value={password}
+          onChange={(event) => {
+            setPassword(event.currentTarget.value);
+            setHasEdited(true);
+          }}
+          error={isWrong && "This is not your password"}
+        />
+        <Group gap="xs">
+          <Button type="submit" size="xs" loading={isPending} disabled={secondsLeft > 0 || password === ""}>
+            Go on
+          </Button>
+          <Button size="xs" variant="default" onClick={onCancel}>
+            Cancel
+          </Button>
+        </Group>
+      </Stack>
     </form>
   );
 }

@@ -27,6 +27,31 @@ test("an SVG becomes an image's address, whatever letters are in it, and a secre
   expect(inGroups("ABCDEFGH")).toBe("ABCD EFGH");
 });
 
+test("who signed in a while ago types the password before a secret is shown", async () => {
+  const asked: string[] = [];
+  const api = await signedInApi(({ service }) => {
+    service(AuthService, {
+      setupTotp: ({ password }) => {
+        asked.push(password);
+        if (password === "") throw refused(Code.PermissionDenied, "PASSWORD_REQUIRED");
+        if (password !== "right") throw refused(Code.Unauthenticated, "CREDENTIALS_INVALID");
+        return { secret: "ABCDEFGH", qrSvg: "<svg/>" };
+      },
+    });
+  });
+  const user = show(api, <SecondFactor />);
+  await user.click(screen.getByRole("button", { name: "Set up a second factor" }));
+  const field = await screen.findByLabelText(/Password/);
+  await user.type(field, "wrong");
+  await user.click(screen.getByRole("button", { name: "Go on" }));
+  await screen.findByText("This is not your password");
+  await user.clear(field);
+  await user.type(field, "right");
+  await user.click(screen.getByRole("button", { name: "Go on" }));
+  expect((await screen.findByTestId("totp-secret")).textContent).toBe("ABCD EFGH");
+  expect(asked).toEqual(["", "wrong", "right"]);
+});
+
 test("the recovery codes stay until they are kept, although the second factor is on by then", async () => {
   let enabled = false;
   const api = await signedInApi(
