@@ -29,8 +29,20 @@ class Authenticator:
         self.algorithm = asked.get("algorithm", "SHA1").lower()
         secret = asked["secret"]
         self._key = base64.b32decode(secret + "=" * (-len(secret) % 8))
+        self._last = 0
 
-    def code(self, *, steps: int = 0) -> str:
-        """The code of now, or of so many steps later."""
-        counter = int(time.time()) // self.period + steps
-        return hotp(self._key, counter, self.digits, self.algorithm)
+    def code(self) -> str:
+        """What it shows now."""
+        return self._code_of(self._step())
+
+    def unused_code(self) -> str:
+        """One that was not given out here before: the next step's if now's was. Good though a step passes on its way."""
+        self._last = max(self._step(), self._last + 1)
+        assert self._last <= self._step() + 1, "no more for now: wait for the next step, or use a recovery code"
+        return self._code_of(self._last)
+
+    def _step(self) -> int:
+        return int(time.time()) // self.period
+
+    def _code_of(self, step: int) -> str:
+        return hotp(self._key, step, self.digits, self.algorithm)

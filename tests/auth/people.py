@@ -3,7 +3,7 @@
 import asyncio
 import email
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email import policy
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,16 @@ class Person:
 
 @dataclass
 class Enrolled:
-    """Somebody with a second factor, in a session whose factor is fresh. Each code works once, so they come in steps."""
+    """Somebody with a second factor, in a session whose factor is fresh."""
 
     person: Person
     session: Any
     app: Authenticator
     recovery_codes: list[str]
-    steps: int = field(default=0)
 
     def next_code(self) -> str:
-        """A code that was not used yet; there are two before its time step must pass."""
-        self.steps += 1
-        assert self.steps <= 1, "wait for the next step, or use a recovery code"
-        return self.app.code(steps=self.steps)
+        """A code that was not used yet: there is one, after that of enabling, before a step must pass."""
+        return self.app.unused_code()
 
     @property
     def metadata(self) -> Metadata:
@@ -70,16 +67,16 @@ async def signed_in(auth: Served, person: Person | None = None) -> auth_pb2.Logi
 
 
 async def enrolled(auth: Served, person: Person | None = None) -> Enrolled:
-    """Signed in, with a second factor that was enabled by a code of the step before now."""
+    """Signed in, with a second factor that has just been enabled."""
     person = person or await registered(auth)
     session = await signed_in(auth, person)
     made = await stub_of(auth).SetupTotp(auth_pb2.SetupTotpRequest(), metadata=carrying(session))
     app = Authenticator(made.otpauth_uri)
     enabled = await stub_of(auth).EnableTotp(
-        auth_pb2.EnableTotpRequest(code=app.code(steps=-1)), metadata=carrying(session)
+        auth_pb2.EnableTotpRequest(code=app.unused_code()), metadata=carrying(session)
     )
     session.access_token = enabled.access_token
-    return Enrolled(person, session, app, list(enabled.recovery_codes), steps=-1)
+    return Enrolled(person, session, app, list(enabled.recovery_codes))
 
 
 def seen_from(address: str) -> Metadata:

@@ -240,7 +240,7 @@ async def test_secrets_and_codes_are_of_no_use_to_who_reads_the_tables(auth, bar
     made = await stub_of(auth).SetupTotp(auth_pb2.SetupTotpRequest(request_id="s"), metadata=carrying(session))
     app = Authenticator(made.otpauth_uri)
     enabled = await stub_of(auth).EnableTotp(
-        auth_pb2.EnableTotpRequest(request_id="e", code=app.code()), metadata=carrying(session)
+        auth_pb2.EnableTotpRequest(request_id="e", code=app.unused_code()), metadata=carrying(session)
     )
     secrets = [made.secret.encode(), app._key, *(code.encode() for code in enabled.recovery_codes)]
     secrets += [code.replace("-", "").encode() for code in enabled.recovery_codes]

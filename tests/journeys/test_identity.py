@@ -82,8 +82,7 @@ def enrolled(caller: Caller, token: str) -> tuple[Authenticator, str, list[str]]
     """The app, an access token with a fresh factor, and the recovery codes."""
     made = caller.call("AuthService.SetupTotp", {}, token)
     app = Authenticator(made["otpauth_uri"])
-    # Of the step before: the codes of now and of the next step stay for later.
-    enabled = caller.call("AuthService.EnableTotp", {"code": app.code(steps=-1)}, token)
+    enabled = caller.call("AuthService.EnableTotp", {"code": app.unused_code()}, token)
     return app, enabled["access_token"], enabled["recovery_codes"]
 
 
@@ -120,10 +119,11 @@ def test_from_the_first_mail_to_a_robot_that_trades_and_is_stopped(caller: Calle
     app, fresh, _ = enrolled(caller, session["access_token"])
     asked = sign_in(caller, email)
     assert not asked.get("access_token")
-    opened = caller.call("AuthService.VerifyTotp", {"challenge": asked["challenge"], "code": app.code()})
+    code = app.unused_code()
+    opened = caller.call("AuthService.VerifyTotp", {"challenge": asked["challenge"], "code": code})
     assert opened["user"]["email_verified"]
     again = sign_in(caller, email)["challenge"]
-    used = {"challenge": again, "code": app.code()}
+    used = {"challenge": again, "code": code}
     assert refusal(lambda: caller.call("AuthService.VerifyTotp", used)) == UNAUTHENTICATED, "a code works once"
 
     trading, other = open_account(caller, fresh), open_account(caller, fresh)

@@ -291,12 +291,15 @@ def walk_auth(world: World, name: str, request_id: str) -> tuple[Any, Any, Any, 
         case "EnableTotp":
             fields, other = {"code": who.set_up().code()}, {"code": "000000"}
         case "StepUp" | "RegenerateRecoveryCodes":
-            fields, other = {"code": who.app.code()}, {"code": "000000"}
+            fields, other = {"code": who.app.unused_code()}, {"code": "000000"}
         case "DisableTotp":
-            fields, other = {"password": PASSWORD, "code": who.app.code()}, {"password": PASSWORD, "code": "000000"}
+            fields, other = (
+                {"password": PASSWORD, "code": who.app.unused_code()},
+                {"password": PASSWORD, "code": "000000"},
+            )
         case "VerifyTotp":
             challenge = world.auth.Login(auth_pb2.LoginRequest(email=who.email, password=PASSWORD)).challenge
-            fields = {"challenge": challenge, "code": who.app.code()}
+            fields = {"challenge": challenge, "code": who.app.unused_code()}
             other = {"challenge": challenge, "code": "000000"}
         case "ChangePassword":
             fields = {"current_password": PASSWORD, "new_password": PASSWORD + " new"}
@@ -360,7 +363,7 @@ class Newcomer:
 
     def enroll(self) -> None:
         self.app = self.set_up()
-        request = auth_pb2.EnableTotpRequest(code=self.app.code(steps=-1))
+        request = auth_pb2.EnableTotpRequest(code=self.app.unused_code())
         enabled = self._world.auth.EnableTotp(request, metadata=self.metadata)
         self.metadata = [("authorization", f"Bearer {enabled.access_token}")]
 

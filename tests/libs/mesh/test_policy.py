@@ -34,15 +34,20 @@ PEOPLE: dict[str, dict[str, Any] | None] = {
     "operator": {"roles": ["user", "operator"]},
     "admin": {"roles": ["admin"]},
 }
+
+
 # All that is proved by acts is proved: only the role and the scope are in question.
-PROVED: dict[str, Any] = {"mfa": True, "mfa_time": int(time.time()), "email_verified": True}
+def proved() -> dict[str, Any]:
+    return {"mfa": True, "mfa_time": int(time.time()), "email_verified": True}
+
+
 ROLES = {policy_pb2.ACCESS_OPERATOR: {"operator", "admin"}, policy_pb2.ACCESS_ADMIN: {"admin"}}
 SCOPES = {policy_pb2.SCOPE_READ: "read", policy_pb2.SCOPE_TRADE: "trade", policy_pb2.SCOPE_ACCOUNT: "account"}
 
 
 def carried(person: str) -> Metadata:
     claims = PEOPLE[person]
-    return () if claims is None else sign_in(**PROVED | claims)
+    return () if claims is None else sign_in(**proved() | claims)
 
 
 def expected(policy: policy_pb2.Policy, person: str) -> grpc.StatusCode | None:
@@ -106,7 +111,7 @@ def ways(method: Method, caller: str) -> Iterator[tuple[str, Metadata, bool]]:
     public, for_services = (policy.access == kind for kind in (policy_pb2.ACCESS_PUBLIC, policy_pb2.ACCESS_SERVICE))
     named, brings = caller in policy.services, caller in TOKEN_BRINGERS
     names = (("x-tradeloom-user", str(uuid7())),)
-    stolen = sign_in(roles=["admin", "operator", "user"], **PROVED)
+    stolen = sign_in(roles=["admin", "operator", "user"], **proved())
     yield "as itself", (), public or (for_services and named)
     yield (
         "for a user",
