@@ -31,9 +31,9 @@ class Authenticator:
         self._key = base64.b32decode(secret + "=" * (-len(secret) % 8))
         self._last = 0
 
-    def code(self) -> str:
-        """What it shows now."""
-        return self._code_of(self._step())
+    def code(self, *, steps: int = 0) -> str:
+        """What it shows now, or so many steps later."""
+        return self._code_of(self._step() + steps)
 
     def unused_code(self) -> str:
         """One that was not given out here before: the next step's if now's was. Good though a step passes on its way."""
