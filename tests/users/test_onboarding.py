@@ -73,7 +73,7 @@ async def test_steps_that_facts_prove_complete_themselves(users: Stand, redis: R
         "orders", ada.user_id, first, order_changed(orders_pb2.ORDER_EVENT_KIND_FILLED, account_id), key=account_id
     )
     await told.tell("auth", ada.user_id, auth_events.TotpDisabled(), auth_events.TotpEnabled())
-    await Told(redis).register(users.person())
+    await told.register(users.person())
     assert (await ada.onboarding()).steps[-1] == traded.steps[-1]
 
 
