@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from libs.errors import Invalid
@@ -60,3 +61,12 @@ def number_after(token: str) -> int:
     if key and not isinstance(key[0], int):
         raise PageTokenInvalid({"page_token": "is not one that was given out"})
     return int(key[0]) if key else 0
+
+
+def time_and_uuid_after(token: str) -> tuple[datetime, UUID] | None:
+    """The time in ISO 8601 and the id that a token stands for; None for the first page."""
+    key = key_of(token, 2)
+    try:
+        return (datetime.fromisoformat(str(key[0])).astimezone(UTC), UUID(str(key[1]))) if key else None
+    except (ValueError, OverflowError):
+        raise PageTokenInvalid({"page_token": "is not one that was given out"}) from None

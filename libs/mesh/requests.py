@@ -7,6 +7,7 @@ from uuid import UUID
 
 from google.protobuf.message import Message
 
+from libs.errors import RequestIdReused
 from libs.mesh import identity
 from libs.mesh.contract import without_secrets
 from libs.store import requests
@@ -41,6 +42,17 @@ def recorded(response: Message) -> bytes:
     kept.CopyFrom(response)
     without_secrets(kept)
     return kept.SerializeToString()
+
+
+async def first_answer(rows: Connection, key: RequestKey, response_type: type[Response]) -> Response | None:
+    """What the same request was answered before: for what is not to ask others, or be judged, once more.
+
+    Raises RequestIdReused.
+    """
+    found = (await requests.find(rows, [key])).get(key)
+    if isinstance(found, RequestIdReused):
+        raise found
+    return None if found is None else response_type.FromString(found)
 
 
 async def answer_once(

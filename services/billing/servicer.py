@@ -7,12 +7,11 @@ from uuid import UUID
 from google.protobuf.message import Message
 from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 
-from libs.errors import RequestIdReused, RevisionNotReached
+from libs.errors import RevisionNotReached
 from libs.mesh import identity, pages
 from libs.mesh.pages import PageTokenInvalid
-from libs.mesh.requests import answer_once, key_of
+from libs.mesh.requests import answer_once, first_answer, key_of
 from libs.mesh.wire import time_from_proto, timestamp
-from libs.store import requests
 from libs.store.database import Connection, Database
 from libs.store.requests import RequestKey
 from services.billing import domain, events, store, use_cases, wire
@@ -112,7 +111,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
     async def ListInvoices(self, request, context):
         size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
         user_id = identity.current().user_id
-        before = invoice_after(request.page_token)
+        before = pages.time_and_uuid_after(request.page_token)
         async with self._database.transaction(user_id) as rows:
             found = await store.list_invoices(rows, user_id, before, size + 1)
         page, more = found[:size], len(found) > size
@@ -216,24 +215,9 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
     async def _answered(self, key: RequestKey, response_type: type[Response]) -> Response | None:
         """The first answer to a repeat: what was done at Stripe then is not done again."""
         async with self._database.transaction(key.user_id) as rows:
-            before = (await requests.find(rows, [key])).get(key)
-        if isinstance(before, RequestIdReused):
-            raise before
-        return None if before is None else response_type.FromString(before)
+            return await first_answer(rows, key, response_type)
 
     async def _tell_own(self, rows: Connection, admin_user_id: UUID, told: events.Told) -> None:
         books = self._books(rows)
         await books.lock(admin_user_id)
         await books.tell(admin_user_id, [told])
-
-
-def invoice_after(token: str) -> tuple[datetime, UUID] | None:
-    """Where a page of invoices goes on."""
-    key = pages.key_of(token, 2)
-    if key is None:
-        return None
-    try:
-        time = datetime.fromisoformat(str(key[0]))
-        return time.astimezone(UTC), UUID(str(key[1]))
-    except (ValueError, OverflowError):
-        raise PageTokenInvalid({"page_token": "is not one that was given out"}) from None

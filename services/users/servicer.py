@@ -7,13 +7,11 @@ from uuid import UUID
 from google.protobuf.message import Message
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
-from libs.errors import RequestIdReused
 from libs.ids import uuid7
 from libs.mesh import identity, pages
-from libs.mesh.requests import answer_once, key_of
+from libs.mesh.requests import answer_once, first_answer, key_of
 from libs.mesh.wire import timestamp
 from libs.sealing import Sealer
-from libs.store import requests
 from libs.store.database import Connection, Database
 from libs.store.requests import RequestKey
 from services.users import domain, store, use_cases, wire
@@ -43,10 +41,7 @@ async def change(
 async def earlier_answer(database: Database, key: RequestKey, response_type: type[Response]) -> Response | None:
     """The first answer to a repeat; for what is not to ask others again before it looks."""
     async with database.transaction(key.user_id) as rows:
-        found = (await requests.find(rows, [key])).get(key)
-    if isinstance(found, RequestIdReused):
-        raise found
-    return None if found is None else response_type.FromString(found)
+        return await first_answer(rows, key, response_type)
 
 
 class UserServicer(users_pb2_grpc.UserServiceServicer):

@@ -1,6 +1,5 @@
 """What administrators do."""
 
-from datetime import UTC, datetime
 from uuid import UUID
 
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
@@ -9,7 +8,6 @@ from libs.mesh import identity, pages
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
 from services.auth import domain, store, wire
-from services.auth.domain import User
 from services.auth.servicer.desk import Desk
 from services.auth.servicer.records import page_of_events
 
@@ -25,7 +23,7 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
         async with self._desk.database.transaction() as rows:
             found = await store.list_users(
                 rows,
-                after=user_after(request.page_token),
+                after=pages.time_and_uuid_after(request.page_token),
                 query=request.query,
                 role=request.role,
                 states=[wire.STATES_FROM_PROTO[state] for state in request.states],
@@ -34,7 +32,9 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
         page = found[:size]
         return auth_pb2.ListUsersResponse(
             users=map(wire.user_to_proto, page),
-            next_page_token=token_after(page[-1]) if len(found) > size else "",
+            next_page_token=pages.token_after(page[-1].create_time.isoformat(), str(page[-1].user_id))
+            if len(found) > size
+            else "",
         )
 
     async def SetUserRoles(self, request, context):
@@ -73,15 +73,3 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
         response = await self._desk.answer_once(request, auth_pb2.RotateSigningKeyResponse, work)
         await self._desk.rotation.follow()
         return response
-
-
-def token_after(user: User) -> str:
-    return pages.token_after(user.create_time.isoformat(), str(user.user_id))
-
-
-def user_after(token: str) -> tuple[datetime, UUID] | None:
-    key = pages.key_of(token, 2)
-    try:
-        return (datetime.fromisoformat(str(key[0])).astimezone(UTC), UUID(str(key[1]))) if key else None
-    except (ValueError, OverflowError):
-        raise pages.PageTokenInvalid({"page_token": "is not one that was given out"}) from None

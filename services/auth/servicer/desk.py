@@ -11,9 +11,8 @@ from grpc import aio
 
 from libs.mesh import identity
 from libs.mesh.identity import address_of
-from libs.mesh.requests import answer_once, key_of
+from libs.mesh.requests import answer_once, first_answer, key_of
 from libs.mesh.sessions import refusal_of
-from libs.store import requests
 from libs.store.database import Connection, Database
 from services.auth import domain, store, use_cases
 from services.auth.domain import Counted, Session, User
@@ -111,11 +110,7 @@ class Desk:
         """What the same request was answered before; so a repeat is not judged anew."""
         if not request.request_id:  # type: ignore[attr-defined] (as above)
             return None
-        key = key_of(request, user_id=user_id, digest_key=self.digest_key)
-        answer = (await requests.find(rows, [key])).get(key)
-        if isinstance(answer, Exception):
-            raise answer
-        return None if answer is None else response_type.FromString(answer)
+        return await first_answer(rows, key_of(request, user_id=user_id, digest_key=self.digest_key), response_type)
 
     async def admit(self, counted: list[Counted]) -> None:
         """Counts an attempt, by itself: it stays counted whatever becomes of it."""
