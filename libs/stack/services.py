@@ -97,14 +97,11 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
             "AUTH_KEY_ENCRYPTION_KEY": passwords[KEY_ENCRYPTION_KEY],
             "AUTH_ADMIN_EMAIL": ADMIN_EMAIL,
             "AUTH_ADMIN_PASSWORD": passwords["auth.admin"],
-            "AUTH_PUBLIC_URL": os.environ.get("AUTH_PUBLIC_URL", f"http://localhost:{around.ports['edge']}"),
             "AUTH_MAIL_FOLDER": str(around.folder.mails),
         }
-        # A mail server of one's own, instead of the folder.
-        environment |= {name: os.environ[name] for name in ("AUTH_SMTP_URL", "AUTH_MAIL_FROM") if name in os.environ}
-    if word == "billing":
-        at_home = f"http://localhost:{around.ports['edge']}"
-        environment["BILLING_PUBLIC_URL"] = os.environ.get("BILLING_PUBLIC_URL", at_home)
+    if word in ("auth", "billing"):
+        # For mails' links, and for the way back from Stripe.
+        environment["PUBLIC_URL"] = os.environ.get("PUBLIC_URL", f"http://localhost:{around.ports['edge']}")
     if word == "users":
         # A file, so that its keys can be rotated while it runs.
         environment["USERS_KEY_ENCRYPTION_KEYS_FILE"] = str(passwords.users_keys_file)
