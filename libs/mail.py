@@ -5,7 +5,7 @@ import logging
 import ssl
 from dataclasses import dataclass
 from email.message import EmailMessage
-from email.utils import formatdate, make_msgid
+from email.utils import formatdate
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -53,7 +53,7 @@ def message_from(mail: Mail, sender: str) -> EmailMessage:
     message["From"], message["To"], message["Subject"] = sender, mail.to, mail.subject
     message["Date"] = formatdate()
     domain = sender.rpartition("@")[2].rstrip(">")
-    message["Message-ID"] = f"<{mail.mail_id}@{domain}>" if mail.mail_id else make_msgid(domain=domain)
+    message["Message-ID"] = f"<{mail.mail_id}@{domain}>"
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(mail.text)
     return message

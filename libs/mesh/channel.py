@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import grpc
 from grpc import aio
 
 from libs.mesh.carrying import interceptors
@@ -97,8 +96,3 @@ def open_edge_channel(address: str) -> aio.Channel:
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ],
     )
-
-
-def is_away(error: grpc.RpcError) -> bool:
-    """Whether the other side is only away for the moment."""
-    return isinstance(error, aio.AioRpcError) and error.code() is grpc.StatusCode.UNAVAILABLE

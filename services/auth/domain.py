@@ -30,7 +30,6 @@ SIGNED_IN_SECONDS = 300
 RECOVERY_CODE_COUNT = 10
 # Open at once of one person; one more ends the one that was not refreshed for longest.
 SESSIONS_MAX = 100
-API_KEYS_KEPT_MAX = 1_000
 LETTERS, LETTERS_AND_DIGITS = r"[^\W\d_]+", r"[^\W_]+"
 ROLES = ("user", "operator", "admin")
 # What a password may not consist of: the words of this place, and beside them the person's own.

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Protocol
 from uuid import UUID
 
 from libs.mail import Mail, Mailer, MailRefused, MailUnavailable
 from libs.store.database import Connection, Database
 from services.auth.domain import RESET_LINK_SECONDS, VERIFY_LINK_SECONDS
+from services.auth.keys import KeyBox
 
 MAILS_AT_ONCE = 20
 TRY_SECONDS_FIRST = 30.0
@@ -32,16 +32,11 @@ class Kind(Enum):
     API_KEY_CREATED = "api_key_created"
 
 
-class Box(Protocol):
-    def seal_bytes(self, purpose: str, context: str, raw: bytes) -> bytes: ...
-    def open_bytes(self, purpose: str, context: str, sealed: bytes) -> bytes: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """Puts mails on their way; what is in them rests sealed."""
 
-    box: Box
+    box: KeyBox
     next_id: Callable[[], UUID]
     public_url: str
 

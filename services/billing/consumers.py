@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 from tradeloom.auth.v1 import events_pb2 as auth_events
 from tradeloom.type.v1 import usage_pb2
+from tradeloom.users.v1 import events_pb2 as users_events
 
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection
@@ -23,8 +24,7 @@ KEY_FACTS = {
     message.DESCRIPTOR.full_name: message for message in (auth_events.ApiKeyCreated, auth_events.ApiKeyRevoked)
 }
 USAGE_COUNTED = usage_pb2.UsageCounted.DESCRIPTOR.full_name
-# Only its name and whom it is about matter here.
-USER_PURGED = "tradeloom.users.v1.UserPurged"
+USER_PURGED = users_events.UserPurged.DESCRIPTOR.full_name
 QUOTA_CHARACTERS_MAX = 64
 ADDED_MAX = 1_000_000_000
 

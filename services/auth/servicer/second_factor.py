@@ -1,6 +1,7 @@
 """Setting a second factor up, proving it anew and giving it up."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 from tradeloom.auth.v1 import auth_pb2
@@ -103,10 +104,10 @@ class SecondFactorMethods:
 
     async def _fresh_token(self, rows: Connection) -> str:
         """An access token of the caller's session, which has just proved its second factor."""
-        desk = self._desk
-        session = await desk.own_session(rows)
-        await desk.identities(rows).note_second_factor(session.session_id, desk.now())
-        return desk.sign(grant_of_session(await desk.own_user(rows), await desk.own_session(rows)))
+        desk, now = self._desk, self._desk.now()
+        session = replace(await desk.own_session(rows), second_factor_time=now)
+        await desk.identities(rows).note_second_factor(session.session_id, now)
+        return desk.sign(grant_of_session(await desk.own_user(rows), session))
 
     async def _proving(self, request, response_type: type[Response], work, context) -> Response:
         """Does what a code allows, the attempt counted and a wrong code told."""
