@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 numbers = itertools.count(1)
 
 
+SHARED_AUTH_REDIS = 1
+"""The number of the shared auth's database of Valkey; the tests' is 0."""
 STACK_FOLDERS = ("tests/journeys/", "tests/faults/")
 """Whose tests share the one stack of a run."""
 STACK_PLACE = "tests/libs/stack/"
@@ -100,7 +102,7 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySe
 async def valkey(valkey_server: ValkeyServer) -> AsyncIterator[ValkeyServer]:
     """The run's Valkey, empty; a test may kill and start it."""
     async with open_redis(valkey_server.url) as redis:
-        await redis.flushall()
+        await redis.flushdb()
     yield valkey_server
     if valkey_server.process and valkey_server.process.poll() is not None:
         valkey_server.start()
@@ -166,8 +168,9 @@ def shared_auth(
     pki: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServedProcess]:
-    """One auth for the whole run, on a database of its own."""
-    with mesh.shared_auth(postgres, valkey_server.url, pki, tmp_path_factory.mktemp("auth")) as process:
+    """One auth for the whole run, on databases of its own: tests empty theirs, and tell facts as if they were auth."""
+    redis_url = f"{valkey_server.url}/{SHARED_AUTH_REDIS}"
+    with mesh.shared_auth(postgres, redis_url, pki, tmp_path_factory.mktemp("auth")) as process:
         yield process
 
 
