@@ -56,8 +56,8 @@ def trial_secrets() -> list[dict[str, Any]]:
             "DATABASE_URL": database_url(f"{word}_rpc", roles),
             "WORKER_DATABASE_URL": database_url(f"{word}_worker", roles),
             "REDIS_URL": f"rediss://{word}:{users[word]}@redis:6379?ssl_ca_certs={DATA_AUTHORITY}",
-            "AUTH_KEY_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
-            "USERS_KEY_ENCRYPTION_KEYS": f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}",
+            "AUTH_KEY_ENCRYPTION_KEYS": new_entry(),
+            "USERS_KEY_ENCRYPTION_KEYS": new_entry(),
             "AUTH_ADMIN_EMAIL": ADMIN_EMAIL,
             "AUTH_ADMIN_PASSWORD": new_password(),
         }
@@ -89,6 +89,11 @@ def certificates(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 def secret(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": dict(texts)}
+
+
+def new_entry() -> str:
+    """A key-encryption key and what it is called."""
+    return f"first:{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
 
 def new_password() -> str:

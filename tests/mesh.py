@@ -37,13 +37,17 @@ from libs.mesh.contract import methods
 from libs.mesh.identity import ALGORITHM, AUDIENCE, ISSUER
 from libs.mesh.server import Open, serving
 from libs.mesh.settings import ServiceSettings
+from libs.sealing import LocalKeys, keys_from
 from libs.stack.pki import make_certificates
 from libs.words import WORDS
+from services.auth.data_key import CONTEXT
 from services.auth.keys import AUDIT, KeyBox, StoredKey
 from tests.servers import PASSWORD, PostgresServer, as_superuser, copy_database, free_port
 
 TEMPLATE = "mesh_template"
 KEY_ENCRYPTION_KEY = "dGVzdHMgdGVzdHMgdGVzdHMgdGVzdHMgdGVzdHMgdGU="
+KEY_ENCRYPTION_KEYS = f"tests:{KEY_ENCRYPTION_KEY}"
+DATA_KEY = b"the tests' data key, 32 bytes it"
 QUOTAS = '{"api_keys": 3}'
 """What a person may have of each, as billing would tell auth."""
 READY_SECONDS = 30.0
@@ -57,7 +61,7 @@ class Mint:
     """Signs access tokens with the key that every auth of the tests has; each claim can be replaced, or left out by None."""
 
     def __init__(self) -> None:
-        box = KeyBox(KEY_ENCRYPTION_KEY)
+        box = KeyBox(DATA_KEY)
         # In use for a while, and not so long that another were due.
         begun = datetime.now(UTC) - timedelta(days=1)
         self.stored: StoredKey = box.new(begun)
@@ -202,9 +206,8 @@ class Installation:
             "worker_database_url": self.url(f"{word}_worker"),
             "redis_url": self.redis_url,
             "auth_service_url": self.auth_address,
-            "key_encryption_key": KEY_ENCRYPTION_KEY,
             "mail_folder": str(self.mails),
-            "key_encryption_keys": f"tests:{KEY_ENCRYPTION_KEY}",
+            "key_encryption_keys": KEY_ENCRYPTION_KEYS,
             "drain_seconds": "5",
             "log_format": "json",
             **changes,
@@ -287,6 +290,10 @@ async def _let_in(server: PostgresServer) -> None:
     )
     for role in roles:
         await connection.execute(f"ALTER ROLE {role['rolname']} LOGIN PASSWORD '{PASSWORD}'")
+    wrapped = await LocalKeys(keys_from(KEY_ENCRYPTION_KEYS, allow_development=False)).wrap(DATA_KEY, CONTEXT)
+    await connection.execute(
+        "INSERT INTO auth.data_keys (key_id, wrapped_key) VALUES ($1, $2)", wrapped.key_id, wrapped.wrapped_key
+    )
     for key in (MINT.stored, MINT.audit):
         await connection.execute(
             """

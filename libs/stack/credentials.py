@@ -19,7 +19,8 @@ READER_PASSWORD = "trading"  # noqa: S105 (fixed by design: read-only, on loopba
 
 SUPERUSER = "postgres"
 OWNER = "tradeloom"
-KEY_ENCRYPTION_KEY = "auth.key_encryption_key"
+SEALING = ("auth", "users")
+"""The services that keep something sealed, each under keys of its own."""
 DEMO = "auth.demo"
 
 
@@ -37,26 +38,31 @@ class Credentials:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "secrets.json"
         self.admin_password_file = folder / "admin-password"
-        self.users_keys_file = folder / "users-keys"
+        self._folder = folder
         self._values: dict[str, str] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
     def make(self, words: Iterable[str]) -> None:
         """Make what is missing; on disk before anything can use it."""
-        names = [f"postgres.{SUPERUSER}", f"postgres.{OWNER}", "valkey.stack", KEY_ENCRYPTION_KEY, "auth.admin", DEMO]
+        names = [f"postgres.{SUPERUSER}", f"postgres.{OWNER}", "valkey.stack", "auth.admin", DEMO]
         for word in words:
             names += [f"postgres.{rpc_role(word)}", f"postgres.{worker_role(word)}", f"valkey.{word}"]
         missing = [name for name in names if name not in self._values]
         for name in missing:
-            self._values[name] = new_key() if name == KEY_ENCRYPTION_KEY else new_password()
+            self._values[name] = new_password()
         if missing:
             write_whole(self._file, json.dumps(self._values, indent=1))
         if not self.admin_password_file.exists():
             write_whole(self.admin_password_file, self["auth.admin"] + "\n")
-        if not self.users_keys_file.exists():
-            write_whole(self.users_keys_file, new_entry() + "\n")
+        for word in SEALING:
+            if not (file := self.keys_file(word)).exists():
+                write_whole(file, new_entry() + "\n")
 
     def __getitem__(self, name: str) -> str:
         return self._values[name]
+
+    def keys_file(self, word: str) -> Path:
+        """Of the key-encryption keys of one of SEALING."""
+        return self._folder / f"{word}-keys"
 
     def postgres(self, role: str) -> str:
         return self[f"postgres.{role}"]
@@ -75,5 +81,5 @@ def new_key() -> str:
 
 
 def new_entry() -> str:
-    """A key for users' file of key-encryption keys, called by when it was made."""
+    """A key for a file of key-encryption keys, called by when it was made."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}:{new_key()}"

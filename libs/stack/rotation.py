@@ -1,4 +1,4 @@
-"""A new key-encryption key for what users seals, while the stack runs."""
+"""A new key-encryption key for what a service seals, while the stack runs."""
 
 import fcntl
 import os
@@ -24,34 +24,34 @@ FORGET_SECONDS = 3600.0
 KEYS_KEPT_MAX = 10
 
 
-async def rotate(folder: DataFolder, snapshot: Snapshot) -> str:
-    """Makes a key, puts every secret under it, and says how many; none is unreadable at any moment.
+async def rotate(word: str, folder: DataFolder, snapshot: Snapshot) -> str:
+    """Makes a key, puts every data key of the service under it, and says how many; none is unreadable at any moment.
 
     Killed at any point, the next one ends what it began. An older key goes with a later rotation, when nothing is left
     under it and nobody can still be at work with it.
     """
-    file = Credentials(folder.secrets).users_keys_file
-    environment = environment_of_users(folder, snapshot)
+    file = Credentials(folder.secrets).keys_file(word)
+    environment = environment_of(word, folder, snapshot)
     with alone(file):
         entries = file.read_text().split()
         if len(entries) > 1:
-            await rewrap(environment)
+            await rewrap(word, environment)
             if time.time() - file.stat().st_mtime > FORGET_SECONDS:
                 entries = entries[:1]
         if len(entries) >= KEYS_KEPT_MAX:
             raise StackError(f"{len(entries)} keys were made lately; come back in an hour")
         write_whole(file, "\n".join([new_entry(), *entries]) + "\n")
-        return await rewrap(environment)
+        return await rewrap(word, environment)
 
 
-async def rewrap(environment: Mapping[str, str]) -> str:
+async def rewrap(word: str, environment: Mapping[str, str]) -> str:
     """Raises StackError where something is left under an older key; then all of them stay."""
-    command: Sequence[str] = [sys.executable, "-P", "-m", "services.users.rewrap"]
+    command: Sequence[str] = [sys.executable, "-P", "-m", f"services.{word}.rewrap"]
     said = await run_to_end(command, seconds=REWRAP_SECONDS, environment=environment)
     return said.splitlines()[-1]
 
 
-def environment_of_users(folder: DataFolder, snapshot: Snapshot) -> dict[str, str]:
+def environment_of(word: str, folder: DataFolder, snapshot: Snapshot) -> dict[str, str]:
     credentials = Credentials(folder.secrets)
     if snapshot.embedded_database:
         owner_url = PostgresServer(snapshot.ports["postgres"], credentials.postgres("postgres")).url(
@@ -67,9 +67,9 @@ def environment_of_users(folder: DataFolder, snapshot: Snapshot) -> dict[str, st
         ports=snapshot.ports,
         words=snapshot.words,
         owner_url=owner_url,
-        redis_urls={"users": ""},  # it speaks to nobody
+        redis_urls={word: ""},  # it speaks to nobody
     )
-    return service_environment("users", around)
+    return service_environment(word, around)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from libs.stack.credentials import ADMIN_EMAIL, KEY_ENCRYPTION_KEY, Credentials, rpc_role, worker_role
+from libs.stack.credentials import ADMIN_EMAIL, SEALING, Credentials, rpc_role, worker_role
 from libs.stack.errors import StackError
 from libs.stack.folder import DataFolder
 from libs.stack.ports import HOST
@@ -94,7 +94,6 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
         environment[name] = f"{HOST}:{around.ports[f'{other}.mesh']}"
     if word == "auth":
         environment |= {
-            "AUTH_KEY_ENCRYPTION_KEY": passwords[KEY_ENCRYPTION_KEY],
             "AUTH_ADMIN_EMAIL": ADMIN_EMAIL,
             "AUTH_ADMIN_PASSWORD": passwords["auth.admin"],
             "AUTH_MAIL_FOLDER": str(around.folder.mails),
@@ -102,9 +101,9 @@ def service_environment(word: str, around: Surroundings) -> dict[str, str]:
     if word in ("auth", "billing"):
         # For mails' links, and for the way back from Stripe.
         environment["PUBLIC_URL"] = os.environ.get("PUBLIC_URL", f"http://localhost:{around.ports['edge']}")
-    if word == "users":
+    if word in SEALING:
         # A file, so that its keys can be rotated while it runs.
-        environment["USERS_KEY_ENCRYPTION_KEYS_FILE"] = str(passwords.users_keys_file)
+        environment[f"{word.upper()}_KEY_ENCRYPTION_KEYS_FILE"] = str(passwords.keys_file(word))
     if word == "feeds":
         environment["FEEDS_SIMULATED"] = os.environ.get("FEEDS_SIMULATED", "1")
         environment["FEEDS_REPLAY_FOLDER"] = os.environ.get("FEEDS_REPLAY_FOLDER", str(around.folder.replays))

@@ -13,13 +13,16 @@ from libs.bus.connection import open_redis
 from libs.bus.facts import reading
 from libs.ids import uuid7
 from libs.mail import Folder, Mailer, Smtp
+from libs.mesh.sealing import open_keys
 from libs.mesh.server import Mesh, Service, run
 from libs.mesh.settings import Environment
+from libs.sealing import Sealer
 from libs.store.background import running
 from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.auth import consumers, domain, store, upkeep, use_cases
+from services.auth.data_key import open_data_key
 from services.auth.keys import KeyBox, Signer
 from services.auth.mails import Outgoing
 from services.auth.passwords import Passwords
@@ -41,11 +44,7 @@ def now() -> datetime:
 @asynccontextmanager
 async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     passwords = Passwords(settings.password_hashes_at_once_max, settings.password_hashes_waiting_max)
-    box = KeyBox(settings.key_encryption_key.get_secret_value())
-    signer = Signer(box, settings.access_token_seconds)
     register = use_cases.Registration(now)
-    prove_factor = use_cases.ProveFactor(box, now)
-    outgoing = Outgoing(box, uuid7, settings.public_url)
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
         open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
@@ -53,6 +52,11 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     ):
         async with database.transaction() as rows:
             await check_revision(rows, settings.word)
+        async with open_keys(settings) as keys:
+            box = KeyBox(await open_data_key(database, Sealer(keys)))
+        signer = Signer(box, settings.access_token_seconds)
+        prove_factor = use_cases.ProveFactor(box, now)
+        outgoing = Outgoing(box, uuid7, settings.public_url)
         rotation = Rotation(
             database=database,
             box=box,

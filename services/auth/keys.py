@@ -1,7 +1,5 @@
 """The keys that sign access tokens and audit chains, and what else is encrypted wherever it rests."""
 
-import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,14 +8,13 @@ from uuid import UUID
 import jwt
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from libs.ids import uuid7
 from libs.mesh.identity import ALGORITHM, AUDIENCE, ISSUER
+from libs.sealing import decrypted, encrypted
 from services.auth.domain import ApiKey, Session, User
 
-NONCE_BYTES = 12
 SCOPES_OF_A_PERSON = ("account", "read", "trade")
 ROLES_OF_A_KEY = frozenset({"user"})
 ACCESS, AUDIT = "access", "audit"
@@ -36,22 +33,21 @@ class StoredKey:
 
 
 class KeyBox:
-    """Seals and opens with keys derived from the key-encryption key, one for each purpose."""
+    """Seals and opens with keys derived from the data key, one for each purpose."""
 
-    def __init__(self, key_encryption_key: str) -> None:
-        self._master = base64.b64decode(key_encryption_key)
+    def __init__(self, data_key: bytes) -> None:
+        self._data_key = data_key
 
     def derived(self, purpose: str) -> bytes:
-        return HKDF(hashes.SHA256(), 32, salt=None, info=f"tradeloom/auth/{purpose}".encode()).derive(self._master)
+        return HKDF(hashes.SHA256(), 32, salt=None, info=f"tradeloom/auth/{purpose}".encode()).derive(self._data_key)
 
     def seal_bytes(self, purpose: str, context: str, raw: bytes) -> bytes:
         """Context is what it belongs to: sealed for one, it opens for no other."""
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + AESGCM(self.derived(purpose)).encrypt(nonce, raw, context.encode())
+        return encrypted(self.derived(purpose), raw, context.encode())
 
     def open_bytes(self, purpose: str, context: str, sealed: bytes) -> bytes:
-        """Raises InvalidTag for what was not sealed so."""
-        return AESGCM(self.derived(purpose)).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], context.encode())
+        """Raises Unsealable for what was not sealed so."""
+        return decrypted(self.derived(purpose), sealed, context.encode())
 
     def seal(self, private_key: Ed25519PrivateKey, key_id: str) -> bytes:
         return self.seal_bytes("signing-keys", key_id, private_key.private_bytes_raw())

@@ -1,26 +1,22 @@
 """What an operator may turn, with the units in the names."""
 
-import base64
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 
 from libs.mail import Smtp
+from libs.mesh.sealing import SealingSettings
 from libs.mesh.sessions import TOKEN_SECONDS_MAX
-from libs.mesh.settings import ServiceSettings
 from libs.tokens import KEYS_LEAD_SECONDS
 
-KEY_BYTES = 32
 # As the contract asks of everyone.
 PASSWORD_CHARACTERS_MIN = 12
 
 
-class Settings(ServiceSettings):
+class Settings(SealingSettings):
     word: ClassVar[str] = "auth"
 
-    # Base64 of 32 bytes; encrypts signing keys at rest.
-    key_encryption_key: SecretStr
     access_token_seconds: int = Field(default=900, gt=0, le=TOKEN_SECONDS_MAX)
     # How long a session goes on without a refresh ...
     refresh_token_days: PositiveInt = 30
@@ -50,13 +46,6 @@ class Settings(ServiceSettings):
     # The first administrator, made at the start if there is nobody with this address.
     admin_email: str = ""
     admin_password: SecretStr = SecretStr("")
-
-    @field_validator("key_encryption_key")
-    @classmethod
-    def is_a_key(cls, value: SecretStr) -> SecretStr:
-        if len(base64.b64decode(value.get_secret_value(), validate=True)) != KEY_BYTES:
-            raise ValueError(f"AUTH_KEY_ENCRYPTION_KEY must be the base64 of {KEY_BYTES} bytes")
-        return value
 
     @field_validator("smtp_url")
     @classmethod

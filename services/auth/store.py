@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from libs.sealing import WrappedKey
 from libs.store import outbox
 from libs.store.database import Connection
 from libs.store.outbox import Fact
@@ -23,6 +24,9 @@ ADMINS_LOCK = 0x61646D696E73
 # The worker may read and delete only what is so old, where a person's rows are concerned.
 OLD = {
     "refresh_tokens": "expire_time < now() - interval '1 day'",
+    # And whatever is left of its tokens, which expired no later.
+    "sessions": "expire_time < now() - interval '2 days'",
+    "api_keys": "least(revoke_time, expire_time) < now() - interval '90 days'",
     "one_time_tokens": "expire_time < now() - interval '1 day'",
     "revocations": "expire_time < now() - interval '1 day'",
     "known_networks": "last_time < now() - interval '90 days'",
@@ -575,6 +579,26 @@ async def list_users(
         limit,
     )
     return [User(**{**row, "roles": frozenset(row["roles"]), "state": UserState(row["state"])}) for row in found]
+
+
+async def data_key(rows: Connection) -> WrappedKey | None:
+    row = await rows.fetchrow("SELECT key_id, wrapped_key FROM data_keys")
+    return row and WrappedKey(**row)
+
+
+async def add_data_key(rows: Connection, key: WrappedKey) -> None:
+    await rows.execute("INSERT INTO data_keys (key_id, wrapped_key) VALUES ($1, $2)", key.key_id, key.wrapped_key)
+
+
+async def replace_data_key(rows: Connection, old: WrappedKey, new: WrappedKey) -> int:
+    """How many were still as old: none, if somebody else was faster. For the worker role."""
+    found = await rows.fetch(
+        "UPDATE data_keys SET key_id = $2, wrapped_key = $3 WHERE wrapped_key = $1 RETURNING true",
+        old.wrapped_key,
+        new.key_id,
+        new.wrapped_key,
+    )
+    return len(found)
 
 
 async def signing_keys(rows: Connection) -> tuple[StoredKey, ...]:

@@ -11,6 +11,7 @@ from libs.bus import connection
 from libs.bus.connection import open_redis
 from libs.bus.facts import reading
 from libs.ids import uuid7
+from libs.mesh.sealing import open_keys
 from libs.mesh.server import Mesh, Service, run
 from libs.sealing import KeyEncryption, Sealer
 from libs.store.background import running
@@ -21,7 +22,6 @@ from services.users import consumers, use_cases
 from services.users.clients import Accounts, PersonalData, Venues, personal_methods
 from services.users.domain import Grace
 from services.users.exporting import Exporting
-from services.users.keys import open_keys
 from services.users.purging import Purging
 from services.users.servicer import BrokerCredentialServicer, UserServicer
 from services.users.settings import Settings

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from libs.mesh.sealing import Outcome
 from libs.sealing import KeysUnavailable, Sealer, Unsealable, WrappedKey
 from libs.store.database import Database
 from services.users import store, use_cases
@@ -17,16 +18,6 @@ from services.users.store import PRIMARY_KEYS, WrappedRow
 log = structlog.get_logger(__name__)
 
 BATCH_ROWS = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    newest: str
-    rewrapped: int
-    failed: int
-    """Those that could not be opened; the log names them."""
-    left: dict[str, int]
-    """How many are still under each other key."""
 
 
 @dataclass(frozen=True, slots=True)

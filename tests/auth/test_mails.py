@@ -13,7 +13,7 @@ from services.auth import mails
 from services.auth.keys import KeyBox
 from services.auth.mails import Kind, Outgoing
 from tests.auth.people import PASSWORD, letter_to, letters, registered, stub_of
-from tests.mesh import KEY_ENCRYPTION_KEY
+from tests.mesh import DATA_KEY
 
 
 @dataclass
@@ -37,7 +37,7 @@ async def worker(bare_installation):
 
 @pytest.fixture
 def outgoing() -> Outgoing:
-    return Outgoing(KeyBox(KEY_ENCRYPTION_KEY), uuid7, "https://trade.example.com")
+    return Outgoing(KeyBox(DATA_KEY), uuid7, "https://trade.example.com")
 
 
 async def with_people(installation, count: int) -> list[str]:

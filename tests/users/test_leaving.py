@@ -30,7 +30,7 @@ from libs.store.outbox import Fact
 from services.users import clients, consumers, exporting, purging, store
 from services.users.domain import EXPORTS_MAX
 from services.users.settings import Settings
-from tests.mesh import KEY_ENCRYPTION_KEY, Installation
+from tests.mesh import KEY_ENCRYPTION_KEYS, Installation
 from tests.orders.stand import reason, refusal
 from tests.users import stand
 from tests.users.stand import BINANCE_KEY, BINANCE_SECRET, Person, Stand, Told, until
@@ -193,7 +193,7 @@ def test_the_contract_decides_what_is_exported():
         "orders.ListPositions",
         "orders.GetPortfolio",
     }
-    where = {"mesh_port": 0, "probe_port": 0, "tls_folder": "/", "key_encryption_keys": f"tests:{KEY_ENCRYPTION_KEY}"}
+    where = {"mesh_port": 0, "probe_port": 0, "tls_folder": "/", "key_encryption_keys": KEY_ENCRYPTION_KEYS}
     addresses = Settings.model_validate(where).addresses
     for method in found:
         assert method.word in addresses, f"users has no setting for the address of {method.word}"

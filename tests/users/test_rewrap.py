@@ -1,38 +1,23 @@
 """The key-encryption key is replaced while the service runs: nothing is lost, and no lease waits."""
 
 import asyncio
-import base64
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from libs.mesh.sealing import Outcome, said
 from libs.sealing import FileKeys, Sealer
 from libs.store.database import open_database
 from services.users import rewrapping
-from services.users.rewrap import said
-from services.users.rewrapping import Outcome, Rewrapping
+from services.users.rewrapping import Rewrapping
 from tests.mesh import Installation
 from tests.orders.stand import refusal
+from tests.rewraps import COMMAND_SECONDS, command, new_key, run, write
 from tests.users import stand
 from tests.users.stand import BINANCE_SECRET, Stand
-
-COMMAND_SECONDS = 60
-
-
-def new_key() -> str:
-    return base64.b64encode(os.urandom(32)).decode()
-
-
-def write(file: Path, *entries: str) -> None:
-    draft = file.with_name(f"draft-{uuid4()}")
-    draft.write_text("\n".join(entries) + "\n")
-    draft.replace(file)
 
 
 @pytest.fixture
@@ -52,24 +37,6 @@ def old(file: Path) -> str:
 async def users(installation: Installation, file: Path, old: str) -> AsyncIterator[Stand]:
     async with stand.served(installation, key_encryption_keys="", key_encryption_keys_file=str(file)) as served:
         yield served
-
-
-def command(users: Stand, file: Path) -> "subprocess.Popen[str]":
-    """What an operator runs."""
-    values = users.installation.values("users", key_encryption_keys="", key_encryption_keys_file=str(file))
-    given = {f"USERS_{name.upper()}": value for name, value in values.items()}
-    return subprocess.Popen(
-        [sys.executable, "-m", "services.users.rewrap"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **given},
-    )
-
-
-async def run(users: Stand, file: Path) -> tuple[int, str]:
-    process = command(users, file)
-    output, _ = await asyncio.to_thread(process.communicate, timeout=COMMAND_SECONDS)
-    return process.returncode, output.strip().splitlines()[-1]
 
 
 async def keys_in_use(users: Stand) -> dict[str, int]:
@@ -106,8 +73,14 @@ async def test_a_rewrap_puts_everything_under_the_newest_key_and_then_the_old_on
     write(file, new, old)
     later = await ada.put()
     assert await keys_in_use(users) == {"old": 1, "new": 1}
-    assert await run(users, file) == (0, "1 secrets were put under new; none is left under another key")
-    assert await run(users, file) == (0, "0 secrets were put under new; none is left under another key")
+    assert await run(users.installation, "users", file) == (
+        0,
+        "1 data keys were put under new; none is left under another key",
+    )
+    assert await run(users.installation, "users", file) == (
+        0,
+        "0 data keys were put under new; none is left under another key",
+    )
     write(file, new)
     for credential in (put, later):
         assert (await ada.lease(credential.credential_id)).api_secret == BINANCE_SECRET
@@ -120,13 +93,13 @@ async def test_without_a_rewrap_the_old_key_is_missed_and_comes_back_with_it(use
     new = f"new:{new_key()}"
     write(file, new)
     assert (await refusal(ada.lease(put.credential_id))).code == "UNAVAILABLE"
-    code, output = await run(users, file)
+    code, output = await run(users.installation, "users", file)
     assert code == 1
     assert output == (
-        "0 secrets were put under new, 1 could not be opened; left are 1 under old: keep those keys, and run this again"
+        "0 data keys were put under new, 1 could not be opened; left are 1 under old: keep those keys, and run this again"
     )
     write(file, new, old)
-    assert (await run(users, file))[0] == 0
+    assert (await run(users.installation, "users", file))[0] == 0
     assert (await ada.lease(put.credential_id)).api_secret == BINANCE_SECRET
 
 
@@ -145,7 +118,7 @@ async def test_killed_in_the_midst_it_is_begun_again_while_leases_go_on(users: S
                 leases += 1
 
     leasing = asyncio.create_task(lease_all_the_time())
-    process = command(users, file)
+    process = command(users.installation, "users", file)
 
     # A row that another session holds stops it when it has done a batch and not all.
     async with users.installation.connect() as superuser:
@@ -167,8 +140,8 @@ async def test_killed_in_the_midst_it_is_begun_again_while_leases_go_on(users: S
     assert counts["new"] == 200
     assert counts["old"] == 204
     before = leases
-    code, output = await run(users, file)
-    assert (code, output) == (0, "204 secrets were put under new; none is left under another key")
+    code, output = await run(users.installation, "users", file)
+    assert (code, output) == (0, "204 data keys were put under new; none is left under another key")
     assert leases > before > 0
     stopping.set()
     await leasing

@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from libs.development import DEVELOPMENT_MARK
+from libs.mesh.sealing import open_keys
 from libs.sealing import FileKeys, LocalKeys, VaultTransit
 from libs.stack.credentials import new_entry
-from services.users.keys import open_keys
 from services.users.settings import Settings
 from tests.mesh import KEY_ENCRYPTION_KEY
 

@@ -237,7 +237,7 @@ def test_a_setting_is_read_under_the_services_own_name_first(monkeypatch, tmp_pa
     "wrong",
     [
         {"database_url": "postgresql://trading:trading@localhost/trading", "environment": "production"},
-        {"key_encryption_key": "c2VjcmV0"},
+        {"key_encryption_keys": "k1:c2VjcmV0"},
         {"admin_email": "a@example.com", "admin_password": "secret"},
         {"stream_heartbeat_seconds": "10.5"},
         {"stream_heartbeat_seconds": "0"},
@@ -251,7 +251,7 @@ def test_wrong_settings_are_refused_without_showing_a_secret(place, wrong):
     values = place.values("auth", database_url="postgresql://u:verysecret@h/d") | wrong
     with pytest.raises(ValueError) as caught:
         AuthSettings.model_validate(values)
-    for secret in ("verysecret", "c2VjcmV0", "secret", place.values("auth")["key_encryption_key"]):
+    for secret in ("verysecret", "c2VjcmV0", "secret", place.values("auth")["key_encryption_keys"]):
         assert secret not in str(caught.value)
 
 
@@ -268,7 +268,7 @@ OUR_OWN = dict.fromkeys(("database_url", "worker_database_url"), "postgresql://o
         (OrdersSettings, "worker_database_url", "postgresql://db/trading?user=postgres&password=postgres"),
         (OrdersSettings, "redis_url", "redis://orders:change%2Dme@redis:6379"),
         (AuthSettings, "redis_url", "rediss://:ChangeMe@redis:6379"),
-        (AuthSettings, "key_encryption_key", f"{DEVELOPMENT_MARK}{'A' * 39}="),
+        (AuthSettings, "smtp_url", f"smtps://mailer:{MADE}@mail"),
         (AuthSettings, "admin_password", MADE),
     ],
 )

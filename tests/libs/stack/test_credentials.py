@@ -1,8 +1,10 @@
 import base64
 
+import pytest
+
 from libs.development import is_development_secret
 from libs.sealing import keys_from
-from libs.stack.credentials import KEY_ENCRYPTION_KEY, Credentials, new_entry, new_key, new_password
+from libs.stack.credentials import SEALING, Credentials, new_entry, new_key, new_password
 
 
 def made(folder, *words):
@@ -24,18 +26,18 @@ def test_only_their_owner_reads_secrets(tmp_path):
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
 
 
-def test_the_key_encryption_key_is_32_bytes_in_base64(tmp_path):
-    key = made(tmp_path)[KEY_ENCRYPTION_KEY]
-    assert len(base64.b64decode(key, validate=True)) == 32
+def test_a_key_is_32_bytes_in_base64():
+    assert len(base64.b64decode(new_key(), validate=True)) == 32
     assert new_key() != new_key()
 
 
-def test_the_first_key_of_users_is_made_once_and_its_file_is_left_to_whoever_rotates_it(tmp_path):
-    file = made(tmp_path).users_keys_file
+@pytest.mark.parametrize("word", SEALING)
+def test_a_first_key_is_made_once_and_its_file_is_left_to_whoever_rotates_it(tmp_path, word):
+    file = made(tmp_path).keys_file(word)
     first = file.read_text()
     assert len(keys_from(first, allow_development=True)) == 1
     file.write_text(f"{new_entry()}\n{first}")
-    assert made(tmp_path).users_keys_file.read_text().endswith(first)
+    assert made(tmp_path).keys_file(word).read_text().endswith(first)
     assert len(keys_from(file.read_text(), allow_development=True)) == 2
 
 

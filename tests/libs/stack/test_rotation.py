@@ -1,4 +1,4 @@
-"""A rotation of users' keys keeps every key that may still be needed, whenever it is killed or begun."""
+"""A rotation of a service's keys keeps every key that may still be needed, whenever it is killed or begun."""
 
 import os
 import time
@@ -39,8 +39,8 @@ class Rewraps:
         self._file, self.found, self.fails = file, [], False
         monkeypatch.setattr(rotation, "rewrap", self)
 
-    async def __call__(self, environment: dict[str, str]) -> str:
-        assert environment["USERS_KEY_ENCRYPTION_KEYS_FILE"] == str(self._file)
+    async def __call__(self, word: str, environment: dict[str, str]) -> str:
+        assert environment[f"{word.upper()}_KEY_ENCRYPTION_KEYS_FILE"] == str(self._file)
         self.found.append(self._file.read_text().split())
         if self.fails:
             raise StackError("left are 1 under old")
@@ -53,7 +53,7 @@ def rewraps(folder: DataFolder, monkeypatch: pytest.MonkeyPatch) -> Rewraps:
 
 
 def keys_of(folder: DataFolder) -> Path:
-    return Credentials(folder.secrets).users_keys_file
+    return Credentials(folder.secrets).keys_file("users")
 
 
 def age(file: Path, seconds: float) -> None:
@@ -63,7 +63,7 @@ def age(file: Path, seconds: float) -> None:
 
 async def test_a_new_key_is_first_in_the_file_before_anything_is_put_under_it(folder, snapshot, rewraps):
     [old] = keys_of(folder).read_text().split()
-    assert await rotate(folder, snapshot) == "done"
+    assert await rotate("users", folder, snapshot) == "done"
     new, kept = keys_of(folder).read_text().split()
     assert kept == old != new
     assert rewraps.found == [[new, old]]
@@ -73,41 +73,41 @@ async def test_a_new_key_is_first_in_the_file_before_anything_is_put_under_it(fo
 async def test_the_next_rotation_ends_one_that_was_killed_and_keeps_its_keys(folder, snapshot, rewraps):
     rewraps.fails = True
     with pytest.raises(StackError, match="left are"):
-        await rotate(folder, snapshot)
+        await rotate("users", folder, snapshot)
     first = keys_of(folder).read_text().split()
     # Also when it was long ago: something is left under the old one.
     age(keys_of(folder), FORGET_SECONDS + 60)
     with pytest.raises(StackError, match="left are"):
-        await rotate(folder, snapshot)
+        await rotate("users", folder, snapshot)
     assert keys_of(folder).read_text().split() == first, "no further key is made before that"
     rewraps.fails = False
-    await rotate(folder, snapshot)
+    await rotate("users", folder, snapshot)
     assert rewraps.found[-2] == first
 
 
 async def test_an_older_key_is_forgotten_when_nothing_is_left_under_it_and_nobody_can_be_at_work(
     folder, snapshot, rewraps
 ):
-    await rotate(folder, snapshot)
+    await rotate("users", folder, snapshot)
     lately = keys_of(folder).read_text().split()
-    await rotate(folder, snapshot)
+    await rotate("users", folder, snapshot)
     assert keys_of(folder).read_text().split()[1:] == lately
     age(keys_of(folder), FORGET_SECONDS + 60)
     before = keys_of(folder).read_text().split()
-    await rotate(folder, snapshot)
+    await rotate("users", folder, snapshot)
     assert keys_of(folder).read_text().split()[1:] == before[:1]
 
 
 async def test_rotations_in_a_row_come_to_an_end(folder, snapshot, rewraps):
     for _ in range(KEYS_KEPT_MAX - 1):
-        await rotate(folder, snapshot)
+        await rotate("users", folder, snapshot)
     with pytest.raises(StackError, match="come back in an hour"):
-        await rotate(folder, snapshot)
+        await rotate("users", folder, snapshot)
 
 
 async def test_two_rotations_at_once_do_not_lose_each_others_key(folder, snapshot, rewraps):
     before = keys_of(folder).read_text()
     with alone(keys_of(folder)), pytest.raises(StackError, match="rotated already"):
-        await rotate(folder, snapshot)
+        await rotate("users", folder, snapshot)
     assert keys_of(folder).read_text() == before
-    await rotate(folder, snapshot)
+    await rotate("users", folder, snapshot)
