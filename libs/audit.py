@@ -5,7 +5,8 @@
 
 The hash before the first is 32 zero bytes; user is 16 bytes, sequence and time (microseconds since 1970 UTC) are 8 bytes
 big-endian, source and kind are UTF-8 behind their length in 2 bytes. Emptying salt and detail, as a purge of personal
-data does, leaves every hash as it was: the salt keeps the digest from telling what was there.
+data does, leaves every hash as it was: the salt keeps the digest from telling what was there. A purge empties all there
+is and says so in a record of its own: without it, or beside records that are not emptied, nobody may have emptied one.
 """
 
 import base64
@@ -26,6 +27,8 @@ SALT_BYTES = 16
 ALGORITHM = "EdDSA"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FORMAT = "tradeloom-audit-export-1"
+PURGE = ("users", "tradeloom.users.v1.UserPurged")
+"""Source and kind of the record that a purge of personal data leaves; both are hashed."""
 
 
 class Tampered(Exception):
@@ -44,6 +47,10 @@ class Event:
     salt: bytes
     digest: bytes
     hash: bytes
+
+    @property
+    def is_emptied(self) -> bool:
+        return not self.salt and not self.detail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +114,17 @@ class Chain:
         self._user_id, self._before = user_id, BEFORE_FIRST
         self.count = 0
         self.emptied_count = 0
+        self._first_emptied = 0
+        self._is_purged = False
 
     def follow(self, event: Event) -> None:
         """Raises Tampered unless the event is what was recorded next."""
         where = f"record {event.sequence}"
         if event.sequence != self.count + 1:
             raise Tampered(f"record {self.count + 1} is missing: {where} stands in its place")
-        if not event.salt and not event.detail:
+        if event.is_emptied:
             self.emptied_count += 1
+            self._first_emptied = self._first_emptied or event.sequence
         elif digest_of(event.salt, event.detail) != event.digest:
             raise Tampered(f"{where}: its detail was changed")
         hashed = hash_of(
@@ -130,11 +140,17 @@ class Chain:
             raise Tampered(f"{where}: it was changed, or one before it")
         self._before = hashed
         self.count += 1
+        if (event.source, event.kind) == PURGE and self.emptied_count == self.count:
+            self._is_purged = True
 
     def end(self, end: Checkpoint) -> None:
-        """Raises Tampered unless the chain that was followed ends there."""
+        """Raises Tampered unless the chain that was followed ends there, and what is emptied was so by a purge."""
         if (self.count, self._before) != (end.sequence, end.hash):
             raise Tampered(f"the chain was signed up to record {end.sequence}, and ends here with record {self.count}")
+        if self.emptied_count and not self._is_purged:
+            raise Tampered(
+                f"record {self._first_emptied}: it was emptied, and not by a purge, which empties all before it"
+            )
 
 
 def check_signature(end: Checkpoint, keys: Mapping[str, Ed25519PublicKey]) -> str:

@@ -96,12 +96,16 @@ async def write_export(snapshot: Snapshot, person: str, file: TextIO) -> None:
             stub = auth_pb2_grpc.AdminServiceStub(channel)
             user_id = await find_person(stub, admin, person)
             print(chains.head_line(user_id, await read_keys_through(channel)), file=file)
-            token = ""
+            token, kept_count = "", 0
             while True:
                 request = auth_pb2.ListAuditEventsRequest(user_id=str(user_id), page_size=PAGE_EVENTS, page_token=token)
                 page = await stub.ListAuditEvents(request, metadata=admin, timeout=CALL_SECONDS)
-                for event in page.events:
-                    print(chains.record_line(event_from_proto(event)), file=file)
+                for event in map(event_from_proto, page.events):
+                    kept_count += not event.is_emptied
+                    if kept_count and (event.source, event.kind) == chains.PURGE:
+                        # Before the page it began with, records were not emptied yet: that proves nothing.
+                        raise StackError(f"{person} was purged while the records were read; export them again")
+                    print(chains.record_line(event), file=file)
                 token = page.next_page_token
                 if not token:
                     break

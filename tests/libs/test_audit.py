@@ -1,6 +1,7 @@
 """Audit exports: whatever is changed, left out, added or cut off is noticed, and a purge is not taken for it."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,14 +26,15 @@ def jwk(key: Ed25519PrivateKey, key_id: str = "k") -> dict[str, str]:
     return {"kty": "OKP", "crv": "Ed25519", "kid": key_id, "x": base64.urlsafe_b64encode(raw).decode().rstrip("=")}
 
 
-def chain(count: int, *, emptied: tuple[int, ...] = ()) -> tuple[list[Event], Checkpoint]:
+def chain(count: int, *, emptied: Sequence[int] = (), purge: int = 0) -> tuple[list[Event], Checkpoint]:
+    """Purge is the number of the record that says so."""
     end, events = Checkpoint(user_id=USER, sequence=0, hash=BEFORE_FIRST), []
     for number in range(count):
         event, end = audit.next_event(
             end,
             time=START + timedelta(microseconds=number),
-            source="auth",
-            kind="tradeloom.auth.v1.SessionOpened",
+            source="users" if number + 1 == purge else "auth",
+            kind=f"tradeloom.{'users.v1.UserPurged' if number + 1 == purge else 'auth.v1.SessionOpened'}",
             detail=f'{{"address":"198.51.100.{number}"}}',
             salt=bytes([number] * 16),
         )
@@ -65,8 +67,30 @@ def test_an_untouched_export_is_proved_with_and_without_trusted_keys() -> None:
     assert audit.verify_export(export(0)).record_count == 0
 
 
-def test_what_a_purge_emptied_is_counted_and_leaves_the_chain_provable() -> None:
-    assert audit.verify_export(export(emptied=(2, 5)), [jwk(KEY)]).emptied_count == 2
+@pytest.mark.parametrize("purge", [1, 4, 5])
+def test_what_a_purge_emptied_is_counted_and_leaves_the_chain_provable(purge: int) -> None:
+    """What came after it is emptied as well."""
+    assert audit.verify_export(export(emptied=range(1, 6), purge=purge), [jwk(KEY)]).emptied_count == 5
+
+
+@pytest.mark.parametrize(
+    ("emptied", "purge"),
+    [
+        *(((number,), 0) for number in range(1, 6)),
+        ((2, 5), 0),
+        (range(1, 6), 0),
+        # Whoever was not purged cannot be made to look so by what is left of the records.
+        ((2,), 4),
+        ((1, 2, 3), 4),
+        ((4, 5), 4),
+        ((2, 3, 4), 4),
+    ],
+    ids=str,
+)
+def test_records_that_no_purge_has_emptied_are_noticed(emptied: Sequence[int], purge: int) -> None:
+    """Whoever holds an export blanks the one order or login that they dislike; no hash tells."""
+    with pytest.raises(Tampered, match="emptied"):
+        audit.verify_export(export(emptied=emptied, purge=purge), [jwk(KEY)])
 
 
 @pytest.mark.parametrize("name", ["time", "source", "kind", "detail", "salt", "digest", "hash", "sequence"])
