@@ -22,6 +22,7 @@ from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.auth import consumers, domain, store, upkeep, use_cases
+from services.auth.audit_store import Chains
 from services.auth.data_key import open_data_key
 from services.auth.keys import KeyBox, Signer
 from services.auth.mails import Outgoing
@@ -54,7 +55,7 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             await check_revision(rows, settings.word)
         async with open_keys(settings) as keys:
             box = KeyBox(await open_data_key(database, Sealer(keys)))
-        signer = Signer(box, settings.access_token_seconds)
+        signer = Signer(box, settings.access_token_seconds, unsigned_chains_taken=settings.unsigned_audit_chains_taken)
         prove_factor = use_cases.ProveFactor(box, now)
         outgoing = Outgoing(box, uuid7, settings.public_url)
         rotation = Rotation(
@@ -105,10 +106,11 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 "purge": partial(upkeep.purge, worker),
             }.items():
                 await stack.enter_async_context(running(name, work))
+            chains = Chains(signer)
             told = await stack.enter_async_context(relay(worker, redis, settings.word))
             read = {
                 source: await stack.enter_async_context(
-                    reading(worker, redis, source, consumers.Follow(source, settings.access_token_seconds, now))
+                    reading(worker, redis, source, consumers.Follow(source, chains, settings.access_token_seconds, now))
                 )
                 for source in consumers.AUDITED
             }
@@ -119,7 +121,10 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     partial(auth_pb2_grpc.add_RevocationServiceServicer_to_server, RevocationServicer(revocations)),
                 ],
                 checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},
-                watched={f"facts of {source}": reader.check for source, reader in read.items()},
+                watched={
+                    **{f"facts of {source}": reader.check for source, reader in read.items()},
+                    "audit chains": chains.check,
+                },
             )
 
 

@@ -2,16 +2,20 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import structlog
+from prometheus_client import Counter, Gauge
+
 from libs import audit
-from libs.audit import BEFORE_FIRST, SALT_BYTES, Checkpoint, Event
+from libs.audit import BEFORE_FIRST, SALT_BYTES, Checkpoint, Event, Tampered
 from libs.store.bulk import Bulk
 from libs.store.database import Connection
+from services.auth.keys import Signer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,35 +56,92 @@ EVENTS = Bulk(
 )
 ENDS = Bulk(
     "audit_chains",
-    {"user_id": "uuid", "sequence": "bigint", "hash": "bytea"},
-    "ON CONFLICT (user_id) DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash",
-)
-
-
-async def append(rows: Connection, happenings: Sequence[Happening], purged: Collection[UUID] = ()) -> None:
-    """Adds to each person's chain, in this order. A fixed number of statements, whatever the number of happenings.
-
-    Of those who were purged only the proof is kept.
+    {"user_id": "uuid", "sequence": "bigint", "hash": "bytea", "signature": "text"},
     """
-    of_user: dict[UUID, list[Happening]] = defaultdict(list)
-    for happening in happenings:
-        of_user[happening.user_id].append(happening)
-    ends = await _lock_ends(rows, sorted(of_user))
-    written: list[Row] = []
-    for user_id, theirs in of_user.items():
-        for happening in theirs:
-            event, ends[user_id] = audit.next_event(
-                ends[user_id],
-                time=happening.time,
-                source=happening.source,
-                kind=happening.kind,
-                detail=happening.detail,
-                salt=os.urandom(SALT_BYTES),
+    ON CONFLICT (user_id) DO UPDATE SET
+      sequence = excluded.sequence, hash = excluded.hash, signature = excluded.signature
+    """,
+)
+BROKEN = Gauge("tradeloom_audit_chains_broken", "Chains of which this process found the end changed.")
+LOST = Counter("tradeloom_audit_records_lost", "What was not recorded because the end of its chain was changed.")
+
+log = structlog.get_logger(__name__)
+
+
+class ChainsBroken(Exception):
+    """Chains whose ends are not what was signed; says whose."""
+
+
+class Chains:
+    """Adds to the chains of people, and signs where each ends then: who only writes the database cannot forge an end.
+
+    A chain whose end is not what was signed is left as it is, for whoever is to find out; others go on.
+    """
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self._broken: dict[UUID, str] = {}
+
+    async def check(self) -> None:
+        """Raises ChainsBroken."""
+        if self._broken:
+            user_id, why = next(iter(self._broken.items()))
+            raise ChainsBroken(f"{len(self._broken)} are not continued, such as that of {user_id}: {why}")
+
+    async def append(
+        self,
+        rows: Connection,
+        happenings: Sequence[Happening],
+        purged_among: Callable[[Connection, Iterable[UUID]], Awaitable[Collection[UUID]]],
+    ) -> None:
+        """Adds to each person's chain, in this order. A fixed number of statements, whatever the number of happenings.
+
+        Of those who were purged only the proof is kept.
+        """
+        of_user: dict[UUID, list[Happening]] = defaultdict(list)
+        for happening in happenings:
+            of_user[happening.user_id].append(happening)
+        ends = await _lock_ends(rows, sorted(of_user))
+        # Asked only now: who held the chain may have purged.
+        purged = await purged_among(rows, of_user)
+        written: list[Row] = []
+        signed: list[Checkpoint] = []
+        for user_id, theirs in of_user.items():
+            end = ends[user_id]
+            if not self._is_sound(end, theirs):
+                continue
+            for happening in theirs:
+                event, end = audit.next_event(
+                    end,
+                    time=happening.time,
+                    source=happening.source,
+                    kind=happening.kind,
+                    detail=happening.detail,
+                    salt=os.urandom(SALT_BYTES),
+                )
+                kept = replace(event, detail="", salt=b"") if user_id in purged else event
+                written.append(Row(user_id=user_id, event=kept))
+            signed.append(self._signer.sign_end(end))
+        await rows.execute(EVENTS.statement, *EVENTS.arguments(written))
+        await rows.execute(ENDS.statement, *ENDS.arguments(signed))
+
+    def _is_sound(self, end: Checkpoint, happenings: Sequence[Happening]) -> bool:
+        try:
+            self._signer.check_end(end)
+        except Tampered as error:
+            self._broken[end.user_id] = str(error)
+            LOST.inc(len(happenings))
+            log.error(  # noqa: TRY400 (its trace says no more)
+                "an audit chain was changed and is not continued",
+                user_id=str(end.user_id),
+                sequence=end.sequence,
+                error=str(error),
+                kinds=[happening.kind for happening in happenings],
             )
-            kept = replace(event, detail="", salt=b"") if user_id in purged else event
-            written.append(Row(user_id=user_id, event=kept))
-    await rows.execute(EVENTS.statement, *EVENTS.arguments(written))
-    await rows.execute(ENDS.statement, *ENDS.arguments(ends.values()))
+        else:
+            self._broken.pop(end.user_id, None)
+        BROKEN.set(len(self._broken))
+        return end.user_id not in self._broken
 
 
 async def _lock_ends(rows: Connection, user_ids: Sequence[UUID]) -> dict[UUID, Checkpoint]:
@@ -89,7 +150,7 @@ async def _lock_ends(rows: Connection, user_ids: Sequence[UUID]) -> dict[UUID, C
         """
         INSERT INTO audit_chains AS kept (user_id, sequence, hash)
         SELECT user_id, 0, $2 FROM unnest($1::uuid[]) AS user_id ORDER BY user_id
-        ON CONFLICT (user_id) DO UPDATE SET sequence = kept.sequence RETURNING user_id, sequence, hash
+        ON CONFLICT (user_id) DO UPDATE SET sequence = kept.sequence RETURNING user_id, sequence, hash, signature
         """,
         user_ids,
         BEFORE_FIRST,
@@ -98,7 +159,10 @@ async def _lock_ends(rows: Connection, user_ids: Sequence[UUID]) -> dict[UUID, C
 
 
 async def end_of(rows: Connection, user_id: UUID) -> Checkpoint:
-    row = await rows.fetchrow("SELECT user_id, sequence, hash FROM audit_chains WHERE user_id = $1", user_id)
+    """As it was signed; of a chain without records, unsigned."""
+    row = await rows.fetchrow(
+        "SELECT user_id, sequence, hash, signature FROM audit_chains WHERE user_id = $1 AND sequence > 0", user_id
+    )
     return Checkpoint(**row) if row else Checkpoint(user_id=user_id, sequence=0, hash=BEFORE_FIRST)
 
 

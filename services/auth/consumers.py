@@ -18,7 +18,7 @@ from tradeloom.users.v1 import events_pb2 as users_events_pb2
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.auth import audit_store, store
-from services.auth.audit_store import Happening
+from services.auth.audit_store import Chains, Happening
 from services.auth.store import IdentityStore
 
 AUDITED = ("auth", "users", "billing", "orders")
@@ -36,6 +36,7 @@ class Follow:
     """Applies, then records, what one service told."""
 
     source: str
+    chains: Chains
     access_token_seconds: int
     now: Callable[[], datetime]
 
@@ -52,9 +53,7 @@ class Follow:
             if fact.user_id is not None and fact.time is not None and is_recorded(fact)
         ]
         if happenings:
-            await audit_store.append(
-                rows, happenings, await store.purged_among(rows, {one.user_id for one in happenings})
-            )
+            await self.chains.append(rows, happenings, store.purged_among)
         # What is personal goes only after it was recorded: also what this very batch told.
         for fact in facts:
             await self._apply(rows, fact)

@@ -1,7 +1,7 @@
 """The keys that sign access tokens and audit chains, and what else is encrypted wherever it rests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from libs import audit
+from libs.audit import BEFORE_FIRST, Checkpoint, Tampered
 from libs.ids import uuid7
 from libs.mesh.identity import ALGORITHM, AUDIENCE, ISSUER
-from libs.sealing import decrypted, encrypted
+from libs.sealing import Unsealable, decrypted, encrypted
 from services.auth.domain import ApiKey, Session, User
 
 SCOPES_OF_A_PERSON = ("account", "read", "trade")
@@ -105,16 +107,24 @@ def grant_of_key(user: User, key: ApiKey) -> Grant:
 class Signer:
     """Signs access tokens with the newest key whose time has come, and the ends of audit chains with theirs."""
 
-    def __init__(self, box: KeyBox, access_token_seconds: int) -> None:
+    def __init__(self, box: KeyBox, access_token_seconds: int, *, unsigned_chains_taken: bool = False) -> None:
         self._box, self.access_token_seconds = box, access_token_seconds
+        self._unsigned_chains_taken = unsigned_chains_taken
         self._opened: dict[str, Ed25519PrivateKey] = {}
         self.keys: tuple[StoredKey, ...] = ()
         self.audit_keys: tuple[StoredKey, ...] = ()
+        self._audit_public_keys: dict[str, Ed25519PublicKey] = {}
 
     def use(self, keys: Sequence[StoredKey]) -> None:
+        """Raises Unsealable where a public key is not that of its private key: who only writes the database has none."""
+        opened = {key.key_id: self._opened.get(key.key_id) or self._box.open(key) for key in keys}
+        for key in keys:
+            if opened[key.key_id].public_key().public_bytes_raw() != key.public_key:
+                raise Unsealable(f"the public key of {key.key_id} was changed")
+        self._opened = opened
         self.keys = tuple(key for key in keys if key.purpose == ACCESS)
         self.audit_keys = tuple(key for key in keys if key.purpose == AUDIT)
-        self._opened = {key.key_id: self._opened.get(key.key_id) or self._box.open(key) for key in keys}
+        self._audit_public_keys = public_keys(self.audit_keys)
 
     def _signing_key(self, now: datetime) -> StoredKey:
         """The oldest while this clock is behind all of them, as a replica's may be just after the installation."""
@@ -122,12 +132,27 @@ class Signer:
         return next((key for key in reversed(by_time) if key.sign_time <= now), by_time[0])
 
     def public_keys(self) -> dict[str, Ed25519PublicKey]:
-        return {key.key_id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in self.keys}
+        return public_keys(self.keys)
 
     def audit_key(self) -> tuple[Ed25519PrivateKey, str]:
         """The newest, and its id."""
         newest = max(self.audit_keys, key=lambda key: key.sign_time)
         return self._opened[newest.key_id], newest.key_id
+
+    def sign_end(self, end: Checkpoint) -> Checkpoint:
+        return replace(end, signature=audit.signed(end, *self.audit_key()))
+
+    def check_end(self, end: Checkpoint) -> None:
+        """Raises Tampered unless one of the keys has signed it; where nothing was recorded there is nothing to sign.
+
+        Nothing in the database tells an end from before ends were signed from one whose signature somebody took away:
+        only who runs the service can say so.
+        """
+        if not end.signature:
+            if self._unsigned_chains_taken or (end.sequence, end.hash) == (0, BEFORE_FIRST):
+                return
+            raise Tampered("its end is not signed")
+        audit.check_signature(end, self._audit_public_keys)
 
     def sign(self, grant: Grant, now: datetime) -> str:
         signing, user = self._signing_key(now), grant.user
@@ -155,3 +180,7 @@ class Signer:
         if grant.networks:
             claims["networks"] = list(grant.networks)
         return jwt.encode(claims, self._opened[signing.key_id], algorithm=ALGORITHM, headers={"kid": signing.key_id})
+
+
+def public_keys(keys: Sequence[StoredKey]) -> dict[str, Ed25519PublicKey]:
+    return {key.key_id: Ed25519PublicKey.from_public_bytes(key.public_key) for key in keys}

@@ -12,7 +12,7 @@ from tradeloom.orders.v1 import events_pb2 as orders_events_pb2
 from tradeloom.orders.v1 import orders_pb2
 
 from libs import audit
-from libs.audit import Checkpoint
+from libs.audit import Checkpoint, Tampered
 from libs.bus.connection import open_redis
 from libs.cli.audit import event_from_proto
 from libs.ids import uuid7
@@ -243,5 +243,66 @@ async def test_the_chains_can_be_added_to_and_emptied_and_nothing_else(auth, bar
         await audit_store.empty(rows, UUID(person.user_id))
     events, end = await events_of(auth, carrying(session))
     assert {(event.detail, event.salt) for event in events} == {("", b"")}
-    found = await proved(auth, events, end)
-    assert (found.record_count, found.emptied_count) == (2, 2)
+    # What the role of the worker can empty without a purge, nobody takes for one.
+    with pytest.raises(Tampered, match="record 1: it was emptied"):
+        await proved(auth, events, end)
+
+
+async def rewritten(superuser: asyncpg.Connection, user_id: str) -> None:
+    """By whoever can write the database and knows how chains are made: the first record is another, all hashes fit."""
+    found = await superuser.fetch("SELECT * FROM auth.audit_events WHERE user_id = $1 ORDER BY sequence", user_id)
+    end = Checkpoint(user_id=UUID(user_id), sequence=0, hash=audit.BEFORE_FIRST)
+    await superuser.execute("ALTER TABLE auth.audit_events DISABLE TRIGGER only_empties")
+    for row in found:
+        kept = {name: row[name] for name in ("time", "source", "kind", "detail", "salt")}
+        event, end = audit.next_event(end, **kept | ({"detail": '{"address":"192.0.2.1"}'} if row == found[0] else {}))
+        await superuser.execute(
+            "UPDATE auth.audit_events SET (detail, digest, hash) = ($3, $4, $5) WHERE user_id = $1 AND sequence = $2",
+            user_id,
+            event.sequence,
+            event.detail,
+            event.digest,
+            event.hash,
+        )
+    await superuser.execute("ALTER TABLE auth.audit_events ENABLE TRIGGER only_empties")
+    await superuser.execute("UPDATE auth.audit_chains SET hash = $2 WHERE user_id = $1", user_id, end.hash)
+
+
+@pytest.mark.parametrize("signature", ["signature", "''"])
+async def test_who_writes_the_database_alone_writes_no_other_past(auth, bare_installation, signature):
+    person, other = await registered(auth), await registered(auth)
+    session, of_other = await signed_in(auth, person), await signed_in(auth, other)
+    for one in (session, of_other):
+        await until_recorded(auth, carrying(one), "UserRegistered", "SessionOpened")
+    async with bare_installation.connect() as superuser:
+        await rewritten(superuser, person.user_id)
+        await superuser.execute(
+            f"UPDATE auth.audit_chains SET signature = {signature} WHERE user_id = $1", person.user_id
+        )
+    with pytest.raises(Tampered, match="signature"):
+        await proved(auth, *await events_of(auth, carrying(session)))
+    # Nor does auth sign it when something follows: it says so, and goes on with everybody else's.
+    await signed_in(auth, person)
+    await signed_in(auth, other)
+    await until_recorded(auth, carrying(of_other), "UserRegistered", "SessionOpened", "SessionOpened")
+    async with asyncio.timeout(SECONDS):
+        while person.user_id not in (await auth.probe())[1]:
+            await asyncio.sleep(0.02)
+    status, health = await auth.probe()
+    assert (status, "audit chains" in health) == (200, True)
+    assert "tradeloom_audit_chains_broken 1.0" in (await auth.probe("/metrics"))[1]
+    with pytest.raises(Tampered, match="signature"):
+        await proved(auth, *await events_of(auth, carrying(session)))
+    assert (await proved(auth, *await events_of(auth, carrying(of_other)))).record_count == 3
+
+
+async def test_a_chain_from_before_its_end_was_signed_is_signed_with_what_follows_where_that_is_said(bare_installation):
+    async with bare_installation.serve("auth", unsigned_audit_chains_taken="true") as auth:
+        person = await registered(auth)
+        session = await signed_in(auth, person)
+        await until_recorded(auth, carrying(session), "UserRegistered", "SessionOpened")
+        async with bare_installation.connect() as superuser:
+            await superuser.execute("UPDATE auth.audit_chains SET signature = ''")
+        await signed_in(auth, person)
+        await until_recorded(auth, carrying(session), "UserRegistered", "SessionOpened", "SessionOpened")
+        assert (await proved(auth, *await events_of(auth, carrying(session)))).record_count == 3

@@ -1,11 +1,13 @@
 """What the other services tell: plans reach the tokens, and a purge leaves nothing personal and the chain provable."""
 
 import asyncio
+from datetime import UTC, datetime
 from uuid import UUID
 
 import jwt
 from google.protobuf.message import Message
 from tradeloom.auth.v1 import auth_pb2
+from tradeloom.auth.v1 import events_pb2 as auth_events_pb2
 from tradeloom.billing.v1 import events_pb2
 from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
@@ -14,9 +16,12 @@ from libs.store import outbox
 from libs.store.database import open_database
 from libs.store.outbox import Fact
 from libs.store.relay import relay
+from services.auth.audit_store import Chains
+from services.auth.consumers import Follow
+from services.auth.keys import KeyBox, Signer
 from tests.auth.people import admin_of, administering, carrying, enrolled, reason_of, registered, signed_in, stub_of
 from tests.auth.test_audit import events_of, proved
-from tests.mesh import Installation
+from tests.mesh import DATA_KEY, MINT, Installation
 
 SECONDS = 10
 
@@ -142,3 +147,35 @@ async def test_a_purge_leaves_nothing_personal_and_the_chain_provable(auth, bare
     assert (await proved(auth, list(page.events), page.checkpoint)).emptied_count == len(page.events)
     # Nobody else's.
     assert await reason_of(stub_of(auth).GetMe(get_me, metadata=other.metadata)) == ""
+
+
+async def test_what_is_recorded_beside_a_purge_is_emptied_as_well(auth, bare_installation):
+    """Of two readers of facts the one that purges is first, and the other has begun before it has ended."""
+    person = await registered(auth)
+    user_id, now = UUID(person.user_id), datetime.now(UTC)
+    purged = users_events_pb2.UserPurged(user_id=person.user_id)
+    opened = auth_events_pb2.SessionOpened(address="198.51.100.9")
+
+    def fact(message: Message) -> Fact:
+        kind = message.DESCRIPTOR.full_name
+        return Fact(key="k", sequence=1, user_id=user_id, kind=kind, payload=message.SerializeToString(), time=now)
+
+    signer = Signer(KeyBox(DATA_KEY), 900)
+    signer.use([MINT.stored, MINT.audit])
+    follow = {source: Follow(source, Chains(signer), 900, lambda: now) for source in ("auth", "users")}
+    async with open_database(bare_installation.url("auth_worker")) as worker, bare_installation.connect() as superuser:
+
+        async def record_session() -> None:
+            async with worker.transaction(user_id) as rows:
+                await follow["auth"](rows, [fact(opened)])
+
+        async with worker.transaction(user_id) as rows:
+            await follow["users"](rows, [fact(purged)])
+            beside = asyncio.create_task(record_session())
+            async with asyncio.timeout(SECONDS):
+                while not await superuser.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    await asyncio.sleep(0.02)
+        await beside
+        found = await superuser.fetch("SELECT kind, detail FROM auth.audit_events WHERE user_id = $1", user_id)
+    assert "SessionOpened" in str(found)
+    assert {row["detail"] for row in found} == {""}

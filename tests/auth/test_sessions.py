@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc import aio
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 
@@ -331,6 +332,10 @@ async def test_signing_keys_are_sealed_at_rest_and_bound_to_their_name(auth, bar
         KeyBox(b"A" * 32).open(stored)
     with pytest.raises(Unsealable):
         KeyBox(DATA_KEY).open(StoredKey(**{**dict(row), "key_id": "another"}))
+    # Who only writes the database puts no public key of their own beside it.
+    foreign = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    with pytest.raises(Unsealable):
+        Signer(KeyBox(DATA_KEY), 900).use([StoredKey(**{**dict(row), "public_key": foreign})])
 
 
 async def test_the_public_keys_have_the_form_of_rfc_8037(auth):

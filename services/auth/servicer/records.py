@@ -1,11 +1,9 @@
 """What was recorded about people, and which of their sessions have ended."""
 
-from dataclasses import replace
 from uuid import UUID
 
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
-from libs import audit
 from libs.audit import Checkpoint, Event
 from libs.mesh import identity, pages
 from services.auth import audit_store, wire
@@ -27,14 +25,14 @@ class RecordMethods:
 
 
 async def page_of_events(desk: Desk, user_id: UUID, request) -> tuple[list[Event], str, Checkpoint]:
-    """A page of somebody's chain, the token of the next, and the chain's end, signed: all as of one moment."""
+    """A page of somebody's chain, the token of the next, and the chain's end as it was signed: all as of one moment."""
     after, size = pages.number_after(request.page_token), pages.size_of(request.page_size, PAGE_EVENTS)
     async with desk.database.transaction(user_id, snapshot=True) as rows:
         end = await audit_store.end_of(rows, user_id)
         found = await audit_store.list_events(rows, user_id, after, size + 1, newest_first=request.newest_first)
     page = found[:size]
     token = pages.token_after(page[-1].sequence) if len(found) > size else ""
-    return page, token, replace(end, signature=audit.signed(end, *desk.signer.audit_key()))
+    return page, token, end if end.sequence else desk.signer.sign_end(end)
 
 
 class RevocationServicer(auth_pb2_grpc.RevocationServiceServicer):
