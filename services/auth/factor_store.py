@@ -73,8 +73,11 @@ class FactorStore:
         return await self.rows.fetchval("SELECT count(*) FROM recovery_codes WHERE user_id = $1", user_id) or 0
 
     async def add_token(self, token: OneTimeToken) -> None:
-        """The person's earlier links of the same kind are void from now on; challenges stand side by side."""
-        if token.purpose is not Purpose.CHALLENGE:
+        """An earlier link to verify the address is void from now on.
+
+        Challenges and links for a new password stand side by side: anybody may ask for these, and would void the owner's.
+        """
+        if token.purpose is Purpose.VERIFY_EMAIL:
             await self.rows.execute(
                 "DELETE FROM one_time_tokens WHERE user_id = $1 AND purpose = $2 AND spent_time IS NULL",
                 token.user_id,

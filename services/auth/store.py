@@ -30,7 +30,7 @@ OLD = {
     "one_time_tokens": "expire_time < now() - interval '1 day'",
     "revocations": "expire_time < now() - interval '1 day'",
     "known_networks": "last_time < now() - interval '90 days'",
-    "reset_requests": "create_time < now() - interval '1 hour'",
+    "reset_requests": "create_time < now() - interval '1 day'",
 }
 # What a purge leaves nothing of. revocations stay until what they refuse has expired, and the outbox for its week.
 PERSONAL = (

@@ -11,6 +11,7 @@ from services.auth import mails, reset_requests, store, use_cases
 from services.auth.domain import RESET_LINK_SECONDS, Purpose
 from services.auth.factor_store import FactorStore
 from services.auth.mails import Kind, Outgoing
+from services.auth.reset_requests import Asked
 from services.auth.store import IdentityStore
 
 POLL_SECONDS = 1.0
@@ -36,22 +37,21 @@ async def tell_failed_logins_of(worker: Database, user_id: UUID) -> None:
 async def send_mails(worker: Database, outgoing: Outgoing, mailer: Mailer, now: Callable[[], datetime]) -> None:
     """Makes the links that were asked for, then sends what is due."""
     async with worker.transaction() as rows:
-        asked = await reset_requests.undone(rows)
-    for email, user_id in asked:
-        await make_reset_link(worker, outgoing, now, email, user_id)
+        undone = await reset_requests.undone(rows, outgoing.box)
+    for asked in undone:
+        await make_reset_link(worker, outgoing, now, asked)
     if not await mails.send_due(worker, outgoing, mailer):
         await asyncio.sleep(MAIL_POLL_SECONDS)
 
 
-async def make_reset_link(
-    worker: Database, outgoing: Outgoing, now: Callable[[], datetime], email: str, user_id: UUID | None
-) -> None:
+async def make_reset_link(worker: Database, outgoing: Outgoing, now: Callable[[], datetime], asked: Asked) -> None:
     """For who is registered with the address; for nobody it is only settled."""
-    async with worker.transaction(*([user_id] if user_id else [])) as rows:
-        if await reset_requests.settle(rows, email) and user_id:
+    user_id = asked.user_id
+    async with worker.transaction(asked.stand_in, *([user_id] if user_id else [])) as rows:
+        if await reset_requests.settle(rows, asked) and user_id:
             factors = FactorStore(IdentityStore(rows, access_token_seconds=0))
             token, _ = await use_cases.MakeToken(now)(factors, user_id, Purpose.RESET_PASSWORD, RESET_LINK_SECONDS)
-            await outgoing.add(rows, user_id, Kind.RESET_PASSWORD, email, token=token)
+            await outgoing.add(rows, user_id, Kind.RESET_PASSWORD, asked.email, token=token)
 
 
 async def purge(worker: Database) -> None:

@@ -1,6 +1,7 @@
 """Passwords: changed by who knows them, reset by who reads the mail, and both end what they must end."""
 
 import asyncio
+from hashlib import sha256
 
 import pytest
 from argon2 import PasswordHasher
@@ -188,37 +189,83 @@ async def test_a_reset_by_who_had_proved_the_address_leaves_their_keys(auth, bar
     assert await reason_of(stub_of(auth).ExchangeApiKey(auth_pb2.ExchangeApiKeyRequest(secret=made.secret))) == ""
 
 
+async def until_reset_requests_are_done(rows) -> None:
+    async with asyncio.timeout(10):
+        while await rows.fetchval("SELECT count(*) FROM auth.reset_requests WHERE sealed IS NOT NULL"):
+            await asyncio.sleep(0.02)
+
+
 async def test_asking_for_a_link_is_answered_alike_and_leaves_the_same_whoever_asks(auth, bare_installation):
     person = await registered(auth)
     async with bare_installation.connect() as rows:
         seen = []
         for email in (person.email, "nobody@example.com"):
             answer = await ask_reset(auth, email)
-            written = await rows.fetchval("SELECT count(*) FROM auth.reset_requests WHERE email = $1", email)
-            seen.append((answer.SerializeToString(), written))
-            async with asyncio.timeout(10):
-                while await rows.fetchval("SELECT count(*) FROM auth.reset_requests WHERE NOT done"):
-                    await asyncio.sleep(0.02)
-    assert seen[0] == seen[1] == (b"", 1)
+            await until_reset_requests_are_done(rows)
+            written = await rows.fetch("SELECT sealed, request_count FROM auth.reset_requests ORDER BY create_time")
+            seen.append((answer.SerializeToString(), dict(written[-1])))
+    assert len(written) == 2
+    assert seen[0] == seen[1] == (b"", {"sealed": None, "request_count": 1})
     await letter_to(bare_installation.mails, person.email, "new password")
     assert letters(bare_installation.mails, "nobody@example.com") == []
 
 
-async def test_asking_again_at_once_sends_nothing_more_and_a_later_link_makes_the_first_void(auth, bare_installation):
+async def test_no_address_that_was_asked_for_can_be_read_or_tried_in_the_table(auth, bare_installation):
+    async with bare_installation.connect() as superuser, bare_installation.connect("auth_rpc") as rpc:
+        # Nobody answers it, so that it stays as it was written.
+        await superuser.execute("REVOKE UPDATE (sealed) ON auth.reset_requests FROM auth_worker")
+        request = auth_pb2.RequestPasswordResetRequest(request_id="r", email="ada@example.com")
+        await stub_of(auth).RequestPasswordReset(request)
+        [row] = await superuser.fetch("SELECT each::text, user_id, sealed FROM auth.reset_requests AS each")
+        assert row["sealed"]
+        assert b"ada" not in row["sealed"]
+        for told in (b"ada@example.com", b"login|ada@example.com"):
+            assert row["user_id"].bytes not in {sha256(told).digest()[:16], sha256(told).digest()[16:]}
+        assert await superuser.fetchval("SELECT user_id FROM auth.request_keys") == row["user_id"]
+        assert not await rpc.fetch("SELECT * FROM auth.reset_requests")
+
+
+async def test_links_stand_side_by_side_and_the_first_that_is_used_voids_the_others(auth, bare_installation):
+    """A stranger who asks again and again takes the owner no link."""
     person = await registered(auth)
-    await ask_reset(auth, person.email)
-    first = await letter_to(bare_installation.mails, person.email, "new password")
-    await ask_reset(auth, person.email)
+    found = []
     async with bare_installation.connect() as rows:
-        assert not await rows.fetchval("SELECT count(*) FROM auth.reset_requests WHERE NOT done")
-        await rows.execute(
-            "UPDATE auth.reset_requests SET create_time = now() - make_interval(secs => $1)",
-            reset_requests.AGAIN_SECONDS + 1,
-        )
-    await ask_reset(auth, person.email)
-    second = await letter_to(bare_installation.mails, person.email, "new password", count=2)
-    assert await reason_of(reset(auth, first.token)) == "LINK_INVALID"
-    assert await reason_of(reset(auth, second.token)) == ""
+        for count in range(1, 4):
+            await ask_reset(auth, person.email)
+            found.append(await letter_to(bare_installation.mails, person.email, "new password", count=count))
+            await rows.execute("UPDATE auth.reset_requests SET create_time = now() - interval '1 day'")
+    assert await reason_of(reset(auth, found[0].token)) == ""
+    for letter in found[1:]:
+        assert await reason_of(reset(auth, letter.token)) == "LINK_INVALID"
+
+
+async def test_who_asks_for_links_without_end_causes_a_dozen_mails_a_day(auth, bare_installation):
+    """And as few rows for an address that nobody has."""
+    person = await registered(auth)
+    pauses: list[int] = []
+    async with bare_installation.connect() as rows:
+
+        async def asked(email: str) -> int:
+            await ask_reset(auth, email)
+            await until_reset_requests_are_done(rows)
+            return await rows.fetchval("SELECT max(request_count) FROM auth.reset_requests") or 0
+
+        for email in (person.email, "nobody@example.com"):
+            await rows.execute("DELETE FROM auth.reset_requests")
+            pauses = []
+            assert await asked(email) == 1
+            for count in range(1, 12):
+                pause = min(reset_requests.AGAIN_SECONDS * 2 ** (count - 1), reset_requests.AGAIN_SECONDS_MAX)
+                for seconds, taken in ((pause - 1, count), (pause + 1, count + 1)):
+                    await rows.execute(
+                        "UPDATE auth.reset_requests SET create_time = now() - make_interval(secs => $1)", seconds
+                    )
+                    assert await asked(email) == taken, (email, count, seconds)
+                pauses.append(pause)
+    assert pauses[:3] == [60, 120, 240]
+    assert 86_400 / pauses[-1] <= 12
+    await letter_to(bare_installation.mails, person.email, "new password", count=12)
+    assert len(letters(bare_installation.mails, person.email)) == 1 + 12
 
 
 async def test_a_link_expires_and_is_void_after_a_change(auth, bare_installation):

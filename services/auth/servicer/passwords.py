@@ -36,12 +36,14 @@ class PasswordMethods:
         return await desk.answer_once(request, auth_pb2.ChangePasswordResponse, work)
 
     async def RequestPasswordReset(self, request, context):
+        desk, email = self._desk, domain.normalized(request.email)
+
         async def work(rows: Connection) -> auth_pb2.RequestPasswordResetResponse:
-            await reset_requests.add(rows, domain.normalized(request.email))
+            await reset_requests.add(rows, desk.box, email)
             return auth_pb2.RequestPasswordResetResponse()
 
-        nobody = use_cases.nobody_of(request.email)
-        return await self._desk.answer_once(request, auth_pb2.RequestPasswordResetResponse, work, user_id=nobody)
+        whoever = reset_requests.stand_in(desk.box, email)
+        return await desk.answer_once(request, auth_pb2.RequestPasswordResetResponse, work, user_id=whoever)
 
     async def ResetPassword(self, request, context):
         desk, caller = self._desk, caller_of(context)
