@@ -156,6 +156,14 @@ async def open_database(url: str, connections_max: int = 10) -> AsyncIterator[Da
         pool.terminate()
 
 
+async def see_also(rows: Connection, user_id: UUID) -> None:
+    """The transaction sees from here on also what belongs to this user, whom it has only just come to know."""
+    await rows.execute(
+        "SELECT set_config('app.user_ids', concat_ws(',', nullif(current_setting('app.user_ids'), ''), $1::text), true)",
+        str(user_id),
+    )
+
+
 def plain_url(url: str) -> str:
     """The url without the driver SQLAlchemy wants named: postgresql+asyncpg://… is postgresql://…."""
     return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)

@@ -9,11 +9,12 @@ from uuid import UUID
 
 from libs.sealing import WrappedKey
 from libs.store import outbox
-from libs.store.database import Connection
+from libs.store.database import Connection, see_also
 from libs.store.outbox import Fact
 from services.auth import events
 from services.auth.domain import Failures, Purpose, RefreshToken, Session, User, UserState
 from services.auth.keys import StoredKey
+from services.auth.use_cases import nobody_of
 
 # Failed attempts older than this are forgotten.
 FAILURES_KEPT = timedelta(days=1)
@@ -291,6 +292,7 @@ class IdentityStore:
         """Leaves the id, and that there was somebody; for the worker role. Whatever was issued is refused."""
         await lock_users(self.rows, [user_id])
         await self.outdate_tokens(user_id, now)
+        await self._forget_answers_before_registering(user_id)
         for table in PERSONAL:
             await self.rows.execute(f"DELETE FROM {table} WHERE user_id = $1", user_id)
         await self.rows.execute(
@@ -301,6 +303,14 @@ class IdentityStore:
             """,
             user_id,
         )
+
+    async def _forget_answers_before_registering(self, user_id: UUID) -> None:
+        """What was kept for whoever used the address when nobody was known by it yet."""
+        email = await self.rows.fetchval("SELECT email FROM users WHERE user_id = $1", user_id)
+        if email is not None:
+            nobody = nobody_of(email)
+            await see_also(self.rows, nobody)
+            await self.rows.execute("DELETE FROM request_keys WHERE user_id = $1", nobody)
 
     async def find_refresh_token(self, token_hash: bytes) -> RefreshToken | None:
         row = await self.rows.fetchrow(

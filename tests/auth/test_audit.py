@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -254,8 +255,10 @@ async def rewritten(superuser: asyncpg.Connection, user_id: str) -> None:
     end = Checkpoint(user_id=UUID(user_id), sequence=0, hash=audit.BEFORE_FIRST)
     await superuser.execute("ALTER TABLE auth.audit_events DISABLE TRIGGER only_empties")
     for row in found:
-        kept = {name: row[name] for name in ("time", "source", "kind", "detail", "salt")}
-        event, end = audit.next_event(end, **kept | ({"detail": '{"address":"192.0.2.1"}'} if row == found[0] else {}))
+        kept: dict[str, Any] = {name: row[name] for name in ("time", "source", "kind", "detail", "salt")}
+        if row == found[0]:
+            kept["detail"] = '{"address":"192.0.2.1"}'
+        event, end = audit.next_event(end, **kept)
         await superuser.execute(
             "UPDATE auth.audit_events SET (detail, digest, hash) = ($3, $4, $5) WHERE user_id = $1 AND sequence = $2",
             user_id,

@@ -12,6 +12,7 @@ from tradeloom.billing.v1 import events_pb2
 from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
 from libs.bus.connection import open_redis
+from libs.ids import uuid7
 from libs.store import outbox
 from libs.store.database import open_database
 from libs.store.outbox import Fact
@@ -19,7 +20,19 @@ from libs.store.relay import relay
 from services.auth.audit_store import Chains
 from services.auth.consumers import Follow
 from services.auth.keys import KeyBox, Signer
-from tests.auth.people import admin_of, administering, carrying, enrolled, reason_of, registered, signed_in, stub_of
+from tests.auth.people import (
+    PASSWORD,
+    Person,
+    admin_of,
+    administering,
+    carrying,
+    enrolled,
+    letter_to,
+    reason_of,
+    registered,
+    signed_in,
+    stub_of,
+)
 from tests.auth.test_audit import events_of, proved
 from tests.mesh import DATA_KEY, MINT, Installation
 
@@ -97,37 +110,58 @@ async def test_a_smaller_plan_lets_keys_be_that_are_there_and_makes_no_more(auth
 
 
 async def test_a_purge_leaves_nothing_personal_and_the_chain_provable(auth, bare_installation):
-    who, other = await enrolled(auth), await enrolled(auth)
-    create = auth_pb2.CreateApiKeyRequest(name="robot of Ada", scope=auth_pb2.API_KEY_SCOPE_READ)
+    email, name = f"{uuid7()}@example.com", "Ada Lovelace"
+    register = auth_pb2.RegisterRequest(request_id="r", email=email, password=PASSWORD, full_name=name)
+    first = (await stub_of(auth).Register(register)).user
+    who, other = await enrolled(auth, Person(first.user_id, email)), await enrolled(auth)
+    create = auth_pb2.CreateApiKeyRequest(request_id="k", name="robot of Ada", scope=auth_pb2.API_KEY_SCOPE_READ)
     secret = (await stub_of(auth).CreateApiKey(create, metadata=who.metadata)).secret
     user_id = who.person.user_id
+    # What an administrator has done to her is kept for the administrator.
+    changing = auth_pb2.SetUserStateRequest(request_id="s", user_id=user_id, state=auth_pb2.USER_STATE_ACTIVE)
+    admin = administering(other.person.user_id)
+    assert (await admin_of(auth).SetUserState(changing, metadata=admin)).user.email == email
+    assert (await admin_of(auth).SetUserState(changing, metadata=admin)).user.email == email
+    await stub_of(auth).RequestPasswordReset(auth_pb2.RequestPasswordResetRequest(request_id="p", email=email))
+    assert await letter_to(bare_installation.mails, email, "new password")
     async with asyncio.timeout(SECONDS):
         while len((await events_of(auth, who.metadata))[0]) < 5:
             await asyncio.sleep(0.02)
     before = (await events_of(auth, who.metadata))[0]
     purged = users_events_pb2.UserPurged(user_id=user_id)
     await told(bare_installation, "users", user_id, 1, purged.DESCRIPTOR.full_name, purged.SerializeToString(), user_id)
-    async with bare_installation.connect() as rows, asyncio.timeout(SECONDS):
-        while await rows.fetchval("SELECT state FROM auth.users WHERE user_id = $1", user_id) != "purged":
-            await asyncio.sleep(0.02)
-        tables = await rows.fetch(
-            """
-            SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'auth' AND column_name = 'user_id'
-            """
-        )
-        left = {}
-        for table in [row["table_name"] for row in tables]:
-            found = await rows.fetch(f"SELECT * FROM auth.{table} WHERE user_id = $1", user_id)
+    async with bare_installation.connect() as rows:
+        async with asyncio.timeout(SECONDS):
+            while await rows.fetchval("SELECT state FROM auth.users WHERE user_id = $1", user_id) != "purged":
+                await asyncio.sleep(0.02)
+        found = await rows.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'auth'")
+        tables = [row["tablename"] for row in found]
+        assert {"users", "request_keys", "reset_requests", "audit_events"} <= set(tables)
+        for table in tables:
             if table == "outbox":
                 continue  # what was told stays for a week, so that everybody hears it
-            assert not [row for row in found if who.person.email in str(row) or "robot of Ada" in str(row)], table
-            left[table] = len(found)
-        assert {table for table, count in left.items() if count} <= {
-            "users",
-            "revocations",
-            "audit_events",
-            "audit_chains",
+            # Bytes are shown in hexadecimal.
+            text = "".join(
+                row["text"] for row in await rows.fetch(f"SELECT each::text AS text FROM auth.{table} AS each")
+            )
+            for personal in (email, name, "robot of Ada"):
+                assert personal not in text, table
+                assert personal.encode().hex() not in text, table
+        personal = [
+            row["table_name"]
+            for row in await rows.fetch(
+                """
+                SELECT DISTINCT table_name FROM information_schema.columns
+                WHERE table_schema = 'auth' AND column_name = 'user_id' AND table_name <> 'outbox'
+                """
+            )
+        ]
+        left = {
+            table
+            for table in personal
+            if await rows.fetchval(f"SELECT count(*) FROM auth.{table} WHERE user_id = $1", user_id)
         }
+        assert left <= {"users", "revocations", "audit_events", "audit_chains"}
     login = auth_pb2.LoginRequest(email=who.person.email, password=who.person.password)
     assert await reason_of(stub_of(auth).Login(login)) == "CREDENTIALS_INVALID"
     exchange = auth_pb2.ExchangeApiKeyRequest(secret=secret)
@@ -136,9 +170,9 @@ async def test_a_purge_leaves_nothing_personal_and_the_chain_provable(auth, bare
         get_me = auth_pb2.GetMeRequest()
         while await reason_of(stub_of(auth).GetMe(get_me, metadata=who.metadata)) != "TOKEN_OUTDATED":
             await asyncio.sleep(0.02)
-    # The address may be registered anew, by whoever owns it now.
-    again = await registered(auth, who.person.email)
-    assert again.user_id != user_id
+    # The address may be registered anew, by whoever owns it now; also with the request of then.
+    again = (await stub_of(auth).Register(register)).user
+    assert (again.user_id != user_id, again.email) == (True, email)
 
     request = auth_pb2.ListAuditEventsRequest(user_id=user_id)
     page = await admin_of(auth).ListAuditEvents(request, metadata=administering())

@@ -24,6 +24,16 @@ async def test_a_repeated_request_returns_the_first_answer(auth):
     assert first == second == await stub_of(auth).Register(request)
 
 
+async def test_an_answer_is_kept_without_name_and_address(auth, bare_installation):
+    request = auth_pb2.RegisterRequest(request_id="r", email="a@example.com", password=PASSWORD, full_name="Ada")
+    first = await stub_of(auth).Register(request)
+    async with bare_installation.connect() as rows:
+        kept = auth_pb2.RegisterResponse.FromString(await rows.fetchval("SELECT answer FROM auth.request_keys")).user
+        assert (kept.user_id, kept.email, kept.full_name) == (first.user.user_id, "", "")
+        await rows.execute("UPDATE auth.users SET email_verified = true")
+    assert await stub_of(auth).Register(request) == first
+
+
 async def test_another_body_under_the_same_request_id_is_refused(auth):
     request = auth_pb2.RegisterRequest(request_id="r", email="a@example.com", password=PASSWORD)
     await stub_of(auth).Register(request)

@@ -8,6 +8,7 @@ from libs.mesh import identity, pages
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
 from services.auth import domain, store, wire
+from services.auth.domain import User
 from services.auth.servicer.desk import Desk
 from services.auth.servicer.records import page_of_events
 
@@ -40,26 +41,26 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
     async def SetUserRoles(self, request, context):
         desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)
 
-        async def work(rows: Connection) -> auth_pb2.SetUserRolesResponse:
+        async def work(rows: Connection) -> User:
             user = await desk.administer.set_roles(
                 desk.identities(rows), user_id, domain.roles_from(request.roles), admin_user_id
             )
             rows.after_commit(desk.revocations.look_now)
-            return auth_pb2.SetUserRolesResponse(user=wire.user_to_proto(user))
+            return user
 
-        return await desk.answer_once(request, auth_pb2.SetUserRolesResponse, work, also=(user_id,))
+        return await desk.answer_once_with_user(request, auth_pb2.SetUserRolesResponse, work, also=(user_id,))
 
     async def SetUserState(self, request, context):
         desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)
 
-        async def work(rows: Connection) -> auth_pb2.SetUserStateResponse:
+        async def work(rows: Connection) -> User:
             user = await desk.administer.set_state(
                 desk.identities(rows), user_id, wire.STATES_FROM_PROTO[request.state], request.note, admin_user_id
             )
             rows.after_commit(desk.revocations.look_now)
-            return auth_pb2.SetUserStateResponse(user=wire.user_to_proto(user))
+            return user
 
-        return await desk.answer_once(request, auth_pb2.SetUserStateResponse, work, also=(user_id,))
+        return await desk.answer_once_with_user(request, auth_pb2.SetUserStateResponse, work, also=(user_id,))
 
     async def ListAuditEvents(self, request, context):
         found = await page_of_events(self._desk, UUID(request.user_id), request)

@@ -1,9 +1,9 @@
 """What every method of auth has at hand."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -14,7 +14,7 @@ from libs.mesh.identity import address_of
 from libs.mesh.requests import answer_once, first_answer, key_of
 from libs.mesh.sessions import refusal_of
 from libs.store.database import Connection, Database
-from services.auth import domain, store, use_cases
+from services.auth import domain, store, use_cases, wire
 from services.auth.domain import Counted, Session, User
 from services.auth.factor_store import FactorStore
 from services.auth.key_store import KeyStore
@@ -91,6 +91,33 @@ class Desk:
                 return await locked(rows)
         key = key_of(request, user_id=user_id, digest_key=self.digest_key if digest_key is None else digest_key)
         return await answer_once(self.database, key, response_type, locked, also=also)
+
+    async def answer_once_with_user(
+        self,
+        request: Message,
+        response_type: type[Response],
+        work: Callable[[Connection], Awaitable[User]],
+        *,
+        user_id: UUID | None = None,
+        also: tuple[UUID, ...] = (),
+    ) -> Response:
+        """As answer_once, where a person is the answer: kept without name and address, which a repeat is told as they are.
+
+        A purge of the person need not look for what was answered to others.
+        """
+        found: list[User] = []
+
+        async def working(rows: Connection) -> Response:
+            found[:] = [await work(rows)]
+            return response_type(user=wire.user_to_proto(replace(found[0], email="", full_name="")))
+
+        response: Any = await self.answer_once(request, response_type, working, user_id=user_id, also=also)
+        if not found:
+            known = UUID(response.user.user_id)
+            async with self.database.transaction(known) as rows:
+                found += filter(None, [await self.identities(rows).find_user(known)])
+        response.user.email, response.user.full_name = found[0].email, found[0].full_name
+        return response
 
     async def _refuse_revoked(self, rows: Connection) -> None:
         """Who held the lock may have signed out whoever waited for it, or taken their rights away.

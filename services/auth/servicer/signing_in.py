@@ -11,7 +11,7 @@ from libs.mesh.requests import key_of, recorded
 from libs.store import requests
 from libs.store.database import Connection
 from services.auth import domain, factor_store, store, use_cases, wire
-from services.auth.domain import CHALLENGE_SECONDS, VERIFY_LINK_SECONDS, Purpose
+from services.auth.domain import CHALLENGE_SECONDS, VERIFY_LINK_SECONDS, Purpose, User
 from services.auth.keys import grant_of_session
 from services.auth.mails import Kind
 from services.auth.servicer.desk import Desk, caller_of
@@ -31,7 +31,7 @@ class SigningInMethods:
         password_hash = await desk.passwords.hash(request.password)
         user_id = desk.next_id()
 
-        async def work(rows: Connection) -> auth_pb2.RegisterResponse:
+        async def work(rows: Connection) -> User:
             user = await desk.register(
                 desk.identities(rows),
                 user_id=user_id,
@@ -42,14 +42,16 @@ class SigningInMethods:
             )
             token, _ = await desk.make_token(desk.factors(rows), user_id, Purpose.VERIFY_EMAIL, VERIFY_LINK_SECONDS)
             await desk.outgoing.add(rows, user_id, Kind.VERIFY_EMAIL, user.email, token=token)
-            return auth_pb2.RegisterResponse(user=wire.user_to_proto(user))
+            return user
 
         if not request.request_id:
             async with desk.database.transaction(user_id) as rows:
-                return await work(rows)
+                return auth_pb2.RegisterResponse(user=wire.user_to_proto(await work(rows)))
         # Nobody is known yet, so the request_id counts for the address alone: strangers do not share theirs.
         nobody = use_cases.nobody_of(request.email)
-        return await desk.answer_once(request, auth_pb2.RegisterResponse, work, user_id=nobody, also=(user_id,))
+        return await desk.answer_once_with_user(
+            request, auth_pb2.RegisterResponse, work, user_id=nobody, also=(user_id,)
+        )
 
     async def Login(self, request, context):
         desk, caller = self._desk, caller_of(context)
