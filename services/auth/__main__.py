@@ -101,7 +101,7 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             for name, work in {
                 "revocations": revocations.follow,
                 "signing keys": follow_keys,
-                "failed logins": partial(upkeep.tell_failed_logins, worker, settings.failed_logins_told_seconds),
+                "failures": partial(upkeep.tell_failures, worker, settings.failed_logins_told_seconds),
                 "mails": partial(upkeep.send_mails, worker, outgoing, mailer_of(settings), now),
                 "purge": partial(upkeep.purge, worker),
             }.items():

@@ -185,6 +185,10 @@ class ApiKey:
     last_used_time: datetime | None = None
     last_used_address: str = ""
     revoke_time: datetime | None = None
+    told_time: datetime | None = None
+    """When a first use was last told of; a day later one is again."""
+    told_networks: tuple[str, ...] = ()
+    """From where uses were told of since then."""
 
     def is_in_force(self, now: datetime) -> bool:
         return self.revoke_time is None and (self.expire_time is None or now < self.expire_time)

@@ -80,6 +80,38 @@ def api_key_revoked(api_key_id: UUID, cause: str, api_key_count: int) -> tuple[s
     return fact_of(events_pb2.ApiKeyRevoked(api_key_id=str(api_key_id), cause=cause, api_key_count=api_key_count))
 
 
+def api_key_used(key: ApiKey, address: str) -> tuple[str, bytes]:
+    return fact_of(events_pb2.ApiKeyUsed(api_key_id=str(key.api_key_id), address=address))
+
+
+def api_key_refused(
+    api_key_id: UUID,
+    address: str,
+    reason: str,
+    refusal_count: int,
+    first_refusal_time: datetime,
+    last_refusal_time: datetime,
+) -> tuple[str, bytes]:
+    return fact_of(
+        events_pb2.ApiKeyRefused(
+            api_key_id=str(api_key_id),
+            address=address,
+            reason=reason,
+            refusal_count=refusal_count,
+            first_refusal_time=timestamp(first_refusal_time),
+            last_refusal_time=timestamp(last_refusal_time),
+        )
+    )
+
+
+def signing_key_rotated(key_id: str, sign_time: datetime) -> tuple[str, bytes]:
+    return fact_of(events_pb2.SigningKeyRotated(key_id=key_id, sign_time=timestamp(sign_time)))
+
+
+def audit_records_read(admin_user_id: UUID) -> tuple[str, bytes]:
+    return fact_of(events_pb2.AuditRecordsRead(admin_user_id=str(admin_user_id)))
+
+
 def roles_changed(roles: Iterable[str], previous_roles: Iterable[str], admin_user_id: UUID) -> tuple[str, bytes]:
     return fact_of(
         events_pb2.RolesChanged(

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from libs.mesh.identity import network_of
 from libs.store.database import Connection
 from services.auth import events
 from services.auth.domain import ApiKey, Scope
@@ -13,12 +14,16 @@ from services.auth.store import IdentityStore
 
 USE_NOTED = timedelta(minutes=1)
 """To this a key's last use is noted, so that a busy key does not write all the time."""
+USE_TOLD = timedelta(days=1)
+"""So long after a first use was told of, the next one is told of as the first."""
+NETWORKS_TOLD_MAX = 20
+"""From so many networks a key's use is told of meanwhile; a key that wanders does not flood its owner's records."""
 KEYS_KEPT_MAX = 200
 """Of one person; beyond it the oldest that are not in force go."""
 
 KEY = """
     SELECT api_key_id, user_id, name, prefix, scope, account_ids, allowed_networks, create_time, expire_time,
-           last_used_time, last_used_address, revoke_time
+           last_used_time, last_used_address, revoke_time, told_time, told_networks
     FROM api_keys
     """
 
@@ -111,7 +116,8 @@ class KeyStore:
             await self.revoke(key_from(row), cause=cause, now=now)
 
     async def note_use(self, key: ApiKey, address: str, now: datetime) -> None:
-        """At most once a minute, and at once from another address."""
+        """At most once a minute, and at once from another address; told of as USE_TOLD says."""
+        await self._tell_use(key, address, now)
         if key.last_used_time and now - key.last_used_time < USE_NOTED and key.last_used_address == address:
             return
         await self.rows.execute(
@@ -121,6 +127,47 @@ class KeyStore:
             address,
         )
 
+    async def _tell_use(self, key: ApiKey, address: str, now: datetime) -> None:
+        network = network_of(address)
+        is_first = key.told_time is None or now - key.told_time >= USE_TOLD
+        told = () if is_first else key.told_networks
+        if network in told or len(told) >= NETWORKS_TOLD_MAX:
+            return
+        await self.rows.execute(
+            "UPDATE api_keys SET told_time = $2, told_networks = $3 WHERE api_key_id = $1",
+            key.api_key_id,
+            now if is_first else key.told_time,
+            [*told, network],
+        )
+        await self.identities.tell(key.user_id, events.api_key_used(key, address))
+
+    async def note_refusal(self, secret_hash: bytes, address: str, reason: str) -> None:
+        """Whoever was refused has the secret: its owner is told, at intervals."""
+        await self.rows.execute(
+            """
+            INSERT INTO key_refusals AS kept (api_key_id, user_id, address, reason)
+            SELECT api_key_id, user_id, $2, $3 FROM api_keys WHERE secret_hash = $1
+            ON CONFLICT (api_key_id) DO UPDATE SET
+              address = excluded.address, reason = excluded.reason, refusal_count = kept.refusal_count + 1,
+              last_refusal_time = now()
+            """,
+            secret_hash,
+            address,
+            reason,
+        )
+
+    async def tell_refusals(self, user_id: UUID) -> None:
+        """One fact for each key, and forgets them; for the worker role."""
+        noted = await self.rows.fetch(
+            """
+            DELETE FROM key_refusals WHERE user_id = $1
+            RETURNING api_key_id, address, reason, refusal_count, first_refusal_time, last_refusal_time
+            """,
+            user_id,
+        )
+        for row in noted:
+            await self.identities.tell(user_id, events.api_key_refused(**row))
+
 
 def key_from(row: Mapping[str, Any]) -> ApiKey:
     return ApiKey(
@@ -129,6 +176,7 @@ def key_from(row: Mapping[str, Any]) -> ApiKey:
             "scope": Scope(row["scope"]),
             "account_ids": tuple(row["account_ids"]),
             "allowed_networks": tuple(row["allowed_networks"]),
+            "told_networks": tuple(row["told_networks"]),
         }
     )
 

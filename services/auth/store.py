@@ -18,6 +18,7 @@ from services.auth.use_cases import nobody_of
 
 # Failed attempts older than this are forgotten.
 FAILURES_KEPT = timedelta(days=1)
+READS_TOLD = timedelta(minutes=10)
 TOLD_AT_ONCE_MAX = 500
 PURGE_ROWS = 5_000
 # Between two administrators who take each other's role away; any number of our own.
@@ -31,12 +32,14 @@ OLD = {
     "one_time_tokens": "expire_time < now() - interval '1 day'",
     "revocations": "expire_time < now() - interval '1 day'",
     "known_networks": "last_time < now() - interval '90 days'",
+    "record_reads": "read_time < now() - interval '1 day'",
     "reset_requests": "create_time < now() - interval '1 day'",
 }
 # What a purge leaves nothing of. revocations stay until what they refuse has expired, and the outbox for its week.
 PERSONAL = (
     "refresh_tokens",
     "sessions",
+    "key_refusals",
     "api_keys",
     "recovery_codes",
     "mfa_totp",
@@ -44,6 +47,7 @@ PERSONAL = (
     "known_networks",
     "mails",
     "failed_logins",
+    "record_reads",
     "entitlements",
     "user_roles",
     "request_keys",
@@ -376,6 +380,21 @@ class IdentityStore:
         if noted and await self.rows.fetchval("SELECT true FROM users WHERE user_id = $1", user_id):
             await self.tell(user_id, events.login_failed(**noted))
 
+    async def note_read(self, user_id: UUID, admin_user_id: UUID) -> None:
+        """An administrator reads what was recorded about somebody; told of at most so often as READS_TOLD says."""
+        is_news = await self.rows.fetchval(
+            """
+            INSERT INTO record_reads AS kept (user_id, admin_user_id) VALUES ($1, $2)
+            ON CONFLICT (user_id, admin_user_id) DO UPDATE SET read_time = now()
+            WHERE kept.read_time <= now() - $3::interval RETURNING true
+            """,
+            user_id,
+            admin_user_id,
+            READS_TOLD,
+        )
+        if is_news:
+            await self.tell(user_id, events.audit_records_read(admin_user_id))
+
     async def tell(self, user_id: UUID, told: tuple[str, bytes]) -> None:
         """One fact about the user, after all that were told of them before."""
         # The user's row is locked from here to the commit, so that the sequence has no gaps.
@@ -462,12 +481,14 @@ async def lock_users(rows: Connection, user_ids: Iterable[UUID]) -> None:
     await rows.execute("SELECT FROM users WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE", list(user_ids))
 
 
-async def due_failed_logins(rows: Connection, seconds: float) -> list[UUID]:
-    """Whose failed logins were first noted so long ago, the oldest first; for the worker role."""
+async def due_failures(rows: Connection, seconds: float) -> list[UUID]:
+    """Whose failed logins or refused API keys were first noted so long ago, the oldest first; for the worker role."""
     found = await rows.fetch(
         """
-        SELECT user_id FROM failed_logins WHERE first_failure_time <= now() - make_interval(secs => $1)
-        ORDER BY first_failure_time LIMIT $2
+        SELECT user_id FROM (
+          SELECT user_id, first_failure_time AS time FROM failed_logins
+          UNION ALL SELECT user_id, first_refusal_time FROM key_refusals) AS noted
+        WHERE time <= now() - make_interval(secs => $1) GROUP BY user_id ORDER BY min(time) LIMIT $2
         """,
         seconds,
         TOLD_AT_ONCE_MAX,

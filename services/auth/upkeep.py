@@ -1,4 +1,4 @@
-"""What goes on beside the requests: telling of failed logins, sending mails, and forgetting what is old."""
+"""What goes on beside the requests: telling of what failed, sending mails, and forgetting what is old."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from libs.store.database import Database
 from services.auth import mails, reset_requests, store, use_cases
 from services.auth.domain import RESET_LINK_SECONDS, Purpose
 from services.auth.factor_store import FactorStore
+from services.auth.key_store import KeyStore
 from services.auth.mails import Kind, Outgoing
 from services.auth.reset_requests import Asked
 from services.auth.store import IdentityStore
@@ -19,19 +20,21 @@ MAIL_POLL_SECONDS = 0.5
 PURGE_SECONDS = 60.0
 
 
-async def tell_failed_logins(worker: Database, told_seconds: float) -> None:
-    """Tells of an account's failed logins once the first of them is so old: a flood of them stays a trickle of facts."""
+async def tell_failures(worker: Database, told_seconds: float) -> None:
+    """Tells of an account's failed logins and refused keys once the first is so old: a flood stays a trickle of facts."""
     async with worker.transaction() as rows:
-        due = await store.due_failed_logins(rows, told_seconds)
+        due = await store.due_failures(rows, told_seconds)
     for user_id in due:
-        await tell_failed_logins_of(worker, user_id)
+        await tell_failures_of(worker, user_id)
     if not due:
         await asyncio.sleep(min(POLL_SECONDS, told_seconds))
 
 
-async def tell_failed_logins_of(worker: Database, user_id: UUID) -> None:
+async def tell_failures_of(worker: Database, user_id: UUID) -> None:
     async with worker.transaction(user_id) as rows:
-        await IdentityStore(rows, access_token_seconds=0).tell_failed_logins(user_id)
+        identities = IdentityStore(rows, access_token_seconds=0)
+        await identities.tell_failed_logins(user_id)
+        await KeyStore(identities).tell_refusals(user_id)
 
 
 async def send_mails(worker: Database, outgoing: Outgoing, mailer: Mailer, now: Callable[[], datetime]) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import email
+import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from email import policy
 from pathlib import Path
@@ -20,6 +22,7 @@ from tests.mesh import Metadata, Served, bearer, sign_in
 
 PASSWORD = "tea and biscuits at four"
 MAIL_SECONDS = 10
+RECORD_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,24 @@ async def wait_of(call: Any) -> float:
         assert status and any(packed.Unpack(found) for packed in status.details), error
         return found.retry_delay.ToTimedelta().total_seconds()
     raise AssertionError("not refused")
+
+
+async def recorded(auth: Served, metadata: Metadata, kind: str) -> list[dict[str, Any]]:
+    """The details of the caller's records of a kind, oldest first."""
+    request = auth_pb2.ListOwnAuditEventsRequest(page_size=1_000)
+    events = (await stub_of(auth).ListOwnAuditEvents(request, metadata=metadata)).events
+    return [json.loads(event.detail) for event in events if event.kind == f"tradeloom.auth.v1.{kind}"]
+
+
+async def told_of(
+    auth: Served, metadata: Metadata, kind: str, counted: Callable[[dict[str, Any]], int], count: int
+) -> list[dict[str, Any]]:
+    """These records, once what is counted in them makes so many; never more."""
+    async with asyncio.timeout(RECORD_SECONDS):
+        while sum(map(counted, found := await recorded(auth, metadata, kind))) < count:
+            await asyncio.sleep(0.02)
+    assert sum(map(counted, found)) == count
+    return found
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tests.auth.people import (
     seen_from,
     signed_in,
     stub_of,
+    told_of,
 )
 from tests.mesh import Served, bearer
 
@@ -270,3 +271,43 @@ async def test_a_suspended_owners_key_is_refused_and_works_again_afterwards(auth
         for state, reason in (("suspended", "API_KEY_INVALID"), ("active", "")):
             await rows.execute("UPDATE auth.users SET state = $1", state)
             assert await reason_of(exchange(auth, made.secret)) == reason
+
+
+async def test_a_keys_use_is_recorded_once_a_day_and_from_each_new_network(auth, bare_installation, monkeypatch):
+    monkeypatch.setattr(key_store, "NETWORKS_TOLD_MAX", 4)
+    who = await enrolled(auth)
+    made = await create(auth, who)
+    at_home = ["198.51.100.1"] * 3 + ["198.51.100.2", "198.51.100.1", "2001:db8::1", "2001:db8::2"]
+    for address in at_home:
+        await exchange(auth, made.secret, address)
+    used = await told_of(auth, who.metadata, "ApiKeyUsed", lambda _: 1, 3)
+    assert {one["api_key_id"] for one in used} == {made.api_key.api_key_id}
+    assert [one["address"] for one in used] == ["198.51.100.1", "198.51.100.2", "2001:db8::1"]
+    # Whoever wanders with it does not fill its owner's records.
+    for number in range(5):
+        await exchange(auth, made.secret, f"203.0.113.{number}")
+    await told_of(auth, who.metadata, "ApiKeyUsed", lambda _: 1, 4)
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.api_keys SET told_time = told_time - interval '1 day'")
+    await exchange(auth, made.secret, "198.51.100.1")
+    assert (await told_of(auth, who.metadata, "ApiKeyUsed", lambda _: 1, 5))[-1]["address"] == "198.51.100.1"
+
+
+async def test_a_refused_exchange_is_recorded_and_a_flood_of_them_is_a_trickle(bare_installation):
+    """The classic sign of a stolen key."""
+    served = bare_installation.serve("auth", sign_in_per_second="1000", failed_logins_told_seconds="0.5")
+    async with served as auth:
+        who = await enrolled(auth)
+        made = await create(auth, who, allowed_networks=["203.0.113.0/24"])
+        for _ in range(20):
+            assert await reason_of(exchange(auth, made.secret, "198.51.100.66")) == "ADDRESS_NOT_ALLOWED"
+        refused = await told_of(auth, who.metadata, "ApiKeyRefused", lambda one: one["refusal_count"], 20)
+        assert len(refused) < 10
+        assert {(one["api_key_id"], one["address"], one["reason"]) for one in refused} == {
+            (made.api_key.api_key_id, "198.51.100.66", "address_not_allowed")
+        }
+        revoke = auth_pb2.RevokeApiKeyRequest(api_key_id=made.api_key.api_key_id)
+        await stub_of(auth).RevokeApiKey(revoke, metadata=who.metadata)
+        assert await reason_of(exchange(auth, made.secret, "203.0.113.7")) == "API_KEY_INVALID"
+        refused = await told_of(auth, who.metadata, "ApiKeyRefused", lambda one: one["refusal_count"], 21)
+        assert refused[-1]["reason"] == "not_in_force"

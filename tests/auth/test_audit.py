@@ -17,6 +17,7 @@ from libs.audit import Checkpoint, Tampered
 from libs.bus.connection import open_redis
 from libs.cli.audit import event_from_proto
 from libs.ids import uuid7
+from libs.mesh import pages
 from libs.store import outbox
 from libs.store.database import open_database
 from libs.store.outbox import Fact
@@ -28,9 +29,11 @@ from tests.auth.people import (
     carrying,
     enrolled,
     reason_of,
+    recorded,
     registered,
     signed_in,
     stub_of,
+    told_of,
 )
 from tests.mesh import sign_in
 
@@ -105,7 +108,9 @@ async def test_records_can_be_read_newest_first_page_by_page(auth):
     assert not token
     assert found == oldest_first[::-1]
     asked = auth_pb2.ListAuditEventsRequest(user_id=who.person.user_id, page_size=1, newest_first=True)
-    [newest] = (await admin_of(auth).ListAuditEvents(asked, metadata=administering())).events
+    # Their own, so that nothing is added by reading.
+    own = administering(who.person.user_id)
+    [newest] = (await admin_of(auth).ListAuditEvents(asked, metadata=own)).events
     assert newest == oldest_first[-1]
 
 
@@ -115,8 +120,9 @@ async def test_an_administrator_sees_anybodys_and_a_person_only_their_own(auth):
     events = await until_recorded(auth, carrying(session), "UserRegistered", "SessionOpened")
     request = auth_pb2.ListAuditEventsRequest(user_id=ada.user_id)
     seen = await admin_of(auth).ListAuditEvents(request, metadata=administering())
-    assert list(seen.events) == events
-    assert (await proved(auth, list(seen.events), seen.checkpoint)).record_count == 2
+    # That they are being read may be recorded by then.
+    assert list(seen.events)[:2] == events
+    assert (await proved(auth, list(seen.events), seen.checkpoint)).record_count == len(seen.events)
     of_bob, end = await events_of(auth, carrying(await signed_in(auth, bob)))
     assert not {event.hash for event in of_bob} & {event.hash for event in events}
     assert end.user_id == bob.user_id
@@ -134,6 +140,37 @@ async def test_an_administrators_act_stands_in_the_chain_of_whom_it_befell(auth)
     events = await until_recorded(auth, carrying(session), "UserRegistered", "RolesChanged", "SessionOpened")
     changed = json.loads(events[1].detail)
     assert (changed["roles"], changed["admin_user_id"]) == (["operator", "user"], admin)
+
+
+async def test_that_an_administrator_read_somebodys_records_is_recorded_about_them(auth, bare_installation):
+    """However they page: no token of theirs keeps it from being recorded, and reading much is told of once."""
+    who, reader, other = await enrolled(auth), str(uuid7()), str(uuid7())
+    asked = auth_pb2.ListAuditEventsRequest(user_id=who.person.user_id, page_size=1)
+    last_page = auth_pb2.ListAuditEventsRequest(user_id=who.person.user_id, page_token=pages.token_after(1))
+    await admin_of(auth).ListAuditEvents(last_page, metadata=administering(other))
+    for _ in range(3):
+        page = await admin_of(auth).ListAuditEvents(asked, metadata=administering(reader))
+        asked.page_token = page.next_page_token
+    read = await told_of(auth, who.metadata, "AuditRecordsRead", lambda _: 1, 2)
+    assert [one["admin_user_id"] for one in read] == [other, reader]
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.record_reads SET read_time = read_time - interval '10 minutes'")
+    await admin_of(auth).ListAuditEvents(asked, metadata=administering(reader))
+    await told_of(auth, who.metadata, "AuditRecordsRead", lambda _: 1, 3)
+    # One's own are one's own, whichever way.
+    asked.page_token = ""
+    await admin_of(auth).ListAuditEvents(asked, metadata=administering(who.person.user_id))
+    await signed_in(auth, await registered(auth))
+    assert len(await recorded(auth, who.metadata, "AuditRecordsRead")) == 3
+
+
+async def test_who_began_a_rotation_of_the_signing_key_is_recorded(auth):
+    who = await enrolled(auth)
+    rotating = auth_pb2.RotateSigningKeyRequest(request_id="r")
+    for _ in range(2):
+        rotated = await admin_of(auth).RotateSigningKey(rotating, metadata=administering(who.person.user_id))
+    [told] = await told_of(auth, who.metadata, "SigningKeyRotated", lambda _: 1, 1)
+    assert told["key_id"] == rotated.key_id
 
 
 async def told_by_orders(installation, facts: list[Fact]) -> None:

@@ -21,6 +21,7 @@ from tests.auth.people import (
     seen_from,
     signed_in,
     stub_of,
+    told_of,
 )
 
 NEW = "coffee and cake at five"
@@ -113,6 +114,19 @@ async def test_guessing_the_password_within_a_session_is_held_up(auth):
     assert await reason_of(change(auth, session)) == "LOGIN_DELAYED"
     # Signing in has a count of its own.
     assert await reason_of(login(auth, person)) == ""
+
+
+async def test_wrong_passwords_within_a_session_are_recorded_as_failed_logins_are(auth):
+    who = await enrolled(auth)
+    session = who.session
+    assert await reason_of(change(auth, session, "wrong")) == "CREDENTIALS_INVALID"
+    setting_up = auth_pb2.SetupTotpRequest(password="wrong")
+    assert await reason_of(stub_of(auth).SetupTotp(setting_up, metadata=who.metadata)) == "CREDENTIALS_INVALID"
+    disabling = auth_pb2.DisableTotpRequest(password="wrong", code=who.next_code())
+    elsewhere = who.metadata + seen_from("203.0.113.66")
+    assert await reason_of(stub_of(auth).DisableTotp(disabling, metadata=elsewhere)) == "CREDENTIALS_INVALID"
+    failed = await told_of(auth, who.metadata, "LoginFailed", lambda found: found["failure_count"], 3)
+    assert failed[-1]["address"] == "203.0.113.66"
 
 
 async def test_who_has_a_second_factor_must_have_proved_it_freshly(auth, bare_installation):

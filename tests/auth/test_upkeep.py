@@ -9,7 +9,7 @@ from tradeloom.auth.v1 import auth_pb2
 from libs.ids import uuid7
 from libs.store.database import open_database
 from services.auth import store
-from tests.auth.people import enrolled, reason_of, signed_in, stub_of
+from tests.auth.people import admin_of, administering, enrolled, reason_of, signed_in, stub_of
 from tests.mesh import Installation, bearer
 
 NOW = datetime.now(UTC)
@@ -90,12 +90,16 @@ async def test_api_keys_are_forgotten_ninety_days_after_they_were_over(auth, bar
         ("revocations", "expire_time", 2),
         ("known_networks", "last_time", 91),
         ("refresh_tokens", "expire_time", 2),
+        ("record_reads", "read_time", 2),
     ],
 )
 async def test_what_else_is_old_goes_and_the_rest_stays(
     auth, bare_installation: Installation, table: str, column: str, days: int
 ):
     old, young = await enrolled(auth), await enrolled(auth)
+    for who in (old, young):
+        reading = auth_pb2.ListAuditEventsRequest(user_id=who.person.user_id)
+        await admin_of(auth).ListAuditEvents(reading, metadata=administering())
     assert await counted(bare_installation, table, old.person.user_id) > 0
     await aged(
         bare_installation,

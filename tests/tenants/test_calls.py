@@ -85,7 +85,8 @@ async def test_no_rpc_returns_or_changes_what_is_anothers(bare_installation: Ins
 NOT_HAD = {
     *((word, "request_keys") for word in ("auth", "billing", "execution", "feeds", "marketdata")),
     *((word, "outbox") for word in ("feeds", "marketdata")),
-    *(("auth", table) for table in ("failed_logins", "mails", "mfa_totp", "recovery_codes", "revocations")),
+    *(("auth", table) for table in ("failed_logins", "key_refusals", "record_reads", "reset_requests")),
+    *(("auth", table) for table in ("mails", "mfa_totp", "recovery_codes", "revocations")),
     *(("billing", table) for table in ("invoices", "usage")),
     ("execution", "venue_cancels"),
 }

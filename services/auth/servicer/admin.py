@@ -7,7 +7,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from libs.mesh import identity, pages
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
-from services.auth import domain, store, wire
+from services.auth import domain, events, store, wire
 from services.auth.domain import User
 from services.auth.servicer.desk import Desk
 from services.auth.servicer.records import page_of_events
@@ -63,14 +63,22 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
         return await desk.answer_once_with_user(request, auth_pb2.SetUserStateResponse, work, also=(user_id,))
 
     async def ListAuditEvents(self, request, context):
-        found = await page_of_events(self._desk, UUID(request.user_id), request)
+        desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)
+        if user_id != admin_user_id:
+            # Before the page is read, so that none is read without it.
+            async with desk.database.transaction(user_id) as rows:
+                await desk.identities(rows).note_read(user_id, admin_user_id)
+        found = await page_of_events(desk, user_id, request)
         return wire.events_to_proto(auth_pb2.ListAuditEventsResponse(), *found)
 
     async def RotateSigningKey(self, request, context):
+        desk, admin_user_id = self._desk, identity.current().user_id
+
         async def work(rows: Connection) -> auth_pb2.RotateSigningKeyResponse:
-            key_id, sign_time = await self._desk.rotation.begin(rows)
+            key_id, sign_time = await desk.rotation.begin(rows)
+            await desk.identities(rows).tell(admin_user_id, events.signing_key_rotated(key_id, sign_time))
             return auth_pb2.RotateSigningKeyResponse(key_id=key_id, sign_time=timestamp(sign_time))
 
-        response = await self._desk.answer_once(request, auth_pb2.RotateSigningKeyResponse, work)
-        await self._desk.rotation.follow()
+        response = await desk.answer_once(request, auth_pb2.RotateSigningKeyResponse, work)
+        await desk.rotation.follow()
         return response

@@ -80,4 +80,10 @@ class ApiKeyMethods:
                 api_key_id=str(key.api_key_id),
             )
 
-        return await desk.answer_once(request, auth_pb2.ExchangeApiKeyResponse, work, user_id=user_id)
+        try:
+            return await desk.answer_once(request, auth_pb2.ExchangeApiKeyResponse, work, user_id=user_id)
+        except (AddressNotAllowed, domain.ApiKeyInvalid) as refusal:
+            reason = "address_not_allowed" if isinstance(refusal, AddressNotAllowed) else "not_in_force"
+            async with desk.database.transaction(user_id) as rows:
+                await desk.api_keys(rows).note_refusal(secret_hash, address, reason)
+            raise

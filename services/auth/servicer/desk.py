@@ -147,7 +147,7 @@ class Desk:
     async def forget_failures(self, rows: Connection, counted: list[Counted]) -> None:
         await AttemptStore(rows).forget([one.subject for one in counted])
 
-    async def check_password(self, user_id: UUID, password: str) -> str:
+    async def check_password(self, user_id: UUID, password: str, address: str) -> str:
         """The caller's own, asked for once more: its hash, for still_right().
 
         Raises CredentialsInvalid, and LoginDelayed as Login does.
@@ -157,6 +157,8 @@ class Desk:
         async with self.database.transaction(user_id) as rows:
             password_hash = await self.identities(rows).find_password(user_id)
         if password_hash is None or not await self.passwords.verify(password_hash, password):
+            async with self.database.transaction(user_id) as rows:
+                await self.identities(rows).note_failed_login(user_id, address)
             raise domain.CredentialsInvalid("the password is wrong")
         async with self.database.transaction() as rows:
             await self.forget_failures(rows, counted)

@@ -20,7 +20,8 @@ class PasswordMethods:
             if answer := await desk.first_answer(rows, request, auth_pb2.ChangePasswordResponse, caller.user_id):
                 return answer
             self._refuse_common(request, await desk.own_user(rows))
-        verified = await desk.check_password(caller.user_id, request.current_password)
+        address = caller_of(context).address
+        verified = await desk.check_password(caller.user_id, request.current_password, address)
         password_hash = await desk.passwords.hash(request.new_password)
 
         async def work(rows: Connection) -> auth_pb2.ChangePasswordResponse:

@@ -19,9 +19,9 @@ class SecondFactorMethods:
     _desk: Desk
 
     async def SetupTotp(self, request, context):
-        desk, user_id = self._desk, identity.current().user_id
+        desk, user_id, address = self._desk, identity.current().user_id, caller_of(context).address
         made: list[str] = []
-        verified = await desk.check_password(user_id, request.password) if request.password else None
+        verified = await desk.check_password(user_id, request.password, address) if request.password else None
 
         async def work(rows: Connection) -> auth_pb2.SetupTotpResponse:
             user = await desk.own_user(rows)
@@ -75,7 +75,7 @@ class SecondFactorMethods:
 
     async def DisableTotp(self, request, context):
         desk, user_id = self._desk, identity.current().user_id
-        verified = await desk.check_password(user_id, request.password)
+        verified = await desk.check_password(user_id, request.password, caller_of(context).address)
 
         async def work(rows: Connection) -> auth_pb2.DisableTotpResponse:
             await desk.still_right(rows, user_id, request.password, verified)

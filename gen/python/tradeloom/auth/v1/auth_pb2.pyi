@@ -1723,7 +1723,9 @@ class AuditEvent(_message.Message):
     kind: _builtins.str
     """What happened: the full name of the message in detail, such as "tradeloom.auth.v1.SessionOpened"."""
     detail: _builtins.str
-    """JSON of that message. Empty once personal data was purged."""
+    """JSON of that message. Empty once personal data was purged: then of all records up to the one of
+    the purge, tradeloom.users.v1.UserPurged, and that one; else it was emptied by somebody else.
+    """
     salt: _builtins.bytes
     """16 random bytes. Empty once personal data was purged."""
     digest: _builtins.bytes
@@ -1758,7 +1760,7 @@ Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
 
 @_typing.final
 class AuditCheckpoint(_message.Message):
-    """The end of a chain, signed."""
+    """The end of a chain, signed as its last record was written."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

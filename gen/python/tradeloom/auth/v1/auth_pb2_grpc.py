@@ -263,7 +263,8 @@ class AuthServiceServicer:
 
     def RequestPasswordReset(self, request, context):
         """Sends a link for a new password to the address, if somebody is registered with it; the answer
-        and its time are the same if nobody is.
+        and its time are the same if nobody is. Links stand side by side until one is used; each doubles
+        the pause, of a minute at first, before another is sent to the address.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1240,7 +1241,7 @@ class AdminServiceServicer:
 
     def ListAuditEvents(self, request, context):
         """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
-        left out.
+        left out. That somebody else has read it is recorded about the person, too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,8 @@ class AuthServiceStub:
     """
     RequestPasswordReset: _aio.UnaryUnaryMultiCallable[_auth_pb2.RequestPasswordResetRequest, _auth_pb2.RequestPasswordResetResponse]
     """Sends a link for a new password to the address, if somebody is registered with it; the answer
-    and its time are the same if nobody is.
+    and its time are the same if nobody is. Links stand side by side until one is used; each doubles
+    the pause, of a minute at first, before another is sent to the address.
     """
     ResetPassword: _aio.UnaryUnaryMultiCallable[_auth_pb2.ResetPasswordRequest, _auth_pb2.ResetPasswordResponse]
     """Sets a new password with the token of a reset link, which works once, and ends all sessions. A
@@ -224,7 +225,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.RequestPasswordResetRequest, _abc.Awaitable[_auth_pb2.RequestPasswordResetResponse]],
     ) -> _abc.Awaitable[_auth_pb2.RequestPasswordResetResponse]:
         """Sends a link for a new password to the address, if somebody is registered with it; the answer
-        and its time are the same if nobody is.
+        and its time are the same if nobody is. Links stand side by side until one is used; each doubles
+        the pause, of a minute at first, before another is sent to the address.
         """
 
     @_abc_1.abstractmethod
@@ -350,7 +352,7 @@ class AdminServiceStub:
     """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListAuditEventsRequest, _auth_pb2.ListAuditEventsResponse]
     """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
-    left out.
+    left out. That somebody else has read it is recorded about the person, too.
     """
     RotateSigningKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateSigningKeyRequest, _auth_pb2.RotateSigningKeyResponse]
     """Begins the rotation of the key that signs access tokens, as happens by itself from time to time:
@@ -393,7 +395,7 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.ListAuditEventsRequest, _abc.Awaitable[_auth_pb2.ListAuditEventsResponse]],
     ) -> _abc.Awaitable[_auth_pb2.ListAuditEventsResponse]:
         """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
-        left out.
+        left out. That somebody else has read it is recorded about the person, too.
         """
 
     @_abc_1.abstractmethod

@@ -112,8 +112,8 @@ Global___SessionEnded: _TypeAlias = SessionEnded  # noqa: Y015
 
 @_typing.final
 class LoginFailed(_message.Message):
-    """Someone failed to sign in as this person, once or more: however many try, a person's failures
-    are told at intervals. Key: user_id.
+    """Someone failed to sign in as this person, or gave a wrong password within one of their sessions,
+    once or more: however many try, a person's failures are told at intervals. Key: user_id.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -358,6 +358,138 @@ class ApiKeyRevoked(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApiKeyRevoked: _TypeAlias = ApiKeyRevoked  # noqa: Y015
+
+@_typing.final
+class ApiKeyUsed(_message.Message):
+    """An API key was exchanged for an access token: told of the first exchange in a day, and in that
+    day of the first from each network, up to twenty. Key: user_id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
+    """The key."""
+    address: _builtins.str
+    """From where."""
+    def __init__(
+        self,
+        *,
+        api_key_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "api_key_id", b"api_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiKeyUsed: _TypeAlias = ApiKeyUsed  # noqa: Y015
+
+@_typing.final
+class ApiKeyRefused(_message.Message):
+    """Someone had an API key's secret and was refused a token, once or more: however often, a key's
+    refusals are told at intervals. Key: user_id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REFUSAL_COUNT_FIELD_NUMBER: _builtins.int
+    FIRST_REFUSAL_TIME_FIELD_NUMBER: _builtins.int
+    LAST_REFUSAL_TIME_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
+    """The key."""
+    address: _builtins.str
+    """From where, the last time."""
+    reason: _builtins.str
+    """"address_not_allowed" where the key may not be used from there, as when it was stolen, or
+    "not_in_force" where it is revoked or expired, or its owner suspended; the last time.
+    """
+    refusal_count: _builtins.int
+    """How often since the fact before."""
+    @_builtins.property
+    def first_refusal_time(self) -> _timestamp_pb2.Timestamp:
+        """The first of these."""
+
+    @_builtins.property
+    def last_refusal_time(self) -> _timestamp_pb2.Timestamp:
+        """The last of these."""
+
+    def __init__(
+        self,
+        *,
+        api_key_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        refusal_count: _builtins.int = ...,
+        first_refusal_time: _timestamp_pb2.Timestamp | None = ...,
+        last_refusal_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_refusal_time", b"first_refusal_time", "last_refusal_time", b"last_refusal_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "api_key_id", b"api_key_id", "first_refusal_time", b"first_refusal_time", "last_refusal_time", b"last_refusal_time", "reason", b"reason", "refusal_count", b"refusal_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApiKeyRefused: _TypeAlias = ApiKeyRefused  # noqa: Y015
+
+@_typing.final
+class SigningKeyRotated(_message.Message):
+    """An administrator began the rotation of the key that signs access tokens, or asked for it while
+    one was under way. Key: user_id, of the administrator.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    SIGN_TIME_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key that will sign."""
+    @_builtins.property
+    def sign_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        sign_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sign_time", b"sign_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "sign_time", b"sign_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SigningKeyRotated: _TypeAlias = SigningKeyRotated  # noqa: Y015
+
+@_typing.final
+class AuditRecordsRead(_message.Message):
+    """An administrator read what was recorded about this person: of one administrator told once in ten
+    minutes, however many pages they read. Key: user_id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADMIN_USER_ID_FIELD_NUMBER: _builtins.int
+    admin_user_id: _builtins.str
+    """The administrator."""
+    def __init__(
+        self,
+        *,
+        admin_user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_user_id", b"admin_user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRecordsRead: _TypeAlias = AuditRecordsRead  # noqa: Y015
 
 @_typing.final
 class RolesChanged(_message.Message):

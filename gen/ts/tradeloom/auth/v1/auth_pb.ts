@@ -1841,7 +1841,8 @@ export type AuditEvent = Message<"tradeloom.auth.v1.AuditEvent"> & {
   kind: string;
 
   /**
-   * JSON of that message. Empty once personal data was purged.
+   * JSON of that message. Empty once personal data was purged: then of all records up to the one of
+   * the purge, tradeloom.users.v1.UserPurged, and that one; else it was emptied by somebody else.
    *
    * @generated from field: string detail = 5;
    */
@@ -1878,7 +1879,7 @@ export const AuditEventSchema: GenMessage<AuditEvent> = /*@__PURE__*/
   messageDesc(file_tradeloom_auth_v1_auth, 54);
 
 /**
- * The end of a chain, signed.
+ * The end of a chain, signed as its last record was written.
  *
  * @generated from message tradeloom.auth.v1.AuditCheckpoint
  */
@@ -2561,7 +2562,8 @@ export const AuthService: GenService<{
   },
   /**
    * Sends a link for a new password to the address, if somebody is registered with it; the answer
-   * and its time are the same if nobody is.
+   * and its time are the same if nobody is. Links stand side by side until one is used; each doubles
+   * the pause, of a minute at first, before another is sent to the address.
    *
    * @generated from rpc tradeloom.auth.v1.AuthService.RequestPasswordReset
    */
@@ -2738,7 +2740,7 @@ export const AdminService: GenService<{
   },
   /**
    * Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
-   * left out.
+   * left out. That somebody else has read it is recorded about the person, too.
    *
    * @generated from rpc tradeloom.auth.v1.AdminService.ListAuditEvents
    */

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/auth/v1/events.proto.
  */
 export const file_tradeloom_auth_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("Ch50cmFkZWxvb20vYXV0aC92MS9ldmVudHMucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxIkMKDlVzZXJSZWdpc3RlcmVkEg8KB3VzZXJfaWQYASABKAkSDQoFZW1haWwYAiABKAkSEQoJZnVsbF9uYW1lGAMgASgJIjQKDVNlc3Npb25PcGVuZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJImIKDFNlc3Npb25FbmRlZBISCgpzZXNzaW9uX2lkGAEgASgJEg0KBWNhdXNlGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKkAQoLTG9naW5GYWlsZWQSDwoHYWRkcmVzcxgBIAEoCRIVCg1mYWlsdXJlX2NvdW50GAIgASgFEjYKEmZpcnN0X2ZhaWx1cmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRbGFzdF9mYWlsdXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIh4KDUVtYWlsVmVyaWZpZWQSDQoFZW1haWwYASABKAkiIAoPUGFzc3dvcmRDaGFuZ2VkEg0KBWNhdXNlGAEgASgJIg0KC1RvdHBFbmFibGVkIg4KDFRvdHBEaXNhYmxlZCIlChJTZWNvbmRGYWN0b3JGYWlsZWQSDwoHYWRkcmVzcxgBIAEoCSIaChhSZWNvdmVyeUNvZGVzUmVnZW5lcmF0ZWQiJgoQUmVjb3ZlcnlDb2RlVXNlZBISCgpsZWZ0X2NvdW50GAEgASgFIm4KDUFwaUtleUNyZWF0ZWQSEgoKYXBpX2tleV9pZBgBIAEoCRIOCgZwcmVmaXgYAiABKAkSDQoFc2NvcGUYAyABKAkSEwoLYWNjb3VudF9pZHMYBCADKAkSFQoNYXBpX2tleV9jb3VudBgFIAEoBSJJCg1BcGlLZXlSZXZva2VkEhIKCmFwaV9rZXlfaWQYASABKAkSDQoFY2F1c2UYAiABKAkSFQoNYXBpX2tleV9jb3VudBgDIAEoBSJMCgxSb2xlc0NoYW5nZWQSDQoFcm9sZXMYASADKAkSFgoOcHJldmlvdXNfcm9sZXMYAiADKAkSFQoNYWRtaW5fdXNlcl9pZBgDIAEoCSJGChBVc2VyU3RhdGVDaGFuZ2VkEg0KBXN0YXRlGAEgASgJEgwKBG5vdGUYAiABKAkSFQoNYWRtaW5fdXNlcl9pZBgDIAEoCWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("Ch50cmFkZWxvb20vYXV0aC92MS9ldmVudHMucHJvdG8SEXRyYWRlbG9vbS5hdXRoLnYxIkMKDlVzZXJSZWdpc3RlcmVkEg8KB3VzZXJfaWQYASABKAkSDQoFZW1haWwYAiABKAkSEQoJZnVsbF9uYW1lGAMgASgJIjQKDVNlc3Npb25PcGVuZWQSEgoKc2Vzc2lvbl9pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJImIKDFNlc3Npb25FbmRlZBISCgpzZXNzaW9uX2lkGAEgASgJEg0KBWNhdXNlGAIgASgJEi8KC2V4cGlyZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKkAQoLTG9naW5GYWlsZWQSDwoHYWRkcmVzcxgBIAEoCRIVCg1mYWlsdXJlX2NvdW50GAIgASgFEjYKEmZpcnN0X2ZhaWx1cmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNQoRbGFzdF9mYWlsdXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIh4KDUVtYWlsVmVyaWZpZWQSDQoFZW1haWwYASABKAkiIAoPUGFzc3dvcmRDaGFuZ2VkEg0KBWNhdXNlGAEgASgJIg0KC1RvdHBFbmFibGVkIg4KDFRvdHBEaXNhYmxlZCIlChJTZWNvbmRGYWN0b3JGYWlsZWQSDwoHYWRkcmVzcxgBIAEoCSIaChhSZWNvdmVyeUNvZGVzUmVnZW5lcmF0ZWQiJgoQUmVjb3ZlcnlDb2RlVXNlZBISCgpsZWZ0X2NvdW50GAEgASgFIm4KDUFwaUtleUNyZWF0ZWQSEgoKYXBpX2tleV9pZBgBIAEoCRIOCgZwcmVmaXgYAiABKAkSDQoFc2NvcGUYAyABKAkSEwoLYWNjb3VudF9pZHMYBCADKAkSFQoNYXBpX2tleV9jb3VudBgFIAEoBSJJCg1BcGlLZXlSZXZva2VkEhIKCmFwaV9rZXlfaWQYASABKAkSDQoFY2F1c2UYAiABKAkSFQoNYXBpX2tleV9jb3VudBgDIAEoBSIxCgpBcGlLZXlVc2VkEhIKCmFwaV9rZXlfaWQYASABKAkSDwoHYWRkcmVzcxgCIAEoCSLKAQoNQXBpS2V5UmVmdXNlZBISCgphcGlfa2V5X2lkGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSDgoGcmVhc29uGAMgASgJEhUKDXJlZnVzYWxfY291bnQYBCABKAUSNgoSZmlyc3RfcmVmdXNhbF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1ChFsYXN0X3JlZnVzYWxfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiUgoRU2lnbmluZ0tleVJvdGF0ZWQSDgoGa2V5X2lkGAEgASgJEi0KCXNpZ25fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiKQoQQXVkaXRSZWNvcmRzUmVhZBIVCg1hZG1pbl91c2VyX2lkGAEgASgJIkwKDFJvbGVzQ2hhbmdlZBINCgVyb2xlcxgBIAMoCRIWCg5wcmV2aW91c19yb2xlcxgCIAMoCRIVCg1hZG1pbl91c2VyX2lkGAMgASgJIkYKEFVzZXJTdGF0ZUNoYW5nZWQSDQoFc3RhdGUYASABKAkSDAoEbm90ZRgCIAEoCRIVCg1hZG1pbl91c2VyX2lkGAMgASgJYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * A person registered. Key: user_id.
@@ -115,8 +115,8 @@ export const SessionEndedSchema: GenMessage<SessionEnded> = /*@__PURE__*/
   messageDesc(file_tradeloom_auth_v1_events, 2);
 
 /**
- * Someone failed to sign in as this person, once or more: however many try, a person's failures
- * are told at intervals. Key: user_id.
+ * Someone failed to sign in as this person, or gave a wrong password within one of their sessions,
+ * once or more: however many try, a person's failures are told at intervals. Key: user_id.
  *
  * @generated from message tradeloom.auth.v1.LoginFailed
  */
@@ -371,6 +371,144 @@ export const ApiKeyRevokedSchema: GenMessage<ApiKeyRevoked> = /*@__PURE__*/
   messageDesc(file_tradeloom_auth_v1_events, 12);
 
 /**
+ * An API key was exchanged for an access token: told of the first exchange in a day, and in that
+ * day of the first from each network, up to twenty. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.ApiKeyUsed
+ */
+export type ApiKeyUsed = Message<"tradeloom.auth.v1.ApiKeyUsed"> & {
+  /**
+   * The key.
+   *
+   * @generated from field: string api_key_id = 1;
+   */
+  apiKeyId: string;
+
+  /**
+   * From where.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ApiKeyUsed.
+ * Use `create(ApiKeyUsedSchema)` to create a new message.
+ */
+export const ApiKeyUsedSchema: GenMessage<ApiKeyUsed> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 13);
+
+/**
+ * Someone had an API key's secret and was refused a token, once or more: however often, a key's
+ * refusals are told at intervals. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.ApiKeyRefused
+ */
+export type ApiKeyRefused = Message<"tradeloom.auth.v1.ApiKeyRefused"> & {
+  /**
+   * The key.
+   *
+   * @generated from field: string api_key_id = 1;
+   */
+  apiKeyId: string;
+
+  /**
+   * From where, the last time.
+   *
+   * @generated from field: string address = 2;
+   */
+  address: string;
+
+  /**
+   * "address_not_allowed" where the key may not be used from there, as when it was stolen, or
+   * "not_in_force" where it is revoked or expired, or its owner suspended; the last time.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * How often since the fact before.
+   *
+   * @generated from field: int32 refusal_count = 4;
+   */
+  refusalCount: number;
+
+  /**
+   * The first of these.
+   *
+   * @generated from field: google.protobuf.Timestamp first_refusal_time = 5;
+   */
+  firstRefusalTime?: Timestamp | undefined;
+
+  /**
+   * The last of these.
+   *
+   * @generated from field: google.protobuf.Timestamp last_refusal_time = 6;
+   */
+  lastRefusalTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.ApiKeyRefused.
+ * Use `create(ApiKeyRefusedSchema)` to create a new message.
+ */
+export const ApiKeyRefusedSchema: GenMessage<ApiKeyRefused> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 14);
+
+/**
+ * An administrator began the rotation of the key that signs access tokens, or asked for it while
+ * one was under way. Key: user_id, of the administrator.
+ *
+ * @generated from message tradeloom.auth.v1.SigningKeyRotated
+ */
+export type SigningKeyRotated = Message<"tradeloom.auth.v1.SigningKeyRotated"> & {
+  /**
+   * The key that will sign.
+   *
+   * @generated from field: string key_id = 1;
+   */
+  keyId: string;
+
+  /**
+   * From when on.
+   *
+   * @generated from field: google.protobuf.Timestamp sign_time = 2;
+   */
+  signTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.SigningKeyRotated.
+ * Use `create(SigningKeyRotatedSchema)` to create a new message.
+ */
+export const SigningKeyRotatedSchema: GenMessage<SigningKeyRotated> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 15);
+
+/**
+ * An administrator read what was recorded about this person: of one administrator told once in ten
+ * minutes, however many pages they read. Key: user_id.
+ *
+ * @generated from message tradeloom.auth.v1.AuditRecordsRead
+ */
+export type AuditRecordsRead = Message<"tradeloom.auth.v1.AuditRecordsRead"> & {
+  /**
+   * The administrator.
+   *
+   * @generated from field: string admin_user_id = 1;
+   */
+  adminUserId: string;
+};
+
+/**
+ * Describes the message tradeloom.auth.v1.AuditRecordsRead.
+ * Use `create(AuditRecordsReadSchema)` to create a new message.
+ */
+export const AuditRecordsReadSchema: GenMessage<AuditRecordsRead> = /*@__PURE__*/
+  messageDesc(file_tradeloom_auth_v1_events, 16);
+
+/**
  * An administrator replaced a person's roles. Key: user_id.
  *
  * @generated from message tradeloom.auth.v1.RolesChanged
@@ -403,7 +541,7 @@ export type RolesChanged = Message<"tradeloom.auth.v1.RolesChanged"> & {
  * Use `create(RolesChangedSchema)` to create a new message.
  */
 export const RolesChangedSchema: GenMessage<RolesChanged> = /*@__PURE__*/
-  messageDesc(file_tradeloom_auth_v1_events, 13);
+  messageDesc(file_tradeloom_auth_v1_events, 17);
 
 /**
  * An administrator suspended a person, or let them in again: deployments pause while suspended.
@@ -439,5 +577,5 @@ export type UserStateChanged = Message<"tradeloom.auth.v1.UserStateChanged"> & {
  * Use `create(UserStateChangedSchema)` to create a new message.
  */
 export const UserStateChangedSchema: GenMessage<UserStateChanged> = /*@__PURE__*/
-  messageDesc(file_tradeloom_auth_v1_events, 14);
+  messageDesc(file_tradeloom_auth_v1_events, 18);
 

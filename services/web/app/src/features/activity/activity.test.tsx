@@ -22,6 +22,13 @@ test("records read as sentences", () => {
     details: ["its token was used in two places"],
     isAlarming: true,
   });
+  expect(of("auth.v1.ApiKeyUsed", { address: "203.0.113.7" })).toMatchObject({ what: "API key used", isAlarming: false });
+  expect(of("auth.v1.ApiKeyRefused", { address: "203.0.113.7", reason: "address_not_allowed", refusal_count: 3 })).toEqual({
+    what: "API key refused, 3 times",
+    details: ["from 203.0.113.7", "where it may not be used"],
+    isAlarming: true,
+  });
+  expect(of("auth.v1.AuditRecordsRead", { admin_user_id: "x" }).details).toEqual(["by an administrator"]);
   expect(of("auth.v1.RolesChanged", { previous_roles: ["user"], roles: ["admin", "user"], admin_user_id: "x" }).details).toEqual([
     "user → admin, user",
     "by an administrator",

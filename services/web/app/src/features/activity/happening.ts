@@ -32,6 +32,11 @@ const CAUSES: Record<string, string> = {
   refresh_reuse: "its token was used in two places",
 };
 
+const REFUSALS: Record<string, string> = {
+  address_not_allowed: "where it may not be used",
+  not_in_force: "it counts no more",
+};
+
 const from = (detail: Detail): string[] => (text(detail.address) ? [`from ${text(detail.address)}`] : []);
 const byAdmin = (detail: Detail): string[] => (text(detail.admin_user_id) ? ["by an administrator"] : []);
 
@@ -56,6 +61,14 @@ const KINDS: Record<string, (detail: Detail) => [string, string[], boolean?]> = 
   "tradeloom.auth.v1.RecoveryCodeUsed": (detail) => ["Recovery code used", [`${text(detail.left_count) || "0"} left`]],
   "tradeloom.auth.v1.ApiKeyCreated": (detail) => ["API key created", [`${text(detail.prefix)}…`, `may ${text(detail.scope)}`]],
   "tradeloom.auth.v1.ApiKeyRevoked": (detail) => ["API key revoked", [text(detail.cause) === "revoked" ? "" : text(detail.cause)]],
+  "tradeloom.auth.v1.ApiKeyUsed": (detail) => ["API key used", from(detail)],
+  "tradeloom.auth.v1.ApiKeyRefused": (detail) => {
+    const count = Number(detail.refusal_count ?? 1);
+    const what = count === 1 ? "API key refused" : `API key refused, ${count} times`;
+    return [what, [...from(detail), REFUSALS[text(detail.reason)] ?? text(detail.reason)], true];
+  },
+  "tradeloom.auth.v1.SigningKeyRotated": () => ["Signing key rotated", []],
+  "tradeloom.auth.v1.AuditRecordsRead": (detail) => ["These records read", byAdmin(detail)],
   "tradeloom.auth.v1.RolesChanged": (detail) => [
     "Roles changed",
     [`${list(detail.previous_roles)} → ${list(detail.roles)}`, ...byAdmin(detail)],
