@@ -82,7 +82,8 @@ class Mint:
             "quotas": {},
             "email_verified": False,
             "mfa": False,
-            "iat": now.timestamp(),
+            "gen": 0,
+            "iat": int(now.timestamp()),
             "exp": math.ceil((now + timedelta(seconds=seconds)).timestamp()),
         }
         given = {name: value for name, value in (usual | claims).items() if value is not None}

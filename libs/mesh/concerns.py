@@ -235,14 +235,13 @@ def on_behalf(named: str, peer: str, policy: policy_pb2.Policy) -> Identity:
         user_id = UUID(named)
     except ValueError:
         raise Unauthenticated(f"{ON_BEHALF} is not a user id") from None
-    now = datetime.now(UTC)
     return Identity(
         user_id=user_id,
         session_id=None,
         roles=frozenset({"user"}),
         scopes=frozenset(SCOPES.values()),
         entitlements=frozenset(),
-        issue_time=now,
+        generation=None,
         expire_time=datetime.max.replace(tzinfo=UTC),
         second_factor_time=None,
     )

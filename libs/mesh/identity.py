@@ -35,7 +35,8 @@ class Identity:
     roles: frozenset[str]
     scopes: frozenset[str]
     entitlements: frozenset[str]
-    issue_time: datetime
+    generation: int | None
+    """Of the user's tokens: it rises with every change of what they may do. None where a service named the user."""
     expire_time: datetime
     second_factor_time: datetime | None
     enrolled: bool = False
@@ -150,7 +151,7 @@ class Verifier:
                 issuer=ISSUER,
                 audience=AUDIENCE,
                 leeway=CLOCK_SKEW_SECONDS,
-                options={"require": ["iss", "aud", "sub", "sid", "iat", "exp"]},
+                options={"require": ["iss", "aud", "sub", "sid", "gen", "iat", "exp"]},
             )
             factor, accounts = claims.get("mfa_time"), claims.get("accounts")
             return Identity(
@@ -159,7 +160,7 @@ class Verifier:
                 roles=frozenset(claims.get("roles", ())),
                 scopes=frozenset(claims.get("scopes", ())),
                 entitlements=frozenset(claims.get("entitlements", ())),
-                issue_time=datetime.fromtimestamp(claims["iat"], UTC),
+                generation=int(claims["gen"]),
                 expire_time=datetime.fromtimestamp(claims["exp"], UTC),
                 second_factor_time=datetime.fromtimestamp(factor, UTC) if factor else None,
                 enrolled=claims.get("mfa") is True,

@@ -14,7 +14,7 @@ from grpc import aio
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 
 from libs.mesh.identity import Keys, Verifier
-from libs.mesh.sessions import Sessions
+from libs.mesh.sessions import Outdated, Sessions
 from libs.mesh.watchdog import StreamRetired, StreamSilent, watched
 from libs.store.background import running
 from libs.tokens import KEYS_REFRESH_SECONDS
@@ -73,7 +73,7 @@ async def follow_sessions(open_channel: OpenChannel, sessions: Sessions) -> None
 def take(news: auth_pb2.StreamRevocationsResponse, sessions: Sessions) -> None:
     sessions.end(
         {UUID(ended.session_id): ended.expire_time.ToDatetime(UTC) for ended in news.sessions},
-        {UUID(user.user_id): user.time.ToDatetime(UTC) for user in news.not_before},
+        {UUID(user.user_id): Outdated(user.generation, user.expire_time.ToDatetime(UTC)) for user in news.outdated},
     )
     # Without a time there is more to come at once.
     if news.HasField("time"):

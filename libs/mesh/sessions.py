@@ -4,9 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import takewhile
 from types import MappingProxyType
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from libs.errors import Exhausted, Refusal, Unauthenticated, Unavailable
@@ -19,8 +21,7 @@ STALE_SECONDS = 4.0
 # auth lets no access token live longer.
 TOKEN_SECONDS_MAX = 3_600
 
-NONE: Mapping[UUID, datetime] = MappingProxyType({})
-
+T = TypeVar("T")
 End = Callable[[Refusal], None]
 
 
@@ -54,32 +55,43 @@ class TooManyStreamsOfCaller(Exhausted):
     reason = "TOO_MANY_STREAMS_OF_CALLER"
 
 
-class Remembered:
-    """Times by id, each kept as long as an access token may be about that it ends.
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """Which of a user's access tokens count no more: all of an earlier generation."""
+
+    generation: int
+    expire_time: datetime
+    """When the last of them expires."""
+
+
+NOBODY: Mapping[UUID, Outdated] = MappingProxyType({})
+
+
+class Remembered(Generic[T]):
+    """What ends access tokens, by id, each kept as long as there may be one.
 
     One clock may be set forward, so that all seems to have expired, and back again. So each is kept for the longest life
     of a token by a clock that nobody sets, and beyond that while tokens have not expired by the one that can be set.
     """
 
     def __init__(self) -> None:
-        self.times: dict[UUID, datetime] = {}
+        self.found: dict[UUID, T] = {}
         # In the order they were heard of, so the first is the first to be forgotten.
         self._needed_until: dict[UUID, tuple[float, datetime]] = {}
 
-    def add(self, times: Mapping[UUID, datetime], *, needed: timedelta = timedelta()) -> None:
-        """Each is needed until so long after its time, at least."""
+    def add(self, found: Mapping[UUID, T], expire_time_of: Callable[[T], datetime]) -> None:
         kept_until = time.monotonic() + TOKEN_SECONDS_MAX
-        for key, at in times.items():
+        for key, one in found.items():
             self._needed_until.pop(key, None)
-            self._needed_until[key] = (kept_until, at + needed)
-        self.times |= times
+            self._needed_until[key] = (kept_until, expire_time_of(one))
+        self.found |= found
         self._forget()
 
     def _forget(self) -> None:
         moment, now = time.monotonic(), datetime.now(UTC)
         over = takewhile(lambda item: item[1][0] <= moment and item[1][1] <= now, self._needed_until.items())
         for key in [key for key, _ in over]:
-            del self._needed_until[key], self.times[key]
+            del self._needed_until[key], self.found[key]
 
 
 class Sessions:
@@ -87,7 +99,7 @@ class Sessions:
 
     def __init__(self, streams_max: int, streams_per_caller_max: int) -> None:
         self._streams_max, self._streams_per_caller_max = streams_max, streams_per_caller_max
-        self._ended, self._not_before = Remembered(), Remembered()
+        self._ended, self._outdated = Remembered[datetime](), Remembered[Outdated]()
         self._fresh_at = float("-inf")
         self._streams: dict[object, tuple[Identity | None, End]] = {}
         self._streams_of: Counter[Hashable] = Counter()
@@ -95,12 +107,12 @@ class Sessions:
     @property
     def ended(self) -> Mapping[UUID, datetime]:
         """The sessions that have ended and may still matter, with the time when their last access token expires."""
-        return self._ended.times
+        return self._ended.found
 
     @property
-    def not_before(self) -> Mapping[UUID, datetime]:
-        """The times before which these users' tokens are outdated, as far as they may still matter."""
-        return self._not_before.times
+    def outdated(self) -> Mapping[UUID, Outdated]:
+        """The users of whose tokens not all count, as far as they may still matter."""
+        return self._outdated.found
 
     def refresh(self) -> None:
         """Notes that everything known is true as of now."""
@@ -111,12 +123,12 @@ class Sessions:
         if self._fresh_at == float("-inf"):
             raise RevocationsStale("the ended sessions are not known yet; retry")
 
-    def end(self, sessions: Mapping[UUID, datetime], not_before: Mapping[UUID, datetime] = NONE) -> None:
-        """Ends sessions, and all that these users' tokens from before a time stood for."""
-        if not sessions and not not_before:
+    def end(self, sessions: Mapping[UUID, datetime], outdated: Mapping[UUID, Outdated] = NOBODY) -> None:
+        """Ends sessions, and all that these users' tokens of earlier generations stood for."""
+        if not sessions and not outdated:
             return
-        self._ended.add(sessions)
-        self._not_before.add(not_before, needed=timedelta(seconds=TOKEN_SECONDS_MAX))
+        self._ended.add(sessions, lambda expire_time: expire_time)
+        self._outdated.add(outdated, lambda one: one.expire_time)
         for identity, end in list(self._streams.values()):
             if identity is not None and (refusal := self._revoked(identity)):
                 end(refusal)
@@ -136,10 +148,11 @@ class Sessions:
             )
 
     def _revoked(self, identity: Identity) -> Refusal | None:
+        outdated = self._outdated.found.get(identity.user_id)
         return refusal_of(
             identity,
-            ended=identity.session_id in self._ended.times,
-            not_before=self._not_before.times.get(identity.user_id),
+            ended=identity.session_id in self._ended.found,
+            generation=outdated.generation if outdated else None,
         )
 
     @contextmanager
@@ -169,10 +182,10 @@ class Sessions:
             end(refusal)
 
 
-def refusal_of(identity: Identity, *, ended: bool, not_before: datetime | None) -> Refusal | None:
-    """Why a token counts no more; None where it does."""
+def refusal_of(identity: Identity, *, ended: bool, generation: int | None) -> Refusal | None:
+    """Why a token counts no more; None where it does. generation is the user's present one, where that is told."""
     if ended:
         return SessionRevoked("the session was ended; sign in again")
-    if not_before is not None and identity.issue_time < not_before:
+    if generation is not None and identity.generation is not None and identity.generation < generation:
         return TokenOutdated("what this access token allows has changed; refresh the session")
     return None

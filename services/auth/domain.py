@@ -10,8 +10,10 @@ from uuid import UUID
 
 from libs.errors import AlreadyExists, Exhausted, Forbidden, Invalid, NotAllowed, NotFound, Unauthenticated
 
-# A lost answer to Refresh may be asked for again so long after the token was spent.
-REPEAT_SECONDS = 30
+# A lost answer to Refresh may be asked for again so long after the token was spent: through an outage, or a night with
+# the lid closed. Who can has the token and the request_id, and so had what the owner has; and of two who do, the second
+# finds the first one's answer void.
+REPEAT_SECONDS = 86_400
 # So many failures in a row cost nothing; from then on each doubles the wait: of an account from one network, of an
 # account from all networks where its owner is not known, and of a network whatever the account.
 FREE_FAILURES = 5
@@ -152,8 +154,8 @@ class User:
     create_time: datetime
     totp_enabled: bool = False
     state: UserState = UserState.ACTIVE
-    not_before: datetime | None = None
-    """Access tokens from before it are outdated."""
+    token_generation: int = 0
+    """Access tokens of an earlier one are outdated."""
     capabilities: frozenset[str] = frozenset()
     quotas: Mapping[str, int] = field(default_factory=dict)
 
@@ -266,7 +268,7 @@ def judge_refresh(token: RefreshToken, session: Session, *, request_id: str, now
     """Decides what a presented token means.
 
     A spent token is proof that two parties hold it, unless its owner only repeats a request whose answer was lost:
-    the same request_id, soon after, and nobody has used the answer.
+    the same request_id, within a day, and nobody has used the answer.
     """
     if session.end_time is not None or token.expire_time <= now:
         raise RefreshTokenInvalid("the refresh token is not valid; sign in again")

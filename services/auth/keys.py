@@ -80,6 +80,15 @@ class Grant:
     second_factor_time: datetime | None = None
     account_ids: Sequence[UUID] = ()
     networks: Sequence[str] = ()
+    expire_time: datetime | None = None
+    """When the session or the API key is over; its tokens then are, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    text: str
+    expires_in: int
+    """Seconds."""
 
 
 def grant_of_session(user: User, session: Session) -> Grant:
@@ -89,6 +98,7 @@ def grant_of_session(user: User, session: Session) -> Grant:
         roles=user.roles,
         scopes=SCOPES_OF_A_PERSON,
         second_factor_time=session.second_factor_time,
+        expire_time=session.expire_time,
     )
 
 
@@ -101,6 +111,7 @@ def grant_of_key(user: User, key: ApiKey) -> Grant:
         scopes=key.scope.scopes,
         account_ids=key.account_ids,
         networks=key.allowed_networks,
+        expire_time=key.expire_time,
     )
 
 
@@ -154,10 +165,11 @@ class Signer:
             raise Tampered("its end is not signed")
         audit.check_signature(end, self._audit_public_keys)
 
-    def sign(self, grant: Grant, now: datetime) -> str:
+    def sign(self, grant: Grant, now: datetime) -> AccessToken:
         signing, user = self._signing_key(now), grant.user
-        # A replica's clock may be behind the one that said from when on the user's tokens count.
-        issue_time = now if user.not_before is None else max(now, user.not_before)
+        expire_time = now + timedelta(seconds=self.access_token_seconds)
+        if grant.expire_time is not None:
+            expire_time = min(expire_time, grant.expire_time)
         claims: dict[str, object] = {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -169,9 +181,9 @@ class Signer:
             "quotas": dict(user.quotas),
             "email_verified": user.email_verified,
             "mfa": user.totp_enabled,
-            # With its fraction: what was made in the second before rights changed is told from what was made after.
-            "iat": issue_time.timestamp(),
-            "exp": int((now + timedelta(seconds=self.access_token_seconds)).timestamp()),
+            "gen": user.token_generation,
+            "iat": int(now.timestamp()),
+            "exp": int(expire_time.timestamp()),
         }
         if grant.second_factor_time is not None:
             claims["mfa_time"] = int(grant.second_factor_time.astimezone(UTC).timestamp())
@@ -179,7 +191,8 @@ class Signer:
             claims["accounts"] = [str(account_id) for account_id in grant.account_ids]
         if grant.networks:
             claims["networks"] = list(grant.networks)
-        return jwt.encode(claims, self._opened[signing.key_id], algorithm=ALGORITHM, headers={"kid": signing.key_id})
+        text = jwt.encode(claims, self._opened[signing.key_id], algorithm=ALGORITHM, headers={"kid": signing.key_id})
+        return AccessToken(text, max(0, int((expire_time - now).total_seconds())))
 
 
 def public_keys(keys: Sequence[StoredKey]) -> dict[str, Ed25519PublicKey]:

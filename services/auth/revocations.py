@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
+from typing import TypeVar
 from uuid import UUID
 
 from tradeloom.auth.v1 import auth_pb2
 
-from libs.mesh.sessions import Sessions
+from libs.mesh.sessions import Outdated, Sessions
 from libs.store.database import Database
 from services.auth import store, wire
 
@@ -18,7 +19,8 @@ from services.auth import store, wire
 FRESH_SECONDS = 1.0
 # Of sessions, and of users, each half a megabyte; a channel takes four.
 REVOKED_PER_MESSAGE_MAX = 10_000
-NEVER = datetime.min.replace(tzinfo=UTC)
+
+T = TypeVar("T")
 
 
 class Revocations:
@@ -43,9 +45,9 @@ class Revocations:
         async with self._worker.transaction() as rows:
             found, self._mark = await store.revoked_since(rows, self._mark)
         ended = {key: until for key, until in found.ended.items() if key not in self._sessions.ended}
-        not_before = {key: at for key, at in found.not_before.items() if at > self._sessions.not_before.get(key, NEVER)}
-        self._sessions.end(ended, not_before)
-        is_news = bool(ended or not_before) or not self._is_fresh()
+        outdated = {key: one for key, one in found.outdated.items() if one != self._sessions.outdated.get(key)}
+        self._sessions.end(ended, outdated)
+        is_news = bool(ended or outdated) or not self._is_fresh()
         self._read_at = started
         self._sessions.refresh()
         if is_news:
@@ -62,18 +64,18 @@ class Revocations:
         A time is told only while the database is being read, for it vouches that the news is all there is.
         """
         sent: dict[UUID, datetime] = {}
-        sent_not_before: dict[UUID, datetime] = {}
+        sent_outdated: dict[UUID, Outdated] = {}
         snapshot = True
         while True:
             count = self._count
             part = next_part(self._sessions.ended, sent)
-            part_not_before = next_part(self._sessions.not_before, sent_not_before)
-            told = max(len(part), len(part_not_before)) < REVOKED_PER_MESSAGE_MAX
+            part_outdated = next_part(self._sessions.outdated, sent_outdated)
+            told = max(len(part), len(part_outdated)) < REVOKED_PER_MESSAGE_MAX
             if not told or self._is_fresh():
                 sent |= part
-                sent_not_before |= part_not_before
+                sent_outdated |= part_outdated
                 now = datetime.now(UTC) if told else None
-                yield wire.revocations_to_proto(part, part_not_before, cursor=count, snapshot=snapshot, now=now)
+                yield wire.revocations_to_proto(part, part_outdated, cursor=count, snapshot=snapshot, now=now)
                 snapshot = snapshot and not told
             if told:
                 await self._wait_for_change(count)
@@ -88,9 +90,9 @@ class Revocations:
         return time.monotonic() - self._read_at < FRESH_SECONDS
 
 
-def next_part(times: Mapping[UUID, datetime], sent: dict[UUID, datetime]) -> dict[UUID, datetime]:
+def next_part(found: Mapping[UUID, T], sent: dict[UUID, T]) -> dict[UUID, T]:
     """What was not sent yet, as much as one message holds; of what was sent, forgets what need not be known any more."""
-    for key in [key for key in sent if key not in times]:
+    for key in [key for key in sent if key not in found]:
         del sent[key]
-    unsent = ((key, at) for key, at in times.items() if sent.get(key) != at)
+    unsent = ((key, one) for key, one in found.items() if sent.get(key) != one)
     return dict(islice(unsent, REVOKED_PER_MESSAGE_MAX))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from libs.mesh.sessions import Outdated
 from libs.sealing import WrappedKey
 from libs.store import outbox
 from libs.store.database import Connection, see_also
@@ -54,7 +55,7 @@ PERSONAL = (
 )
 
 USER = """
-    SELECT users.user_id, email, full_name, email_verified, create_time, state, not_before,
+    SELECT users.user_id, email, full_name, email_verified, create_time, state, token_generation,
       ARRAY(SELECT role FROM user_roles WHERE user_roles.user_id = users.user_id) AS roles,
       EXISTS (SELECT FROM mfa_totp WHERE mfa_totp.user_id = users.user_id AND enable_time IS NOT NULL) AS totp_enabled,
       coalesce(own.capabilities, usual.capabilities, '{}') AS capabilities,
@@ -145,14 +146,17 @@ class IdentityStore:
         return await self.rows.fetchval("SELECT others_who_administer($1)", user_id) or 0
 
     async def outdate_tokens(self, user_id: UUID, now: datetime) -> None:
-        """Access tokens from before now are refused everywhere, and their streams end."""
-        at = await self.rows.fetchval(
-            "UPDATE users SET not_before = greatest(not_before, $2) WHERE user_id = $1 RETURNING not_before",
+        """All access tokens until now are refused everywhere, and their streams end.
+
+        No clock decides which those are: a token says the generation that its maker read under the person's lock.
+        """
+        generation = await self.rows.fetchval(
+            "UPDATE users SET token_generation = token_generation + 1 WHERE user_id = $1 RETURNING token_generation",
             user_id,
-            now,
         )
-        if at is not None:
-            await self._revoke(user_id, user_id, at + timedelta(seconds=self.access_token_seconds), not_before=at)
+        if generation is not None:
+            expire_time = now + timedelta(seconds=self.access_token_seconds)
+            await self._revoke(user_id, user_id, expire_time, generation=generation)
 
     async def revoke(self, subject: UUID, user_id: UUID, now: datetime) -> datetime:
         """Refuses everywhere what was issued to this session or API key; until when somebody may still try it."""
@@ -160,26 +164,26 @@ class IdentityStore:
         await self._revoke(subject, user_id, expire_time)
         return expire_time
 
-    async def find_revoked(self, user_id: UUID, subject: UUID) -> tuple[bool, datetime | None]:
-        """Whether this session or API key has ended, and from when on the user's tokens count."""
+    async def find_revoked(self, user_id: UUID, subject: UUID) -> tuple[bool, int | None]:
+        """Whether this session or API key has ended, and the generation of the user's tokens that count."""
         found = await self.rows.fetch(
-            "SELECT not_before FROM revocations WHERE user_id = $1 AND subject = ANY ($2)", user_id, [subject, user_id]
+            "SELECT generation FROM revocations WHERE user_id = $1 AND subject = ANY ($2)", user_id, [subject, user_id]
         )
-        times = [row["not_before"] for row in found]
-        return None in times, next((at for at in times if at is not None), None)
+        generations = [row["generation"] for row in found]
+        return None in generations, next((one for one in generations if one is not None), None)
 
     async def _revoke(
-        self, subject: UUID, user_id: UUID, expire_time: datetime, *, not_before: datetime | None = None
+        self, subject: UUID, user_id: UUID, expire_time: datetime, *, generation: int | None = None
     ) -> None:
         await self.rows.execute(
             """
-            INSERT INTO revocations (subject, user_id, not_before, expire_time) VALUES ($1, $2, $3, $4)
+            INSERT INTO revocations (subject, user_id, generation, expire_time) VALUES ($1, $2, $3, $4)
             ON CONFLICT (user_id, subject) DO UPDATE SET
-              not_before = excluded.not_before, expire_time = excluded.expire_time, mark = pg_current_xact_id()
+              generation = excluded.generation, expire_time = excluded.expire_time, mark = pg_current_xact_id()
             """,
             subject,
             user_id,
-            not_before,
+            generation,
             expire_time,
         )
 
@@ -528,10 +532,10 @@ async def find_token_owner(rows: Connection, token_hash: bytes) -> UUID | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revoked:
-    """Ended sessions and API keys, with when their last token expires, and the times before which users' are outdated."""
+    """Ended sessions and API keys, with when their last token expires, and whose tokens are outdated."""
 
     ended: dict[UUID, datetime]
-    not_before: dict[UUID, datetime]
+    outdated: dict[UUID, Outdated]
 
 
 async def revoked_since(rows: Connection, mark: str) -> tuple[Revoked, str]:
@@ -541,11 +545,15 @@ async def revoked_since(rows: Connection, mark: str) -> tuple[Revoked, str]:
     """
     # Before the rows are looked at: what commits in between is found twice, not missed.
     next_mark = str(await rows.fetchval("SELECT pg_snapshot_xmin(pg_current_snapshot())::text"))
-    condition = "mark >= $1::text::xid8" if mark else "$1 = '' AND expire_time > now()"
-    found = await rows.fetch(f"SELECT subject, not_before, expire_time FROM revocations WHERE {condition}", mark)
+    condition = "mark >= $1::text::xid8" if mark else "$1 = '' AND expire_time > now() - interval '1 hour'"
+    found = await rows.fetch(f"SELECT subject, generation, expire_time FROM revocations WHERE {condition}", mark)
     return Revoked(
-        ended={row["subject"]: row["expire_time"] for row in found if row["not_before"] is None},
-        not_before={row["subject"]: row["not_before"] for row in found if row["not_before"] is not None},
+        ended={row["subject"]: row["expire_time"] for row in found if row["generation"] is None},
+        outdated={
+            row["subject"]: Outdated(row["generation"], row["expire_time"])
+            for row in found
+            if row["generation"] is not None
+        },
     ), next_mark
 
 
@@ -641,6 +649,11 @@ async def signing_keys(rows: Connection) -> tuple[StoredKey, ...]:
         """
     )
     return tuple(StoredKey(**row) for row in found)
+
+
+async def clock(rows: Connection) -> datetime:
+    [row] = await rows.fetch("SELECT clock_timestamp() AS now")
+    return row["now"]
 
 
 async def lock_signing_keys(rows: Connection) -> None:

@@ -194,6 +194,7 @@ class RefreshSession:
         else:
             await identities.replace_successor(token, successor)
         await identities.extend_session(session.session_id, expire_time=expire_time, now=now)
+        session = replace(session, refresh_time=now, expire_time=expire_time)
         return Opened(user=user, session=session, refresh_token=text, refresh_expire_time=expire_time)
 
 

@@ -9,9 +9,10 @@ from uuid import UUID
 from tradeloom.auth.v1 import auth_pb2
 
 from libs.audit import Checkpoint, Event
+from libs.mesh.sessions import Outdated
 from libs.mesh.wire import time_from_proto, timestamp
 from services.auth.domain import ApiKey, Scope, Session, User, UserState
-from services.auth.keys import StoredKey
+from services.auth.keys import AccessToken, StoredKey
 from services.auth.use_cases import KeyWish, Opened
 
 TOKEN_TYPE = "Bearer"  # noqa: S105 (the scheme's name)
@@ -40,12 +41,12 @@ def user_to_proto(user: User) -> auth_pb2.User:
     )
 
 
-def login_to_proto(opened: Opened, access_token: str, access_token_seconds: int) -> auth_pb2.LoginResponse:
+def login_to_proto(opened: Opened, token: AccessToken) -> auth_pb2.LoginResponse:
     return auth_pb2.LoginResponse(
-        access_token=access_token,
+        access_token=token.text,
         refresh_token=opened.refresh_token,
         token_type=TOKEN_TYPE,
-        expires_in=access_token_seconds,
+        expires_in=token.expires_in,
         refresh_expire_time=timestamp(opened.refresh_expire_time),
         session_id=str(opened.session.session_id),
         user=user_to_proto(opened.user),
@@ -56,14 +57,12 @@ def challenge_to_proto(challenge: str, expire_time: datetime) -> auth_pb2.LoginR
     return auth_pb2.LoginResponse(challenge=challenge, challenge_expire_time=timestamp(expire_time))
 
 
-def verified_to_proto(
-    opened: Opened, access_token: str, access_token_seconds: int, *, recovery_codes_left: int
-) -> auth_pb2.VerifyTotpResponse:
+def verified_to_proto(opened: Opened, token: AccessToken, *, recovery_codes_left: int) -> auth_pb2.VerifyTotpResponse:
     return auth_pb2.VerifyTotpResponse(
-        access_token=access_token,
+        access_token=token.text,
         refresh_token=opened.refresh_token,
         token_type=TOKEN_TYPE,
-        expires_in=access_token_seconds,
+        expires_in=token.expires_in,
         refresh_expire_time=timestamp(opened.refresh_expire_time),
         session_id=str(opened.session.session_id),
         user=user_to_proto(opened.user),
@@ -133,12 +132,12 @@ def event_to_proto(event: Event) -> auth_pb2.AuditEvent:
     )
 
 
-def refresh_to_proto(opened: Opened, access_token: str, access_token_seconds: int) -> auth_pb2.RefreshResponse:
+def refresh_to_proto(opened: Opened, token: AccessToken) -> auth_pb2.RefreshResponse:
     return auth_pb2.RefreshResponse(
-        access_token=access_token,
+        access_token=token.text,
         refresh_token=opened.refresh_token,
         token_type=TOKEN_TYPE,
-        expires_in=access_token_seconds,
+        expires_in=token.expires_in,
         refresh_expire_time=timestamp(opened.refresh_expire_time),
         session_id=str(opened.session.session_id),
     )
@@ -151,7 +150,7 @@ def key_to_proto(key: StoredKey) -> auth_pb2.JsonWebKey:
 
 def revocations_to_proto(
     ended: Mapping[UUID, datetime],
-    not_before: Mapping[UUID, datetime],
+    outdated: Mapping[UUID, Outdated],
     *,
     cursor: int,
     snapshot: bool,
@@ -161,7 +160,10 @@ def revocations_to_proto(
         sessions=[
             auth_pb2.RevokedSession(session_id=str(key), expire_time=timestamp(until)) for key, until in ended.items()
         ],
-        not_before=[auth_pb2.NotBefore(user_id=str(key), time=timestamp(at)) for key, at in not_before.items()],
+        outdated=[
+            auth_pb2.Outdated(user_id=str(key), generation=one.generation, expire_time=timestamp(one.expire_time))
+            for key, one in outdated.items()
+        ],
         cursor=str(cursor),
         snapshot=snapshot,
         time=timestamp(now) if now else None,

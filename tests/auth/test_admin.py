@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
@@ -116,7 +117,6 @@ async def test_roles_reach_the_tokens_and_those_of_before_are_refused(auth):
 
 
 async def test_a_token_made_in_the_same_second_as_the_change_and_after_it_is_good(auth):
-    """Told apart by the fraction of the second."""
     person = await registered(auth)
     session = await signed_in(auth, person)
     for round_number in range(10):
@@ -125,7 +125,29 @@ async def test_a_token_made_in_the_same_second_as_the_change_and_after_it_is_goo
         assert await me_of(auth, session) == ""
 
 
-async def test_the_services_hear_from_when_on_a_persons_tokens_count(auth):
+@pytest.mark.parametrize("ahead", [3, -3, 4], ids=["ahead", "behind", "further ahead"])
+async def test_no_clock_keeps_a_suspended_persons_tokens_good(auth, bare_installation, monkeypatch, ahead):
+    """Also those that a replica made whose clock is not the one that suspends."""
+    who = await enrolled(auth)
+    made = await stub_of(auth).CreateApiKey(
+        auth_pb2.CreateApiKeyRequest(request_id="k", name="robot", scope=auth_pb2.API_KEY_SCOPE_TRADE),
+        metadata=who.metadata,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("services.auth.__main__.now", lambda: datetime.now(UTC) + timedelta(seconds=ahead))
+        async with bare_installation.serve("auth", **ADMIN) as other:
+            exchanged = await stub_of(other).ExchangeApiKey(auth_pb2.ExchangeApiKeyRequest(secret=made.secret))
+    assert await me_of(auth, exchanged) == ""
+    await set_state(auth, who.person.user_id, SUSPENDED, note="x")
+    await until(auth, exchanged, "TOKEN_OUTDATED")
+    # And when the person is back, only what was made since is good.
+    await set_state(auth, who.person.user_id, ACTIVE, note="x")
+    newer = await stub_of(auth).ExchangeApiKey(auth_pb2.ExchangeApiKeyRequest(secret=made.secret))
+    assert await me_of(auth, newer) == ""
+    assert await me_of(auth, exchanged) == "TOKEN_OUTDATED"
+
+
+async def test_the_services_hear_which_of_a_persons_tokens_count(auth):
     """tests/libs/mesh/test_streams.py shows that they then end the streams."""
     person = await registered(auth)
     stream = auth.stub(auth_pb2_grpc.RevocationServiceStub, "orders").StreamRevocations(
@@ -133,16 +155,16 @@ async def test_the_services_hear_from_when_on_a_persons_tokens_count(auth):
     )
     await stream.read()
     await set_roles(auth, person.user_id, "operator")
-    while not (news := await stream.read()).not_before:
+    while not (news := await stream.read()).outdated:
         pass
     stream.cancel()
-    assert [one.user_id for one in news.not_before] == [person.user_id]
-    assert abs(news.not_before[0].time.ToNanoseconds() / 1e9 - time.time()) < 5
+    assert [(one.user_id, one.generation) for one in news.outdated] == [(person.user_id, 1)]
+    assert abs(news.outdated[0].expire_time.ToNanoseconds() / 1e9 - time.time() - 900) < 5
     # Who comes later hears of it at once.
     late = auth.stub(auth_pb2_grpc.RevocationServiceStub, "feeds").StreamRevocations(
         auth_pb2.StreamRevocationsRequest()
     )
-    assert (await late.read()).not_before == news.not_before
+    assert (await late.read()).outdated == news.outdated
     late.cancel()
 
 

@@ -187,6 +187,23 @@ async def test_an_expired_an_unknown_and_a_revoked_key_are_refused_alike(auth):
     assert await reason_of(exchange(auth, "unknown")) == "API_KEY_INVALID"
 
 
+async def test_a_token_ends_with_its_key(auth):
+    who = await enrolled(auth)
+    expiring = await create(auth, who, expire_time=soon(3))
+    exchanged = await exchange(auth, expiring.secret)
+    assert 0 < exchanged.expires_in <= 3
+    claims = jwt.decode(exchanged.access_token, options={"verify_signature": False})
+    assert claims["exp"] <= expiring.api_key.expire_time.seconds
+    asking = auth_pb2.GetMeRequest()
+    assert await reason_of(stub_of(auth).GetMe(asking, metadata=bearer(exchanged.access_token))) == ""
+    async with asyncio.timeout(10):
+        while await reason_of(stub_of(auth).GetMe(asking, metadata=bearer(exchanged.access_token))) == "":
+            await asyncio.sleep(0.1)
+    assert await reason_of(stub_of(auth).GetMe(asking, metadata=bearer(exchanged.access_token))) == "TOKEN_INVALID"
+    # What does not end has tokens of the usual life.
+    assert (await exchange(auth, (await create(auth, who)).secret)).expires_in == 900
+
+
 async def test_revoking_refuses_its_tokens_everywhere_and_ends_nothing_else(auth, bare_installation):
     who = await enrolled(auth)
     made, other = await create(auth, who), await create(auth, who)

@@ -84,6 +84,23 @@ async def test_a_key_that_has_signed_for_long_is_replaced_by_itself(bare_install
             assert await rows.fetchval("SELECT count(*) FROM auth.signing_keys WHERE purpose = 'access'") == 2
 
 
+async def test_a_key_from_a_clock_that_was_far_ahead_keeps_no_rotation_back(auth, bare_installation):
+    begun = await rotate(auth)
+    async with bare_installation.connect() as rows:
+        await rows.execute(
+            "UPDATE auth.signing_keys SET sign_time = $1 WHERE key_id = $2",
+            datetime.now(UTC) + timedelta(days=40),
+            begun.key_id,
+        )
+    another = await rotate(auth)
+    assert another.key_id != begun.key_id
+    assert another.sign_time.ToDatetime(UTC) < datetime.now(UTC) + timedelta(seconds=5)
+    session = await signed_in(auth)
+    async with asyncio.timeout(10):
+        while key_of(session.access_token) != another.key_id:
+            session = await stub_of(auth).Refresh(auth_pb2.RefreshRequest(refresh_token=session.refresh_token))
+
+
 async def test_the_keys_of_audit_records_are_never_withdrawn_and_sign_no_access_tokens(auth):
     keys = (await stub_of(auth).GetAuditKeys(auth_pb2.GetAuditKeysRequest())).keys
     await rotate(auth)

@@ -69,6 +69,17 @@ async def test_a_lost_answer_may_be_asked_for_again_and_only_one_pair_stays_vali
     assert await reason_of(refresh(auth, session.refresh_token, "r")) == "REFRESH_TOKEN_REUSED"
 
 
+async def test_an_answer_lost_in_an_outage_of_hours_is_given_again(auth, bare_installation):
+    session = await signed_in(auth)
+    await refresh(auth, session.refresh_token, "r")
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE auth.refresh_tokens SET spent_time = spent_time - interval '12 hours'")
+    again = await refresh(auth, session.refresh_token, "r")
+    assert again.session_id == session.session_id
+    assert await me_of(auth, again) == ""
+    assert await reason_of(refresh(auth, again.refresh_token, "s")) == ""
+
+
 async def test_a_repeat_under_another_request_id_or_too_late_is_a_theft(auth, bare_installation):
     first, second = await signed_in(auth), await signed_in(auth)
     await refresh(auth, first.refresh_token, "a")
@@ -380,7 +391,7 @@ def test_the_newest_key_whose_time_has_come_signs_and_the_oldest_before_that():
     signer.use((later, earliest, earlier))
 
     def signing(at: datetime) -> str:
-        return jwt.get_unverified_header(signer.sign(grant_of_session(user, session), at))["kid"]
+        return jwt.get_unverified_header(signer.sign(grant_of_session(user, session), at).text)["kid"]
 
     assert signing(now - timedelta(hours=3)) == earliest.key_id
     assert signing(now) == earlier.key_id

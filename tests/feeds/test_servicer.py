@@ -34,7 +34,7 @@ def operator() -> Iterator[None]:
         roles=frozenset({"operator"}),
         scopes=frozenset(),
         entitlements=frozenset(),
-        issue_time=now,
+        generation=0,
         expire_time=now,
         second_factor_time=None,
     )

@@ -73,10 +73,11 @@ class ApiKeyMethods:
             if key.allowed_networks and not is_within(address, map(ip_network, key.allowed_networks)):
                 raise AddressNotAllowed("the API key may not be used from this address", address=address)
             await keys.note_use(key, address, now)
+            token = desk.sign(grant_of_key(owner, key))
             return auth_pb2.ExchangeApiKeyResponse(
-                access_token=desk.sign(grant_of_key(owner, key)),
+                access_token=token.text,
                 token_type=wire.TOKEN_TYPE,
-                expires_in=desk.signer.access_token_seconds,
+                expires_in=token.expires_in,
                 api_key_id=str(key.api_key_id),
             )
 

@@ -18,7 +18,7 @@ from services.auth import domain, store, use_cases, wire
 from services.auth.domain import Counted, Session, User
 from services.auth.factor_store import FactorStore
 from services.auth.key_store import KeyStore
-from services.auth.keys import Grant, KeyBox, Signer
+from services.auth.keys import AccessToken, Grant, KeyBox, Signer
 from services.auth.mails import Outgoing
 from services.auth.passwords import Passwords
 from services.auth.revocations import Revocations
@@ -62,7 +62,7 @@ class Desk:
     def api_keys(self, rows: Connection) -> KeyStore:
         return KeyStore(self.identities(rows))
 
-    def sign(self, grant: Grant) -> str:
+    def sign(self, grant: Grant) -> AccessToken:
         return self.signer.sign(grant, self.now())
 
     async def answer_once(
@@ -127,8 +127,8 @@ class Desk:
         caller = identity.current_or_none()
         if caller is None or caller.session_id is None:
             return
-        ended, not_before = await self.identities(rows).find_revoked(caller.user_id, caller.session_id)
-        if refusal := refusal_of(caller, ended=ended, not_before=not_before):
+        ended, generation = await self.identities(rows).find_revoked(caller.user_id, caller.session_id)
+        if refusal := refusal_of(caller, ended=ended, generation=generation):
             raise refusal
 
     async def first_answer(

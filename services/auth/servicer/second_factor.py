@@ -10,7 +10,7 @@ from libs.mesh import identity
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
 from services.auth import domain, totp, use_cases, wire
-from services.auth.keys import grant_of_session
+from services.auth.keys import AccessToken, grant_of_session
 from services.auth.mails import Kind
 from services.auth.servicer.desk import Desk, Response, caller_of
 
@@ -51,9 +51,9 @@ class SecondFactorMethods:
             rows.after_commit(desk.revocations.look_now)
             return auth_pb2.EnableTotpResponse(
                 recovery_codes=codes,
-                access_token=token,
+                access_token=token.text,
                 token_type=wire.TOKEN_TYPE,
-                expires_in=desk.signer.access_token_seconds,
+                expires_in=token.expires_in,
             )
 
         return await self._proving(request, auth_pb2.EnableTotpResponse, work, context)
@@ -65,9 +65,9 @@ class SecondFactorMethods:
             await desk.prove_factor(desk.factors(rows), user_id, request.code)
             token = await self._fresh_token(rows)
             return auth_pb2.StepUpResponse(
-                access_token=token,
+                access_token=token.text,
                 token_type=wire.TOKEN_TYPE,
-                expires_in=desk.signer.access_token_seconds,
+                expires_in=token.expires_in,
                 fresh_until_time=timestamp(desk.now() + timedelta(seconds=domain.FRESH_FACTOR_SECONDS)),
             )
 
@@ -102,7 +102,7 @@ class SecondFactorMethods:
 
         return await self._proving(request, auth_pb2.RegenerateRecoveryCodesResponse, work, context)
 
-    async def _fresh_token(self, rows: Connection) -> str:
+    async def _fresh_token(self, rows: Connection) -> AccessToken:
         """An access token of the caller's session, which has just proved its second factor."""
         desk, now = self._desk, self._desk.now()
         session = replace(await desk.own_session(rows), second_factor_time=now)

@@ -12,7 +12,7 @@ from libs.store import requests
 from libs.store.database import Connection
 from services.auth import domain, factor_store, store, use_cases, wire
 from services.auth.domain import CHALLENGE_SECONDS, VERIFY_LINK_SECONDS, Purpose, User
-from services.auth.keys import grant_of_session
+from services.auth.keys import AccessToken, grant_of_session
 from services.auth.mails import Kind
 from services.auth.servicer.desk import Desk, caller_of
 from services.auth.store import AttemptStore
@@ -83,7 +83,7 @@ class SigningInMethods:
                 )
                 return wire.challenge_to_proto(challenge, expire_time)
             opened = await desk.open_session(identities, user, caller)
-            return wire.login_to_proto(opened, self._access_token(opened), desk.signer.access_token_seconds)
+            return wire.login_to_proto(opened, self._access_token(opened))
 
         return await desk.answer_once(request, auth_pb2.LoginResponse, work, user_id=user_id)
 
@@ -103,9 +103,7 @@ class SigningInMethods:
             await desk.forget_failures(rows, use_cases.counted_code(user_id))
             opened = await desk.open_session(identities, user, caller, second_factor=True)
             left = await factors.count_recovery_codes(user_id)
-            return wire.verified_to_proto(
-                opened, self._access_token(opened), desk.signer.access_token_seconds, recovery_codes_left=left
-            )
+            return wire.verified_to_proto(opened, self._access_token(opened), recovery_codes_left=left)
 
         try:
             return await desk.answer_once(request, auth_pb2.VerifyTotpResponse, work, user_id=user_id)
@@ -153,7 +151,7 @@ class SigningInMethods:
         if opened is None:
             desk.revocations.look_now()
             raise domain.RefreshTokenReused("the refresh token was used before; its session has been ended")
-        return wire.refresh_to_proto(opened, self._access_token(opened), desk.signer.access_token_seconds)
+        return wire.refresh_to_proto(opened, self._access_token(opened))
 
     async def Logout(self, request, context):
         desk, caller = self._desk, identity.current()
@@ -177,7 +175,7 @@ class SigningInMethods:
     async def GetJwks(self, request, context):
         return auth_pb2.GetJwksResponse(keys=map(wire.key_to_proto, self._desk.signer.keys))
 
-    def _access_token(self, opened: Opened) -> str:
+    def _access_token(self, opened: Opened) -> AccessToken:
         return self._desk.sign(grant_of_session(opened.user, opened.session))
 
     async def _refuse_other_body(self, rows: Connection, request: auth_pb2.RefreshRequest, user_id: UUID) -> None:

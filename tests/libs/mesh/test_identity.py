@@ -90,11 +90,11 @@ BAD_TOKENS = {
     "a user that is no id": bearer(MINT.token(sub="me")),
     "a session that is no id": bearer(MINT.token(sid=7)),
     "an expiry beyond all times": bearer(MINT.token(exp=10**20)),
-    "an issue before all times": bearer(MINT.token(iat=-(10**18))),
+    "a generation that is no number": bearer(MINT.token(gen="first")),
     "a second factor beyond all times": bearer(MINT.token(mfa_time=10**20)),
     "an expiry that is no number": bearer(MINT.token(exp="soon")),
     "roles that are no list": bearer(MINT.token(roles=7)),
-    **{f"no {claim}": bearer(without(claim)) for claim in ("iss", "aud", "sub", "sid", "iat", "exp")},
+    **{f"no {claim}": bearer(without(claim)) for claim in ("iss", "aud", "sub", "sid", "gen", "iat", "exp")},
 }
 
 

@@ -22,7 +22,7 @@ from libs.mesh.channel import open_channel
 from libs.mesh.identity import Identity
 from libs.mesh.revocations import follow_sessions
 from libs.mesh.server import Draining, Mesh
-from libs.mesh.sessions import TOKEN_SECONDS_MAX, RevocationsStale, SessionRevoked, Sessions, TokenOutdated
+from libs.mesh.sessions import TOKEN_SECONDS_MAX, Outdated, RevocationsStale, SessionRevoked, Sessions, TokenOutdated
 from libs.mesh.wire import timestamp
 from libs.store.background import running
 from tests.auth.people import seen_from
@@ -79,8 +79,9 @@ async def test_a_stream_ends_with_its_session_and_no_other_does(place, works):
         assert await end_of(ending) == (grpc.StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
         if works:
             assert await staying.read()
-        strangers = await opened(served, sign_in(other, iat=int(time.time()) - 60))
-        meshes[0].sessions.end({}, {other: datetime.now(UTC)})
+        strangers = await opened(served, sign_in(other, gen=2))
+        meshes[0].sessions.end({}, {other: Outdated(2, SOON)})
+        meshes[0].sessions.end({}, {other: Outdated(3, SOON)})
         assert await end_of(strangers) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN_OUTDATED")
         staying.cancel()
 
@@ -306,7 +307,7 @@ def someone(session_id: UUID, user_id: UUID | None = None) -> Identity:
         roles=none,
         scopes=none,
         entitlements=none,
-        issue_time=datetime.now(UTC),
+        generation=0,
         expire_time=SOON,
         second_factor_time=None,
     )
@@ -324,7 +325,7 @@ def refuses(sessions: Sessions, identity: Identity) -> bool:
 def test_a_clock_that_is_set_and_set_back_revives_no_token(clocks, set_by):
     sessions, session_id, user_id = Sessions(1, 1), uuid7(), uuid7()
     ended, all_ended = someone(session_id), someone(uuid7(), user_id)
-    sessions.end({session_id: SOON}, {user_id: SOON})
+    sessions.end({session_id: SOON}, {user_id: Outdated(1, SOON)})
     clocks.set_by = set_by
     sessions.end({uuid7(): SOON + set_by})
     assert refuses(sessions, ended)
@@ -343,10 +344,10 @@ def test_what_has_ended_is_remembered_while_the_clock_says_that_its_tokens_live(
 
 def test_ended_sessions_are_forgotten_when_their_tokens_have_expired_by_every_clock(clocks):
     sessions, later = Sessions(1, 1), uuid7()
-    sessions.end({uuid7(): SOON for _ in range(3)}, {uuid7(): SOON})
+    sessions.end({uuid7(): SOON for _ in range(3)}, {uuid7(): Outdated(1, SOON)})
     clocks.passed = timedelta(seconds=2 * TOKEN_SECONDS_MAX)
-    sessions.end({later: SOON}, {later: SOON + clocks.passed})
-    assert set(sessions.ended) == set(sessions._not_before.times) == {later}
+    sessions.end({later: SOON}, {later: Outdated(1, SOON + clocks.passed)})
+    assert set(sessions.ended) == set(sessions.outdated) == {later}
 
 
 def test_a_snapshot_of_many_ended_sessions_is_taken_at_once():

@@ -540,7 +540,7 @@ class StreamRevocationsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSIONS_FIELD_NUMBER: _builtins.int
-    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
@@ -555,8 +555,8 @@ class StreamRevocationsResponse(_message.Message):
         """Sessions that have ended and whose access tokens may still be unexpired."""
 
     @_builtins.property
-    def not_before(self) -> _containers.RepeatedCompositeFieldContainer[Global___NotBefore]:
-        """Users all of whose earlier tokens have ended."""
+    def outdated(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outdated]:
+        """Users whose tokens of earlier generations have ended."""
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
@@ -568,14 +568,14 @@ class StreamRevocationsResponse(_message.Message):
         self,
         *,
         sessions: _abc.Iterable[Global___RevokedSession] | None = ...,
-        not_before: _abc.Iterable[Global___NotBefore] | None = ...,
+        outdated: _abc.Iterable[Global___Outdated] | None = ...,
         cursor: _builtins.str = ...,
         snapshot: _builtins.bool = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "not_before", b"not_before", "sessions", b"sessions", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "outdated", b"outdated", "sessions", b"sessions", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,32 +612,36 @@ class RevokedSession(_message.Message):
 Global___RevokedSession: _TypeAlias = RevokedSession  # noqa: Y015
 
 @_typing.final
-class NotBefore(_message.Message):
-    """The time before which a user's tokens count no more."""
+class Outdated(_message.Message):
+    """Which of a user's tokens count no more."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_ID_FIELD_NUMBER: _builtins.int
-    TIME_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     """The user."""
+    generation: _builtins.int
+    """Access tokens whose claim "gen" is less than this are refused."""
     @_builtins.property
-    def time(self) -> _timestamp_pb2.Timestamp:
-        """Tokens issued before this are refused."""
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the last of them expires by itself, as of RevokedSession."""
 
     def __init__(
         self,
         *,
         user_id: _builtins.str = ...,
-        time: _timestamp_pb2.Timestamp | None = ...,
+        generation: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "generation", b"generation", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___NotBefore: _TypeAlias = NotBefore  # noqa: Y015
+Global___Outdated: _TypeAlias = Outdated  # noqa: Y015
 
 @_typing.final
 class VerifyTotpRequest(_message.Message):

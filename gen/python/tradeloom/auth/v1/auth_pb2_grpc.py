@@ -184,7 +184,8 @@ class AuthServiceServicer:
 
     def Refresh(self, request, context):
         """Exchanges a refresh token for a new pair. Each works once: a spent one ends the session,
-        except when the same request_id is repeated within 30 seconds because its answer was lost.
+        except when the same request_id is repeated within a day because its answer was lost, and
+        nobody has used that answer.
         However often it is refreshed, a session ends after 90 days, unless the operator says otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -1453,7 +1454,7 @@ class RevocationServiceServicer:
     """
 
     def StreamRevocations(self, request, context):
-        """Streams ended sessions and per-user not-before times: first a snapshot of all that still
+        """Streams ended sessions and whose tokens are outdated: first a snapshot of all that still
         matter, in as many messages as it takes, then each as it happens, and a heartbeat every two
         seconds. What a message without a time tells is not all of it yet.
         """

@@ -25,7 +25,8 @@ class AuthServiceStub:
     """
     Refresh: _aio.UnaryUnaryMultiCallable[_auth_pb2.RefreshRequest, _auth_pb2.RefreshResponse]
     """Exchanges a refresh token for a new pair. Each works once: a spent one ends the session,
-    except when the same request_id is repeated within 30 seconds because its answer was lost.
+    except when the same request_id is repeated within a day because its answer was lost, and
+    nobody has used that answer.
     However often it is refreshed, a session ends after 90 days, unless the operator says otherwise.
     """
     Logout: _aio.UnaryUnaryMultiCallable[_auth_pb2.LogoutRequest, _auth_pb2.LogoutResponse]
@@ -129,7 +130,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_auth_pb2.RefreshRequest, _abc.Awaitable[_auth_pb2.RefreshResponse]],
     ) -> _abc.Awaitable[_auth_pb2.RefreshResponse]:
         """Exchanges a refresh token for a new pair. Each works once: a spent one ends the session,
-        except when the same request_id is repeated within 30 seconds because its answer was lost.
+        except when the same request_id is repeated within a day because its answer was lost, and
+        nobody has used that answer.
         However often it is refreshed, a session ends after 90 days, unless the operator says otherwise.
         """
 
@@ -415,7 +417,7 @@ class RevocationServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StreamRevocations: _aio.UnaryStreamMultiCallable[_auth_pb2.StreamRevocationsRequest, _auth_pb2.StreamRevocationsResponse]
-    """Streams ended sessions and per-user not-before times: first a snapshot of all that still
+    """Streams ended sessions and whose tokens are outdated: first a snapshot of all that still
     matter, in as many messages as it takes, then each as it happens, and a heartbeat every two
     seconds. What a message without a time tells is not all of it yet.
     """
@@ -429,7 +431,7 @@ class RevocationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.StreamRevocationsRequest,
         context: _aio.ServicerContext[_auth_pb2.StreamRevocationsRequest, _abc.AsyncIterator[_auth_pb2.StreamRevocationsResponse]],
     ) -> _abc.AsyncIterator[_auth_pb2.StreamRevocationsResponse]:
-        """Streams ended sessions and per-user not-before times: first a snapshot of all that still
+        """Streams ended sessions and whose tokens are outdated: first a snapshot of all that still
         matter, in as many messages as it takes, then each as it happens, and a heartbeat every two
         seconds. What a message without a time tells is not all of it yet.
         """
