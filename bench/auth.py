@@ -167,7 +167,8 @@ def mint(key: Ed25519PrivateKey) -> str:
         "scopes": ["account", "read", "trade"],
         "entitlements": ["live_trading"],
         "quotas": {"api_keys": 2, "backtests_per_day": 20},
-        "iat": now.timestamp(),
+        "gen": 0,
+        "iat": int(now.timestamp()),
         "exp": int((now + timedelta(hours=1)).timestamp()),
     }
     return jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": KEY_ID})

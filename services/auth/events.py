@@ -48,8 +48,8 @@ def totp_enabled() -> tuple[str, bytes]:
     return fact_of(events_pb2.TotpEnabled())
 
 
-def totp_disabled() -> tuple[str, bytes]:
-    return fact_of(events_pb2.TotpDisabled())
+def totp_disabled(admin_user_id: UUID | None, note: str) -> tuple[str, bytes]:
+    return fact_of(events_pb2.TotpDisabled(admin_user_id=str(admin_user_id or ""), note=note))
 
 
 def second_factor_failed(address: str) -> tuple[str, bytes]:

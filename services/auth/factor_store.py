@@ -43,10 +43,11 @@ class FactorStore:
         await self.rows.execute("UPDATE mfa_totp SET enable_time = $2 WHERE user_id = $1", user_id, now)
         await self.identities.tell(user_id, events.totp_enabled())
 
-    async def delete_totp(self, user_id: UUID) -> None:
+    async def delete_totp(self, user_id: UUID, *, admin_user_id: UUID | None = None, note: str = "") -> None:
+        """With who took it away, if not its owner, and why."""
         await self.rows.execute("DELETE FROM mfa_totp WHERE user_id = $1", user_id)
         await self.rows.execute("DELETE FROM recovery_codes WHERE user_id = $1", user_id)
-        await self.identities.tell(user_id, events.totp_disabled())
+        await self.identities.tell(user_id, events.totp_disabled(admin_user_id, note))
 
     async def use_step(self, user_id: UUID, step: int) -> None:
         await self.rows.execute("UPDATE mfa_totp SET last_step = $2 WHERE user_id = $1", user_id, step)

@@ -29,6 +29,8 @@ class Kind(Enum):
     PASSWORD_CHANGED = "password_changed"  # noqa: S105 (a name)
     TOTP_ENABLED = "totp_enabled"
     TOTP_DISABLED = "totp_disabled"
+    TOTP_TAKEN_AWAY = "totp_taken_away"
+    SIGNED_IN_ELSEWHERE = "signed_in_elsewhere"
     API_KEY_CREATED = "api_key_created"
 
 
@@ -135,6 +137,14 @@ NOTICES = {
     Kind.PASSWORD_CHANGED: ("Your password was changed", "The password of your account was changed"),
     Kind.TOTP_ENABLED: ("Second factor enabled", "A second factor is now asked for when you sign in"),
     Kind.TOTP_DISABLED: ("Second factor disabled", "The second factor of your account was disabled"),
+    Kind.TOTP_TAKEN_AWAY: (
+        "Second factor taken away",
+        "An administrator took the second factor of your account away and ended its sessions: set up another one",
+    ),
+    Kind.SIGNED_IN_ELSEWHERE: (
+        "A sign-in from a new place",
+        "Somebody signed in to your account from where you had not signed in before",
+    ),
     Kind.API_KEY_CREATED: ("A new API key", "An API key of your account was made"),
 }
 """Of what changes who can get in, the owner hears: subject, and what happened."""

@@ -286,7 +286,22 @@ class IdentityStore:
         expire_time = await self.revoke(session_id, user_id, now)
         await self.tell(user_id, events.session_ended(session_id, cause, expire_time))
 
-    async def note_network(self, user_id: UUID, network: str) -> None:
+    async def is_known_network(self, user_id: UUID, network: str) -> bool:
+        """Whether the person has signed in from there before."""
+        found = await self.rows.fetchval(
+            "SELECT true FROM known_networks WHERE user_id = $1 AND network = $2", user_id, network
+        )
+        return found is not None
+
+    async def note_network(self, user_id: UUID, network: str) -> bool:
+        """Whether it is a new one, while others are known."""
+        is_elsewhere = await self.rows.fetchval(
+            """
+            SELECT count(*) > 0 AND count(*) FILTER (WHERE network = $2) = 0 FROM known_networks WHERE user_id = $1
+            """,
+            user_id,
+            network,
+        )
         await self.rows.execute(
             """
             INSERT INTO known_networks (user_id, network) VALUES ($1, $2)
@@ -295,6 +310,7 @@ class IdentityStore:
             user_id,
             network,
         )
+        return bool(is_elsewhere)
 
     async def purge(self, user_id: UUID, now: datetime) -> None:
         """Leaves the id, and that there was somebody; for the worker role. Whatever was issued is refused."""

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from libs.mesh.identity import network_of
+from libs.mesh.identity import Identity, network_of
 from libs.mesh.quotas import check_quota
 from services.auth import domain, totp
 from services.auth.domain import (
@@ -52,7 +52,7 @@ class Identities(Protocol):
     async def end_session(self, session_id: UUID, user_id: UUID, *, cause: str, now: datetime) -> None: ...
     async def end_sessions(self, user_id: UUID, *, but: UUID | None, cause: str, now: datetime) -> int: ...
     async def end_idlest_sessions(self, user_id: UUID, *, kept: int, cause: str, now: datetime) -> None: ...
-    async def note_network(self, user_id: UUID, network: str) -> None: ...
+    async def note_network(self, user_id: UUID, network: str) -> bool: ...
     async def add_refresh_token(self, token: RefreshToken) -> None: ...
     async def spend(self, spent: RefreshToken, successor: RefreshToken, *, request_id: str, now: datetime) -> None: ...
     async def replace_successor(self, spent: RefreshToken, successor: RefreshToken) -> None: ...
@@ -65,6 +65,7 @@ class Factors(Protocol):
     async def find_totp(self, user_id: UUID) -> Totp | None: ...
     async def put_totp(self, user_id: UUID, sealed_secret: bytes) -> None: ...
     async def enable_totp(self, user_id: UUID, now: datetime) -> None: ...
+    async def delete_totp(self, user_id: UUID, *, admin_user_id: UUID | None = None, note: str = "") -> None: ...
     async def use_step(self, user_id: UUID, step: int) -> None: ...
     async def put_recovery_codes(self, user_id: UUID, hashes: Sequence[bytes]) -> None: ...
     async def use_recovery_code(self, user_id: UUID, code_hash: bytes) -> int | None: ...
@@ -122,6 +123,8 @@ class Opened:
     session: Session
     refresh_token: str
     refresh_expire_time: datetime
+    from_elsewhere: bool = False
+    """Opened from where the person had not signed in before, though from other places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +163,14 @@ class OpenSession:
         text, token = new_refresh_token(session, expire_time)
         await identities.add_session(session)
         await identities.add_refresh_token(token)
-        await identities.note_network(user.user_id, network_of(caller.address))
-        return Opened(user=user, session=session, refresh_token=text, refresh_expire_time=expire_time)
+        from_elsewhere = await identities.note_network(user.user_id, network_of(caller.address))
+        return Opened(
+            user=user,
+            session=session,
+            refresh_token=text,
+            refresh_expire_time=expire_time,
+            from_elsewhere=from_elsewhere,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +377,19 @@ class Administer:
         await identities.set_state(user, state, note, admin_user_id)
         return replace(user, state=state)
 
+    async def reset_factor(
+        self, identities: Identities, factors: Factors, user_id: UUID, note: str, admin_user_id: UUID
+    ) -> User:
+        """Nothing that was proved by the factor lasts."""
+        user = await self._found(identities, user_id)
+        if not user.totp_enabled:
+            raise domain.TotpNotEnabled("the person has no second factor")
+        now = self.now()
+        await factors.delete_totp(user_id, admin_user_id=admin_user_id, note=note)
+        await identities.end_sessions(user_id, but=None, cause="second_factor_reset", now=now)
+        await identities.outdate_tokens(user_id, now)
+        return replace(user, totp_enabled=False)
+
     async def _found(self, identities: Identities, user_id: UUID) -> User:
         user = await identities.find_user(user_id)
         if user is None:
@@ -415,14 +437,22 @@ def counted_login(email: str, address: str, *, is_known: bool) -> list[Counted]:
     ]
 
 
-def counted_code(user_id: UUID) -> list[Counted]:
-    """Codes of the second factor: whoever tries knows the password."""
-    return [Counted(subject_of("code", str(user_id)))]
+def counted_challenge(user_id: UUID, address: str, *, is_known: bool) -> list[Counted]:
+    """Codes in the second step of a login: as the first, for whoever tries knows the password, and may not be the owner."""
+    pair = Counted(subject_of("challenge", str(user_id), network_of(address)))
+    if is_known:
+        return [pair]
+    return [pair, Counted(subject_of("challenge", str(user_id)), domain.FREE_FAILURES_OF_ACCOUNT)]
 
 
-def counted_password(user_id: UUID) -> list[Counted]:
-    """The password asked for once more within a session."""
-    return [Counted(subject_of("password", str(user_id)))]
+def counted_code(caller: Identity) -> list[Counted]:
+    """Codes within a session, by the session: who tries in another one holds up nobody here."""
+    return [Counted(subject_of("code", str(caller.user_id), str(caller.session_id)))]
+
+
+def counted_password(caller: Identity) -> list[Counted]:
+    """The password asked for once more within a session, likewise."""
+    return [Counted(subject_of("password", str(caller.user_id), str(caller.session_id)))]
 
 
 def counted_mails(user_id: UUID) -> list[Counted]:

@@ -9,7 +9,7 @@ import pytest
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 
 from libs.ids import uuid7
-from services.auth.domain import PasswordTooCommon
+from services.auth.domain import RECOVERY_CODE_COUNT, PasswordTooCommon
 from tests.auth.people import (
     PASSWORD,
     Person,
@@ -17,11 +17,13 @@ from tests.auth.people import (
     administering,
     carrying,
     enrolled,
+    letter_to,
     reason_of,
     registered,
     signed_in,
     stub_of,
 )
+from tests.authenticator import Authenticator
 from tests.mesh import bearer, sign_in
 
 ADMIN = {"admin_email": "admin@tradeloom.local", "admin_password": "a password of the first"}
@@ -34,9 +36,12 @@ async def auth(bare_installation):
         yield served
 
 
+FIRST = Person("", ADMIN["admin_email"], ADMIN["admin_password"])
+
+
 async def first_admin(auth):
-    login = auth_pb2.LoginRequest(email=ADMIN["admin_email"], password=ADMIN["admin_password"])
-    return await stub_of(auth).Login(login)
+    """Their session, with a fresh second factor."""
+    return (await enrolled(auth, FIRST)).session
 
 
 async def test_the_first_administrator_has_no_common_password(bare_installation):
@@ -166,6 +171,56 @@ async def test_the_services_hear_which_of_a_persons_tokens_count(auth):
     )
     assert (await late.read()).outdated == news.outdated
     late.cancel()
+
+
+def reset_factor(auth, user_id: str, note: str = "showed a passport", metadata=None, request_id: str = ""):
+    request = auth_pb2.ResetSecondFactorRequest(request_id=request_id, user_id=user_id, note=note)
+    return admin_of(auth).ResetSecondFactor(request, metadata=metadata or administering())
+
+
+async def test_a_lost_second_factor_is_taken_away_and_its_owner_hears_of_it(auth, bare_installation):
+    who, other = await enrolled(auth), await enrolled(auth)
+    admin = administering()
+    answer = await reset_factor(auth, who.person.user_id, metadata=admin, request_id="r")
+    assert not answer.user.totp_enabled
+    assert await reset_factor(auth, who.person.user_id, metadata=admin, request_id="r") == answer
+    assert await reason_of(reset_factor(auth, who.person.user_id)) == "TOTP_NOT_ENABLED"
+    # What the factor had proved lasts no longer, and the password alone opens a session again.
+    await until(auth, who.session, "SESSION_REVOKED")
+    assert await reason_of(stub_of(auth).Refresh(auth_pb2.RefreshRequest(refresh_token=who.session.refresh_token)))
+    session = await signed_in(auth, who.person)
+    assert session.access_token
+    key = auth_pb2.CreateApiKeyRequest(name="robot", scope=auth_pb2.API_KEY_SCOPE_TRADE)
+    assert await reason_of(stub_of(auth).CreateApiKey(key, metadata=carrying(session))) == "STEP_UP_REQUIRED"
+    assert (await letter_to(bare_installation.mails, who.person.email, "taken away")).text
+    async with bare_installation.connect() as rows:
+        told = await rows.fetch("SELECT user_id, payload FROM auth.outbox WHERE kind LIKE '%TotpDisabled'")
+        assert await rows.fetchval("SELECT count(*) FROM auth.recovery_codes") == RECOVERY_CODE_COUNT
+    [fact] = [events_pb2.TotpDisabled.FromString(row["payload"]) for row in told]
+    assert fact.note == "showed a passport"
+    assert fact.admin_user_id == jwt.decode(admin[0][1][7:], options={"verify_signature": False})["sub"]
+    assert str(told[0]["user_id"]) == who.person.user_id
+    # Nobody else's.
+    assert (await signed_in(auth, other.person)).challenge
+
+
+async def test_nobody_administers_without_a_fresh_second_factor(auth):
+    """Also not who has none: nothing is let pass because nothing was set up."""
+    person = await registered(auth)
+    session = await signed_in(auth, FIRST)
+    for token in (carrying(session), sign_in(roles=["admin"]), sign_in(roles=["admin"], mfa=True, mfa_time=1)):
+        for call in (
+            set_state(auth, person.user_id, SUSPENDED, metadata=token),
+            set_roles(auth, person.user_id, "admin", metadata=token),
+            reset_factor(auth, person.user_id, metadata=token),
+            admin_of(auth).RotateSigningKey(auth_pb2.RotateSigningKeyRequest(), metadata=token),
+        ):
+            assert await reason_of(call) == "STEP_UP_REQUIRED"
+    made = await stub_of(auth).SetupTotp(auth_pb2.SetupTotpRequest(), metadata=carrying(session))
+    enabling = auth_pb2.EnableTotpRequest(code=Authenticator(made.otpauth_uri).unused_code())
+    enabled = await stub_of(auth).EnableTotp(enabling, metadata=carrying(session))
+    suspended = await set_state(auth, person.user_id, SUSPENDED, metadata=bearer(enabled.access_token))
+    assert suspended.user.state == SUSPENDED
 
 
 async def test_somebody_who_can_administer_is_always_left(auth):

@@ -10,7 +10,7 @@ from grpc import StatusCode, aio
 from tradeloom.auth.v1 import auth_pb2
 
 from services.auth.domain import FREE_FAILURES_OF_ACCOUNT, LOGIN_DELAY_SECONDS_MAX
-from services.auth.passwords import Passwords
+from services.auth.passwords import Place
 from tests import mesh, sample, servers
 from tests.auth.people import PASSWORD, Person, carrying, reason_of, registered, seen_from, signed_in, stub_of
 from tests.mesh import Installation
@@ -32,8 +32,8 @@ async def test_ten_thousand_wrong_passwords_lock_no_owner_out_and_cost_the_other
 ):
     """What they cost is counted in hashes, the one dear thing about a login; a clock would only be lucky."""
     hashed: list[str] = []
-    verify = Passwords._verify
-    monkeypatch.setattr(Passwords, "_verify", lambda *given: hashed.append(given[2]) or verify(*given))
+    verify = Place._verify
+    monkeypatch.setattr(Place, "_verify", lambda *given: hashed.append(given[2]) or verify(*given))
     async with bare_installation.serve("auth", sign_in_per_second="100000") as auth:
         owner, others = await registered(auth), [await registered(auth) for _ in range(5)]
         at_home = "198.51.100.1"

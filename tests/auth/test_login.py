@@ -20,8 +20,20 @@ from services.auth.domain import (
     Failures,
     LoginDelayed,
 )
-from services.auth.passwords import Passwords
-from tests.auth.people import PASSWORD, Person, carrying, reason_of, registered, seen_from, signed_in, stub_of, wait_of
+from services.auth.passwords import Passwords, Place
+from tests.auth.people import (
+    PASSWORD,
+    Person,
+    carrying,
+    letter_to,
+    letters,
+    reason_of,
+    registered,
+    seen_from,
+    signed_in,
+    stub_of,
+    wait_of,
+)
 
 NOW = datetime.now(UTC)
 
@@ -63,8 +75,8 @@ async def test_an_unknown_address_and_a_wrong_password_are_refused_alike(auth):
 async def test_an_unknown_address_costs_the_same_work(auth, bare_installation, monkeypatch):
     """The same hashes and the same writes: compared by what is done, for a clock would only be lucky."""
     hashed: list[str] = []
-    verify = Passwords._verify
-    monkeypatch.setattr(Passwords, "_verify", lambda *given: hashed.append(given[1]) or verify(*given))
+    verify = Place._verify
+    monkeypatch.setattr(Place, "_verify", lambda *given: hashed.append(given[1]) or verify(*given))
     known = await registered(auth)
     async with bare_installation.connect() as rows:
         work = []
@@ -172,14 +184,26 @@ def test_the_service_hashes_as_the_library_recommends(monkeypatch):
 async def test_more_logins_at_once_than_can_wait_are_refused_and_the_others_served():
     release = Event()
     hasher = Passwords(at_once_max=1, waiting_max=2)
-    served = [asyncio.ensure_future(hasher._in_thread(release.wait)) for _ in range(3)]
+
+    async def served(*, known: bool) -> bool:
+        with hasher.place(known=known) as place:
+            return await place.run(release.wait)
+
+    serving = [asyncio.ensure_future(served(known=False)) for _ in range(2)]
     await asyncio.sleep(0)
+    # The last place is for somebody who is known.
     for _ in range(3):
         with pytest.raises(domain.Exhausted):
             await hasher.hash(PASSWORD)
+    serving.append(asyncio.ensure_future(served(known=True)))
+    await asyncio.sleep(0)
+    with pytest.raises(domain.Exhausted):
+        await hasher.hash(PASSWORD, known=True)
     release.set()
-    assert await asyncio.gather(*served) == [True] * 3
-    assert await hasher.verify(await hasher.hash(PASSWORD), PASSWORD)
+    assert await asyncio.gather(*serving) == [True] * 3
+    with hasher.place() as place:
+        assert await place.verify(await place.hash(PASSWORD), PASSWORD)
+    assert hasher._count == 0
 
 
 async def test_who_leaves_in_the_midst_of_a_login_does_not_make_room_for_more():
@@ -190,12 +214,53 @@ async def test_who_leaves_in_the_midst_of_a_login_does_not_make_room_for_more():
         release.wait(10)
 
     hasher = Passwords(at_once_max=1, waiting_max=0)
-    leaving = asyncio.create_task(hasher._in_thread(work))
+
+    async def leave_in_the_midst() -> None:
+        with hasher.place() as place:
+            await place.run(work)
+
+    leaving = asyncio.create_task(leave_in_the_midst())
     await asyncio.to_thread(begun.wait, 10)
     leaving.cancel()
     with pytest.raises(domain.Exhausted):
         await hasher.hash(PASSWORD)
     release.set()
+
+
+async def test_who_is_refused_for_the_many_others_has_not_failed(bare_installation):
+    """Nor has to wait when they are gone."""
+    one = {"password_hashes_at_once_max": "1", "password_hashes_waiting_max": "0", "sign_in_per_second": "1000"}
+    async with bare_installation.serve("auth", **one) as auth:
+        person = await registered(auth)
+        begun, release = Event(), Event()
+
+        def verify(*_: object) -> bool:
+            begun.set()
+            return release.wait(10)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Place, "_verify", verify)
+            hashing = asyncio.create_task(reason_of(attempt(auth, Person("", "nobody@example.com"))))
+            await asyncio.to_thread(begun.wait, 10)
+            for _ in range(2 * FREE_FAILURES):
+                assert await reason_of(attempt(auth, person, PASSWORD)) == "RATE_LIMITED"
+            release.set()
+            await hashing
+        assert await reason_of(attempt(auth, person, PASSWORD)) == ""
+
+
+async def test_a_sign_in_from_a_new_place_is_told_to_the_owner(auth, bare_installation):
+    person = await registered(auth)
+    for address in ("198.51.100.1", "198.51.100.1", "2001:db8::1", "2001:db8::ffff"):
+        assert await reason_of(attempt(auth, person, PASSWORD, address)) == ""
+    # Not the first of all, and once for each place; of IPv6 that is a network.
+    mail = await letter_to(bare_installation.mails, person.email, "new place")
+    assert "2001:db8::1" in mail.text
+    assert await reason_of(attempt(auth, person, "wrong password", "203.0.113.9")) == "CREDENTIALS_INVALID"
+    assert await reason_of(attempt(auth, person, PASSWORD, "203.0.113.9")) == ""
+    second = await letter_to(bare_installation.mails, person.email, "new place", count=2)
+    assert "203.0.113.9" in second.text
+    assert len([one for one in letters(bare_installation.mails, person.email) if "new place" in one.subject]) == 2
 
 
 async def test_hashing_does_not_hold_up_other_calls(auth, monkeypatch):
@@ -206,7 +271,7 @@ async def test_hashing_does_not_hold_up_other_calls(auth, monkeypatch):
         begun.set()
         return release.wait(10)
 
-    monkeypatch.setattr(Passwords, "_verify", verify)
+    monkeypatch.setattr(Place, "_verify", verify)
     hashing = asyncio.create_task(reason_of(attempt(auth, Person("", "nobody@example.com"))))
     await asyncio.to_thread(begun.wait, 10)
     await stub_of(auth).GetMe(auth_pb2.GetMeRequest(), metadata=carrying(session))

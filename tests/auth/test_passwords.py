@@ -171,13 +171,17 @@ async def test_a_link_sets_a_new_password_once_and_ends_all_sessions(auth, bare_
 
 async def test_a_reset_leaves_the_second_factor_on(auth, bare_installation):
     who = await enrolled(auth)
+    mail = await letter_to(bare_installation.mails, who.person.email, "Verify")
+    await stub_of(auth).VerifyEmail(auth_pb2.VerifyEmailRequest(token=mail.token))
     await ask_reset(auth, who.person.email)
     letter = await letter_to(bare_installation.mails, who.person.email, "new password")
     await reset(auth, letter.token)
     assert (await login(auth, who.person, NEW)).challenge
 
 
-async def test_who_proves_an_address_that_another_registered_leaves_that_one_no_key(auth, bare_installation):
+async def test_who_proves_an_address_that_another_registered_leaves_that_one_no_key_and_no_factor(
+    auth, bare_installation
+):
     """Registered with somebody else's address, in the hope that its owner will one day use the account."""
     who = await enrolled(auth)
     made = await stub_of(auth).CreateApiKey(
@@ -189,6 +193,9 @@ async def test_who_proves_an_address_that_another_registered_leaves_that_one_no_
     await reset(auth, (await letter_to(bare_installation.mails, who.person.email, "new password")).token)
     await until_ended(auth, token)
     assert await reason_of(stub_of(auth).ExchangeApiKey(exchange)) == "API_KEY_INVALID"
+    owner = await login(auth, who.person, NEW)
+    assert owner.access_token, "the other's second factor keeps nobody out"
+    assert not owner.user.totp_enabled
 
 
 async def test_a_reset_by_who_had_proved_the_address_leaves_their_keys(auth, bare_installation):
@@ -201,6 +208,7 @@ async def test_a_reset_by_who_had_proved_the_address_leaves_their_keys(auth, bar
     await ask_reset(auth, who.person.email)
     await reset(auth, (await letter_to(bare_installation.mails, who.person.email, "new password")).token)
     assert await reason_of(stub_of(auth).ExchangeApiKey(auth_pb2.ExchangeApiKeyRequest(secret=made.secret))) == ""
+    assert (await login(auth, who.person, NEW)).challenge, "and their second factor"
 
 
 async def until_reset_requests_are_done(rows) -> None:

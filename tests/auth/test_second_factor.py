@@ -12,7 +12,13 @@ from tradeloom.auth.v1 import auth_pb2
 
 from libs.ids import uuid7
 from services.auth import domain, totp
-from services.auth.domain import CHALLENGE_ATTEMPTS_MAX, FREE_FAILURES, RECOVERY_CODE_COUNT, Session
+from services.auth.domain import (
+    CHALLENGE_ATTEMPTS_MAX,
+    FREE_FAILURES,
+    FREE_FAILURES_OF_ACCOUNT,
+    RECOVERY_CODE_COUNT,
+    Session,
+)
 from services.auth.use_cases import new_refresh_token
 from tests.auth.people import (
     PASSWORD,
@@ -22,6 +28,7 @@ from tests.auth.people import (
     letter_to,
     reason_of,
     registered,
+    seen_from,
     signed_in,
     stub_of,
 )
@@ -42,15 +49,23 @@ RFC_CODES = {
 }
 
 
-def login(auth: Served, who: Enrolled):
-    return stub_of(auth).Login(auth_pb2.LoginRequest(email=who.person.email, password=PASSWORD))
+def login(auth: Served, who: Enrolled, address: str = "198.51.100.1"):
+    request = auth_pb2.LoginRequest(email=who.person.email, password=PASSWORD)
+    return stub_of(auth).Login(request, metadata=seen_from(address))
 
 
-def verify(auth: Served, challenge: str, code: str = "", recovery_code: str = "", request_id: str = ""):
+def verify(
+    auth: Served,
+    challenge: str,
+    code: str = "",
+    recovery_code: str = "",
+    request_id: str = "",
+    address: str = "198.51.100.1",
+):
     request = auth_pb2.VerifyTotpRequest(
         request_id=request_id, challenge=challenge, code=code, recovery_code=recovery_code
     )
-    return stub_of(auth).VerifyTotp(request)
+    return stub_of(auth).VerifyTotp(request, metadata=seen_from(address))
 
 
 def claims_of(token: str) -> dict:
@@ -176,7 +191,7 @@ async def test_after_five_wrong_codes_a_challenge_is_void_and_the_next_code_must
     challenge = (await login(auth, who)).challenge
     for _ in range(CHALLENGE_ATTEMPTS_MAX):
         assert await reason_of(verify(auth, challenge, "000000")) == "CODE_INVALID"
-    assert CHALLENGE_ATTEMPTS_MAX == FREE_FAILURES
+    assert CHALLENGE_ATTEMPTS_MAX == FREE_FAILURES, FREE_FAILURES_OF_ACCOUNT
     # Another challenge does not give other attempts.
     other = (await login(auth, who)).challenge
     code = who.next_code()
@@ -298,6 +313,36 @@ async def test_enabling_outdates_the_tokens_that_do_not_say_so(auth):
     newer = await stub_of(auth).Refresh(auth_pb2.RefreshRequest(refresh_token=other.refresh_token))
     assert claims_of(newer.access_token)["mfa"] is True
     assert await reason_of(stub_of(auth).GetMe(auth_pb2.GetMeRequest(), metadata=carrying(newer))) == ""
+
+
+async def test_who_has_only_the_password_keeps_the_owner_neither_from_stepping_up_nor_from_signing_in(auth):
+    who = await enrolled(auth)
+    first = (await login(auth, who)).challenge
+    assert await reason_of(verify(auth, first, recovery_code=who.recovery_codes[1])) == "", "and is known from here"
+    for _ in range(FREE_FAILURES):
+        challenge = (await login(auth, who, "203.0.113.9")).challenge
+        assert await reason_of(verify(auth, challenge, "000000", address="203.0.113.9")) == "CODE_INVALID"
+    challenge = (await login(auth, who, "203.0.113.9")).challenge
+    assert await reason_of(verify(auth, challenge, "000000", address="203.0.113.9")) == "LOGIN_DELAYED"
+    step_up = stub_of(auth).StepUp(auth_pb2.StepUpRequest(code=who.next_code()), metadata=who.metadata)
+    assert await reason_of(step_up) == ""
+    # Where the owner has signed in before.
+    challenge = (await login(auth, who)).challenge
+    assert await reason_of(verify(auth, challenge, recovery_code=who.recovery_codes[0])) == ""
+
+
+async def test_guesses_of_codes_from_many_places_are_held_up_together(auth):
+    who = await enrolled(auth)
+    first = (await login(auth, who)).challenge
+    assert await reason_of(verify(auth, first, recovery_code=who.recovery_codes[0])) == ""
+    reasons = []
+    for number in range(FREE_FAILURES_OF_ACCOUNT + 1):
+        address = f"203.0.113.{number}"
+        challenge = (await login(auth, who, address)).challenge
+        reasons.append(await reason_of(verify(auth, challenge, "000000", address=address)))
+    assert reasons == ["CODE_INVALID"] * FREE_FAILURES_OF_ACCOUNT + ["LOGIN_DELAYED"]
+    challenge = (await login(auth, who)).challenge
+    assert await reason_of(verify(auth, challenge, who.next_code())) == ""
 
 
 async def test_wrong_codes_within_a_session_are_held_up_too(auth):

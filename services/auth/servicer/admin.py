@@ -9,6 +9,7 @@ from libs.mesh.wire import timestamp
 from libs.store.database import Connection
 from services.auth import domain, events, store, wire
 from services.auth.domain import User
+from services.auth.mails import Kind
 from services.auth.servicer.desk import Desk
 from services.auth.servicer.records import page_of_events
 
@@ -61,6 +62,19 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
             return user
 
         return await desk.answer_once_with_user(request, auth_pb2.SetUserStateResponse, work, also=(user_id,))
+
+    async def ResetSecondFactor(self, request, context):
+        desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)
+
+        async def work(rows: Connection) -> auth_pb2.ResetSecondFactorResponse:
+            user = await desk.administer.reset_factor(
+                desk.identities(rows), desk.factors(rows), user_id, request.note, admin_user_id
+            )
+            await desk.outgoing.add(rows, user_id, Kind.TOTP_TAKEN_AWAY, user.email)
+            rows.after_commit(desk.revocations.look_now)
+            return auth_pb2.ResetSecondFactorResponse(user=wire.user_to_proto(user))
+
+        return await desk.answer_once(request, auth_pb2.ResetSecondFactorResponse, work, also=(user_id,))
 
     async def ListAuditEvents(self, request, context):
         desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)

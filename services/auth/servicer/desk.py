@@ -152,14 +152,15 @@ class Desk:
 
         Raises CredentialsInvalid, and LoginDelayed as Login does.
         """
-        counted = use_cases.counted_password(user_id)
-        await self.admit(counted)
+        counted = use_cases.counted_password(identity.current())
         async with self.database.transaction(user_id) as rows:
             password_hash = await self.identities(rows).find_password(user_id)
-        if password_hash is None or not await self.passwords.verify(password_hash, password):
-            async with self.database.transaction(user_id) as rows:
-                await self.identities(rows).note_failed_login(user_id, address)
-            raise domain.CredentialsInvalid("the password is wrong")
+        with self.passwords.place(known=True) as place:
+            await self.admit(counted)
+            if password_hash is None or not await place.verify(password_hash, password):
+                async with self.database.transaction(user_id) as rows:
+                    await self.identities(rows).note_failed_login(user_id, address)
+                raise domain.CredentialsInvalid("the password is wrong")
         async with self.database.transaction() as rows:
             await self.forget_failures(rows, counted)
         return password_hash
@@ -171,8 +172,11 @@ class Desk:
         not be in afterwards. Another hash may also be of the same password, made anew with more work.
         """
         now_kept = await self.identities(rows).find_password(user_id)
-        if now_kept != verified and not await self.passwords.verify(now_kept, password):
-            raise use_cases.refuse_credentials()
+        if now_kept == verified:
+            return
+        with self.passwords.place(known=True) as place:
+            if not await place.verify(now_kept, password):
+                raise use_cases.refuse_credentials()
 
     async def own_user(self, rows: Connection) -> User:
         """The caller, who may have been suspended or purged a moment ago."""

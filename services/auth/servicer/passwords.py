@@ -22,7 +22,7 @@ class PasswordMethods:
             self._refuse_common(request, await desk.own_user(rows))
         address = caller_of(context).address
         verified = await desk.check_password(caller.user_id, request.current_password, address)
-        password_hash = await desk.passwords.hash(request.new_password)
+        password_hash = await desk.passwords.hash(request.new_password, known=True)
 
         async def work(rows: Connection) -> auth_pb2.ChangePasswordResponse:
             user = await desk.own_user(rows)
@@ -55,7 +55,7 @@ class PasswordMethods:
             raise refuse_link()
         async with desk.database.transaction(user_id) as rows:
             self._refuse_common(request, await desk.identities(rows).find_user(user_id))
-        password_hash = await desk.passwords.hash(request.new_password)
+        password_hash = await desk.passwords.hash(request.new_password, known=True)
 
         async def work(rows: Connection) -> auth_pb2.ResetPasswordResponse:
             identities = desk.identities(rows)
@@ -67,8 +67,11 @@ class PasswordMethods:
             # Who reads the mail owns the address, and signs in from here next, whatever others have tried meanwhile.
             if not user.email_verified:
                 await identities.verify_email(user)
-                # Whoever registered may have been somebody else.
+                # Whoever registered may have been somebody else: nothing that they set up lets in, or keeps out.
                 await desk.api_keys(rows).revoke_all(user_id, cause="password_reset", now=desk.now())
+                if user.totp_enabled:
+                    await desk.factors(rows).delete_totp(user_id)
+                    await identities.outdate_tokens(user_id, desk.now())
             await identities.note_network(user_id, network_of(caller.address))
             await desk.forget_failures(rows, use_cases.counted_login(user.email, caller.address, is_known=False)[:2])
             await desk.outgoing.add(rows, user_id, Kind.PASSWORD_CHANGED, user.email)

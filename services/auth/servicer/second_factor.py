@@ -112,7 +112,7 @@ class SecondFactorMethods:
     async def _proving(self, request, response_type: type[Response], work, context) -> Response:
         """Does what a code allows, the attempt counted and a wrong code told."""
         desk, user_id = self._desk, identity.current().user_id
-        counted = use_cases.counted_code(user_id)
+        counted = use_cases.counted_code(identity.current())
         async with desk.database.transaction(user_id) as rows:
             if answer := await desk.first_answer(rows, request, response_type, user_id):
                 return answer

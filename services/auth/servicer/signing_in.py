@@ -11,12 +11,12 @@ from libs.mesh.requests import key_of, recorded
 from libs.store import requests
 from libs.store.database import Connection
 from services.auth import domain, factor_store, store, use_cases, wire
-from services.auth.domain import CHALLENGE_SECONDS, VERIFY_LINK_SECONDS, Purpose, User
+from services.auth.domain import CHALLENGE_SECONDS, VERIFY_LINK_SECONDS, Counted, Purpose, User
 from services.auth.keys import AccessToken, grant_of_session
 from services.auth.mails import Kind
 from services.auth.servicer.desk import Desk, caller_of
 from services.auth.store import AttemptStore
-from services.auth.use_cases import Opened
+from services.auth.use_cases import Caller, Opened
 
 ROLES_OF_A_PERSON = frozenset({"user"})
 
@@ -60,16 +60,17 @@ class SigningInMethods:
             # Whoever it is, from here on the same work is done, and takes the same time.
             user_id, password_hash, is_known = found or (use_cases.nobody_of(request.email), None, False)
             counted = use_cases.counted_login(request.email, caller.address, is_known=is_known)
-            await use_cases.admit(AttemptStore(rows), counted)
-        if not await desk.passwords.verify(password_hash, request.password):
-            async with desk.database.transaction(user_id) as rows:
-                await desk.identities(rows).note_failed_login(user_id, caller.address)
-            raise use_cases.refuse_credentials()
-        # By itself, for a repeat does no other work: the password was right, so it was no failure.
-        async with desk.database.transaction() as rows:
-            subjects = [one.subject for one in counted]
-            await AttemptStore(rows).forget(subjects[:2], take_back=subjects[2:])
-        renewed = await desk.passwords.renewed(password_hash, request.password)
+        with desk.passwords.place(known=is_known) as place:
+            await desk.admit(counted)
+            if not await place.verify(password_hash, request.password):
+                async with desk.database.transaction(user_id) as rows:
+                    await desk.identities(rows).note_failed_login(user_id, caller.address)
+                raise use_cases.refuse_credentials()
+            # By itself, for a repeat does no other work: the password was right, so it was no failure.
+            async with desk.database.transaction() as rows:
+                subjects = [one.subject for one in counted]
+                await AttemptStore(rows).forget(subjects[:2], take_back=subjects[2:])
+            renewed = await place.renewed(password_hash, request.password)
 
         async def work(rows: Connection) -> auth_pb2.LoginResponse:
             identities = desk.identities(rows)
@@ -82,7 +83,7 @@ class SigningInMethods:
                     desk.factors(rows), user_id, Purpose.CHALLENGE, CHALLENGE_SECONDS
                 )
                 return wire.challenge_to_proto(challenge, expire_time)
-            opened = await desk.open_session(identities, user, caller)
+            opened = await self._open_session(rows, user, caller)
             return wire.login_to_proto(opened, self._access_token(opened))
 
         return await desk.answer_once(request, auth_pb2.LoginResponse, work, user_id=user_id)
@@ -90,9 +91,10 @@ class SigningInMethods:
     async def VerifyTotp(self, request, context):
         desk, caller = self._desk, caller_of(context)
         token_hash = use_cases.hash_of(request.challenge)
-        user_id = await self._admit_challenge(request, token_hash)
-        if isinstance(user_id, auth_pb2.VerifyTotpResponse):
-            return user_id
+        admitted = await self._admit_challenge(request, token_hash, caller)
+        if isinstance(admitted, auth_pb2.VerifyTotpResponse):
+            return admitted
+        user_id, counted = admitted
 
         async def work(rows: Connection) -> auth_pb2.VerifyTotpResponse:
             identities, factors = desk.identities(rows), desk.factors(rows)
@@ -100,8 +102,8 @@ class SigningInMethods:
                 raise domain.ChallengeInvalid("the challenge is not valid; sign in again")
             user = domain.active(await identities.find_user(user_id))
             await desk.prove_factor(factors, user_id, request.code, request.recovery_code)
-            await desk.forget_failures(rows, use_cases.counted_code(user_id))
-            opened = await desk.open_session(identities, user, caller, second_factor=True)
+            await desk.forget_failures(rows, counted)
+            opened = await self._open_session(rows, user, caller, second_factor=True)
             left = await factors.count_recovery_codes(user_id)
             return wire.verified_to_proto(opened, self._access_token(opened), recovery_codes_left=left)
 
@@ -113,9 +115,12 @@ class SigningInMethods:
             raise
 
     async def _admit_challenge(
-        self, request: auth_pb2.VerifyTotpRequest, token_hash: bytes
-    ) -> UUID | auth_pb2.VerifyTotpResponse:
-        """Whose challenge it is, this attempt counted; or the first answer of a repeat. Raises ChallengeInvalid."""
+        self, request: auth_pb2.VerifyTotpRequest, token_hash: bytes, caller: Caller
+    ) -> tuple[UUID, list[Counted]] | auth_pb2.VerifyTotpResponse:
+        """Whose challenge it is, and by what this attempt was counted; or the first answer of a repeat.
+
+        Raises ChallengeInvalid.
+        """
         desk = self._desk
         async with desk.database.transaction() as rows:
             user_id = await factor_store.owner_of(rows, token_hash, Purpose.CHALLENGE)
@@ -125,10 +130,22 @@ class SigningInMethods:
             if answer := await desk.first_answer(rows, request, auth_pb2.VerifyTotpResponse, user_id):
                 return answer
             count = await desk.factors(rows).try_token(token_hash, desk.now())
-            await use_cases.admit(AttemptStore(rows), use_cases.counted_code(user_id))
+            is_known = await desk.identities(rows).is_known_network(user_id, network_of(caller.address))
+            counted = use_cases.counted_challenge(user_id, caller.address, is_known=is_known)
+            await use_cases.admit(AttemptStore(rows), counted)
         if count is None or count > domain.CHALLENGE_ATTEMPTS_MAX:
             raise domain.ChallengeInvalid("the challenge is not valid; sign in again")
-        return user_id
+        return user_id, counted
+
+    async def _open_session(
+        self, rows: Connection, user: User, caller: Caller, *, second_factor: bool = False
+    ) -> Opened:
+        """And tells the owner by mail, if it is from where they have not signed in before."""
+        desk = self._desk
+        opened = await desk.open_session(desk.identities(rows), user, caller, second_factor=second_factor)
+        if opened.from_elsewhere:
+            await desk.outgoing.add(rows, user.user_id, Kind.SIGNED_IN_ELSEWHERE, user.email, name=caller.address)
+        return opened
 
     async def Refresh(self, request, context):
         desk = self._desk

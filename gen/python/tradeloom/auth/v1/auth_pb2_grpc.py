@@ -1202,6 +1202,11 @@ class AdminServiceStub:
                 request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateResponse.FromString,
                 _registered_method=True)
+        self.ResetSecondFactor = channel.unary_unary(
+                '/tradeloom.auth.v1.AdminService/ResetSecondFactor',
+                request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetSecondFactorRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetSecondFactorResponse.FromString,
+                _registered_method=True)
         self.ListAuditEvents = channel.unary_unary(
                 '/tradeloom.auth.v1.AdminService/ListAuditEvents',
                 request_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ListAuditEventsRequest.SerializeToString,
@@ -1240,6 +1245,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetSecondFactor(self, request, context):
+        """Takes a person's second factor away, who has lost it and all recovery codes: ends their sessions
+        and sends them a mail. Only after having made sure who asks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAuditEvents(self, request, context):
         """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
         left out. That somebody else has read it is recorded about the person, too.
@@ -1273,6 +1286,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetUserState,
                     request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateRequest.FromString,
                     response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateResponse.SerializeToString,
+            ),
+            'ResetSecondFactor': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetSecondFactor,
+                    request_deserializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetSecondFactorRequest.FromString,
+                    response_serializer=tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetSecondFactorResponse.SerializeToString,
             ),
             'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAuditEvents,
@@ -1367,6 +1385,33 @@ class AdminService:
             '/tradeloom.auth.v1.AdminService/SetUserState',
             tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateRequest.SerializeToString,
             tradeloom_dot_auth_dot_v1_dot_auth__pb2.SetUserStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetSecondFactor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.auth.v1.AdminService/ResetSecondFactor',
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetSecondFactorRequest.SerializeToString,
+            tradeloom_dot_auth_dot_v1_dot_auth__pb2.ResetSecondFactorResponse.FromString,
             options,
             channel_credentials,
             insecure,

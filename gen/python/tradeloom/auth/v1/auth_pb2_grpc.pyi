@@ -352,6 +352,10 @@ class AdminServiceStub:
     """Suspends a person, or lets them in again. A suspended person's sessions end, API keys are refused
     and deployments pause; nothing is deleted.
     """
+    ResetSecondFactor: _aio.UnaryUnaryMultiCallable[_auth_pb2.ResetSecondFactorRequest, _auth_pb2.ResetSecondFactorResponse]
+    """Takes a person's second factor away, who has lost it and all recovery codes: ends their sessions
+    and sends them a mail. Only after having made sure who asks.
+    """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListAuditEventsRequest, _auth_pb2.ListAuditEventsResponse]
     """Lists what was recorded about a person, oldest first, with the proof that nothing was changed or
     left out. That somebody else has read it is recorded about the person, too.
@@ -388,6 +392,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_auth_pb2.SetUserStateResponse]:
         """Suspends a person, or lets them in again. A suspended person's sessions end, API keys are refused
         and deployments pause; nothing is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetSecondFactor(
+        self,
+        request: _auth_pb2.ResetSecondFactorRequest,
+        context: _aio.ServicerContext[_auth_pb2.ResetSecondFactorRequest, _abc.Awaitable[_auth_pb2.ResetSecondFactorResponse]],
+    ) -> _abc.Awaitable[_auth_pb2.ResetSecondFactorResponse]:
+        """Takes a person's second factor away, who has lost it and all recovery codes: ends their sessions
+        and sends them a mail. Only after having made sure who asks.
         """
 
     @_abc_1.abstractmethod

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etradeloom/auth/v1/events.proto\x12\x11tradeloom.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n\x0eUserRegistered\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12\x1b\n\tfull_name\x18\x03 \x01(\tR\x08\x66ullName\"H\n\rSessionOpened\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\"\x80\x01\n\x0cSessionEnded\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\xde\x01\n\x0bLoginFailed\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\x12#\n\rfailure_count\x18\x02 \x01(\x05R\x0c\x66\x61ilureCount\x12H\n\x12\x66irst_failure_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66irstFailureTime\x12\x46\n\x11last_failure_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastFailureTime\"%\n\rEmailVerified\x12\x14\n\x05\x65mail\x18\x01 \x01(\tR\x05\x65mail\"\'\n\x0fPasswordChanged\x12\x14\n\x05\x63\x61use\x18\x01 \x01(\tR\x05\x63\x61use\"\r\n\x0bTotpEnabled\"\x0e\n\x0cTotpDisabled\".\n\x12SecondFactorFailed\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\"\x1a\n\x18RecoveryCodesRegenerated\"1\n\x10RecoveryCodeUsed\x12\x1d\n\nleft_count\x18\x01 \x01(\x05R\tleftCount\"\xa0\x01\n\rApiKeyCreated\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x16\n\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n\x05scope\x18\x03 \x01(\tR\x05scope\x12\x1f\n\x0b\x61\x63\x63ount_ids\x18\x04 \x03(\tR\naccountIds\x12\"\n\rapi_key_count\x18\x05 \x01(\x05R\x0b\x61piKeyCount\"g\n\rApiKeyRevoked\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12\"\n\rapi_key_count\x18\x03 \x01(\x05R\x0b\x61piKeyCount\"D\n\nApiKeyUsed\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\"\x96\x02\n\rApiKeyRefused\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12#\n\rrefusal_count\x18\x04 \x01(\x05R\x0crefusalCount\x12H\n\x12\x66irst_refusal_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66irstRefusalTime\x12\x46\n\x11last_refusal_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastRefusalTime\"c\n\x11SigningKeyRotated\x12\x15\n\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x37\n\tsign_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08signTime\"6\n\x10\x41uditRecordsRead\x12\"\n\radmin_user_id\x18\x01 \x01(\tR\x0b\x61\x64minUserId\"o\n\x0cRolesChanged\x12\x14\n\x05roles\x18\x01 \x03(\tR\x05roles\x12%\n\x0eprevious_roles\x18\x02 \x03(\tR\rpreviousRoles\x12\"\n\radmin_user_id\x18\x03 \x01(\tR\x0b\x61\x64minUserId\"`\n\x10UserStateChanged\x12\x14\n\x05state\x18\x01 \x01(\tR\x05state\x12\x12\n\x04note\x18\x02 \x01(\tR\x04note\x12\"\n\radmin_user_id\x18\x03 \x01(\tR\x0b\x61\x64minUserIdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etradeloom/auth/v1/events.proto\x12\x11tradeloom.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n\x0eUserRegistered\x12\x17\n\x07user_id\x18\x01 \x01(\tR\x06userId\x12\x14\n\x05\x65mail\x18\x02 \x01(\tR\x05\x65mail\x12\x1b\n\tfull_name\x18\x03 \x01(\tR\x08\x66ullName\"H\n\rSessionOpened\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\"\x80\x01\n\x0cSessionEnded\x12\x1d\n\nsession_id\x18\x01 \x01(\tR\tsessionId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12;\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nexpireTime\"\xde\x01\n\x0bLoginFailed\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\x12#\n\rfailure_count\x18\x02 \x01(\x05R\x0c\x66\x61ilureCount\x12H\n\x12\x66irst_failure_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66irstFailureTime\x12\x46\n\x11last_failure_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastFailureTime\"%\n\rEmailVerified\x12\x14\n\x05\x65mail\x18\x01 \x01(\tR\x05\x65mail\"\'\n\x0fPasswordChanged\x12\x14\n\x05\x63\x61use\x18\x01 \x01(\tR\x05\x63\x61use\"\r\n\x0bTotpEnabled\"F\n\x0cTotpDisabled\x12\"\n\radmin_user_id\x18\x01 \x01(\tR\x0b\x61\x64minUserId\x12\x12\n\x04note\x18\x02 \x01(\tR\x04note\".\n\x12SecondFactorFailed\x12\x18\n\x07\x61\x64\x64ress\x18\x01 \x01(\tR\x07\x61\x64\x64ress\"\x1a\n\x18RecoveryCodesRegenerated\"1\n\x10RecoveryCodeUsed\x12\x1d\n\nleft_count\x18\x01 \x01(\x05R\tleftCount\"\xa0\x01\n\rApiKeyCreated\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x16\n\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n\x05scope\x18\x03 \x01(\tR\x05scope\x12\x1f\n\x0b\x61\x63\x63ount_ids\x18\x04 \x03(\tR\naccountIds\x12\"\n\rapi_key_count\x18\x05 \x01(\x05R\x0b\x61piKeyCount\"g\n\rApiKeyRevoked\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12\"\n\rapi_key_count\x18\x03 \x01(\x05R\x0b\x61piKeyCount\"D\n\nApiKeyUsed\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\"\x96\x02\n\rApiKeyRefused\x12\x1c\n\napi_key_id\x18\x01 \x01(\tR\x08\x61piKeyId\x12\x18\n\x07\x61\x64\x64ress\x18\x02 \x01(\tR\x07\x61\x64\x64ress\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12#\n\rrefusal_count\x18\x04 \x01(\x05R\x0crefusalCount\x12H\n\x12\x66irst_refusal_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x10\x66irstRefusalTime\x12\x46\n\x11last_refusal_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastRefusalTime\"c\n\x11SigningKeyRotated\x12\x15\n\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x37\n\tsign_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08signTime\"6\n\x10\x41uditRecordsRead\x12\"\n\radmin_user_id\x18\x01 \x01(\tR\x0b\x61\x64minUserId\"o\n\x0cRolesChanged\x12\x14\n\x05roles\x18\x01 \x03(\tR\x05roles\x12%\n\x0eprevious_roles\x18\x02 \x03(\tR\rpreviousRoles\x12\"\n\radmin_user_id\x18\x03 \x01(\tR\x0b\x61\x64minUserId\"`\n\x10UserStateChanged\x12\x14\n\x05state\x18\x01 \x01(\tR\x05state\x12\x12\n\x04note\x18\x02 \x01(\tR\x04note\x12\"\n\radmin_user_id\x18\x03 \x01(\tR\x0b\x61\x64minUserIdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,27 +47,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOTPENABLED']._serialized_start=690
   _globals['_TOTPENABLED']._serialized_end=703
   _globals['_TOTPDISABLED']._serialized_start=705
-  _globals['_TOTPDISABLED']._serialized_end=719
-  _globals['_SECONDFACTORFAILED']._serialized_start=721
-  _globals['_SECONDFACTORFAILED']._serialized_end=767
-  _globals['_RECOVERYCODESREGENERATED']._serialized_start=769
-  _globals['_RECOVERYCODESREGENERATED']._serialized_end=795
-  _globals['_RECOVERYCODEUSED']._serialized_start=797
-  _globals['_RECOVERYCODEUSED']._serialized_end=846
-  _globals['_APIKEYCREATED']._serialized_start=849
-  _globals['_APIKEYCREATED']._serialized_end=1009
-  _globals['_APIKEYREVOKED']._serialized_start=1011
-  _globals['_APIKEYREVOKED']._serialized_end=1114
-  _globals['_APIKEYUSED']._serialized_start=1116
-  _globals['_APIKEYUSED']._serialized_end=1184
-  _globals['_APIKEYREFUSED']._serialized_start=1187
-  _globals['_APIKEYREFUSED']._serialized_end=1465
-  _globals['_SIGNINGKEYROTATED']._serialized_start=1467
-  _globals['_SIGNINGKEYROTATED']._serialized_end=1566
-  _globals['_AUDITRECORDSREAD']._serialized_start=1568
-  _globals['_AUDITRECORDSREAD']._serialized_end=1622
-  _globals['_ROLESCHANGED']._serialized_start=1624
-  _globals['_ROLESCHANGED']._serialized_end=1735
-  _globals['_USERSTATECHANGED']._serialized_start=1737
-  _globals['_USERSTATECHANGED']._serialized_end=1833
+  _globals['_TOTPDISABLED']._serialized_end=775
+  _globals['_SECONDFACTORFAILED']._serialized_start=777
+  _globals['_SECONDFACTORFAILED']._serialized_end=823
+  _globals['_RECOVERYCODESREGENERATED']._serialized_start=825
+  _globals['_RECOVERYCODESREGENERATED']._serialized_end=851
+  _globals['_RECOVERYCODEUSED']._serialized_start=853
+  _globals['_RECOVERYCODEUSED']._serialized_end=902
+  _globals['_APIKEYCREATED']._serialized_start=905
+  _globals['_APIKEYCREATED']._serialized_end=1065
+  _globals['_APIKEYREVOKED']._serialized_start=1067
+  _globals['_APIKEYREVOKED']._serialized_end=1170
+  _globals['_APIKEYUSED']._serialized_start=1172
+  _globals['_APIKEYUSED']._serialized_end=1240
+  _globals['_APIKEYREFUSED']._serialized_start=1243
+  _globals['_APIKEYREFUSED']._serialized_end=1521
+  _globals['_SIGNINGKEYROTATED']._serialized_start=1523
+  _globals['_SIGNINGKEYROTATED']._serialized_end=1622
+  _globals['_AUDITRECORDSREAD']._serialized_start=1624
+  _globals['_AUDITRECORDSREAD']._serialized_end=1678
+  _globals['_ROLESCHANGED']._serialized_start=1680
+  _globals['_ROLESCHANGED']._serialized_end=1791
+  _globals['_USERSTATECHANGED']._serialized_start=1793
+  _globals['_USERSTATECHANGED']._serialized_end=1889
 # @@protoc_insertion_point(module_scope)

@@ -217,12 +217,21 @@ class TotpDisabled(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    ADMIN_USER_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    admin_user_id: _builtins.str
+    """The administrator who took it away; empty: its owner, or who proved to own the address first."""
+    note: _builtins.str
+    """Why, as the administrator said."""
     def __init__(
         self,
+        *,
+        admin_user_id: _builtins.str = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admin_user_id", b"admin_user_id", "note", b"note"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
