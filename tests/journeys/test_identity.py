@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.administrator import Administrator
 from tests.auth.people import Letter, letters
 from tests.authenticator import Authenticator
 from tests.journeys.callers import BufCurl, Caller, Curl, Grpcurl, Json, Refused, Stubs
@@ -43,10 +44,6 @@ def register(caller: Caller) -> tuple[str, str]:
 
 def sign_in(caller: Caller, email: str, password: str = PASSWORD) -> Json:
     return caller.call("AuthService.Login", {"email": email, "password": password})
-
-
-def admin_token(caller: Caller, stack: Stack) -> str:
-    return sign_in(caller, *stack.admin)["access_token"]
 
 
 def letter(stack: Stack, to: str, subject: str, *, count: int = 1) -> Letter:
@@ -179,10 +176,10 @@ def test_a_stolen_refresh_token_ends_the_session_of_thief_and_owner(one_of_two: 
 
 
 def test_a_suspended_person_is_out_within_five_seconds_and_in_again_afterwards(
-    one_of_two: Caller, stack: Stack
+    one_of_two: Caller, administrator: Administrator
 ) -> None:
     user_id, email = register(one_of_two)
-    session, admin = sign_in(one_of_two, email), admin_token(one_of_two, stack)
+    session, admin = sign_in(one_of_two, email), administrator.token
     account_id = open_account(one_of_two, session["access_token"])
     suspend = {"user_id": user_id, "state": "USER_STATE_SUSPENDED", "note": "journey"}
     assert (
@@ -199,7 +196,7 @@ def test_a_suspended_person_is_out_within_five_seconds_and_in_again_afterwards(
 
 
 def test_a_plan_reaches_a_running_session_and_its_quota_is_enforced_where_it_is_used(
-    one_of_two: Caller, stack: Stack
+    one_of_two: Caller, administrator: Administrator
 ) -> None:
     user_id, email = register(one_of_two)
     session = sign_in(one_of_two, email)
@@ -213,8 +210,8 @@ def test_a_plan_reaches_a_running_session_and_its_quota_is_enforced_where_it_is_
     for _ in range(limit):
         create(fresh)
     assert refusal(lambda: create(fresh)) == RESOURCE_EXHAUSTED
-    admin = admin_token(one_of_two, stack)
-    one_of_two.call("BillingService.AssignPlan", {"request_id": str(uuid4()), "user_id": user_id, "plan": "pro"}, admin)
+    give = {"request_id": str(uuid4()), "user_id": user_id, "plan": "pro"}
+    one_of_two.call("BillingService.AssignPlan", give, administrator.token)
     refreshed = {"refresh_token": session["refresh_token"]}
 
     def made_with_more() -> bool:

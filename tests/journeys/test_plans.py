@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.administrator import Administrator
 from tests.journeys.callers import BufCurl, Caller, Curl, Grpcurl, Refused, Stubs
 from tests.stack import Stack
 
@@ -16,7 +17,7 @@ def caller(request: pytest.FixtureRequest, stack: Stack) -> Caller:
     return request.param(stack.edge)
 
 
-def test_an_administrator_gives_somebody_a_plan(caller: Caller, stack: Stack) -> None:
+def test_an_administrator_gives_somebody_a_plan(caller: Caller, administrator: Administrator) -> None:
     plans = caller.call("BillingService.ListPlans", {})
     assert {"free", "pro", "desk"} <= {plan["plan"] for plan in plans["plans"]}
     email = f"{uuid4()}@example.com"
@@ -32,8 +33,7 @@ def test_an_administrator_gives_somebody_a_plan(caller: Caller, stack: Stack) ->
         caller.call("BillingService.AssignPlan", give, token)
     assert forbidden.value.code == PERMISSION_DENIED
 
-    address, password = stack.admin
-    admin = caller.call("AuthService.Login", {"email": address, "password": password})["access_token"]
+    admin = administrator.token
     given = caller.call("BillingService.AssignPlan", give, admin)
     assert given["subscription"]["plan_in_force"] == "pro"
     entitlements = caller.call("BillingService.GetEntitlements", {}, token)

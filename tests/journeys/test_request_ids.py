@@ -16,6 +16,7 @@ from tradeloom.policy.v1 import policy_pb2
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
 from libs.mesh.contract import methods, without_secrets
+from tests.administrator import Administrator
 from tests.auth.people import Letter, letters
 from tests.authenticator import Authenticator
 from tests.stack import Stack, until
@@ -41,7 +42,7 @@ MUTATING = sorted(
 class World:
     """Stubs through the edge, and somebody to call them."""
 
-    def __init__(self, channel: grpc.Channel, stack: Stack) -> None:
+    def __init__(self, channel: grpc.Channel, stack: Stack, administrator: Administrator) -> None:
         self.auth = auth_pb2_grpc.AuthServiceStub(channel)
         self.admins = auth_pb2_grpc.AdminServiceStub(channel)
         self.mails = stack.folder.mails
@@ -56,7 +57,11 @@ class World:
         self.email = f"{uuid4()}@example.com"
         self.auth.Register(auth_pb2.RegisterRequest(email=self.email, password=PASSWORD))
         self.user = self.sign_in(self.email, PASSWORD)
-        self.admin = self.sign_in(*stack.admin)
+        self.administrator = administrator
+
+    @property
+    def admin(self) -> list[tuple[str, str]]:
+        return self.administrator.metadata
 
     def sign_in(self, email: str, password: str) -> list[tuple[str, str]]:
         session = self.auth.Login(auth_pb2.LoginRequest(email=email, password=password))
@@ -252,6 +257,8 @@ def walk_users(world: World, name: str, request_id: str) -> tuple[Any, Any, Any,
             ]
             put = [world.broker_credentials.PutBrokerCredential(each, metadata=who.metadata) for each in requests]
             fields, other = ({"credential_id": each.credential.credential_id} for each in put)
+        case "ResetSecondFactor":
+            fields, other = ({"user_id": who.user_id, "note": each} for each in ("lost", "stolen"))
         case _:
             raise AssertionError(f"no example for {name}: every mutating RPC is walked")
     request_type = getattr(users_pb2, f"{name}Request")
@@ -281,6 +288,7 @@ def walk_auth(world: World, name: str, request_id: str) -> tuple[Any, Any, Any, 
         "CreateApiKey",
         "RevokeApiKey",
         "ExchangeApiKey",
+        "ResetSecondFactor",
     ):
         who.enroll()
     fields: dict[str, Any] = {}
@@ -329,6 +337,8 @@ def walk_auth(world: World, name: str, request_id: str) -> tuple[Any, Any, Any, 
                 {"user_id": who.user_id, "state": each}
                 for each in (auth_pb2.USER_STATE_SUSPENDED, auth_pb2.USER_STATE_ACTIVE)
             )
+        case "ResetSecondFactor":
+            fields, other = ({"user_id": who.user_id, "note": each} for each in ("lost", "stolen"))
         case _:
             raise AssertionError(f"no example for {name}: every mutating RPC is walked")
     request_type = getattr(auth_pb2, f"{name}Request")
@@ -406,11 +416,11 @@ def ended(world: World) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(stack: Stack) -> Iterator[World]:
+def world(stack: Stack, administrator: Administrator) -> Iterator[World]:
     trades = "timestamp,id,side,price,amount\n1570000000000,1,buy,1.00,2\n1570000001000,2,sell,1.01,3\n"
     (stack.replays / "walk.csv").write_text(trades)
     with grpc.insecure_channel(stack.edge, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        yield World(channel, stack)
+        yield World(channel, stack, administrator)
 
 
 def shown(message: Message) -> Message:

@@ -55,7 +55,7 @@ const KINDS: Record<string, (detail: Detail) => [string, string[], boolean?]> = 
   "tradeloom.auth.v1.EmailVerified": (detail) => ["E-mail address verified", [text(detail.email)]],
   "tradeloom.auth.v1.PasswordChanged": (detail) => ["Password changed", [text(detail.cause) === "reset" ? "by a link in a mail" : ""]],
   "tradeloom.auth.v1.TotpEnabled": () => ["Second factor enabled", []],
-  "tradeloom.auth.v1.TotpDisabled": () => ["Second factor disabled", [], true],
+  "tradeloom.auth.v1.TotpDisabled": (detail) => ["Second factor disabled", [text(detail.note), ...byAdmin(detail)], true],
   "tradeloom.auth.v1.SecondFactorFailed": (detail) => ["Wrong code of the second factor", from(detail), true],
   "tradeloom.auth.v1.RecoveryCodesRegenerated": () => ["New recovery codes", []],
   "tradeloom.auth.v1.RecoveryCodeUsed": (detail) => ["Recovery code used", [`${text(detail.left_count) || "0"} left`]],

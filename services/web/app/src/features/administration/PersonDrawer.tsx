@@ -60,6 +60,7 @@ function Person({ person }: { person: User }) {
         <>
           <Roles key={person.roles.join()} person={person} />
           <State key={person.state} person={person} />
+          {person.totpEnabled && <SecondFactor person={person} />}
           <AssignPlan userId={person.userId} />
         </>
       )}
@@ -182,6 +183,54 @@ function State({ person }: { person: User }) {
           />
           <Button type="submit" size="xs" {...(isActive ? { color: "red" } : { variant: "default" })} w="fit-content" loading={setting.isPending}>
             {isActive ? "Suspend" : "Let in again"}
+          </Button>
+        </Stack>
+      </form>
+    </Part>
+  );
+}
+
+function SecondFactor({ person }: { person: User }) {
+  const { admin } = useApi();
+  const changed = useChanged();
+  const [note, setNote] = useState("");
+  const [requestId, setRequestId] = useState(newRequestId);
+  const resetting = useMutation({
+    mutationFn: () => admin.resetSecondFactor({ requestId, userId: person.userId, note: note.trim() }),
+    onSuccess: async () => {
+      notifications.show({ color: "yellow", title: "Second factor taken away", message: person.email });
+      await changed(person.userId);
+    },
+  });
+  return (
+    <Part title="Lost second factor">
+      <form
+        aria-label="Lost second factor"
+        onSubmit={(event: FormEvent) => {
+          event.preventDefault();
+          if (!resetting.isPending) resetting.mutate();
+        }}
+      >
+        <Stack gap="xs">
+          <Text size="xs" c="dimmed">
+            For who has lost the app and all recovery codes: make sure first that it is really them. Ends every session; the password alone
+            signs in afterwards.
+          </Text>
+          {resetting.error && <RefusalAlert error={resetting.error} />}
+          <Textarea
+            label="How you made sure, for the record"
+            required
+            maxLength={NOTE_LENGTH_MAX}
+            rows={2}
+            value={note}
+            onChange={(event) => {
+              setNote(event.currentTarget.value);
+              setRequestId(newRequestId());
+              resetting.reset();
+            }}
+          />
+          <Button type="submit" size="xs" color="red" w="fit-content" loading={resetting.isPending}>
+            Take it away
           </Button>
         </Stack>
       </form>

@@ -6,6 +6,7 @@ import {
   UserSchema,
   UserState,
   type ListUsersRequest,
+  type ResetSecondFactorRequest,
   type SetUserRolesRequest,
   type SetUserStateRequest,
 } from "@gen/tradeloom/auth/v1/auth_pb.js";
@@ -24,12 +25,13 @@ test("a day ends at its last second, by the reader's own clock", () => {
   expect(endOfDay("nonsense")).toBeUndefined();
 });
 
-test("an administrator finds a person, sets roles, assigns a plan, and suspends with a note", async () => {
+test("an administrator finds a person, sets roles, takes a lost factor away, assigns a plan, and suspends with a note", async () => {
   const asked: ListUsersRequest[] = [];
   const roles: SetUserRolesRequest[] = [];
   const states: SetUserStateRequest[] = [];
   const plans: AssignPlanRequest[] = [];
-  let bob = create(UserSchema, { userId: "u-bob", email: "bob@example.com", roles: ["user"], state: UserState.ACTIVE });
+  let bob = create(UserSchema, { userId: "u-bob", email: "bob@example.com", roles: ["user"], state: UserState.ACTIVE, totpEnabled: true });
+  const resets: ResetSecondFactorRequest[] = [];
   const api = await signedInApi(({ service }) => {
     service(AdminService, {
       listUsers: (request) => {
@@ -40,6 +42,11 @@ test("an administrator finds a person, sets roles, assigns a plan, and suspends 
         roles.push(request);
         if (roles.length === 1) throw refused(Code.FailedPrecondition, "LAST_ADMIN");
         bob = { ...bob, roles: [...request.roles] };
+        return { user: bob };
+      },
+      resetSecondFactor: (request) => {
+        resets.push(request);
+        bob = { ...bob, totpEnabled: false };
         return { user: bob };
       },
       setUserState: (request) => {
@@ -74,6 +81,12 @@ test("an administrator finds a person, sets roles, assigns a plan, and suspends 
   await user.click(within(person).getByRole("button", { name: "Set the roles" }));
   await screen.findByText("Roles set");
   expect(roles[1]).toMatchObject({ userId: "u-bob", roles: ["user", "operator"] });
+
+  await user.type(within(person).getByLabelText(/How you made sure/), "showed a passport");
+  await user.click(within(person).getByRole("button", { name: "Take it away" }));
+  await screen.findByText("Second factor taken away");
+  await waitFor(() => expect(within(person).queryByRole("button", { name: "Take it away" })).toBeNull());
+  expect(resets).toMatchObject([{ userId: "u-bob", note: "showed a passport" }]);
 
   await user.click(within(person).getByRole("combobox", { name: "Plan" }));
   await user.click(await screen.findByRole("option", { name: "Pro" }));
