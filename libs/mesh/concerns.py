@@ -205,6 +205,9 @@ def check(message: Message) -> None:
 def permit(policy: policy_pb2.Policy, caller: Identity | None, peer: str) -> None:
     """Raises Forbidden unless the policy lets the caller, and the service at the other end, in."""
     if policy.access == policy_pb2.ACCESS_PUBLIC:
+        # Past the edge's limits nobody guesses passwords with a service's certificate.
+        if peer not in TOKEN_BRINGERS and peer not in policy.services:
+            raise Forbidden("the method is for people", needs=f"service:{','.join(TOKEN_BRINGERS)}")
         return
     if policy.access == policy_pb2.ACCESS_SERVICE:
         if peer not in policy.services:

@@ -34,11 +34,28 @@ from libs.telemetry import logs, traces
 log = structlog.get_logger(__name__)
 
 CONCURRENT_STREAMS_MAX = 4_000
+# After so long a connection takes no new calls, and its peer opens another: who has lost their certificate's right, because
+# it has expired or its authority is trusted no more, is out then, whatever they hold open.
+CONNECTION_SECONDS_MAX = 3_600.0
+# And calls and streams of before may go on for so long.
+CONNECTION_GRACE_SECONDS = 3_600.0
+
+
+def aging(
+    seconds: float = CONNECTION_SECONDS_MAX, grace_seconds: float = CONNECTION_GRACE_SECONDS
+) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_connection_age_ms", int(seconds * 1_000)),
+        ("grpc.max_connection_age_grace_ms", int(grace_seconds * 1_000)),
+    ]
+
+
 SERVER_OPTIONS = [
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_concurrent_streams", CONCURRENT_STREAMS_MAX),
     *keepalive(),
+    *aging(),
     # Clients may ping half as often again as they are told to.
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MILLISECONDS // 2),
     ("grpc.http2.max_ping_strikes", 0),

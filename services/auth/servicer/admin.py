@@ -66,15 +66,15 @@ class AdminServicer(auth_pb2_grpc.AdminServiceServicer):
     async def ResetSecondFactor(self, request, context):
         desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)
 
-        async def work(rows: Connection) -> auth_pb2.ResetSecondFactorResponse:
+        async def work(rows: Connection) -> User:
             user = await desk.administer.reset_factor(
                 desk.identities(rows), desk.factors(rows), user_id, request.note, admin_user_id
             )
             await desk.outgoing.add(rows, user_id, Kind.TOTP_TAKEN_AWAY, user.email)
             rows.after_commit(desk.revocations.look_now)
-            return auth_pb2.ResetSecondFactorResponse(user=wire.user_to_proto(user))
+            return user
 
-        return await desk.answer_once(request, auth_pb2.ResetSecondFactorResponse, work, also=(user_id,))
+        return await desk.answer_once_with_user(request, auth_pb2.ResetSecondFactorResponse, work, also=(user_id,))
 
     async def ListAuditEvents(self, request, context):
         desk, admin_user_id, user_id = self._desk, identity.current().user_id, UUID(request.user_id)

@@ -155,8 +155,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewing, "LOOK_SECONDS", LOOK_SECONDS)
     monkeypatch.setattr(pki, "LEAF_LIFE", timedelta(seconds=4))
     monkeypatch.setattr(pki, "RENEW_BEFORE", timedelta(seconds=3))
-    short = [("grpc.max_connection_age_ms", 500), ("grpc.max_connection_age_grace_ms", 120_000)]
-    monkeypatch.setattr(server, "SERVER_OPTIONS", [*server.SERVER_OPTIONS, *short])
+    usual = [option for option in server.SERVER_OPTIONS if option not in server.aging()]
+    assert len(usual) + len(server.aging()) == len(server.SERVER_OPTIONS)
+    monkeypatch.setattr(server, "SERVER_OPTIONS", [*usual, *server.aging(0.5, 120)])
 
 
 async def renew(folder: Path) -> None:
@@ -203,11 +204,20 @@ async def test_leaves_are_replaced_until_the_first_has_expired_and_no_call_fails
     folder.mkdir()
     make_certificates(folder, folder / "authority.key", WORDS)
     first = kept(folder, tmp_path / "first")
-    async with loaded(place, tmp_path, folder) as (orders, load):
+    async with (
+        loaded(place, tmp_path, folder) as (orders, load),
+        open_channel(orders.address, "orders", tls_folder=first, caller="edge") as held,
+    ):
         assert await refusal(orders.address, first) is grpc.StatusCode.OK
+        stub = orders_pb2_grpc.PortfolioServiceStub(held)
+        await stub.ListAccounts(LOOK, metadata=sign_in(), timeout=5)
         await until(leaf(first).not_valid_after_utc + timedelta(seconds=1))
         before = dict(load.calls)
         assert await refusal(orders.address, first) is grpc.StatusCode.UNAVAILABLE
+        # Nor does it help to have come while it was good.
+        with pytest.raises(aio.AioRpcError) as caught:
+            await stub.ListAccounts(LOOK, metadata=sign_in(), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await refusal(orders.address, folder) is grpc.StatusCode.OK
         # Those who called all the time go on, on connections of after that moment.
         await until(datetime.now(UTC) + timedelta(seconds=1))

@@ -54,7 +54,7 @@ class _AccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Access.ValueTy
     ACCESS_UNSPECIFIED: _Access.ValueType  # 0
     """Never valid: a method must decide."""
     ACCESS_PUBLIC: _Access.ValueType  # 1
-    """Anyone, without a token."""
+    """Anyone, without a token, through the edge; of the services those that are named."""
     ACCESS_USER: _Access.ValueType  # 2
     """Any signed-in user."""
     ACCESS_OPERATOR: _Access.ValueType  # 3
@@ -70,7 +70,7 @@ class Access(_Access, metaclass=_AccessEnumTypeWrapper):
 ACCESS_UNSPECIFIED: Access.ValueType  # 0
 """Never valid: a method must decide."""
 ACCESS_PUBLIC: Access.ValueType  # 1
-"""Anyone, without a token."""
+"""Anyone, without a token, through the edge; of the services those that are named."""
 ACCESS_USER: Access.ValueType  # 2
 """Any signed-in user."""
 ACCESS_OPERATOR: Access.ValueType  # 3
@@ -174,8 +174,8 @@ class Policy(_message.Message):
     """The caller must have proved to own the e-mail address."""
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """With ACCESS_SERVICE the words of the services that may call. Otherwise the services that
-        may call on behalf of a user whom they name; nobody else may name one.
+        """With ACCESS_SERVICE and ACCESS_PUBLIC the words of the services that may call. Otherwise the
+        services that may call on behalf of a user whom they name; nobody else may name one.
         """
 
     def __init__(
