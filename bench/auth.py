@@ -5,7 +5,8 @@ import base64
 import itertools
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -24,6 +25,9 @@ from libs.ids import uuid7
 from libs.mesh.identity import ALGORITHM, AUDIENCE, ISSUER, VERIFIED_TOKENS_MAX, Verifier
 
 MANY = 16
+GUESSES_PER_SECOND = 200
+"""Ten thousand in fifty seconds."""
+GUESSES_AT_ONCE_MAX = 50
 HASHES_AT_ONCE = 2
 """As the service's setting has it."""
 CHANNELS = 4
@@ -70,6 +74,45 @@ async def logins(stack: Stack, form: Form, report: Report) -> None:
 
         measured = await alternate({side: partial(measure, side) for side in sides}, form.rounds)
         compare(report, "login", "argon2", callers, measured, "logins/s")
+
+    guessed = await register(stack)
+
+    async def undisturbed() -> Values:
+        return (await warmed([login(0)], form.seconds)).values()
+
+    async def attacked() -> Values:
+        async with guesses(stubs[-1], guessed[0]):
+            return await undisturbed()
+
+    measured = await alternate({"attacked": attacked, "undisturbed": undisturbed}, form.rounds)
+    compare(report, "attacked", "undisturbed", 1, measured, "logins/s")
+
+
+@asynccontextmanager
+async def guesses(stub: auth_pb2_grpc.AuthServiceStub, email: str) -> AsyncIterator[None]:
+    """Wrong passwords at somebody's account during the block, as many a second, all of them answered by then."""
+    places, under_way = asyncio.Semaphore(GUESSES_AT_ONCE_MAX), set()
+
+    async def guess() -> None:
+        async with places:
+            with suppress(aio.AioRpcError):
+                await stub.Login(
+                    auth_pb2.LoginRequest(email=email, password=secrets.token_hex(12)), timeout=CALL_SECONDS
+                )
+
+    async def attack() -> None:
+        began = time.perf_counter()
+        for number in itertools.count(1):
+            under_way.add(task := asyncio.create_task(guess()))
+            task.add_done_callback(under_way.discard)
+            await asyncio.sleep(began + number / GUESSES_PER_SECOND - time.perf_counter())
+
+    attacking = asyncio.create_task(attack())
+    try:
+        yield
+    finally:
+        attacking.cancel()
+        await asyncio.gather(attacking, *under_way, return_exceptions=True)
 
 
 async def register(stack: Stack) -> tuple[str, str]:
@@ -191,4 +234,9 @@ def compare(
         report.note(f"{side}_{value}_at_{callers}", series(measured[side], value))
 
 
-WHAT = {"login": "Login", "seen": "a call with a token seen before", "new": "a call with a new token each time"}
+WHAT = {
+    "login": "Login",
+    "attacked": "Login while 200 wrong passwords a second go at another account",
+    "seen": "a call with a token seen before",
+    "new": "a call with a new token each time",
+}
