@@ -11,7 +11,7 @@ OLD_REQUEST = "create_time < now() - interval '1 day'"
 
 def upgrade() -> None:
     run(
-        # A JWS, which names the key; empty until the first record after this migration.
+        # A JWS, which names the key.
         "ALTER TABLE audit_chains ADD COLUMN signature text NOT NULL DEFAULT ''",
         # When the use of a key was last told of for the first time in a day, and from where since then.
         """

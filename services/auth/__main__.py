@@ -55,7 +55,7 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             await check_revision(rows, settings.word)
         async with open_keys(settings) as keys:
             box = KeyBox(await open_data_key(database, Sealer(keys)))
-        signer = Signer(box, settings.access_token_seconds, unsigned_chains_taken=settings.unsigned_audit_chains_taken)
+        signer = Signer(box, settings.access_token_seconds)
         prove_factor = use_cases.ProveFactor(box, now)
         outgoing = Outgoing(box, uuid7, settings.public_url)
         rotation = Rotation(

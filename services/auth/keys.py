@@ -118,9 +118,8 @@ def grant_of_key(user: User, key: ApiKey) -> Grant:
 class Signer:
     """Signs access tokens with the newest key whose time has come, and the ends of audit chains with theirs."""
 
-    def __init__(self, box: KeyBox, access_token_seconds: int, *, unsigned_chains_taken: bool = False) -> None:
+    def __init__(self, box: KeyBox, access_token_seconds: int) -> None:
         self._box, self.access_token_seconds = box, access_token_seconds
-        self._unsigned_chains_taken = unsigned_chains_taken
         self._opened: dict[str, Ed25519PrivateKey] = {}
         self.keys: tuple[StoredKey, ...] = ()
         self.audit_keys: tuple[StoredKey, ...] = ()
@@ -154,13 +153,9 @@ class Signer:
         return replace(end, signature=audit.signed(end, *self.audit_key()))
 
     def check_end(self, end: Checkpoint) -> None:
-        """Raises Tampered unless one of the keys has signed it; where nothing was recorded there is nothing to sign.
-
-        Nothing in the database tells an end from before ends were signed from one whose signature somebody took away:
-        only who runs the service can say so.
-        """
+        """Raises Tampered unless one of the keys has signed it; where nothing was recorded there is nothing to sign."""
         if not end.signature:
-            if self._unsigned_chains_taken or (end.sequence, end.hash) == (0, BEFORE_FIRST):
+            if (end.sequence, end.hash) == (0, BEFORE_FIRST):
                 return
             raise Tampered("its end is not signed")
         audit.check_signature(end, self._audit_public_keys)

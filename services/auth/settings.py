@@ -32,9 +32,6 @@ class Settings(SealingSettings):
     signing_key_lead_seconds: float = KEYS_LEAD_SECONDS
     # Between two looks at the keys of the other replicas; far below the lead.
     signing_key_poll_seconds: PositiveFloat = 10.0
-    # For once, after an upgrade from before the ends of audit chains were signed as they are written: then they are signed
-    # as they are found. Otherwise a missing signature was taken away by somebody.
-    unsigned_audit_chains_taken: bool = False
     # Where people find the page; links in mails begin with it.
     public_url: str = "http://localhost:8080"
     # smtp://user:password@host:587 (with STARTTLS) or smtps://…; without it mails are written to mail_folder, and in
