@@ -38,8 +38,9 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
             user_id = identity.current().user_id
         except LookupError:
             raise Unauthenticated("the call names no user") from None
-        key = await self._keys.lease_to_test(user_id, UUID(request.credential_id), request.request_id)
-        rights = await self._checkers.check(key)
+        async with self._checkers.turn(user_id):
+            key = await self._keys.lease_to_test(user_id, UUID(request.credential_id), request.request_id)
+            rights = await self._checkers.check(key)
         return wire.rights_to_proto(rights, key.revision, datetime.now(UTC))
 
     async def _count_open(self) -> dict[str, int]:

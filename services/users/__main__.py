@@ -70,6 +70,7 @@ async def users(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             seal_credential=use_cases.SealCredential(accounts, sealer),
             put_credential=use_cases.PutCredential(now),
             lease_credential=use_cases.LeaseCredential(now),
+            test_pause=timedelta(seconds=settings.credential_test_pause_seconds),
         )
         exporting = Exporting(
             worker,

@@ -17,6 +17,7 @@ from tradeloom.execution.v1 import execution_pb2, execution_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
 
+from libs.errors import Exhausted
 from libs.mesh.contract import Method, methods, without_secrets
 from libs.mesh.identity import for_user
 from services.users import domain, wire
@@ -50,7 +51,7 @@ class Venues:
         self._execution = execution_pb2_grpc.ExecutionServiceStub(channel)
 
     async def check(self, user_id: UUID, credential_id: UUID, *, venue: str, request_id: str) -> tuple[Check, int]:
-        """The venue's answer, and the revision of the credential that it is about. Raises VenueUnavailable."""
+        """The venue's answer, and the revision of the credential that it is about. Raises VenueUnavailable, Exhausted."""
         request = execution_pb2.CheckBrokerCredentialRequest(request_id=request_id, credential_id=str(credential_id))
         try:
             answer = await self._execution.CheckBrokerCredential(request, metadata=for_user(user_id))
@@ -61,6 +62,12 @@ class Venues:
             if reason == "VENUE_UNAVAILABLE":
                 raise domain.VenueUnavailable(
                     "the venue does not answer now", retry_after_seconds=retry_seconds, venue=venue
+                ) from None
+            if reason == "RATE_LIMITED":
+                raise Exhausted(
+                    "too many credentials are tested at once",
+                    retry_after_seconds=retry_seconds,
+                    limit="credential check",
                 ) from None
             raise
         return wire.check_from_proto(answer), answer.revision

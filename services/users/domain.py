@@ -411,6 +411,17 @@ def judged(credential: Credential, check: Check, *, revision: int) -> Credential
     return replace(credential, state=state, check=replace(check, problem=problem))
 
 
+def check_pause(credential: Credential, pause: timedelta, now: datetime) -> None:
+    """Raises Exhausted if the venue was asked about the credential a moment ago."""
+    if credential.check and (left := credential.check.check_time + pause - now) > timedelta(0):
+        # A clock that was set back makes nobody wait for longer.
+        raise Exhausted(
+            "the credential was tested a moment ago",
+            retry_after_seconds=min(left, pause).total_seconds(),
+            limit="credential check",
+        )
+
+
 def check_lease(credential: Credential, purpose: Purpose) -> None:
     if purpose is Purpose.TRADE and credential.state is not CredentialState.USABLE:
         raise CredentialNotUsable(

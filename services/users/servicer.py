@@ -1,6 +1,7 @@
 """Speaks the users API: reads the request, calls one use case, writes the response."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from uuid import UUID
 
@@ -183,8 +184,9 @@ class BrokerCredentialServicer(users_pb2_grpc.BrokerCredentialServiceServicer):
         seal_credential: use_cases.SealCredential,
         put_credential: use_cases.PutCredential,
         lease_credential: use_cases.LeaseCredential,
+        test_pause: timedelta,
     ) -> None:
-        self._database, self._sealer, self._venues = database, sealer, venues
+        self._database, self._sealer, self._venues, self._test_pause = database, sealer, venues, test_pause
         self._seal_credential, self._put_credential, self._lease_credential = (
             seal_credential,
             put_credential,
@@ -243,6 +245,7 @@ class BrokerCredentialServicer(users_pb2_grpc.BrokerCredentialServiceServicer):
         async with self._database.transaction(key.user_id) as rows:
             person = await store.locked(rows, key.user_id)
             credential = await use_cases.find_credential(person, credential_id)
+        domain.check_pause(credential, self._test_pause, datetime.now(UTC))
         check, revision = await self._venues.check(
             key.user_id, credential_id, venue=credential.venue, request_id=request.request_id
         )

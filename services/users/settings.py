@@ -21,6 +21,8 @@ class Settings(SealingSettings):
     # The time must have come for so long, so that a clock that was set wrong for less deletes nobody.
     deletion_confirm_seconds: NonNegativeFloat = 3600.0
     export_kept_days: PositiveFloat = 30.0
+    # Between two tests of one credential, whichever replica is asked.
+    credential_test_pause_seconds: NonNegativeFloat = 10.0
     # Before an export that failed is tried again, the first time; then longer and longer, up to ten minutes.
     export_retry_seconds: PositiveFloat = 5.0
 

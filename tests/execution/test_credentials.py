@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from tradeloom.execution.v1 import execution_pb2, execution_pb2_grpc
 from tradeloom.users.v1 import users_pb2
 
+from libs.errors import Exhausted
 from libs.ids import uuid7
 from libs.mesh import identity
 from libs.mesh.wire import timestamp
@@ -25,6 +26,7 @@ from services.execution.domain import (
     VenueNotFound,
     VenueUnavailable,
 )
+from services.execution.venues import credentials
 from services.execution.venues.credentials import Checkers
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import Installation
@@ -71,6 +73,8 @@ async def test_binance_says_what_a_key_may_do(binance: Binance):
     ("changed", "rights"),
     [
         ({"withdrawals": True}, KeyRights(can_read=True, can_trade=True, can_withdraw=True)),
+        ({"internal_transfer": True}, KeyRights(can_read=True, can_trade=True, can_withdraw=True)),
+        ({"universal_transfer": True}, KeyRights(can_read=True, can_trade=True, can_withdraw=True)),
         ({"spot_trading": False}, KeyRights(can_read=True)),
         ({"account_can_trade": False}, KeyRights(can_read=True)),
         ({"reading": False}, KeyRights(can_trade=True)),
@@ -99,7 +103,8 @@ async def test_a_key_that_binance_takes_for_nobodys_is_told_as_that(
     ("trouble", "seconds"),
     [
         (too_many(17), 17.0),
-        (Trouble(status=418, headers={"Retry-After": "9000"}, body="banned"), 3600.0),
+        (Trouble(status=418, headers={"Retry-After": "9000"}, body="banned"), 9000.0),
+        (Trouble(status=418, headers={"Retry-After": "9000000"}, body="banned"), 259_200.0),
         (Trouble(status=429, headers={"Retry-After": "soon"}, body="{}"), 1.0),
         (Trouble(status=500, body="<html>oops</html>"), 1.0),
         (Trouble(status=503, body='{"code":-1000,"msg":"busy"}'), 1.0),
@@ -113,6 +118,63 @@ async def test_a_venue_in_trouble_says_nothing_of_the_key(binance: Binance, trou
         await check(binance, leased())
     assert (caught.value.metadata["venue"], caught.value.retry_after_seconds) == ("BINANCE", seconds)
     assert (await check(binance, leased())).can_trade
+
+
+@pytest.mark.parametrize("status", [418, 429])
+async def test_a_venue_that_has_had_enough_is_left_alone_until_the_time_it_told(binance: Binance, status: int):
+    checkers = Checkers({"BINANCE": binance.url, "KRAKEN": binance.url}, 5.0)
+    binance.troubles.append(Trouble(status=status, headers={"Retry-After": "2"}, body="enough"))
+    loop = asyncio.get_running_loop()
+    with pytest.raises(VenueUnavailable):
+        await checkers.check(leased())
+    began, asked = loop.time(), len(binance.asked)
+    with pytest.raises(VenueUnavailable) as caught:
+        await checkers.check(leased(api_key="z" * 64))
+    assert 0 < caught.value.retry_after_seconds <= 2
+    assert len(binance.asked) == asked
+    # Other venues are others.
+    with pytest.raises(VenueUnavailable):
+        await checkers.check(leased("KRAKEN", KRAKEN_KEY, KRAKEN_SECRET))
+
+    async def may_ask() -> bool:
+        try:
+            return (await checkers.check(leased())).can_trade
+        except VenueUnavailable:
+            return False
+
+    while not await may_ask():
+        assert loop.time() - began < 20
+        await asyncio.sleep(0.05)
+    assert loop.time() - began >= 1.9
+
+
+async def test_all_people_together_ask_a_venue_so_often_in_a_minute(binance: Binance, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(credentials, "CHECKS_PER_MINUTE_MAX", 3)
+    monkeypatch.setattr(credentials, "MINUTE_SECONDS", 4.0)
+    checkers = Checkers({"BINANCE": binance.url}, 5.0)
+    for _ in range(3):
+        assert (await checkers.check(leased())).can_trade
+    with pytest.raises(VenueUnavailable) as caught:
+        await checkers.check(leased())
+    assert 0 < caught.value.retry_after_seconds <= 4
+    assert len(binance.asked) == 6
+    await asyncio.sleep(caught.value.retry_after_seconds + 0.01)
+    assert (await checkers.check(leased())).can_trade
+
+
+async def test_a_person_has_one_check_at_a_time_and_one_in_ten_seconds():
+    checkers, ada = Checkers({}, 5.0), uuid7()
+    async with checkers.turn(ada):
+        with pytest.raises(Exhausted) as caught:
+            async with checkers.turn(ada):
+                raise AssertionError
+        assert caught.value.retry_after_seconds == 1.0
+        async with checkers.turn(uuid7()):
+            pass
+    with pytest.raises(Exhausted) as caught:
+        async with checkers.turn(ada):
+            raise AssertionError
+    assert 8 < (caught.value.retry_after_seconds or 0) <= 10
 
 
 async def test_a_broken_connection_says_nothing_of_the_key(binance: Binance):
@@ -229,6 +291,11 @@ async def test_execution_leases_the_key_of_the_user_that_users_names_and_asks_th
             assert refused(caught)[0].name == code
         binance.troubles.append(too_many(30))
         stub = execution.stub(execution_pb2_grpc.ExecutionServiceStub, "users")
-        with pytest.raises(Exception) as caught:
-            await stub.CheckBrokerCredential(request, metadata=identity.for_user(user_id))
-        assert refused(caught)[1].reason == "VENUE_UNAVAILABLE"
+        # Too early, and then nothing is leased; somebody else is not.
+        leased_before = len(asked)
+        for caller, why in ((user_id, "RATE_LIMITED"), (uuid7(), "VENUE_UNAVAILABLE"), (uuid7(), "VENUE_UNAVAILABLE")):
+            with pytest.raises(Exception) as caught:
+                await stub.CheckBrokerCredential(request, metadata=identity.for_user(caller))
+            assert refused(caught)[1].reason == why
+        assert len(asked) == leased_before + 2
+        assert len(binance.asked) == 3

@@ -333,6 +333,7 @@ async def surrounded(installation: Installation, **changes: str) -> AsyncIterato
                 "order_router_url": addresses["orders"],
                 "execution_service_url": addresses["execution"],
                 "export_retry_seconds": "0.05",
+                "credential_test_pause_seconds": "0",
                 "deletion_confirm_seconds": "0",
                 **changes,
             },

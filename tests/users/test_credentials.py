@@ -10,15 +10,16 @@ from grpc import aio
 from tradeloom.execution.v1 import execution_pb2
 from tradeloom.users.v1 import events_pb2, users_pb2, users_pb2_grpc
 
+from libs.errors import Exhausted
 from libs.ids import uuid7
 from libs.mesh import identity
 from libs.mesh.wire import time_from_proto, timestamp
 from libs.words import WORDS
 from services.execution.domain import CredentialNotFound, venue_unavailable
 from services.users.domain import CREDENTIALS_MAX
-from tests.mesh import sign_in
+from tests.mesh import Installation, sign_in
 from tests.orders.stand import reason, refusal
-from tests.users.stand import BINANCE_KEY, BINANCE_SECRET, WAIT_SECONDS, Person, Stand, strong
+from tests.users.stand import BINANCE_KEY, BINANCE_SECRET, WAIT_SECONDS, Person, Stand, served, strong
 
 
 def says(stand: Stand, **said: Any) -> None:
@@ -387,6 +388,35 @@ async def test_repeating_a_test_returns_the_first_answer_without_asking_the_venu
     says(users, can_withdraw=True)
     assert await ada.test(put.credential_id, "same") == first
     assert users.around.asked.count(("CheckBrokerCredential", "users")) == 1
+
+
+async def test_the_same_credential_is_not_tested_again_at_once(installation: Installation):
+    async with served(installation, credential_test_pause_seconds="10") as users:
+        ada = users.person()
+        put, other = await ada.put(), await ada.put()
+        says(users)
+        first = await ada.test(put.credential_id, "same")
+        refused = await refusal(ada.test(put.credential_id))
+        assert (refused.code, refused.reason) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED")
+        assert 5 < refused.retry_seconds <= 10
+        assert await ada.test(put.credential_id, "same") == first
+        # Another one is, and so is another key in its place.
+        await ada.test(other.credential_id)
+        await ada.put(put.account_id, credential_id=put.credential_id)
+        await ada.test(put.credential_id)
+        assert users.around.asked.count(("CheckBrokerCredential", "users")) == 3
+
+
+async def test_who_is_to_wait_by_executions_word_is_told_so(users: Stand):
+    ada = users.person()
+    put = await ada.put()
+
+    async def too_many(request: Any) -> Any:
+        raise Exhausted("one at a time", retry_after_seconds=7.0)
+
+    users.around.check = too_many
+    refused = await refusal(ada.test(put.credential_id))
+    assert (refused.code, refused.reason, refused.retry_seconds) == ("RESOURCE_EXHAUSTED", "RATE_LIMITED", 7.0)
 
 
 async def test_what_was_said_of_a_key_does_not_count_for_the_one_put_in_its_place_meanwhile(users: Stand):

@@ -72,8 +72,9 @@ async def test_a_key_is_put_tested_at_the_venue_and_leased_to_trade(mesh: Mesh):
     ]
 
 
-async def test_a_key_that_may_withdraw_is_refused(mesh: Mesh):
-    mesh.venue.keys[BINANCE_KEY].withdrawals = True
+@pytest.mark.parametrize("right", ["withdrawals", "internal_transfer", "universal_transfer"])
+async def test_a_key_that_may_move_money_out_of_the_account_is_refused(mesh: Mesh, right: str):
+    setattr(mesh.venue.keys[BINANCE_KEY], right, True)
     ada = mesh.users.person()
     put = await ada.put(await mesh.opens_account(ada))
     tested = await ada.test(put.credential_id)

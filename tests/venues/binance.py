@@ -51,6 +51,8 @@ class Key:
     reading: bool = True
     spot_trading: bool = True
     withdrawals: bool = False
+    internal_transfer: bool = False
+    universal_transfer: bool = False
     account_can_trade: bool = True
 
 
@@ -138,10 +140,10 @@ class Binance:
             "createTime": 1698645219000,
             "enableReading": key.reading,
             "enableWithdrawals": key.withdrawals,
-            "enableInternalTransfer": False,
+            "enableInternalTransfer": key.internal_transfer,
             "enableMargin": False,
             "enableFutures": False,
-            "permitsUniversalTransfer": False,
+            "permitsUniversalTransfer": key.universal_transfer,
             "enableVanillaOptions": False,
             "enableFixApiTrade": False,
             "enableFixReadOnly": True,

@@ -4,12 +4,17 @@ import asyncio
 import binascii
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
+from uuid import UUID
 
 import structlog
 
+from libs.errors import Exhausted
+from libs.mesh.limits import Limiter
 from services.execution.domain import (
     CredentialProblem,
     KeyRights,
@@ -22,7 +27,15 @@ from services.execution.domain import (
 log = structlog.get_logger(__name__)
 
 CHECKS_AT_ONCE_MAX = 16
-RETRY_SECONDS_MAX = 3_600.0
+# Of all people, at one venue. A check takes 21 of the 6,000 that Binance allows an address in a minute.
+CHECKS_PER_MINUTE_MAX = 30
+MINUTE_SECONDS = 60.0
+CHECKS_OF_ONE = "credential check"
+CHECKS_OF_ONE_PER_SECOND_MAX = 0.1
+RETRY_SECONDS_MAX = 3 * 86_400.0  # the longest that Binance bans an address
+# With any of them a key moves money to another account, or to where other keys move it on: out of the account, to a
+# master's or a sub-account, and between wallets.
+BINANCE_MOVES_MONEY = ("enableWithdrawals", "enableInternalTransfer", "permitsUniversalTransfer")
 BINANCE_CODE = re.compile(r'"code":\s*(-?\d+)')
 BINANCE_SIGNATURE_INVALID = "-1022"
 KRAKEN_SIGNATURE_INVALID = "EAPI:Invalid signature"
@@ -39,7 +52,7 @@ async def ask_binance(exchange: Any) -> KeyRights:
         can_read=can_read,
         can_trade=restrictions.get("enableSpotAndMarginTrading") is True and account.get("canTrade", True) is True,
         # Where it is not said, the worst is taken to be so.
-        can_withdraw=restrictions.get("enableWithdrawals") is not False,
+        can_withdraw=any(restrictions.get(right) is not False for right in BINANCE_MOVES_MONEY),
     )
 
 
@@ -63,21 +76,55 @@ VENUES: Mapping[str, tuple[str, Ask, Mapping[str, str]]] = {
 
 
 class Checkers:
-    """urls by venue; a venue has seconds to answer."""
+    """urls by venue; a venue has seconds to answer.
+
+    A venue bans our address, not whose key it was: so people are held apart, and a venue that has had enough is left
+    alone. All of it is counted in this process. Of two replicas each asks as much, and learns of a ban by itself.
+    """
 
     def __init__(self, urls: Mapping[str, str], seconds: float) -> None:
         self._urls, self._seconds = urls, seconds
         self._at_once = asyncio.Semaphore(CHECKS_AT_ONCE_MAX)
+        self._people = Limiter(CHECKS_OF_ONE, CHECKS_OF_ONE_PER_SECOND_MAX)
+        self._checking: set[UUID] = set()
+        # By venue, and so no more than there are VENUES: when it was asked in the last minute, and is asked again.
+        self._asked: defaultdict[str, deque[float]] = defaultdict(deque)
+        self._resume_at: dict[str, float] = {}
+
+    @asynccontextmanager
+    async def turn(self, user_id: UUID) -> AsyncIterator[None]:
+        """One person's turn to have a key checked: one at a time. Raises Exhausted."""
+        if user_id in self._checking:
+            raise Exhausted("a check of this person's is under way", retry_after_seconds=1.0, limit=CHECKS_OF_ONE)
+        self._people.take(user_id)
+        self._checking.add(user_id)
+        try:
+            yield
+        finally:
+            self._checking.discard(user_id)
 
     async def check(self, key: LeasedKey) -> KeyRights:
-        """What the venue says. Raises VenueUnavailable where it says nothing, and VenueNotFound."""
+        """What the venue says. Raises VenueUnavailable where it says nothing or is not to be asked, and VenueNotFound."""
         if key.venue not in VENUES:
             raise VenueNotFound(f"there is no venue {key.venue} that knows keys", venue=key.venue)
+        self._count(key.venue)
         try:
             async with asyncio.timeout(self._seconds), self._at_once:
                 return await self._ask(key)
         except TimeoutError:
             raise venue_unavailable(key.venue) from None
+
+    def _count(self, venue: str) -> None:
+        """Counts a question to the venue; raises VenueUnavailable if it is one too many."""
+        now, asked = asyncio.get_running_loop().time(), self._asked[venue]
+        while asked and now - asked[0] >= MINUTE_SECONDS:
+            asked.popleft()
+        resume_at = self._resume_at.get(venue, now)
+        if len(asked) >= CHECKS_PER_MINUTE_MAX:
+            resume_at = max(resume_at, asked[0] + MINUTE_SECONDS)
+        if resume_at > now:
+            raise venue_unavailable(venue, resume_at - now)
+        asked.append(now)
 
     async def _ask(self, key: LeasedKey) -> KeyRights:
         # Half a second, and 40 MB: for those who need it, when they do, and beside the market's loop.
@@ -105,7 +152,11 @@ class Checkers:
             if isinstance(error, ccxt.AuthenticationError):
                 return KeyRights(problem=CredentialProblem.KEY_INVALID)
             # Also where a clock runs wrong, or too much was asked: nothing is said of the key.
-            raise self._unavailable(key, error, exchange) from None
+            refusal = self._unavailable(key, error, exchange)
+            if isinstance(error, (ccxt.DDoSProtection, ccxt.RateLimitExceeded)):
+                # Whoever goes on asking is banned, and banned for longer.
+                self._resume_at[key.venue] = asyncio.get_running_loop().time() + refusal.retry_after_seconds
+            raise refusal from None
         finally:
             await exchange.close()
 

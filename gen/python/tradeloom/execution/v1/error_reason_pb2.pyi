@@ -29,8 +29,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIAL_NOT_FOUND: _ErrorReason.ValueType  # 2
     """NOT_FOUND: the user has no credential with this id. Metadata: credential_id."""
     ERROR_REASON_VENUE_UNAVAILABLE: _ErrorReason.ValueType  # 3
-    """UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
-    come back. Metadata: venue.
+    """UNAVAILABLE: the venue does not answer, takes no more questions now, or was asked for as many people
+    as it is in a minute; `RetryInfo` says when to come back. Metadata: venue.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -43,7 +43,7 @@ ERROR_REASON_VENUE_NOT_FOUND: ErrorReason.ValueType  # 1
 ERROR_REASON_CREDENTIAL_NOT_FOUND: ErrorReason.ValueType  # 2
 """NOT_FOUND: the user has no credential with this id. Metadata: credential_id."""
 ERROR_REASON_VENUE_UNAVAILABLE: ErrorReason.ValueType  # 3
-"""UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
-come back. Metadata: venue.
+"""UNAVAILABLE: the venue does not answer, takes no more questions now, or was asked for as many people
+as it is in a minute; `RetryInfo` says when to come back. Metadata: venue.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -216,7 +216,7 @@ class CheckBrokerCredentialResponse(_message.Message):
     can_trade: _builtins.bool
     """Whether it may place orders."""
     can_withdraw: _builtins.bool
-    """Whether it may withdraw."""
+    """Whether it may move money out of the account: withdraw it, or transfer it to another account or wallet."""
     problem: Global___CredentialProblem.ValueType
     """Why the venue took it for nobody's; unspecified if it did not, and the three above say what it may."""
     revision: _builtins.int

@@ -72,7 +72,8 @@ class ExecutionServiceServicer:
 
     def CheckBrokerCredential(self, request, context):
         """Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
-        it. Asks anew each time.
+        it. Asks anew each time; a person has one check at a time, one in ten seconds, and is refused
+        more with RATE_LIMITED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -22,7 +22,8 @@ class ExecutionServiceStub:
     """Returns one venue."""
     CheckBrokerCredential: _aio.UnaryUnaryMultiCallable[_execution_pb2.CheckBrokerCredentialRequest, _execution_pb2.CheckBrokerCredentialResponse]
     """Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
-    it. Asks anew each time.
+    it. Asks anew each time; a person has one check at a time, one in ten seconds, and is refused
+    more with RATE_LIMITED.
     """
 
 class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -51,7 +52,8 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_execution_pb2.CheckBrokerCredentialRequest, _abc.Awaitable[_execution_pb2.CheckBrokerCredentialResponse]],
     ) -> _abc.Awaitable[_execution_pb2.CheckBrokerCredentialResponse]:
         """Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
-        it. Asks anew each time.
+        it. Asks anew each time; a person has one check at a time, one in ten seconds, and is refused
+        more with RATE_LIMITED.
         """
 
 def add_ExecutionServiceServicer_to_server(servicer: ExecutionServiceServicer, server: _aio.Server) -> None: ...

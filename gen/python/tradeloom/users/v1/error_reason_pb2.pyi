@@ -67,8 +67,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CREDENTIAL_NOT_USABLE: _ErrorReason.ValueType  # 21
     """FAILED_PRECONDITION: the credential was not tested, or is refused. Metadata: credential_id, state."""
     ERROR_REASON_VENUE_UNAVAILABLE: _ErrorReason.ValueType  # 22
-    """UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
-    come back. Metadata: venue.
+    """UNAVAILABLE: the venue does not answer, takes no more questions now, or was asked for as many people
+    as it is in a minute; `RetryInfo` says when to come back. Metadata: venue.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -119,7 +119,7 @@ ERROR_REASON_CREDENTIAL_CHANGED: ErrorReason.ValueType  # 20
 ERROR_REASON_CREDENTIAL_NOT_USABLE: ErrorReason.ValueType  # 21
 """FAILED_PRECONDITION: the credential was not tested, or is refused. Metadata: credential_id, state."""
 ERROR_REASON_VENUE_UNAVAILABLE: ErrorReason.ValueType  # 22
-"""UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
-come back. Metadata: venue.
+"""UNAVAILABLE: the venue does not answer, takes no more questions now, or was asked for as many people
+as it is in a minute; `RetryInfo` says when to come back. Metadata: venue.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

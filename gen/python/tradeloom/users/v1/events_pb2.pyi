@@ -158,7 +158,7 @@ class BrokerCredentialTested(_message.Message):
     can_trade: _builtins.bool
     """Whether it may place orders."""
     can_withdraw: _builtins.bool
-    """Whether it may withdraw."""
+    """Whether it may move money out of the account."""
     def __init__(
         self,
         *,

@@ -180,7 +180,7 @@ class _BrokerCredentialProblemEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrappe
     BROKER_CREDENTIAL_PROBLEM_CANNOT_TRADE: _BrokerCredentialProblem.ValueType  # 4
     """It may not place orders."""
     BROKER_CREDENTIAL_PROBLEM_CAN_WITHDRAW: _BrokerCredentialProblem.ValueType  # 5
-    """It may withdraw."""
+    """It may move money out of the account."""
 
 class BrokerCredentialProblem(_BrokerCredentialProblem, metaclass=_BrokerCredentialProblemEnumTypeWrapper):
     """Why a key is of no use."""
@@ -196,7 +196,7 @@ BROKER_CREDENTIAL_PROBLEM_CANNOT_READ: BrokerCredentialProblem.ValueType  # 3
 BROKER_CREDENTIAL_PROBLEM_CANNOT_TRADE: BrokerCredentialProblem.ValueType  # 4
 """It may not place orders."""
 BROKER_CREDENTIAL_PROBLEM_CAN_WITHDRAW: BrokerCredentialProblem.ValueType  # 5
-"""It may withdraw."""
+"""It may move money out of the account."""
 Global___BrokerCredentialProblem: _TypeAlias = BrokerCredentialProblem  # noqa: Y015
 
 class _LeasePurpose:
@@ -619,7 +619,9 @@ class BrokerCredentialCheck(_message.Message):
     can_trade: _builtins.bool
     """Whether it may place orders."""
     can_withdraw: _builtins.bool
-    """Whether it may withdraw. Such a key is not used: make one that may not."""
+    """Whether it may move money out of the account: withdraw it, or transfer it to another account or
+    wallet. Such a key is not used: make one that may not.
+    """
     problem: Global___BrokerCredentialProblem.ValueType
     """Why it is of no use; unspecified if it is."""
     @_builtins.property

@@ -692,15 +692,17 @@ class BrokerCredentialServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBrokerCredential(self, request, context):
-        """Deletes a credential; what was leased of it is dropped within five seconds.
+        """Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
+        the answer; nothing keeps a lease yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TestBrokerCredential(self, request, context):
-        """Asks the venue what the key may do, and keeps the answer. A key that may withdraw is refused for
-        trading. A venue that does not answer changes nothing.
+        """Asks the venue what the key may do, and keeps the answer. A key that may move money out of the
+        account is refused for trading. A venue that does not answer changes nothing. Asked again within
+        ten seconds, it refuses with RATE_LIMITED: venues ban the address of who asks too often.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

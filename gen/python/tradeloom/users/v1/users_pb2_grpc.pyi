@@ -182,10 +182,13 @@ class BrokerCredentialServiceStub:
     ListBrokerCredentials: _aio.UnaryUnaryMultiCallable[_users_pb2.ListBrokerCredentialsRequest, _users_pb2.ListBrokerCredentialsResponse]
     """Lists the caller's credentials in the order they were first put."""
     DeleteBrokerCredential: _aio.UnaryUnaryMultiCallable[_users_pb2.DeleteBrokerCredentialRequest, _users_pb2.DeleteBrokerCredentialResponse]
-    """Deletes a credential; what was leased of it is dropped within five seconds."""
+    """Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
+    the answer; nothing keeps a lease yet.
+    """
     TestBrokerCredential: _aio.UnaryUnaryMultiCallable[_users_pb2.TestBrokerCredentialRequest, _users_pb2.TestBrokerCredentialResponse]
-    """Asks the venue what the key may do, and keeps the answer. A key that may withdraw is refused for
-    trading. A venue that does not answer changes nothing.
+    """Asks the venue what the key may do, and keeps the answer. A key that may move money out of the
+    account is refused for trading. A venue that does not answer changes nothing. Asked again within
+    ten seconds, it refuses with RATE_LIMITED: venues ban the address of who asks too often.
     """
     LeaseBrokerCredential: _aio.UnaryUnaryMultiCallable[_users_pb2.LeaseBrokerCredentialRequest, _users_pb2.LeaseBrokerCredentialResponse]
     """Hands the key out, to be kept in memory only and for ten minutes at most. Each lease is told
@@ -220,7 +223,9 @@ class BrokerCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.DeleteBrokerCredentialRequest,
         context: _aio.ServicerContext[_users_pb2.DeleteBrokerCredentialRequest, _abc.Awaitable[_users_pb2.DeleteBrokerCredentialResponse]],
     ) -> _abc.Awaitable[_users_pb2.DeleteBrokerCredentialResponse]:
-        """Deletes a credential; what was leased of it is dropped within five seconds."""
+        """Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
+        the answer; nothing keeps a lease yet.
+        """
 
     @_abc_1.abstractmethod
     def TestBrokerCredential(
@@ -228,8 +233,9 @@ class BrokerCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.TestBrokerCredentialRequest,
         context: _aio.ServicerContext[_users_pb2.TestBrokerCredentialRequest, _abc.Awaitable[_users_pb2.TestBrokerCredentialResponse]],
     ) -> _abc.Awaitable[_users_pb2.TestBrokerCredentialResponse]:
-        """Asks the venue what the key may do, and keeps the answer. A key that may withdraw is refused for
-        trading. A venue that does not answer changes nothing.
+        """Asks the venue what the key may do, and keeps the answer. A key that may move money out of the
+        account is refused for trading. A venue that does not answer changes nothing. Asked again within
+        ten seconds, it refuses with RATE_LIMITED: venues ban the address of who asks too often.
         """
 
     @_abc_1.abstractmethod

@@ -39,8 +39,8 @@ export enum ErrorReason {
   CREDENTIAL_NOT_FOUND = 2,
 
   /**
-   * UNAVAILABLE: the venue does not answer, or takes no more questions now; `RetryInfo` says when to
-   * come back. Metadata: venue.
+   * UNAVAILABLE: the venue does not answer, takes no more questions now, or was asked for as many people
+   * as it is in a minute; `RetryInfo` says when to come back. Metadata: venue.
    *
    * @generated from enum value: ERROR_REASON_VENUE_UNAVAILABLE = 3;
    */

@@ -190,7 +190,7 @@ export type CheckBrokerCredentialResponse = Message<"tradeloom.execution.v1.Chec
   canTrade: boolean;
 
   /**
-   * Whether it may withdraw.
+   * Whether it may move money out of the account: withdraw it, or transfer it to another account or wallet.
    *
    * @generated from field: bool can_withdraw = 3;
    */
@@ -287,7 +287,8 @@ export const ExecutionService: GenService<{
   },
   /**
    * Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
-   * it. Asks anew each time.
+   * it. Asks anew each time; a person has one check at a time, one in ten seconds, and is refused
+   * more with RATE_LIMITED.
    *
    * @generated from rpc tradeloom.execution.v1.ExecutionService.CheckBrokerCredential
    */

@@ -182,7 +182,7 @@ export type BrokerCredentialTested = Message<"tradeloom.users.v1.BrokerCredentia
   canTrade: boolean;
 
   /**
-   * Whether it may withdraw.
+   * Whether it may move money out of the account.
    *
    * @generated from field: bool can_withdraw = 6;
    */

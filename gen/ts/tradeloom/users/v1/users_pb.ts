@@ -515,7 +515,8 @@ export type BrokerCredentialCheck = Message<"tradeloom.users.v1.BrokerCredential
   canTrade: boolean;
 
   /**
-   * Whether it may withdraw. Such a key is not used: make one that may not.
+   * Whether it may move money out of the account: withdraw it, or transfer it to another account or
+   * wallet. Such a key is not used: make one that may not.
    *
    * @generated from field: bool can_withdraw = 3;
    */
@@ -1742,7 +1743,7 @@ export enum BrokerCredentialProblem {
   CANNOT_TRADE = 4,
 
   /**
-   * It may withdraw.
+   * It may move money out of the account.
    *
    * @generated from enum value: BROKER_CREDENTIAL_PROBLEM_CAN_WITHDRAW = 5;
    */
@@ -1962,7 +1963,8 @@ export const BrokerCredentialService: GenService<{
     output: typeof ListBrokerCredentialsResponseSchema;
   },
   /**
-   * Deletes a credential; what was leased of it is dropped within five seconds.
+   * Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
+   * the answer; nothing keeps a lease yet.
    *
    * @generated from rpc tradeloom.users.v1.BrokerCredentialService.DeleteBrokerCredential
    */
@@ -1972,8 +1974,9 @@ export const BrokerCredentialService: GenService<{
     output: typeof DeleteBrokerCredentialResponseSchema;
   },
   /**
-   * Asks the venue what the key may do, and keeps the answer. A key that may withdraw is refused for
-   * trading. A venue that does not answer changes nothing.
+   * Asks the venue what the key may do, and keeps the answer. A key that may move money out of the
+   * account is refused for trading. A venue that does not answer changes nothing. Asked again within
+   * ten seconds, it refuses with RATE_LIMITED: venues ban the address of who asks too often.
    *
    * @generated from rpc tradeloom.users.v1.BrokerCredentialService.TestBrokerCredential
    */
