@@ -1,6 +1,7 @@
 """The outbox: what a service tells the others, written in the transaction in which it became true.
 
-The rows are the truth and stay KEPT_DAYS; libs.store.relay carries them to Redis, as often as it takes.
+The rows are the truth and stay KEPT_DAYS; libs.store.relay carries them to Redis, as often as it takes, and has Redis
+forget them with the rows.
 """
 
 import zlib

@@ -31,7 +31,7 @@ from libs.store.outbox import PARTITIONS
 from libs.store.requests import purging
 
 BATCH_ROWS = 500
-STREAM_ENTRIES_MAX = 2_000  # of one partition; what is trimmed is still in the outbox
+STREAM_ENTRIES_MAX = 2_000  # of one partition; what is trimmed by it is still in the outbox
 ENTRY_BYTES = 1_000  # of Redis's memory for one entry on average, above what our facts take
 POLL_SECONDS = 0.2  # for what other processes of this service committed, and for readers' requests
 WATCH_SECONDS = 1.0  # how often Redis is compared with what was published
@@ -453,7 +453,7 @@ class _Tenure:
             self._asked_keys[key] = reached[key]
 
     async def _tidy(self) -> int:
-        """Forget published facts older than outbox.KEPT_DAYS, TIDY_ROWS at most; how many."""
+        """Forget published facts older than outbox.KEPT_DAYS, TIDY_ROWS at most, also in Redis; how many."""
         async with self._database.transaction() as rows:
             deleted = await rows.execute(
                 """
@@ -464,4 +464,28 @@ class _Tenure:
                 TIDY_ROWS,
                 outbox.KEPT_DAYS,
             )
+            oldest = await rows.fetch(
+                """
+                SELECT number, stream_epoch, stream_counter FROM generate_series(0, $1 - 1) AS number,
+                LATERAL (SELECT stream_epoch, stream_counter FROM outbox
+                         WHERE partition = number AND stream_epoch IS NOT NULL
+                         ORDER BY stream_epoch, stream_counter LIMIT 1) AS oldest
+                """,
+                PARTITIONS,
+            )
+        kept = {row["number"]: (row["stream_epoch"], row["stream_counter"]) for row in oldest}
+        await self._trim_before(kept)
         return int(deleted.split()[-1])
+
+    async def _trim_before(self, kept: Mapping[int, StreamId]) -> None:
+        """Have Redis forget what comes before what is kept, by partition; where nothing is, all that was sent so far.
+
+        No loss to anybody: Redis remembers the newest id of a stream, an empty one too, and who has read up to it goes on
+        from there. Never beyond what this tenure has sent: what a successor sends may not be marked as published yet.
+        """
+        unsent = (self._lease.epoch, self._counter + 1)
+        pipeline = self._redis.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            oldest = min(kept.get(partition, unsent), unsent)
+            pipeline.xtrim(stream_of(self._source, partition), minid=id_text(oldest), approximate=False)
+        await pipeline.execute()

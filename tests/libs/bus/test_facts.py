@@ -391,6 +391,70 @@ async def test_published_facts_older_than_a_week_are_forgotten(database, worker,
     await superuser.close()
 
 
+@pytest.mark.parametrize("kept", [[], [3]])
+async def test_what_is_forgotten_is_forgotten_by_redis_too_and_nobody_takes_that_for_a_loss(
+    kept, database, worker, redis, sample, notes
+):
+    """Whether something is left in the stream or nothing, and whoever relays next."""
+    stream = relay.stream_of(SOURCE, partition_of("key"))
+    superuser = await asyncpg.connect(sample.superuser_url)
+    reader, believed = FactReader(worker, redis, SOURCE, notes.apply), await all_partitions(worker)
+
+    async def applied(*sequences: int) -> None:
+        async with asyncio.timeout(10):
+            while await Notes.of(sample) != {"key": list(sequences)}:
+                await reader.step(believed)
+
+    async def in_redis() -> list[int]:
+        found = [fields[b"f"] for _, fields in await redis.xrange(stream)]
+        return [facts._fact_from(serialized).sequence for serialized in found]
+
+    async with one_relay(worker, redis) as tenure:
+        await tell(database, "key", 1, 2, 3)
+        await tenure._publish()
+        await applied(1, 2, 3)
+        newest = await redis.xinfo_stream(stream)
+        await superuser.execute(
+            "UPDATE sample.outbox SET create_time = now() - interval '8 days' WHERE sequence <> ALL($1)", kept
+        )
+        await tenure._tidy()
+        assert await in_redis() == kept
+        assert (await redis.xinfo_stream(stream))["last-generated-id"] == newest["last-generated-id"]
+        await tenure._mend_losses()
+        assert await in_redis() == kept
+        await tell(database, "key", 4)
+        await tenure._publish()
+        await applied(1, 2, 3, 4)
+    await superuser.execute("UPDATE sample.outbox SET create_time = now() - interval '8 days'")
+    async with one_relay(worker, redis) as successor:
+        await successor._tidy()
+        assert await in_redis() == []
+        await successor._mend_losses()
+        await tell(database, "key", 5)
+        await successor._publish()
+        await applied(1, 2, 3, 4, 5)
+        assert await in_redis() == [5]
+    await reader._sweep(asyncio.get_running_loop().time())
+    assert REGISTRY.get_sample_value("tradeloom_facts_lag_seconds", {"source": SOURCE}) == 0
+    assert not await redis.exists(relay.requests_of(SOURCE)), "nobody asked for anything again"
+    await reader.close()
+    await superuser.close()
+
+
+async def test_a_relay_that_was_succeeded_trims_nothing_of_its_successors(database, worker, redis, sample):
+    """It finds nothing published that is kept, because its successor has sent a fact and not marked it yet."""
+    superuser = await asyncpg.connect(sample.superuser_url)
+    async with one_relay(worker, redis) as old:
+        await superuser.execute("UPDATE sample.leases SET expire_time = clock_timestamp()")
+        async with one_relay(worker, redis) as successor:
+            await tell(database, "key", 1)
+            await successor._publish()
+            await superuser.execute("UPDATE sample.outbox SET stream_epoch = NULL, stream_counter = NULL")
+            await old._tidy()
+    assert await redis.xlen(relay.stream_of(SOURCE, partition_of("key"))) == 1
+    await superuser.close()
+
+
 async def test_a_database_restored_from_an_older_copy_is_told_from_above_what_redis_has(
     database, worker, redis, sample, notes
 ):
