@@ -14,12 +14,13 @@ from libs.errors import Refusal, RequestIdReused
 from libs.ids import uuid7
 from libs.mesh.server import Mesh, Service, run
 from libs.store import requests
+from libs.store.background import running
 from libs.store.bulk import Together
 from libs.store.database import LOCK_SECONDS, Connection, Database, open_database
 from libs.store.relay import relay
 from libs.store.requests import RequestKey
 from libs.store.revisions import check_revision
-from services.orders import consumers, use_cases, wire
+from services.orders import consumers, upkeep, use_cases, wire
 from services.orders.batches import Bounds, Patience, batching
 from services.orders.binding import Binding
 from services.orders.domain import Limits, Order
@@ -94,12 +95,15 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 locked_max=settings.locked_accounts_max,
             )
             apply_execution = consumers.ApplyExecution(uuid7, now)
+            departing = upkeep.Departing(worker, use_cases.CancelOrdersOf(now, upkeep.ORDERS_AT_ONCE))
             async with (
                 batching(place, bounds) as batches,
                 waking(redis) as hub,
                 relay(worker, redis, settings.word) as told,
                 reading(worker, redis, "marketdata", consumers.apply_marketdata) as marketdata_facts,
                 reading(worker, redis, "execution", apply_execution) as execution_facts,
+                reading(worker, redis, "users", consumers.apply_users) as users_facts,
+                running("departures", departing),
             ):
                 order_servicer = OrderServicer(
                     database, batches, use_cases.CancelOrder(now), hub, settings.stream_heartbeat_seconds
@@ -116,6 +120,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     watched={
                         "facts of marketdata": marketdata_facts.check,
                         "facts of execution": execution_facts.check,
+                        "facts of users": users_facts.check,
                     },
                 )
 

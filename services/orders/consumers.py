@@ -1,4 +1,4 @@
-"""Applies what the other services tell: instruments from marketdata, and what venues did from execution."""
+"""Applies what the other services tell: instruments from marketdata, what venues did from execution, who is gone from users."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import structlog
 from tradeloom.execution.v1 import events_pb2 as execution_pb2
 from tradeloom.marketdata.v1 import events_pb2 as marketdata_events_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
 from libs.mesh.wire import decimal_from_proto, time_from_proto
 from libs.store.database import Connection
@@ -51,6 +52,14 @@ def instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
         taker_fee_rate=decimal_from_proto(message.taker_fee_rate),
         trading=message.state == marketdata_pb2.INSTRUMENT_STATE_TRADING,
     )
+
+
+async def apply_users(rows: Connection, facts: Sequence[Fact]) -> None:
+    """From this commit on nothing is traded for who is gone; `upkeep` does the rest, however much it is."""
+    kind = users_events_pb2.UserPurged.DESCRIPTOR.full_name
+    # In one order: two readers do not wait for each other in a circle.
+    for user_id in sorted({fact.user_id for fact in facts if fact.kind == kind and fact.user_id}):
+        await store.close_accounts(rows, user_id)
 
 
 @dataclass(frozen=True, slots=True)

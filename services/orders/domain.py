@@ -84,6 +84,7 @@ MOVES: dict[tuple[State, Kind], State] = {
     (State.PENDING_CANCEL, Kind.CANCELED): State.CANCELED,
     (State.PENDING_CANCEL, Kind.REJECTED): State.REJECTED,
     (State.UNKNOWN, Kind.WORKING): State.NEW,
+    (State.UNKNOWN, Kind.CANCEL_REQUESTED): State.PENDING_CANCEL,
     (State.UNKNOWN, Kind.CANCELED): State.CANCELED,
     (State.UNKNOWN, Kind.REJECTED): State.REJECTED,
 }
@@ -140,6 +141,10 @@ class TooManyOpenOrders(Exhausted):
 
 class TooManyAccounts(Exhausted):
     reason = "TOO_MANY_ACCOUNTS"
+
+
+class UserDeleted(NotAllowed):
+    reason = "USER_DELETED"
 
 
 class TooBusy(Exhausted):
@@ -325,6 +330,8 @@ class Account:
     create_time: datetime
     account_sequence: int = 0
     open_orders: int = 0
+    closed: bool = False
+    """For good: whose it was is gone."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -374,6 +381,16 @@ def open_account(account: Account, starting: Iterable[tuple[str, Decimal]], now:
     return state
 
 
+def check_stays(account: Account) -> None:
+    """Raises UserDeleted where nothing is traded any more."""
+    if account.closed:
+        raise user_deleted()
+
+
+def user_deleted() -> UserDeleted:
+    return UserDeleted("the person was deleted for good")
+
+
 def place(
     state: AccountState,
     ticket: Ticket,
@@ -385,6 +402,7 @@ def place(
     now: datetime,
 ) -> Order:
     """Accepts an order and sets aside what it may cost, or refuses it and changes nothing."""
+    check_stays(state.account)
     if instrument is None:
         raise InstrumentNotFound(f"no instrument {ticket.instrument_id}", instrument_id=ticket.instrument_id)
     if not instrument.trading:

@@ -182,7 +182,7 @@ class AccountStore:
     async def add_account(self, state: AccountState) -> None:
         account = state.account
         await self.rows.execute(
-            f"INSERT INTO accounts ({ACCOUNT_FIELDS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            f"INSERT INTO accounts ({ACCOUNT_FIELDS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             account.account_id,
             account.user_id,
             account.name,
@@ -191,13 +191,31 @@ class AccountStore:
             account.create_time,
             account.account_sequence,
             account.open_orders,
+            account.closed,
         )
         await self.save([state])
 
     async def count_accounts(self, user_id: UUID) -> int:
         # Under a lock of the user's, so that two requests at once do not both find room.
-        await self.rows.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"accounts/{user_id}")
+        await lock_accounts_of(self.rows, user_id)
         return await self.rows.fetchval("SELECT count(*) FROM accounts WHERE user_id = $1", user_id) or 0
+
+    async def has_left(self, user_id: UUID) -> bool:
+        return bool(await self.rows.fetchval("SELECT true FROM departures WHERE user_id = $1", user_id))
+
+    async def uncanceled_orders(self, user_id: UUID, limit: int) -> list[tuple[UUID, UUID]]:
+        """Accounts and orders of which nobody has asked for a cancel, oldest first."""
+        found = await self.rows.fetch(
+            f"""
+            SELECT account_id, order_id FROM trading_orders
+            WHERE account_id IN (SELECT account_id FROM accounts WHERE user_id = $1)
+              AND state IN {OPEN_STATES} AND state <> 'pending_cancel'
+            ORDER BY order_id LIMIT $2
+            """,
+            user_id,
+            limit,
+        )
+        return [(row["account_id"], row["order_id"]) for row in found]
 
     async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]:
         """The accounts, locked in the order of their ids, with their balances as they are under the lock."""
@@ -268,6 +286,11 @@ class AccountStore:
         await tell(writes, changed)
         if self.writes is None:
             await writes.send()
+
+
+async def lock_accounts_of(rows: Connection, user_id: UUID) -> None:
+    """Until the transaction ends nobody else opens accounts for the user, or closes them."""
+    await rows.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"accounts/{user_id}")
 
 
 async def write(writes: Together, bulk: Bulk, rows: Sequence[Any]) -> None:
@@ -454,6 +477,57 @@ async def events_after(rows: Connection, account_id: UUID, sequence: int) -> lis
         EVENTS_PAGE,
     )
     return [(row["account_sequence"], row["event"]) for row in found]
+
+
+# What the worker does: people who leave.
+
+
+async def close_accounts(rows: Connection, user_id: UUID) -> None:
+    """Closes somebody's accounts for good, forgets what they called them, and notes what is left to do."""
+    await lock_accounts_of(rows, user_id)
+    await rows.fetch("SELECT 1 FROM accounts WHERE user_id = $1 ORDER BY account_id FOR UPDATE", user_id)
+    await rows.execute("UPDATE accounts SET closed = true, name = '' WHERE user_id = $1", user_id)
+    await rows.execute("INSERT INTO departures (user_id) VALUES ($1) ON CONFLICT DO NOTHING", user_id)
+
+
+async def departures(rows: Connection, limit: int) -> list[UUID]:
+    """Of whom something is left to do."""
+    found = await rows.fetch("SELECT user_id FROM departures WHERE NOT done ORDER BY create_time LIMIT $1", limit)
+    return [row["user_id"] for row in found]
+
+
+async def lock_departure(rows: Connection, user_id: UUID) -> bool:
+    """Whether something is left to do, and no other replica is at it."""
+    return bool(
+        await rows.fetchval(
+            "SELECT true FROM departures WHERE user_id = $1 AND NOT done FOR UPDATE SKIP LOCKED", user_id
+        )
+    )
+
+
+async def forget_requests(rows: Connection, user_id: UUID, limit: int) -> int:
+    """Deletes request ids and the answers to them; how many."""
+    deleted = await rows.execute(
+        """
+        DELETE FROM request_keys WHERE ctid = ANY (ARRAY(SELECT ctid FROM request_keys WHERE user_id = $1 LIMIT $2))
+        """,
+        user_id,
+        limit,
+    )
+    return int(deleted.split()[-1])
+
+
+async def finish_departure(rows: Connection, user_id: UUID) -> bool:
+    """Notes that nothing is left to do, unless an order is still open; whether it was noted."""
+    done = await rows.execute(
+        f"""
+        UPDATE departures SET done = true WHERE user_id = $1 AND NOT EXISTS (
+          SELECT FROM trading_orders WHERE state IN {OPEN_STATES}
+          AND account_id IN (SELECT account_id FROM accounts WHERE accounts.user_id = $1))
+        """,
+        user_id,
+    )
+    return done == "UPDATE 1"
 
 
 def account_from(row: Record) -> Account:

@@ -31,6 +31,8 @@ class Accounts(Protocol):
 
     async def add_account(self, state: AccountState) -> None: ...
     async def count_accounts(self, user_id: UUID) -> int: ...
+    async def has_left(self, user_id: UUID) -> bool: ...
+    async def uncanceled_orders(self, user_id: UUID, limit: int) -> Sequence[tuple[UUID, UUID]]: ...
     async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]: ...
     async def lock_free(self, account_ids: Iterable[UUID]) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]: ...
     async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None: ...
@@ -70,6 +72,9 @@ class CreateAccount:
     ) -> Account:
         if await accounts.count_accounts(user_id) >= self.accounts_max:
             raise domain.TooManyAccounts("too many accounts", accounts_max=self.accounts_max)
+        # Under the lock of the count: who leaves at this moment does so before it, or after the commit.
+        if await accounts.has_left(user_id):
+            raise domain.user_deleted()
         account = Account(
             account_id=self.next_id(), user_id=user_id, name=name, mode=mode, kind=kind, create_time=self.now()
         )
@@ -161,11 +166,32 @@ class CancelOrder:
         states = await accounts.lock([account_id] if account_id else [])
         await accounts.load_orders(states, [order_id])
         for state in states.values():
+            domain.check_stays(state.account)
             if order := state.orders.get(order_id):
                 canceled = domain.request_cancel(state, order, self.now())
                 await accounts.save([state])
                 return canceled
         raise domain.OrderNotFound("no such order", order_id=order_id)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrdersOf:
+    """Has open orders of somebody who has left canceled, so many at most, as they would have; how many there were."""
+
+    now: Callable[[], datetime]
+    orders_at_once: int
+
+    async def __call__(self, accounts: Accounts, user_id: UUID) -> int:
+        found = await accounts.uncanceled_orders(user_id, self.orders_at_once)
+        states = await accounts.lock({account_id for account_id, _ in found})
+        await accounts.load_orders(states, [order_id for _, order_id in found])
+        for state in states.values():
+            for order in list(state.orders.values()):
+                # It may have been filled before its account was locked.
+                if order.state in domain.OPEN:
+                    domain.request_cancel(state, order, self.now())
+        await accounts.save(list(states.values()))
+        return len(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ SOURCES = {
     "users": ("auth", "orders"),
     "feeds": (),
     "marketdata": ("feeds",),
-    "orders": ("marketdata", "execution"),
+    "orders": ("marketdata", "execution", "users"),
     "execution": ("marketdata", "orders"),
 }
 SECONDS = 20.0

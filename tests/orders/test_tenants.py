@@ -26,6 +26,7 @@ OWNED = {
     "ledger_entries",
     "request_keys",
     "outbox",
+    "departures",
 }
 
 
@@ -101,7 +102,7 @@ async def test_lists_of_accounts_hold_the_callers_alone(orders: Served):
 
 
 @pytest.fixture
-async def traded(orders: Served, venue: Venue) -> Trader:
+async def traded(installation: Installation, orders: Served, venue: Venue) -> Trader:
     """Somebody with rows in every table."""
     anna = await trader(orders)
     order = await anna.place()
@@ -109,6 +110,7 @@ async def traded(orders: Served, venue: Venue) -> Trader:
     await venue.tell(anna, accepted(order), filled(order, "0.1", 100, fee="0.01"))
     assert sequences(await steps(stream, 4)) == [0, 1, 2, 3]
     stream.cancel()
+    await select(installation, "INSERT INTO departures (user_id, done) VALUES ($1, true)", anna.user_id)
     return anna
 
 
@@ -123,8 +125,8 @@ async def test_every_table_with_a_user_has_row_security_that_holds(installation:
     )
     assert {row["relname"]: row["is_secured"] for row in tables} == dict.fromkeys(OWNED, True)
     anna, bert = traded.user_id, uuid7()
-    # The worker reads the whole outbox, to relay it.
-    relayed = {("worker", "outbox")}
+    # The worker reads the whole outbox, to relay it, and who has left.
+    read_whole = {("worker", "outbox"), ("worker", "departures")}
     for role in ("rpc", "worker"):
         async with open_database(installation.url(f"orders_{role}"), 1) as database:
             for table in OWNED:
@@ -137,7 +139,7 @@ async def test_every_table_with_a_user_has_row_security_that_holds(installation:
                 hers, his, nobodys, both = counts
                 assert hers > 0, (role, table)
                 assert both == hers, (role, table)
-                if (role, table) not in relayed:
+                if (role, table) not in read_whole:
                     assert (his, nobodys) == (0, 0), (role, table)
 
 

@@ -78,6 +78,7 @@ POLICIES = {
     ("billing", "subscriptions", "worker_reads_all"): "what is due is done, whoever it is of",
     ("billing", "usage", "worker_finds_old"): "daily counts are kept for four hundred days",
     ("billing", "usage", "worker_purges_old"): "daily counts are kept for four hundred days",
+    ("orders", "departures", "worker_reads_all"): "after whoever is gone the work is finished",
     ("users", "personal_data_exports", "worker_reads_all"): "whatever was asked for is put together, and expires",
     ("users", "personal_data_parts", "worker_reads_all"): "everybody's data keys are rewrapped",
     ("users", "user_broker_credentials", "worker_reads_all"): "everybody's data keys are rewrapped",

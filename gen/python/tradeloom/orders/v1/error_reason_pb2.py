@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tradeloom/orders/v1/error_reason.proto\x12\x13tradeloom.orders.v1*\xf0\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_NOT_FOUND\x10\x01\x12 \n\x1c\x45RROR_REASON_ORDER_NOT_FOUND\x10\x02\x12%\n!ERROR_REASON_INSTRUMENT_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_INSTRUMENT_HALTED\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_PRICE_OFF_TICK\x10\x05\x12!\n\x1d\x45RROR_REASON_QUANTITY_OFF_LOT\x10\x06\x12#\n\x1f\x45RROR_REASON_NOTIONAL_TOO_SMALL\x10\x07\x12%\n!ERROR_REASON_INSUFFICIENT_BALANCE\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_NO_FRESH_PRICE\x10\t\x12\x1b\n\x17\x45RROR_REASON_ORDER_DONE\x10\n\x12%\n!ERROR_REASON_TOO_MANY_OPEN_ORDERS\x10\x0b\x12\"\n\x1e\x45RROR_REASON_TOO_MANY_ACCOUNTS\x10\x0c\x12\x19\n\x15\x45RROR_REASON_TOO_BUSY\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tradeloom/orders/v1/error_reason.proto\x12\x13tradeloom.orders.v1*\x8f\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_NOT_FOUND\x10\x01\x12 \n\x1c\x45RROR_REASON_ORDER_NOT_FOUND\x10\x02\x12%\n!ERROR_REASON_INSTRUMENT_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_INSTRUMENT_HALTED\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_PRICE_OFF_TICK\x10\x05\x12!\n\x1d\x45RROR_REASON_QUANTITY_OFF_LOT\x10\x06\x12#\n\x1f\x45RROR_REASON_NOTIONAL_TOO_SMALL\x10\x07\x12%\n!ERROR_REASON_INSUFFICIENT_BALANCE\x10\x08\x12\x1f\n\x1b\x45RROR_REASON_NO_FRESH_PRICE\x10\t\x12\x1b\n\x17\x45RROR_REASON_ORDER_DONE\x10\n\x12%\n!ERROR_REASON_TOO_MANY_OPEN_ORDERS\x10\x0b\x12\"\n\x1e\x45RROR_REASON_TOO_MANY_ACCOUNTS\x10\x0c\x12\x19\n\x15\x45RROR_REASON_TOO_BUSY\x10\r\x12\x1d\n\x19\x45RROR_REASON_USER_DELETED\x10\x0e\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.orders.v1.error_r
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=64
-  _globals['_ERRORREASON']._serialized_end=560
+  _globals['_ERRORREASON']._serialized_end=591
 # @@protoc_insertion_point(module_scope)

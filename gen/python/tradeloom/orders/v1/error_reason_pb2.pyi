@@ -57,6 +57,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the user has as many accounts as allowed. Metadata: accounts_max."""
     ERROR_REASON_TOO_BUSY: _ErrorReason.ValueType  # 13
     """RESOURCE_EXHAUSTED: too many orders are being placed at once; retry shortly."""
+    ERROR_REASON_USER_DELETED: _ErrorReason.ValueType  # 14
+    """FAILED_PRECONDITION: the person was deleted for good; nothing is traded for them any more."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -96,4 +98,6 @@ ERROR_REASON_TOO_MANY_ACCOUNTS: ErrorReason.ValueType  # 12
 """RESOURCE_EXHAUSTED: the user has as many accounts as allowed. Metadata: accounts_max."""
 ERROR_REASON_TOO_BUSY: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED: too many orders are being placed at once; retry shortly."""
+ERROR_REASON_USER_DELETED: ErrorReason.ValueType  # 14
+"""FAILED_PRECONDITION: the person was deleted for good; nothing is traded for them any more."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class OrderServiceStub:
-    """Accepts orders and tells their story until they are done.
+    """Accepts orders and tells their story until they are done. When somebody is deleted for good, open
+    orders are canceled and new ones refused; what was ordered and traded stays in the books, under the
+    bare user id.
     """
 
     def __init__(self, channel):
@@ -68,7 +70,9 @@ class OrderServiceStub:
 
 
 class OrderServiceServicer:
-    """Accepts orders and tells their story until they are done.
+    """Accepts orders and tells their story until they are done. When somebody is deleted for good, open
+    orders are canceled and new ones refused; what was ordered and traded stays in the books, under the
+    bare user id.
     """
 
     def PlaceOrder(self, request, context):
@@ -158,7 +162,9 @@ def add_OrderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrderService:
-    """Accepts orders and tells their story until they are done.
+    """Accepts orders and tells their story until they are done. When somebody is deleted for good, open
+    orders are canceled and new ones refused; what was ordered and traded stays in the books, under the
+    bare user id.
     """
 
     @staticmethod
@@ -325,7 +331,8 @@ class OrderService:
 
 
 class PortfolioServiceStub:
-    """Keeps accounts, what they hold and what it is worth.
+    """Keeps accounts, what they hold and what it is worth. Those of somebody who was deleted for good stay
+    without their names, and are closed: the books must be provable.
     """
 
     def __init__(self, channel):
@@ -357,7 +364,8 @@ class PortfolioServiceStub:
 
 
 class PortfolioServiceServicer:
-    """Keeps accounts, what they hold and what it is worth.
+    """Keeps accounts, what they hold and what it is worth. Those of somebody who was deleted for good stay
+    without their names, and are closed: the books must be provable.
     """
 
     def CreateAccount(self, request, context):
@@ -420,7 +428,8 @@ def add_PortfolioServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PortfolioService:
-    """Keeps accounts, what they hold and what it is worth.
+    """Keeps accounts, what they hold and what it is worth. Those of somebody who was deleted for good stay
+    without their names, and are closed: the books must be provable.
     """
 
     @staticmethod

@@ -13,7 +13,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrderServiceStub:
-    """Accepts orders and tells their story until they are done."""
+    """Accepts orders and tells their story until they are done. When somebody is deleted for good, open
+    orders are canceled and new ones refused; what was ordered and traded stays in the books, under the
+    bare user id.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     PlaceOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PlaceOrderRequest, _orders_pb2.PlaceOrderResponse]
@@ -36,7 +39,10 @@ class OrderServiceStub:
     """
 
 class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Accepts orders and tells their story until they are done."""
+    """Accepts orders and tells their story until they are done. When somebody is deleted for good, open
+    orders are canceled and new ones refused; what was ordered and traded stays in the books, under the
+    bare user id.
+    """
 
     @_abc_1.abstractmethod
     def PlaceOrder(
@@ -95,7 +101,9 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _aio.Server) -> None: ...
 
 class PortfolioServiceStub:
-    """Keeps accounts, what they hold and what it is worth."""
+    """Keeps accounts, what they hold and what it is worth. Those of somebody who was deleted for good stay
+    without their names, and are closed: the books must be provable.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_orders_pb2.CreateAccountRequest, _orders_pb2.CreateAccountResponse]
@@ -108,7 +116,9 @@ class PortfolioServiceStub:
     """Lists an account's positions in the order of their instruments."""
 
 class PortfolioServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps accounts, what they hold and what it is worth."""
+    """Keeps accounts, what they hold and what it is worth. Those of somebody who was deleted for good stay
+    without their names, and are closed: the books must be provable.
+    """
 
     @_abc_1.abstractmethod
     def CreateAccount(

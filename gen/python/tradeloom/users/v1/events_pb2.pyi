@@ -286,8 +286,9 @@ Global___DeletionCancelled: _TypeAlias = DeletionCancelled  # noqa: Y015
 
 @_typing.final
 class UserPurged(_message.Message):
-    """Everything this service had of the person is gone; the others delete what they have. The last
-    fact about the person.
+    """Everything this service had of the person is gone; the others delete what they have, and orders
+    cancels what is open. What must be provable stays under the bare user_id: orders, fills and the
+    ledger, bills, and the hashes of the audit chain. The last fact about the person.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -458,7 +458,7 @@ class Deletion(_message.Message):
     state: Global___DeletionState.ValueType
     """Where it is."""
     export_id: _builtins.str
-    """The export that is made first."""
+    """The export that is made first; near purge_time the one that is made once more."""
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked for."""

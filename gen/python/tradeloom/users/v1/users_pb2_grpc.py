@@ -159,9 +159,11 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAccount(self, request, context):
-        """Schedules the deletion of everything the caller has here. First all personal data is put together
-        for download; nothing is deleted before that is done and purge_time has come. Until then the
-        caller signs in as before, and CancelDeletion ends it. Asking again changes nothing.
+        """Schedules the deletion of everything the caller has here, and sends them a mail about it. All
+        personal data is put together for download at once, and once more near purge_time; nothing is
+        deleted before the latter could be downloaded for some days. Until then the caller signs in and
+        trades as before, and CancelDeletion ends it. Then open orders are canceled; what was traded and
+        billed stays in the books under the bare user id. Asking again changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

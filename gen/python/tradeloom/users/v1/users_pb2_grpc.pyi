@@ -37,9 +37,11 @@ class UserServiceStub:
     ResetOnboarding: _aio.UnaryUnaryMultiCallable[_users_pb2.ResetOnboardingRequest, _users_pb2.ResetOnboardingResponse]
     """Takes back what was ticked off by hand; what was proved stays complete."""
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_users_pb2.DeleteAccountRequest, _users_pb2.DeleteAccountResponse]
-    """Schedules the deletion of everything the caller has here. First all personal data is put together
-    for download; nothing is deleted before that is done and purge_time has come. Until then the
-    caller signs in as before, and CancelDeletion ends it. Asking again changes nothing.
+    """Schedules the deletion of everything the caller has here, and sends them a mail about it. All
+    personal data is put together for download at once, and once more near purge_time; nothing is
+    deleted before the latter could be downloaded for some days. Until then the caller signs in and
+    trades as before, and CancelDeletion ends it. Then open orders are canceled; what was traded and
+    billed stays in the books under the bare user id. Asking again changes nothing.
     """
     GetDeletion: _aio.UnaryUnaryMultiCallable[_users_pb2.GetDeletionRequest, _users_pb2.GetDeletionResponse]
     """Returns the deletion that the caller asked for last."""
@@ -123,9 +125,11 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.DeleteAccountRequest,
         context: _aio.ServicerContext[_users_pb2.DeleteAccountRequest, _abc.Awaitable[_users_pb2.DeleteAccountResponse]],
     ) -> _abc.Awaitable[_users_pb2.DeleteAccountResponse]:
-        """Schedules the deletion of everything the caller has here. First all personal data is put together
-        for download; nothing is deleted before that is done and purge_time has come. Until then the
-        caller signs in as before, and CancelDeletion ends it. Asking again changes nothing.
+        """Schedules the deletion of everything the caller has here, and sends them a mail about it. All
+        personal data is put together for download at once, and once more near purge_time; nothing is
+        deleted before the latter could be downloaded for some days. Until then the caller signs in and
+        trades as before, and CancelDeletion ends it. Then open orders are canceled; what was traded and
+        billed stays in the books under the bare user id. Asking again changes nothing.
         """
 
     @_abc_1.abstractmethod

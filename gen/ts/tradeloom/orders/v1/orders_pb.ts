@@ -1574,7 +1574,9 @@ export const AccountKindSchema: GenEnum<AccountKind> = /*@__PURE__*/
   enumDesc(file_tradeloom_orders_v1_orders, 6);
 
 /**
- * Accepts orders and tells their story until they are done.
+ * Accepts orders and tells their story until they are done. When somebody is deleted for good, open
+ * orders are canceled and new ones refused; what was ordered and traded stays in the books, under the
+ * bare user id.
  *
  * @generated from service tradeloom.orders.v1.OrderService
  */
@@ -1646,7 +1648,8 @@ export const OrderService: GenService<{
   serviceDesc(file_tradeloom_orders_v1_orders, 0);
 
 /**
- * Keeps accounts, what they hold and what it is worth.
+ * Keeps accounts, what they hold and what it is worth. Those of somebody who was deleted for good stay
+ * without their names, and are closed: the books must be provable.
  *
  * @generated from service tradeloom.orders.v1.PortfolioService
  */

@@ -310,8 +310,9 @@ export const DeletionCancelledSchema: GenMessage<DeletionCancelled> = /*@__PURE_
   messageDesc(file_tradeloom_users_v1_events, 8);
 
 /**
- * Everything this service had of the person is gone; the others delete what they have. The last
- * fact about the person.
+ * Everything this service had of the person is gone; the others delete what they have, and orders
+ * cancels what is open. What must be provable stays under the bare user_id: orders, fills and the
+ * ledger, bills, and the hashes of the audit chain. The last fact about the person.
  *
  * @generated from message tradeloom.users.v1.UserPurged
  */

@@ -326,7 +326,7 @@ export type Deletion = Message<"tradeloom.users.v1.Deletion"> & {
   purgeTime?: Timestamp | undefined;
 
   /**
-   * The export that is made first.
+   * The export that is made first; near purge_time the one that is made once more.
    *
    * @generated from field: string export_id = 4;
    */
@@ -1870,9 +1870,11 @@ export const UserService: GenService<{
     output: typeof ResetOnboardingResponseSchema;
   },
   /**
-   * Schedules the deletion of everything the caller has here. First all personal data is put together
-   * for download; nothing is deleted before that is done and purge_time has come. Until then the
-   * caller signs in as before, and CancelDeletion ends it. Asking again changes nothing.
+   * Schedules the deletion of everything the caller has here, and sends them a mail about it. All
+   * personal data is put together for download at once, and once more near purge_time; nothing is
+   * deleted before the latter could be downloaded for some days. Until then the caller signs in and
+   * trades as before, and CancelDeletion ends it. Then open orders are canceled; what was traded and
+   * billed stays in the books under the bare user id. Asking again changes nothing.
    *
    * @generated from rpc tradeloom.users.v1.UserService.DeleteAccount
    */

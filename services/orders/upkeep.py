@@ -1,0 +1,60 @@
+"""What goes on beside the requests: after people who were deleted for good their orders are canceled and their words forgotten.
+
+The books stay under the bare user id: accounts without their names, orders, fills, positions and the ledger, for what was
+traded must be provable. No free text is among them. Execution keeps orders and fills by the same ids, and no text of
+anybody's: it hears of the cancels as of any other.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+
+from libs.errors import Refusal
+from libs.store.database import Database
+from services.orders import store, use_cases
+from services.orders.store import AccountStore
+
+POLL_SECONDS = 1.0
+PEOPLE_AT_ONCE = 100
+ORDERS_AT_ONCE = 200
+REQUESTS_AT_ONCE = 5_000
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Departing:
+    """database is of the worker role. Every replica works; a person is in one's hands at a time."""
+
+    database: Database
+    cancel_orders: use_cases.CancelOrdersOf
+
+    async def __call__(self) -> None:
+        async with self.database.transaction() as rows:
+            people = await store.departures(rows, PEOPLE_AT_ONCE)
+        worked = False
+        for user_id in people:
+            try:
+                worked |= await self.step(user_id)
+            except Refusal as refusal:
+                # One person's locked account is not the others' trouble.
+                log.warning("a departure waits", user_id=str(user_id), why=refusal.reason)
+        if not worked:
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def step(self, user_id: UUID) -> bool:
+        """Does a slice of what is left; whether there was anything but waiting for venues.
+
+        A cancel that a venue refuses leaves the order open: then it is asked for again.
+        """
+        async with self.database.transaction(user_id) as rows:
+            if not await store.lock_departure(rows, user_id):
+                return False
+            canceled = await self.cancel_orders(AccountStore(rows), user_id)
+            forgotten = await store.forget_requests(rows, user_id, REQUESTS_AT_ONCE)
+            finished = not canceled and not forgotten and await store.finish_departure(rows, user_id)
+        if finished:
+            log.info("nothing personal is left of a person who was deleted", user_id=str(user_id))
+        return bool(canceled or forgotten or finished)
