@@ -76,6 +76,7 @@ async def users(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             worker,
             sealer,
             PersonalData(channels),
+            start_export,
             grace,
             timedelta(days=settings.export_kept_days),
             now,

@@ -244,6 +244,12 @@ class Deletion:
     schedule_time: datetime
     purge_time: datetime
     export_id: UUID
+    export_is_last: bool = False
+    """Whether it is made so late that nothing is deleted that it lacks, but for the days in which it is downloaded."""
+
+
+# The last export begins so much earlier than it must be ready, so that it seldom puts the purge off.
+EXPORT_AHEAD = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +258,11 @@ class Grace:
 
     period: timedelta
     download: timedelta
+
+    @property
+    def last_export_ahead(self) -> timedelta:
+        """So long before the purge the last export begins."""
+        return self.download + EXPORT_AHEAD
 
 
 def purge_time_after_export(deletion: Deletion, ready_time: datetime, grace: Grace) -> datetime:

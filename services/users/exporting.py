@@ -28,6 +28,7 @@ PART_BYTES = 1 << 20
 POLL_SECONDS = 1.0
 ATTEMPT_PAUSE_SECONDS_MAX = 600.0
 EXPIRED_AT_ONCE = 20
+LAST_AT_ONCE = 20
 TROUBLE_CHARACTERS_MAX = 200
 # What a zip can say of a time at the least; the true ones stand in the documents.
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -70,6 +71,7 @@ class Exporting:
     database: Database
     sealer: Sealer
     personal_data: PersonalData
+    start_export: use_cases.StartExport
     grace: Grace
     kept: timedelta
     now: Callable[[], datetime]
@@ -85,6 +87,7 @@ class Exporting:
     async def step(self, lease: Lease) -> bool:
         """Makes the export that has waited longest, and drops what has expired; whether there was one."""
         await self._expire(lease)
+        await self._begin_last(lease)
         async with self.database.transaction() as rows:
             due = await store.due_export(rows)
         if due is None:
@@ -102,6 +105,20 @@ class Exporting:
             if not isinstance(error, (Refusal, aio.AioRpcError)):
                 log.exception("an export failed", export_id=str(export.export_id))
         return True
+
+    async def _begin_last(self, lease: Lease) -> None:
+        """Has all of whom is soon deleted put together once more: they may have traded on since they asked."""
+        async with self.database.transaction() as rows:
+            due = await store.due_last_exports(rows, self.grace.last_export_ahead, LAST_AT_ONCE)
+        for user_id in due:
+            async with self.database.transaction(user_id) as rows:
+                await fence(rows, lease)
+                person = await store.locked(rows, user_id)
+                deletion = await person.deletion()
+                # Looked at again under the lock: the person may have stayed.
+                if deletion and deletion.state is DeletionState.SCHEDULED and not deletion.export_is_last:
+                    export = await self.start_export.start(person, await person.exports())
+                    await store.wait_with_last_export(rows, user_id, export.export_id)
 
     async def _make(self, export: Export, lease: Lease) -> None:
         async with self.database.transaction(export.user_id) as rows:

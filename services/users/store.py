@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -102,9 +102,9 @@ class PersonStore:
     async def save_deletion(self, deletion: Deletion) -> None:
         await self.rows.execute(
             f"""
-            INSERT INTO deletions ({DELETION_COLUMNS}) VALUES ($1, $2, $3, $4, $5)
+            INSERT INTO deletions ({DELETION_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6)
             ON CONFLICT (user_id) DO UPDATE SET state = excluded.state, schedule_time = excluded.schedule_time,
-              purge_time = excluded.purge_time, export_id = excluded.export_id
+              purge_time = excluded.purge_time, export_id = excluded.export_id, export_is_last = excluded.export_is_last
             """,
             *(plain(getattr(deletion, field.name)) for field in fields(Deletion)),
         )
@@ -403,6 +403,26 @@ async def finish_export(rows: Connection, export: Export) -> None:
     )
 
 
+async def due_last_exports(rows: Connection, ahead: timedelta, limit: int) -> list[UUID]:
+    """Whose deletion is so near that all is put together once more."""
+    found = await rows.fetch(
+        """
+        SELECT user_id FROM deletions
+        WHERE state = 'scheduled' AND NOT export_is_last AND purge_time <= clock_timestamp() + $1::interval
+        ORDER BY purge_time LIMIT $2
+        """,
+        ahead,
+        limit,
+    )
+    return [row["user_id"] for row in found]
+
+
+async def wait_with_last_export(rows: Connection, user_id: UUID, export_id: UUID) -> None:
+    await rows.execute(
+        "UPDATE deletions SET export_id = $2, export_is_last = true WHERE user_id = $1", user_id, export_id
+    )
+
+
 async def expired_exports(rows: Connection, limit: int) -> list[tuple[UUID, UUID]]:
     """Whose time is over, but for those that a scheduled deletion waits with: the export, and whose it is."""
     found = await rows.fetch(
@@ -425,7 +445,7 @@ async def delete_export(rows: Connection, export_id: UUID) -> None:
 # What the worker does: purges.
 
 DUE = """
-    state = 'scheduled' AND purge_time <= clock_timestamp() AND EXISTS (
+    state = 'scheduled' AND purge_time <= clock_timestamp() AND export_is_last AND EXISTS (
       SELECT FROM personal_data_exports AS export WHERE export.export_id = deletions.export_id AND export.state = 'ready')
     """
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -132,7 +132,10 @@ def pending(known: Sequence[Export]) -> Export | None:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleDeletion:
-    """Schedules it and starts the export that comes first; one that is scheduled stays as it is."""
+    """Schedules it and starts the export that comes first; one that is scheduled stays as it is.
+
+    Where there is time to trade on, another export is made before the end.
+    """
 
     start_export: StartExport
     now: Callable[[], datetime]
@@ -155,6 +158,7 @@ class ScheduleDeletion:
             schedule_time=now,
             purge_time=now + self.grace.period,
             export_id=export.export_id,
+            export_is_last=self.grace.period <= self.grace.last_export_ahead,
         )
         await person.save_deletion(deletion)
         return deletion
@@ -164,13 +168,7 @@ async def cancel_deletion(person: Person) -> Deletion:
     known = await person.deletion()
     if known is None or known.state is not DeletionState.SCHEDULED:
         raise domain.DeletionNotScheduled("no deletion is scheduled")
-    deletion = Deletion(
-        user_id=known.user_id,
-        state=DeletionState.CANCELED,
-        schedule_time=known.schedule_time,
-        purge_time=known.purge_time,
-        export_id=known.export_id,
-    )
+    deletion = replace(known, state=DeletionState.CANCELED)
     await person.save_deletion(deletion)
     return deletion
 

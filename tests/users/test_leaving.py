@@ -441,6 +441,54 @@ async def test_an_export_that_is_late_moves_the_deletion_and_that_is_told(instal
         assert [each.purge_time for each in told] == [left.purge_time, moved.purge_time]
 
 
+async def test_what_was_done_since_is_exported_once_more_before_anything_is_deleted(
+    installation: Installation, redis: Redis, worker: Database
+):
+    async with stand.served(installation) as users:
+        ada = await somebody(users, redis)
+        left = await delete(ada)
+        await ready(ada, left.export_id)
+        await ada.change_profile(display_name="traded on")
+        # Its time has come, as by a clock that was ahead when the worker was away: the first export does not do.
+        await users.select("UPDATE deletions SET purge_time = now() - interval '1 day' RETURNING 1")
+        async with worker.transaction(ada.user_id) as rows:
+            assert not await store.purge(rows, ada.user_id)
+
+        async def is_another() -> users_pb2.Deletion | None:
+            found = await deletion(ada)
+            return found if found.export_id != left.export_id else None
+
+        again = await until(is_another)
+        last = await ready(ada, again.export_id)
+        assert (await download(ada, last))["users/profile.json"]["display_name"] == "traded on"
+        moved = await deletion(ada)
+        assert (moved.export_id, moved.state) == (last.export_id, users_pb2.DELETION_STATE_SCHEDULED)
+        assert time_from_proto(moved.purge_time) - time_from_proto(last.ready_time) == 7 * DAY
+        # Once is enough: when those days are over, the time has come.
+        await users.select("UPDATE deletions SET purge_time = now() - interval '1 second' RETURNING 1")
+        await purged(users, ada)
+
+
+async def test_the_last_export_is_made_when_there_is_still_time_to_download_it(
+    installation: Installation, redis: Redis
+):
+    async with stand.served(installation) as users:
+        ada = await somebody(users, redis)
+        left = await delete(ada)
+        await ready(ada, left.export_id)
+        near = datetime.now(UTC) + 7 * DAY + timedelta(minutes=59)
+        await users.select("UPDATE deletions SET purge_time = $1 RETURNING 1", near)
+
+        async def is_made() -> bool:
+            found = await exports(ada)
+            return len(found) == 2 and found[0].state == users_pb2.EXPORT_STATE_READY
+
+        await until(is_made)
+        assert time_from_proto((await deletion(ada)).purge_time) == near
+        told = [each for each in await users.told(ada.user_id) if isinstance(each, events_pb2.DeletionScheduled)]
+        assert len(told) == 1
+
+
 async def test_an_export_that_a_deletion_waits_with_does_not_expire(
     installation: Installation, redis: Redis, worker: Database
 ):
