@@ -6,19 +6,19 @@ how a method that is added is covered; until it is, its name fails `test_every_m
 """
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
 
 from libs.ids import uuid7
-from libs.mesh.contract import PACKAGES, Method, methods
+from libs.mesh.contract import Method, methods
 from services.auth import passwords
 from tests.mesh import Installation
 from tests.tenants.walk import (
     ASKED,
     NOBODYS_IDS,
     PERSONAL_TEXTS,
+    SERVED,
     UNNAMED,
     Anna,
     World,
@@ -31,7 +31,6 @@ from tests.tenants.walk import (
     standing,
 )
 
-SERVED = [word for word in PACKAGES if Path("services", word, "__main__.py").exists()]
 DIFFERS = {
     "AuthService/Register": "whose address it is must be told that it is taken",
 }

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +31,7 @@ from tradeloom.policy.v1 import policy_pb2
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
 from libs.ids import uuid7
-from libs.mesh.contract import Method, methods
+from libs.mesh.contract import PACKAGES, Method, methods
 from libs.mesh.wire import timestamp
 from libs.stack.services import EARLIER_NAMES
 from tests import mesh
@@ -41,6 +42,7 @@ from tests.orders.stand import limit, market, until
 from tests.servers import free_port
 from tests.tenants.rows import Table, columns, relations
 
+SERVED = [word for word in PACKAGES if Path("services", word, "__main__.py").exists()]
 INSTRUMENT = "SIM:BTCUSDT"
 HEARTBEAT_SECONDS = 0.2
 MESSAGES_AFTER = 3
@@ -178,9 +180,9 @@ class World:
 
 
 @asynccontextmanager
-async def standing(bare: Installation, words: list[str]) -> AsyncIterator[World]:
+async def standing(bare: Installation, words: list[str], **changes: str) -> AsyncIterator[World]:
     often = {f"{name}_per_second": "1000" for name in ("sign_in", "writes", "reads", "streams")}
-    often["stream_heartbeat_seconds"] = str(HEARTBEAT_SECONDS)
+    often |= {"stream_heartbeat_seconds": str(HEARTBEAT_SECONDS), **changes}
     ports = {word: free_port() for word in words}
     # Where each finds the others; what it does not ask it does not read.
     for word, port in ports.items():
