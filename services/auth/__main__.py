@@ -110,7 +110,12 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             told = await stack.enter_async_context(relay(worker, redis, settings.word))
             read = {
                 source: await stack.enter_async_context(
-                    reading(worker, redis, source, consumers.Follow(source, chains, settings.access_token_seconds, now))
+                    reading(
+                        worker,
+                        redis,
+                        source,
+                        consumers.Follow(source, chains, settings.access_token_seconds, now, outgoing),
+                    )
                 )
                 for source in consumers.AUDITED
             }

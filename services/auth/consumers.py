@@ -1,4 +1,4 @@
-"""Applies what the services tell: what a person may use, that one is gone, and everything about a person to their chain."""
+"""Applies what the services tell: what a person may use, that one leaves, and everything about a person to their chain."""
 
 import base64
 import json
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
+from uuid import UUID
 
 from google.protobuf import message_factory
 from google.protobuf.descriptor_pool import Default
@@ -15,10 +16,12 @@ from tradeloom.orders.v1 import events_pb2 as orders_events_pb2
 from tradeloom.orders.v1 import orders_pb2
 from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
+from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.auth import audit_store, store
 from services.auth.audit_store import Chains, Happening
+from services.auth.mails import Kind, Outgoing
 from services.auth.store import IdentityStore
 
 AUDITED = ("auth", "users", "billing", "orders")
@@ -28,6 +31,8 @@ NO_DECISIONS = frozenset({orders_pb2.ORDER_EVENT_KIND_WORKING, orders_pb2.ORDER_
 """What a venue does with an order is the orders' own record."""
 ENTITLEMENTS_CHANGED = billing_events_pb2.EntitlementsChanged.DESCRIPTOR.full_name
 DEFAULT_CHANGED = billing_events_pb2.DefaultEntitlementsChanged.DESCRIPTOR.full_name
+DELETION_SCHEDULED = users_events_pb2.DeletionScheduled.DESCRIPTOR.full_name
+DELETION_CANCELLED = users_events_pb2.DeletionCancelled.DESCRIPTOR.full_name
 USER_PURGED = users_events_pb2.UserPurged.DESCRIPTOR.full_name
 
 
@@ -39,6 +44,7 @@ class Follow:
     chains: Chains
     access_token_seconds: int
     now: Callable[[], datetime]
+    outgoing: Outgoing
 
     async def __call__(self, rows: Connection, facts: Sequence[Fact]) -> None:
         happenings = [
@@ -68,9 +74,20 @@ class Follow:
                 await store.forget_entitlements(rows, fact.user_id)
             else:
                 await store.put_entitlements(rows, fact.user_id, changed.plan, changed.entitlements, changed.quotas)
+        elif fact.kind == DELETION_SCHEDULED and fact.user_id is not None:
+            scheduled = users_events_pb2.DeletionScheduled.FromString(fact.payload)
+            purge_time = f"{time_from_proto(scheduled.purge_time):%d %B %Y, %H:%M} UTC"
+            await self._mail(rows, fact.user_id, Kind.DELETION_SCHEDULED, purge_time)
+        elif fact.kind == DELETION_CANCELLED and fact.user_id is not None:
+            await self._mail(rows, fact.user_id, Kind.DELETION_CANCELLED)
         elif fact.kind == USER_PURGED and fact.user_id is not None:
             await IdentityStore(rows, self.access_token_seconds).purge(fact.user_id, self.now())
             await audit_store.empty(rows, fact.user_id)
+
+    async def _mail(self, rows: Connection, user_id: UUID, kind: Kind, name: str = "") -> None:
+        """On its way with the reader's position, so once for each fact; to nobody who is gone by now."""
+        if email := await store.email_of(rows, user_id):
+            await self.outgoing.add(rows, user_id, kind, email, name=name)
 
 
 def is_recorded(fact: Fact) -> bool:

@@ -32,6 +32,8 @@ class Kind(Enum):
     TOTP_TAKEN_AWAY = "totp_taken_away"
     SIGNED_IN_ELSEWHERE = "signed_in_elsewhere"
     API_KEY_CREATED = "api_key_created"
+    DELETION_SCHEDULED = "deletion_scheduled"
+    DELETION_CANCELLED = "deletion_cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,14 @@ def written(kind: Kind, mail_id: str, public_url: str, *, email: str, token: str
             f"{link}\n\nIt works once, for {RESET_LINK_SECONDS // 60} minutes."
             " If it was not you, do nothing: your password stays as it is."
         )
+    elif kind is Kind.DELETION_SCHEDULED:
+        subject = "Your account is going to be deleted"
+        text = (
+            f"Everything you have here is deleted for good, not before {name}. Until then you may stay: sign in at"
+            f' {public_url} and choose "Keep my account". Before the end your data is put together once more for you to'
+            " download.\n\nIf you did not ask for this, keep your account now, and set a new password:"
+            f" {public_url}/#/reset-password That ends every session. Then look through your API keys."
+        )
     else:
         subject, what = NOTICES[kind]
         about = f" ({name})" if name else ""
@@ -146,5 +156,6 @@ NOTICES = {
         "Somebody signed in to your account from where you had not signed in before",
     ),
     Kind.API_KEY_CREATED: ("A new API key", "An API key of your account was made"),
+    Kind.DELETION_CANCELLED: ("Your account stays", "The deletion of your account was cancelled"),
 }
-"""Of what changes who can get in, the owner hears: subject, and what happened."""
+"""Of what changes who can get in, or whether there is anything to get into, the owner hears: subject, and what happened."""

@@ -578,6 +578,10 @@ async def purged_among(rows: Connection, user_ids: Iterable[UUID]) -> set[UUID]:
     return {row["user_id"] for row in found}
 
 
+async def email_of(rows: Connection, user_id: UUID) -> str | None:
+    return await rows.fetchval("SELECT email FROM users WHERE user_id = $1 AND state <> 'purged'", user_id)
+
+
 async def put_entitlements(
     rows: Connection, user_id: UUID, plan: str, capabilities: Iterable[str], quotas: Mapping[str, int]
 ) -> None:

@@ -1,7 +1,7 @@
 """What the other services tell: plans reach the tokens, and a purge leaves nothing personal and the chain provable."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import jwt
@@ -13,6 +13,7 @@ from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
 from libs.bus.connection import open_redis
 from libs.ids import uuid7
+from libs.mesh.wire import timestamp
 from libs.store import outbox
 from libs.store.database import open_database
 from libs.store.outbox import Fact
@@ -28,6 +29,7 @@ from tests.auth.people import (
     carrying,
     enrolled,
     letter_to,
+    letters,
     reason_of,
     registered,
     signed_in,
@@ -107,6 +109,36 @@ async def test_a_smaller_plan_lets_keys_be_that_are_there_and_makes_no_more(auth
     for secret in secrets:
         exchange = auth_pb2.ExchangeApiKeyRequest(secret=secret)
         assert await reason_of(stub_of(auth).ExchangeApiKey(exchange)) == ""
+
+
+async def test_who_is_to_be_deleted_hears_of_it_once_for_each_fact(auth, bare_installation):
+    """And once more when the end was put off, or when they stay; however often facts are read."""
+    person = await registered(auth)
+    purge_time = datetime(2026, 12, 26, 10, 3, tzinfo=UTC)
+    for sequence, message in enumerate(
+        (
+            users_events_pb2.DeletionScheduled(purge_time=timestamp(purge_time)),
+            users_events_pb2.DeletionScheduled(purge_time=timestamp(purge_time + timedelta(days=1))),
+            users_events_pb2.DeletionCancelled(),
+        ),
+        1,
+    ):
+        kind, payload = message.DESCRIPTOR.full_name, message.SerializeToString()
+        await told(bare_installation, "users", person.user_id, sequence, kind, payload, person.user_id)
+    subject = "Your account is going to be deleted"
+    await letter_to(bare_installation.mails, person.email, "Your account stays")
+    # All is sent again, and one more that is new.
+    async with bare_installation.connect() as rows:
+        await rows.execute("UPDATE users.outbox SET stream_epoch = NULL, stream_counter = NULL")
+    again = users_events_pb2.DeletionScheduled(purge_time=timestamp(purge_time + timedelta(days=40)))
+    kind, payload = again.DESCRIPTOR.full_name, again.SerializeToString()
+    await told(bare_installation, "users", person.user_id, 4, kind, payload, person.user_id)
+    await letter_to(bare_installation.mails, person.email, subject, count=3)
+    found = [letter for letter in letters(bare_installation.mails, person.email) if subject in letter.subject]
+    for letter, when in zip(found, ("26 December", "27 December", "04 February 2027, 10:03 UTC"), strict=True):
+        assert f"not before {when}" in letter.text
+        assert "Keep my account" in letter.text
+    assert sum("Your account stays" in letter.subject for letter in letters(bare_installation.mails, person.email)) == 1
 
 
 async def test_a_purge_leaves_nothing_personal_and_the_chain_provable(auth, bare_installation):

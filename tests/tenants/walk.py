@@ -325,6 +325,11 @@ class Anna:
             waiting = ["mails"] * await superuser.fetchval(
                 "SELECT count(*) FROM auth.mails WHERE user_id = $1", user_id
             )
+            # A resting order is written once more when the market first meets it.
+            waiting += ["the market"] * await superuser.fetchval(
+                "SELECT count(*) FROM execution.venue_orders WHERE user_id = $1 AND state = 'working' AND NOT entered",
+                user_id,
+            )
             for reader, sources in self.world.readers.items():
                 for source in sources:
                     unread = await superuser.fetch(
