@@ -3,6 +3,7 @@ import { AdminService, AuthService, type User } from "@gen/tradeloom/auth/v1/aut
 import { BillingService } from "@gen/tradeloom/billing/v1/billing_pb.js";
 import { MarketDataService } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import { OrderService, PortfolioService } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { UserService } from "@gen/tradeloom/users/v1/users_pb.js";
 import { createContext, useContext, useSyncExternalStore, type ReactNode } from "react";
 import type { Session, SessionState } from "./session";
 import type { StepUp } from "./stepUp";
@@ -15,6 +16,7 @@ export interface Clients {
   marketData: Client<typeof MarketDataService>;
   orders: Client<typeof OrderService>;
   portfolio: Client<typeof PortfolioService>;
+  users: Client<typeof UserService>;
 }
 
 export interface Api extends Clients {
@@ -30,6 +32,7 @@ export function clientsOver(transport: Transport): Clients {
     marketData: createClient(MarketDataService, transport),
     orders: createClient(OrderService, transport),
     portfolio: createClient(PortfolioService, transport),
+    users: createClient(UserService, transport),
   };
 }
 

@@ -16,6 +16,7 @@ import { isAdministrator, useApi } from "@/api/clients";
 import { AccountContext } from "@/features/accounts/account";
 import { AccountMenu } from "@/features/accounts/AccountMenu";
 import { EmailBanner } from "@/features/auth/EmailBanner";
+import { DeletionBanner } from "@/features/leaving/DeletionBanner";
 import { useAccountOrders } from "@/features/orders/AccountOrdersProvider";
 import { StreamBadge } from "@/ui/StreamBadge";
 import { PATHS } from "./paths";
@@ -88,6 +89,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           </Menu>
         </Group>
       </header>
+      <DeletionBanner />
       <EmailBanner />
       <main id="main" className={classes.main}>
         {children}

@@ -5,6 +5,7 @@ import { Link } from "react-router";
 import { useApi } from "@/api/clients";
 import { PATHS } from "@/app/paths";
 import { EmailBanner } from "@/features/auth/EmailBanner";
+import { DeletionBanner } from "@/features/leaving/DeletionBanner";
 import { AccountOrdersProvider } from "@/features/orders/AccountOrdersProvider";
 import { Failed, Loading } from "@/ui/states";
 import { AccountContext, ACCOUNTS_KEY, ACCOUNTS_SHOWN_MAX, rememberChoice, rememberedChoice } from "./account";
@@ -47,6 +48,7 @@ export function AccountGate({ isNeeded, children }: Props) {
   if (!chosen) {
     return (
       <Stack mih="100%" gap={0}>
+        <DeletionBanner />
         <EmailBanner />
         <Center flex={1} p="md" component="main">
           <Stack w="100%" maw={460} gap="sm">
