@@ -48,12 +48,15 @@ class Person:
     def metadata(self) -> Metadata:
         return sign_in(self.user_id, roles=list(self.roles))
 
+    @property
+    def stub(self) -> Any:
+        return self.billing.stub(billing_pb2_grpc.BillingServiceStub)
+
     async def call(self, method: str, **fields: Any) -> Any:
         request_type = getattr(billing_pb2, f"{method}Request")
         if "request_id" in request_type.DESCRIPTOR.fields_by_name:
             fields = {"request_id": str(uuid7()), **fields}
-        stub = self.billing.stub(billing_pb2_grpc.BillingServiceStub)
-        return await getattr(stub, method)(request_type(**fields), metadata=self.metadata)
+        return await getattr(self.stub, method)(request_type(**fields), metadata=self.metadata)
 
     async def subscription(self) -> billing_pb2.Subscription:
         return (await self.call("GetSubscription")).subscription

@@ -13,7 +13,7 @@ from libs.mesh.wire import timestamp
 from services.billing import domain
 from services.billing.settings import Settings
 from tests.billing.stand import Person, admin, reason, refusal, select, serving, story, told, until
-from tests.mesh import Installation, Served
+from tests.mesh import Installation, Served, sign_in
 
 QUOTAS = {"active_deployments": 1, "alert_rules": 10, "api_keys": 2, "backtests_per_day": 20}
 
@@ -137,6 +137,18 @@ async def test_a_plan_that_cannot_be_given_is_refused_and_changes_nothing(
     assert (refused.code, refused.reason, refused.fields) == (code, why, field)
     assert not await select(installation, "SELECT FROM subscriptions")
     assert not await select(installation, "SELECT FROM request_keys")
+
+
+async def test_a_program_with_an_api_key_sees_what_is_allowed_and_not_how_it_is_paid(manual: Served):
+    stub = Person(manual).stub
+    metadata = sign_in(scopes=["read", "trade"])
+    await stub.GetEntitlements(billing_pb2.GetEntitlementsRequest(), metadata=metadata)
+    await stub.GetUsage(billing_pb2.GetUsageRequest(), metadata=metadata)
+    for looking, request in (
+        (stub.GetSubscription, billing_pb2.GetSubscriptionRequest()),
+        (stub.ListInvoices, billing_pb2.ListInvoicesRequest()),
+    ):
+        assert await reason(looking(request, metadata=metadata)) == "NOT_PERMITTED"
 
 
 @pytest.mark.parametrize("method", ["PutPlan", "PutFeature", "AssignPlan"])

@@ -15,7 +15,7 @@ from tests.journeys.callers import BufCurl, Caller, Curl, Grpcurl, Json, Refused
 from tests.stack import Stack, until
 
 PASSWORD, NEW_PASSWORD = "SecurePass123!", "AnotherPass456?"
-PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, RESOURCE_EXHAUSTED = 7, 16, 9, 8
+PERMISSION_DENIED, UNAUTHENTICATED, FAILED_PRECONDITION, RESOURCE_EXHAUSTED, NOT_FOUND = 7, 16, 9, 8, 5
 REFUSED_EVERYWHERE_SECONDS = 5.0
 
 
@@ -138,7 +138,9 @@ def test_from_the_first_mail_to_a_robot_that_trades_and_is_stopped(caller: Calle
         lambda: caller.call("PortfolioService.CreateAccount", {"request_id": "x", "name": "x"}, robot),
     ):
         assert refusal(refused) == PERMISSION_DENIED
-    assert other
+    # To the robot there is no other account, to its maker there is.
+    assert refusal(lambda: caller.call("OrderService.PlaceOrder", order(other), robot)) == NOT_FOUND
+    assert caller.call("OrderService.PlaceOrder", order(other), fresh)["order"]["account_id"] == other
     listed = caller.call("AuthService.ListApiKeys", {}, opened["access_token"])["api_keys"]
     assert [key["api_key_id"] for key in listed] == [made["api_key"]["api_key_id"]]
     assert listed[0]["last_used_address"] == "127.0.0.1"

@@ -194,10 +194,17 @@ async def test_preferences_have_an_etag_of_their_own(users: Stand):
     assert await ada.preferences() == first
 
 
-async def test_a_program_with_an_api_key_may_look_and_change_nothing(users: Stand):
-    ada = users.person(scopes=["read", "trade"])
-    await ada.profile()
-    await ada.preferences()
-    for changing in (ada.change_profile(display_name="x"), ada.change_preferences(locale="de")):
-        refused = await refusal(changing)
+@pytest.mark.parametrize("bound", [{}, {"accounts": [str(uuid7())]}])
+async def test_a_program_with_an_api_key_sees_nothing_of_the_person(users: Stand, bound: dict[str, list[str]]):
+    """It is for trading, and perhaps for one account: its maker expects it to tell nobody their telephone number."""
+    ada = users.person(scopes=["read", "trade"], **bound)
+    for doing in (
+        ada.profile(),
+        ada.preferences(),
+        ada.onboarding(),
+        ada.ask(ada.api.GetDeletion, users_pb2.GetDeletionRequest()),
+        ada.change_profile(display_name="x"),
+        ada.change_preferences(locale="de"),
+    ):
+        refused = await refusal(doing)
         assert (refused.code, refused.metadata) == ("PERMISSION_DENIED", {"needs": "scope:account"})

@@ -57,7 +57,7 @@ class _ApiKeyScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeySco
     API_KEY_SCOPE_UNSPECIFIED: _ApiKeyScope.ValueType  # 0
     """Never valid."""
     API_KEY_SCOPE_READ: _ApiKeyScope.ValueType  # 1
-    """Look."""
+    """Look at markets and at trading, and at what the plan allows; of the person only what GetMe says."""
     API_KEY_SCOPE_TRADE: _ApiKeyScope.ValueType  # 2
     """Place and cancel orders; includes looking."""
 
@@ -67,7 +67,7 @@ class ApiKeyScope(_ApiKeyScope, metaclass=_ApiKeyScopeEnumTypeWrapper):
 API_KEY_SCOPE_UNSPECIFIED: ApiKeyScope.ValueType  # 0
 """Never valid."""
 API_KEY_SCOPE_READ: ApiKeyScope.ValueType  # 1
-"""Look."""
+"""Look at markets and at trading, and at what the plan allows; of the person only what GetMe says."""
 API_KEY_SCOPE_TRADE: ApiKeyScope.ValueType  # 2
 """Place and cancel orders; includes looking."""
 Global___ApiKeyScope: _TypeAlias = ApiKeyScope  # noqa: Y015

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """Keeps what people say of themselves and how they like things, and lets them leave with all of it.
+    """Keeps what people say of themselves and how they like things, and lets them leave with all of it. No
+    API key gets in here: it is for markets and trading, and perhaps for some accounts alone.
     """
 
     def __init__(self, channel):
@@ -103,7 +104,8 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """Keeps what people say of themselves and how they like things, and lets them leave with all of it.
+    """Keeps what people say of themselves and how they like things, and lets them leave with all of it. No
+    API key gets in here: it is for markets and trading, and perhaps for some accounts alone.
     """
 
     def GetProfile(self, request, context):
@@ -281,7 +283,8 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """Keeps what people say of themselves and how they like things, and lets them leave with all of it.
+    """Keeps what people say of themselves and how they like things, and lets them leave with all of it. No
+    API key gets in here: it is for markets and trading, and perhaps for some accounts alone.
     """
 
     @staticmethod

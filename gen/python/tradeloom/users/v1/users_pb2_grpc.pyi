@@ -13,7 +13,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """Keeps what people say of themselves and how they like things, and lets them leave with all of it."""
+    """Keeps what people say of themselves and how they like things, and lets them leave with all of it. No
+    API key gets in here: it is for markets and trading, and perhaps for some accounts alone.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetProfile: _aio.UnaryUnaryMultiCallable[_users_pb2.GetProfileRequest, _users_pb2.GetProfileResponse]
@@ -55,7 +57,9 @@ class UserServiceStub:
     """Returns one part of a ready export: the parts, one after the other, are a zip of JSON documents."""
 
 class UserServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps what people say of themselves and how they like things, and lets them leave with all of it."""
+    """Keeps what people say of themselves and how they like things, and lets them leave with all of it. No
+    API key gets in here: it is for markets and trading, and perhaps for some accounts alone.
+    """
 
     @_abc_1.abstractmethod
     def GetProfile(

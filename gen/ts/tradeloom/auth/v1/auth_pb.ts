@@ -2466,7 +2466,7 @@ export enum ApiKeyScope {
   UNSPECIFIED = 0,
 
   /**
-   * Look.
+   * Look at markets and at trading, and at what the plan allows; of the person only what GetMe says.
    *
    * @generated from enum value: API_KEY_SCOPE_READ = 1;
    */

@@ -1791,7 +1791,8 @@ export const LeasePurposeSchema: GenEnum<LeasePurpose> = /*@__PURE__*/
   enumDesc(file_tradeloom_users_v1_users, 6);
 
 /**
- * Keeps what people say of themselves and how they like things, and lets them leave with all of it.
+ * Keeps what people say of themselves and how they like things, and lets them leave with all of it. No
+ * API key gets in here: it is for markets and trading, and perhaps for some accounts alone.
  *
  * @generated from service tradeloom.users.v1.UserService
  */
