@@ -21,6 +21,7 @@ from libs.store.relay import relay
 from services.auth.audit_store import Chains
 from services.auth.consumers import Follow
 from services.auth.keys import KeyBox, Signer
+from services.auth.mails import Outgoing
 from tests.auth.people import (
     PASSWORD,
     Person,
@@ -228,7 +229,8 @@ async def test_what_is_recorded_beside_a_purge_is_emptied_as_well(auth, bare_ins
 
     signer = Signer(KeyBox(DATA_KEY), 900)
     signer.use([MINT.stored, MINT.audit])
-    follow = {source: Follow(source, Chains(signer), 900, lambda: now) for source in ("auth", "users")}
+    outgoing = Outgoing(KeyBox(DATA_KEY), uuid7, "https://trade.example.com")
+    follow = {source: Follow(source, Chains(signer), 900, lambda: now, outgoing) for source in ("auth", "users")}
     async with open_database(bare_installation.url("auth_worker")) as worker, bare_installation.connect() as superuser:
 
         async def record_session() -> None:
