@@ -92,11 +92,11 @@ def carrying(session: Any) -> Metadata:
     return bearer(session.access_token)
 
 
-def administering(user_id: str | None = None) -> Metadata:
-    """The token of an administrator who has just proved a second factor."""
+def administering(user_id: str | None = None, **claims: Any) -> Metadata:
+    """The token of an administrator who has just proved a second factor; of an enrolled one it is of generation 1."""
     from uuid import UUID
 
-    proved = {"mfa": True, "mfa_time": int(time.time())}
+    proved = {"mfa": True, "mfa_time": int(time.time()), **claims}
     return sign_in(UUID(user_id) if user_id else None, roles=["user", "admin"], **proved)
 
 

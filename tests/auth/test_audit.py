@@ -109,7 +109,7 @@ async def test_records_can_be_read_newest_first_page_by_page(auth):
     assert found == oldest_first[::-1]
     asked = auth_pb2.ListAuditEventsRequest(user_id=who.person.user_id, page_size=1, newest_first=True)
     # Their own, so that nothing is added by reading.
-    own = administering(who.person.user_id)
+    own = administering(who.person.user_id, gen=1)
     [newest] = (await admin_of(auth).ListAuditEvents(asked, metadata=own)).events
     assert newest == oldest_first[-1]
 
@@ -159,7 +159,7 @@ async def test_that_an_administrator_read_somebodys_records_is_recorded_about_th
     await told_of(auth, who.metadata, "AuditRecordsRead", lambda _: 1, 3)
     # One's own are one's own, whichever way.
     asked.page_token = ""
-    await admin_of(auth).ListAuditEvents(asked, metadata=administering(who.person.user_id))
+    await admin_of(auth).ListAuditEvents(asked, metadata=administering(who.person.user_id, gen=1))
     await signed_in(auth, await registered(auth))
     assert len(await recorded(auth, who.metadata, "AuditRecordsRead")) == 3
 
@@ -168,7 +168,7 @@ async def test_who_began_a_rotation_of_the_signing_key_is_recorded(auth):
     who = await enrolled(auth)
     rotating = auth_pb2.RotateSigningKeyRequest(request_id="r")
     for _ in range(2):
-        rotated = await admin_of(auth).RotateSigningKey(rotating, metadata=administering(who.person.user_id))
+        rotated = await admin_of(auth).RotateSigningKey(rotating, metadata=administering(who.person.user_id, gen=1))
     [told] = await told_of(auth, who.metadata, "SigningKeyRotated", lambda _: 1, 1)
     assert told["key_id"] == rotated.key_id
 

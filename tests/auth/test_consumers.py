@@ -152,7 +152,7 @@ async def test_a_purge_leaves_nothing_personal_and_the_chain_provable(auth, bare
     user_id = who.person.user_id
     # What an administrator has done to her is kept for the administrator.
     changing = auth_pb2.SetUserStateRequest(request_id="s", user_id=user_id, state=auth_pb2.USER_STATE_ACTIVE)
-    admin = administering(other.person.user_id)
+    admin = administering(other.person.user_id, gen=1)
     assert (await admin_of(auth).SetUserState(changing, metadata=admin)).user.email == email
     assert (await admin_of(auth).SetUserState(changing, metadata=admin)).user.email == email
     await stub_of(auth).RequestPasswordReset(auth_pb2.RequestPasswordResetRequest(request_id="p", email=email))
