@@ -55,8 +55,8 @@ async def billing(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         )
         upkeep = Upkeep(
             worker,
-            Clock(now),
-            use_cases.PassTime(now, stripe is not None),
+            Clock(now, settings.clock_settle_seconds),
+            use_cases.PassTime(stripe is not None),
             Payments(worker, stripe, uuid7, now, grace) if stripe else None,
             settings.poll_seconds,
         )

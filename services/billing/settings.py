@@ -24,6 +24,8 @@ class Settings(ServiceSettings):
     grace_days: int = Field(default=7, ge=0, le=90)
     # How soon time and changed plans have their effect.
     poll_seconds: PositiveFloat = 5.0
+    # For so long after the start, and after the machine's clock was set, nothing ends by time alone.
+    clock_settle_seconds: PositiveFloat = 300.0
 
     @property
     def pays_at_stripe(self) -> bool:

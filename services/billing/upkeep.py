@@ -15,8 +15,6 @@ from services.billing import store, use_cases
 from services.billing.payments import Payments
 from services.billing.store import Books
 
-# A clock that was just set may be set again: for so long nothing becomes due by it.
-SETTLE_SECONDS = 300.0
 # How far a clock may drift between two looks.
 DRIFT_SECONDS = 5.0
 # What could not be done is tried again after.
@@ -31,21 +29,23 @@ class Clock:
     """The time of day, held against a clock that nobody can set: nobody loses a plan because a machine's clock jumped."""
 
     now: Callable[[], datetime]
+    settle_seconds: float
+    """A clock that was just set may be set again: for so long nothing becomes due by it."""
     monotonic: Callable[[], float] = time.monotonic
-    _ahead: float | None = field(default=None, init=False)
-    _jumped_at: float | None = field(default=None, init=False)
+    _ahead: float = field(default=0.0, init=False)
+    _set_at: float | None = field(default=None, init=False)
 
     def believed(self) -> datetime | None:
-        """None while the clock was set not long ago."""
+        """None while the clock was set not long ago, as it may have been when nobody looked yet."""
         now, moment = self.now(), self.monotonic()
         ahead = now.timestamp() - moment
-        if self._ahead is not None and abs(ahead - self._ahead) > DRIFT_SECONDS:
+        if self._set_at is None:
+            self._set_at = moment
+        elif abs(ahead - self._ahead) > DRIFT_SECONDS:
             log.warning("the clock was set", seconds=round(ahead - self._ahead, 1))
-            self._jumped_at = moment
+            self._set_at = moment
         self._ahead = ahead
-        if self._jumped_at is not None and moment - self._jumped_at < SETTLE_SECONDS:
-            return None
-        return now
+        return None if moment - self._set_at < self.settle_seconds else now
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Upkeep:
             # Whoever fails below comes again later, behind the others; and another replica finds nothing due.
             if not await store.postpone(rows, user_id, now, now + RETRY):
                 return
-            subscription, moved = await self.pass_time(books, user_id)
+            subscription, moved = await self.pass_time(books, user_id, now)
         if self.payments and not moved and subscription and subscription.at_stripe:
             await self.payments.bring_up_to_date(user_id)
 

@@ -69,11 +69,9 @@ class CancelSubscription:
 class PassTime:
     """Does what has become due by time alone; the subscription after it, and whether anything was."""
 
-    now: Callable[[], datetime]
     stripe: bool
 
-    async def __call__(self, books: Books, user_id: UUID) -> tuple[Subscription | None, bool]:
-        now = self.now()
+    async def __call__(self, books: Books, user_id: UUID, now: datetime) -> tuple[Subscription | None, bool]:
         _, before = await books.lock(user_id)
         event = domain.due_event(before, stripe=self.stripe, now=now)
         if event is None:

@@ -21,7 +21,7 @@ from tests.mesh import Installation, Metadata, Served, sign_in
 
 WAIT_SECONDS = 20.0
 MONTH, YEAR = billing_pb2.BILLING_INTERVAL_MONTH, billing_pb2.BILLING_INTERVAL_YEAR
-QUICK = {"poll_seconds": "0.05"}
+QUICK = {"poll_seconds": "0.05", "clock_settle_seconds": "0.1", "payments_per_second": "1000"}
 
 
 def at_stripe(stripe: StripeServer, **changes: str) -> dict[str, str]:

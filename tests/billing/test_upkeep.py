@@ -8,12 +8,16 @@ import pytest
 from tradeloom.billing.v1 import billing_pb2
 
 from libs.mesh.wire import timestamp
-from services.billing import domain, upkeep
-from services.billing.upkeep import SETTLE_SECONDS, Clock
+from libs.store.database import open_database
+from services.billing import __main__ as service
+from services.billing import domain, upkeep, use_cases
+from services.billing.store import Books
+from services.billing.upkeep import Clock
 from tests.billing.stand import Person, admin, at_stripe, select, serving, story, subscribed, until
 from tests.billing.stripe_server import Fault, StripeServer
 from tests.mesh import Installation, Served
 
+SETTLE_SECONDS = 300.0
 CANCELLED = billing_pb2.SUBSCRIPTION_STATE_CANCELLED
 
 
@@ -157,12 +161,26 @@ class Clocks:
         self.moment += seconds
 
 
+def clock_of(clocks: Clocks) -> Clock:
+    return Clock(lambda: clocks.day, SETTLE_SECONDS, lambda: clocks.moment)
+
+
+def test_at_its_start_a_clock_may_just_have_been_set_wrong():
+    clocks = Clocks()
+    clock = clock_of(clocks)
+    assert clock.believed() is None
+    clocks.pass_(SETTLE_SECONDS - 1)
+    assert clock.believed() is None
+    clocks.pass_(1)
+    assert clock.believed() == clocks.day
+
+
 @pytest.mark.parametrize("jump", [timedelta(days=400), timedelta(days=-400), timedelta(seconds=10)])
 def test_a_clock_that_was_set_ends_nothing_for_a_while(jump: timedelta):
     clocks = Clocks()
-    clock = Clock(lambda: clocks.day, lambda: clocks.moment)
-    assert clock.believed() == clocks.day
-    clocks.pass_(60)
+    clock = clock_of(clocks)
+    clock.believed()
+    clocks.pass_(SETTLE_SECONDS)
     assert clock.believed() == clocks.day
     clocks.pass_(1)
     clocks.day += jump
@@ -178,11 +196,54 @@ def test_a_clock_that_was_set_ends_nothing_for_a_while(jump: timedelta):
 
 def test_a_clock_that_is_merely_slewed_is_believed():
     clocks = Clocks()
-    clock = Clock(lambda: clocks.day, lambda: clocks.moment)
+    clock = clock_of(clocks)
+    clock.believed()
+    clocks.pass_(SETTLE_SECONDS)
     for _ in range(1000):
         clocks.pass_(1)
         clocks.day += timedelta(milliseconds=1)
         assert clock.believed() == clocks.day
+
+
+async def test_a_service_that_starts_with_a_wrong_clock_ends_no_plan(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+):
+    """The clock has jumped, and then the service was started anew."""
+    looks: list[datetime | None] = []
+    real, ahead = Clock.believed, timedelta()
+
+    def believed(self: Clock) -> datetime | None:
+        looks.append(real(self))
+        return looks[-1]
+
+    monkeypatch.setattr(Clock, "believed", believed)
+    monkeypatch.setattr(service, "now", lambda: datetime.now(UTC) + ahead)
+    async with serving(installation) as billing:
+        person = Person(billing)
+        end = timestamp(datetime.now(UTC) + timedelta(days=30))
+        await admin(billing).call("AssignPlan", user_id=str(person.user_id), plan="pro", end_time=end)
+    looks.clear()
+    ahead = timedelta(days=400)
+    async with serving(installation, clock_settle_seconds="3600") as billing:
+
+        async def has_looked() -> bool:
+            return len(looks) > 3
+
+        await until(has_looked)
+        assert not any(looks)
+        assert (await Person(billing, person.user_id).subscription()).plan_in_force == "pro"
+
+
+async def test_by_the_time_that_was_believed_a_plan_ends_and_by_no_other(manual: Served, installation: Installation):
+    person, now = Person(manual), datetime.now(UTC)
+    end = timestamp(now + timedelta(days=30))
+    await admin(manual).call("AssignPlan", user_id=str(person.user_id), plan="pro", end_time=end)
+    pass_time = use_cases.PassTime(stripe=False)
+    async with open_database(installation.url("billing_worker")) as worker:
+        for days, ended in ((29, False), (31, True)):
+            async with worker.transaction(person.user_id) as rows:
+                books = Books(rows, stripe=False)
+                assert (await pass_time(books, person.user_id, now + timedelta(days=days)))[1] == ended
 
 
 async def test_nothing_ends_while_the_clock_is_not_believed(
