@@ -181,4 +181,5 @@ def limiters(settings: ServiceSettings) -> dict[int, Limiter]:
         policy_pb2.LIMIT_WRITE: Limiter("write", settings.writes_per_second),
         policy_pb2.LIMIT_READ: Limiter("read", settings.reads_per_second),
         policy_pb2.LIMIT_STREAM: Limiter("stream", settings.streams_per_second),
+        policy_pb2.LIMIT_PAYMENT: Limiter("payment", settings.payments_per_second),
     }

@@ -53,6 +53,7 @@ class ServiceSettings(BaseSettings):
     writes_per_second: PositiveFloat = 2_000.0
     reads_per_second: PositiveFloat = 2_000.0
     streams_per_second: PositiveFloat = 100.0
+    payments_per_second: PositiveFloat = 1.0
 
     @classmethod
     def settings_customise_sources(

@@ -203,6 +203,12 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         signature = dict(context.invocation_metadata() or ()).get(SIGNATURE, "")
         await payments.handle(payments.stripe.event(request.body.data, str(signature)))
         return billing_pb2.HandleStripeWebhookResponse()
+    async def GetUserSubscription(self, request, context):
+        user_id = UUID(request.user_id)
+        async with self._database.transaction(user_id) as rows:
+            subscription = await store.find_subscription(rows, user_id)
+        return billing_pb2.GetUserSubscriptionResponse(subscription=wire.subscription_to_proto(subscription))
+
 
     def _paid(self) -> Payments:
         if self._payments is None:

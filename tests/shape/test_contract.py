@@ -91,13 +91,13 @@ def test_every_method_that_changes_something_can_be_repeated_safely(method: Meth
     assert request_id.type == FieldDescriptor.TYPE_STRING
     rules = request_id.GetOptions().Extensions[validate_pb2.field].string
     assert 0 < rules.max_len <= 64
-    if method.policy.limit == policy_pb2.LIMIT_WRITE and method.word != "auth":
+    if method.policy.limit in (policy_pb2.LIMIT_WRITE, policy_pb2.LIMIT_PAYMENT) and method.word != "auth":
         assert rules.min_len == 1, "only auth, where the act itself is unique, may do without"
 
 
 @pytest.mark.parametrize("method", METHODS, ids=named)
 def test_looking_is_never_counted_as_writing_nor_writing_as_looking(method: Method) -> None:
-    if method.policy.limit == policy_pb2.LIMIT_WRITE:
+    if method.policy.limit in (policy_pb2.LIMIT_WRITE, policy_pb2.LIMIT_PAYMENT):
         assert not method.read_only
     if method.policy.limit in (policy_pb2.LIMIT_READ, policy_pb2.LIMIT_STREAM):
         assert method.read_only

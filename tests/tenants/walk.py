@@ -181,7 +181,7 @@ class World:
 
 @asynccontextmanager
 async def standing(bare: Installation, words: list[str], **changes: str) -> AsyncIterator[World]:
-    often = {f"{name}_per_second": "1000" for name in ("sign_in", "writes", "reads", "streams")}
+    often = {f"{name}_per_second": "1000" for name in ("sign_in", "writes", "reads", "streams", "payments")}
     often |= {"stream_heartbeat_seconds": str(HEARTBEAT_SECONDS), **changes}
     ports = {word: free_port() for word in words}
     # Where each finds the others; what it does not ask it does not read.

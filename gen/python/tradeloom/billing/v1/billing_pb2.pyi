@@ -1067,6 +1067,52 @@ class AssignPlanResponse(_message.Message):
 Global___AssignPlanResponse: _TypeAlias = AssignPlanResponse  # noqa: Y015
 
 @_typing.final
+class GetUserSubscriptionRequest(_message.Message):
+    """Asks for a person's subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Whose."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserSubscriptionRequest: _TypeAlias = GetUserSubscriptionRequest  # noqa: Y015
+
+@_typing.final
+class GetUserSubscriptionResponse(_message.Message):
+    """The subscription."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def subscription(self) -> Global___Subscription:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        subscription: Global___Subscription | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUserSubscriptionResponse: _TypeAlias = GetUserSubscriptionResponse  # noqa: Y015
+
+@_typing.final
 class HandleStripeWebhookRequest(_message.Message):
     """An event from Stripe."""
 

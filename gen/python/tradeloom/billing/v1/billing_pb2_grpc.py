@@ -91,6 +91,11 @@ class BillingServiceStub:
                 request_serializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.AssignPlanRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.AssignPlanResponse.FromString,
                 _registered_method=True)
+        self.GetUserSubscription = channel.unary_unary(
+                '/tradeloom.billing.v1.BillingService/GetUserSubscription',
+                request_serializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.GetUserSubscriptionRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.GetUserSubscriptionResponse.FromString,
+                _registered_method=True)
         self.HandleStripeWebhook = channel.unary_unary(
                 '/tradeloom.billing.v1.BillingService/HandleStripeWebhook',
                 request_serializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.HandleStripeWebhookRequest.SerializeToString,
@@ -119,7 +124,8 @@ class BillingServiceServicer:
 
     def StartCheckout(self, request, context):
         """Begins paying for a plan: returns the page at Stripe that asks for the means of payment. The plan
-        counts once Stripe says that it does. Pages asked for before can no longer be paid.
+        counts once Stripe says that it does. Pages asked for before can no longer be paid, and nobody who
+        has paid, however lately, gets one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,9 +190,19 @@ class BillingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUserSubscription(self, request, context):
+        """Returns a person's subscription. Whether somebody has this id is not known here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def HandleStripeWebhook(self, request, context):
         """Takes an event that Stripe sends, signed in the header `stripe-signature` over the body as it is.
         Once it answers, the event has had its effect, however often and in whichever order events come.
+        It is counted against no allowance: all of Stripe's events come from a few addresses, in bursts, and
+        what is refused comes again only after minutes, later hours. What anybody else sends costs one HMAC
+        over a body whose size is bounded before, and reaches neither database nor Stripe.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,6 +265,11 @@ def add_BillingServiceServicer_to_server(servicer, server):
                     servicer.AssignPlan,
                     request_deserializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.AssignPlanRequest.FromString,
                     response_serializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.AssignPlanResponse.SerializeToString,
+            ),
+            'GetUserSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUserSubscription,
+                    request_deserializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.GetUserSubscriptionRequest.FromString,
+                    response_serializer=tradeloom_dot_billing_dot_v1_dot_billing__pb2.GetUserSubscriptionResponse.SerializeToString,
             ),
             'HandleStripeWebhook': grpc.unary_unary_rpc_method_handler(
                     servicer.HandleStripeWebhook,
@@ -555,6 +576,33 @@ class BillingService:
             '/tradeloom.billing.v1.BillingService/AssignPlan',
             tradeloom_dot_billing_dot_v1_dot_billing__pb2.AssignPlanRequest.SerializeToString,
             tradeloom_dot_billing_dot_v1_dot_billing__pb2.AssignPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUserSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.billing.v1.BillingService/GetUserSubscription',
+            tradeloom_dot_billing_dot_v1_dot_billing__pb2.GetUserSubscriptionRequest.SerializeToString,
+            tradeloom_dot_billing_dot_v1_dot_billing__pb2.GetUserSubscriptionResponse.FromString,
             options,
             channel_credentials,
             insecure,

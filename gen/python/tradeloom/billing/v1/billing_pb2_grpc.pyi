@@ -24,7 +24,8 @@ class BillingServiceStub:
     """Returns the caller's subscription. Who has none of their own has the plan "free"."""
     StartCheckout: _aio.UnaryUnaryMultiCallable[_billing_pb2.StartCheckoutRequest, _billing_pb2.StartCheckoutResponse]
     """Begins paying for a plan: returns the page at Stripe that asks for the means of payment. The plan
-    counts once Stripe says that it does. Pages asked for before can no longer be paid.
+    counts once Stripe says that it does. Pages asked for before can no longer be paid, and nobody who
+    has paid, however lately, gets one.
     """
     OpenCustomerPortal: _aio.UnaryUnaryMultiCallable[_billing_pb2.OpenCustomerPortalRequest, _billing_pb2.OpenCustomerPortalResponse]
     """Returns a page at Stripe on which the caller changes the means of payment, sees receipts, or cancels."""
@@ -48,9 +49,14 @@ class BillingServiceStub:
     """Gives a person a plan without payment, or with "free" takes back what they have. Whether
     somebody has this id is not known here.
     """
+    GetUserSubscription: _aio.UnaryUnaryMultiCallable[_billing_pb2.GetUserSubscriptionRequest, _billing_pb2.GetUserSubscriptionResponse]
+    """Returns a person's subscription. Whether somebody has this id is not known here."""
     HandleStripeWebhook: _aio.UnaryUnaryMultiCallable[_billing_pb2.HandleStripeWebhookRequest, _billing_pb2.HandleStripeWebhookResponse]
     """Takes an event that Stripe sends, signed in the header `stripe-signature` over the body as it is.
     Once it answers, the event has had its effect, however often and in whichever order events come.
+    It is counted against no allowance: all of Stripe's events come from a few addresses, in bursts, and
+    what is refused comes again only after minutes, later hours. What anybody else sends costs one HMAC
+    over a body whose size is bounded before, and reaches neither database nor Stripe.
     """
 
 class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -81,7 +87,8 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_billing_pb2.StartCheckoutRequest, _abc.Awaitable[_billing_pb2.StartCheckoutResponse]],
     ) -> _abc.Awaitable[_billing_pb2.StartCheckoutResponse]:
         """Begins paying for a plan: returns the page at Stripe that asks for the means of payment. The plan
-        counts once Stripe says that it does. Pages asked for before can no longer be paid.
+        counts once Stripe says that it does. Pages asked for before can no longer be paid, and nobody who
+        has paid, however lately, gets one.
         """
 
     @_abc_1.abstractmethod
@@ -155,6 +162,14 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetUserSubscription(
+        self,
+        request: _billing_pb2.GetUserSubscriptionRequest,
+        context: _aio.ServicerContext[_billing_pb2.GetUserSubscriptionRequest, _abc.Awaitable[_billing_pb2.GetUserSubscriptionResponse]],
+    ) -> _abc.Awaitable[_billing_pb2.GetUserSubscriptionResponse]:
+        """Returns a person's subscription. Whether somebody has this id is not known here."""
+
+    @_abc_1.abstractmethod
     def HandleStripeWebhook(
         self,
         request: _billing_pb2.HandleStripeWebhookRequest,
@@ -162,6 +177,9 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_billing_pb2.HandleStripeWebhookResponse]:
         """Takes an event that Stripe sends, signed in the header `stripe-signature` over the body as it is.
         Once it answers, the event has had its effect, however often and in whichever order events come.
+        It is counted against no allowance: all of Stripe's events come from a few addresses, in bursts, and
+        what is refused comes again only after minutes, later hours. What anybody else sends costs one HMAC
+        over a body whose size is bounded before, and reaches neither database nor Stripe.
         """
 
 def add_BillingServiceServicer_to_server(servicer: BillingServiceServicer, server: _aio.Server) -> None: ...

@@ -70,6 +70,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: a subscription at Stripe is to a price that names none of our plans in its
     metadata `tradeloom_plan`. Stripe sends the event again, so putting it there heals it. Metadata: price_id.
     """
+    ERROR_REASON_USER_PURGED: _ErrorReason.ValueType  # 18
+    """FAILED_PRECONDITION: the person was deleted for good. Metadata: user_id."""
+    ERROR_REASON_CHECKOUT_EXPIRED: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION: the page of this request_id can no longer be paid, since another was asked for
+    after it; use another request_id.
+    """
+    ERROR_REASON_STRIPE_UNREADABLE: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION: something at Stripe is not as its API describes it, and somebody must look at it there;
+    Stripe sends the event again, so mending it heals it. Metadata: object_id.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why billing refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -121,5 +131,15 @@ ERROR_REASON_EVENT_INVALID: ErrorReason.ValueType  # 16
 ERROR_REASON_PRICE_UNKNOWN: ErrorReason.ValueType  # 17
 """FAILED_PRECONDITION: a subscription at Stripe is to a price that names none of our plans in its
 metadata `tradeloom_plan`. Stripe sends the event again, so putting it there heals it. Metadata: price_id.
+"""
+ERROR_REASON_USER_PURGED: ErrorReason.ValueType  # 18
+"""FAILED_PRECONDITION: the person was deleted for good. Metadata: user_id."""
+ERROR_REASON_CHECKOUT_EXPIRED: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION: the page of this request_id can no longer be paid, since another was asked for
+after it; use another request_id.
+"""
+ERROR_REASON_STRIPE_UNREADABLE: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION: something at Stripe is not as its API describes it, and somebody must look at it there;
+Stripe sends the event again, so mending it heals it. Metadata: object_id.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -118,7 +118,7 @@ class _LimitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Limit.ValueType
     LIMIT_UNSPECIFIED: _Limit.ValueType  # 0
     """Never valid: a method must decide."""
     LIMIT_NONE: _Limit.ValueType  # 1
-    """Not counted: calls between services."""
+    """Not counted: calls between services, and what Stripe sends."""
     LIMIT_SIGN_IN: _Limit.ValueType  # 2
     """Attempts to sign in or register, counted by address."""
     LIMIT_WRITE: _Limit.ValueType  # 3
@@ -127,6 +127,8 @@ class _LimitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Limit.ValueType
     """Calls that look, counted by user."""
     LIMIT_STREAM: _Limit.ValueType  # 5
     """Streams being opened, counted by user."""
+    LIMIT_PAYMENT: _Limit.ValueType  # 6
+    """Calls that ask the provider of payments, whose patience all people share, counted by user."""
 
 class Limit(_Limit, metaclass=_LimitEnumTypeWrapper):
     """Allowances; their sizes are settings of the server."""
@@ -134,7 +136,7 @@ class Limit(_Limit, metaclass=_LimitEnumTypeWrapper):
 LIMIT_UNSPECIFIED: Limit.ValueType  # 0
 """Never valid: a method must decide."""
 LIMIT_NONE: Limit.ValueType  # 1
-"""Not counted: calls between services."""
+"""Not counted: calls between services, and what Stripe sends."""
 LIMIT_SIGN_IN: Limit.ValueType  # 2
 """Attempts to sign in or register, counted by address."""
 LIMIT_WRITE: Limit.ValueType  # 3
@@ -143,6 +145,8 @@ LIMIT_READ: Limit.ValueType  # 4
 """Calls that look, counted by user."""
 LIMIT_STREAM: Limit.ValueType  # 5
 """Streams being opened, counted by user."""
+LIMIT_PAYMENT: Limit.ValueType  # 6
+"""Calls that ask the provider of payments, whose patience all people share, counted by user."""
 Global___Limit: _TypeAlias = Limit  # noqa: Y015
 
 @_typing.final

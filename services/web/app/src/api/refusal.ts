@@ -122,6 +122,7 @@ const SENTENCES: Record<string, Sentence> = {
   BILLING_MANUAL: () => "Nothing is paid here: an administrator assigns plans.",
   SUBSCRIPTION_EXISTS: () => "You have a paid subscription. Change it where you pay for it.",
   SUBSCRIPTION_AT_STRIPE: () => "This person pays for a plan, which must be cancelled first.",
+  CHECKOUT_EXPIRED: () => "This page can no longer be paid on. Subscribe again.",
   NO_CUSTOMER: () => "You have not paid for anything here yet.",
   END_TIME_INVALID: () => "The end must be in the future, and a trial needs one.",
   STRIPE_REFUSED: ({ code }) => `The payment was refused${code ? ` (${code.replace(/_/g, " ")})` : ""}.`,

@@ -1,11 +1,12 @@
 import { Button, Checkbox, Drawer, Group, Select, Stack, Text, TextInput, Textarea } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
-import { useInfiniteQuery, useMutation, useQueryClient } from "@tanstack/react-query";
+import { useInfiniteQuery, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { UserState, type User } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { useState, type FormEvent, type ReactNode } from "react";
 import { useApi, useIsStepUpAsked, useUser } from "@/api/clients";
 import { newRequestId } from "@/api/requestId";
 import { EVENTS_PAGE, Happenings } from "@/features/activity/Happenings";
+import { stateText } from "@/features/plan/plan";
 import { usePlans } from "@/features/plan/usePlans";
 import { dateAndClock } from "@/lib/time";
 import { Failed, Loading, RefusalAlert } from "@/ui/states";
@@ -241,6 +242,7 @@ function SecondFactor({ person }: { person: User }) {
 function AssignPlan({ userId }: { userId: string }) {
   const { billing } = useApi();
   const changed = useChanged();
+  const queries = useQueryClient();
   const plans = usePlans();
   const [plan, setPlan] = useState<string | null>(null);
   const [endDay, setEndDay] = useState("");
@@ -254,6 +256,7 @@ function AssignPlan({ userId }: { userId: string }) {
     onSuccess: async ({ subscription }) => {
       notifications.show({ color: "teal", title: "Plan assigned", message: `Now in force: ${subscription?.planInForce ?? ""}` });
       setRequestId(newRequestId());
+      await queries.invalidateQueries({ queryKey: ["subscription", userId] });
       await changed(userId);
     },
   });
@@ -265,6 +268,7 @@ function AssignPlan({ userId }: { userId: string }) {
 
   return (
     <Part title="Plan">
+      <PresentPlan userId={userId} />
       {plans.isPending ? (
         <Loading what="the plans" />
       ) : !plans.data ? (
@@ -306,6 +310,23 @@ function AssignPlan({ userId }: { userId: string }) {
         </form>
       )}
     </Part>
+  );
+}
+
+function PresentPlan({ userId }: { userId: string }) {
+  const { billing } = useApi();
+  const query = useQuery({
+    queryKey: ["subscription", userId],
+    queryFn: ({ signal }) => billing.getUserSubscription({ userId }, { signal }),
+  });
+  if (query.isPending) return <Loading what="the present plan" />;
+  const found = query.data?.subscription;
+  if (!found) return <Failed what="the present plan" error={query.error} onRetry={() => void query.refetch()} />;
+  return (
+    <Text size="xs" mb="xs">
+      Has {found.planInForce}
+      {found.plan !== found.planInForce && `, subscribed to ${found.plan}`}. {stateText(found)} {found.atStripe && "Paid at Stripe."}
+    </Text>
   );
 }
 

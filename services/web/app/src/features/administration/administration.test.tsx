@@ -10,7 +10,7 @@ import {
   type SetUserRolesRequest,
   type SetUserStateRequest,
 } from "@gen/tradeloom/auth/v1/auth_pb.js";
-import { BillingService, type AssignPlanRequest } from "@gen/tradeloom/billing/v1/billing_pb.js";
+import { BillingService, SubscriptionState, type AssignPlanRequest } from "@gen/tradeloom/billing/v1/billing_pb.js";
 import { screen, waitFor, within } from "@testing-library/react";
 import { expect, test } from "vitest";
 import { refused, signedInApi } from "@/test/api";
@@ -60,6 +60,11 @@ test("an administrator finds a person, sets roles, takes a lost factor away, ass
     });
     service(BillingService, {
       listPlans: () => ({ plans: [{ plan: "pro", title: "Pro" }] }),
+      getUserSubscription: ({ userId }) => {
+        expect(userId).toBe("u-bob");
+        if (plans.length > 0) return { subscription: { plan: "pro", planInForce: "pro", state: SubscriptionState.ACTIVE } };
+        return { subscription: { plan: "desk", planInForce: "free", state: SubscriptionState.UNPAID, atStripe: true } };
+      },
       assignPlan: (request) => {
         plans.push(request);
         return { subscription: { plan: "pro", planInForce: "pro" } };
@@ -88,10 +93,12 @@ test("an administrator finds a person, sets roles, takes a lost factor away, ass
   await waitFor(() => expect(within(person).queryByRole("button", { name: "Take it away" })).toBeNull());
   expect(resets).toMatchObject([{ userId: "u-bob", note: "showed a passport" }]);
 
+  await within(person).findByText(/^Has free, subscribed to desk\. A payment is overdue.* Paid at Stripe\.$/);
   await user.click(within(person).getByRole("combobox", { name: "Plan" }));
   await user.click(await screen.findByRole("option", { name: "Pro" }));
   await user.click(within(person).getByRole("button", { name: "Assign" }));
   await screen.findByText("Now in force: pro");
+  await within(person).findByText("Has pro.");
   expect(plans).toMatchObject([{ userId: "u-bob", plan: "pro", trial: false }]);
 
   await user.type(within(person).getByLabelText(/Why, for the record/), "asked to");
