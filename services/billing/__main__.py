@@ -65,6 +65,7 @@ async def billing(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             following(worker, redis, SOURCES) as readers,
             running("time", upkeep.follow_time),
             running("plans", upkeep.follow_plans),
+            running("payments", upkeep.follow_payments),
             running("departures", upkeep.follow_departures),
             running("purge", upkeep.purge_old),
         ):

@@ -4,7 +4,7 @@ Every change of a subscription is one event, moved through the table MOVES. What
 event: `steps_towards` compares what we have with what Stripe has now, and names the events between them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -21,6 +21,12 @@ FEATURES_MAX = 200
 MINOR_UNITS_MAX = 99_999_999
 # How long after a payment is due Stripe is asked, if it said nothing: it bills within an hour of the period's end.
 LATE = timedelta(hours=2)
+# Who was sent to a page, or owes a bill, is looked at after the first, each time after twice as long, and so often at most:
+# for a day where a page is open, which is how long it can be paid, and some days where a bill is.
+LOOK_FIRST, LOOK_LAST = timedelta(minutes=1), timedelta(hours=1)
+LOOKS_MAX = 100
+# So long what was begun at Stripe may take until it is there to be seen.
+BEGUN = timedelta(minutes=1)
 
 # Digits after the point in Stripe's amounts; of every other currency two. Stripe counts ISK and UGX in hundredths too.
 NO_DIGITS = frozenset(
@@ -57,6 +63,18 @@ class SubscriptionAtStripe(NotAllowed):
 
 class NoCustomer(NotAllowed):
     reason = "NO_CUSTOMER"
+
+
+class UserPurged(NotAllowed):
+    reason = "USER_PURGED"
+
+
+class CheckoutExpired(NotAllowed):
+    reason = "CHECKOUT_EXPIRED"
+
+
+class StripeUnreadable(NotAllowed):
+    reason = "STRIPE_UNREADABLE"
 
 
 class EndTimeInvalid(Invalid):
@@ -186,11 +204,18 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """A person as somebody who may pay; sync_count rises whenever what Stripe has was written here."""
+    """A person as somebody who may pay.
+
+    sync_count rises whenever what Stripe has was written here, and before anything is begun there. is_watched: Stripe may
+    have more to tell, and is asked for it again and again.
+    """
 
     user_id: UUID
     stripe_customer_id: str | None = None
     sync_count: int = 0
+    is_watched: bool = False
+    begin_time: datetime | None = None
+    """When something was last begun there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -423,7 +448,7 @@ def due_event(subscription: Subscription | None, *, stripe: bool, now: datetime)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AtStripe:
-    """A subscription as Stripe has it now."""
+    """A subscription as Stripe has it now, which counts, or did and may again."""
 
     stripe_subscription_id: str
     status: str
@@ -436,12 +461,8 @@ class AtStripe:
     cancel_at_period_end: bool
     create_time: datetime
 
-    @property
-    def is_live(self) -> bool:
-        """Whether it counts, or did and may again. What was never paid for once has not begun."""
-        return self.status in LIVE_AT_STRIPE
 
-
+# Whatever has another status has ended, or, as it was never paid for once, has not begun.
 LIVE_AT_STRIPE: dict[str, State] = {
     "trialing": State.TRIALING,
     "active": State.ACTIVE,
@@ -452,21 +473,54 @@ LIVE_AT_STRIPE: dict[str, State] = {
 }
 
 
+NEVER_BEGUN = frozenset(["incomplete", "incomplete_expired"])
+
+# Of two the better paid counts.
+BETTER_PAID = (State.ACTIVE, State.TRIALING, State.PAST_DUE, State.UNPAID)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One that can be paid on; key says by which request it was asked for."""
+
+    session_id: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What Stripe has of a customer now."""
+
+    subscriptions: Sequence[AtStripe]
+    has_subscribed: bool
+    """Whether there is or was one that had begun."""
+    pages: Sequence[Page]
+    invoices: Sequence[Invoice]
+    """The newest, oldest first."""
+
+
 def chosen(subscription: Subscription | None, found: Iterable[AtStripe]) -> AtStripe | None:
-    """Which of a customer's live subscriptions counts: one that is paid; then the one that did; then the oldest."""
+    """Which of a customer's subscriptions counts: the best paid; then the one that did; then the oldest."""
     known = subscription.stripe_subscription_id if subscription and subscription.is_live else None
 
-    def place(one: AtStripe) -> tuple[bool, bool, datetime, str]:
-        is_owed = LIVE_AT_STRIPE[one.status] is State.UNPAID
-        return is_owed, one.stripe_subscription_id != known, one.create_time, one.stripe_subscription_id
+    def place(one: AtStripe) -> tuple[int, bool, datetime, str]:
+        paid = BETTER_PAID.index(LIVE_AT_STRIPE[one.status])
+        return paid, one.stripe_subscription_id != known, one.create_time, one.stripe_subscription_id
 
-    return min((one for one in found if one.is_live), key=place, default=None)
+    return min(found, key=place, default=None)
+
+
+def is_unfinished(customer: Customer, seen: Seen, *, now: datetime) -> bool:
+    """Whether Stripe may soon have more to tell: of what was begun just now, a page that can be paid on, or an open bill."""
+    is_begun = customer.begin_time is not None and abs(now - customer.begin_time) < BEGUN
+    is_owed = any(invoice.state in (InvoiceState.DRAFT, InvoiceState.OPEN) for invoice in seen.invoices)
+    return is_begun or bool(seen.pages) or is_owed
 
 
 def steps_towards(
     before: Subscription | None, found: AtStripe | None, *, subscription_id: UUID, now: datetime, grace: timedelta
 ) -> list[Event]:
-    """The events between what we have and what Stripe has now; none if that is the same. found is live."""
+    """The events between what we have and what Stripe has now; none if that is the same."""
     if found is None:
         # What an administrator assigned is none of Stripe's business.
         return [Ended()] if before and before.is_live and before.at_stripe else []

@@ -69,41 +69,46 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
 
     async def StartCheckout(self, request, context):
         payments, key = self._paid(), key_of(request)
-        if answer := await self._answered(key, billing_pb2.StartCheckoutResponse):
-            return answer
-        checkout = await payments.check_out(key, request.plan, wire.INTERVALS[request.interval])
+        async with payments.alone(key.user_id):
+            if answer := await self._answered(key, billing_pb2.StartCheckoutResponse):
+                return answer
+            checkout = await payments.check_out(key, request.plan, wire.INTERVALS[request.interval])
 
-        async def work(rows: Connection) -> billing_pb2.StartCheckoutResponse:
-            return billing_pb2.StartCheckoutResponse(url=checkout.url, expire_time=timestamp(checkout.expire_time))
+            async def work(rows: Connection) -> billing_pb2.StartCheckoutResponse:
+                return billing_pb2.StartCheckoutResponse(url=checkout.url, expire_time=timestamp(checkout.expire_time))
 
-        return await answer_once(self._database, key, billing_pb2.StartCheckoutResponse, work)
+            return await answer_once(self._database, key, billing_pb2.StartCheckoutResponse, work)
 
     async def OpenCustomerPortal(self, request, context):
         payments, key = self._paid(), key_of(request)
-        if answer := await self._answered(key, billing_pb2.OpenCustomerPortalResponse):
-            return answer
-        url = await payments.open_portal(key)
+        async with payments.alone(key.user_id):
+            if answer := await self._answered(key, billing_pb2.OpenCustomerPortalResponse):
+                return answer
+            url = await payments.open_portal(key)
 
-        async def work(rows: Connection) -> billing_pb2.OpenCustomerPortalResponse:
-            return billing_pb2.OpenCustomerPortalResponse(url=url)
+            async def work(rows: Connection) -> billing_pb2.OpenCustomerPortalResponse:
+                return billing_pb2.OpenCustomerPortalResponse(url=url)
 
-        return await answer_once(self._database, key, billing_pb2.OpenCustomerPortalResponse, work)
+            return await answer_once(self._database, key, billing_pb2.OpenCustomerPortalResponse, work)
 
     async def CancelSubscription(self, request, context):
-        key = key_of(request)
-        if answer := await self._answered(key, billing_pb2.CancelSubscriptionResponse):
-            return answer
-        async with self._database.transaction(key.user_id) as rows:
-            before = await store.find_subscription(rows, key.user_id)
-        paid = before.stripe_subscription_id if before and before.is_live and self._payments else None
-        if paid:
-            await self._paid().cancel(key, paid, at_once=request.at_once)
+        payments, key = self._payments, key_of(request)
+        if payments is None:
+            return await self._cancelled(key, at_once=request.at_once)
+        async with payments.alone(key.user_id):
+            if answer := await self._answered(key, billing_pb2.CancelSubscriptionResponse):
+                return answer
+            was_paid = await payments.cancel(key, at_once=request.at_once)
+            return await self._cancelled(key, at_once=request.at_once, was_paid=was_paid)
 
+    async def _cancelled(
+        self, key: RequestKey, *, at_once: bool, was_paid: bool = False
+    ) -> billing_pb2.CancelSubscriptionResponse:
         async def work(rows: Connection) -> billing_pb2.CancelSubscriptionResponse:
-            if paid:
+            if was_paid:
                 subscription = await store.find_subscription(rows, key.user_id)
             else:
-                subscription = await self._cancel_subscription(self._books(rows), key.user_id, at_once=request.at_once)
+                subscription = await self._cancel_subscription(self._books(rows), key.user_id, at_once=at_once)
             return billing_pb2.CancelSubscriptionResponse(subscription=wire.subscription_to_proto(subscription))
 
         return await answer_once(self._database, key, billing_pb2.CancelSubscriptionResponse, work)
@@ -198,17 +203,17 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
 
         return await answer_once(self._database, key, billing_pb2.AssignPlanResponse, work, also=(user_id,))
 
-    async def HandleStripeWebhook(self, request, context):
-        payments = self._paid()
-        signature = dict(context.invocation_metadata() or ()).get(SIGNATURE, "")
-        await payments.handle(payments.stripe.event(request.body.data, str(signature)))
-        return billing_pb2.HandleStripeWebhookResponse()
     async def GetUserSubscription(self, request, context):
         user_id = UUID(request.user_id)
         async with self._database.transaction(user_id) as rows:
             subscription = await store.find_subscription(rows, user_id)
         return billing_pb2.GetUserSubscriptionResponse(subscription=wire.subscription_to_proto(subscription))
 
+    async def HandleStripeWebhook(self, request, context):
+        payments = self._paid()
+        signature = dict(context.invocation_metadata() or ()).get(SIGNATURE, "")
+        await payments.handle(payments.stripe.event(request.body.data, str(signature)))
+        return billing_pb2.HandleStripeWebhookResponse()
 
     def _paid(self) -> Payments:
         if self._payments is None:

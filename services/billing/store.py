@@ -4,7 +4,7 @@ The row in customers is locked for everything that changes what is known of a pe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -54,7 +54,10 @@ INVOICE_COLUMNS = """
     invoice_id, user_id, stripe_invoice_id, number, state, currency, total, paid_total, period_start_time,
     period_end_time, create_time, paid_time, url
     """
-CUSTOMER_COLUMNS = "user_id, stripe_customer_id, sync_count"
+BEGINNING = "begin_time = $2::timestamptz, look_time = $2::timestamptz + $3::interval, look_count = 0, sync_count = sync_count + 1"
+# A time further ahead than any look is put was written before the clock was set back.
+LOOK_DUE = "(look_time <= $1::timestamptz OR look_time > $1::timestamptz + $2::interval * 2)"
+CUSTOMER_COLUMNS = "user_id, stripe_customer_id, sync_count, look_time IS NOT NULL AS is_watched, begin_time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +68,22 @@ class Books:
     stripe: bool
 
     async def lock(self, user_id: UUID) -> tuple[Customer, Subscription | None]:
-        """The person and the subscription, nobody else's to change until the transaction ends."""
+        """The person and the subscription, nobody else's to change until the transaction ends.
+
+        Raises UserPurged of who is gone, for whom nothing is written any more.
+        """
         row = await self.rows.fetchrow(
             f"""
             INSERT INTO customers (user_id) VALUES ($1) ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id
-            RETURNING {CUSTOMER_COLUMNS}
+            RETURNING {CUSTOMER_COLUMNS}, purge_time IS NOT NULL AS is_gone
             """,
             user_id,
         )
         assert row
-        return Customer(**row), await find_subscription(self.rows, user_id)
+        values = dict(row)
+        if values.pop("is_gone"):
+            raise domain.UserPurged("the person was deleted for good", user_id=user_id)
+        return Customer(**values), await find_subscription(self.rows, user_id)
 
     async def move(
         self,
@@ -130,11 +139,21 @@ class Books:
             ],
         )
 
-    async def save_invoice(self, invoice: Invoice) -> None:
-        """Writes the bill as it now is; tells if it is paid and was not before."""
-        before = await self.rows.fetchval(
-            "SELECT state FROM invoices WHERE stripe_invoice_id = $1", invoice.stripe_invoice_id
-        )
+    async def save_invoices(self, invoices: Sequence[Invoice]) -> None:
+        """Writes the bills as they now are; tells of each that is paid and was not before."""
+        known = {
+            row["stripe_invoice_id"]: invoice_from(row)
+            for row in await self.rows.fetch(
+                f"SELECT {INVOICE_COLUMNS} FROM invoices WHERE stripe_invoice_id = ANY ($1::text[])",
+                [invoice.stripe_invoice_id for invoice in invoices],
+            )
+        }
+        for invoice in invoices:
+            before = known.get(invoice.stripe_invoice_id)
+            if before is None or replace(invoice, invoice_id=before.invoice_id) != before:
+                await self._save_invoice(invoice, before)
+
+    async def _save_invoice(self, invoice: Invoice, before: Invoice | None) -> None:
         row = await self.rows.fetchrow(
             f"""
             INSERT INTO invoices ({INVOICE_COLUMNS})
@@ -160,7 +179,7 @@ class Books:
             invoice.url,
         )
         assert row
-        if invoice.state is InvoiceState.PAID and before != InvoiceState.PAID.value:
+        if invoice.state is InvoiceState.PAID and not (before and before.state is InvoiceState.PAID):
             await self.tell(invoice.user_id, [events.invoice_paid(invoice_from(row))])
 
     async def _save(self, subscription: Subscription, due_time: datetime | None) -> None:
@@ -300,7 +319,7 @@ async def find_outdated(rows: Connection) -> list[UUID]:
     found = await rows.fetch(
         """
         SELECT user_id FROM plans JOIN customers ON told_plan = plan AND told_revision < revision
-        ORDER BY user_id LIMIT $1
+        WHERE purge_time IS NULL ORDER BY user_id LIMIT $1
         """,
         AT_ONCE_MAX,
     )
@@ -321,8 +340,76 @@ async def set_stripe_customer(rows: Connection, user_id: UUID, stripe_customer_i
     await rows.execute("UPDATE customers SET stripe_customer_id = $2 WHERE user_id = $1", user_id, stripe_customer_id)
 
 
-async def count_sync(rows: Connection, user_id: UUID) -> None:
-    await rows.execute("UPDATE customers SET sync_count = sync_count + 1 WHERE user_id = $1", user_id)
+async def begin_checkout(rows: Connection, user_id: UUID, key: str, now: datetime) -> None:
+    """Notes which page is the newest that was asked for, and that somebody may pay on one from now on."""
+    await rows.execute(
+        f"UPDATE customers SET checkout_key = $4, {BEGINNING} WHERE user_id = $1", user_id, now, domain.LOOK_FIRST, key
+    )
+
+
+async def newest_checkout(rows: Connection, user_id: UUID) -> str | None:
+    return await rows.fetchval("SELECT checkout_key FROM customers WHERE user_id = $1", user_id)
+
+
+async def begin_cancel(rows: Connection, user_id: UUID, key: str, subscription_id: str, now: datetime) -> None:
+    """Notes by which request what is cancelled at Stripe."""
+    await rows.execute(
+        f"UPDATE customers SET cancel_key = $4, cancel_id = $5, {BEGINNING} WHERE user_id = $1",
+        user_id,
+        now,
+        domain.LOOK_FIRST,
+        key,
+        subscription_id,
+    )
+
+
+async def begun_cancel(rows: Connection, user_id: UUID, key: str) -> str | None:
+    """What this request cancels at Stripe, if it has begun to."""
+    return await rows.fetchval("SELECT cancel_id FROM customers WHERE user_id = $1 AND cancel_key = $2", user_id, key)
+
+
+async def count_sync(rows: Connection, user_id: UUID, watch_from: datetime | None) -> None:
+    """Notes that what Stripe has was written here, and from when on to look again; None where nothing is left to happen."""
+    await rows.execute(
+        """
+        UPDATE customers SET sync_count = sync_count + 1,
+          look_time = CASE WHEN $2::timestamptz IS NOT NULL THEN coalesce(look_time, $2) END,
+          look_count = CASE WHEN look_time IS NULL THEN 0 ELSE look_count END
+        WHERE user_id = $1
+        """,
+        user_id,
+        watch_from,
+    )
+
+
+async def find_watched(rows: Connection, now: datetime) -> list[UUID]:
+    """Of whom Stripe is to be asked now, the longest due first; for the worker role."""
+    found = await rows.fetch(
+        f"SELECT user_id FROM customers WHERE {LOOK_DUE} AND purge_time IS NULL ORDER BY look_time LIMIT $3",
+        now,
+        domain.LOOK_LAST,
+        AT_ONCE_MAX,
+    )
+    return [row["user_id"] for row in found]
+
+
+async def count_look(rows: Connection, user_id: UUID, now: datetime) -> int | None:
+    """How many looks there were with this one; None where another replica was first. The next comes after twice as long."""
+    return await rows.fetchval(
+        f"""
+        UPDATE customers SET look_count = look_count + 1,
+          look_time = $1::timestamptz + least($2::interval, $3::interval * power(2, least(look_count, 20)))
+        WHERE user_id = $4 AND {LOOK_DUE} RETURNING look_count
+        """,
+        now,
+        domain.LOOK_LAST,
+        domain.LOOK_FIRST,
+        user_id,
+    )
+
+
+async def stop_looking(rows: Connection, user_id: UUID) -> None:
+    await rows.execute("UPDATE customers SET look_time = NULL WHERE user_id = $1", user_id)
 
 
 async def find_subscription(rows: Connection, user_id: UUID) -> Subscription | None:
@@ -333,7 +420,12 @@ async def find_subscription(rows: Connection, user_id: UUID) -> Subscription | N
 async def find_due(rows: Connection, now: datetime) -> list[UUID]:
     """For whom time is to be looked at, the longest due first; for the worker role."""
     found = await rows.fetch(
-        "SELECT user_id FROM subscriptions WHERE due_time <= $1 ORDER BY due_time LIMIT $2", now, AT_ONCE_MAX
+        """
+        SELECT user_id FROM subscriptions JOIN customers USING (user_id)
+        WHERE due_time <= $1 AND purge_time IS NULL ORDER BY due_time LIMIT $2
+        """,
+        now,
+        AT_ONCE_MAX,
     )
     return [row["user_id"] for row in found]
 
@@ -469,6 +561,19 @@ async def postpone_purge(rows: Connection, user_id: UUID, now: datetime, until: 
     )
 
 
+async def purge_again(rows: Connection, user_id: UUID, stripe_customer_id: str, now: datetime) -> None:
+    """Notes that somebody who is gone has a customer at Stripe, who is to go as well."""
+    await rows.execute(
+        """
+        UPDATE customers SET stripe_customer_id = $2, purge_time = $3, purged = false
+        WHERE user_id = $1 AND purge_time IS NOT NULL AND stripe_customer_id IS NULL
+        """,
+        user_id,
+        stripe_customer_id,
+        now,
+    )
+
+
 async def purge_user(rows: Connection, user_id: UUID) -> None:
     """Deletes what is known of a person. Bills stay, as the books must, without the page that shows a name."""
     for statement in (
@@ -476,9 +581,25 @@ async def purge_user(rows: Connection, user_id: UUID) -> None:
         "DELETE FROM subscriptions WHERE user_id = $1",
         "DELETE FROM request_keys WHERE user_id = $1",
         "UPDATE invoices SET url = '' WHERE user_id = $1",
-        "UPDATE customers SET stripe_customer_id = NULL, told_plan = NULL, purged = true WHERE user_id = $1",
+        """
+        UPDATE customers SET told_plan = NULL, told_revision = NULL, checkout_key = NULL, cancel_key = NULL,
+          cancel_id = NULL, begin_time = NULL, look_time = NULL
+        WHERE user_id = $1
+        """,
     ):
         await rows.execute(statement, user_id)
+
+
+async def finish_purge(rows: Connection, user_id: UUID, stripe_customer_id: str | None) -> None:
+    """Forgets the customer who was deleted at Stripe; one who has come since is left for the next time."""
+    await rows.execute(
+        """
+        UPDATE customers SET stripe_customer_id = NULL, purged = true
+        WHERE user_id = $1 AND stripe_customer_id IS NOT DISTINCT FROM $2
+        """,
+        user_id,
+        stripe_customer_id,
+    )
 
 
 async def purge_old(rows: Connection) -> None:

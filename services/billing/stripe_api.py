@@ -9,8 +9,8 @@ The library is imported where it is used: it takes a tenth of a second and 8 MB,
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,13 +21,17 @@ import structlog
 
 from libs.errors import Unavailable
 from services.billing import domain
-from services.billing.domain import AtStripe, Interval, Invoice, InvoiceState, Plan, StripeEvent
+from services.billing.domain import AtStripe, Interval, Invoice, InvoiceState, Page, Plan, StripeEvent
 
 # One call, with those that repeat it: below the 15 s that the edge waits for all of a request.
 CALL_SECONDS = 11.0
 CONNECTIONS_MAX = 20
 # Of one customer; Stripe's own bound of a page.
 LISTED_MAX = 100
+# Of bills, each time a customer is looked at.
+INVOICES_LISTED = 10
+# So often in a day a person's customer may be deleted, and another be made.
+CUSTOMERS_MAX = 5
 # Two requests that carry one key at the same time: Stripe refuses the second, which is then tried again.
 RETRIES_MAX = 2
 # What our objects at Stripe are known by.
@@ -65,12 +69,43 @@ class StripeApi:
             raise domain.EventInvalid({"body": "is no event"}) from None
         return event_from(event.to_dict())
 
-    async def create_customer(self, user_id: UUID, key: str) -> str:
-        async with calling():
-            made = await self._client.v1.customers.create_async(
-                {"metadata": {USER_METADATA: str(user_id)}}, {"idempotency_key": key}
-            )
-        return made.id
+    async def customer_of(self, user_id: UUID) -> str:
+        """The customer who is this person, made if Stripe has none.
+
+        Two ways of finding him stand in for each other: the search misses for minutes who was just made, and a key is
+        known again for a day.
+        """
+        found: list[Any] = []
+        with refused_is_fine("customers cannot be searched here"):
+            async with calling():
+                query = f"metadata['{USER_METADATA}']:'{user_id}'"
+                found = (await self._client.v1.customers.search_async({"query": query, "limit": LISTED_MAX})).data
+        for each in sorted(found, key=lambda each: (each.created, each.id)):
+            # It also finds for a while who was just deleted.
+            if await self.user_of(each.id) == user_id:
+                return each.id
+        made = ""
+        for _ in range(CUSTOMERS_MAX):
+            # A key gives its customer again also where he was deleted since: then he leads to the next.
+            async with calling():
+                answer = await self._client.v1.customers.create_async(
+                    {"metadata": {USER_METADATA: str(user_id)}}, {"idempotency_key": key_of("customer", user_id, made)}
+                )
+            made = answer.id
+            if await self.user_of(made) == user_id:
+                return made
+        raise domain.StripeRefused("this customer is deleted again and again", code="customer_deleted")
+
+    async def user_of(self, customer_id: str) -> UUID | None:
+        """Whom we made this customer for; None of one who is not ours, or gone."""
+        with missing_is_fine():
+            async with calling():
+                found = (await self._client.v1.customers.retrieve_async(customer_id)).to_dict()
+            try:
+                return UUID((found.get("metadata") or {}).get(USER_METADATA, ""))
+            except ValueError:
+                return None
+        return None
 
     async def delete_customer(self, customer_id: str) -> None:
         """Ends everything the customer pays for; one who is gone already stays so."""
@@ -98,17 +133,21 @@ class StripeApi:
             )
         return made.id
 
-    async def expire_checkouts(self, customer_id: str, but: str) -> None:
-        """Lets nobody pay on pages that were asked for before, so that nobody pays twice."""
-        async with calling():
-            found = await self._client.v1.checkout.sessions.list_async(
-                {"customer": customer_id, "status": "open", "limit": LISTED_MAX}
-            )
-        for session in found.data:
-            if (session.metadata.to_dict() if session.metadata else {}).get(REQUEST_METADATA) != but:
-                with refused_is_fine("a page that was just paid, or has expired, is left"):
-                    async with calling():
-                        await self._client.v1.checkout.sessions.expire_async(session.id)
+    async def pages(self, customer_id: str) -> list[Page]:
+        """Those that can be paid on."""
+        with missing_is_fine():
+            async with calling():
+                found = await self._client.v1.checkout.sessions.list_async(
+                    {"customer": customer_id, "status": "open", "limit": LISTED_MAX}
+                )
+            return [page_from(each.to_dict()) for each in found.data]
+        return []
+
+    async def expire(self, page: Page) -> None:
+        """Lets nobody pay on it any more."""
+        with refused_is_fine("a page that was just paid, or has expired, is left"):
+            async with calling():
+                await self._client.v1.checkout.sessions.expire_async(page.session_id)
 
     async def create_checkout(
         self, *, customer_id: str, user_id: UUID, price_id: str, plan: Plan, trial: bool, key: str
@@ -151,14 +190,38 @@ class StripeApi:
                         subscription_id, {"cancel_at_period_end": True}, {"idempotency_key": key}
                     )
 
-    async def subscriptions(self, customer_id: str) -> list[AtStripe]:
-        """All the customer has or had, as they are now."""
+    async def cancel_surplus(self, subscription_id: str) -> None:
+        """Cancels at once, and leaves what was paid for the time to come to the customer, for the bills to come."""
         with missing_is_fine():
             async with calling():
-                found = await self._client.v1.subscriptions.list_async(
+                await self._client.v1.subscriptions.cancel_async(
+                    subscription_id, {"prorate": True, "invoice_now": True}
+                )
+
+    async def subscriptions(self, customer_id: str) -> tuple[list[AtStripe], bool]:
+        """Those that count or may again, and whether there ever was one that had begun."""
+        with missing_is_fine():
+            async with calling():
+                listed = await self._client.v1.subscriptions.list_async(
                     {"customer": customer_id, "status": "all", "limit": LISTED_MAX}
                 )
-            return [subscription_from(each.to_dict()) for each in found.data]
+            found = [each.to_dict() for each in listed.data]
+            return (
+                [subscription_from(each) for each in found if each.get("status") in domain.LIVE_AT_STRIPE],
+                any(each.get("status") not in domain.NEVER_BEGUN for each in found),
+            )
+        return [], False
+
+    async def invoices(self, customer_id: str, *, user_id: UUID, next_id: Callable[[], UUID]) -> list[Invoice]:
+        """The newest bills, oldest first; one that cannot be read is no reason not to know the others."""
+        with missing_is_fine():
+            async with calling():
+                listed = await self._client.v1.invoices.list_async({"customer": customer_id, "limit": INVOICES_LISTED})
+            found: list[Invoice] = []
+            for each in reversed(listed.data):
+                with suppress(domain.StripeUnreadable):
+                    found.append(invoice_from(each.to_dict(), invoice_id=next_id(), user_id=user_id))
+            return found
         return []
 
     async def invoice(self, stripe_invoice_id: str, *, invoice_id: UUID, user_id: UUID) -> Invoice | None:
@@ -256,43 +319,66 @@ def id_of(value: object) -> str:
     return text(found) if found else ""
 
 
+@contextmanager
+def reading(found: Mapping[str, Any]) -> Iterator[None]:
+    """Refuses what is not as Stripe's API says, which somebody must look at; what is asked for it again heals it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        why = repr(error)
+    else:
+        return
+    thing, object_id = str(found.get("object")), str(found.get("id"))
+    log.error("what Stripe has cannot be read", thing=thing, object_id=object_id, why=why)
+    raise domain.StripeUnreadable(f"this {thing} of Stripe's cannot be read", object_id=object_id)
+
+
+def page_from(found: Mapping[str, Any]) -> Page:
+    return Page(session_id=found["id"], key=(found.get("metadata") or {}).get(REQUEST_METADATA, ""))
+
+
 def subscription_from(found: Mapping[str, Any]) -> AtStripe:
-    item = found["items"]["data"][0]
-    price = item["price"]
-    interval = (price.get("recurring") or {}).get("interval")
-    trial_end = found.get("trial_end")
-    return AtStripe(
-        stripe_subscription_id=found["id"],
-        status=found["status"],
-        plan=(price.get("metadata") or {}).get(PLAN_METADATA) or (found.get("metadata") or {}).get(PLAN_METADATA) or "",
-        price_id=price["id"],
-        interval=Interval(interval) if interval in ("month", "year") else None,
-        period_end_time=time_from(item["current_period_end"]),
-        trial_end_time=time_from(trial_end) if trial_end else None,
-        # A date set by hand at Stripe, or by its portal, ends it as well.
-        cancel_at_period_end=bool(found.get("cancel_at_period_end") or found.get("cancel_at")),
-        create_time=time_from(found["created"]),
-    )
+    """Raises StripeUnreadable."""
+    with reading(found):
+        item = found["items"]["data"][0]
+        price = item["price"]
+        metadata = {**(found.get("metadata") or {}), **(price.get("metadata") or {})}
+        interval = (price.get("recurring") or {}).get("interval")
+        trial_end = found.get("trial_end")
+        return AtStripe(
+            stripe_subscription_id=found["id"],
+            status=found["status"],
+            plan=metadata.get(PLAN_METADATA) or "",
+            price_id=price["id"],
+            interval=Interval(interval) if interval in ("month", "year") else None,
+            period_end_time=time_from(item["current_period_end"]),
+            trial_end_time=time_from(trial_end) if trial_end else None,
+            # A date set by hand at Stripe, or by its portal, ends it as well.
+            cancel_at_period_end=bool(found.get("cancel_at_period_end") or found.get("cancel_at")),
+            create_time=time_from(found["created"]),
+        )
 
 
 def invoice_from(found: Mapping[str, Any], *, invoice_id: UUID, user_id: UUID) -> Invoice:
-    currency = found["currency"].upper()
-    paid_at = (found.get("status_transitions") or {}).get("paid_at")
-    return Invoice(
-        invoice_id=invoice_id,
-        user_id=user_id,
-        stripe_invoice_id=found["id"],
-        number=found.get("number") or "",
-        state=InvoiceState(found.get("status") or "draft"),
-        currency=currency,
-        total=domain.from_minor_units(found["total"], currency),
-        paid_total=domain.from_minor_units(found["amount_paid"], currency),
-        period_start_time=time_from(found["period_start"]),
-        period_end_time=time_from(found["period_end"]),
-        create_time=time_from(found["created"]),
-        paid_time=time_from(paid_at) if paid_at else None,
-        url=found.get("hosted_invoice_url") or "",
-    )
+    """Raises StripeUnreadable."""
+    with reading(found):
+        currency = found["currency"].upper()
+        paid_at = (found.get("status_transitions") or {}).get("paid_at")
+        return Invoice(
+            invoice_id=invoice_id,
+            user_id=user_id,
+            stripe_invoice_id=found["id"],
+            number=found.get("number") or "",
+            state=InvoiceState(found.get("status") or "draft"),
+            currency=currency,
+            total=domain.from_minor_units(found["total"], currency),
+            paid_total=domain.from_minor_units(found["amount_paid"], currency),
+            period_start_time=time_from(found["period_start"]),
+            period_end_time=time_from(found["period_end"]),
+            create_time=time_from(found["created"]),
+            paid_time=time_from(paid_at) if paid_at else None,
+            url=found.get("hosted_invoice_url") or "",
+        )
 
 
 def time_from(seconds: int) -> datetime:

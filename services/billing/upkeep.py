@@ -11,7 +11,7 @@ import structlog
 
 from libs.errors import Refusal
 from libs.store.database import Database
-from services.billing import store, use_cases
+from services.billing import domain, store, use_cases
 from services.billing.payments import Payments
 from services.billing.store import Books
 
@@ -83,12 +83,38 @@ class Upkeep:
         async with self.database.transaction() as rows:
             outdated = await store.find_outdated(rows)
         for user_id in outdated:
-            async with self.database.transaction(user_id) as rows:
-                books = Books(rows, stripe=self.payments is not None)
-                _, subscription = await books.lock(user_id)
-                await books.tell_entitlements(user_id, subscription)
+            await self._attempt("a person could not be told of a changed plan", user_id, self._tell)
         if not outdated:
             await asyncio.sleep(self.poll_seconds)
+
+    async def _tell(self, user_id: UUID) -> None:
+        async with self.database.transaction(user_id) as rows:
+            books = Books(rows, stripe=self.payments is not None)
+            _, subscription = await books.lock(user_id)
+            await books.tell_entitlements(user_id, subscription)
+
+    async def follow_payments(self) -> None:
+        """Asks Stripe about those of whom it may have had to tell what never came: who may pay, and who owes a bill."""
+        if payments := self.payments:
+            now = self.clock.now()
+            async with self.database.transaction() as rows:
+                watched = await store.find_watched(rows, now)
+            for user_id in watched:
+                await self._attempt(
+                    "a payment could not be followed", user_id, lambda each: self._look(payments, each, now)
+                )
+        await asyncio.sleep(self.poll_seconds)
+
+    async def _look(self, payments: Payments, user_id: UUID, now: datetime) -> None:
+        async with self.database.transaction(user_id) as rows:
+            count = await store.count_look(rows, user_id, now)
+            if count is None:
+                return
+            if count > domain.LOOKS_MAX:
+                log.error("there is no end to what Stripe may have to tell of a person", user_id=str(user_id))
+                await store.stop_looking(rows, user_id)
+                return
+        await payments.bring_up_to_date(user_id)
 
     async def follow_departures(self) -> None:
         """Deletes what is left of people who are gone, at Stripe first, where they would go on paying."""
@@ -103,13 +129,16 @@ class Upkeep:
         async with self.database.transaction(user_id) as rows:
             if not await store.postpone_purge(rows, user_id, now, now + RETRY):
                 return
-            customer = await store.find_customer(rows, user_id)
-        if customer.stripe_customer_id and self.payments:
-            await self.payments.stripe.delete_customer(customer.stripe_customer_id)
-        elif customer.stripe_customer_id:
-            log.error("without keys nobody can delete this customer at Stripe", customer=customer.stripe_customer_id)
+            customer_id = (await store.find_customer(rows, user_id)).stripe_customer_id
+        if customer_id and self.payments:
+            await self.payments.stripe.delete_customer(customer_id)
         async with self.database.transaction(user_id) as rows:
             await store.purge_user(rows, user_id)
+            if customer_id and not self.payments:
+                # It is all by which somebody with the keys can end what is paid there.
+                log.error("without keys nobody can delete this customer at Stripe", customer=customer_id)
+            else:
+                await store.finish_purge(rows, user_id, customer_id)
 
     async def purge_old(self) -> None:
         async with self.database.transaction() as rows:

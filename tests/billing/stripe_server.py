@@ -1,8 +1,8 @@
 """A server on loopback that speaks the parts of Stripe's API that billing uses, and what happens at Stripe meanwhile.
 
-It is as strict as Stripe: requests are form-encoded, carry a version and a key, and are repeated under one idempotency
-key: with the same parameters for the same answer, with others for an error, at the same time for a conflict. Objects
-are told as version 2026-10-28 tells them. Events are signed with the library's own code.
+It is as strict as Stripe, and as forgetful where Stripe says so: requests are form-encoded, carry a version and a key, and are repeated under one idempotency
+key: with the same parameters for the same answer, with others for an error, at the same time for a conflict. A key is
+forgotten after a day, and a search does not find at once who was just made. Objects are told as version 2026-10-28 tells them. Events are signed with the library's own code.
 """
 
 import asyncio
@@ -98,6 +98,9 @@ class StripeServer:
     """How many read subscriptions and wait."""
     work_seconds: float = 0.0
     """How long making something takes."""
+    search_lags: bool = False
+    """While set, a search finds as yet nobody."""
+    deleted_customers: set[str] = field(default_factory=set)
     _answers: dict[str, tuple[str, int, Json]] = field(default_factory=dict)
     _working: set[str] = field(default_factory=set)
     _clock: int = 0
@@ -113,6 +116,7 @@ class StripeServer:
         """The person pays on the page of a checkout; the events of it, in order."""
         session = next(each for each in self.sessions.values() if each["url"] == url)
         assert session["status"] == "open", "an expired page cannot be paid"
+        assert session["customer"] in self.customers, "who was deleted cannot pay"
         session["status"] = "complete"
         given = session["subscription_data"]
         trial_days = int(given.get("trial_period_days", 0))
@@ -222,6 +226,20 @@ class StripeServer:
         (subscription,) = self.subscriptions_by_id.values()
         return subscription
 
+    def open_pages(self) -> list[str]:
+        return [session["url"] for session in self.sessions.values() if session["status"] == "open"]
+
+    def live(self) -> list[Json]:
+        return [one for one in self.subscriptions_by_id.values() if one["status"] in ("active", "trialing", "past_due")]
+
+    def working(self) -> int:
+        """How much is being made at this moment."""
+        return len(self._working)
+
+    def let_a_day_pass(self) -> None:
+        """After which no key is known again."""
+        self._answers.clear()
+
     # What the service asks.
 
     def asked(self, method: str, path: str) -> list[Seen]:
@@ -300,9 +318,22 @@ class StripeServer:
         self.customers[customer["id"]] = customer
         return customer
 
+    async def get_customer(self, _: Json, customer_id: str) -> Json:
+        if customer_id in self.deleted_customers:
+            return {"id": customer_id, "object": "customer", "deleted": True}
+        return find(self.customers, customer_id, "id")
+
+    async def search_customers(self, given: Json) -> Json:
+        asked = re.fullmatch(r"metadata\['(\w+)'\]:'([\w-]+)'", given["query"])
+        assert asked, given
+        name, value = asked.groups()
+        found = [each for each in self.customers.values() if each["metadata"].get(name) == value]
+        return {**page([] if self.search_lags else found, given), "object": "search_result"}
+
     async def delete_customer(self, _: Json, customer_id: str) -> Json:
         find(self.customers, customer_id, "customer")
         del self.customers[customer_id]
+        self.deleted_customers.add(customer_id)
         for subscription in self.subscriptions_by_id.values():
             if subscription["customer"] == customer_id:
                 subscription["status"] = "canceled"
@@ -310,7 +341,7 @@ class StripeServer:
 
     async def list_prices(self, given: Json) -> Json:
         keys = set(given["lookup_keys"].values())
-        return page(each for each in self.prices.values() if each["lookup_key"] in keys and each["active"])
+        return page((each for each in self.prices.values() if each["lookup_key"] in keys and each["active"]), given)
 
     async def create_price(self, given: Json) -> Json:
         if any(each["lookup_key"] == given["lookup_key"] for each in self.prices.values()):
@@ -331,11 +362,8 @@ class StripeServer:
         return price
 
     async def list_sessions(self, given: Json) -> Json:
-        return page(
-            each
-            for each in self.sessions.values()
-            if each["customer"] == given["customer"] and each["status"] == given["status"]
-        )
+        found = [each for each in self.sessions.values() if each["customer"] == given["customer"]]
+        return page((each for each in found if each["status"] == given["status"]), given)
 
     async def create_session(self, given: Json) -> Json:
         find(self.customers, given["customer"], "customer")
@@ -375,9 +403,8 @@ class StripeServer:
     async def list_subscriptions(self, given: Json) -> Json:
         assert given["status"] == "all"
         # What is answered is what was so when Stripe looked, however long the answer takes.
-        answer = json.loads(
-            json.dumps(page(s for s in self.subscriptions_by_id.values() if s["customer"] == given["customer"]))
-        )
+        found = [each for each in self.subscriptions_by_id.values() if each["customer"] == given["customer"]]
+        answer = json.loads(json.dumps(page(found, given)))
         if self.held is not None:
             self.waiting += 1
             await self.held.wait()
@@ -390,12 +417,27 @@ class StripeServer:
         subscription["cancel_at_period_end"] = given["cancel_at_period_end"].lower() == "true"
         return subscription
 
-    async def cancel_subscription(self, _: Json, subscription_id: str) -> Json:
+    async def cancel_subscription(self, given: Json, subscription_id: str) -> Json:
         subscription = find(self.subscriptions_by_id, subscription_id, "id")
         if subscription["status"] == "canceled":
             raise Refused(404, "invalid_request_error", "resource_missing", "id")
+        assert given in ({}, {"prorate": "true", "invoice_now": "true"})
+        if given and subscription["status"] == "active":
+            self.credit(subscription)
         subscription["status"] = "canceled"
         return subscription
+
+    def credit(self, subscription: Json) -> None:
+        """What was paid for the time to come goes to the customer's balance, by a bill of less than nothing."""
+        item = subscription["items"]["data"][0]
+        begin, end = item["current_period_start"], item["current_period_end"]
+        unused = round(item["price"]["unit_amount"] * (end - self.now()) / (end - begin))
+        customer = self.customers[subscription["customer"]]
+        customer["balance"] = customer.get("balance", 0) - unused
+        self.bill(subscription, amount=-unused)["amount_paid"] = 0
+
+    async def list_invoices(self, given: Json) -> Json:
+        return page((each for each in self.invoices.values() if each["customer"] == given["customer"]), given)
 
     async def get_invoice(self, _: Json, invoice_id: str) -> Json:
         return find(self.invoices, invoice_id, "invoice")
@@ -407,9 +449,15 @@ def find(things: Mapping[str, Json], thing_id: str, param: str) -> Json:
     return things[thing_id]
 
 
-def page(found: Iterable[Json]) -> Json:
+def page(found: Iterable[Json], given: Json) -> Json:
     newest_first = sorted(found, key=lambda each: each.get("created", 0), reverse=True)
-    return {"object": "list", "data": newest_first, "has_more": False, "url": "/v1/things"}
+    limit = int(given.get("limit", 10))
+    return {
+        "object": "list",
+        "data": newest_first[:limit],
+        "has_more": len(newest_first) > limit,
+        "url": "/v1/things",
+    }
 
 
 def error_of(refused: Refused) -> tuple[int, Json]:
@@ -419,6 +467,8 @@ def error_of(refused: Refused) -> tuple[int, Json]:
 
 ROUTES: dict[tuple[str, str], Callable[..., Awaitable[Json]]] = {
     ("POST", "/v1/customers"): StripeServer.create_customer,
+    ("GET", "/v1/customers/search"): StripeServer.search_customers,
+    ("GET", "/v1/customers/(.+)"): StripeServer.get_customer,
     ("DELETE", "/v1/customers/(.+)"): StripeServer.delete_customer,
     ("GET", "/v1/prices"): StripeServer.list_prices,
     ("POST", "/v1/prices"): StripeServer.create_price,
@@ -429,6 +479,7 @@ ROUTES: dict[tuple[str, str], Callable[..., Awaitable[Json]]] = {
     ("GET", "/v1/subscriptions"): StripeServer.list_subscriptions,
     ("POST", "/v1/subscriptions/(.+)"): StripeServer.update_subscription,
     ("DELETE", "/v1/subscriptions/(.+)"): StripeServer.cancel_subscription,
+    ("GET", "/v1/invoices"): StripeServer.list_invoices,
     ("GET", "/v1/invoices/(.+)"): StripeServer.get_invoice,
 }
 

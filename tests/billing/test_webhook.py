@@ -121,9 +121,11 @@ async def test_what_stripe_did_not_sign_for_us_is_refused_and_changes_nothing(
             signature = "t=,v1=,=="
         case "not text":
             body = b"\xff\xfe" + body
+    asked = len(stripe.seen)
     refused = await refusal(send(billing, body, signature))
     assert (refused.code, refused.reason) == ("UNAUTHENTICATED", "SIGNATURE_INVALID")
     assert await done(installation) == 0
+    assert len(stripe.seen) == asked
     assert (await person.subscription()).plan == "free"
 
 
@@ -142,8 +144,16 @@ async def test_what_is_signed_and_no_event_is_refused(billing: Served, event: ob
     assert (refused.code, refused.reason, refused.fields) == ("INVALID_ARGUMENT", "EVENT_INVALID", ["body"])
 
 
+async def test_a_burst_of_stripes_is_counted_against_no_allowance(installation: Installation, stripe: StripeServer):
+    slow = {f"{name}_per_second": "0.01" for name in ("reads", "writes", "sign_in", "payments")}
+    async with serving(installation, **at_stripe(stripe, **slow)) as billing:
+        events = [stripe.event("balance.available", {"object": "balance"}) for _ in range(100)]
+        await asyncio.gather(*(deliver(billing, event) for event in events))
+        assert await done(installation) == 100
+
+
 @pytest.mark.parametrize("length", [0, 1_048_577])
-async def test_a_body_has_a_bound(billing: Served, length: int):
+async def test_a_body_has_a_bound_that_is_held_before_its_signature_is_looked_at(billing: Served, length: int):
     refused = await refusal(send(billing, b"x" * length, "t=1,v1=x"))
     assert (refused.code, refused.reason, refused.fields) == ("INVALID_ARGUMENT", "INVALID_FIELDS", ["body"])
 
@@ -158,7 +168,8 @@ async def test_what_needs_nothing_is_acknowledged(billing: Served, stripe: Strip
         stripe.event("a.kind.of.tomorrow", {"object": "thing", "customer": None}),
     )
     assert await done(installation) == 3
-    assert not stripe.seen
+    # Whether a customer is one of ours only Stripe can tell.
+    assert [each.path for each in stripe.seen] == ["/v1/customers/cus_others"]
 
 
 async def test_an_event_whose_effect_failed_is_done_when_it_comes_again(
@@ -254,16 +265,53 @@ async def test_a_customer_that_was_deleted_at_stripe_can_subscribe_again(billing
     assert len(stripe.customers) == 1
 
 
-async def test_of_two_subscriptions_one_counts_until_it_ends(billing: Served, stripe: StripeServer):
+async def test_what_has_ended_or_never_begun_need_not_be_readable(billing: Served, stripe: StripeServer):
     person = Person(billing)
     first = await subscribed(person, stripe)
-    await Person(billing).checkout("desk")
-    desk = next(price for price in stripe.prices.values() if "desk" in price["lookup_key"])
-    second = stripe.subscribe(first["customer"], desk["id"])
-    await deliver(billing, stripe.event("customer.subscription.created", second))
+    for status in ("canceled", "incomplete_expired"):
+        odd = stripe.subscribe(first["customer"], first["items"]["data"][0]["price"]["id"])
+        odd["status"], odd["items"] = status, {"object": "list", "data": []}
+    await deliver(billing, *stripe.renew(first))
+    assert (await person.subscription()).state == ACTIVE
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"items": {"object": "list", "data": []}},
+        {"items": None},
+        {"created": "yesterday"},
+        {"items": {"object": "list", "data": [{"id": "si_1", "price": None, "current_period_end": 1}]}},
+    ],
+    ids=str,
+)
+async def test_a_subscription_that_cannot_be_read_is_refused_by_its_name_until_it_can(
+    billing: Served, stripe: StripeServer, installation: Installation, odd: dict
+):
+    person = Person(billing)
+    subscription = await subscribed(person, stripe)
+    event, before = stripe.set(subscription, cancel_at_period_end=True), dict(subscription)
+    subscription.update(odd)
+    seen = await done(installation)
+    refused = await refusal(deliver(billing, event))
+    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "STRIPE_UNREADABLE")
+    assert refused.metadata == {"object_id": subscription["id"]}
+    assert await done(installation) == seen
+    assert (await person.subscription()).plan_in_force == "pro"
+    subscription.update(before)
+    await deliver(billing, event)
+    assert (await person.subscription()).cancel_at_period_end
+
+
+async def test_a_bill_that_cannot_be_read_holds_up_no_plan(billing: Served, stripe: StripeServer):
+    person = Person(billing)
+    events = stripe.pay(await person.checkout())
+    (invoice,) = stripe.invoices.values()
+    invoice["status"] = "of tomorrow"
+    await deliver(billing, events[0])
     assert (await person.subscription()).plan == "pro"
-    await deliver(billing, stripe.set(first, status="canceled"))
-    assert (await person.subscription()).plan == "desk"
+    refused = await refusal(deliver(billing, events[1]))
+    assert (refused.reason, refused.metadata) == ("STRIPE_UNREADABLE", {"object_id": invoice["id"]})
 
 
 async def test_two_replicas_that_get_the_same_events_do_each_once(
