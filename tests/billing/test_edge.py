@@ -1,17 +1,24 @@
-"""Through the real Envoy: the body that Stripe signed comes to the service byte by byte."""
+"""Through the real Envoy: the body that Stripe signed comes to the service byte by byte, and a person's whole way.
+
+The stack that the journeys share has no keys for Stripe, for most of them stand on plans that nobody pays.
+"""
 
 import io
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import jwt
 import pytest
 from stripe import WebhookSignature
 
 from libs.edge.target import LOOPBACK, Address, embedded
-from tests.billing.stand import Person, select
+from tests.billing import stand
+from tests.billing.stand import Person, select, until
 from tests.billing.stripe_server import WEBHOOK_SECRET, Json, StripeServer, signed
 from tests.libs.edge.stand import Services, Stand
-from tests.mesh import Installation, Served, ServedProcess
+from tests.mesh import Installation, Served, ServedProcess, with_auth
 from tests.servers import free_port
 
 PATH = "/billing/stripe/webhook"
@@ -21,11 +28,17 @@ PATH = "/billing/stripe/webhook"
 async def edge(
     installation: Installation, shared_auth: ServedProcess, billing: Served, tmp_path: Path
 ) -> AsyncIterator[Stand]:
-    auth = shared_auth.served
+    async with edge_before(installation, shared_auth.served, billing, tmp_path) as envoy:
+        yield envoy
+
+
+@asynccontextmanager
+async def edge_before(installation: Installation, auth: Served, billing: Served, folder: Path) -> AsyncIterator[Stand]:
+    """The real Envoy before these two."""
     target = embedded(
         tls_folder=str(installation.pki),
-        secrets_folder=str(tmp_path),
-        descriptors_file=str(tmp_path / "tradeloom.binpb"),
+        secrets_folder=str(folder),
+        descriptors_file=str(folder / "tradeloom.binpb"),
         addresses={
             served.word: Address(host=LOOPBACK, mesh_port=served.mesh_port, probe_port=served.probe_port)
             for served in (auth, billing)
@@ -35,17 +48,17 @@ async def edge(
         admin_port=free_port(),
         probe_port=free_port(),
     )
-    stand = Stand(target, Services(), tmp_path)
+    envoy = Stand(target, Services(), folder)
     try:
-        await stand.start_envoy()
+        await envoy.start_envoy()
 
         async def reaches() -> bool:
-            return await stand.healthy_hosts("billing") == 1
+            return await envoy.healthy_hosts("billing") == 1
 
-        await stand.until_true(reaches)
-        yield stand
+        await envoy.until_true(reaches)
+        yield envoy
     finally:
-        await stand.close()
+        await envoy.close()
 
 
 async def post(edge: Stand, body: bytes, signature: str, **headers: str) -> tuple[int, Json]:
@@ -104,3 +117,70 @@ async def test_the_other_paths_answer_in_json(edge: Stand, billing: Served):
         headers=headers,
     ) as answer:
         assert (await answer.json())["url"].startswith("https://checkout.stripe.example/")
+
+
+@dataclass(frozen=True)
+class Journey:
+    """One person and the edge, as a browser knows them."""
+
+    edge: Stand
+    token: str = ""
+
+    async def ask(self, verb: str, path: str, **body: object) -> Json:
+        headers = {"authorization": f"Bearer {self.token}"} if self.token else {}
+        async with self.edge.http.request(verb, path, json=body or None, headers=headers) as answer:
+            found = await answer.json()
+        assert answer.status == 200, found
+        return found
+
+    def claims(self) -> Json:
+        return jwt.decode(self.token, options={"verify_signature": False})
+
+
+async def test_from_the_page_that_asks_for_money_to_the_rights_it_gives_and_back(
+    bare_installation: Installation, stripe: StripeServer, tmp_path: Path
+):
+    """With an auth that hears of billing: paying changes what the next access token allows."""
+    async with AsyncExitStack() as stack:
+        auth = await stack.enter_async_context(bare_installation.serve("auth"))
+        installation = with_auth(bare_installation, auth)
+        billing = await stack.enter_async_context(stand.serving(installation, **stand.at_stripe(stripe)))
+        edge = await stack.enter_async_context(edge_before(installation, auth, billing, tmp_path))
+        email, password = "payer@example.com", "SecurePass123!"
+        await Journey(edge).ask("POST", "/auth/register", email=email, password=password, full_name="Payer")
+        session = await Journey(edge).ask("POST", "/auth/login", email=email, password=password)
+        person = Journey(edge, session["access_token"])
+        assert "live_trading" not in person.claims()["entitlements"]
+
+        asked = {"request_id": "pay", "plan": "pro", "interval": "BILLING_INTERVAL_MONTH"}
+        page = await person.ask("POST", "/billing/checkout", **asked)
+        for event in stripe.pay(page["url"]):
+            assert await post(edge, *signed(event)) == (200, {})
+        found = (await person.ask("GET", "/billing/subscription"))["subscription"]
+        assert (found["plan_in_force"], found["state"]) == ("pro", "SUBSCRIPTION_STATE_TRIALING")
+        assert len((await person.ask("GET", "/billing/invoices"))["invoices"]) == 1
+
+        async def refreshed() -> Journey:
+            nonlocal session
+            session = await Journey(edge).ask("POST", "/auth/refresh", refresh_token=session["refresh_token"])
+            return Journey(edge, session["access_token"])
+
+        async def may_trade() -> bool:
+            return "live_trading" in (await refreshed()).claims()["entitlements"]
+
+        await until(may_trade)
+        person = await refreshed()
+        assert person.claims()["quotas"]["api_keys"] == 10
+
+        cancelled = await person.ask("POST", "/billing/subscription/cancel", request_id="enough", at_once=True)
+        assert cancelled["subscription"]["plan_in_force"] == "free"
+        assert stripe.only_subscription()["status"] == "canceled"
+        assert await post(edge, *signed(stripe.event("customer.subscription.deleted", stripe.only_subscription()))) == (
+            200,
+            {},
+        )
+
+        async def may_no_longer() -> bool:
+            return "live_trading" not in (await refreshed()).claims()["entitlements"]
+
+        await until(may_no_longer)
