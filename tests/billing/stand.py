@@ -1,6 +1,7 @@
 """What the tests of billing stand on: the service on its real port, people and administrators, and what it has told."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -43,10 +44,13 @@ class Person:
     billing: Served
     user_id: UUID = field(default_factory=uuid7)
     roles: tuple[str, ...] = ("user",)
+    proved: bool = False
+    """Whether a second factor was proved just now."""
 
     @property
     def metadata(self) -> Metadata:
-        return sign_in(self.user_id, roles=list(self.roles))
+        factor = {"mfa": True, "mfa_time": int(time.time())} if self.proved else {}
+        return sign_in(self.user_id, roles=list(self.roles), **factor)
 
     @property
     def stub(self) -> Any:
@@ -70,7 +74,7 @@ class Person:
 
 
 def admin(billing: Served) -> Person:
-    return Person(billing, roles=("user", "admin"))
+    return Person(billing, roles=("user", "admin"), proved=True)
 
 
 async def deliver(billing: Served, *events: Json) -> None:

@@ -154,8 +154,9 @@ async def test_a_program_with_an_api_key_sees_what_is_allowed_and_not_how_it_is_
 @pytest.mark.parametrize("method", ["PutPlan", "PutFeature", "AssignPlan"])
 async def test_only_administrators_change_plans(manual: Served, method: str):
     for roles in (("user",), ("user", "operator")):
-        person = Person(manual, roles=roles)
+        person = Person(manual, roles=roles, proved=True)
         assert await reason(person.call(method)) == "NOT_PERMITTED"
+    assert await reason(Person(manual, roles=("admin",)).call(method)) == "STEP_UP_REQUIRED"
 
 
 async def test_what_is_free_is_told_at_the_first_start_and_once(installation: Installation):
