@@ -39,6 +39,7 @@ NOT_OURS = {"PGSSLMODE", "PGSSLROOTCERT"}
 """Read by the driver of Postgres."""
 IN_SECRETS = {
     "AUTH_SMTP_URL": "smtps://mailer:A1b2C3d4E5@mail.example.com",
+    "AUTH_KEY_ENCRYPTION_KEYS": f"k1:{'A' * 43}=",
     "USERS_KEY_ENCRYPTION_KEYS": f"k1:{'A' * 43}=",
 }
 """32 bytes in base64 stand for whatever else lies in a Secret."""
