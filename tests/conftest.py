@@ -1,6 +1,7 @@
 """Fixtures that any test may use: one real Postgres and one real Valkey per run, fresh data per test."""
 
 import asyncio
+import gc
 import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -59,6 +60,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(STACK_FOLDERS):
             raise pytest.UsageError(f"{item.nodeid} uses the stack of {' and '.join(STACK_FOLDERS)}: put it there")
+
+
+def pytest_collection_finish() -> None:
+    """What is there from now to the end is looked through no more: each look would hold up the services in this process."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
