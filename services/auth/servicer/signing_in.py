@@ -1,5 +1,6 @@
 """Registering, signing in in one step or two, refreshing and signing out."""
 
+from contextlib import ExitStack
 from uuid import UUID
 
 from tradeloom.auth.v1 import auth_pb2
@@ -55,13 +56,14 @@ class SigningInMethods:
 
     async def Login(self, request, context):
         desk, caller = self._desk, caller_of(context)
-        async with desk.database.transaction() as rows:
-            found = await store.find_login(rows, domain.normalized(request.email), network_of(caller.address))
-            # Whoever it is, from here on the same work is done, and takes the same time.
-            user_id, password_hash, is_known = found or (use_cases.nobody_of(request.email), None, False)
-            counted = use_cases.counted_login(request.email, caller.address, is_known=is_known)
-        with desk.passwords.place(known=is_known) as place:
-            await desk.admit(counted)
+        with ExitStack() as stack:
+            async with desk.database.transaction() as rows:
+                found = await store.find_login(rows, domain.normalized(request.email), network_of(caller.address))
+                # Whoever it is, from here on the same work is done, and takes the same time.
+                user_id, password_hash, is_known = found or (use_cases.nobody_of(request.email), None, False)
+                counted = use_cases.counted_login(request.email, caller.address, is_known=is_known)
+                place = stack.enter_context(desk.passwords.place(known=is_known))
+                await use_cases.admit(AttemptStore(rows), counted)
             if not await place.verify(password_hash, request.password):
                 async with desk.database.transaction(user_id) as rows:
                     await desk.identities(rows).note_failed_login(user_id, caller.address)
