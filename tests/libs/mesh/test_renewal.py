@@ -341,6 +341,7 @@ async def test_a_channel_under_an_earlier_certificate_is_closed_after_its_last_c
         open_channel(served.address, "orders", tls_folder=folder, caller="edge") as channel,
     ):
         await served.close()  # who asked whether it is ready
+        gc.collect()  # a closed channel refers to itself, and keeps its connection until somebody looks
         await connections(served, lambda count: count == 0)
         stub = orders_pb2_grpc.PortfolioServiceStub(channel)
         stream = open_stream(channel)
