@@ -142,96 +142,103 @@ function Roles({ person }: { person: User }) {
 
 function State({ person }: { person: User }) {
   const { admin } = useApi();
-  const changed = useChanged();
   const isActive = person.state === UserState.ACTIVE;
-  const [note, setNote] = useState("");
-  const [requestId, setRequestId] = useState(newRequestId);
-  const setting = useMutation({
-    mutationFn: () =>
-      admin.setUserState({ requestId, userId: person.userId, state: isActive ? UserState.SUSPENDED : UserState.ACTIVE, note: note.trim() }),
-    onSuccess: async () => {
-      notifications.show({ color: isActive ? "yellow" : "teal", title: isActive ? "Suspended" : "Let in again", message: person.email });
-      await changed(person.userId);
-    },
-  });
   return (
-    <Part title={isActive ? "Suspend" : "Let in again"}>
-      <form
-        aria-label="State"
-        onSubmit={(event: FormEvent) => {
-          event.preventDefault();
-          if (!setting.isPending) setting.mutate();
-        }}
-      >
-        <Stack gap="xs">
-          <Text size="xs" c="dimmed">
-            {isActive
-              ? "Ends every session, refuses API keys and pauses deployments. Nothing is deleted."
-              : "They can sign in again. Sessions and keys that ended stay ended."}
-          </Text>
-          {setting.error && <RefusalAlert error={setting.error} />}
-          <Textarea
-            label="Why, for the record"
-            required={isActive}
-            maxLength={NOTE_LENGTH_MAX}
-            rows={2}
-            value={note}
-            onChange={(event) => {
-              setNote(event.currentTarget.value);
-              setRequestId(newRequestId());
-              setting.reset();
-            }}
-          />
-          <Button type="submit" size="xs" {...(isActive ? { color: "red" } : { variant: "default" })} w="fit-content" loading={setting.isPending}>
-            {isActive ? "Suspend" : "Let in again"}
-          </Button>
-        </Stack>
-      </form>
-    </Part>
+    <WithNote
+      title={isActive ? "Suspend" : "Let in again"}
+      name="State"
+      explanation={
+        isActive
+          ? "Ends every session, refuses API keys and pauses deployments. Nothing is deleted."
+          : "They can sign in again. Sessions and keys that ended stay ended."
+      }
+      label="Why, for the record"
+      required={isActive}
+      button={isActive ? "Suspend" : "Let in again"}
+      alarming={isActive}
+      done={isActive ? "Suspended" : "Let in again"}
+      person={person}
+      act={(requestId, note) =>
+        admin.setUserState({ requestId, userId: person.userId, state: isActive ? UserState.SUSPENDED : UserState.ACTIVE, note })
+      }
+    />
   );
 }
 
 function SecondFactor({ person }: { person: User }) {
   const { admin } = useApi();
+  return (
+    <WithNote
+      title="Lost second factor"
+      name="Lost second factor"
+      explanation="For who has lost the app and all recovery codes: make sure first that it is really them. Ends every session; the password alone signs in afterwards."
+      label="How you made sure, for the record"
+      required
+      button="Take it away"
+      alarming
+      done="Second factor taken away"
+      person={person}
+      act={(requestId, note) => admin.resetSecondFactor({ requestId, userId: person.userId, note })}
+    />
+  );
+}
+
+interface Noted {
+  title: string;
+  /** Of the form. */
+  name: string;
+  explanation: string;
+  /** What the note is to say. */
+  label: string;
+  required: boolean;
+  button: string;
+  alarming: boolean;
+  /** What is said when it was done. */
+  done: string;
+  person: User;
+  act(requestId: string, note: string): Promise<unknown>;
+}
+
+/** Something done to a person, with a note that is recorded. */
+function WithNote({ title, name, explanation, label, required, button, alarming, done, person, act }: Noted) {
   const changed = useChanged();
   const [note, setNote] = useState("");
   const [requestId, setRequestId] = useState(newRequestId);
-  const resetting = useMutation({
-    mutationFn: () => admin.resetSecondFactor({ requestId, userId: person.userId, note: note.trim() }),
+  const acting = useMutation({
+    mutationFn: () => act(requestId, note.trim()),
     onSuccess: async () => {
-      notifications.show({ color: "yellow", title: "Second factor taken away", message: person.email });
+      notifications.show({ color: alarming ? "yellow" : "teal", title: done, message: person.email });
       await changed(person.userId);
     },
   });
   return (
-    <Part title="Lost second factor">
+    <Part title={title}>
       <form
-        aria-label="Lost second factor"
+        aria-label={name}
         onSubmit={(event: FormEvent) => {
           event.preventDefault();
-          if (!resetting.isPending) resetting.mutate();
+          if (!acting.isPending) acting.mutate();
         }}
       >
         <Stack gap="xs">
           <Text size="xs" c="dimmed">
-            For who has lost the app and all recovery codes: make sure first that it is really them. Ends every session; the password alone
-            signs in afterwards.
+            {explanation}
           </Text>
-          {resetting.error && <RefusalAlert error={resetting.error} />}
+          {acting.error && <RefusalAlert error={acting.error} />}
           <Textarea
-            label="How you made sure, for the record"
-            required
+            label={label}
+            required={required}
             maxLength={NOTE_LENGTH_MAX}
             rows={2}
             value={note}
             onChange={(event) => {
               setNote(event.currentTarget.value);
               setRequestId(newRequestId());
-              resetting.reset();
+              acting.reset();
             }}
           />
-          <Button type="submit" size="xs" color="red" w="fit-content" loading={resetting.isPending}>
-            Take it away
+          <Button type="submit" size="xs" {...(alarming ? { color: "red" } : { variant: "default" })} w="fit-content" loading={acting.isPending}>
+            {button}
           </Button>
         </Stack>
       </form>
