@@ -138,10 +138,12 @@ class Chains:
                 error=str(error),
                 kinds=[happening.kind for happening in happenings],
             )
+            is_sound = False
         else:
             self._broken.pop(end.user_id, None)
+            is_sound = True
         BROKEN.set(len(self._broken))
-        return end.user_id not in self._broken
+        return is_sound
 
 
 async def _lock_ends(rows: Connection, user_ids: Sequence[UUID]) -> dict[UUID, Checkpoint]:

@@ -294,18 +294,13 @@ class IdentityStore:
         return found is not None
 
     async def note_network(self, user_id: UUID, network: str) -> bool:
-        """Whether it is a new one, while others are known."""
+        """Whether it is a new one, while others are known: the count is of those before."""
         is_elsewhere = await self.rows.fetchval(
             """
+            WITH noted AS (
+              INSERT INTO known_networks (user_id, network) VALUES ($1, $2)
+              ON CONFLICT (user_id, network) DO UPDATE SET last_time = now())
             SELECT count(*) > 0 AND count(*) FILTER (WHERE network = $2) = 0 FROM known_networks WHERE user_id = $1
-            """,
-            user_id,
-            network,
-        )
-        await self.rows.execute(
-            """
-            INSERT INTO known_networks (user_id, network) VALUES ($1, $2)
-            ON CONFLICT (user_id, network) DO UPDATE SET last_time = now()
             """,
             user_id,
             network,
@@ -330,8 +325,7 @@ class IdentityStore:
 
     async def _forget_answers_before_registering(self, user_id: UUID) -> None:
         """What was kept for whoever used the address when nobody was known by it yet."""
-        email = await self.rows.fetchval("SELECT email FROM users WHERE user_id = $1", user_id)
-        if email is not None:
+        if email := await email_of(self.rows, user_id):
             nobody = nobody_of(email)
             await see_also(self.rows, nobody)
             await self.rows.execute("DELETE FROM request_keys WHERE user_id = $1", nobody)
