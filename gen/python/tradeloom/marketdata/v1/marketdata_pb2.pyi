@@ -306,18 +306,26 @@ class TickBatch(_message.Message):
     BOOK_FIELD_NUMBER: _builtins.int
     PREVIOUS_CURSOR_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    MARKET_TIME_FIELD_NUMBER: _builtins.int
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    FILLED_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """Whose ticks."""
     epoch: _builtins.int
     """Rises when another feeder takes over; sequences go on counting through it."""
     first_sequence: _builtins.int
-    """The sequence of the first tick; the others follow by one. A book takes the sequence after
-    the last tick, or this one where there is no tick.
+    """The sequence of the first tick; the others follow by one. A book and a market_time take one
+    sequence each, after the ticks, in this order; what there is first takes this one.
     """
     previous_cursor: _builtins.str
     """The cursor before this batch: what the reader must have had."""
     cursor: _builtins.str
     """The cursor after this batch: pass it back in after_cursors to resume here."""
+    backfill: _builtins.bool
+    """Whether these ticks were fetched after they had been missed. They may be older than ticks
+    that came before them; they correct bars, and they change no quote and fill no order.
+    """
     @_builtins.property
     def ticks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tick]:
         """In the order they happened, at most 500."""
@@ -325,6 +333,20 @@ class TickBatch(_message.Message):
     @_builtins.property
     def book(self) -> Global___Book:
         """The book after the last tick, if it changed."""
+
+    @_builtins.property
+    def market_time(self) -> _timestamp_pb2.Timestamp:
+        """Set where nothing traded for a while: no tick at or before it will still come, but for
+        backfill. It lets bars end on a quiet market.
+        """
+
+    @_builtins.property
+    def missed(self) -> Global___MissedTrades:
+        """What the feed missed right before the first tick of this batch and could not fetch in time."""
+
+    @_builtins.property
+    def filled(self) -> Global___MissedTrades:
+        """With backfill: everything within these bounds has now been brought."""
 
     def __init__(
         self,
@@ -336,14 +358,56 @@ class TickBatch(_message.Message):
         book: Global___Book | None = ...,
         previous_cursor: _builtins.str = ...,
         cursor: _builtins.str = ...,
+        market_time: _timestamp_pb2.Timestamp | None = ...,
+        backfill: _builtins.bool = ...,
+        missed: Global___MissedTrades | None = ...,
+        filled: Global___MissedTrades | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["book", b"book"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["book", b"book", "filled", b"filled", "market_time", b"market_time", "missed", b"missed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["book", b"book", "cursor", b"cursor", "epoch", b"epoch", "first_sequence", b"first_sequence", "instrument_id", b"instrument_id", "previous_cursor", b"previous_cursor", "ticks", b"ticks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "book", b"book", "cursor", b"cursor", "epoch", b"epoch", "filled", b"filled", "first_sequence", b"first_sequence", "instrument_id", b"instrument_id", "market_time", b"market_time", "missed", b"missed", "previous_cursor", b"previous_cursor", "ticks", b"ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TickBatch: _TypeAlias = TickBatch  # noqa: Y015
+
+@_typing.final
+class MissedTrades(_message.Message):
+    """Trades between two others that the feed did not see."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_TRADE_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_TRADE_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    after_trade_id: _builtins.str
+    """The venue's id of the trade before; empty where it is not known."""
+    before_trade_id: _builtins.str
+    """The venue's id of the trade after; empty where it is not known."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the trade before happened."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the trade after happened."""
+
+    def __init__(
+        self,
+        *,
+        after_trade_id: _builtins.str = ...,
+        before_trade_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_trade_id", b"after_trade_id", "before_trade_id", b"before_trade_id", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissedTrades: _TypeAlias = MissedTrades  # noqa: Y015
 
 @_typing.final
 class Quote(_message.Message):

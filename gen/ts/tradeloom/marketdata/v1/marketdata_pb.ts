@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/marketdata/v1/marketdata.proto.
  */
 export const file_tradeloom_marketdata_v1_marketdata: GenFile = /*@__PURE__*/
-  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSKxBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCLNAQoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkihwIKBVF1b3RlEhUKDWluc3RydW1lbnRfaWQYASABKAkSEQoJYmlkX3ByaWNlGAIgASgBEhQKDGJpZF9xdWFudGl0eRgDIAEoARIRCglhc2tfcHJpY2UYBCABKAESFAoMYXNrX3F1YW50aXR5GAUgASgBEhIKCmxhc3RfcHJpY2UYBiABKAESFQoNbGFzdF9xdWFudGl0eRgHIAEoARIoCgR0aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxyZWNlaXZlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBmN1cnNvchgKIAEoCSK2AQoGQ2FuZGxlEi0KCW9wZW5fdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEb3BlbhgCIAEoARIMCgRoaWdoGAMgASgBEgsKA2xvdxgEIAEoARINCgVjbG9zZRgFIAEoARIOCgZ2b2x1bWUYBiABKAESEwoLdHJhZGVfY291bnQYByABKAMSDgoGY2xvc2VkGAggASgIEhAKCHJldmlzaW9uGAkgASgDIl8KGFNlYXJjaEluc3RydW1lbnRzUmVxdWVzdBINCgVxdWVyeRgBIAEoCRINCgV2ZW51ZRgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJuChlTZWFyY2hJbnN0cnVtZW50c1Jlc3BvbnNlEjgKC2luc3RydW1lbnRzGAEgAygLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiLQoUR2V0SW5zdHJ1bWVudFJlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCSJQChVHZXRJbnN0cnVtZW50UmVzcG9uc2USNwoKaW5zdHJ1bWVudBgBIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiYwoUUHV0SW5zdHJ1bWVudFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRI3CgppbnN0cnVtZW50GAIgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCJQChVQdXRJbnN0cnVtZW50UmVzcG9uc2USNwoKaW5zdHJ1bWVudBgBIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiKAoPR2V0UXVvdGVSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiQQoQR2V0UXVvdGVSZXNwb25zZRItCgVxdW90ZRgBIAEoCzIeLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlF1b3RlIsEBChFHZXRDYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSJfChJHZXRDYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVQoSU3RyZWFtVGlja3NSZXF1ZXN0EhYKDmluc3RydW1lbnRfaWRzGAEgAygJEhUKDWFmdGVyX2N1cnNvcnMYAiADKAkSEAoIY29uZmxhdGUYAyABKAgitwIKE1N0cmVhbVRpY2tzUmVzcG9uc2USMwoHYmF0Y2hlcxgBIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tCYXRjaBJGCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0Fja25vd2xlZGdlbWVudBI6CgloZWFydGJlYXQYAyABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0hlYXJ0YmVhdBIuCgNnYXAYBCABKAsyIS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0dhcBI3Cgpjb25mbGF0aW9uGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ29uZmxhdGlvbiJyChRUaWNrc0Fja25vd2xlZGdlbWVudBIuCgZxdW90ZXMYASADKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZRIPCgdjdXJzb3JzGAIgAygJEhkKEWhlYXJ0YmVhdF9zZWNvbmRzGAMgASgFIksKDlRpY2tzSGVhcnRiZWF0Eg8KB2N1cnNvcnMYASADKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoIVGlja3NHYXASFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIUCgxhZnRlcl9jdXJzb3IYAiABKAkSFQoNcmVzdW1lX2N1cnNvchgDIAEoCSJSCgpDb25mbGF0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSFwoPc2tpcHBlZF9iYXRjaGVzGAIgASgDEhQKDGFmdGVyX2N1cnNvchgDIAEoCSJsChRTdHJlYW1DYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEhQKDGFmdGVyX2N1cnNvchgDIAEoCRIVCg1zbmFwc2hvdF9zaXplGAQgASgFItgBChVTdHJlYW1DYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIOCgZjdXJzb3IYAiABKAkSFwoPYWNrbm93bGVkZ2VtZW50GAMgASgIEjIKDmhlYXJ0YmVhdF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgNnYXAYBSABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGVzR2FwImoKCkNhbmRsZXNHYXASLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKFEltcG9ydENhbmRsZXNSZXF1ZXN0EjcKBmhlYWRlchgBIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydEhlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCI5CgxJbXBvcnRIZWFkZXISEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJItEBChVJbXBvcnRDYW5kbGVzUmVzcG9uc2USEgoKcmVhZF9jb3VudBgBIAEoAxIWCg5pbnNlcnRlZF9jb3VudBgCIAEoAxIVCg1jaGFuZ2VkX2NvdW50GAMgASgDEhcKD3VuY2hhbmdlZF9jb3VudBgEIAEoAxIuCgpzdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqiwEKCkFzc2V0Q2xhc3MSGwoXQVNTRVRfQ0xBU1NfVU5TUEVDSUZJRUQQABIWChJBU1NFVF9DTEFTU19DUllQVE8QARIWChJBU1NFVF9DTEFTU19FUVVJVFkQAhIVChFBU1NFVF9DTEFTU19GT1JFWBADEhkKFUFTU0VUX0NMQVNTX1BFUlBFVFVBTBAEKm4KD0luc3RydW1lbnRTdGF0ZRIgChxJTlNUUlVNRU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASHAoYSU5TVFJVTUVOVF9TVEFURV9UUkFESU5HEAESGwoXSU5TVFJVTUVOVF9TVEFURV9IQUxURUQQAipRCglBZ2dyZXNzb3ISGQoVQUdHUkVTU09SX1VOU1BFQ0lGSUVEEAASEwoPQUdHUkVTU09SX0JVWUVSEAESFAoQQUdHUkVTU09SX1NFTExFUhACMqUHChFNYXJrZXREYXRhU2VydmljZRJ/ChFTZWFyY2hJbnN0cnVtZW50cxIxLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlYXJjaEluc3RydW1lbnRzUmVxdWVzdBoyLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlYXJjaEluc3RydW1lbnRzUmVzcG9uc2UiA5ACARJzCg1HZXRJbnN0cnVtZW50Ei0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0SW5zdHJ1bWVudFJlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRJbnN0cnVtZW50UmVzcG9uc2UiA5ACARJuCg1QdXRJbnN0cnVtZW50Ei0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUHV0SW5zdHJ1bWVudFJlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5QdXRJbnN0cnVtZW50UmVzcG9uc2USZAoIR2V0UXVvdGUSKC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRRdW90ZVJlcXVlc3QaKS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRRdW90ZVJlc3BvbnNlIgOQAgESagoKR2V0Q2FuZGxlcxIqLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldENhbmRsZXNSZXF1ZXN0GisudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0Q2FuZGxlc1Jlc3BvbnNlIgOQAgESbwoLU3RyZWFtVGlja3MSKy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1UaWNrc1JlcXVlc3QaLC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1UaWNrc1Jlc3BvbnNlIgOQAgEwARJ1Cg1TdHJlYW1DYW5kbGVzEi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtQ2FuZGxlc1JlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1DYW5kbGVzUmVzcG9uc2UiA5ACATABEnAKDUltcG9ydENhbmRsZXMSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRDYW5kbGVzUmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydENhbmRsZXNSZXNwb25zZSgBYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSKxBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAkitgEKBkNhbmRsZRItCglvcGVuX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YAiABKAESDAoEaGlnaBgDIAEoARILCgNsb3cYBCABKAESDQoFY2xvc2UYBSABKAESDgoGdm9sdW1lGAYgASgBEhMKC3RyYWRlX2NvdW50GAcgASgDEg4KBmNsb3NlZBgIIAEoCBIQCghyZXZpc2lvbhgJIAEoAyJfChhTZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QSDQoFcXVlcnkYASABKAkSDQoFdmVudWUYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkibgoZU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZRI4CgtpbnN0cnVtZW50cxgBIAMoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIi0KFEdldEluc3RydW1lbnRSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiUAoVR2V0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50ImMKFFB1dEluc3RydW1lbnRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiUAoVUHV0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IigKD0dldFF1b3RlUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJIkEKEEdldFF1b3RlUmVzcG9uc2USLQoFcXVvdGUYASABKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZSLBAQoRR2V0Q2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAkiXwoSR2V0Q2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIlUKElN0cmVhbVRpY2tzUmVxdWVzdBIWCg5pbnN0cnVtZW50X2lkcxgBIAMoCRIVCg1hZnRlcl9jdXJzb3JzGAIgAygJEhAKCGNvbmZsYXRlGAMgASgIIrcCChNTdHJlYW1UaWNrc1Jlc3BvbnNlEjMKB2JhdGNoZXMYASADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrQmF0Y2gSRgoPYWNrbm93bGVkZ2VtZW50GAIgASgLMi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NBY2tub3dsZWRnZW1lbnQSOgoJaGVhcnRiZWF0GAMgASgLMicudHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NIZWFydGJlYXQSLgoDZ2FwGAQgASgLMiEudHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NHYXASNwoKY29uZmxhdGlvbhgFIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNvbmZsYXRpb24icgoUVGlja3NBY2tub3dsZWRnZW1lbnQSLgoGcXVvdGVzGAEgAygLMh4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUXVvdGUSDwoHY3Vyc29ycxgCIAMoCRIZChFoZWFydGJlYXRfc2Vjb25kcxgDIAEoBSJLCg5UaWNrc0hlYXJ0YmVhdBIPCgdjdXJzb3JzGAEgAygJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KCFRpY2tzR2FwEhUKDWluc3RydW1lbnRfaWQYASABKAkSFAoMYWZ0ZXJfY3Vyc29yGAIgASgJEhUKDXJlc3VtZV9jdXJzb3IYAyABKAkiUgoKQ29uZmxhdGlvbhIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhcKD3NraXBwZWRfYmF0Y2hlcxgCIAEoAxIUCgxhZnRlcl9jdXJzb3IYAyABKAkibAoUU3RyZWFtQ2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIUCgxhZnRlcl9jdXJzb3IYAyABKAkSFQoNc25hcHNob3Rfc2l6ZRgEIAEoBSLYAQoVU3RyZWFtQ2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSDgoGY3Vyc29yGAIgASgJEhcKD2Fja25vd2xlZGdlbWVudBgDIAEoCBIyCg5oZWFydGJlYXRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoDZ2FwGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ2FuZGxlc0dhcCJqCgpDYW5kbGVzR2FwEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJoChRJbXBvcnRDYW5kbGVzUmVxdWVzdBI3CgZoZWFkZXIYASABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRIZWFkZXJIABIPCgVjaHVuaxgCIAEoDEgAQgYKBHBhcnQiOQoMSW1wb3J0SGVhZGVyEhIKCnJlcXVlc3RfaWQYASABKAkSFQoNaW5zdHJ1bWVudF9pZBgCIAEoCSLRAQoVSW1wb3J0Q2FuZGxlc1Jlc3BvbnNlEhIKCnJlYWRfY291bnQYASABKAMSFgoOaW5zZXJ0ZWRfY291bnQYAiABKAMSFQoNY2hhbmdlZF9jb3VudBgDIAEoAxIXCg91bmNoYW5nZWRfY291bnQYBCABKAMSLgoKc3RhcnRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKosBCgpBc3NldENsYXNzEhsKF0FTU0VUX0NMQVNTX1VOU1BFQ0lGSUVEEAASFgoSQVNTRVRfQ0xBU1NfQ1JZUFRPEAESFgoSQVNTRVRfQ0xBU1NfRVFVSVRZEAISFQoRQVNTRVRfQ0xBU1NfRk9SRVgQAxIZChVBU1NFVF9DTEFTU19QRVJQRVRVQUwQBCpuCg9JbnN0cnVtZW50U3RhdGUSIAocSU5TVFJVTUVOVF9TVEFURV9VTlNQRUNJRklFRBAAEhwKGElOU1RSVU1FTlRfU1RBVEVfVFJBRElORxABEhsKF0lOU1RSVU1FTlRfU1RBVEVfSEFMVEVEEAIqUQoJQWdncmVzc29yEhkKFUFHR1JFU1NPUl9VTlNQRUNJRklFRBAAEhMKD0FHR1JFU1NPUl9CVVlFUhABEhQKEEFHR1JFU1NPUl9TRUxMRVIQAjKlBwoRTWFya2V0RGF0YVNlcnZpY2USfwoRU2VhcmNoSW5zdHJ1bWVudHMSMS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QaMi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZWFyY2hJbnN0cnVtZW50c1Jlc3BvbnNlIgOQAgEScwoNR2V0SW5zdHJ1bWVudBItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldEluc3RydW1lbnRSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0SW5zdHJ1bWVudFJlc3BvbnNlIgOQAgESbgoNUHV0SW5zdHJ1bWVudBItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlB1dEluc3RydW1lbnRSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUHV0SW5zdHJ1bWVudFJlc3BvbnNlEmQKCEdldFF1b3RlEigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0UXVvdGVSZXF1ZXN0GikudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0UXVvdGVSZXNwb25zZSIDkAIBEmoKCkdldENhbmRsZXMSKi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRDYW5kbGVzUmVxdWVzdBorLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldENhbmRsZXNSZXNwb25zZSIDkAIBEm8KC1N0cmVhbVRpY2tzEisudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtVGlja3NSZXF1ZXN0GiwudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtVGlja3NSZXNwb25zZSIDkAIBMAESdQoNU3RyZWFtQ2FuZGxlcxItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbUNhbmRsZXNSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtQ2FuZGxlc1Jlc3BvbnNlIgOQAgEwARJwCg1JbXBvcnRDYW5kbGVzEi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW1wb3J0Q2FuZGxlc1JlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRDYW5kbGVzUmVzcG9uc2UoAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * Something that can be traded.
@@ -268,8 +268,8 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
   epoch: bigint;
 
   /**
-   * The sequence of the first tick; the others follow by one. A book takes the sequence after
-   * the last tick, or this one where there is no tick.
+   * The sequence of the first tick; the others follow by one. A book and a market_time take one
+   * sequence each, after the ticks, in this order; what there is first takes this one.
    *
    * @generated from field: int64 first_sequence = 3;
    */
@@ -302,6 +302,36 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
    * @generated from field: string cursor = 7;
    */
   cursor: string;
+
+  /**
+   * Set where nothing traded for a while: no tick at or before it will still come, but for
+   * backfill. It lets bars end on a quiet market.
+   *
+   * @generated from field: google.protobuf.Timestamp market_time = 8;
+   */
+  marketTime?: Timestamp | undefined;
+
+  /**
+   * Whether these ticks were fetched after they had been missed. They may be older than ticks
+   * that came before them; they correct bars, and they change no quote and fill no order.
+   *
+   * @generated from field: bool backfill = 9;
+   */
+  backfill: boolean;
+
+  /**
+   * What the feed missed right before the first tick of this batch and could not fetch in time.
+   *
+   * @generated from field: tradeloom.marketdata.v1.MissedTrades missed = 10;
+   */
+  missed?: MissedTrades | undefined;
+
+  /**
+   * With backfill: everything within these bounds has now been brought.
+   *
+   * @generated from field: tradeloom.marketdata.v1.MissedTrades filled = 11;
+   */
+  filled?: MissedTrades | undefined;
 };
 
 /**
@@ -310,6 +340,48 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
  */
 export const TickBatchSchema: GenMessage<TickBatch> = /*@__PURE__*/
   messageDesc(file_tradeloom_marketdata_v1_marketdata, 4);
+
+/**
+ * Trades between two others that the feed did not see.
+ *
+ * @generated from message tradeloom.marketdata.v1.MissedTrades
+ */
+export type MissedTrades = Message<"tradeloom.marketdata.v1.MissedTrades"> & {
+  /**
+   * The venue's id of the trade before; empty where it is not known.
+   *
+   * @generated from field: string after_trade_id = 1;
+   */
+  afterTradeId: string;
+
+  /**
+   * The venue's id of the trade after; empty where it is not known.
+   *
+   * @generated from field: string before_trade_id = 2;
+   */
+  beforeTradeId: string;
+
+  /**
+   * When the trade before happened.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * When the trade after happened.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   */
+  endTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.MissedTrades.
+ * Use `create(MissedTradesSchema)` to create a new message.
+ */
+export const MissedTradesSchema: GenMessage<MissedTrades> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 5);
 
 /**
  * The newest state of an instrument's market.
@@ -393,7 +465,7 @@ export type Quote = Message<"tradeloom.marketdata.v1.Quote"> & {
  * Use `create(QuoteSchema)` to create a new message.
  */
 export const QuoteSchema: GenMessage<Quote> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 5);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 6);
 
 /**
  * What happened between open_time and open_time plus the bar's size, the end excluded.
@@ -470,7 +542,7 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
  * Use `create(CandleSchema)` to create a new message.
  */
 export const CandleSchema: GenMessage<Candle> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 6);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 7);
 
 /**
  * Asks for instruments.
@@ -512,7 +584,7 @@ export type SearchInstrumentsRequest = Message<"tradeloom.marketdata.v1.SearchIn
  * Use `create(SearchInstrumentsRequestSchema)` to create a new message.
  */
 export const SearchInstrumentsRequestSchema: GenMessage<SearchInstrumentsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 7);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
 
 /**
  * A page of instruments, in the order of their ids.
@@ -540,7 +612,7 @@ export type SearchInstrumentsResponse = Message<"tradeloom.marketdata.v1.SearchI
  * Use `create(SearchInstrumentsResponseSchema)` to create a new message.
  */
 export const SearchInstrumentsResponseSchema: GenMessage<SearchInstrumentsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
 
 /**
  * Asks for one instrument.
@@ -561,7 +633,7 @@ export type GetInstrumentRequest = Message<"tradeloom.marketdata.v1.GetInstrumen
  * Use `create(GetInstrumentRequestSchema)` to create a new message.
  */
 export const GetInstrumentRequestSchema: GenMessage<GetInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
 
 /**
  * The instrument.
@@ -582,7 +654,7 @@ export type GetInstrumentResponse = Message<"tradeloom.marketdata.v1.GetInstrume
  * Use `create(GetInstrumentResponseSchema)` to create a new message.
  */
 export const GetInstrumentResponseSchema: GenMessage<GetInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
 
 /**
  * Asks to create or change an instrument that no feed brings.
@@ -610,7 +682,7 @@ export type PutInstrumentRequest = Message<"tradeloom.marketdata.v1.PutInstrumen
  * Use `create(PutInstrumentRequestSchema)` to create a new message.
  */
 export const PutInstrumentRequestSchema: GenMessage<PutInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
 
 /**
  * The stored instrument.
@@ -631,7 +703,7 @@ export type PutInstrumentResponse = Message<"tradeloom.marketdata.v1.PutInstrume
  * Use `create(PutInstrumentResponseSchema)` to create a new message.
  */
 export const PutInstrumentResponseSchema: GenMessage<PutInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
 
 /**
  * Asks for the newest quote.
@@ -652,7 +724,7 @@ export type GetQuoteRequest = Message<"tradeloom.marketdata.v1.GetQuoteRequest">
  * Use `create(GetQuoteRequestSchema)` to create a new message.
  */
 export const GetQuoteRequestSchema: GenMessage<GetQuoteRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
 
 /**
  * The newest quote.
@@ -673,7 +745,7 @@ export type GetQuoteResponse = Message<"tradeloom.marketdata.v1.GetQuoteResponse
  * Use `create(GetQuoteResponseSchema)` to create a new message.
  */
 export const GetQuoteResponseSchema: GenMessage<GetQuoteResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
 
 /**
  * Asks for candles.
@@ -729,7 +801,7 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
  * Use `create(GetCandlesRequestSchema)` to create a new message.
  */
 export const GetCandlesRequestSchema: GenMessage<GetCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
 
 /**
  * A page of candles, oldest first. Minutes without a trade have none.
@@ -757,7 +829,7 @@ export type GetCandlesResponse = Message<"tradeloom.marketdata.v1.GetCandlesResp
  * Use `create(GetCandlesResponseSchema)` to create a new message.
  */
 export const GetCandlesResponseSchema: GenMessage<GetCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
 
 /**
  * Asks for live ticks.
@@ -793,7 +865,7 @@ export type StreamTicksRequest = Message<"tradeloom.marketdata.v1.StreamTicksReq
  * Use `create(StreamTicksRequestSchema)` to create a new message.
  */
 export const StreamTicksRequestSchema: GenMessage<StreamTicksRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
 
 /**
  * One step of the stream: either batches, or exactly one of the others.
@@ -842,7 +914,7 @@ export type StreamTicksResponse = Message<"tradeloom.marketdata.v1.StreamTicksRe
  * Use `create(StreamTicksResponseSchema)` to create a new message.
  */
 export const StreamTicksResponseSchema: GenMessage<StreamTicksResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
 
 /**
  * Says where each instrument starts.
@@ -877,7 +949,7 @@ export type TicksAcknowledgement = Message<"tradeloom.marketdata.v1.TicksAcknowl
  * Use `create(TicksAcknowledgementSchema)` to create a new message.
  */
 export const TicksAcknowledgementSchema: GenMessage<TicksAcknowledgement> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
 
 /**
  * The last cursor of each instrument.
@@ -905,7 +977,7 @@ export type TicksHeartbeat = Message<"tradeloom.marketdata.v1.TicksHeartbeat"> &
  * Use `create(TicksHeartbeatSchema)` to create a new message.
  */
 export const TicksHeartbeatSchema: GenMessage<TicksHeartbeat> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
 
 /**
  * Ticks after one cursor and before another that are no longer to be had here.
@@ -940,7 +1012,7 @@ export type TicksGap = Message<"tradeloom.marketdata.v1.TicksGap"> & {
  * Use `create(TicksGapSchema)` to create a new message.
  */
 export const TicksGapSchema: GenMessage<TicksGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
 
 /**
  * Ticks that were left out for a slow reader.
@@ -975,7 +1047,7 @@ export type Conflation = Message<"tradeloom.marketdata.v1.Conflation"> & {
  * Use `create(ConflationSchema)` to create a new message.
  */
 export const ConflationSchema: GenMessage<Conflation> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
 
 /**
  * Asks for live candles.
@@ -1017,7 +1089,7 @@ export type StreamCandlesRequest = Message<"tradeloom.marketdata.v1.StreamCandle
  * Use `create(StreamCandlesRequestSchema)` to create a new message.
  */
 export const StreamCandlesRequestSchema: GenMessage<StreamCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
 
 /**
  * One step of the stream.
@@ -1066,7 +1138,7 @@ export type StreamCandlesResponse = Message<"tradeloom.marketdata.v1.StreamCandl
  * Use `create(StreamCandlesResponseSchema)` to create a new message.
  */
 export const StreamCandlesResponseSchema: GenMessage<StreamCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
 
 /**
  * A span whose bars could not be replayed.
@@ -1094,7 +1166,7 @@ export type CandlesGap = Message<"tradeloom.marketdata.v1.CandlesGap"> & {
  * Use `create(CandlesGapSchema)` to create a new message.
  */
 export const CandlesGapSchema: GenMessage<CandlesGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
 
 /**
  * A part of an import.
@@ -1131,7 +1203,7 @@ export type ImportCandlesRequest = Message<"tradeloom.marketdata.v1.ImportCandle
  * Use `create(ImportCandlesRequestSchema)` to create a new message.
  */
 export const ImportCandlesRequestSchema: GenMessage<ImportCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
 
 /**
  * What is being imported.
@@ -1159,7 +1231,7 @@ export type ImportHeader = Message<"tradeloom.marketdata.v1.ImportHeader"> & {
  * Use `create(ImportHeaderSchema)` to create a new message.
  */
 export const ImportHeaderSchema: GenMessage<ImportHeader> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
 
 /**
  * What the import did.
@@ -1215,7 +1287,7 @@ export type ImportCandlesResponse = Message<"tradeloom.marketdata.v1.ImportCandl
  * Use `create(ImportCandlesResponseSchema)` to create a new message.
  */
 export const ImportCandlesResponseSchema: GenMessage<ImportCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
 
 /**
  * Kinds of instrument.
