@@ -24,8 +24,9 @@ MEMORY_MAX = "1gb"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
-KEYS_OF_SERVICES = ("facts:*", "ticks:*", "ticks-stored:*", "quote:*")
+KEYS_OF_SERVICES = ("facts:*", "ticks:*", "ticks-stored:*", "quote:*", "budget:*")
 READERS_OF_TICKS = frozenset({"marketdata", "orders", "execution"})
+ASKERS_OF_VENUES = frozenset({"feeds", "execution"})
 
 COMMANDS = (
     "+@read +@write +@stream +@connection +@transaction +@scripting "
@@ -39,7 +40,7 @@ def rights(word: str) -> str:
     """The keys and commands of one service, in the words of an ACL.
 
     Everybody reads everybody's facts, writes its own, and asks others to tell theirs again. Ticks and quotes are told by
-    feeds alone; marketdata says how far it has stored them.
+    feeds alone; marketdata says how far it has stored them. Who asks venues takes from their budgets.
     """
     keys = [f"~facts:{word}:*", "%R~facts:*", "%W~facts:*:replay"]
     if word == "feeds":
@@ -49,6 +50,8 @@ def rights(word: str) -> str:
         keys += ["%R~ticks:*", "%R~quote:*"]
     if word == "marketdata":
         keys += ["~ticks-stored:*"]
+    if word in ASKERS_OF_VENUES:
+        keys += ["~budget:*"]
     return f"resetchannels {' '.join(keys)} -@all {COMMANDS}"
 
 
