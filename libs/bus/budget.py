@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 
 from libs.errors import Exhausted
 
-KEPT_SECONDS = 86_400  # a bucket that nobody has touched for so long is forgotten
-BLOCK_SECONDS_MAX = 86_400.0
+KEPT_SECONDS = 4 * 86_400  # a bucket that nobody has touched for so long is forgotten
+BLOCK_SECONDS_MAX = 3 * 86_400.0
 
 # KEYS: bucket. ARGV: cost, capacity, units per second, share left to others, use, KEPT_SECONDS.
 # 0: taken; otherwise the milliseconds after which to ask again.
@@ -93,15 +93,13 @@ class BudgetState:
 class BudgetSpent(Exhausted):
     """The venue may not be asked yet."""
 
-    reason = "VENUE_BUDGET_SPENT"
-
 
 class Budget:
     """The bucket of one venue, as it counts requests from one address."""
 
     def __init__(self, redis: Redis, venue: str, address: str, limits: Limits) -> None:
         """`address` names where requests come from, such as a gateway; who share it share the bucket."""
-        self._redis, self._venue, self.limits = redis, venue, limits
+        self._redis, self.venue, self.address, self.limits = redis, venue, address, limits
         self._key = f"budget:{venue}:{address}"
 
     async def take(self, cost: float, use: Use, *, wait_seconds_max: float) -> None:
@@ -123,9 +121,9 @@ class Budget:
                 return
             if loop.time() + wait_seconds > give_up_at:
                 raise BudgetSpent(
-                    f"{self._venue} may not be asked for another {wait_seconds:g} s",
+                    f"{self.venue} may not be asked for another {wait_seconds:g} s",
                     retry_after_seconds=wait_seconds,
-                    limit=self._venue,
+                    limit=self.venue,
                 )
             await asyncio.sleep(wait_seconds)
 

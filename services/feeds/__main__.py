@@ -17,11 +17,12 @@ from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.feeds.domain import InstrumentTaken, SimulatedSource, TooManyFeeds
+from services.feeds.open_sources import Sources
 from services.feeds.runner import Runner
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
 from services.feeds.store import FeedStore
-from services.feeds.use_cases import StartFeed
+from services.feeds.use_cases import OrderBackfill, StartFeed
 
 log = structlog.get_logger(__name__)
 
@@ -42,9 +43,14 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             await check_revision(rows, settings.word)
         if settings.keeps_simulated_market:
             await keep_simulated_market(database, start_feed, settings)
-        runner = Runner(worker, redis, settings.replay_folder)
+        sources = Sources(redis, settings.replay_folder, settings.addresses, settings.from_address)
+        runner = Runner(worker, redis, sources)
         servicer = FeedServicer(
-            database=database, start_feed=start_feed, replay_folder=settings.replay_folder, look=runner.look
+            database=database,
+            start_feed=start_feed,
+            order_backfill=OrderBackfill(uuid7, now),
+            sources=sources,
+            look=runner.look,
         )
         async with relay(worker, redis, settings.word) as told, running("feeds", runner.run):
             yield Service(

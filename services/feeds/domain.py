@@ -3,15 +3,15 @@
 Times of ticks and books are nanoseconds since 1970, their prices and quantities doubles.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
-from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
+from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
 
 
 class AssetClass(Enum):
@@ -42,6 +42,7 @@ class Instrument:
     maker_fee_rate: Decimal
     taker_fee_rate: Decimal
     has_book: bool
+    is_trading: bool = True
 
     @property
     def instrument_id(self) -> str:
@@ -54,7 +55,8 @@ class Tick(NamedTuple):
     time_ns: int
     price: float
     quantity: float
-    aggressor: Aggressor
+    aggressor: Aggressor | None
+    """None where the venue does not say."""
     trade_id: str
 
 
@@ -69,6 +71,39 @@ class Book(NamedTuple):
     time_ns: int
     bids: tuple[BookLevel, ...]
     asks: tuple[BookLevel, ...]
+
+
+class Moment(NamedTuple):
+    """How far a market's time has come while nothing traded: no tick at or before it will still come."""
+
+    time_ns: int
+
+
+class Missed(NamedTuple):
+    """Trades between two others that could not be brought before the second of them.
+
+    Ids are empty, and times 0, where they are not known.
+    """
+
+    after_trade_id: str
+    before_trade_id: str
+    start_ns: int
+    end_ns: int
+
+
+class Backfilled(NamedTuple):
+    """Ticks brought after they had been missed, BATCH_TICKS_MAX at most; `filled` tells of the last that all are there."""
+
+    ticks: tuple[Tick, ...]
+    filled: Missed | None
+
+    @property
+    def time_ns(self) -> int:
+        return self.ticks[-1].time_ns if self.ticks else 0
+
+
+Event = Tick | Book | Moment | Missed | Backfilled
+"""What a line tells, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +123,16 @@ class ReplaySource:
     speed: float
 
 
-Source = SimulatedSource | ReplaySource
+@dataclass(frozen=True, slots=True)
+class ExchangeSource:
+    """What a venue's own servers tell of some of its instruments, with or without their books."""
+
+    venue: str
+    symbols: tuple[str, ...]
+    has_book: bool
+
+
+Source = SimulatedSource | ReplaySource | ExchangeSource
 
 
 class FeedState(Enum):
@@ -122,7 +166,7 @@ class Place:
     """How far the stream of an instrument has come, as it was last noted.
 
     The newest epoch granted is `epoch`; what else is noted held under `position_epoch`. Position is the source's own
-    measure of what was played: simulated nanoseconds, or the number of trades of a file.
+    measure of what was played: simulated nanoseconds, the number of trades of a file, or the time of a venue's last trade.
     """
 
     instrument_id: str
@@ -134,6 +178,62 @@ class Place:
     """Market time less simulated time; 0 for files."""
     market_time_ns: int
     """The newest that was told, by whichever feed. It never goes back."""
+    trade_id: str = ""
+    """The venue's id of the last trade; only where a venue's trades are brought."""
+    redis_run: str = ""
+    """Which run of Redis held the stream: a later one may have lost its end."""
+    is_torn: bool = False
+    """Whether it did, or may have: found when a feed is taken over, never noted."""
+
+
+class BackfillState(Enum):
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backfill:
+    """An order to bring trades of the past: those after one and before another, by id where ids are known, else by time."""
+
+    backfill_id: UUID
+    instrument_id: str
+    bounds: Missed
+    state: BackfillState = BackfillState.RUNNING
+    failure: str = ""
+    reached_trade_id: str
+    """What was brought so far goes up to here."""
+    reached_ns: int
+    tick_count: int = 0
+    create_time: datetime
+
+    def wants(self, trade: Tick, *, ids_follow: bool) -> bool:
+        """Whether a trade of the record after what was reached is within the bounds."""
+        if ids_follow and self.bounds.before_trade_id:
+            return int(trade.trade_id) < int(self.bounds.before_trade_id)
+        return trade.time_ns < self.bounds.end_ns
+
+    def after(self, trades: Sequence[Tick], *, has_ended: bool) -> "Backfill":
+        """As it stands once these have been brought."""
+        return replace(
+            self,
+            state=BackfillState.FINISHED if has_ended else self.state,
+            reached_trade_id=trades[-1].trade_id if trades else self.reached_trade_id,
+            reached_ns=trades[-1].time_ns if trades else self.reached_ns,
+            tick_count=self.tick_count + len(trades),
+        )
+
+
+def backfill_of(backfill_id: UUID, instrument_id: str, bounds: Missed, now: datetime) -> Backfill:
+    """An order that nothing was brought of yet."""
+    return Backfill(
+        backfill_id=backfill_id,
+        instrument_id=instrument_id,
+        bounds=bounds,
+        reached_trade_id=bounds.after_trade_id,
+        reached_ns=bounds.start_ns,
+        create_time=now,
+    )
 
 
 class Instant(NamedTuple):
@@ -153,6 +253,39 @@ class InstrumentTaken(NotAllowed):
     """Another running feed brings this instrument."""
 
     reason = "INSTRUMENT_TAKEN"
+
+
+class VenueNotFound(NotFound):
+    """No venue of this name can be connected to."""
+
+    reason = "VENUE_NOT_FOUND"
+
+    def __init__(self, venue: str) -> None:
+        super().__init__(f"there is no venue {venue} that tells its trades", venue=venue)
+
+
+class BackfillUnavailable(NotAllowed):
+    """No running feed brings the instrument from a venue that has its trades on record."""
+
+    reason = "BACKFILL_UNAVAILABLE"
+
+
+class TooManyBackfills(Exhausted):
+    """As many backfills of the instrument wait as may."""
+
+    reason = "TOO_MANY_BACKFILLS"
+
+
+class SymbolsNotFound(Invalid):
+    """The venue's spot market does not list some of the symbols; the violations name them."""
+
+    reason = "SYMBOLS_NOT_FOUND"
+
+
+class VenueUnavailable(Unavailable):
+    """The venue does not say what it lists."""
+
+    reason = "VENUE_UNAVAILABLE"
 
 
 class TooManyFeeds(Exhausted):

@@ -7,25 +7,40 @@ number is given once: what was made and not appended is made again, under the nu
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 from prometheus_client import Counter, Gauge
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus import feed as streams
-from libs.bus.feed import Cursor, Outdated
+from libs.bus.feed import BATCHES_MAX, EVENTS_MAX, Batch, Cursor, Outdated
+from libs.ids import uuid7
+from libs.store.background import Backoff
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import Lease, LeaseLost, fence
 from services.feeds import wire
-from services.feeds.domain import Feed, FeedState, Instant, Place, ReplaySource, time_of
+from services.feeds.domain import (
+    Backfill,
+    Feed,
+    FeedState,
+    Instant,
+    Instrument,
+    Missed,
+    Place,
+    ReplaySource,
+    backfill_of,
+    time_of,
+)
 from services.feeds.lines import BATCH_TICKS_MAX, Line
-from services.feeds.open_sources import OpenSource, open_source
+from services.feeds.open_sources import OpenSource, Sources
 from services.feeds.store import FeedStore
 
 LINGER_SECONDS_MIN = 0.02
@@ -36,6 +51,11 @@ NOTE_SECONDS = 1.0
 LEAD_TICKS_MAX = 100 * BATCH_TICKS_MAX
 """A replay is never further ahead of what marketdata has stored."""
 READ_SECONDS = 0.1
+RESTORE_SECONDS_MAX = 1.0
+RESTORED_BATCHES = 100
+"""Appended again at once."""
+SEQUENCES_SKIPPED = 1_000_000
+"""Far more than are told between two notes: none of those is given again that Redis may have told and lost."""
 SEQUENCE_MAX = 2**63 - 1
 
 TICKS = Counter("tradeloom_feed_ticks", "Ticks appended to the streams.", ["instrument_id"])
@@ -51,16 +71,19 @@ def clock() -> Instant:
 
 
 class Feeder:
-    def __init__(self, database: Database, redis: Redis, lease: Lease, replay_folder: Path | None, now: Clock) -> None:
+    def __init__(self, database: Database, redis: Redis, lease: Lease, sources: Sources, now: Clock) -> None:
         """`database` is of the worker role; the lease is the feed's."""
-        self._database, self._redis, self._lease, self._replay_folder = database, redis, lease, replay_folder
+        self._database, self._redis, self._lease, self._sources = database, redis, lease, sources
         self._now = now
+        self._redis_run = ""
+        self._kept: defaultdict[str, deque[Batch]] = defaultdict(deque)
+        self._stored: dict[str, int] = {}
 
     async def play(self, feed_id: UUID) -> None:
         """Plays the feed until it is cancelled or, for a file, to its end; returns at once if it does not run.
 
         When the clock has jumped it takes over from itself. Raises LeaseLost or Outdated when another has taken over,
-        ReplayFileInvalid or RecordingTooOld when the file cannot be played.
+        and ReplayFileInvalid, RecordingTooOld or VenueNotFound when the source cannot be played.
         """
         source: OpenSource | None = None
         has_ended = False
@@ -69,14 +92,15 @@ class Feeder:
                 feed = await FeedStore(rows).find(feed_id)
             if feed is None or feed.state is not FeedState.RUNNING:
                 return
-            source = source or await open_source(feed.source, self._replay_folder)
+            source = source or await self._sources.open(feed.source)
             places = await self._take_over(feed)
             if not places:
                 return
             feed, lines = await self._begin(feed, source, places)
             log.info("playing", feed_id=str(feed_id), epochs=[place.epoch for place in places])
             try:
-                has_ended = await self._pump(feed, lines)
+                async with source.running(FeedDesk(self._database, self._lease, feed)):
+                    has_ended = await self._pump(feed, source, lines)
             finally:
                 # What a successor would otherwise have to read from the streams, and could not if Redis forgot it.
                 with suppress(LeaseLost, DatabaseUnavailable):
@@ -98,6 +122,7 @@ class Feeder:
 
     async def _begin(self, feed: Feed, source: OpenSource, places: Sequence[Place]) -> tuple[Feed, Sequence[Line]]:
         """Finds out where the streams end, notes it, and makes the lines that go on from there."""
+        self._redis_run = await run_of(self._redis)
         newest = await streams.newest(self._redis, feed.instrument_ids)
         found = await streams.quotes(self._redis, feed.instrument_ids)
         quotes = {each: marketdata_pb2.Quote.FromString(found.get(each, b"")) for each in feed.instrument_ids}
@@ -113,7 +138,12 @@ class Feeder:
 
     async def _end_of(self, place: Place, newest: Cursor | None, source: OpenSource) -> tuple[Place, int]:
         """Where a stream ends and its source stands, and how many ticks were appended since that was noted."""
-        if newest is None or newest.sequence < place.sequence:
+        is_behind = newest is None or newest.sequence < place.sequence
+        if source.is_live and place.sequence and (is_behind or place.redis_run not in ("", self._redis_run)):
+            # Redis may have told readers numbers that it has lost since, and what they stood for cannot be made again.
+            told = max(place.sequence, newest.sequence if newest else 0)
+            return replace(place, sequence=told + SEQUENCES_SKIPPED, is_torn=True), 0
+        if newest is None or is_behind:
             # The numbers up to the noted one were given, whatever Redis remembers.
             return place, 0
         tick_count = 0
@@ -126,27 +156,36 @@ class Feeder:
                 for entry in entries:
                     cursor = entry.cursor
                     for batch in marketdata_pb2.StreamTicksResponse.FromString(entry.response).batches:
-                        place = replace(place, position=source.position_after(place, batch))
+                        place = source.place_after(place, batch)
                         tick_count += len(batch.ticks)
         return replace(place, position_epoch=newest.epoch, sequence=newest.sequence), tick_count
 
-    async def _pump(self, feed: Feed, lines: Sequence[Line]) -> bool:
+    async def _pump(self, feed: Feed, source: OpenSource, lines: Sequence[Line]) -> bool:
         """Appends what is due, batch after batch, until every line has ended: True; or is out of step: False."""
         loop = asyncio.get_running_loop()
         linger_seconds = LINGER_SECONDS_MIN
         note_at = loop.time() + NOTE_SECONDS
         while not all(line.has_ended for line in lines):
             started = loop.time()
-            sequences_max = await self._sequences_max(feed, lines)
             now = self._now()
             if all(line.is_out_of_step(now) for line in lines):
                 log.warning("the clock has jumped", feed_id=str(feed.feed_id))
                 return False
-            batches = [batch for line in lines for batch in line.cut(now, sequences_max[line.instrument_id])]
-            if batches:
-                await _to_its_end(self._append(batches, lines))
+            source.woken.clear()
+            batches: list[Batch] = []
+            try:
+                if isinstance(feed.source, ReplaySource) or started >= note_at:
+                    await self._look_at_stored(lines)
+                batches = [batch for line in lines for batch in line.cut(now, self._sequence_max(feed, line))]
+                if batches:
+                    await self._append(batches, lines)
+            except RedisError:
+                log.exception("Redis takes no ticks", feed_id=str(feed.feed_id))
+                await self._restore(lines)
             if loop.time() >= note_at:
-                await self._note(feed, lines)
+                # Without Postgres it goes on for as long as the lease is held.
+                with suppress(DatabaseUnavailable):
+                    await self._note(feed, lines)
                 note_at = loop.time() + NOTE_SECONDS
             busy_seconds = loop.time() - started
             linger_seconds = (
@@ -157,29 +196,68 @@ class Feeder:
             LINGER_SECONDS.labels(str(feed.feed_id)).set(linger_seconds)
             now = self._now()
             due_seconds = min(line.wait_ns(now) for line in lines) / 1e9
-            behind = bool(batches) and due_seconds <= 0
-            await asyncio.sleep(0 if behind else min(PAUSE_SECONDS_MAX, max(0.0, due_seconds) + linger_seconds))
+            if batches and due_seconds <= 0:
+                await asyncio.sleep(0)
+                continue
+            if due_seconds > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(PAUSE_SECONDS_MAX, due_seconds)):
+                        await source.woken.wait()
+            await asyncio.sleep(linger_seconds)
         return True
 
-    async def _append(self, batches: Sequence[streams.Batch], lines: Sequence[Line]) -> None:
+    async def _append(self, batches: Sequence[Batch], lines: Sequence[Line]) -> None:
+        """Appends what was cut. It is kept until it is stored, so that Redis may lose it."""
+        for batch in batches:
+            kept = self._kept[batch.cursor.instrument_id]
+            kept.append(batch)
+            while kept[-1].cursor.sequence - kept[0].cursor.sequence > EVENTS_MAX or len(kept) > BATCHES_MAX:
+                kept.popleft()
+        await _to_its_end(self._have_appended(batches, lines))
+
+    async def _have_appended(self, batches: Sequence[Batch], lines: Sequence[Line]) -> None:
         await streams.append(self._redis, batches)
         for line in lines:
             told_before = line.done.tick_count
             line.acknowledge()
             TICKS.labels(line.instrument_id).inc(line.done.tick_count - told_before)
 
-    async def _sequences_max(self, feed: Feed, lines: Sequence[Line]) -> dict[str, int]:
-        """Up to which sequence each line may go: a file's trades wait for those who store them."""
+    async def _restore(self, lines: Sequence[Line]) -> None:
+        """Waits for Redis, and appends again what it has lost or never took. Raises Outdated if another appends by now."""
+        backoff = Backoff(seconds_max=RESTORE_SECONDS_MAX)
+        while True:
+            await asyncio.sleep(backoff.next_seconds())
+            try:
+                newest = await streams.newest(self._redis, list(self._kept))
+                missing = [
+                    batch for each, kept in self._kept.items() for batch in kept if is_after(batch, newest.get(each))
+                ]
+                for start in range(0, len(missing), RESTORED_BATCHES):
+                    await streams.append(self._redis, missing[start : start + RESTORED_BATCHES])
+                self._redis_run = await run_of(self._redis)
+                await _to_its_end(self._have_appended([], lines))
+            except RedisError as error:
+                log.warning("Redis takes no ticks yet", cause=str(error))
+            else:
+                log.info("Redis takes ticks again", restored_batches=len(missing))
+                return
+
+    async def _look_at_stored(self, lines: Sequence[Line]) -> None:
+        """Forgets what was kept and is stored by now."""
+        stored = await streams.stored(self._redis, [line.instrument_id for line in lines])
+        for instrument_id, cursor in stored.items():
+            # What was stored once stays stored, also when Redis has lost that it was.
+            reached = max(cursor.sequence, self._stored.get(instrument_id, 0))
+            self._stored[instrument_id] = reached
+            kept = self._kept[instrument_id]
+            while kept and kept[0].cursor.sequence <= reached:
+                kept.popleft()
+
+    def _sequence_max(self, feed: Feed, line: Line) -> int:
+        """Up to which sequence a line may go: a file's trades wait for those who store them."""
         if not isinstance(feed.source, ReplaySource):
-            return {line.instrument_id: SEQUENCE_MAX for line in lines}
-        stored = await streams.stored(self._redis, feed.instrument_ids)
-        return {
-            line.instrument_id: max(
-                line.start_sequence, stored[line.instrument_id].sequence if line.instrument_id in stored else 0
-            )
-            + LEAD_TICKS_MAX
-            for line in lines
-        }
+            return SEQUENCE_MAX
+        return max(line.start_sequence, self._stored.get(line.instrument_id, 0)) + LEAD_TICKS_MAX
 
     async def _note(
         self, feed: Feed, lines: Sequence[Line], *, announcements: Sequence[tuple[str, str, bytes]] = ()
@@ -191,7 +269,8 @@ class Feeder:
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
             store = FeedStore(rows)
-            await store.note(feed.feed_id, [line.place() for line in lines], tick_count, market_time)
+            places = [replace(line.place(), redis_run=self._redis_run) for line in lines]
+            await store.note(feed.feed_id, places, tick_count, market_time)
             await store.announce(announcements)
 
 
@@ -203,3 +282,41 @@ async def _to_its_end(work: Coroutine[None, None, None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
+
+
+def is_after(batch: Batch, newest: Cursor | None) -> bool:
+    return newest is None or (batch.cursor.epoch, batch.cursor.sequence) > (newest.epoch, newest.sequence)
+
+
+async def run_of(redis: Redis) -> str:
+    """Redis's own name of itself since it was started last."""
+    return str((await redis.info("server"))["run_id"])
+
+
+class FeedDesk:
+    """The desk of one feed's source."""
+
+    def __init__(self, database: Database, lease: Lease, feed: Feed) -> None:
+        self._database, self._lease, self._feed = database, lease, feed
+
+    @asynccontextmanager
+    async def _store(self) -> AsyncIterator[FeedStore]:
+        async with self._database.transaction() as rows:
+            await fence(rows, self._lease)
+            yield FeedStore(rows)
+
+    async def announce(self, instruments: Sequence[Instrument]) -> None:
+        async with self._store() as store:
+            await store.announce(map(wire.announcement, instruments))
+
+    async def order_backfill(self, instrument_id: str, missed: Missed) -> None:
+        async with self._store() as store:
+            await store.add_backfill(backfill_of(uuid7(), instrument_id, missed, datetime.now(UTC)))
+
+    async def next_backfill(self) -> Backfill | None:
+        async with self._store() as store:
+            return await store.oldest_backfill(self._feed.instrument_ids)
+
+    async def note_backfill(self, backfill: Backfill) -> None:
+        async with self._store() as store:
+            await store.note_backfill(backfill)

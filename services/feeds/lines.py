@@ -1,14 +1,14 @@
 """Lines: one instrument each, from its source's events to numbered batches for its stream."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus.feed import Batch, Cursor
 from services.feeds import wire
-from services.feeds.domain import Book, Instant, Place, Tick
+from services.feeds.domain import Backfilled, Book, Event, Instant, Missed, Moment, Place, Tick
 
 BATCH_TICKS_MAX = 500
 BATCHES_AT_ONCE_MAX = 20
@@ -28,6 +28,7 @@ class Progress:
 
     sequence: int
     position: int
+    trade_id: str = ""
     tick_count: int = 0
     market_time_ns: int = 0
 
@@ -35,32 +36,44 @@ class Progress:
 class Line(ABC):
     """Numbers the events of one instrument in the order of its source.
 
-    Each tick and each book takes one sequence, however they are cut into batches: so what has to be made again, because
+    Each tick, book and moment takes one sequence, however they are cut into batches: so what has to be made again, because
     Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows
     whether Redis has it.
     """
 
-    def __init__(self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote) -> None:
-        """The events after a place, and the quote as it stands there."""
-        self._events = events
-        self._next = next(events, None)
+    def __init__(self, place: Place, quote: marketdata_pb2.Quote) -> None:
+        """Begins after a place, with the quote as it stands there."""
         self._previous = Cursor(place.instrument_id, place.position_epoch, place.sequence)
         self._quote = quote
         self._place = place
+        self._missed: Missed | None = None
         self.start_sequence = place.sequence
-        self._cut = self.done = Progress(place.sequence, place.position)
+        self._cut = self.done = Progress(place.sequence, place.position, place.trade_id)
 
     @property
     def instrument_id(self) -> str:
         return self._place.instrument_id
 
     @property
+    @abstractmethod
     def has_ended(self) -> bool:
-        return self._next is None
+        """Whether nothing will come any more."""
 
+    @abstractmethod
     def wait_ns(self, now: Instant) -> int:
-        """How long until the next event is to be told; for ever if there is none."""
-        return TIME_MAX_NS if self._next is None else self._due_in_ns(self._next.time_ns, now)
+        """How long until the next event is to be told; TIME_MAX_NS while there is none."""
+
+    @abstractmethod
+    def _due(self, now: Instant) -> Event | None:
+        """The next event, if it is to be told by now."""
+
+    @abstractmethod
+    def _take(self) -> None:
+        """Goes on from the event that was due to the one after it."""
+
+    @abstractmethod
+    def _position_after(self, ticks: Sequence[Tick], time_ns: int) -> int:
+        """The source's position after these ticks, the last event at a market time."""
 
     def is_out_of_step(self, now: Instant) -> bool:
         """Whether the wall's clock was set, or the machine slept, so that market time has to be fitted to it anew."""
@@ -70,21 +83,33 @@ class Line(ABC):
         """The events that are due, in batches; none beyond a sequence, and only so many batches at once."""
         batches: list[Batch] = []
         ticks: list[Tick] = []
+
+        def end_batch(last: Book | Moment | Backfilled | None = None) -> None:
+            nonlocal ticks
+            batches.append(self._batch(ticks, last, now))
+            ticks = []
+
         while len(batches) < BATCHES_AT_ONCE_MAX and self._cut.sequence + len(ticks) < sequence_max:
-            event = self._next
-            if event is None or self._due_in_ns(event.time_ns, now) > 0:
+            event = self._due(now)
+            if event is None:
                 break
-            self._next = next(self._events, None)
-            if isinstance(event, Book):
-                batches.append(self._batch(ticks, event, now))
-                ticks = []
-                continue
-            ticks.append(event)
-            if len(ticks) == BATCH_TICKS_MAX:
-                batches.append(self._batch(ticks, None, now))
-                ticks = []
+            self._take()
+            match event:
+                case Tick():
+                    ticks.append(event)
+                    if len(ticks) == BATCH_TICKS_MAX:
+                        end_batch()
+                case Book() | Moment():
+                    end_batch(event)
+                case Missed() | Backfilled():
+                    if ticks:
+                        end_batch()
+                    if isinstance(event, Missed):
+                        self._missed = event
+                    else:
+                        end_batch(event)
         if ticks:
-            batches.append(self._batch(ticks, None, now))
+            end_batch()
         return batches
 
     def acknowledge(self) -> None:
@@ -98,37 +123,68 @@ class Line(ABC):
             position_epoch=self._place.epoch,
             sequence=self.done.sequence,
             position=self.done.position,
+            trade_id=self.done.trade_id,
             market_time_ns=max(self._place.market_time_ns, self.done.market_time_ns),
         )
 
-    def _batch(self, ticks: list[Tick], book: Book | None, now: Instant) -> Batch:
+    def _batch(self, ticks: Sequence[Tick], last: Book | Moment | Backfilled | None, now: Instant) -> Batch:
+        """The ticks and what ends them, as one batch; what was missed before the first of them is told with it."""
         first_sequence = self._previous.sequence + 1
-        count = len(ticks) + (book is not None)
+        if isinstance(last, Backfilled):
+            batch = wire.backfill_to_proto(self.instrument_id, self._place.epoch, first_sequence, last)
+            # A last batch may only tell that all is there; it takes a sequence all the same.
+            count = max(1, len(last.ticks))
+            self._cut = replace(self._cut, tick_count=self._cut.tick_count + len(last.ticks))
+        else:
+            batch = wire.batch_to_proto(self.instrument_id, self._place.epoch, first_sequence, ticks, last)
+            if ticks and self._missed is not None:
+                batch.missed.CopyFrom(wire.missed_to_proto(self._missed))
+                self._missed = None
+            count = len(ticks) + (last is not None)
+            time_ns = last.time_ns if last is not None else ticks[-1].time_ns
+            self._cut = replace(
+                self._cut,
+                position=self._position_after(ticks, time_ns),
+                trade_id=ticks[-1].trade_id if ticks else self._cut.trade_id,
+                tick_count=self._cut.tick_count + len(ticks),
+                market_time_ns=max(self._cut.market_time_ns, time_ns),
+            )
         cursor = Cursor(self.instrument_id, self._place.epoch, self._previous.sequence + count)
-        batch = wire.batch_to_proto(self.instrument_id, self._place.epoch, first_sequence, ticks, book)
         batch.previous_cursor, batch.cursor = str(self._previous), str(cursor)
         self._previous = cursor
-        time_ns = book.time_ns if book is not None else ticks[-1].time_ns
-        self._cut = Progress(
-            cursor.sequence,
-            self._position_after(len(ticks), time_ns),
-            self._cut.tick_count + len(ticks),
-            time_ns,
-        )
+        self._cut = replace(self._cut, sequence=cursor.sequence)
         wire.update_quote(self._quote, batch, now.wall_ns)
         response = marketdata_pb2.StreamTicksResponse(batches=[batch])
         return Batch(cursor, first_sequence, response.SerializeToString(), self._quote.SerializeToString())
+
+
+class PlannedLine(Line):
+    """A line whose every event is known before it is due."""
+
+    def __init__(self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote) -> None:
+        super().__init__(place, quote)
+        self._events = events
+        self._next = next(events, None)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._next is None
+
+    def wait_ns(self, now: Instant) -> int:
+        return TIME_MAX_NS if self._next is None else self._due_in_ns(self._next.time_ns, now)
+
+    def _due(self, now: Instant) -> Event | None:
+        return self._next if self.wait_ns(now) <= 0 else None
+
+    def _take(self) -> None:
+        self._next = next(self._events, None)
 
     @abstractmethod
     def _due_in_ns(self, time_ns: int, now: Instant) -> int:
         """How long until an event of a market time is to be told."""
 
-    @abstractmethod
-    def _position_after(self, tick_count: int, time_ns: int) -> int:
-        """The source's position after so many more ticks, the last event of them at a market time."""
 
-
-class SimulatedLine(Line):
+class SimulatedLine(PlannedLine):
     """Market time is wall time; the position is simulated time, behind it by the place's offset.
 
     After the wall's clock was set back, market time leads it.
@@ -146,11 +202,11 @@ class SimulatedLine(Line):
     def _due_in_ns(self, time_ns: int, now: Instant) -> int:
         return time_ns - self._lead_ns - now.wall_ns
 
-    def _position_after(self, tick_count: int, time_ns: int) -> int:
+    def _position_after(self, ticks: Sequence[Tick], time_ns: int) -> int:
         return time_ns - self._place.offset_ns
 
 
-class ReplayLine(Line):
+class ReplayLine(PlannedLine):
     """Market time is that of the recording; the position is the number of its trades that were told."""
 
     def __init__(
@@ -166,5 +222,5 @@ class ReplayLine(Line):
         after_start_ns = round((time_ns - self._first_ns) / self._speed) if self._speed else 0
         return self._start.steady_ns + after_start_ns - now.steady_ns
 
-    def _position_after(self, tick_count: int, time_ns: int) -> int:
-        return self._cut.position + tick_count
+    def _position_after(self, ticks: Sequence[Tick], time_ns: int) -> int:
+        return self._cut.position + len(ticks)

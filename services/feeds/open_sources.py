@@ -2,25 +2,57 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from redis.asyncio import Redis
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.bus.budget import Budget
 from services.feeds import wire
-from services.feeds.domain import Instant, Instrument, Place, RecordingTooOld, ReplaySource, Source
+from services.feeds.domain import (
+    ExchangeSource,
+    Instant,
+    Instrument,
+    Place,
+    RecordingTooOld,
+    ReplaySource,
+    SimulatedSource,
+    Source,
+    SymbolsNotFound,
+    VenueUnavailable,
+)
 from services.feeds.lines import CATCH_UP_SECONDS, SECOND_NS, Line, ReplayLine, SimulatedLine
+from services.feeds.sources.exchange import Desk, OpenExchange
 from services.feeds.sources.replay import Recording, read_recording
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
+from services.feeds.venues import Addresses, Venue, VenueTrouble, budget_of, connected, manner_of
+
+LOOK_SECONDS = 20.0
+"""A venue that is to be brought has so long to say what it lists."""
 
 
 class OpenSource(Protocol):
     @property
-    def instruments(self) -> Sequence[Instrument]: ...
+    def is_live(self) -> bool:
+        """Whether what it told cannot be made again with the numbers it had."""
+        ...
 
-    def position_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> int:
-        """The position after a batch that was appended at a place."""
+    @property
+    def woken(self) -> asyncio.Event:
+        """Set when something is to be told before the lines said that it would be."""
+        ...
+
+    @property
+    def instruments(self) -> Sequence[Instrument]:
+        """What it brings, as far as that is known beforehand."""
+        ...
+
+    def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
+        """The place, with the source's position after a batch that was appended there."""
         ...
 
     def lines(
@@ -29,21 +61,84 @@ class OpenSource(Protocol):
         """The events after each place, none of them before the market time reached there. Raises RecordingTooOld."""
         ...
 
-
-async def open_source(source: Source, replay_folder: Path | None) -> OpenSource:
-    """Raises ReplayFileInvalid."""
-    if isinstance(source, ReplaySource):
-        return OpenReplay(source, await asyncio.to_thread(read_recording, replay_folder, source.file))
-    return OpenSimulation(SimulatedMarket(source.seed, source.trades_per_second))
+    def running(self, desk: Desk) -> AbstractAsyncContextManager[None]:
+        """What has to go on while its lines are played."""
+        ...
 
 
-class OpenSimulation:
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Opens sources. Venues are asked at the addresses given, or where ccxt knows them."""
+
+    redis: Redis
+    replay_folder: Path | None = None
+    addresses: Mapping[str, Addresses] = field(default_factory=dict)
+    from_address: str = ""
+
+    async def open(self, source: Source) -> OpenSource:
+        """Raises ReplayFileInvalid or VenueNotFound."""
+        match source:
+            case ReplaySource():
+                return OpenReplay(source, await asyncio.to_thread(read_recording, self.replay_folder, source.file))
+            case ExchangeSource(venue):
+                manner = await asyncio.to_thread(manner_of, venue)
+                return OpenExchange(source, partial(self.connected, venue), ids_follow=manner.ids_follow)
+            case SimulatedSource(seed, trades_per_second):
+                return OpenSimulation(SimulatedMarket(seed, trades_per_second))
+
+    async def look_at(self, source: Source) -> int | None:
+        """The time of a file's first trade; None for other sources.
+
+        Raises ReplayFileInvalid, VenueNotFound, VenueUnavailable or SymbolsNotFound for what could not be played.
+        """
+        match source:
+            case ReplaySource():
+                recording = await asyncio.to_thread(read_recording, self.replay_folder, source.file)
+                return recording.first_time_ns
+            case ExchangeSource(venue, symbols):
+                try:
+                    async with asyncio.timeout(LOOK_SECONDS), self.connected(venue) as asked:
+                        listed = await asked.load()
+                except (VenueTrouble, TimeoutError) as error:
+                    raise VenueUnavailable(f"{venue} does not say what it lists: {error}", venue=venue) from error
+                unknown = {
+                    f"exchange.symbols[{number}]": f"{venue} lists no {symbol} on its spot market"
+                    for number, symbol in enumerate(symbols)
+                    if symbol not in listed
+                }
+                if unknown:
+                    raise SymbolsNotFound(unknown, venue=venue)
+        return None
+
+    async def budget_of(self, venue: str) -> Budget:
+        """What may be asked of a venue from here. Raises VenueNotFound."""
+        return await asyncio.to_thread(budget_of, venue, self.redis, self.from_address)
+
+    def connected(self, venue: str) -> AbstractAsyncContextManager[Venue]:
+        """The venue, to be asked during the block. Raises VenueNotFound."""
+        return connected(venue, self.addresses.get(venue, Addresses()), self.redis, self.from_address)
+
+
+class Planned:
+    """A source that knows everything before it is due."""
+
+    is_live = False
+
+    def __init__(self) -> None:
+        self.woken = asyncio.Event()
+
+    def running(self, desk: Desk) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+
+class OpenSimulation(Planned):
     def __init__(self, market: SimulatedMarket) -> None:
+        super().__init__()
         self._market = market
         self.instruments = [character.instrument for character in CHARACTERS.values()]
 
-    def position_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> int:
-        return wire.time_from_batch(batch) - place.offset_ns
+    def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
+        return replace(place, position=wire.time_from_batch(batch) - place.offset_ns)
 
     def lines(
         self, places: Sequence[Place], quotes: Mapping[str, marketdata_pb2.Quote], now: Instant
@@ -73,13 +168,14 @@ def fitted(places: Sequence[Place], wall_ns: int) -> tuple[int, int]:
     return offset_ns, max(0, market_ns - wall_ns)
 
 
-class OpenReplay:
+class OpenReplay(Planned):
     def __init__(self, source: ReplaySource, recording: Recording) -> None:
+        super().__init__()
         self._source, self._recording = source, recording
         self.instruments = [source.instrument]
 
-    def position_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> int:
-        return place.position + len(batch.ticks)
+    def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
+        return replace(place, position=place.position + len(batch.ticks))
 
     def lines(
         self, places: Sequence[Place], quotes: Mapping[str, marketdata_pb2.Quote], now: Instant

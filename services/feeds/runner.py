@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from pathlib import Path
 from uuid import UUID
 
 import structlog
@@ -14,8 +13,9 @@ from libs.bus.feed import Outdated
 from libs.store.background import Backoff
 from libs.store.database import Database
 from libs.store.leases import LeaseLost, fence, holding
-from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid
+from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound
 from services.feeds.feeder import Clock, Feeder, clock
+from services.feeds.open_sources import Sources
 from services.feeds.store import FeedStore
 
 LOOK_SECONDS = 0.5
@@ -27,9 +27,9 @@ log = structlog.get_logger(__name__)
 class Runner:
     """Tends every running feed: waits for its lease, then plays it. Every replica runs one."""
 
-    def __init__(self, database: Database, redis: Redis, replay_folder: Path | None, now: Clock = clock) -> None:
+    def __init__(self, database: Database, redis: Redis, sources: Sources, now: Clock = clock) -> None:
         """`database` is of the worker role, with a connection for each feed that runs at once and a few more."""
-        self._database, self._redis, self._replay_folder, self._now = database, redis, replay_folder, now
+        self._database, self._redis, self._sources, self._now = database, redis, sources, now
         self._woken = asyncio.Event()
         self._tending: dict[UUID, asyncio.Task[None]] = {}
         self._ended: set[UUID] = set()  # and what they brought is not let go yet
@@ -87,8 +87,8 @@ class Runner:
             try:
                 async with holding(self._database, f"feed/{feed_id}") as lease:
                     try:
-                        await Feeder(self._database, self._redis, lease, self._replay_folder, self._now).play(feed_id)
-                    except (ReplayFileInvalid, RecordingTooOld) as error:
+                        await Feeder(self._database, self._redis, lease, self._sources, self._now).play(feed_id)
+                    except (ReplayFileInvalid, RecordingTooOld, VenueNotFound) as error:
                         async with self._database.transaction() as rows:
                             await fence(rows, lease)
                             await FeedStore(rows).end(feed_id, FeedState.FAILED, str(error)[:FAILURE_CHARACTERS_MAX])

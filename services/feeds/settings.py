@@ -7,6 +7,7 @@ from pydantic import PositiveInt
 
 from libs.mesh.settings import Environment, ServiceSettings
 from services.feeds.sources.simulated import TRADES_PER_SECOND
+from services.feeds.venues import Addresses
 
 
 class Settings(ServiceSettings):
@@ -20,6 +21,22 @@ class Settings(ServiceSettings):
     simulated: bool | None = None
     simulated_seed: int = 1
     simulated_trades_per_second: float = TRADES_PER_SECOND
+
+    # Names the address that venues see requests come from. Whoever shares it shares what may be asked; replicas that leave
+    # through different gateways have different names.
+    from_address: str = "default"
+    # Where venues are, if not where everybody finds them: the address of their REST and of their WebSocket servers.
+    binance_url: str = ""
+    binance_stream_url: str = ""
+    kraken_url: str = ""
+    kraken_stream_url: str = ""
+
+    @property
+    def addresses(self) -> dict[str, Addresses]:
+        return {
+            "BINANCE": Addresses(self.binance_url, self.binance_stream_url),
+            "KRAKEN": Addresses(self.kraken_url, self.kraken_stream_url),
+        }
 
     @property
     def keeps_simulated_market(self) -> bool:

@@ -13,10 +13,14 @@ from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.feeds.domain import (
     AssetClass,
+    Backfill,
+    BackfillState,
+    ExchangeSource,
     Feed,
     FeedNotFound,
     FeedState,
     Instrument,
+    Missed,
     Place,
     ReplaySource,
     SimulatedSource,
@@ -24,7 +28,8 @@ from services.feeds.domain import (
 )
 
 _FEED = "feed_id, source, instrument_ids, state, failure, tick_count, market_time, create_time"
-_PLACE = "instrument_id, epoch, position_epoch, sequence, position, offset_ns, market_time_ns"
+_PLACE = "instrument_id, epoch, position_epoch, sequence, position, offset_ns, market_time_ns, trade_id, redis_run"
+_BACKFILL = "backfill_id, instrument_id, bounds, state, failure, reached_trade_id, reached_ns, tick_count, create_time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +48,11 @@ class FeedStore:
             feed.create_time,
         )
 
-    async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int) -> str | None:
-        """Has a feed bring instruments from a position of its own on; the instrument that another brings, if one does.
+    async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int | None) -> str | None:
+        """Has a feed bring instruments; the instrument that another brings, if one does.
 
-        The sequence goes on counting. The epoch rises, so that nothing the stream holds is taken for this feed's.
+        The sequence goes on counting. With a position of its own the epoch rises, so that nothing the stream holds is taken
+        for this feed's; without one it goes on where the last feed of the same kind ended.
         """
         await self.rows.execute(
             """
@@ -69,7 +75,9 @@ class FeedStore:
         await self.rows.execute(
             """
             UPDATE instrument_streams
-            SET feed_id = $1, epoch = epoch + 1, position_epoch = epoch + 1, position = $3, offset_ns = 0
+            SET feed_id = $1, epoch = CASE WHEN $3::bigint IS NULL THEN epoch ELSE epoch + 1 END,
+              position_epoch = CASE WHEN $3 IS NULL THEN position_epoch ELSE epoch + 1 END,
+              position = coalesce($3, position), offset_ns = 0
             WHERE instrument_id = ANY ($2)
             """,
             feed_id,
@@ -161,9 +169,10 @@ class FeedStore:
         await self.rows.execute(
             """
             UPDATE instrument_streams AS held SET position_epoch = noted.position_epoch, sequence = noted.sequence,
-              position = noted.position, offset_ns = noted.offset_ns, market_time_ns = noted.market_time_ns
-            FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-              AS noted (instrument_id, position_epoch, sequence, position, offset_ns, market_time_ns)
+              position = noted.position, offset_ns = noted.offset_ns, market_time_ns = noted.market_time_ns,
+              trade_id = noted.trade_id, redis_run = noted.redis_run
+            FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[])
+              AS noted (instrument_id, position_epoch, sequence, position, offset_ns, market_time_ns, trade_id, redis_run)
             WHERE held.instrument_id = noted.instrument_id AND held.feed_id = $1 AND held.epoch = noted.position_epoch
             """,
             feed_id,
@@ -173,6 +182,8 @@ class FeedStore:
             [place.position for place in places],
             [place.offset_ns for place in places],
             [place.market_time_ns for place in places],
+            [place.trade_id for place in places],
+            [place.redis_run for place in places],
         )
 
     async def announce(self, announcements: Iterable[tuple[str, str, bytes]]) -> None:
@@ -187,6 +198,79 @@ class FeedStore:
             )
             fact = Fact(key=instrument_id, sequence=sequence, user_id=None, kind=kind, payload=payload)
             await outbox.add(self.rows, [fact])
+
+    async def brings(self, instrument_id: str) -> Feed | None:
+        """The running feed that brings an instrument."""
+        row = await self.rows.fetchrow(
+            f"""
+            SELECT {_FEED} FROM feed_subscriptions
+            WHERE feed_id = (SELECT feed_id FROM instrument_streams WHERE instrument_id = $1)
+            """,
+            instrument_id,
+        )
+        return row and _feed_from(row)
+
+    async def add_backfill(self, backfill: Backfill) -> None:
+        await self.rows.execute(
+            f"INSERT INTO backfills ({_BACKFILL}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            backfill.backfill_id,
+            backfill.instrument_id,
+            json.dumps(backfill.bounds._asdict()),
+            backfill.state.value,
+            backfill.failure,
+            backfill.reached_trade_id,
+            backfill.reached_ns,
+            backfill.tick_count,
+            backfill.create_time,
+        )
+
+    async def count_running_backfills(self, instrument_id: str) -> int:
+        found = await self.rows.fetchval(
+            "SELECT count(*) FROM backfills WHERE instrument_id = $1 AND state = 'running'", instrument_id
+        )
+        return found or 0
+
+    async def oldest_backfill(self, instrument_ids: Sequence[str]) -> Backfill | None:
+        """The first that is to be done for any of these instruments."""
+        row = await self.rows.fetchrow(
+            f"""
+            SELECT {_BACKFILL} FROM backfills WHERE instrument_id = ANY ($1) AND state = 'running'
+            ORDER BY backfill_id LIMIT 1
+            """,
+            list(instrument_ids),
+        )
+        return row and _backfill_from(row)
+
+    async def note_backfill(self, backfill: Backfill) -> None:
+        await self.rows.execute(
+            """
+            UPDATE backfills SET state = $2, failure = $3, reached_trade_id = $4, reached_ns = $5, tick_count = $6
+            WHERE backfill_id = $1
+            """,
+            backfill.backfill_id,
+            backfill.state.value,
+            backfill.failure,
+            backfill.reached_trade_id,
+            backfill.reached_ns,
+            backfill.tick_count,
+        )
+
+    async def backfills(self, instrument_id: str, after_backfill_id: UUID | None, size: int) -> list[Backfill]:
+        """In the order in which they were ordered, of one instrument or, with an empty id, of all."""
+        rows = await self.rows.fetch(
+            f"""
+            SELECT {_BACKFILL} FROM backfills WHERE backfill_id > $1 AND ($2 = '' OR instrument_id = $2)
+            ORDER BY backfill_id LIMIT $3
+            """,
+            after_backfill_id or UUID(int=0),
+            instrument_id,
+            size,
+        )
+        return [_backfill_from(row) for row in rows]
+
+
+def _backfill_from(row: Any) -> Backfill:
+    return Backfill(**{**row, "bounds": Missed(**json.loads(row["bounds"])), "state": BackfillState(row["state"])})
 
 
 def _feed_from(row: Any) -> Feed:
@@ -204,14 +288,17 @@ def _source_to_json(source: Source) -> str:
     def plain(value: object) -> str:
         return value.value if isinstance(value, AssetClass) else str(value)
 
-    kind = "simulated" if isinstance(source, SimulatedSource) else "replay"
-    return json.dumps({kind: asdict(source)}, default=plain)
+    kinds = {SimulatedSource: "simulated", ReplaySource: "replay", ExchangeSource: "exchange"}
+    return json.dumps({kinds[type(source)]: asdict(source)}, default=plain)
 
 
 def _source_from_json(text: str) -> Source:
     stored = json.loads(text)
     if "simulated" in stored:
         return SimulatedSource(**stored["simulated"])
+    if "exchange" in stored:
+        exchange = stored["exchange"]
+        return ExchangeSource(exchange["venue"], tuple(exchange["symbols"]), exchange["has_book"])
     replay = stored["replay"]
     numbers = ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate")
     instrument = replay["instrument"] | {name: Decimal(replay["instrument"][name]) for name in numbers}

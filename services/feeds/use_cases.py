@@ -8,15 +8,25 @@ from uuid import UUID
 
 from services.feeds.domain import (
     NOTHING_PLAYED,
+    Backfill,
+    BackfillUnavailable,
+    ExchangeSource,
     Feed,
     FeedState,
     InstrumentTaken,
+    Missed,
     RecordingTooOld,
     ReplaySource,
+    SimulatedSource,
     Source,
+    TooManyBackfills,
     TooManyFeeds,
+    backfill_of,
 )
 from services.feeds.sources.simulated import CHARACTERS
+
+RUNNING_BACKFILLS_MAX = 100
+"""Of one instrument; they are brought one after the other."""
 
 
 class Feeds(Protocol):
@@ -24,10 +34,13 @@ class Feeds(Protocol):
 
     async def count_running(self) -> int: ...
     async def add(self, feed: Feed) -> None: ...
-    async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int) -> str | None: ...
+    async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int | None) -> str | None: ...
     async def market_time_ns(self, instrument_id: str) -> int: ...
     async def locked(self, feed_id: UUID) -> Feed: ...
     async def end(self, feed_id: UUID, state: FeedState, failure: str = "") -> None: ...
+    async def brings(self, instrument_id: str) -> Feed | None: ...
+    async def count_running_backfills(self, instrument_id: str) -> int: ...
+    async def add_backfill(self, backfill: Backfill) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +53,16 @@ class StartFeed:
 
     async def __call__(self, feeds: Feeds, source: Source, first_time_ns: int | None = None) -> Feed:
         """The time is that of a file's first trade; what was told since it was noted is looked at when playing starts."""
-        replays = isinstance(source, ReplaySource)
-        feed = Feed(
-            feed_id=self.next_id(),
-            source=source,
-            instrument_ids=(source.instrument.instrument_id,) if replays else tuple(sorted(CHARACTERS)),
-            create_time=self.now(),
-        )
+        match source:
+            case SimulatedSource():
+                instrument_ids, position = sorted(CHARACTERS), NOTHING_PLAYED
+            case ReplaySource():
+                instrument_ids, position = [source.instrument.instrument_id], 0
+            case ExchangeSource():
+                instrument_ids, position = sorted(f"{source.venue}:{symbol}" for symbol in source.symbols), None
+        feed = Feed(feed_id=self.next_id(), source=source, instrument_ids=tuple(instrument_ids), create_time=self.now())
         await feeds.add(feed)
-        taken = await feeds.bring(feed.feed_id, feed.instrument_ids, 0 if replays else NOTHING_PLAYED)
+        taken = await feeds.bring(feed.feed_id, feed.instrument_ids, position)
         if taken is not None:
             raise InstrumentTaken(f"another running feed brings {taken}", instrument_id=taken)
         if isinstance(source, ReplaySource) and first_time_ns is not None:
@@ -65,3 +79,26 @@ async def stop_feed(feeds: Feeds, feed_id: UUID) -> Feed:
     await feeds.locked(feed_id)
     await feeds.end(feed_id, FeedState.STOPPED)
     return await feeds.locked(feed_id)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBackfill:
+    """Orders trades of the past; raises BackfillUnavailable or TooManyBackfills."""
+
+    next_id: Callable[[], UUID]
+    now: Callable[[], datetime]
+
+    async def __call__(self, feeds: Feeds, instrument_id: str, bounds: Missed) -> Backfill:
+        feed = await feeds.brings(instrument_id)
+        if feed is None or not isinstance(feed.source, ExchangeSource):
+            raise BackfillUnavailable(
+                f"no running feed brings {instrument_id} from a venue that has its trades on record",
+                instrument_id=instrument_id,
+            )
+        if await feeds.count_running_backfills(instrument_id) >= RUNNING_BACKFILLS_MAX:
+            raise TooManyBackfills(
+                "too many backfills of the instrument have not ended", running_backfills_max=RUNNING_BACKFILLS_MAX
+            )
+        backfill = backfill_of(self.next_id(), instrument_id, bounds, self.now())
+        await feeds.add_backfill(backfill)
+        return backfill

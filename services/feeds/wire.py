@@ -1,21 +1,29 @@
 """Translates between the feeds' API, the ticks on their way, and the domain."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.feeds.v1 import events_pb2, feeds_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.bus.budget import Budget, BudgetState, Use
 from libs.errors import Invalid
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, timestamp
 from services.feeds.domain import (
     Aggressor,
     AssetClass,
+    Backfill,
+    Backfilled,
+    BackfillState,
     Book,
     BookLevel,
+    ExchangeSource,
     Feed,
     FeedState,
     Instrument,
+    Missed,
+    Moment,
     ReplaySource,
     SimulatedSource,
     Source,
@@ -24,12 +32,18 @@ from services.feeds.domain import (
 from services.feeds.sources.simulated import TRADES_PER_SECOND
 
 REPLAY_VENUE = "FILE"
+TRADE_ID_DIGITS_MAX = 18
 
 _STATES = {
     FeedState.RUNNING: feeds_pb2.FEED_STATE_RUNNING,
     FeedState.STOPPED: feeds_pb2.FEED_STATE_STOPPED,
     FeedState.FINISHED: feeds_pb2.FEED_STATE_FINISHED,
     FeedState.FAILED: feeds_pb2.FEED_STATE_FAILED,
+}
+_BACKFILL_STATES = {
+    BackfillState.RUNNING: feeds_pb2.BACKFILL_STATE_RUNNING,
+    BackfillState.FINISHED: feeds_pb2.BACKFILL_STATE_FINISHED,
+    BackfillState.FAILED: feeds_pb2.BACKFILL_STATE_FAILED,
 }
 _ASSET_CLASSES = {
     AssetClass.CRYPTO: marketdata_pb2.ASSET_CLASS_CRYPTO,
@@ -40,6 +54,7 @@ _ASSET_CLASSES = {
 _AGGRESSORS = {
     Aggressor.BUYER: marketdata_pb2.AGGRESSOR_BUYER,
     Aggressor.SELLER: marketdata_pb2.AGGRESSOR_SELLER,
+    None: marketdata_pb2.AGGRESSOR_UNSPECIFIED,
 }
 
 
@@ -48,6 +63,8 @@ def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
     if request.WhichOneof("source") == "simulated":
         asked = request.simulated
         return SimulatedSource(asked.seed, asked.trades_per_second or TRADES_PER_SECOND)
+    if request.WhichOneof("source") == "exchange":
+        return ExchangeSource(request.exchange.venue, tuple(request.exchange.symbols), request.exchange.has_book)
     replay = request.replay
     return ReplaySource(replay.file, _replayed_instrument(replay.instrument), replay.speed)
 
@@ -55,7 +72,7 @@ def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
 def _replayed_instrument(asked: marketdata_pb2.Instrument) -> Instrument:
     """What a file's trades are of: it has no book, and its venue is FILE."""
     venue, symbol = asked.instrument_id.split(":", 1)
-    numbers = {
+    numbers: Any = {
         name: decimal_from_proto(getattr(asked, name))
         for name in ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate")
     }
@@ -103,7 +120,66 @@ def feed_to_proto(feed: Feed) -> feeds_pb2.Feed:
             message.replay.file = file
             message.replay.instrument.CopyFrom(instrument_to_proto(instrument))
             message.replay.speed = speed
+        case ExchangeSource(venue, symbols, has_book):
+            message.exchange.venue = venue
+            message.exchange.symbols.extend(symbols)
+            message.exchange.has_book = has_book
     return message
+
+
+def bounds_from_proto(request: feeds_pb2.BackfillRequest) -> Missed:
+    """Raises Invalid for bounds between which nothing can be."""
+    bounds = request.bounds
+    violations = {
+        f"bounds.{name}": "must be a whole number, as this venue's ids are"
+        for name in ("after_trade_id", "before_trade_id")
+        if (text := getattr(bounds, name))
+        and not (text.isascii() and text.isdigit() and len(text) <= TRADE_ID_DIGITS_MAX)
+    }
+    if not bounds.after_trade_id and not bounds.HasField("start_time"):
+        violations["bounds.start_time"] = "must be there, or after_trade_id"
+    if not bounds.before_trade_id and not bounds.HasField("end_time"):
+        violations["bounds.end_time"] = "must be there, or before_trade_id"
+    if violations:
+        raise Invalid(violations)
+    missed = Missed(
+        bounds.after_trade_id,
+        bounds.before_trade_id,
+        bounds.start_time.ToNanoseconds() if bounds.HasField("start_time") else 0,
+        bounds.end_time.ToNanoseconds() if bounds.HasField("end_time") else 0,
+    )
+    if missed.after_trade_id and missed.before_trade_id:
+        if int(missed.before_trade_id) <= int(missed.after_trade_id):
+            raise Invalid({"bounds.before_trade_id": "must be above after_trade_id"})
+    elif missed.end_ns and missed.end_ns <= missed.start_ns:
+        raise Invalid({"bounds.end_time": "must be after start_time"})
+    return missed
+
+
+def backfill_order_to_proto(backfill: Backfill) -> feeds_pb2.OrderedBackfill:
+    return feeds_pb2.OrderedBackfill(
+        backfill_id=str(backfill.backfill_id),
+        instrument_id=backfill.instrument_id,
+        bounds=missed_to_proto(backfill.bounds),
+        state=_BACKFILL_STATES[backfill.state],
+        failure=backfill.failure,
+        tick_count=backfill.tick_count,
+        create_time=timestamp(backfill.create_time),
+    )
+
+
+def budget_to_proto(budget: Budget, state: BudgetState) -> feeds_pb2.VenueBudget:
+    return feeds_pb2.VenueBudget(
+        venue=budget.venue,
+        from_address=budget.address,
+        capacity=budget.limits.capacity,
+        available=state.available,
+        units_per_second=budget.limits.units_per_second,
+        blocked_seconds=state.blocked_seconds,
+        spent_on_cancels=state.spent[Use.CANCEL],
+        spent_on_orders=state.spent[Use.ORDER],
+        spent_on_data=state.spent[Use.DATA],
+    )
 
 
 def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
@@ -121,7 +197,9 @@ def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
         maker_fee_rate=decimal_to_proto(instrument.maker_fee_rate),
         taker_fee_rate=decimal_to_proto(instrument.taker_fee_rate),
         has_book=instrument.has_book,
-        state=marketdata_pb2.INSTRUMENT_STATE_TRADING,
+        state=marketdata_pb2.INSTRUMENT_STATE_TRADING
+        if instrument.is_trading
+        else marketdata_pb2.INSTRUMENT_STATE_HALTED,
     )
 
 
@@ -132,10 +210,44 @@ def announcement(instrument: Instrument) -> tuple[str, str, bytes]:
 
 
 def batch_to_proto(
-    instrument_id: str, epoch: int, first_sequence: int, ticks: Sequence[Tick], book: Book | None
+    instrument_id: str, epoch: int, first_sequence: int, ticks: Sequence[Tick], last: Book | Moment | None
 ) -> marketdata_pb2.TickBatch:
     """A batch without its cursors."""
     batch = marketdata_pb2.TickBatch(instrument_id=instrument_id, epoch=epoch, first_sequence=first_sequence)
+    _add_ticks(batch, ticks)
+    match last:
+        case Book(time_ns, bids, asks):
+            batch.book.time.CopyFrom(time_to_proto(time_ns))
+            _add_levels(batch.book.bids, bids)
+            _add_levels(batch.book.asks, asks)
+        case Moment(time_ns):
+            batch.market_time.CopyFrom(time_to_proto(time_ns))
+    return batch
+
+
+def backfill_to_proto(
+    instrument_id: str, epoch: int, first_sequence: int, backfilled: Backfilled
+) -> marketdata_pb2.TickBatch:
+    """A batch of ticks that had been missed, without its cursors."""
+    batch = marketdata_pb2.TickBatch(
+        instrument_id=instrument_id, epoch=epoch, first_sequence=first_sequence, backfill=True
+    )
+    _add_ticks(batch, backfilled.ticks)
+    if backfilled.filled is not None:
+        batch.filled.CopyFrom(missed_to_proto(backfilled.filled))
+    return batch
+
+
+def missed_to_proto(missed: Missed) -> marketdata_pb2.MissedTrades:
+    return marketdata_pb2.MissedTrades(
+        after_trade_id=missed.after_trade_id,
+        before_trade_id=missed.before_trade_id,
+        start_time=time_to_proto(missed.start_ns) if missed.start_ns else None,
+        end_time=time_to_proto(missed.end_ns) if missed.end_ns else None,
+    )
+
+
+def _add_ticks(batch: marketdata_pb2.TickBatch, ticks: Sequence[Tick]) -> None:
     for tick in ticks:
         batch.ticks.add(
             time=time_to_proto(tick.time_ns),
@@ -144,11 +256,6 @@ def batch_to_proto(
             aggressor=_AGGRESSORS[tick.aggressor],
             trade_id=tick.trade_id,
         )
-    if book is not None:
-        batch.book.time.CopyFrom(time_to_proto(book.time_ns))
-        _add_levels(batch.book.bids, book.bids)
-        _add_levels(batch.book.asks, book.asks)
-    return batch
 
 
 def _add_levels(side, levels: Sequence[BookLevel]) -> None:  # noqa: ANN001 (a repeated field has no public type)
@@ -162,8 +269,10 @@ def time_to_proto(time_ns: int) -> Timestamp:
 
 
 def update_quote(quote: marketdata_pb2.Quote, batch: marketdata_pb2.TickBatch, receive_ns: int) -> None:
-    """Makes the quote what it is after a batch."""
+    """Makes the quote what it is after a batch. Of ticks that come late it takes the cursor alone."""
     quote.instrument_id, quote.cursor = batch.instrument_id, batch.cursor
+    if batch.backfill:
+        return
     quote.receive_time.CopyFrom(time_to_proto(receive_ns))
     if batch.ticks:
         last = batch.ticks[-1]
@@ -178,6 +287,9 @@ def update_quote(quote: marketdata_pb2.Quote, batch: marketdata_pb2.TickBatch, r
 
 
 def time_from_batch(batch: marketdata_pb2.TickBatch) -> int:
-    """The market time of the batch's last event in nanoseconds."""
-    time = batch.book.time if batch.HasField("book") else batch.ticks[-1].time
+    """The market time of the last event in nanoseconds, of a batch that is no backfill."""
+    if batch.HasField("market_time"):
+        time = batch.market_time
+    else:
+        time = batch.book.time if batch.HasField("book") else batch.ticks[-1].time
     return time.seconds * 1_000_000_000 + time.nanos

@@ -5,7 +5,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,9 @@ from libs.bus import feed as streams
 from libs.store.database import Database, open_database
 from services.feeds.domain import Instant
 from services.feeds.feeder import Clock, clock
+from services.feeds.open_sources import Sources
 from services.feeds.runner import Runner
+from services.feeds.venues import Addresses
 from tests.servers import PASSWORD, PostgresServer
 
 TEMPLATE = "feeds_template"
@@ -77,10 +79,14 @@ async def worker(urls: Urls) -> AsyncIterator[Database]:
 
 @asynccontextmanager
 async def playing(
-    worker: Database, redis: Redis, folder: Path | None = None, now: Clock = clock
+    worker: Database,
+    redis: Redis,
+    folder: Path | None = None,
+    now: Clock = clock,
+    addresses: Mapping[str, Addresses] | None = None,
 ) -> AsyncIterator[Runner]:
     """A runner at work beside the block, which leaves as a process does that is told to stop."""
-    runner = Runner(worker, redis, folder, now)
+    runner = Runner(worker, redis, Sources(redis, folder, addresses or {}), now)
     task = asyncio.create_task(runner.run())
     try:
         yield runner
@@ -130,7 +136,8 @@ def assert_numbered_without_gap_or_repeat(batches: list[TickBatch], first_sequen
         assert batch.epoch >= epoch
         if before is not None:
             assert batch.previous_cursor == before.cursor
-        sequence, epoch = sequence + len(batch.ticks) + batch.HasField("book"), batch.epoch
+        taken = len(batch.ticks) + batch.HasField("book") + batch.HasField("market_time")
+        sequence, epoch = sequence + max(1, taken), batch.epoch
         assert batch.cursor == f"{batch.instrument_id}@{batch.epoch}-{sequence - 1}"
 
 

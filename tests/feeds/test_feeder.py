@@ -32,6 +32,7 @@ from services.feeds.domain import (
 )
 from services.feeds.feeder import Feeder
 from services.feeds.lines import BATCH_TICKS_MAX
+from services.feeds.open_sources import Sources
 from services.feeds.sources.replay import read_recording
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.feeds.store import FeedStore
@@ -257,7 +258,7 @@ async def test_a_feeder_without_its_lease_neither_begins_nor_notes(rpc, worker, 
     feed = await start_simulated(rpc)
     stolen = Lease(f"feed/{feed.feed_id}", "nobody", 99)
     with pytest.raises(leases.LeaseLost):
-        await Feeder(worker, redis, stolen, None, feeder.clock).play(feed.feed_id)
+        await Feeder(worker, redis, stolen, Sources(redis), feeder.clock).play(feed.feed_id)
     assert await streams.newest(redis, [BTC]) == {}
 
 
@@ -435,11 +436,12 @@ PLAYER = """
 import asyncio, sys
 from libs.bus.connection import open_redis
 from libs.store.database import open_database
+from services.feeds.open_sources import Sources
 from services.feeds.runner import Runner
 
 async def main(worker_url, redis_url):
     async with open_database(worker_url) as worker, open_redis(redis_url) as redis:
-        await Runner(worker, redis, None).run()
+        await Runner(worker, redis, Sources(redis)).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

@@ -16,9 +16,10 @@ from libs.mesh import identity
 from libs.mesh.identity import Identity
 from services.feeds.__main__ import keep_simulated_market
 from services.feeds.domain import FeedNotFound, InstrumentTaken, RecordingTooOld, ReplayFileInvalid, TooManyFeeds
+from services.feeds.open_sources import Sources
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
-from services.feeds.use_cases import StartFeed
+from services.feeds.use_cases import OrderBackfill, StartFeed
 from tests.feeds.conftest import playing, until
 
 RUNNING_MAX = 5
@@ -46,10 +47,16 @@ def operator() -> Iterator[None]:
 
 
 @pytest.fixture
-def servicer(rpc, tmp_path: Path) -> FeedServicer:
+def servicer(rpc, redis, tmp_path: Path) -> FeedServicer:
     (tmp_path / "trades.csv").write_text(TRADES, encoding="utf-8")
     start_feed = StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX)
-    return FeedServicer(database=rpc, start_feed=start_feed, replay_folder=tmp_path, look=lambda: None)
+    return FeedServicer(
+        database=rpc,
+        start_feed=start_feed,
+        order_backfill=OrderBackfill(uuid7, lambda: datetime.now(UTC)),
+        sources=Sources(redis, tmp_path),
+        look=lambda: None,
+    )
 
 
 def simulated(request_id: str = "first", seed: int = 3) -> feeds_pb2.StartFeedRequest:

@@ -28,6 +28,7 @@ DOUBLES = {
     "tradeloom.marketdata.v1.Candle",
     "tradeloom.feeds.v1.SimulatedSource",
     "tradeloom.feeds.v1.ReplaySource",
+    "tradeloom.feeds.v1.VenueBudget",
 }
 # Of texts alone: a message holds its own.
 SECRET = re.compile(

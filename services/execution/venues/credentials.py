@@ -15,6 +15,7 @@ import structlog
 
 from libs.errors import Exhausted
 from libs.mesh.limits import Limiter
+from libs.venues import below, retry_seconds
 from services.execution.domain import (
     CredentialProblem,
     KeyRights,
@@ -32,7 +33,6 @@ CHECKS_PER_MINUTE_MAX = 30
 MINUTE_SECONDS = 60.0
 CHECKS_OF_ONE = "credential check"
 CHECKS_OF_ONE_PER_SECOND_MAX = 0.1
-RETRY_SECONDS_MAX = 3 * 86_400.0  # the longest that Binance bans an address
 # With any of them a key moves money to another account, or to where other keys move it on: out of the account, to a
 # master's or a sub-account, and between wallets.
 BINANCE_MOVES_MONEY = ("enableWithdrawals", "enableInternalTransfer", "permitsUniversalTransfer")
@@ -131,7 +131,6 @@ class Checkers:
         ccxt = await asyncio.to_thread(import_module, "ccxt.async_support")
         logging.getLogger("ccxt").setLevel(logging.WARNING)  # below, it writes down what it sends
         name, ask, paths = VENUES[key.venue]
-        base = self._urls[key.venue].rstrip("/")
         exchange = getattr(ccxt, name)(
             {
                 "apiKey": key.api_key,
@@ -139,7 +138,7 @@ class Checkers:
                 "password": key.passphrase,
                 "enableRateLimit": False,
                 "timeout": round(self._seconds * 1000),
-                "urls": {"api": {api: f"{base}{path}" for api, path in paths.items()}},
+                "urls": {"api": below(self._urls[key.venue], paths)},
             }
         )
         try:
@@ -169,9 +168,3 @@ class Checkers:
 def is_signature_invalid(said: str) -> bool:
     code = BINANCE_CODE.search(said)
     return KRAKEN_SIGNATURE_INVALID in said or bool(code and code[1] == BINANCE_SIGNATURE_INVALID)
-
-
-def retry_seconds(headers: Any) -> float:
-    """When the venue asks to come back; a second where it does not say."""
-    said = next((value for name, value in dict(headers or {}).items() if name.lower() == "retry-after"), "")
-    return min(RETRY_SECONDS_MAX, max(1.0, float(said))) if said.isascii() and said.isdigit() else 1.0

@@ -39,6 +39,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_TOO_MANY_FEEDS: _ErrorReason.ValueType  # 5
     """RESOURCE_EXHAUSTED: as many feeds run as may at once. Metadata: running_feeds_max."""
+    ERROR_REASON_VENUE_NOT_FOUND: _ErrorReason.ValueType  # 6
+    """NOT_FOUND: no venue of this name tells its trades live. Metadata: venue."""
+    ERROR_REASON_SYMBOLS_NOT_FOUND: _ErrorReason.ValueType  # 7
+    """INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+    Metadata: venue.
+    """
+    ERROR_REASON_VENUE_UNAVAILABLE: _ErrorReason.ValueType  # 8
+    """UNAVAILABLE: the venue does not say what it lists. Metadata: venue."""
+    ERROR_REASON_BACKFILL_UNAVAILABLE: _ErrorReason.ValueType  # 9
+    """FAILED_PRECONDITION: no running feed brings the instrument from a venue that has its trades on
+    record. Metadata: instrument_id.
+    """
+    ERROR_REASON_TOO_MANY_BACKFILLS: _ErrorReason.ValueType  # 10
+    """RESOURCE_EXHAUSTED: as many backfills of the instrument have not ended as may. Metadata:
+    running_backfills_max.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why feeds refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -60,4 +76,20 @@ Metadata: instrument_id, first_trade_time, market_time.
 """
 ERROR_REASON_TOO_MANY_FEEDS: ErrorReason.ValueType  # 5
 """RESOURCE_EXHAUSTED: as many feeds run as may at once. Metadata: running_feeds_max."""
+ERROR_REASON_VENUE_NOT_FOUND: ErrorReason.ValueType  # 6
+"""NOT_FOUND: no venue of this name tells its trades live. Metadata: venue."""
+ERROR_REASON_SYMBOLS_NOT_FOUND: ErrorReason.ValueType  # 7
+"""INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+Metadata: venue.
+"""
+ERROR_REASON_VENUE_UNAVAILABLE: ErrorReason.ValueType  # 8
+"""UNAVAILABLE: the venue does not say what it lists. Metadata: venue."""
+ERROR_REASON_BACKFILL_UNAVAILABLE: ErrorReason.ValueType  # 9
+"""FAILED_PRECONDITION: no running feed brings the instrument from a venue that has its trades on
+record. Metadata: instrument_id.
+"""
+ERROR_REASON_TOO_MANY_BACKFILLS: ErrorReason.ValueType  # 10
+"""RESOURCE_EXHAUSTED: as many backfills of the instrument have not ended as may. Metadata:
+running_backfills_max.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

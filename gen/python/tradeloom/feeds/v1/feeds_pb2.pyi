@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _BackfillState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BackfillStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BackfillState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BACKFILL_STATE_UNSPECIFIED: _BackfillState.ValueType  # 0
+    """Never sent."""
+    BACKFILL_STATE_RUNNING: _BackfillState.ValueType  # 1
+    """It waits for its turn, or is being brought."""
+    BACKFILL_STATE_FINISHED: _BackfillState.ValueType  # 2
+    """Everything the venue has on record within the bounds was brought."""
+    BACKFILL_STATE_FAILED: _BackfillState.ValueType  # 3
+    """The venue did not give it; `failure` says why."""
+
+class BackfillState(_BackfillState, metaclass=_BackfillStateEnumTypeWrapper):
+    """How an ordered backfill stands."""
+
+BACKFILL_STATE_UNSPECIFIED: BackfillState.ValueType  # 0
+"""Never sent."""
+BACKFILL_STATE_RUNNING: BackfillState.ValueType  # 1
+"""It waits for its turn, or is being brought."""
+BACKFILL_STATE_FINISHED: BackfillState.ValueType  # 2
+"""Everything the venue has on record within the bounds was brought."""
+BACKFILL_STATE_FAILED: BackfillState.ValueType  # 3
+"""The venue did not give it; `failure` says why."""
+Global___BackfillState: _TypeAlias = BackfillState  # noqa: Y015
+
 class _FeedState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -62,6 +90,7 @@ class Feed(_message.Message):
     FEED_ID_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
     REPLAY_FIELD_NUMBER: _builtins.int
+    EXCHANGE_FIELD_NUMBER: _builtins.int
     INSTRUMENT_IDS_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
@@ -85,6 +114,10 @@ class Feed(_message.Message):
         """A recorded file."""
 
     @_builtins.property
+    def exchange(self) -> Global___ExchangeSource:
+        """A venue's own servers."""
+
+    @_builtins.property
     def instrument_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The instruments it brings."""
 
@@ -102,6 +135,7 @@ class Feed(_message.Message):
         feed_id: _builtins.str = ...,
         simulated: Global___SimulatedSource | None = ...,
         replay: Global___ReplaySource | None = ...,
+        exchange: Global___ExchangeSource | None = ...,
         instrument_ids: _abc.Iterable[_builtins.str] | None = ...,
         state: Global___FeedState.ValueType = ...,
         failure: _builtins.str = ...,
@@ -109,11 +143,11 @@ class Feed(_message.Message):
         market_time: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "market_time", b"market_time", "replay", b"replay", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "exchange", b"exchange", "market_time", b"market_time", "replay", b"replay", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "feed_id", b"feed_id", "instrument_ids", b"instrument_ids", "market_time", b"market_time", "replay", b"replay", "simulated", b"simulated", "source", b"source", "state", b"state", "tick_count", b"tick_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "exchange", b"exchange", "failure", b"failure", "feed_id", b"feed_id", "instrument_ids", b"instrument_ids", "market_time", b"market_time", "replay", b"replay", "simulated", b"simulated", "source", b"source", "state", b"state", "tick_count", b"tick_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["simulated", "replay"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["simulated", "replay", "exchange"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
@@ -182,6 +216,149 @@ class ReplaySource(_message.Message):
 Global___ReplaySource: _TypeAlias = ReplaySource  # noqa: Y015
 
 @_typing.final
+class ExchangeSource(_message.Message):
+    """What a venue tells of some of its instruments: every trade, and the best of their books at most five
+    times a second.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENUE_FIELD_NUMBER: _builtins.int
+    SYMBOLS_FIELD_NUMBER: _builtins.int
+    HAS_BOOK_FIELD_NUMBER: _builtins.int
+    venue: _builtins.str
+    """The venue. BINANCE and KRAKEN are proved: their trades are numbered, so none is missed without being
+    told, and what was missed is fetched. Any other name, in capitals, that ccxt knows as an exchange
+    with live trades is experimental: what it leaves out can be seen after a lost connection only.
+    """
+    has_book: _builtins.bool
+    """Whether to bring the books too."""
+    @_builtins.property
+    def symbols(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market."""
+
+    def __init__(
+        self,
+        *,
+        venue: _builtins.str = ...,
+        symbols: _abc.Iterable[_builtins.str] | None = ...,
+        has_book: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_book", b"has_book", "symbols", b"symbols", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeSource: _TypeAlias = ExchangeSource  # noqa: Y015
+
+@_typing.final
+class OrderedBackfill(_message.Message):
+    """Trades that were ordered from a venue's record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKFILL_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    TICK_COUNT_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    backfill_id: _builtins.str
+    """Server-assigned, UUIDv7."""
+    instrument_id: _builtins.str
+    """Whose trades."""
+    state: Global___BackfillState.ValueType
+    """How it stands."""
+    failure: _builtins.str
+    """Why it failed; empty otherwise."""
+    tick_count: _builtins.int
+    """Trades brought so far."""
+    @_builtins.property
+    def bounds(self) -> _marketdata_pb2.MissedTrades:
+        """Which: those after one and before another."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was ordered."""
+
+    def __init__(
+        self,
+        *,
+        backfill_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        bounds: _marketdata_pb2.MissedTrades | None = ...,
+        state: Global___BackfillState.ValueType = ...,
+        failure: _builtins.str = ...,
+        tick_count: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill_id", b"backfill_id", "bounds", b"bounds", "create_time", b"create_time", "failure", b"failure", "instrument_id", b"instrument_id", "state", b"state", "tick_count", b"tick_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrderedBackfill: _TypeAlias = OrderedBackfill  # noqa: Y015
+
+@_typing.final
+class VenueBudget(_message.Message):
+    """What may be asked of a venue. Requests cost units, the dearer ones more: as ccxt counts them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENUE_FIELD_NUMBER: _builtins.int
+    FROM_ADDRESS_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    UNITS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    BLOCKED_SECONDS_FIELD_NUMBER: _builtins.int
+    SPENT_ON_CANCELS_FIELD_NUMBER: _builtins.int
+    SPENT_ON_ORDERS_FIELD_NUMBER: _builtins.int
+    SPENT_ON_DATA_FIELD_NUMBER: _builtins.int
+    venue: _builtins.str
+    """The venue."""
+    from_address: _builtins.str
+    """Names where requests come from; whoever shares it shares the budget."""
+    capacity: _builtins.float
+    """Units that can be saved at most."""
+    available: _builtins.float
+    """Units that are there now. Orders leave a tenth of the capacity to cancels, market data two fifths to
+    both.
+    """
+    units_per_second: _builtins.float
+    """Units that come in each second."""
+    blocked_seconds: _builtins.float
+    """For how many more seconds the venue wants to be left alone; 0 if it does not."""
+    spent_on_cancels: _builtins.float
+    """Units spent on canceling orders so far."""
+    spent_on_orders: _builtins.float
+    """Units spent on other order traffic so far."""
+    spent_on_data: _builtins.float
+    """Units spent on market data so far."""
+    def __init__(
+        self,
+        *,
+        venue: _builtins.str = ...,
+        from_address: _builtins.str = ...,
+        capacity: _builtins.float = ...,
+        available: _builtins.float = ...,
+        units_per_second: _builtins.float = ...,
+        blocked_seconds: _builtins.float = ...,
+        spent_on_cancels: _builtins.float = ...,
+        spent_on_orders: _builtins.float = ...,
+        spent_on_data: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "blocked_seconds", b"blocked_seconds", "capacity", b"capacity", "from_address", b"from_address", "spent_on_cancels", b"spent_on_cancels", "spent_on_data", b"spent_on_data", "spent_on_orders", b"spent_on_orders", "units_per_second", b"units_per_second", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueBudget: _TypeAlias = VenueBudget  # noqa: Y015
+
+@_typing.final
 class ListFeedsRequest(_message.Message):
     """Asks for the feeds."""
 
@@ -244,6 +421,7 @@ class StartFeedRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SIMULATED_FIELD_NUMBER: _builtins.int
     REPLAY_FIELD_NUMBER: _builtins.int
+    EXCHANGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe."""
     @_builtins.property
@@ -254,18 +432,23 @@ class StartFeedRequest(_message.Message):
     def replay(self) -> Global___ReplaySource:
         """A recorded file."""
 
+    @_builtins.property
+    def exchange(self) -> Global___ExchangeSource:
+        """A venue's own servers."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         simulated: Global___SimulatedSource | None = ...,
         replay: Global___ReplaySource | None = ...,
+        exchange: Global___ExchangeSource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "replay", b"replay", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay", "request_id", b"request_id", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exchange", b"exchange", "replay", b"replay", "request_id", b"request_id", "simulated", b"simulated", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["simulated", "replay"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["simulated", "replay", "exchange"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
@@ -344,3 +527,167 @@ class StopFeedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StopFeedResponse: _TypeAlias = StopFeedResponse  # noqa: Y015
+
+@_typing.final
+class BackfillRequest(_message.Message):
+    """Asks for trades of the past. Either bound may be an id of a trade or a time; where both are given the
+    id counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    instrument_id: _builtins.str
+    """Whose trades; a running feed brings it from a venue."""
+    @_builtins.property
+    def bounds(self) -> _marketdata_pb2.MissedTrades:
+        """Those after the first and before the second, as a gap tells it; times are start_time, which is
+        within, and end_time, which is not.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        bounds: _marketdata_pb2.MissedTrades | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "instrument_id", b"instrument_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackfillRequest: _TypeAlias = BackfillRequest  # noqa: Y015
+
+@_typing.final
+class BackfillResponse(_message.Message):
+    """What was ordered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKFILL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def backfill(self) -> Global___OrderedBackfill:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        backfill: Global___OrderedBackfill | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackfillResponse: _TypeAlias = BackfillResponse  # noqa: Y015
+
+@_typing.final
+class ListBackfillsRequest(_message.Message):
+    """Asks for what was ordered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Only of this instrument; of all if empty."""
+    page_size: _builtins.int
+    """At most so many, up to 200; 50 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBackfillsRequest: _TypeAlias = ListBackfillsRequest  # noqa: Y015
+
+@_typing.final
+class ListBackfillsResponse(_message.Message):
+    """A page of what was ordered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BACKFILLS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def backfills(self) -> _containers.RepeatedCompositeFieldContainer[Global___OrderedBackfill]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        backfills: _abc.Iterable[Global___OrderedBackfill] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfills", b"backfills", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBackfillsResponse: _TypeAlias = ListBackfillsResponse  # noqa: Y015
+
+@_typing.final
+class GetVenueBudgetRequest(_message.Message):
+    """Asks for a venue's budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENUE_FIELD_NUMBER: _builtins.int
+    venue: _builtins.str
+    """The venue, such as BINANCE."""
+    def __init__(
+        self,
+        *,
+        venue: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVenueBudgetRequest: _TypeAlias = GetVenueBudgetRequest  # noqa: Y015
+
+@_typing.final
+class GetVenueBudgetResponse(_message.Message):
+    """A venue's budget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budget(self) -> Global___VenueBudget:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        budget: Global___VenueBudget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetVenueBudgetResponse: _TypeAlias = GetVenueBudgetResponse  # noqa: Y015

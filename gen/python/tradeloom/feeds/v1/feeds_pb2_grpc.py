@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class FeedServiceStub:
-    """Brings market data in: from the simulated market and from recorded files.
+    """Brings market data in: from the simulated market, from recorded files, and from exchanges.
     """
 
     def __init__(self, channel):
@@ -50,10 +50,25 @@ class FeedServiceStub:
                 request_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.StopFeedRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.StopFeedResponse.FromString,
                 _registered_method=True)
+        self.Backfill = channel.unary_unary(
+                '/tradeloom.feeds.v1.FeedService/Backfill',
+                request_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.BackfillRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.BackfillResponse.FromString,
+                _registered_method=True)
+        self.ListBackfills = channel.unary_unary(
+                '/tradeloom.feeds.v1.FeedService/ListBackfills',
+                request_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.ListBackfillsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.ListBackfillsResponse.FromString,
+                _registered_method=True)
+        self.GetVenueBudget = channel.unary_unary(
+                '/tradeloom.feeds.v1.FeedService/GetVenueBudget',
+                request_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.GetVenueBudgetRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.GetVenueBudgetResponse.FromString,
+                _registered_method=True)
 
 
 class FeedServiceServicer:
-    """Brings market data in: from the simulated market and from recorded files.
+    """Brings market data in: from the simulated market, from recorded files, and from exchanges.
     """
 
     def ListFeeds(self, request, context):
@@ -78,6 +93,30 @@ class FeedServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backfill(self, request, context):
+        """Orders trades of the past from the venue's own record. They come on the instrument's stream
+        as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
+        first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBackfills(self, request, context):
+        """Lists what was ordered to be brought, also by feeds themselves after they missed something, in
+        the order in which it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetVenueBudget(self, request, context):
+        """Tells what may still be asked of a venue from here, by all users and services together.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FeedServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +135,21 @@ def add_FeedServiceServicer_to_server(servicer, server):
                     request_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.StopFeedRequest.FromString,
                     response_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.StopFeedResponse.SerializeToString,
             ),
+            'Backfill': grpc.unary_unary_rpc_method_handler(
+                    servicer.Backfill,
+                    request_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.BackfillRequest.FromString,
+                    response_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.BackfillResponse.SerializeToString,
+            ),
+            'ListBackfills': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBackfills,
+                    request_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.ListBackfillsRequest.FromString,
+                    response_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.ListBackfillsResponse.SerializeToString,
+            ),
+            'GetVenueBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetVenueBudget,
+                    request_deserializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.GetVenueBudgetRequest.FromString,
+                    response_serializer=tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.GetVenueBudgetResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tradeloom.feeds.v1.FeedService', rpc_method_handlers)
@@ -105,7 +159,7 @@ def add_FeedServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FeedService:
-    """Brings market data in: from the simulated market and from recorded files.
+    """Brings market data in: from the simulated market, from recorded files, and from exchanges.
     """
 
     @staticmethod
@@ -179,6 +233,87 @@ class FeedService:
             '/tradeloom.feeds.v1.FeedService/StopFeed',
             tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.StopFeedRequest.SerializeToString,
             tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.StopFeedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backfill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.feeds.v1.FeedService/Backfill',
+            tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.BackfillRequest.SerializeToString,
+            tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.BackfillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBackfills(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.feeds.v1.FeedService/ListBackfills',
+            tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.ListBackfillsRequest.SerializeToString,
+            tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.ListBackfillsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetVenueBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.feeds.v1.FeedService/GetVenueBudget',
+            tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.GetVenueBudgetRequest.SerializeToString,
+            tradeloom_dot_feeds_dot_v1_dot_feeds__pb2.GetVenueBudgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class FeedServiceStub:
-    """Brings market data in: from the simulated market and from recorded files."""
+    """Brings market data in: from the simulated market, from recorded files, and from exchanges."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListFeeds: _aio.UnaryUnaryMultiCallable[_feeds_pb2.ListFeedsRequest, _feeds_pb2.ListFeedsResponse]
@@ -24,9 +24,20 @@ class FeedServiceStub:
     """
     StopFeed: _aio.UnaryUnaryMultiCallable[_feeds_pb2.StopFeedRequest, _feeds_pb2.StopFeedResponse]
     """Stops a feed. Stopping a stopped one changes nothing."""
+    Backfill: _aio.UnaryUnaryMultiCallable[_feeds_pb2.BackfillRequest, _feeds_pb2.BackfillResponse]
+    """Orders trades of the past from the venue's own record. They come on the instrument's stream
+    as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
+    first answer again.
+    """
+    ListBackfills: _aio.UnaryUnaryMultiCallable[_feeds_pb2.ListBackfillsRequest, _feeds_pb2.ListBackfillsResponse]
+    """Lists what was ordered to be brought, also by feeds themselves after they missed something, in
+    the order in which it was.
+    """
+    GetVenueBudget: _aio.UnaryUnaryMultiCallable[_feeds_pb2.GetVenueBudgetRequest, _feeds_pb2.GetVenueBudgetResponse]
+    """Tells what may still be asked of a venue from here, by all users and services together."""
 
 class FeedServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Brings market data in: from the simulated market and from recorded files."""
+    """Brings market data in: from the simulated market, from recorded files, and from exchanges."""
 
     @_abc_1.abstractmethod
     def ListFeeds(
@@ -53,5 +64,34 @@ class FeedServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_feeds_pb2.StopFeedRequest, _abc.Awaitable[_feeds_pb2.StopFeedResponse]],
     ) -> _abc.Awaitable[_feeds_pb2.StopFeedResponse]:
         """Stops a feed. Stopping a stopped one changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Backfill(
+        self,
+        request: _feeds_pb2.BackfillRequest,
+        context: _aio.ServicerContext[_feeds_pb2.BackfillRequest, _abc.Awaitable[_feeds_pb2.BackfillResponse]],
+    ) -> _abc.Awaitable[_feeds_pb2.BackfillResponse]:
+        """Orders trades of the past from the venue's own record. They come on the instrument's stream
+        as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
+        first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def ListBackfills(
+        self,
+        request: _feeds_pb2.ListBackfillsRequest,
+        context: _aio.ServicerContext[_feeds_pb2.ListBackfillsRequest, _abc.Awaitable[_feeds_pb2.ListBackfillsResponse]],
+    ) -> _abc.Awaitable[_feeds_pb2.ListBackfillsResponse]:
+        """Lists what was ordered to be brought, also by feeds themselves after they missed something, in
+        the order in which it was.
+        """
+
+    @_abc_1.abstractmethod
+    def GetVenueBudget(
+        self,
+        request: _feeds_pb2.GetVenueBudgetRequest,
+        context: _aio.ServicerContext[_feeds_pb2.GetVenueBudgetRequest, _abc.Awaitable[_feeds_pb2.GetVenueBudgetResponse]],
+    ) -> _abc.Awaitable[_feeds_pb2.GetVenueBudgetResponse]:
+        """Tells what may still be asked of a venue from here, by all users and services together."""
 
 def add_FeedServiceServicer_to_server(servicer: FeedServiceServicer, server: _aio.Server) -> None: ...

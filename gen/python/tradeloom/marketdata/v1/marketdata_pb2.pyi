@@ -315,8 +315,8 @@ class TickBatch(_message.Message):
     epoch: _builtins.int
     """Rises when another feeder takes over; sequences go on counting through it."""
     first_sequence: _builtins.int
-    """The sequence of the first tick; the others follow by one. A book and a market_time take one
-    sequence each, after the ticks, in this order; what there is first takes this one.
+    """The sequence of the first tick; the others follow by one. A book or a market_time takes the
+    sequence after the last tick, and so does a batch that holds none of these: every batch takes one.
     """
     previous_cursor: _builtins.str
     """The cursor before this batch: what the reader must have had."""

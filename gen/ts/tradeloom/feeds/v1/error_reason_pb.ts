@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/feeds/v1/error_reason.proto.
  */
 export const file_tradeloom_feeds_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("CiV0cmFkZWxvb20vZmVlZHMvdjEvZXJyb3JfcmVhc29uLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEq2gEKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEh8KG0VSUk9SX1JFQVNPTl9GRUVEX05PVF9GT1VORBABEiEKHUVSUk9SX1JFQVNPTl9JTlNUUlVNRU5UX1RBS0VOEAISJAogRVJST1JfUkVBU09OX1JFUExBWV9GSUxFX0lOVkFMSUQQAxIiCh5FUlJPUl9SRUFTT05fUkVDT1JESU5HX1RPT19PTEQQBBIfChtFUlJPUl9SRUFTT05fVE9PX01BTllfRkVFRFMQBWIGcHJvdG8z");
+  fileDesc("CiV0cmFkZWxvb20vZmVlZHMvdjEvZXJyb3JfcmVhc29uLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEqkAMKC0Vycm9yUmVhc29uEhwKGEVSUk9SX1JFQVNPTl9VTlNQRUNJRklFRBAAEh8KG0VSUk9SX1JFQVNPTl9GRUVEX05PVF9GT1VORBABEiEKHUVSUk9SX1JFQVNPTl9JTlNUUlVNRU5UX1RBS0VOEAISJAogRVJST1JfUkVBU09OX1JFUExBWV9GSUxFX0lOVkFMSUQQAxIiCh5FUlJPUl9SRUFTT05fUkVDT1JESU5HX1RPT19PTEQQBBIfChtFUlJPUl9SRUFTT05fVE9PX01BTllfRkVFRFMQBRIgChxFUlJPUl9SRUFTT05fVkVOVUVfTk9UX0ZPVU5EEAYSIgoeRVJST1JfUkVBU09OX1NZTUJPTFNfTk9UX0ZPVU5EEAcSIgoeRVJST1JfUkVBU09OX1ZFTlVFX1VOQVZBSUxBQkxFEAgSJQohRVJST1JfUkVBU09OX0JBQ0tGSUxMX1VOQVZBSUxBQkxFEAkSIwofRVJST1JfUkVBU09OX1RPT19NQU5ZX0JBQ0tGSUxMUxAKYgZwcm90bzM");
 
 /**
  * Why feeds refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -61,6 +61,44 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_TOO_MANY_FEEDS = 5;
    */
   TOO_MANY_FEEDS = 5,
+
+  /**
+   * NOT_FOUND: no venue of this name tells its trades live. Metadata: venue.
+   *
+   * @generated from enum value: ERROR_REASON_VENUE_NOT_FOUND = 6;
+   */
+  VENUE_NOT_FOUND = 6,
+
+  /**
+   * INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+   * Metadata: venue.
+   *
+   * @generated from enum value: ERROR_REASON_SYMBOLS_NOT_FOUND = 7;
+   */
+  SYMBOLS_NOT_FOUND = 7,
+
+  /**
+   * UNAVAILABLE: the venue does not say what it lists. Metadata: venue.
+   *
+   * @generated from enum value: ERROR_REASON_VENUE_UNAVAILABLE = 8;
+   */
+  VENUE_UNAVAILABLE = 8,
+
+  /**
+   * FAILED_PRECONDITION: no running feed brings the instrument from a venue that has its trades on
+   * record. Metadata: instrument_id.
+   *
+   * @generated from enum value: ERROR_REASON_BACKFILL_UNAVAILABLE = 9;
+   */
+  BACKFILL_UNAVAILABLE = 9,
+
+  /**
+   * RESOURCE_EXHAUSTED: as many backfills of the instrument have not ended as may. Metadata:
+   * running_backfills_max.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_BACKFILLS = 10;
+   */
+  TOO_MANY_BACKFILLS = 10,
 }
 
 /**

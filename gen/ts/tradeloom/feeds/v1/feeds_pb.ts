@@ -6,7 +6,7 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { Instrument } from "../../marketdata/v1/marketdata_pb.js";
+import type { Instrument, MissedTrades } from "../../marketdata/v1/marketdata_pb.js";
 import { file_tradeloom_marketdata_v1_marketdata } from "../../marketdata/v1/marketdata_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/feeds/v1/feeds.proto.
  */
 export const file_tradeloom_feeds_v1_feeds: GenFile = /*@__PURE__*/
-  fileDesc("Ch50cmFkZWxvb20vZmVlZHMvdjEvZmVlZHMucHJvdG8SEnRyYWRlbG9vbS5mZWVkcy52MSLcAgoERmVlZBIPCgdmZWVkX2lkGAEgASgJEjgKCXNpbXVsYXRlZBgCIAEoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5TaW11bGF0ZWRTb3VyY2VIABIyCgZyZXBsYXkYAyABKAsyIC50cmFkZWxvb20uZmVlZHMudjEuUmVwbGF5U291cmNlSAASFgoOaW5zdHJ1bWVudF9pZHMYBCADKAkSLAoFc3RhdGUYBSABKA4yHS50cmFkZWxvb20uZmVlZHMudjEuRmVlZFN0YXRlEg8KB2ZhaWx1cmUYBiABKAkSEgoKdGlja19jb3VudBgHIAEoAxIvCgttYXJrZXRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLY3JlYXRlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQggKBnNvdXJjZSI6Cg9TaW11bGF0ZWRTb3VyY2USDAoEc2VlZBgBIAEoAxIZChF0cmFkZXNfcGVyX3NlY29uZBgCIAEoASJkCgxSZXBsYXlTb3VyY2USDAoEZmlsZRgBIAEoCRI3CgppbnN0cnVtZW50GAIgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudBINCgVzcGVlZBgDIAEoASI5ChBMaXN0RmVlZHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlUKEUxpc3RGZWVkc1Jlc3BvbnNlEicKBWZlZWRzGAEgAygLMhgudHJhZGVsb29tLmZlZWRzLnYxLkZlZWQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIp4BChBTdGFydEZlZWRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSOAoJc2ltdWxhdGVkGAIgASgLMiMudHJhZGVsb29tLmZlZWRzLnYxLlNpbXVsYXRlZFNvdXJjZUgAEjIKBnJlcGxheRgDIAEoCzIgLnRyYWRlbG9vbS5mZWVkcy52MS5SZXBsYXlTb3VyY2VIAEIICgZzb3VyY2UiOwoRU3RhcnRGZWVkUmVzcG9uc2USJgoEZmVlZBgBIAEoCzIYLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkIjYKD1N0b3BGZWVkUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB2ZlZWRfaWQYAiABKAkiOgoQU3RvcEZlZWRSZXNwb25zZRImCgRmZWVkGAEgASgLMhgudHJhZGVsb29tLmZlZWRzLnYxLkZlZWQqhwEKCUZlZWRTdGF0ZRIaChZGRUVEX1NUQVRFX1VOU1BFQ0lGSUVEEAASFgoSRkVFRF9TVEFURV9SVU5OSU5HEAESFgoSRkVFRF9TVEFURV9TVE9QUEVEEAISFwoTRkVFRF9TVEFURV9GSU5JU0hFRBADEhUKEUZFRURfU1RBVEVfRkFJTEVEEAQynQIKC0ZlZWRTZXJ2aWNlEl0KCUxpc3RGZWVkcxIkLnRyYWRlbG9vbS5mZWVkcy52MS5MaXN0RmVlZHNSZXF1ZXN0GiUudHJhZGVsb29tLmZlZWRzLnYxLkxpc3RGZWVkc1Jlc3BvbnNlIgOQAgESWAoJU3RhcnRGZWVkEiQudHJhZGVsb29tLmZlZWRzLnYxLlN0YXJ0RmVlZFJlcXVlc3QaJS50cmFkZWxvb20uZmVlZHMudjEuU3RhcnRGZWVkUmVzcG9uc2USVQoIU3RvcEZlZWQSIy50cmFkZWxvb20uZmVlZHMudjEuU3RvcEZlZWRSZXF1ZXN0GiQudHJhZGVsb29tLmZlZWRzLnYxLlN0b3BGZWVkUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_marketdata_v1_marketdata]);
+  fileDesc("Ch50cmFkZWxvb20vZmVlZHMvdjEvZmVlZHMucHJvdG8SEnRyYWRlbG9vbS5mZWVkcy52MSKUAwoERmVlZBIPCgdmZWVkX2lkGAEgASgJEjgKCXNpbXVsYXRlZBgCIAEoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5TaW11bGF0ZWRTb3VyY2VIABIyCgZyZXBsYXkYAyABKAsyIC50cmFkZWxvb20uZmVlZHMudjEuUmVwbGF5U291cmNlSAASNgoIZXhjaGFuZ2UYCiABKAsyIi50cmFkZWxvb20uZmVlZHMudjEuRXhjaGFuZ2VTb3VyY2VIABIWCg5pbnN0cnVtZW50X2lkcxgEIAMoCRIsCgVzdGF0ZRgFIAEoDjIdLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkU3RhdGUSDwoHZmFpbHVyZRgGIAEoCRISCgp0aWNrX2NvdW50GAcgASgDEi8KC21hcmtldF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCAoGc291cmNlIjoKD1NpbXVsYXRlZFNvdXJjZRIMCgRzZWVkGAEgASgDEhkKEXRyYWRlc19wZXJfc2Vjb25kGAIgASgBImQKDFJlcGxheVNvdXJjZRIMCgRmaWxlGAEgASgJEjcKCmluc3RydW1lbnQYAiABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50Eg0KBXNwZWVkGAMgASgBIkIKDkV4Y2hhbmdlU291cmNlEg0KBXZlbnVlGAEgASgJEg8KB3N5bWJvbHMYAiADKAkSEAoIaGFzX2Jvb2sYAyABKAgi/AEKD09yZGVyZWRCYWNrZmlsbBITCgtiYWNrZmlsbF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEjUKBmJvdW5kcxgDIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxIwCgVzdGF0ZRgEIAEoDjIhLnRyYWRlbG9vbS5mZWVkcy52MS5CYWNrZmlsbFN0YXRlEg8KB2ZhaWx1cmUYBSABKAkSEgoKdGlja19jb3VudBgGIAEoAxIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi1AEKC1ZlbnVlQnVkZ2V0Eg0KBXZlbnVlGAEgASgJEhQKDGZyb21fYWRkcmVzcxgCIAEoCRIQCghjYXBhY2l0eRgDIAEoARIRCglhdmFpbGFibGUYBCABKAESGAoQdW5pdHNfcGVyX3NlY29uZBgFIAEoARIXCg9ibG9ja2VkX3NlY29uZHMYBiABKAESGAoQc3BlbnRfb25fY2FuY2VscxgHIAEoARIXCg9zcGVudF9vbl9vcmRlcnMYCCABKAESFQoNc3BlbnRfb25fZGF0YRgJIAEoASI5ChBMaXN0RmVlZHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlUKEUxpc3RGZWVkc1Jlc3BvbnNlEicKBWZlZWRzGAEgAygLMhgudHJhZGVsb29tLmZlZWRzLnYxLkZlZWQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJItYBChBTdGFydEZlZWRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSOAoJc2ltdWxhdGVkGAIgASgLMiMudHJhZGVsb29tLmZlZWRzLnYxLlNpbXVsYXRlZFNvdXJjZUgAEjIKBnJlcGxheRgDIAEoCzIgLnRyYWRlbG9vbS5mZWVkcy52MS5SZXBsYXlTb3VyY2VIABI2CghleGNoYW5nZRgEIAEoCzIiLnRyYWRlbG9vbS5mZWVkcy52MS5FeGNoYW5nZVNvdXJjZUgAQggKBnNvdXJjZSI7ChFTdGFydEZlZWRSZXNwb25zZRImCgRmZWVkGAEgASgLMhgudHJhZGVsb29tLmZlZWRzLnYxLkZlZWQiNgoPU3RvcEZlZWRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHZmVlZF9pZBgCIAEoCSI6ChBTdG9wRmVlZFJlc3BvbnNlEiYKBGZlZWQYASABKAsyGC50cmFkZWxvb20uZmVlZHMudjEuRmVlZCJzCg9CYWNrZmlsbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEjUKBmJvdW5kcxgDIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcyJJChBCYWNrZmlsbFJlc3BvbnNlEjUKCGJhY2tmaWxsGAEgASgLMiMudHJhZGVsb29tLmZlZWRzLnYxLk9yZGVyZWRCYWNrZmlsbCJUChRMaXN0QmFja2ZpbGxzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImgKFUxpc3RCYWNrZmlsbHNSZXNwb25zZRI2CgliYWNrZmlsbHMYASADKAsyIy50cmFkZWxvb20uZmVlZHMudjEuT3JkZXJlZEJhY2tmaWxsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSImChVHZXRWZW51ZUJ1ZGdldFJlcXVlc3QSDQoFdmVudWUYASABKAkiSQoWR2V0VmVudWVCdWRnZXRSZXNwb25zZRIvCgZidWRnZXQYASABKAsyHy50cmFkZWxvb20uZmVlZHMudjEuVmVudWVCdWRnZXQqgwEKDUJhY2tmaWxsU3RhdGUSHgoaQkFDS0ZJTExfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZCQUNLRklMTF9TVEFURV9SVU5OSU5HEAESGwoXQkFDS0ZJTExfU1RBVEVfRklOSVNIRUQQAhIZChVCQUNLRklMTF9TVEFURV9GQUlMRUQQAyqHAQoJRmVlZFN0YXRlEhoKFkZFRURfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJGRUVEX1NUQVRFX1JVTk5JTkcQARIWChJGRUVEX1NUQVRFX1NUT1BQRUQQAhIXChNGRUVEX1NUQVRFX0ZJTklTSEVEEAMSFQoRRkVFRF9TVEFURV9GQUlMRUQQBDLNBAoLRmVlZFNlcnZpY2USXQoJTGlzdEZlZWRzEiQudHJhZGVsb29tLmZlZWRzLnYxLkxpc3RGZWVkc1JlcXVlc3QaJS50cmFkZWxvb20uZmVlZHMudjEuTGlzdEZlZWRzUmVzcG9uc2UiA5ACARJYCglTdGFydEZlZWQSJC50cmFkZWxvb20uZmVlZHMudjEuU3RhcnRGZWVkUmVxdWVzdBolLnRyYWRlbG9vbS5mZWVkcy52MS5TdGFydEZlZWRSZXNwb25zZRJVCghTdG9wRmVlZBIjLnRyYWRlbG9vbS5mZWVkcy52MS5TdG9wRmVlZFJlcXVlc3QaJC50cmFkZWxvb20uZmVlZHMudjEuU3RvcEZlZWRSZXNwb25zZRJVCghCYWNrZmlsbBIjLnRyYWRlbG9vbS5mZWVkcy52MS5CYWNrZmlsbFJlcXVlc3QaJC50cmFkZWxvb20uZmVlZHMudjEuQmFja2ZpbGxSZXNwb25zZRJpCg1MaXN0QmFja2ZpbGxzEigudHJhZGVsb29tLmZlZWRzLnYxLkxpc3RCYWNrZmlsbHNSZXF1ZXN0GikudHJhZGVsb29tLmZlZWRzLnYxLkxpc3RCYWNrZmlsbHNSZXNwb25zZSIDkAIBEmwKDkdldFZlbnVlQnVkZ2V0EikudHJhZGVsb29tLmZlZWRzLnYxLkdldFZlbnVlQnVkZ2V0UmVxdWVzdBoqLnRyYWRlbG9vbS5mZWVkcy52MS5HZXRWZW51ZUJ1ZGdldFJlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_marketdata_v1_marketdata]);
 
 /**
  * One source of ticks and what it brings.
@@ -50,6 +50,14 @@ export type Feed = Message<"tradeloom.feeds.v1.Feed"> & {
      */
     value: ReplaySource;
     case: "replay";
+  } | {
+    /**
+     * A venue's own servers.
+     *
+     * @generated from field: tradeloom.feeds.v1.ExchangeSource exchange = 10;
+     */
+    value: ExchangeSource;
+    case: "exchange";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -168,6 +176,185 @@ export const ReplaySourceSchema: GenMessage<ReplaySource> = /*@__PURE__*/
   messageDesc(file_tradeloom_feeds_v1_feeds, 2);
 
 /**
+ * What a venue tells of some of its instruments: every trade, and the best of their books at most five
+ * times a second.
+ *
+ * @generated from message tradeloom.feeds.v1.ExchangeSource
+ */
+export type ExchangeSource = Message<"tradeloom.feeds.v1.ExchangeSource"> & {
+  /**
+   * The venue. BINANCE and KRAKEN are proved: their trades are numbered, so none is missed without being
+   * told, and what was missed is fetched. Any other name, in capitals, that ccxt knows as an exchange
+   * with live trades is experimental: what it leaves out can be seen after a lost connection only.
+   *
+   * @generated from field: string venue = 1;
+   */
+  venue: string;
+
+  /**
+   * What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market.
+   *
+   * @generated from field: repeated string symbols = 2;
+   */
+  symbols: string[];
+
+  /**
+   * Whether to bring the books too.
+   *
+   * @generated from field: bool has_book = 3;
+   */
+  hasBook: boolean;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.ExchangeSource.
+ * Use `create(ExchangeSourceSchema)` to create a new message.
+ */
+export const ExchangeSourceSchema: GenMessage<ExchangeSource> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 3);
+
+/**
+ * Trades that were ordered from a venue's record.
+ *
+ * @generated from message tradeloom.feeds.v1.OrderedBackfill
+ */
+export type OrderedBackfill = Message<"tradeloom.feeds.v1.OrderedBackfill"> & {
+  /**
+   * Server-assigned, UUIDv7.
+   *
+   * @generated from field: string backfill_id = 1;
+   */
+  backfillId: string;
+
+  /**
+   * Whose trades.
+   *
+   * @generated from field: string instrument_id = 2;
+   */
+  instrumentId: string;
+
+  /**
+   * Which: those after one and before another.
+   *
+   * @generated from field: tradeloom.marketdata.v1.MissedTrades bounds = 3;
+   */
+  bounds?: MissedTrades | undefined;
+
+  /**
+   * How it stands.
+   *
+   * @generated from field: tradeloom.feeds.v1.BackfillState state = 4;
+   */
+  state: BackfillState;
+
+  /**
+   * Why it failed; empty otherwise.
+   *
+   * @generated from field: string failure = 5;
+   */
+  failure: string;
+
+  /**
+   * Trades brought so far.
+   *
+   * @generated from field: int64 tick_count = 6;
+   */
+  tickCount: bigint;
+
+  /**
+   * When it was ordered.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 7;
+   */
+  createTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.OrderedBackfill.
+ * Use `create(OrderedBackfillSchema)` to create a new message.
+ */
+export const OrderedBackfillSchema: GenMessage<OrderedBackfill> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 4);
+
+/**
+ * What may be asked of a venue. Requests cost units, the dearer ones more: as ccxt counts them.
+ *
+ * @generated from message tradeloom.feeds.v1.VenueBudget
+ */
+export type VenueBudget = Message<"tradeloom.feeds.v1.VenueBudget"> & {
+  /**
+   * The venue.
+   *
+   * @generated from field: string venue = 1;
+   */
+  venue: string;
+
+  /**
+   * Names where requests come from; whoever shares it shares the budget.
+   *
+   * @generated from field: string from_address = 2;
+   */
+  fromAddress: string;
+
+  /**
+   * Units that can be saved at most.
+   *
+   * @generated from field: double capacity = 3;
+   */
+  capacity: number;
+
+  /**
+   * Units that are there now. Orders leave a tenth of the capacity to cancels, market data two fifths to
+   * both.
+   *
+   * @generated from field: double available = 4;
+   */
+  available: number;
+
+  /**
+   * Units that come in each second.
+   *
+   * @generated from field: double units_per_second = 5;
+   */
+  unitsPerSecond: number;
+
+  /**
+   * For how many more seconds the venue wants to be left alone; 0 if it does not.
+   *
+   * @generated from field: double blocked_seconds = 6;
+   */
+  blockedSeconds: number;
+
+  /**
+   * Units spent on canceling orders so far.
+   *
+   * @generated from field: double spent_on_cancels = 7;
+   */
+  spentOnCancels: number;
+
+  /**
+   * Units spent on other order traffic so far.
+   *
+   * @generated from field: double spent_on_orders = 8;
+   */
+  spentOnOrders: number;
+
+  /**
+   * Units spent on market data so far.
+   *
+   * @generated from field: double spent_on_data = 9;
+   */
+  spentOnData: number;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.VenueBudget.
+ * Use `create(VenueBudgetSchema)` to create a new message.
+ */
+export const VenueBudgetSchema: GenMessage<VenueBudget> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 5);
+
+/**
  * Asks for the feeds.
  *
  * @generated from message tradeloom.feeds.v1.ListFeedsRequest
@@ -193,7 +380,7 @@ export type ListFeedsRequest = Message<"tradeloom.feeds.v1.ListFeedsRequest"> & 
  * Use `create(ListFeedsRequestSchema)` to create a new message.
  */
 export const ListFeedsRequestSchema: GenMessage<ListFeedsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 3);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 6);
 
 /**
  * A page of feeds.
@@ -221,7 +408,7 @@ export type ListFeedsResponse = Message<"tradeloom.feeds.v1.ListFeedsResponse"> 
  * Use `create(ListFeedsResponseSchema)` to create a new message.
  */
 export const ListFeedsResponseSchema: GenMessage<ListFeedsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 4);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 7);
 
 /**
  * Asks to start a feed.
@@ -257,6 +444,14 @@ export type StartFeedRequest = Message<"tradeloom.feeds.v1.StartFeedRequest"> & 
      */
     value: ReplaySource;
     case: "replay";
+  } | {
+    /**
+     * A venue's own servers.
+     *
+     * @generated from field: tradeloom.feeds.v1.ExchangeSource exchange = 4;
+     */
+    value: ExchangeSource;
+    case: "exchange";
   } | { case: undefined; value?: undefined };
 };
 
@@ -265,7 +460,7 @@ export type StartFeedRequest = Message<"tradeloom.feeds.v1.StartFeedRequest"> & 
  * Use `create(StartFeedRequestSchema)` to create a new message.
  */
 export const StartFeedRequestSchema: GenMessage<StartFeedRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 5);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 8);
 
 /**
  * The feed that was started.
@@ -286,7 +481,7 @@ export type StartFeedResponse = Message<"tradeloom.feeds.v1.StartFeedResponse"> 
  * Use `create(StartFeedResponseSchema)` to create a new message.
  */
 export const StartFeedResponseSchema: GenMessage<StartFeedResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 6);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 9);
 
 /**
  * Asks to stop a feed.
@@ -314,7 +509,7 @@ export type StopFeedRequest = Message<"tradeloom.feeds.v1.StopFeedRequest"> & {
  * Use `create(StopFeedRequestSchema)` to create a new message.
  */
 export const StopFeedRequestSchema: GenMessage<StopFeedRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 7);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 10);
 
 /**
  * The feed that was stopped.
@@ -335,7 +530,211 @@ export type StopFeedResponse = Message<"tradeloom.feeds.v1.StopFeedResponse"> & 
  * Use `create(StopFeedResponseSchema)` to create a new message.
  */
 export const StopFeedResponseSchema: GenMessage<StopFeedResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 8);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 11);
+
+/**
+ * Asks for trades of the past. Either bound may be an id of a trade or a time; where both are given the
+ * id counts.
+ *
+ * @generated from message tradeloom.feeds.v1.BackfillRequest
+ */
+export type BackfillRequest = Message<"tradeloom.feeds.v1.BackfillRequest"> & {
+  /**
+   * Makes retries safe.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Whose trades; a running feed brings it from a venue.
+   *
+   * @generated from field: string instrument_id = 2;
+   */
+  instrumentId: string;
+
+  /**
+   * Those after the first and before the second, as a gap tells it; times are start_time, which is
+   * within, and end_time, which is not.
+   *
+   * @generated from field: tradeloom.marketdata.v1.MissedTrades bounds = 3;
+   */
+  bounds?: MissedTrades | undefined;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.BackfillRequest.
+ * Use `create(BackfillRequestSchema)` to create a new message.
+ */
+export const BackfillRequestSchema: GenMessage<BackfillRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 12);
+
+/**
+ * What was ordered.
+ *
+ * @generated from message tradeloom.feeds.v1.BackfillResponse
+ */
+export type BackfillResponse = Message<"tradeloom.feeds.v1.BackfillResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.feeds.v1.OrderedBackfill backfill = 1;
+   */
+  backfill?: OrderedBackfill | undefined;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.BackfillResponse.
+ * Use `create(BackfillResponseSchema)` to create a new message.
+ */
+export const BackfillResponseSchema: GenMessage<BackfillResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 13);
+
+/**
+ * Asks for what was ordered.
+ *
+ * @generated from message tradeloom.feeds.v1.ListBackfillsRequest
+ */
+export type ListBackfillsRequest = Message<"tradeloom.feeds.v1.ListBackfillsRequest"> & {
+  /**
+   * Only of this instrument; of all if empty.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * At most so many, up to 200; 50 if unset.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * Continues where the previous page ended.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.ListBackfillsRequest.
+ * Use `create(ListBackfillsRequestSchema)` to create a new message.
+ */
+export const ListBackfillsRequestSchema: GenMessage<ListBackfillsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 14);
+
+/**
+ * A page of what was ordered.
+ *
+ * @generated from message tradeloom.feeds.v1.ListBackfillsResponse
+ */
+export type ListBackfillsResponse = Message<"tradeloom.feeds.v1.ListBackfillsResponse"> & {
+  /**
+   * The page.
+   *
+   * @generated from field: repeated tradeloom.feeds.v1.OrderedBackfill backfills = 1;
+   */
+  backfills: OrderedBackfill[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.ListBackfillsResponse.
+ * Use `create(ListBackfillsResponseSchema)` to create a new message.
+ */
+export const ListBackfillsResponseSchema: GenMessage<ListBackfillsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 15);
+
+/**
+ * Asks for a venue's budget.
+ *
+ * @generated from message tradeloom.feeds.v1.GetVenueBudgetRequest
+ */
+export type GetVenueBudgetRequest = Message<"tradeloom.feeds.v1.GetVenueBudgetRequest"> & {
+  /**
+   * The venue, such as BINANCE.
+   *
+   * @generated from field: string venue = 1;
+   */
+  venue: string;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.GetVenueBudgetRequest.
+ * Use `create(GetVenueBudgetRequestSchema)` to create a new message.
+ */
+export const GetVenueBudgetRequestSchema: GenMessage<GetVenueBudgetRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 16);
+
+/**
+ * A venue's budget.
+ *
+ * @generated from message tradeloom.feeds.v1.GetVenueBudgetResponse
+ */
+export type GetVenueBudgetResponse = Message<"tradeloom.feeds.v1.GetVenueBudgetResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.feeds.v1.VenueBudget budget = 1;
+   */
+  budget?: VenueBudget | undefined;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.GetVenueBudgetResponse.
+ * Use `create(GetVenueBudgetResponseSchema)` to create a new message.
+ */
+export const GetVenueBudgetResponseSchema: GenMessage<GetVenueBudgetResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 17);
+
+/**
+ * How an ordered backfill stands.
+ *
+ * @generated from enum tradeloom.feeds.v1.BackfillState
+ */
+export enum BackfillState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: BACKFILL_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It waits for its turn, or is being brought.
+   *
+   * @generated from enum value: BACKFILL_STATE_RUNNING = 1;
+   */
+  RUNNING = 1,
+
+  /**
+   * Everything the venue has on record within the bounds was brought.
+   *
+   * @generated from enum value: BACKFILL_STATE_FINISHED = 2;
+   */
+  FINISHED = 2,
+
+  /**
+   * The venue did not give it; `failure` says why.
+   *
+   * @generated from enum value: BACKFILL_STATE_FAILED = 3;
+   */
+  FAILED = 3,
+}
+
+/**
+ * Describes the enum tradeloom.feeds.v1.BackfillState.
+ */
+export const BackfillStateSchema: GenEnum<BackfillState> = /*@__PURE__*/
+  enumDesc(file_tradeloom_feeds_v1_feeds, 0);
 
 /**
  * Whether a feed runs.
@@ -383,10 +782,10 @@ export enum FeedState {
  * Describes the enum tradeloom.feeds.v1.FeedState.
  */
 export const FeedStateSchema: GenEnum<FeedState> = /*@__PURE__*/
-  enumDesc(file_tradeloom_feeds_v1_feeds, 0);
+  enumDesc(file_tradeloom_feeds_v1_feeds, 1);
 
 /**
- * Brings market data in: from the simulated market and from recorded files.
+ * Brings market data in: from the simulated market, from recorded files, and from exchanges.
  *
  * @generated from service tradeloom.feeds.v1.FeedService
  */
@@ -421,6 +820,39 @@ export const FeedService: GenService<{
     methodKind: "unary";
     input: typeof StopFeedRequestSchema;
     output: typeof StopFeedResponseSchema;
+  },
+  /**
+   * Orders trades of the past from the venue's own record. They come on the instrument's stream
+   * as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
+   * first answer again.
+   *
+   * @generated from rpc tradeloom.feeds.v1.FeedService.Backfill
+   */
+  backfill: {
+    methodKind: "unary";
+    input: typeof BackfillRequestSchema;
+    output: typeof BackfillResponseSchema;
+  },
+  /**
+   * Lists what was ordered to be brought, also by feeds themselves after they missed something, in
+   * the order in which it was.
+   *
+   * @generated from rpc tradeloom.feeds.v1.FeedService.ListBackfills
+   */
+  listBackfills: {
+    methodKind: "unary";
+    input: typeof ListBackfillsRequestSchema;
+    output: typeof ListBackfillsResponseSchema;
+  },
+  /**
+   * Tells what may still be asked of a venue from here, by all users and services together.
+   *
+   * @generated from rpc tradeloom.feeds.v1.FeedService.GetVenueBudget
+   */
+  getVenueBudget: {
+    methodKind: "unary";
+    input: typeof GetVenueBudgetRequestSchema;
+    output: typeof GetVenueBudgetResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_tradeloom_feeds_v1_feeds, 0);

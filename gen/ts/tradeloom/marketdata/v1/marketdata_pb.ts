@@ -268,8 +268,8 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
   epoch: bigint;
 
   /**
-   * The sequence of the first tick; the others follow by one. A book and a market_time take one
-   * sequence each, after the ticks, in this order; what there is first takes this one.
+   * The sequence of the first tick; the others follow by one. A book or a market_time takes the
+   * sequence after the last tick, and so does a batch that holds none of these: every batch takes one.
    *
    * @generated from field: int64 first_sequence = 3;
    */

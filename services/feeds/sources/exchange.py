@@ -1,0 +1,419 @@
+"""A venue's instruments, live: every trade once and in order, or told as missed; and fetched again where it was missed.
+
+A trade that does not come when the one after it has is waited for a moment, as it may only be late, then fetched from the
+venue's record, while what is newer waits. After PATIENCE_SECONDS the market goes on: what is missing is told as missed, and
+brought later as backfill. After a reconnection, and where it has been quiet for long, the record is asked as well.
+
+All of an instrument's state that another replica needs is in its stream and its place: the id and the time of its last trade.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+from prometheus_client import Counter
+from tradeloom.marketdata.v1 import marketdata_pb2
+
+from libs.store.background import Backoff, running
+from libs.store.database import DatabaseUnavailable
+from services.feeds.domain import (
+    Backfill,
+    Backfilled,
+    BackfillState,
+    Book,
+    Event,
+    ExchangeSource,
+    Instant,
+    Instrument,
+    Missed,
+    Moment,
+    Place,
+    Tick,
+)
+from services.feeds.lines import BATCH_TICKS_MAX, SECOND_NS, Line
+from services.feeds.live import TRADES_WAITING_MAX, Hole, LiveLine, Sequencer, sequencer_of
+from services.feeds.venues import MILLISECOND_NS, Venue, VenueTrouble
+
+LOOK_SECONDS = 0.1
+LATE_SECONDS = 0.3
+"""A trade may come so long after the one that follows it, before it is fetched."""
+PATIENCE_SECONDS = 5.0
+"""The market waits so long for what is missing."""
+RETRY_SECONDS = 0.5
+BOOK_SECONDS = 0.2
+"""At most so often is a book told."""
+QUIET_SECONDS = 10.0
+QUIET_SECONDS_MAX = 60.0
+"""Without a trade for so long the record is asked whether there was none; each time there was none, it may be longer."""
+MOMENT_SECONDS = 1.0
+MOMENT_LAG_SECONDS = 2.0
+"""Without any event for so long, market time goes on to so long before the last answered ping."""
+SILENCE_SECONDS = 2.0
+"""A trade on record that is older should have been told."""
+REFRESH_SECONDS = 3_600.0
+BACKFILL_LOOK_SECONDS = 1.0
+BACKFILL_FAILURES_MAX = 6
+RECONNECT_SECONDS_FIRST = 0.25
+RECONNECT_SECONDS_MAX = 30.0
+
+REPEATS = Counter("tradeloom_feed_repeats", "Trades that a venue told again.", ["instrument_id"])
+MISSED = Counter("tradeloom_feed_missed", "Times that trades were told as missed.", ["instrument_id"])
+MENDED = Counter("tradeloom_feed_mended", "Trades that were fetched since they had not come.", ["instrument_id"])
+RECONNECTIONS = Counter("tradeloom_feed_reconnections", "Connections to a venue that were lost.", ["venue"])
+
+log = structlog.get_logger(__name__)
+
+
+class Desk(Protocol):
+    """Where a source leaves what outlives it, and finds what others left."""
+
+    async def announce(self, instruments: Sequence[Instrument]) -> None:
+        """Tells the others what the venue says of its instruments now."""
+        ...
+
+    async def order_backfill(self, instrument_id: str, missed: Missed) -> None:
+        """Has these trades brought some time."""
+        ...
+
+    async def next_backfill(self) -> Backfill | None:
+        """One that is to be done; the same again until it has ended."""
+        ...
+
+    async def note_backfill(self, backfill: Backfill) -> None:
+        """Notes how far it has come."""
+        ...
+
+
+@dataclass(slots=True)
+class Channel:
+    """One instrument as it is listened to. What ends in `_at` is the event loop's time."""
+
+    line: LiveLine
+    trades: Sequencer
+    begin_ns: int
+    """From when on its trades are wanted, where none was told yet."""
+    is_unsure: bool
+    """Whether trades may have been told while nobody listened."""
+    is_torn: bool
+    """Whether Redis may have lost what came after the place: then trades after it may have been told already."""
+    reached_ns: int
+    """Market time of the newest event offered."""
+    event_at: float = 0.0
+    asked_at: float = 0.0
+    """When it was last known that nothing is missing, or asked."""
+    quiet_seconds: float = QUIET_SECONDS
+    book_at: float = 0.0
+    book: Book | None = None
+    mending: asyncio.Task[None] | None = None
+
+
+class OpenExchange:
+    """One feed's instruments of a venue."""
+
+    is_live = True
+    instruments: Sequence[Instrument] = ()
+    """None is known before the venue was asked; then they are announced."""
+
+    def __init__(
+        self, source: ExchangeSource, connect: Callable[[], AbstractAsyncContextManager[Venue]], *, ids_follow: bool
+    ) -> None:
+        self._source, self._connect, self._ids_follow = source, connect, ids_follow
+        self.woken = asyncio.Event()
+        self._announced: dict[str, Instrument] = {}
+        self._channels: dict[str, Channel] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
+        if batch.backfill or not batch.ticks:
+            return place
+        last = batch.ticks[-1]
+        return replace(place, position=last.time.ToNanoseconds(), trade_id=last.trade_id)
+
+    def lines(
+        self, places: Sequence[Place], quotes: Mapping[str, marketdata_pb2.Quote], now: Instant
+    ) -> Sequence[Line]:
+        self._channels = {
+            place.instrument_id.partition(":")[2]: Channel(
+                line=LiveLine(place, quotes[place.instrument_id], self.woken.set),
+                trades=sequencer_of(self._ids_follow, place.trade_id),
+                begin_ns=now.wall_ns,
+                is_unsure=bool(place.trade_id),
+                is_torn=place.is_torn and bool(place.trade_id),
+                reached_ns=place.market_time_ns,
+                asked_at=self._loop.time(),
+            )
+            for place in places
+        }
+        return [channel.line for channel in self._channels.values()]
+
+    @asynccontextmanager
+    async def running(self, desk: Desk) -> AsyncIterator[None]:
+        """Has the lines told during the block, over one connection after the other."""
+
+        async def work() -> None:
+            await self._keep_connected(desk)
+
+        async with running(f"listening to {self._source.venue}", work):
+            yield
+
+    async def _keep_connected(self, desk: Desk) -> None:
+        backoff = Backoff(RECONNECT_SECONDS_FIRST, RECONNECT_SECONDS_MAX)
+        while True:
+            began_at = self._loop.time()
+            try:
+                async with self._connect() as venue:
+                    await self._listen(venue, desk)
+            except* VenueTrouble as troubles:
+                seconds = self._loop.time() - began_at
+                backoff.went_well_for(seconds)
+                cause = str(first_of(troubles))
+                log.warning("a connection was lost", venue=self._source.venue, cause=cause, after_seconds=seconds)
+            RECONNECTIONS.labels(self._source.venue).inc()
+            for channel in self._channels.values():
+                channel.is_unsure = bool(channel.trades.last_id)
+            await asyncio.sleep(backoff.next_seconds())
+
+    async def _listen(self, venue: Venue, desk: Desk) -> None:
+        """One connection, until VenueTrouble."""
+        await self._refresh(venue, desk)
+        symbols = list(self._channels)
+        async with asyncio.TaskGroup() as together:
+            together.create_task(venue.hear_trades(symbols, lambda: self._take(venue)))
+            if self._source.has_book:
+                together.create_task(venue.hear_books(symbols))
+            together.create_task(self._tend(venue, desk))
+            together.create_task(self._bring_back(venue, desk))
+
+    async def _refresh(self, venue: Venue, desk: Desk) -> None:
+        """Announces what has changed of the instruments; one that the venue no longer lists is not traded."""
+        listed = await venue.load()
+        now = {
+            symbol: replace(known, has_book=self._source.has_book, is_trading=known.is_trading and symbol in listed)
+            for symbol in self._channels
+            if (known := listed.get(symbol) or self._announced.get(symbol))
+        }
+        if changed := [each for symbol, each in now.items() if each != self._announced.get(symbol)]:
+            await desk.announce(changed)
+        self._announced |= now
+
+    # What the venue tells.
+
+    def _take(self, venue: Venue) -> None:
+        for symbol, trades in venue.take_trades().items():
+            if (channel := self._channels.get(symbol)) and not channel.is_torn:
+                channel.asked_at, channel.quiet_seconds = self._loop.time(), QUIET_SECONDS
+                repeats = channel.trades.repeat_count
+                self._tell(channel, channel.trades.add(trades, time.monotonic_ns()))
+                REPEATS.labels(channel.line.instrument_id).inc(channel.trades.repeat_count - repeats)
+
+    def _tell(self, channel: Channel, trades: Sequence[Tick]) -> None:
+        """Has trades told that are in order."""
+        if not trades:
+            return
+        if channel.line.is_full:
+            # Redis takes less than comes. What waits is let go, and fetched again after what was cut.
+            channel.line.drop()
+            channel.trades = sequencer_of(self._ids_follow, channel.line.cut_trade_id)
+            channel.is_unsure = True
+            return
+        self._offer(channel, trades, max(trade.time_ns for trade in trades))
+
+    def _offer(self, channel: Channel, events: Sequence[Event], time_ns: int) -> None:
+        channel.line.offer(events)
+        channel.event_at = self._loop.time()
+        channel.reached_ns = max(channel.reached_ns, time_ns)
+
+    # What it does not tell.
+
+    async def _tend(self, venue: Venue, desk: Desk) -> None:
+        """Looks after every instrument: what is missing, how the book stands, how late it is."""
+        refresh_at = self._loop.time() + REFRESH_SECONDS
+        async with asyncio.TaskGroup() as together:
+            while True:
+                self._take(venue)
+                for symbol, channel in self._channels.items():
+                    if channel.mending and channel.mending.done():
+                        channel.mending = None
+                    if channel.mending is None and (mend := self._mending(venue, desk, symbol, channel)):
+                        channel.mending = together.create_task(mend)
+                    if channel.mending is None and channel.trades.hole is None:
+                        self._tell_book(venue, symbol, channel)
+                        self._tell_moment(venue, channel)
+                if self._loop.time() >= refresh_at:
+                    await self._refresh(venue, desk)
+                    refresh_at = self._loop.time() + REFRESH_SECONDS
+                await asyncio.sleep(LOOK_SECONDS)
+
+    def _mending(self, venue: Venue, desk: Desk, symbol: str, channel: Channel) -> Coroutine[None, None, None] | None:
+        """What there is to do for an instrument now, if anything is."""
+        hole = channel.trades.hole
+        if channel.is_torn:
+            return self._begin_anew(venue, desk, symbol, channel)
+        if hole is not None:
+            waited_seconds = (time.monotonic_ns() - hole.since_ns) / SECOND_NS
+            if waited_seconds > LATE_SECONDS or channel.trades.waiting_count > TRADES_WAITING_MAX:
+                return self._fill(venue, desk, symbol, channel, hole)
+        elif channel.is_unsure:
+            return self._catch_up(venue, symbol, channel)
+        elif self._loop.time() - channel.asked_at > channel.quiet_seconds:
+            return self._ask_quiet(venue, symbol, channel)
+        return None
+
+    async def _fill(self, venue: Venue, desk: Desk, symbol: str, channel: Channel, hole: Hole) -> None:
+        """Brings what is missing from the record; or, once patience is at its end, tells that it is missed and goes on."""
+        patience_seconds = PATIENCE_SECONDS - (time.monotonic_ns() - hole.since_ns) / SECOND_NS
+        try:
+            async with asyncio.timeout(max(0.0, patience_seconds)):
+                while channel.trades.hole is not None and channel.trades.waiting_count <= TRADES_WAITING_MAX:
+                    if not await self._fetch(venue, symbol, channel):
+                        await asyncio.sleep(RETRY_SECONDS)
+        except (TimeoutError, VenueTrouble) as error:
+            if isinstance(error, VenueTrouble) and patience_seconds > RETRY_SECONDS:
+                await asyncio.sleep(RETRY_SECONDS)
+                return
+        if (left := channel.trades.hole) is not None:
+            await self._miss(desk, channel, left.missed)
+            # It may have come after all, while that was noted: then nothing waits any more.
+            if channel.trades.hole is not None:
+                self._tell(channel, channel.trades.pass_over())
+
+    async def _catch_up(self, venue: Venue, symbol: str, channel: Channel) -> None:
+        """Brings what was traded while nobody listened, up to the newest on record."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await self._fetch(venue, symbol, channel):
+                    pass
+        except TimeoutError:
+            # So much that it is still coming: the next live trade makes a hole of the rest.
+            pass
+        except VenueTrouble as trouble:
+            log.warning("the record is asked again", instrument_id=channel.line.instrument_id, cause=str(trouble))
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        channel.is_unsure = False
+
+    async def _ask_quiet(self, venue: Venue, symbol: str, channel: Channel) -> None:
+        """Asks the record of a market that is quiet. Raises VenueTrouble if it was not: then nobody tells us any more."""
+        channel.asked_at = self._loop.time()
+        channel.quiet_seconds = min(QUIET_SECONDS_MAX, channel.quiet_seconds * 2)
+        last_before = channel.trades.last_id
+        try:
+            await self._fetch(venue, symbol, channel)
+        except VenueTrouble as trouble:
+            log.warning(
+                "a quiet market could not be asked", instrument_id=channel.line.instrument_id, cause=str(trouble)
+            )
+            return
+        last = channel.trades.last
+        if (
+            last
+            and channel.trades.last_id != last_before
+            and venue.now_ns() - last.time_ns > SILENCE_SECONDS * SECOND_NS
+        ):
+            raise VenueTrouble(f"{channel.line.instrument_id} was traded, and it was not told")
+
+    async def _fetch(self, venue: Venue, symbol: str, channel: Channel) -> int:
+        """Takes a page of the record after the last trade; how many trades of it were new."""
+        last, last_id = channel.trades.last, channel.trades.last_id
+        time_ns = last.time_ns if last else channel.line.cut_time_ns or channel.begin_ns
+        page = await venue.trades_after(symbol, last_id, time_ns)
+        found = channel.trades.fill(page, time.monotonic_ns())
+        MENDED.labels(channel.line.instrument_id).inc(len(found))
+        self._tell(channel, found)
+        return len(found)
+
+    async def _begin_anew(self, venue: Venue, desk: Desk, symbol: str, channel: Channel) -> None:
+        """Goes on at the newest trade on record. All after the place is brought as backfill, which is stored once."""
+        try:
+            newest = await venue.newest_trade(symbol)
+        except VenueTrouble as trouble:
+            log.warning("the record is asked again", instrument_id=channel.line.instrument_id, cause=str(trouble))
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        last_id = channel.trades.last_id
+        if newest is not None and newest.trade_id != last_id:
+            before_id = str(int(newest.trade_id) + 1) if self._ids_follow else ""
+            missed = Missed(last_id, before_id, channel.line.cut_time_ns, newest.time_ns + MILLISECOND_NS)
+            await self._miss(desk, channel, missed)
+            channel.trades = sequencer_of(self._ids_follow, newest.trade_id)
+        channel.is_torn = False
+
+    async def _miss(self, desk: Desk, channel: Channel, missed: Missed) -> None:
+        instrument_id = channel.line.instrument_id
+        log.warning(
+            "trades were missed",
+            instrument_id=instrument_id,
+            after=missed.after_trade_id,
+            before=missed.before_trade_id,
+        )
+        MISSED.labels(instrument_id).inc()
+        try:
+            await desk.order_backfill(instrument_id, missed)
+        except DatabaseUnavailable:
+            # It stands among the gaps of marketdata all the same, and can be ordered from there.
+            log.exception("a backfill was not ordered", instrument_id=instrument_id)
+        channel.line.offer([missed])
+
+    def _tell_book(self, venue: Venue, symbol: str, channel: Channel) -> None:
+        if not self._source.has_book or self._loop.time() - channel.book_at < BOOK_SECONDS:
+            return
+        book = venue.book(symbol)
+        before = channel.book
+        if book is not None and (before is None or (book.bids, book.asks) != (before.bids, before.asks)):
+            channel.book, channel.book_at = book, self._loop.time()
+            self._offer(channel, [book], book.time_ns)
+
+    def _tell_moment(self, venue: Venue, channel: Channel) -> None:
+        """On a quiet market, time goes on as long as pings are answered."""
+        if channel.is_unsure or channel.is_torn or self._loop.time() - channel.event_at < MOMENT_SECONDS:
+            return
+        moment_ns = venue.heard_ns - round(MOMENT_LAG_SECONDS * SECOND_NS)
+        if moment_ns > channel.reached_ns:
+            self._offer(channel, [Moment(moment_ns)], moment_ns)
+
+    # What was missed before.
+
+    async def _bring_back(self, venue: Venue, desk: Desk) -> None:
+        """Brings ordered backfills, one after the other."""
+        failures = 0
+        symbols = {channel.line.instrument_id: symbol for symbol, channel in self._channels.items()}
+        while True:
+            backfill = await desk.next_backfill()
+            if backfill is None:
+                await asyncio.sleep(BACKFILL_LOOK_SECONDS)
+                continue
+            try:
+                symbol = symbols[backfill.instrument_id]
+                await self._bring(venue, desk, symbol, backfill)
+                failures = 0
+            except VenueTrouble as trouble:
+                failures += 1
+                if failures < BACKFILL_FAILURES_MAX:
+                    await asyncio.sleep(RETRY_SECONDS * 2**failures)
+                    continue
+                failures = 0
+                await desk.note_backfill(replace(backfill, state=BackfillState.FAILED, failure=str(trouble)))
+
+    async def _bring(self, venue: Venue, desk: Desk, symbol: str, backfill: Backfill) -> None:
+        """Brings one to its end, page after page; each is noted once it is in the stream."""
+        line = self._channels[symbol].line
+        while backfill.state is BackfillState.RUNNING:
+            page = await venue.trades_after(symbol, backfill.reached_trade_id, backfill.reached_ns)
+            wanted = [trade for trade in page if backfill.wants(trade, ids_follow=self._ids_follow)]
+            is_last = len(wanted) < len(page) or not wanted or wanted[-1].trade_id == backfill.reached_trade_id
+            filled = backfill.bounds if is_last else None
+            chunks = [tuple(wanted[at : at + BATCH_TICKS_MAX]) for at in range(0, len(wanted), BATCH_TICKS_MAX)]
+            for number, chunk in enumerate(chunks or [()], 1):
+                await line.tell_backfill(Backfilled(chunk, filled if number == max(1, len(chunks)) else None))
+            backfill = backfill.after(wanted, has_ended=is_last)
+            await desk.note_backfill(backfill)
+
+
+def first_of(troubles: BaseExceptionGroup) -> BaseException:
+    """The first of what went wrong at once."""
+    found = troubles.exceptions[0]
+    return first_of(found) if isinstance(found, BaseExceptionGroup) else found

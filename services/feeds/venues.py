@@ -1,0 +1,345 @@
+"""Venues, as ccxt speaks to them: instruments, trades and books as they come, and what is on record."""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from importlib import import_module
+from typing import Any, TypeVar
+
+import structlog
+from redis.asyncio import Redis
+
+from libs.bus.budget import Budget, Limits, Use
+from libs.venues import below, retry_seconds
+from services.feeds.domain import (
+    Aggressor,
+    AssetClass,
+    Book,
+    BookLevel,
+    Instrument,
+    Tick,
+    VenueNotFound,
+)
+
+PAGE_TRADES = 1_000
+"""Asked for at once; also what venues give at most."""
+BOOK_LEVELS = 20
+REQUEST_SECONDS = 10.0
+BUDGET_WAIT_SECONDS = 60.0
+"""Data waits for the venue's budget so long; then the request has failed."""
+KEEPALIVE_SECONDS = 5.0
+"""A connection that answered none of two pings is dead."""
+TRADES_HELD = 10_000
+"""Of one instrument, between two turns of the event loop."""
+BUDGET_SHARE = 0.6
+BUDGET_BURST_SECONDS = 20.0
+"""The share of what a venue allows that fills the bucket, and how much of it is saved: in no minute both exceed the whole."""
+CLOSE_SECONDS = 5.0
+NUMBERS_MAX = 10**18
+"""What a precision or a limit may be, either way; anything else is not understood."""
+MILLISECOND_NS = 1_000_000
+
+TROUBLE_CHARACTERS_MAX = 200
+ASSET = re.compile(r"[A-Z0-9._-]{1,16}", re.ASCII)
+SYMBOL_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a venue is spoken to, and what its trade ids say."""
+
+    ccxt_id: str
+    is_proved: bool = False
+    ids_follow: bool = False
+    """Whether an instrument's trades are numbered one by one."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rest_paths: Mapping[str, str] = field(default_factory=dict)
+    """Where its programming interfaces lie below its address, for who sets another one."""
+    stream_paths: Mapping[str, str] = field(default_factory=dict)
+    by_id: bool = False
+    """Whether trades are asked for by the id to begin with; otherwise by time."""
+    since: tuple[str, int] | None = None
+    """The venue's own parameter for the time to begin at, and its unit in nanoseconds; without it, ccxt's way is taken."""
+
+
+MANNERS: Mapping[str, Manner] = {
+    # Aggregate trades: what one taker took at one price is one trade. Their ids can be asked for without a key.
+    "BINANCE": Manner(
+        "binance",
+        is_proved=True,
+        ids_follow=True,
+        options={
+            "defaultType": "spot",
+            "fetchMarkets": {"types": ["spot"]},
+            "watchTradesForSymbols": {"name": "aggTrade"},
+        },
+        rest_paths={"public": "/api/v3", "private": "/api/v3", "sapi": "/sapi/v1"},
+        stream_paths={"spot": "/ws"},
+        by_id=True,
+        since=("startTime", MILLISECOND_NS),
+    ),
+    "KRAKEN": Manner(
+        "kraken",
+        is_proved=True,
+        ids_follow=True,
+        rest_paths={"public": "", "private": ""},
+        stream_paths={"public": "", "publicV2": "/v2"},
+        since=("since", 1),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a venue's two kinds of server are, instead of where ccxt knows them; empty: there."""
+
+    rest: str = ""
+    stream: str = ""
+
+
+def limits_from(rate_limit_milliseconds: float) -> Limits:
+    """A bucket that never lets through more in any minute than the venue allows, in ccxt's units of cost."""
+    units_per_second = BUDGET_SHARE * 1_000 / rate_limit_milliseconds
+    return Limits(units_per_second * BUDGET_BURST_SECONDS, units_per_second)
+
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class VenueTrouble(Exception):
+    """The venue did not do what it was asked; another time it may."""
+
+
+class Venue:
+    """One connection to a venue, as `connected` opens it. Every question may end in VenueTrouble."""
+
+    def __init__(self, venue: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget) -> None:
+        self.venue, self.manner = venue, manner
+        self._ccxt, self._exchange, self._budget = ccxt, exchange, budget
+        self._names: dict[str, str] = {}
+        self._clock_ahead_ns = 0
+
+    # What there is.
+
+    async def load(self) -> dict[str, Instrument]:
+        """The instruments of the venue's spot market, by symbol."""
+        if self._exchange.has["fetchTime"]:
+            asked_ns = time.time_ns()
+            told = await self._ask(self._exchange.fetch_time())
+            self._clock_ahead_ns = told * MILLISECOND_NS - (asked_ns + time.time_ns()) // 2
+        markets = await self._ask(self._exchange.load_markets(True))
+        found: dict[str, Instrument] = {}
+        for market in sorted(markets.values(), key=lambda market: market["symbol"]):
+            instrument = instrument_of(self.venue, market) if market.get("spot") else None
+            if instrument is not None and instrument.symbol not in found:
+                found[instrument.symbol] = instrument
+                self._names[instrument.symbol] = market["symbol"]
+        return found
+
+    # What comes.
+
+    async def hear_trades(self, symbols: Sequence[str], wake: Callable[[], None]) -> None:
+        """Has trades told from now on, and wakes whoever takes them; until VenueTrouble."""
+        await self._hear("Trades", symbols, wake)
+
+    async def hear_books(self, symbols: Sequence[str]) -> None:
+        """Has books told from now on; until VenueTrouble."""
+        await self._hear("OrderBook", symbols, lambda: None)
+
+    async def _hear(self, what: str, symbols: Sequence[str], wake: Callable[[], None]) -> None:
+        # What ccxt returns is one instrument's at a time, and leaves out what came together with it: so it only tells that
+        # something came, and all of it is taken from where ccxt keeps it.
+        names = [self._names[symbol] for symbol in symbols]
+        method = "watch_trades" if what == "Trades" else "watch_order_book"
+        if self._exchange.has[f"watch{what}ForSymbols"]:
+            await self._listen(getattr(self._exchange, f"{method}_for_symbols"), names, wake)
+        async with asyncio.TaskGroup() as together:
+            for name in names:
+                together.create_task(self._listen(getattr(self._exchange, method), name, wake))
+
+    async def _listen(self, watch: Callable[[Any], Awaitable[Any]], about: Any, wake: Callable[[], None]) -> None:
+        while True:
+            await self._ask(watch(about))
+            wake()
+
+    def take_trades(self) -> dict[str, list[Tick]]:
+        """The trades told since the last time, by symbol. Raises VenueTrouble for one that is none."""
+        held = self._exchange.trades
+        taken = [(symbol, held.pop(name)) for symbol, name in self._names.items() if held.get(name)] if held else []
+        try:
+            return {symbol: [tick_of(trade) for trade in trades] for symbol, trades in taken}
+        except (TypeError, ValueError, KeyError) as error:
+            raise VenueTrouble(f"a trade is none: {error}") from error
+
+    def book(self, symbol: str) -> Book | None:
+        """The best of the book as it now stands; None before it was told, or while a side of it is empty."""
+        told = self._exchange.orderbooks.get(self._names[symbol])
+        if not told or not told["bids"] or not told["asks"]:
+            return None
+        time_ns = (told["timestamp"] or 0) * MILLISECOND_NS or self.now_ns()
+        return Book(time_ns, levels_of(told["bids"]), levels_of(told["asks"]))
+
+    def now_ns(self) -> int:
+        """The time by the venue's clock."""
+        return time.time_ns() + self._clock_ahead_ns
+
+    @property
+    def heard_ns(self) -> int:
+        """When pings were answered last, by the venue's clock: what was told before has come. 0: never."""
+        heard = [client.lastPong for client in self._exchange.clients.values()]
+        return min(heard) * MILLISECOND_NS + self._clock_ahead_ns if heard and all(heard) else 0
+
+    # What is on record.
+
+    async def trades_after(self, symbol: str, trade_id: str, time_ns: int) -> list[Tick]:
+        """The next trades on record, the oldest first, PAGE_TRADES at most: after an id or, without one, from a time on.
+
+        Where ids do not follow on each other, the trades of that time come again.
+        """
+        since, more = None, {}
+        if trade_id and self.manner.by_id:
+            more["fromId"] = int(trade_id) + 1
+        elif self.manner.since:
+            # Some take the time itself in, some begin after it.
+            name, unit_ns = self.manner.since
+            more[name] = max(0, time_ns // unit_ns - 1)
+        else:
+            since = time_ns // MILLISECOND_NS
+        found = await self._ask(self._record(symbol, since, PAGE_TRADES, more))
+        if trade_id and self.manner.ids_follow:
+            return [trade for trade in found if int(trade.trade_id) > int(trade_id)]
+        return [trade for trade in found if trade.time_ns >= time_ns]
+
+    async def newest_trade(self, symbol: str) -> Tick | None:
+        found = await self._ask(self._record(symbol, None, 1, {}))
+        return found[-1] if found else None
+
+    async def _record(self, symbol: str, since: int | None, limit: int, more: Mapping[str, Any]) -> list[Tick]:
+        found = await self._exchange.fetch_trades(self._names[symbol], since, limit, dict(more))
+        ticks = [tick_of(trade) for trade in found]
+        return sorted(ticks, key=lambda tick: int(tick.trade_id) if self.manner.ids_follow else tick.time_ns)
+
+    # How it goes wrong.
+
+    async def _ask(self, asked: Awaitable[T]) -> T:
+        """Makes one exception of the many ways in which venues fail, and ccxt in reading what they say."""
+        try:
+            return await asked
+        except Exception as error:
+            if isinstance(error, (self._ccxt.DDoSProtection, self._ccxt.RateLimitExceeded)):
+                # Whoever goes on asking is banned, and banned for longer.
+                seconds = retry_seconds(self._exchange.last_response_headers)
+                log.warning("a venue was asked too much", venue=self.venue, seconds=seconds)
+                await self._budget.block(seconds)
+            raise VenueTrouble(f"{type(error).__name__}: {str(error)[:TROUBLE_CHARACTERS_MAX]}") from error
+
+    async def throttle(self, cost: float | None = None) -> None:
+        """Asked by ccxt before each request."""
+        await self._budget.take(cost or 1.0, Use.DATA, wait_seconds_max=BUDGET_WAIT_SECONDS)
+
+
+@asynccontextmanager
+async def connected(venue: str, addresses: Addresses, redis: Redis, from_address: str) -> AsyncIterator[Venue]:
+    """A venue to be asked during the block. Raises VenueNotFound."""
+    # A second, and 100 MB: for those who bring an exchange's data, and beside the loop.
+    manner = await asyncio.to_thread(manner_of, venue)
+    ccxt = import_module("ccxt.pro")
+    logging.getLogger("ccxt").setLevel(logging.WARNING)  # below, it writes down what it sends
+    exchange = getattr(ccxt, manner.ccxt_id)(
+        {
+            "enableRateLimit": True,
+            "timeout": round(REQUEST_SECONDS * 1000),
+            "streaming": {"keepAlive": round(KEEPALIVE_SECONDS * 1000)},
+            "options": {**manner.options, "tradesLimit": TRADES_HELD},
+            "urls": {
+                "api": {
+                    **below(addresses.rest, manner.rest_paths),
+                    "ws": below(addresses.stream, manner.stream_paths),
+                }
+            },
+        }
+    )
+    if exchange.precisionMode != ccxt.TICK_SIZE or not exchange.has["watchTrades"]:
+        await exchange.close()
+        raise VenueNotFound(venue)
+    opened = Venue(venue, manner, ccxt, exchange, Budget(redis, venue, from_address, limits_from(exchange.rateLimit)))
+    exchange.throttle = opened.throttle
+    try:
+        yield opened
+    finally:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await exchange.close()
+
+
+def budget_of(venue: str, redis: Redis, from_address: str) -> Budget:
+    """What may be asked of a venue. Raises VenueNotFound; the first time it takes a second."""
+    exchange = getattr(import_module("ccxt"), manner_of(venue).ccxt_id)()
+    return Budget(redis, venue, from_address, limits_from(exchange.rateLimit))
+
+
+def manner_of(venue: str) -> Manner:
+    """How to speak to a venue; those that are not proved are spoken to in the way that most understand.
+
+    Raises VenueNotFound. The first time it takes a second, in which ccxt is imported.
+    """
+    ccxt = import_module("ccxt.pro")
+    if venue in MANNERS:
+        return MANNERS[venue]
+    if venue.lower() not in ccxt.exchanges:
+        raise VenueNotFound(venue)
+    return Manner(venue.lower())
+
+
+def instrument_of(venue: str, market: Mapping[str, Any]) -> Instrument | None:
+    """None for what cannot be named or traded here, as without a tick size."""
+    base, quote = market["base"], market["quote"]
+    tick_size, lot_size = decimal_of(market["precision"]["price"]), decimal_of(market["precision"]["amount"])
+    symbol = f"{base}{quote}"
+    if not (tick_size and lot_size and ASSET.fullmatch(base) and ASSET.fullmatch(quote) and len(symbol) <= SYMBOL_MAX):
+        return None
+    return Instrument(
+        venue=venue,
+        symbol=symbol,
+        description=f"{base} in {quote}",
+        asset_class=AssetClass.CRYPTO,
+        base_asset=base,
+        quote_asset=quote,
+        tick_size=tick_size,
+        lot_size=lot_size,
+        minimum_notional=decimal_of((market["limits"].get("cost") or {}).get("min")) or Decimal(0),
+        maker_fee_rate=decimal_of(market.get("maker")) or Decimal(0),
+        taker_fee_rate=decimal_of(market.get("taker")) or Decimal(0),
+        has_book=True,
+        is_trading=market.get("active") is not False,
+    )
+
+
+def decimal_of(number: Any) -> Decimal | None:
+    """What ccxt made a float of, as it was written; None for nothing, and for nonsense."""
+    if number is None:
+        return None
+    found = Decimal(str(number))
+    return found if found.is_finite() and 0 <= found < NUMBERS_MAX else None
+
+
+def tick_of(trade: Mapping[str, Any]) -> Tick:
+    """Raises for a trade without a time, a price or a quantity."""
+    side = trade.get("side")
+    return Tick(
+        trade["timestamp"] * MILLISECOND_NS,
+        float(trade["price"]),
+        float(trade["amount"]),
+        {"buy": Aggressor.BUYER, "sell": Aggressor.SELLER}.get(side) if side else None,
+        str(trade["id"] or ""),
+    )
+
+
+def levels_of(side: Sequence[Sequence[float]]) -> tuple[BookLevel, ...]:
+    return tuple(BookLevel(float(level[0]), float(level[1])) for level in side[:BOOK_LEVELS])
