@@ -32,7 +32,8 @@ from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import Installation
 from tests.venues import binance as binance_venue
 from tests.venues import kraken as kraken_venue
-from tests.venues.binance import Binance, Trouble, too_many
+from tests.venues.binance import Binance
+from tests.venues.faults import RequestFault, broken, server_error, silent, too_many
 from tests.venues.kraken import Kraken
 
 API_KEY = "vmPUZE6mv9SD5VNHk4HlWFsOr6aKE2zvsw0MuIgwCIPy6utIco14y7Ju91duEh8A"
@@ -100,20 +101,20 @@ async def test_a_key_that_binance_takes_for_nobodys_is_told_as_that(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "seconds"),
+    ("fault", "seconds"),
     [
         (too_many(17), 17.0),
-        (Trouble(status=418, headers={"Retry-After": "9000"}, body="banned"), 9000.0),
-        (Trouble(status=418, headers={"Retry-After": "9000000"}, body="banned"), 259_200.0),
-        (Trouble(status=429, headers={"Retry-After": "soon"}, body="{}"), 1.0),
-        (Trouble(status=500, body="<html>oops</html>"), 1.0),
-        (Trouble(status=503, body='{"code":-1000,"msg":"busy"}'), 1.0),
-        (Trouble(status=200, body="not json"), 1.0),
-        (Trouble(status=200, body="[]"), 1.0),
+        (RequestFault(status=418, headers={"Retry-After": "9000"}, body="banned"), 9000.0),
+        (RequestFault(status=418, headers={"Retry-After": "9000000"}, body="banned"), 259_200.0),
+        (RequestFault(status=429, headers={"Retry-After": "soon"}, body="{}"), 1.0),
+        (server_error(), 1.0),
+        (RequestFault(status=503, body='{"code":-1000,"msg":"busy"}'), 1.0),
+        (RequestFault(status=200, body="not json"), 1.0),
+        (RequestFault(status=200, body="[]"), 1.0),
     ],
 )
-async def test_a_venue_in_trouble_says_nothing_of_the_key(binance: Binance, trouble: Trouble, seconds: float):
-    binance.troubles.append(trouble)
+async def test_a_venue_in_trouble_says_nothing_of_the_key(binance: Binance, fault: RequestFault, seconds: float):
+    binance.faults.requests.append(fault)
     with pytest.raises(VenueUnavailable) as caught:
         await check(binance, leased())
     assert (caught.value.metadata["venue"], caught.value.retry_after_seconds) == ("BINANCE", seconds)
@@ -123,7 +124,7 @@ async def test_a_venue_in_trouble_says_nothing_of_the_key(binance: Binance, trou
 @pytest.mark.parametrize("status", [418, 429])
 async def test_a_venue_that_has_had_enough_is_left_alone_until_the_time_it_told(binance: Binance, status: int):
     checkers = Checkers({"BINANCE": binance.url, "KRAKEN": binance.url}, 5.0)
-    binance.troubles.append(Trouble(status=status, headers={"Retry-After": "2"}, body="enough"))
+    binance.faults.requests.append(RequestFault(status=status, headers={"Retry-After": "2"}, body="enough"))
     loop = asyncio.get_running_loop()
     with pytest.raises(VenueUnavailable):
         await checkers.check(leased())
@@ -179,10 +180,10 @@ async def test_a_person_has_one_check_at_a_time_and_one_in_ten_seconds():
 
 async def test_a_broken_connection_says_nothing_of_the_key(binance: Binance):
     # aiohttp by itself tries once more what only looks.
-    binance.troubles.extend([Trouble(breaks=True)] * 2)
+    binance.faults.requests.append(broken(times=2))
     with pytest.raises(VenueUnavailable):
         await check(binance, leased())
-    assert not binance.troubles
+    assert not binance.faults.requests
 
 
 async def test_a_clock_that_runs_wrong_says_nothing_of_the_key(binance: Binance):
@@ -192,7 +193,7 @@ async def test_a_clock_that_runs_wrong_says_nothing_of_the_key(binance: Binance)
 
 
 async def test_a_venue_that_is_silent_is_not_waited_for_longer_than_said(binance: Binance):
-    binance.troubles.append(Trouble(silent=True))
+    binance.faults.requests.append(silent())
     began = asyncio.get_running_loop().time()
     with pytest.raises(VenueUnavailable):
         await check(binance, leased(), seconds=0.5)
@@ -244,7 +245,7 @@ async def test_no_key_is_ever_logged(binance: Binance, caplog: pytest.LogCapture
     caplog.set_level(logging.DEBUG)
     with capture_logs() as logged:
         await check(binance, leased())
-        binance.troubles.append(Trouble(status=500))
+        binance.faults.requests.append(server_error())
         with pytest.raises(VenueUnavailable) as caught:
             await check(binance, leased())
     said = f"{logged}{caplog.text}{caught.value}{caught.value.metadata}{leased()!r}"
@@ -289,7 +290,7 @@ async def test_execution_leases_the_key_of_the_user_that_users_names_and_asks_th
             with pytest.raises(Exception) as caught:
                 await stub.CheckBrokerCredential(request, metadata=metadata)
             assert refused(caught)[0].name == code
-        binance.troubles.append(too_many(30))
+        binance.faults.requests.append(too_many(30))
         stub = execution.stub(execution_pb2_grpc.ExecutionServiceStub, "users")
         # Too early, and then nothing is leased; somebody else is not.
         leased_before = len(asked)

@@ -15,7 +15,8 @@ from tests.mesh import Installation, Served
 from tests.orders.stand import decimal, refusal
 from tests.servers import free_port
 from tests.users.stand import BINANCE_KEY, BINANCE_SECRET, WAIT_SECONDS, Around, Person, Stand
-from tests.venues.binance import Binance, Key, binance, too_many
+from tests.venues.binance import Binance, Key, binance
+from tests.venues.faults import too_many
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ async def test_a_secret_that_is_another_keys_is_refused(mesh: Mesh):
 async def test_a_venue_that_is_asked_too_much_says_when_to_come_back(mesh: Mesh):
     ada = mesh.users.person()
     put = await ada.put(await mesh.opens_account(ada))
-    mesh.venue.troubles.append(too_many(41))
+    mesh.venue.faults.requests.append(too_many(41))
     refused = await refusal(ada.test(put.credential_id))
     assert (refused.code, refused.reason, refused.retry_seconds) == ("UNAVAILABLE", "VENUE_UNAVAILABLE", 41.0)
     [kept] = await ada.credentials()

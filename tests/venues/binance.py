@@ -1,46 +1,41 @@
-"""A Binance of the tests' own, on loopback: what it is asked must be signed as Binance demands, and it says no as Binance does.
+"""A Binance of the tests' own, on loopback: its markets, orders and streams, as its spot API speaks them.
 
-The forms are those of Binance's public documentation, and of shared/data/venues/binance-spot.
+What it is asked must be signed as Binance demands, and it says no as Binance does. A test moves its markets, and writes
+what is to go wrong. The forms are those of Binance's public documentation, and of shared/data/venues/binance-spot.
 """
 
 import asyncio
 import hashlib
 import hmac
+import itertools
+import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from tests.venues import binance_answers as answers
+from tests.venues.binance_answers import Refused
+from tests.venues.binance_klines import INTERVALS, klines, open_time
+from tests.venues.binance_market import DEPTH_SPEEDS, Market
+from tests.venues.binance_orders import Account
+from tests.venues.binance_streams import Socket, Streams, subscription_wrap
+from tests.venues.faults import Faults, RequestFault
+
 HOST = "127.0.0.1"
 RECEIVE_WINDOW_MILLISECONDS = 5_000
 RECEIVE_WINDOW_MILLISECONDS_MAX = 60_000
 AHEAD_MILLISECONDS_MAX = 1_000
 API_KEY_CHARACTERS = 64
+TICK_SECONDS = 0.1
+SLOW_EVERY = 10
+"""So many ticks are a second, the pace of the slow streams."""
 
-# By code: the status it travels under, and Binance's words.
-ERRORS = {
-    -1000: (400, "An unknown error occurred while processing the request."),
-    -1003: (429, "Too much request weight used; current limit is 6000 request weight per 1 MINUTE."),
-    -1021: (400, "Timestamp for this request is outside of the recvWindow."),
-    -1022: (400, "Signature for this request is not valid."),
-    -1102: (400, "Mandatory parameter '{}' was not sent, was empty/null, or malformed."),
-    -2014: (401, "API-key format invalid."),
-    -2015: (401, "Invalid API-key, IP, or permissions for action."),
-}
-
-
-class Refused(Exception):
-    """Binance's way of saying no."""
-
-    def __init__(self, code: int, *about: str, headers: dict[str, str] | None = None) -> None:
-        status, message = ERRORS[code]
-        self.status, self.headers = status, headers or {}
-        self.body = {"code": code, "msg": message.format(*about)}
+Answer = Callable[[web.Request], Awaitable[Any]]
 
 
 @dataclass
@@ -54,47 +49,150 @@ class Key:
     internal_transfer: bool = False
     universal_transfer: bool = False
     account_can_trade: bool = True
+    account: Account = field(default_factory=Account)
+    """Keys may share one."""
 
 
 @dataclass
-class Trouble:
-    """What becomes of a request before anybody looks at it: an answer, silence, or a broken connection."""
+class Window:
+    """So much may be done in so many seconds, counted from the first of them."""
 
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    body: str = ""
-    silent: bool = False
-    breaks: bool = False
+    maximum: int
+    seconds: float
+    used: int = 0
+    began: float = 0.0
+
+    def add(self, amount: int) -> int:
+        """How many seconds are left until there is room again; 0 if there was room."""
+        now = time.monotonic()
+        if now - self.began >= self.seconds:
+            self.used, self.began = 0, now
+        self.used += amount
+        return math.ceil(self.began + self.seconds - now) if self.used > self.maximum else 0
+
+
+@dataclass
+class Limits:
+    """What an address may ask. Who goes on when it is told to stop is banned."""
+
+    weight: Window = field(default_factory=lambda: Window(answers.WEIGHT_PER_MINUTE, 60))
+    orders: Window = field(default_factory=lambda: Window(answers.ORDERS_PER_10_SECONDS, 10))
+    refused_max: int = 10
+    ban_seconds: float = 120.0
+    refused: int = 0
+    banned_until: float = 0.0
+
+    def count(self, weight: int) -> None:
+        """Raises Refused."""
+        ban = math.ceil(self.banned_until - time.monotonic())
+        if ban > 0:
+            raise self._banned(ban)
+        wait = self.weight.add(weight)
+        if not wait:
+            self.refused = 0
+            return
+        self.refused += 1
+        if self.refused > self.refused_max:
+            self.refused, self.banned_until = 0, time.monotonic() + self.ban_seconds
+            raise self._banned(math.ceil(self.ban_seconds))
+        raise Refused(-1003, self.weight.maximum, headers={"Retry-After": str(wait)})
+
+    def _banned(self, seconds: int) -> Refused:
+        refused = Refused(-1003, self.weight.maximum, headers={"Retry-After": str(seconds)})
+        until = round((time.time() + seconds) * 1000)
+        refused.status = 418
+        refused.body["msg"] = f"Way too much request weight used; IP banned until {until}."
+        return refused
+
+    def count_order(self) -> None:
+        """Raises Refused."""
+        if wait := self.orders.add(1):
+            headers = {"Retry-After": str(wait)}
+            raise Refused(-1015, self.orders.maximum, "10 SECOND", headers=headers)
 
 
 @dataclass
 class Binance:
-    """keys by their public half; troubles befall the next requests, one each, in order."""
+    """keys by their public half; faults are the script of what goes wrong."""
 
     keys: dict[str, Key] = field(default_factory=dict)
-    troubles: deque[Trouble] = field(default_factory=deque)
+    faults: Faults = field(default_factory=Faults)
+    limits: Limits = field(default_factory=Limits)
     clock_offset_milliseconds: int = 0
     asked: list[str] = field(default_factory=list)
     """The paths of all requests."""
     port: int = 0
 
+    def __post_init__(self) -> None:
+        self.markets: dict[str, Market] = {}
+        self.streams = Streams(self.faults)
+        self._told_klines: dict[str, tuple[int, int]] = {}
+        self._site: Site | None = None
+
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
+    @property
+    def streams_url(self) -> str:
+        return f"ws://{HOST}:{self.port}"
+
     def now_milliseconds(self) -> int:
         return time.time_ns() // 1_000_000 + self.clock_offset_milliseconds
+
+    # What a test does.
+
+    def list_market(self, base: str, quote_asset: str, **of: Any) -> Market:
+        """Opens a market; its tick, step and the like may be said."""
+        symbol = base + quote_asset
+        market = Market(symbol, base, quote_asset, self.streams.publish, self.now_milliseconds, **of)
+        self.markets[symbol] = market
+        return market
+
+    def market(self, symbol: str) -> Market:
+        """Raises Refused."""
+        if symbol not in self.markets:
+            raise Refused(-1121)
+        return self.markets[symbol]
+
+    @asynccontextmanager
+    async def trading(self, symbol: str, trades_per_second: float, seed: int = 0) -> AsyncIterator[Market]:
+        """The market moves by itself during the block."""
+        market = self.market(symbol)
+        running = asyncio.ensure_future(market.run(trades_per_second, seed))
+        try:
+            yield market
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    def disconnect(self, stream: str = "", *, close_frame: bool = True) -> None:
+        """Cuts the sockets that follow a stream whose name holds that text; all of them, without one."""
+        self.streams.cut(stream, close_frame=close_frame)
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        """Nobody is connected, and nobody can connect, during the block; afterwards on the same port."""
+        assert self._site is not None
+        await self._site.close()
+        try:
+            yield
+        finally:
+            await self._site.open(self.port)
 
     # Who is asking.
 
     async def signed(self, request: web.Request) -> tuple[Key, dict[str, str]]:
         """The key that signed the request, and its parameters. Raises Refused as Binance would, in its order."""
-        api_key = request.headers.get("X-MBX-APIKEY", "")
-        if len(api_key) != API_KEY_CHARACTERS or not api_key.isalnum():
-            raise Refused(-2014)
         text = request.rel_url.raw_query_string + (await request.text())
         content, _, signature = text.rpartition("&signature=")
         parameters = dict(parse_qsl(content, keep_blank_values=True))
+        return self._verified(request.headers.get("X-MBX-APIKEY", ""), parameters, content, signature), parameters
+
+    def _verified(self, api_key: str, parameters: dict[str, str], content: str, signature: str) -> Key:
+        if len(api_key) != API_KEY_CHARACTERS or not api_key.isalnum():
+            raise Refused(-2014)
         if not signature:
             raise Refused(-1102, "signature")
         if not parameters.get("timestamp", "").isdigit():
@@ -109,26 +207,48 @@ class Binance:
         expected = hmac.new(key.secret.encode(), content.encode(), hashlib.sha256).hexdigest()
         if not hmac.compare_digest(expected, signature):
             raise Refused(-1022)
-        return key, parameters
+        account = key.account
+        account.now = self.now_milliseconds
+        account.tell = lambda event: self.streams.publish(user_stream(account), event)
+        return key
 
-    # What it answers.
-
-    async def account(self, request: web.Request) -> Any:
-        key, _ = await self.signed(request)
+    async def _reader(self, request: web.Request) -> tuple[Key, dict[str, str]]:
+        key, parameters = await self.signed(request)
         if not key.reading:
             raise Refused(-2015)
+        return key, parameters
+
+    async def _trader(self, request: web.Request) -> tuple[Market, Account, dict[str, str]]:
+        key, parameters = await self.signed(request)
+        if not key.spot_trading or not key.account_can_trade:
+            raise Refused(-2015)
+        return self.market(parameters.get("symbol", "")), key.account, parameters
+
+    # What it answers: the account.
+
+    async def account(self, request: web.Request) -> Any:
+        key, _ = await self._reader(request)
+        maker, taker = key.account.maker_rate, key.account.taker_rate
+        rates = {"maker": maker, "taker": taker, "buyer": answers.NOTHING, "seller": answers.NOTHING}
         return {
-            "makerCommission": 15,
-            "takerCommission": 15,
+            "makerCommission": int(maker * 10_000),
+            "takerCommission": int(taker * 10_000),
             "buyerCommission": 0,
             "sellerCommission": 0,
+            "commissionRates": {name: answers.text(rate) for name, rate in rates.items()},
             "canTrade": key.account_can_trade,
             # Of the account, not of the key.
             "canWithdraw": True,
             "canDeposit": True,
+            "brokered": False,
+            "requireSelfTradePrevention": False,
+            "preventSor": False,
             "updateTime": self.now_milliseconds(),
             "accountType": "SPOT",
-            "balances": [{"asset": "BTC", "free": "4723846.89208129", "locked": "0.00000000"}],
+            "balances": [
+                {"asset": asset, "free": answers.text(balance.free), "locked": answers.text(balance.locked)}
+                for asset, balance in key.account.balances.items()
+            ],
             "permissions": ["SPOT"],
             "uid": 354937868,
         }
@@ -151,52 +271,259 @@ class Binance:
             "enablePortfolioMarginTrading": False,
         }
 
-    def routes(self) -> list[web.RouteDef]:
+    async def trade_fee(self, request: web.Request) -> Any:
+        key, parameters = await self._reader(request)
+        maker, taker = answers.text(key.account.maker_rate), answers.text(key.account.taker_rate)
         return [
-            web.get("/api/v3/account", self._around(self.account)),
-            web.get("/sapi/v1/account/apiRestrictions", self._around(self.api_restrictions)),
+            {"symbol": market.symbol, "makerCommission": maker, "takerCommission": taker}
+            for market in self._markets(parameters)
         ]
 
-    def _around(self, answer: Callable[[web.Request], Awaitable[Any]]) -> Callable[..., Awaitable[web.StreamResponse]]:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            self.asked.append(request.path)
-            if self.troubles:
-                return await befall(self.troubles.popleft(), request)
-            try:
-                return web.json_response(await answer(request))
-            except Refused as refused:
-                return web.json_response(refused.body, status=refused.status, headers=refused.headers)
+    async def my_trades(self, request: web.Request) -> Any:
+        key, parameters = await self._reader(request)
+        return answers.my_trades(self.market(parameters.get("symbol", "")), key.account, parameters)
+
+    # Orders.
+
+    async def place_order(self, request: web.Request) -> Any:
+        market, account, parameters = await self._trader(request)
+        self.limits.count_order()
+        return answers.new_order(market, account, parameters).answer(parameters.get("newOrderRespType", "FULL"))
+
+    async def cancel_order(self, request: web.Request) -> Any:
+        return answers.cancel_order(*await self._trader(request))
+
+    async def cancel_replace(self, request: web.Request) -> Any:
+        market, account, parameters = await self._trader(request)
+        self.limits.count_order()
+        return answers.cancel_and_replace(market, account, parameters)
+
+    async def cancel_open_orders(self, request: web.Request) -> Any:
+        market, account, _ = await self._trader(request)
+        return answers.cancel_all(market, account)
+
+    async def order(self, request: web.Request) -> Any:
+        key, parameters = await self._reader(request)
+        market = self.market(parameters.get("symbol", ""))
+        return answers.find_order(market, key.account, parameters, code=-2013).row()
+
+    async def open_orders(self, request: web.Request) -> Any:
+        key, parameters = await self._reader(request)
+        symbols = {market.symbol for market in self._markets(parameters)}
+        return [order.row() for order in key.account.orders if order.is_open and order.symbol in symbols]
+
+    async def all_orders(self, request: web.Request) -> Any:
+        key, parameters = await self._reader(request)
+        return answers.all_orders(self.market(parameters.get("symbol", "")), key.account, parameters)
+
+    # Markets.
+
+    def _markets(self, parameters: answers.Parameters) -> list[Market]:
+        symbols = answers.symbols_of(parameters)
+        return list(self.markets.values()) if symbols is None else [self.market(symbol) for symbol in symbols]
+
+    async def ping(self, request: web.Request) -> Any:
+        return {}
+
+    async def server_time(self, request: web.Request) -> Any:
+        return {"serverTime": self.now_milliseconds()}
+
+    async def exchange_info(self, request: web.Request) -> Any:
+        return answers.exchange_info(self._markets(request.query), self.now_milliseconds())
+
+    def _of_market(self, answer: Callable[[Market, answers.Parameters], Any]) -> Answer:
+        async def handle(request: web.Request) -> Any:
+            return answer(self.market(request.query.get("symbol", "")), request.query)
 
         return handle
 
+    def _of_markets(self, answer: Callable[[Market], Any]) -> Answer:
+        """One market's if one is asked for, else a list."""
 
-async def befall(trouble: Trouble, request: web.Request) -> web.StreamResponse:
-    if trouble.silent:
+        async def handle(request: web.Request) -> Any:
+            found = [answer(market) for market in self._markets(request.query)]
+            return found[0] if "symbol" in request.query else found
+
+        return handle
+
+    # How it is asked.
+
+    def routes(self) -> list[web.RouteDef]:
+        def get(path: str, answer: Answer, weight: Weight = 1) -> web.RouteDef:
+            return web.get(f"/api/v3/{path}", self._around(answer, weight))
+
+        def post(path: str, answer: Answer) -> web.RouteDef:
+            return web.post(f"/api/v3/{path}", self._around(answer, 1))
+
+        def delete(path: str, answer: Answer) -> web.RouteDef:
+            return web.delete(f"/api/v3/{path}", self._around(answer, 1))
+
+        return [
+            get("ping", self.ping),
+            get("time", self.server_time),
+            get("exchangeInfo", self.exchange_info, 20),
+            get("depth", self._of_market(answers.depth), depth_weight),
+            get("trades", self._of_market(answers.recent_trades), 25),
+            get("historicalTrades", self._of_market(answers.historical_trades), 25),
+            get("aggTrades", self._of_market(answers.aggregate_trades), 4),
+            get("klines", self._of_market(answers.kline_rows), 2),
+            get("ticker/24hr", self._of_markets(Market.ticker), lambda query: 2 if "symbol" in query else 80),
+            get(
+                "ticker/bookTicker", self._of_markets(answers.book_ticker), lambda query: 2 if "symbol" in query else 4
+            ),
+            get("account", self.account, 20),
+            get("myTrades", self.my_trades, 20),
+            get("order", self.order, 4),
+            get("openOrders", self.open_orders, lambda query: 6 if "symbol" in query else 80),
+            get("allOrders", self.all_orders, 20),
+            post("order", self.place_order),
+            post("order/cancelReplace", self.cancel_replace),
+            delete("order", self.cancel_order),
+            delete("openOrders", self.cancel_open_orders),
+            # Of another weight, which is not counted here.
+            web.get("/sapi/v1/account/apiRestrictions", self._around(self.api_restrictions, 0)),
+            web.get("/sapi/v1/asset/tradeFee", self._around(self.trade_fee, 0)),
+            web.get("/ws", self.streams.of_market),
+            web.get("/ws/{streams:.*}", self.streams.of_market),
+            web.get("/stream", self.streams.of_market),
+            web.get("/ws-api/v3", self._of_user),
+        ]
+
+    def _around(self, answer: Answer, weight: "Weight") -> Callable[..., Awaitable[web.StreamResponse]]:
+        async def answered(request: web.Request) -> web.StreamResponse:
+            try:
+                self.limits.count(weight(request.query) if callable(weight) else weight)
+                response = web.json_response(await answer(request))
+            except Refused as refused:
+                response = web.json_response(refused.body, status=refused.status, headers=refused.headers)
+            response.headers["X-MBX-USED-WEIGHT-1M"] = str(self.limits.weight.used)
+            if request.method == "POST":
+                response.headers["X-MBX-ORDER-COUNT-10S"] = str(self.limits.orders.used)
+            return response
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            self.asked.append(request.path)
+            fault = self.faults.of_request(request.method, request.path)
+            return await befall(fault, request, answered) if fault else await answered(request)
+
+        return handle
+
+    # Streams.
+
+    async def _of_user(self, request: web.Request) -> Any:
+        """The WebSocket API, of which this knows what it takes to follow a user's events."""
+        subscription_ids = itertools.count()
+
+        async def heard(socket: Socket, asked: dict[str, Any]) -> dict[str, Any]:
+            try:
+                result = self._user_answer(socket, asked, subscription_ids)
+            except Refused as refused:
+                return {"id": asked.get("id"), "status": refused.status, "error": refused.body}
+            return {"id": asked.get("id"), "status": 200, "result": result}
+
+        return await self.streams.serve(request, heard, [], combined=False)
+
+    def _user_answer(self, socket: Socket, asked: dict[str, Any], subscription_ids: "itertools.count[int]") -> Any:
+        match asked.get("method"):
+            case "ping":
+                return {}
+            case "time":
+                return {"serverTime": self.now_milliseconds()}
+            case "userDataStream.subscribe.signature":
+                parameters = {name: str(value) for name, value in (asked.get("params") or {}).items()}
+                signature = parameters.pop("signature", "")
+                content = "&".join(f"{name}={parameters[name]}" for name in sorted(parameters))
+                key = self._verified(parameters.get("apiKey", ""), parameters, content, signature)
+                subscription_id = next(subscription_ids)
+                self.streams.follow(socket, user_stream(key.account), subscription_wrap(subscription_id))
+                return {"subscriptionId": subscription_id}
+            case _:
+                raise Refused(-1000)
+
+    async def tick(self) -> None:
+        """Tells, at their paces, what the streams tell that are not told of each change; until it is cancelled."""
+        for count in itertools.count(1):
+            await asyncio.sleep(TICK_SECONDS)
+            for market in self.markets.values():
+                for speed in DEPTH_SPEEDS if count % SLOW_EVERY == 0 else DEPTH_SPEEDS[:1]:
+                    market.tell_depth(speed)
+            for stream in self.streams.followed():
+                self._tell_kline(stream)
+
+    def _tell_kline(self, stream: str) -> None:
+        """What has changed of a kline since it was told, and its end."""
+        symbol, _, interval = stream.partition("@kline_")
+        market = self.markets.get(symbol.upper())
+        if market is None or interval not in INTERVALS or not market.trades:
+            return
+        now = self.now_milliseconds()
+        current = open_time(interval, now)
+        opened, count = self._told_klines.get(stream, (current, -1))
+        for kline in klines(market.symbol, interval, market.trades, opened, current):
+            if (kline.open_time, len(kline.trades)) != (opened, count) or kline.close_time < now:
+                self.streams.publish(stream, kline.event(now))
+            self._told_klines[stream] = kline.open_time, len(kline.trades)
+
+
+Weight = int | Callable[[answers.Parameters], int]
+
+
+def depth_weight(query: answers.Parameters) -> int:
+    limit = answers.whole(query, "limit", answers.DEPTH_LIMIT_DEFAULT)
+    return next(weight for most, weight in ((100, 5), (500, 25), (1_000, 50), (math.inf, 250)) if limit <= most)
+
+
+def user_stream(account: Account) -> str:
+    return f"user@{id(account)}"
+
+
+async def befall(
+    fault: RequestFault, request: web.Request, answered: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    if fault.silent:
         await asyncio.Event().wait()
-    if trouble.breaks:
+    response = await answered(request) if fault.done else None
+    await asyncio.sleep(fault.seconds)
+    if fault.breaks:
         assert request.transport is not None
         request.transport.abort()
-    return web.Response(status=trouble.status or 500, headers=trouble.headers, text=trouble.body)
+    if fault.status or fault.breaks:
+        return web.Response(status=fault.status or 500, headers=fault.headers, text=fault.body)
+    return response or await answered(request)
 
 
-def too_many(seconds: int) -> Trouble:
-    """As Binance says that too much was asked."""
-    body = '{"code":-1003,"msg":"Too much request weight used; current limit is 6000 request weight per 1 MINUTE."}'
-    return Trouble(status=429, headers={"Retry-After": str(seconds), "Content-Type": "application/json"}, body=body)
+@dataclass
+class Site:
+    """A server that may be closed, and opened again on the same port."""
+
+    runner: web.AppRunner
+    listening: web.TCPSite | None = None
+
+    async def open(self, port: int = 0) -> None:
+        self.listening = web.TCPSite(self.runner, HOST, port, reuse_address=True)
+        await self.listening.start()
+
+    async def close(self) -> None:
+        """Also what is connected."""
+        assert self.listening is not None and self.runner.server is not None
+        await self.listening.stop()
+        for connection in list(self.runner.server.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 @asynccontextmanager
-async def serving(venue: Any) -> AsyncIterator[None]:
+async def serving(venue: Any) -> AsyncIterator[Site]:
     """The venue on a free port of loopback during the block; it is told which."""
     app = web.Application()
     app.add_routes(venue.routes())
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
+    site = Site(runner)
     try:
-        site = web.TCPSite(runner, HOST, 0)
-        await site.start()
+        await site.open()
         venue.port = runner.addresses[0][1]
-        yield
+        yield site
     finally:
         await runner.cleanup()
 
@@ -204,5 +531,44 @@ async def serving(venue: Any) -> AsyncIterator[None]:
 @asynccontextmanager
 async def binance(**keys: Key) -> AsyncIterator[Binance]:
     venue = Binance(keys=dict(keys))
-    async with serving(venue):
-        yield venue
+    async with serving(venue) as venue._site:
+        ticking = asyncio.ensure_future(venue.tick())
+        try:
+            yield venue
+        finally:
+            ticking.cancel()
+            venue.disconnect()
+            with suppress(asyncio.CancelledError):
+                await ticking
+
+
+def addresses(rest: str, streams: str, user_streams: str) -> dict[str, Any]:
+    """What ccxt's binance is given as its urls, so that its spot API is asked there and nowhere else.
+
+    The three are what https://api.binance.com, wss://stream.binance.com:9443 and wss://ws-api.binance.com:443 are by
+    themselves. Only who follows a user's events needs the last.
+    """
+    return {
+        "api": {
+            "public": f"{rest}/api/v3",
+            "private": f"{rest}/api/v3",
+            "sapi": f"{rest}/sapi/v1",
+            "ws": {"spot": f"{streams}/ws", "ws-api": {"spot": f"{user_streams}/ws-api/v3"}},
+        }
+    }
+
+
+# What else ccxt must be told: by itself it asks for the markets of futures, too, and with keys for all
+# currencies and for what is traded on margin.
+SPOT_ALONE = {
+    "defaultType": "spot",
+    "fetchMarkets": {"types": ["spot"]},
+    "fetchCurrencies": False,
+    "fetchMargins": False,
+}
+
+
+def pointed(venue: Binance, **config: Any) -> dict[str, Any]:
+    """The config of a ccxt binance that trades at this venue."""
+    urls = addresses(venue.url, venue.streams_url, venue.streams_url)
+    return {"urls": urls, "options": SPOT_ALONE, "enableRateLimit": False, **config}

@@ -1,0 +1,508 @@
+"""A market of the offline Binance: its book, what was traded in it, and what becomes of an order. All of it is exact.
+
+A test moves it, by levels of the book, by trades, or by letting it wander; users' orders meet both.
+"""
+
+import asyncio
+import itertools
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+from libs import money
+from tests.venues.binance_klines import DAY, Trade, text
+from tests.venues.binance_orders import NOTHING, Account, Order, Side, State
+
+Number = Decimal | int | str
+
+# Different, so that nobody takes one for the other.
+FIRST_TRADE_ID = 28_457
+FIRST_AGGREGATE_ID = 26_129
+FIRST_ORDER_ID = 12_345_678
+FIRST_UPDATE_ID = 1_027_024
+DEPTH_SPEEDS = ("100ms", "1000ms")
+WANDERS_AROUND = Decimal(30_000)
+WANDERS_LEVELS = 20
+WAKES_SECONDS = 0.01
+
+
+class Rejected(Exception):
+    """An order that the market does not take, in Binance's words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What one taker traded at one price, whoever the makers were."""
+
+    aggregate_id: int
+    price: Decimal
+    quantity: Decimal
+    first_trade_id: int
+    last_trade_id: int
+    time: int
+    buyer_is_maker: bool
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "a": self.aggregate_id,
+            "p": text(self.price),
+            "q": text(self.quantity),
+            "f": self.first_trade_id,
+            "l": self.last_trade_id,
+            "T": self.time,
+            "m": self.buyer_is_maker,
+            "M": True,
+        }
+
+
+@dataclass
+class Diff:
+    """The prices at which the book has changed since that update."""
+
+    first_update_id: int
+    changed: dict[Side, set[Decimal]] = field(default_factory=lambda: {side: set() for side in Side})
+
+
+@dataclass
+class Market:
+    """publish sends an event to whoever follows that stream; now is the venue's clock, in milliseconds."""
+
+    symbol: str
+    base: str
+    quote: str
+    publish: Callable[[str, dict[str, Any]], None]
+    now: Callable[[], int]
+    tick: Decimal = Decimal("0.01")
+    step: Decimal = Decimal("0.00001")
+    notional_min: Decimal = Decimal(5)
+    trades: list[Trade] = field(default_factory=list)
+    aggregates: list[Aggregate] = field(default_factory=list)
+    orders: dict[int, Order] = field(default_factory=dict)
+    """Of users, by id."""
+    update_id: int = FIRST_UPDATE_ID
+
+    def __post_init__(self) -> None:
+        self._levels: dict[Side, dict[Decimal, Decimal]] = {side: {} for side in Side}
+        """What others than users offer, by price."""
+        self._resting: dict[Side, list[Order]] = {side: [] for side in Side}
+        self._stops: list[Order] = []
+        self._diffs = {speed: Diff(self.update_id + 1) for speed in DEPTH_SPEEDS}
+        self._best: list[str] = []
+        self._order_ids = itertools.count(FIRST_ORDER_ID)
+        self._middle = WANDERS_AROUND
+
+    @property
+    def stream(self) -> str:
+        return self.symbol.lower()
+
+    # What a test does.
+
+    def level(self, side: Side | str, price: Number, quantity: Number) -> None:
+        """Others now offer so much at the price. What they offer meets users' orders, and drives others' aside."""
+        side, price, quantity = Side(side), Decimal(price), Decimal(quantity)
+        if quantity:
+            made = self._meet(side, quantity, price, self._time(None), others=False)
+            self._aggregate(made)
+            quantity -= sum((trade.quantity for trade in made), NOTHING)
+            for crossed in self._prices(side.opposite, price, self._levels[side.opposite]):
+                self._set(side.opposite, crossed, NOTHING)
+        self._set(side, price, quantity)
+        self._settle()
+
+    def book(self, bids: dict[Any, Any], asks: dict[Any, Any]) -> None:
+        """All that others offer: quantities by price."""
+        wanted = {Side.BUY: bids, Side.SELL: asks}
+        for side in Side:
+            kept = {Decimal(price) for price in wanted[side]}
+            for price in [price for price in self._levels[side] if price not in kept]:
+                self._set(side, price, NOTHING)
+        for side in Side:
+            for price, quantity in wanted[side].items():
+                self.level(side, price, quantity)
+
+    def trade(
+        self, price: Number, *quantities: Number, buyer_is_maker: bool = False, time: int | None = None
+    ) -> list[Trade]:
+        """Others trade at the price, whether the book shows it or not: one taker, and a maker for each quantity.
+
+        Users' orders that the taker would have met on the way are filled first, at their own prices.
+        """
+        price, time = Decimal(price), self._time(time)
+        takes = Side.SELL if buyer_is_maker else Side.BUY
+        made: list[Trade] = []
+        for wanted in map(Decimal, quantities):
+            met = self._meet(takes, wanted, price, time, others=False)
+            left = wanted - sum((trade.quantity for trade in met), NOTHING)
+            made += met
+            if left:
+                shown = self._levels[takes.opposite].get(price, NOTHING)
+                if shown:
+                    self._set(takes.opposite, price, max(NOTHING, shown - left))
+                made.append(self._print(price, left, takes, time))
+        self._aggregate(made)
+        self._settle()
+        return made
+
+    def take(self, side: Side | str, quantity: Number, *, limit: Number | None = None) -> list[Trade]:
+        """Others take from the book what it offers, no worse than the limit."""
+        limit = None if limit is None else Decimal(limit)
+        made = self._meet(Side(side), Decimal(quantity), limit, self._time(None))
+        self._settle()
+        return made
+
+    def wander(self, chance: Random, time: int | None = None) -> None:
+        """One step of a market left to itself: its best prices move a little, and somebody takes from one of them."""
+        self._middle = max(self.tick * 100, self._middle + self.tick * chance.choice((-1, 0, 0, 1)))
+        for side, sign in ((Side.BUY, -1), (Side.SELL, 1)):
+            best, worst = self._middle + sign * self.tick, self._middle + sign * self.tick * WANDERS_LEVELS
+            levels = self._levels[side]
+            for gone in [price for price in levels if (price - best) * sign < 0 or (price - worst) * sign > 0]:
+                self._set(side, gone, NOTHING)
+            changed = self._middle + sign * self.tick * chance.randint(1, WANDERS_LEVELS)
+            for price in {best, changed} if best not in levels else {changed}:
+                self.level(side, price, self.step * chance.randint(1, 100_000))
+        takes = chance.choice((Side.BUY, Side.SELL))
+        price = self._middle + self.tick * (1 if takes is Side.BUY else -1)
+        self.trade(price, self.step * chance.randint(1, 1_000), buyer_is_maker=takes is Side.SELL, time=time)
+
+    async def run(self, trades_per_second: float, seed: int = 0) -> None:
+        """Wanders at that pace until it is cancelled. The seed alone says what is traded; when is the clock's."""
+        chance, loop = Random(seed), asyncio.get_running_loop()
+        began, done = loop.time(), 0
+        while True:
+            while done < (loop.time() - began) * trades_per_second:
+                self.wander(chance)
+                done += 1
+            await asyncio.sleep(WAKES_SECONDS)
+
+    # What users do.
+
+    def next_order_id(self) -> int:
+        return next(self._order_ids)
+
+    def place(self, order: Order) -> None:
+        """Raises Rejected."""
+        self._lock(order)
+        self.orders[order.order_id] = order
+        order.account.orders.append(order)
+        if order.is_stop:
+            order.opened(self.now())
+            self._stops.append(order)
+        else:
+            self._work(order)
+        self._settle()
+
+    def cancel(self, order: Order, cancel_id: str) -> None:
+        self._stops = [stop for stop in self._stops if stop is not order]
+        self._withdraw(order)
+        order.ended(State.CANCELED, self.now(), cancel_id)
+        self._settle()
+
+    def _lock(self, order: Order) -> None:
+        last = self.trades[-1].price if self.trades else None
+        if order.is_stop and last is not None:
+            order.rises_to_stop = order.stop_price > last
+            is_loss = order.type.startswith("STOP")
+            if order.stop_price == last or order.rises_to_stop is not (is_loss is (order.side is Side.BUY)):
+                raise Rejected("Stop price would trigger immediately.")
+        elif order.is_stop:
+            order.rises_to_stop = order.type.startswith("STOP") is (order.side is Side.BUY)
+        if order.type == "LIMIT_MAKER" and self._prices(order.side.opposite, order.price):
+            raise Rejected("Order would immediately match and take.")
+        needed = self._needs(order)
+        if needed > order.account.balances[order.spends].free:
+            raise Rejected("Account has insufficient balance for requested action.")
+        if order.is_limit or (order.is_stop and order.side is Side.SELL):
+            order.lock(needed)
+            order.account.tell_balances(order.spends)
+
+    def _needs(self, order: Order) -> Decimal:
+        if order.side is Side.SELL:
+            return order.quantity
+        if order.is_limit:
+            return order.quantity * order.price
+        return order.quote_quantity or self._cost(order.quantity)
+
+    def _cost(self, quantity: Decimal) -> Decimal:
+        """What so much would cost at once."""
+        cost = NOTHING
+        for price in self._prices(Side.SELL):
+            taken = min(quantity, self._offered(Side.SELL, price))
+            cost, quantity = cost + taken * price, quantity - taken
+        return cost
+
+    def _work(self, order: Order) -> None:
+        """The order meets the book, and rests there or ends."""
+        now = self.now()
+        order.working_time = now
+        order.opened(now)
+        limit = order.price if order.is_limit else None
+        if not order.locked and self._needs(order) > order.account.balances[order.spends].free:
+            pass  # a stop that nothing was set aside for
+        elif order.quote_quantity and not order.quantity:
+            self._spend(order)
+        elif order.time_in_force != "FOK" or self._available(order) >= order.quantity:
+            self._meet(order.side, order.remaining, limit, self._time(None), taker=order)
+        if not order.is_open:
+            return
+        if not order.is_limit or order.time_in_force in {"IOC", "FOK"}:
+            order.ended(State.EXPIRED, now)
+            return
+        self._resting[order.side].append(order)
+        self._touch(order.side, order.price)
+
+    def _spend(self, order: Order) -> None:
+        """A market order for so much of the quote."""
+        left, wanted = order.quote_quantity, NOTHING
+        for price in self._prices(order.side.opposite):
+            takes = min(self._offered(order.side.opposite, price), money.down_to(money.divide(left, price), self.step))
+            wanted, left = wanted + takes, left - takes * price
+        order.quantity = wanted
+        if wanted:
+            self._meet(order.side, wanted, None, self._time(None), taker=order)
+
+    def _available(self, order: Order) -> Decimal:
+        opposite = order.side.opposite
+        return sum((self._offered(opposite, price) for price in self._prices(opposite, order.price)), NOTHING)
+
+    # How they meet.
+
+    def _meet(
+        self,
+        side: Side,
+        quantity: Decimal,
+        limit: Decimal | None,
+        time: int,
+        *,
+        taker: Order | None = None,
+        others: bool = True,
+    ) -> list[Trade]:
+        """Takes from the other side, best price first; at one price from users in their order, then from others.
+
+        Without others only users' orders are met, and whoever asks sees to the aggregates.
+        """
+        made: list[Trade] = []
+        opposite = side.opposite
+        for price in self._prices(opposite, limit):
+            for maker in [order for order in self._resting[opposite] if order.price == price]:
+                if not quantity:
+                    break
+                taken = min(quantity, maker.remaining)
+                quantity -= taken
+                made.append(self._fill(price, taken, side, time, taker, maker))
+            if others and quantity and (shown := self._levels[opposite].get(price)):
+                taken = min(quantity, shown)
+                quantity -= taken
+                self._set(opposite, price, shown - taken)
+                made.append(self._fill(price, taken, side, time, taker, None))
+            if not quantity:
+                break
+        if others:
+            self._aggregate(made)
+        return made
+
+    def _fill(
+        self, price: Decimal, quantity: Decimal, takes: Side, time: int, taker: Order | None, maker: Order | None
+    ) -> Trade:
+        trade = self._print(price, quantity, takes, time)
+        if maker:
+            maker.fill(trade, is_maker=True)
+            if not maker.is_open:
+                self._resting[maker.side].remove(maker)
+            self._touch(maker.side, price)
+        if taker:
+            taker.fill(trade, is_maker=False)
+        return trade
+
+    def _withdraw(self, order: Order) -> None:
+        if order in self._resting[order.side]:
+            self._resting[order.side].remove(order)
+            self._touch(order.side, order.price)
+
+    def _settle(self) -> None:
+        """After all that may have moved the price: stops that it has reached, and the best offers."""
+        while reached := next(filter(self._is_reached, self._stops), None):
+            self._stops.remove(reached)
+            self._work(reached)
+        best = [text(value) for side in Side for value in self._best_of(side)]
+        if best != self._best:
+            self._best = best
+            self.publish(f"{self.stream}@bookTicker", {"u": self.update_id, **self.book_ticker()})
+
+    def _is_reached(self, stop: Order) -> bool:
+        if not self.trades:
+            return False
+        last = self.trades[-1].price
+        return last >= stop.stop_price if stop.rises_to_stop else last <= stop.stop_price
+
+    # What is on record.
+
+    def _time(self, time: int | None) -> int:
+        last = self.trades[-1].time if self.trades else 0
+        if time is None:
+            return max(self.now(), last)
+        if time < last:
+            raise ValueError("trades are made in the order of time")
+        return time
+
+    def _print(self, price: Decimal, quantity: Decimal, takes: Side, time: int) -> Trade:
+        """A trade of a taker of that side; it joins the aggregate of the one before where both are of one taker's."""
+        maker = takes is Side.SELL
+        aggregate_id = self._open_aggregate(price, maker, time)
+        trade = Trade(FIRST_TRADE_ID + len(self.trades), aggregate_id, price, quantity, time, maker)
+        self.trades.append(trade)
+        event = {
+            "e": "trade",
+            "E": self.now(),
+            "s": self.symbol,
+            "t": trade.trade_id,
+            "p": text(price),
+            "q": text(quantity),
+            "T": time,
+            "m": maker,
+            "M": True,
+        }
+        self.publish(f"{self.stream}@trade", event)
+        return trade
+
+    def _open_aggregate(self, price: Decimal, buyer_is_maker: bool, time: int) -> int:
+        next_id = FIRST_AGGREGATE_ID + len(self.aggregates)
+        if self.trades and self.trades[-1].aggregate_id >= next_id:
+            # Of this taker's, and not yet on record.
+            before = self.trades[-1]
+            same = (before.price, before.buyer_is_maker, before.time) == (price, buyer_is_maker, time)
+            return before.aggregate_id if same else before.aggregate_id + 1
+        return next_id
+
+    def _aggregate(self, made: Sequence[Trade]) -> None:
+        """Puts what one taker traded on record, and tells of it."""
+        for aggregate_id, group in itertools.groupby(made, key=lambda trade: trade.aggregate_id):
+            trades = list(group)
+            quantity = sum((trade.quantity for trade in trades), NOTHING)
+            first, last = trades[0], trades[-1]
+            aggregate = Aggregate(
+                aggregate_id,
+                first.price,
+                quantity,
+                first.trade_id,
+                last.trade_id,
+                first.time,
+                first.buyer_is_maker,
+            )
+            self.aggregates.append(aggregate)
+            event = {"e": "aggTrade", "E": self.now(), "s": self.symbol, **aggregate.row()}
+            self.publish(f"{self.stream}@aggTrade", event)
+
+    # The book.
+
+    def _set(self, side: Side, price: Decimal, quantity: Decimal) -> None:
+        if quantity == self._levels[side].get(price, NOTHING):
+            return
+        if quantity:
+            self._levels[side][price] = quantity
+        else:
+            del self._levels[side][price]
+        self._touch(side, price)
+
+    def _touch(self, side: Side, price: Decimal) -> None:
+        self.update_id += 1
+        for diff in self._diffs.values():
+            diff.changed[side].add(price)
+
+    def _prices(
+        self, side: Side, limit: Decimal | None = None, among: dict[Decimal, Decimal] | None = None
+    ) -> list[Decimal]:
+        """The prices offered on that side, best first, that somebody of the other side with that limit would take."""
+        prices = set(self._levels[side]) if among is None else set(among)
+        if among is None:
+            prices |= {order.price for order in self._resting[side]}
+        if limit is not None:
+            prices = {price for price in prices if (price >= limit if side is Side.BUY else price <= limit)}
+        return sorted(prices, reverse=side is Side.BUY)
+
+    def _offered(self, side: Side, price: Decimal) -> Decimal:
+        users = (order.remaining for order in self._resting[side] if order.price == price)
+        return sum(users, self._levels[side].get(price, NOTHING))
+
+    def _best_of(self, side: Side) -> tuple[Decimal, Decimal]:
+        prices = self._prices(side)
+        return (prices[0], self._offered(side, prices[0])) if prices else (NOTHING, NOTHING)
+
+    def offers(self, side: Side | str) -> dict[Decimal, Decimal]:
+        """Quantities by price, best first: others' and users'."""
+        return {price: self._offered(Side(side), price) for price in self._prices(Side(side))}
+
+    def depth(self, limit: int) -> dict[str, Any]:
+        sides = {
+            name: [
+                [text(price), text(quantity)] for price, quantity in itertools.islice(self.offers(side).items(), limit)
+            ]
+            for name, side in (("bids", Side.BUY), ("asks", Side.SELL))
+        }
+        return {"lastUpdateId": self.update_id, **sides}
+
+    def tell_depth(self, speed: str) -> None:
+        """What has changed in the book since this was told the last time, if anything has."""
+        diff = self._diffs[speed]
+        if diff.first_update_id > self.update_id:
+            return
+        self._diffs[speed] = Diff(self.update_id + 1)
+        changes = {
+            name: [[text(price), text(self._offered(side, price))] for price in sorted(diff.changed[side])]
+            for name, side in (("b", Side.BUY), ("a", Side.SELL))
+        }
+        ids = {"U": diff.first_update_id, "u": self.update_id}
+        event = {"e": "depthUpdate", "E": self.now(), "s": self.symbol, **ids, **changes}
+        for name in [f"{self.stream}@depth@{speed}", *([f"{self.stream}@depth"] if speed == "1000ms" else [])]:
+            self.publish(name, event)
+
+    # Tickers.
+
+    def book_ticker(self) -> dict[str, Any]:
+        """As a stream gives it."""
+        (bid, bid_quantity), (ask, ask_quantity) = self._best_of(Side.BUY), self._best_of(Side.SELL)
+        best = {"b": text(bid), "B": text(bid_quantity), "a": text(ask), "A": text(ask_quantity)}
+        return {"s": self.symbol, **best}
+
+    def ticker(self) -> dict[str, Any]:
+        """Of the last 24 hours, as REST gives it."""
+        now, best = self.now(), self.book_ticker()
+        start = bisect_left(self.trades, now - DAY, key=lambda trade: trade.time)
+        trades = self.trades[start:]
+        prices = [trade.price for trade in trades] or [NOTHING]
+        before = self.trades[start - 1].price if start else prices[0]
+        volume = sum((trade.quantity for trade in trades), NOTHING)
+        quote_volume = sum((trade.quantity * trade.price for trade in trades), NOTHING)
+        change = prices[-1] - prices[0]
+        return {
+            "symbol": self.symbol,
+            "priceChange": text(change),
+            "priceChangePercent": f"{money.divide(change * 100, prices[0]) if prices[0] else NOTHING:.3f}",
+            "weightedAvgPrice": text(money.divide(quote_volume, volume) if volume else NOTHING),
+            "prevClosePrice": text(before),
+            "lastPrice": text(prices[-1]),
+            "lastQty": text(trades[-1].quantity if trades else NOTHING),
+            "bidPrice": best["b"],
+            "bidQty": best["B"],
+            "askPrice": best["a"],
+            "askQty": best["A"],
+            "openPrice": text(prices[0]),
+            "highPrice": text(max(prices)),
+            "lowPrice": text(min(prices)),
+            "volume": text(volume),
+            "quoteVolume": text(quote_volume),
+            "openTime": now - DAY,
+            "closeTime": now,
+            "firstId": trades[0].trade_id if trades else -1,
+            "lastId": trades[-1].trade_id if trades else -1,
+            "count": len(trades),
+        }
+
+
+def opened_order(market: Market, account: Account, **of: Any) -> Order:
+    """A new order in the market, not yet placed."""
+    ids = {"order_id": market.next_order_id(), "time": market.now()}
+    return Order(account, market.symbol, market.base, market.quote, **ids, **of)

@@ -1,0 +1,143 @@
+"""What goes wrong at a venue, and when: every fault has a name, and befalls the next requests or messages that it is for.
+
+A test writes the script beforehand, and what happens follows from it alone: nothing is left to chance.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+
+@dataclass
+class RequestFault:
+    """Befalls so many requests of that method to a path that ends so; what is not said is any.
+
+    The asker waits for those seconds, and then has the status and the body, or a broken connection, or waits for ever. It
+    has the true answer where there is no status. Nothing is done of what was asked, unless it says done.
+    """
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    seconds: float = 0.0
+    breaks: bool = False
+    silent: bool = False
+    done: bool = False
+    method: str = ""
+    path: str = ""
+    times: float = 1
+
+    def is_for(self, method: str, path: str) -> bool:
+        return self.method in {"", method} and path.endswith(self.path)
+
+
+def too_many(seconds: int, **of: Any) -> RequestFault:
+    """As Binance says that too much was asked."""
+    body = '{"code":-1003,"msg":"Too much request weight used; current limit is 6000 request weight per 1 MINUTE."}'
+    return RequestFault(429, {"Retry-After": str(seconds), "Content-Type": "application/json"}, body, **of)
+
+
+def server_error(status: int = 500, **of: Any) -> RequestFault:
+    return RequestFault(status, {"Content-Type": "text/html"}, "<html><body>oops</body></html>", **of)
+
+
+def unknown_outcome(**of: Any) -> RequestFault:
+    """Binance's words where it does not know what became of the request. Here it was done; with done=False it was not."""
+    body = '{"code":-1007,"msg":"Timeout waiting for response from backend server. Send status unknown; execution status unknown."}'
+    return RequestFault(503, {"Content-Type": "application/json"}, body, **{"done": True, **of})
+
+
+def malformed_answer(**of: Any) -> RequestFault:
+    """The true answer's kind, cut off."""
+    return RequestFault(200, {"Content-Type": "application/json"}, '{"symbol":"BTCUSDT","orderId":', **of)
+
+
+def slow(seconds: float, **of: Any) -> RequestFault:
+    return RequestFault(seconds=seconds, **of)
+
+
+def broken(**of: Any) -> RequestFault:
+    return RequestFault(breaks=True, **of)
+
+
+def silent(**of: Any) -> RequestFault:
+    return RequestFault(silent=True, **of)
+
+
+def lost_answer(**of: Any) -> RequestFault:
+    """What was asked is done, and the connection breaks before the answer."""
+    return RequestFault(breaks=True, done=True, **of)
+
+
+class Mishap(Enum):
+    DUPLICATE = auto()  # sent twice
+    OUT_OF_ORDER = auto()  # sent after the stream's next
+    MISSING = auto()  # not sent
+    MALFORMED = auto()  # sent cut off
+    DISCONNECT = auto()  # not sent, and whoever would have had it is disconnected
+
+
+@dataclass
+class MessageFault:
+    """Befalls so many messages of the streams whose names hold that text, once so many have passed unharmed."""
+
+    mishap: Mishap
+    stream: str = ""
+    after: int = 0
+    times: float = 1
+    close_frame: bool = True
+
+
+def duplicate(times: int = 1, **of: Any) -> MessageFault:
+    return MessageFault(Mishap.DUPLICATE, times=times, **of)
+
+
+def out_of_order(times: int = 1, **of: Any) -> MessageFault:
+    return MessageFault(Mishap.OUT_OF_ORDER, times=times, **of)
+
+
+def missing(times: int = 1, **of: Any) -> MessageFault:
+    """What they told of has happened all the same, and is found by asking."""
+    return MessageFault(Mishap.MISSING, times=times, **of)
+
+
+def silence(**of: Any) -> MessageFault:
+    """No message any more, while pings go on; until the script is cleared."""
+    return MessageFault(Mishap.MISSING, times=math.inf, **of)
+
+
+def malformed(times: int = 1, **of: Any) -> MessageFault:
+    return MessageFault(Mishap.MALFORMED, times=times, **of)
+
+
+def disconnect(*, close_frame: bool = True, **of: Any) -> MessageFault:
+    return MessageFault(Mishap.DISCONNECT, close_frame=close_frame, **of)
+
+
+@dataclass
+class Faults:
+    """The script of a venue. The first fault that is for a request or a message befalls it."""
+
+    requests: deque[RequestFault] = field(default_factory=deque)
+    messages: deque[MessageFault] = field(default_factory=deque)
+
+    def of_request(self, method: str, path: str) -> RequestFault | None:
+        fault = next((fault for fault in self.requests if fault.is_for(method, path)), None)
+        if fault:
+            fault.times -= 1
+            if fault.times <= 0:
+                self.requests.remove(fault)
+        return fault
+
+    def of_message(self, stream: str) -> MessageFault | None:
+        fault = next((fault for fault in self.messages if fault.stream in stream), None)
+        if fault and fault.after:
+            fault.after -= 1
+            return None
+        if fault:
+            fault.times -= 1
+            if fault.times <= 0:
+                self.messages.remove(fault)
+        return fault
