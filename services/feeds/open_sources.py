@@ -25,8 +25,8 @@ from services.feeds.domain import (
     SymbolsNotFound,
     VenueUnavailable,
 )
+from services.feeds.exchange import Desk, OpenExchange
 from services.feeds.lines import CATCH_UP_SECONDS, SECOND_NS, Line, ReplayLine, SimulatedLine
-from services.feeds.sources.exchange import Desk, OpenExchange
 from services.feeds.sources.replay import Recording, read_recording
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.feeds.venues import Addresses, Venue, VenueTrouble, budget_of, connected, manner_of

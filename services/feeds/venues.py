@@ -250,9 +250,9 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
     """A venue to be asked during the block. Raises VenueNotFound."""
     # A second, and 100 MB: for those who bring an exchange's data, and beside the loop.
     manner = await asyncio.to_thread(manner_of, venue)
-    ccxt = import_module("ccxt.pro")
+    ccxt = import_module("ccxt")
     logging.getLogger("ccxt").setLevel(logging.WARNING)  # below, it writes down what it sends
-    exchange = getattr(ccxt, manner.ccxt_id)(
+    exchange = getattr(import_module("ccxt.pro"), manner.ccxt_id)(
         {
             "enableRateLimit": True,
             "timeout": round(REQUEST_SECONDS * 1000),

@@ -40,6 +40,7 @@ NOBODYS = {
     ("execution", "paper_cursors"): "how far the paper market has read",
     ("feeds", "feed_subscriptions"): "what operators started, for everybody",
     ("feeds", "instrument_streams"): "how far ticks were sent",
+    ("feeds", "backfills"): "what operators and feeds ordered, for everybody",
     ("marketdata", "instruments"): "what can be traded",
     ("marketdata", "series"): "what is known of a market",
     ("marketdata", "coverage"): "what is known of a market",
