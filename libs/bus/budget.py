@@ -4,7 +4,8 @@ Venues count requests by address, whoever's they are, and ban who asks too much.
 bucket in Redis, which fills at a steady rate. The more a use matters the lower it may draw: cancels take the last token, orders
 leave a tenth, and market data leaves two fifths, so that it is market data that waits.
 
-A bucket that is not there, at a first start or because Redis lost it, begins empty: what was spent before is not known.
+A bucket that is not there, at a first start or because Redis lost it, begins with what data leaves to orders: what was spent
+before is not known, and whatever it was, it stays within what the venue allows.
 """
 
 import asyncio
@@ -20,14 +21,15 @@ from libs.errors import Exhausted
 KEPT_SECONDS = 4 * 86_400  # a bucket that nobody has touched for so long is forgotten
 BLOCK_SECONDS_MAX = 3 * 86_400.0
 
-# KEYS: bucket. ARGV: cost, capacity, units per second, share left to others, use, KEPT_SECONDS.
+# KEYS: bucket. ARGV: cost, capacity, units per second, share left to others, use, KEPT_SECONDS, share at the beginning.
 # 0: taken; otherwise the milliseconds after which to ask again.
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local cost, capacity, per_second = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local held = redis.call('HMGET', KEYS[1], 'available', 'at', 'blocked_until')
-local available, at, blocked_until = tonumber(held[1] or 0), tonumber(held[2] or now), tonumber(held[3] or 0)
+local available, at = tonumber(held[1] or capacity * tonumber(ARGV[7])), tonumber(held[2] or now)
+local blocked_until = tonumber(held[3] or 0)
 available = math.min(capacity, available + math.max(0, now - at) * per_second / 1000)
 local wait = math.max(0, blocked_until - now)
 local lacking = cost + capacity * tonumber(ARGV[4]) - available
@@ -56,7 +58,7 @@ return 1
 _LOOK = """
 local time = redis.call('TIME')
 local held = redis.call('HMGET', KEYS[1], 'available', 'at', 'blocked_until', 'spent_cancel', 'spent_order', 'spent_data')
-return {time[1] * 1000 + math.floor(time[2] / 1000), held[1] or '0', held[2] or '0', held[3] or '0', held[4] or '0',
+return {time[1] * 1000 + math.floor(time[2] / 1000), held[1] or '-1', held[2] or '0', held[3] or '0', held[4] or '0',
         held[5] or '0', held[6] or '0'}
 """
 
@@ -71,6 +73,7 @@ class Use(Enum):
 
 LEFT_TO_OTHERS: Mapping[Use, float] = {Use.CANCEL: 0.0, Use.ORDER: 0.1, Use.DATA: 0.4}
 """The share of a full bucket below which a use takes nothing."""
+SHARE_AT_FIRST = LEFT_TO_OTHERS[Use.DATA]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,15 @@ class Budget:
                 _TAKE,
                 1,
                 self._key,
-                *(cost, self.limits.capacity, self.limits.units_per_second, left, use.value, KEPT_SECONDS),
+                *(
+                    cost,
+                    self.limits.capacity,
+                    self.limits.units_per_second,
+                    left,
+                    use.value,
+                    KEPT_SECONDS,
+                    SHARE_AT_FIRST,
+                ),
             )
             wait_seconds = int(await asked) / 1000
             if not wait_seconds:
@@ -136,7 +147,9 @@ class Budget:
     async def state(self) -> BudgetState:
         asked: Any = self._redis.eval(_LOOK, 1, self._key)
         now, available, at, blocked_until, *spent = (float(value) for value in await asked)
-        filled = max(0.0, now - at) / 1000 * self.limits.units_per_second if at else 0.0
+        if available < 0:
+            available, at = self.limits.capacity * SHARE_AT_FIRST, now
+        filled = max(0.0, now - at) / 1000 * self.limits.units_per_second
         return BudgetState(
             min(self.limits.capacity, available + filled),
             max(0.0, blocked_until - now) / 1000,
