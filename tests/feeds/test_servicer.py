@@ -1,12 +1,13 @@
 """The feeds API on the real Postgres, as one signed-in operator."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.feeds.v1 import feeds_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
 
@@ -14,13 +15,28 @@ from libs.errors import Invalid, RequestIdReused
 from libs.ids import uuid7
 from libs.mesh import identity
 from libs.mesh.identity import Identity
+from services.feeds import use_cases
 from services.feeds.__main__ import keep_simulated_market
-from services.feeds.domain import FeedNotFound, InstrumentTaken, RecordingTooOld, ReplayFileInvalid, TooManyFeeds
+from services.feeds.domain import (
+    BackfillUnavailable,
+    FeedNotFound,
+    InstrumentTaken,
+    RecordingTooOld,
+    ReplayFileInvalid,
+    SymbolsNotFound,
+    TooManyBackfills,
+    TooManyFeeds,
+    VenueNotFound,
+    VenueUnavailable,
+)
 from services.feeds.open_sources import Sources
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
 from services.feeds.use_cases import OrderBackfill, StartFeed
+from services.feeds.venues import Addresses
 from tests.feeds.conftest import playing, until
+from tests.venues import faults
+from tests.venues.binance import Binance, binance
 
 RUNNING_MAX = 5
 TRADES = "timestamp,id,side,price,amount\n1000,1,buy,2,3\n"
@@ -198,3 +214,123 @@ async def test_the_simulated_market_is_kept_running_once_however_many_replicas_s
     with operator():
         feeds = (await servicer.ListFeeds(feeds_pb2.ListFeedsRequest(), None)).feeds
     assert [feed.simulated.seed for feed in feeds] == [settings.simulated_seed]
+
+
+# A venue.
+
+
+@pytest.fixture
+async def venue() -> AsyncIterator[Binance]:
+    async with binance() as venue:
+        venue.list_market("BTC", "USDT")
+        yield venue
+
+
+@pytest.fixture
+def with_venue(servicer, venue, rpc, redis) -> FeedServicer:
+    return FeedServicer(
+        database=rpc,
+        start_feed=StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX),
+        order_backfill=OrderBackfill(uuid7, lambda: datetime.now(UTC)),
+        sources=Sources(redis, None, {"BINANCE": Addresses(venue.url, venue.streams_url)}, "here"),
+        look=lambda: None,
+    )
+
+
+def exchanged(*symbols: str, venue: str = "BINANCE", request_id: str = "exchange") -> feeds_pb2.StartFeedRequest:
+    source = feeds_pb2.ExchangeSource(venue=venue, symbols=symbols or ["BTCUSDT"], has_book=True)
+    return feeds_pb2.StartFeedRequest(request_id=request_id, exchange=source)
+
+
+def ordered(request_id: str = "order", **bounds) -> feeds_pb2.BackfillRequest:
+    request = feeds_pb2.BackfillRequest(request_id=request_id, instrument_id="BINANCE:BTCUSDT")
+    request.bounds.CopyFrom(marketdata_pb2.MissedTrades(**bounds))
+    return request
+
+
+async def test_a_venues_feed_is_started_for_what_the_venue_lists(with_venue, venue):
+    with operator():
+        with pytest.raises(SymbolsNotFound) as caught:
+            await with_venue.StartFeed(exchanged("BTCUSDT", "DOGEUSDT"), None)
+        assert caught.value.violations == {"exchange.symbols[1]": "BINANCE lists no DOGEUSDT on its spot market"}
+        with pytest.raises(VenueNotFound):
+            await with_venue.StartFeed(exchanged(venue="NOWHERE"), None)
+        venue.faults.requests.append(faults.server_error(path="exchangeInfo"))
+        with pytest.raises(VenueUnavailable):
+            await with_venue.StartFeed(exchanged(), None)
+        # What was refused left nothing behind, not even its request_id.
+        started = (await with_venue.StartFeed(exchanged(), None)).feed
+    assert started.instrument_ids == ["BINANCE:BTCUSDT"]
+    assert (started.exchange.venue, started.exchange.symbols, started.exchange.has_book) == (
+        "BINANCE",
+        ["BTCUSDT"],
+        True,
+    )
+
+
+async def test_a_backfill_is_ordered_once_and_listed(with_venue):
+    bounds = {"after_trade_id": "10", "before_trade_id": "20"}
+    with operator():
+        with pytest.raises(BackfillUnavailable):
+            await with_venue.Backfill(ordered(**bounds), None)
+        await with_venue.StartFeed(exchanged(), None)
+        first = await with_venue.Backfill(ordered(**bounds), None)
+        assert await with_venue.Backfill(ordered(**bounds), None) == first
+        second = await with_venue.Backfill(
+            ordered("other", start_time=Timestamp(seconds=5), end_time=Timestamp(seconds=6)), None
+        )
+        assert first.backfill.state == feeds_pb2.BACKFILL_STATE_RUNNING
+        assert first.backfill.bounds == marketdata_pb2.MissedTrades(**bounds)
+        page = await with_venue.ListBackfills(feeds_pb2.ListBackfillsRequest(page_size=1), None)
+        rest = await with_venue.ListBackfills(
+            feeds_pb2.ListBackfillsRequest(instrument_id="BINANCE:BTCUSDT", page_token=page.next_page_token), None
+        )
+        assert [*page.backfills, *rest.backfills] == [first.backfill, second.backfill]
+        nothing = await with_venue.ListBackfills(feeds_pb2.ListBackfillsRequest(instrument_id="SIM:AAPL"), None)
+        assert not nothing.backfills
+
+
+@pytest.mark.parametrize(
+    ("bounds", "fields"),
+    [
+        ({}, {"bounds.start_time", "bounds.end_time"}),
+        ({"after_trade_id": "x", "before_trade_id": "-1"}, {"bounds.after_trade_id", "bounds.before_trade_id"}),
+        ({"after_trade_id": "9", "before_trade_id": "9"}, {"bounds.before_trade_id"}),
+        ({"start_time": Timestamp(seconds=5), "end_time": Timestamp(seconds=5)}, {"bounds.end_time"}),
+    ],
+)
+async def test_bounds_between_which_nothing_can_be_are_refused_by_field(with_venue, bounds, fields):
+    with operator():
+        await with_venue.StartFeed(exchanged(), None)
+        with pytest.raises(Invalid) as caught:
+            await with_venue.Backfill(ordered(**bounds), None)
+    assert set(caught.value.violations) == fields
+
+
+async def test_no_more_backfills_of_an_instrument_wait_than_may(with_venue, monkeypatch):
+    monkeypatch.setattr(use_cases, "RUNNING_BACKFILLS_MAX", 2)
+    with operator():
+        await with_venue.StartFeed(exchanged(), None)
+        for number in range(2):
+            await with_venue.Backfill(ordered(f"{number}", after_trade_id="1", before_trade_id="9"), None)
+        with pytest.raises(TooManyBackfills) as caught:
+            await with_venue.Backfill(ordered("more", after_trade_id="1", before_trade_id="9"), None)
+    assert caught.value.metadata == {"running_backfills_max": "2"}
+
+
+async def test_a_venues_budget_tells_what_was_spent_and_for_how_long_it_is_to_be_left_alone(with_venue, venue):
+    with operator():
+        await with_venue.StartFeed(exchanged(), None)
+        asked = feeds_pb2.GetVenueBudgetRequest(venue="BINANCE")
+        budget = (await with_venue.GetVenueBudget(asked, None)).budget
+        # Binance allows 6,000 of weight a minute, which ccxt counts as 1,200; the time costs one of it, the list twenty.
+        assert (budget.venue, budget.from_address, budget.units_per_second) == ("BINANCE", "here", 12)
+        assert budget.spent_on_data == pytest.approx(21 / 5)
+        assert 0 < budget.available < budget.capacity
+        assert budget.capacity + 60 * budget.units_per_second <= 6_000 / 5
+        venue.faults.requests.append(faults.too_many(7, path="time"))
+        with pytest.raises(VenueUnavailable):
+            await with_venue.StartFeed(exchanged("ETHUSDT", request_id="other"), None)
+        assert 5 < (await with_venue.GetVenueBudget(asked, None)).budget.blocked_seconds <= 7
+        with pytest.raises(VenueNotFound):
+            await with_venue.GetVenueBudget(feeds_pb2.GetVenueBudgetRequest(venue="NOWHERE"), None)
