@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -266,6 +267,40 @@ async def test_a_venue_that_was_asked_too_much_is_left_alone_while_its_stream_go
     batches = await batches_of(redis, BTC)
     assert_numbered_without_gap_or_repeat(batches)
     assert sorted(live_ids(batches) + late_ids(batches)) == made_ids(market, min(live_ids(batches)))
+
+
+async def test_ids_that_the_venue_has_never_given_are_not_missed(rpc, worker, redis, venue, market):
+    await start(rpc)
+    async with bringing(worker, redis, venue):
+        async with venue.trading("BTCUSDT", RATE, seed=1):
+            for count in (20, 40, 60):
+                await until(lambda count=count: has_ticks(redis, count))
+                market.skip_ids(count)
+            await until(lambda: has_ticks(redis, 80))
+        await until(lambda: all_are_told(redis, market))
+    assert_told_as_it_was_traded(await batches_of(redis, BTC), market)
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("mishap", ["duplicates", "cut off", "silent", "malformed"])
+async def test_an_experimental_venue_repeats_nothing_and_leaves_out_nothing_over_a_lost_connection(
+    rpc, worker, redis, venue, market, monkeypatch, mishap
+):
+    known = venues.MANNERS["BINANCE"]
+    manner = replace(known, is_proved=False, ids_follow=False, by_id=False, since=None)
+    monkeypatch.setattr(venues, "MANNERS", {"BINANCE": manner})
+    await start(rpc)
+    async with bringing(worker, redis, venue):
+        async with venue.trading("BTCUSDT", RATE, seed=1):
+            await until(lambda: has_ticks(redis, 20))
+            MISHAPS[mishap](venue)
+            told = len(market.aggregates)
+            await until(lambda: has_traded(market, told + 80))
+            venue.faults.messages.clear()
+        await until(lambda: all_are_told(redis, market))
+    batches = await batches_of(redis, BTC)
+    assert_numbered_without_gap_or_repeat(batches)
+    assert sorted(live_ids(batches)) == made_ids(market, min(live_ids(batches)))
 
 
 # What goes wrong behind the feed.
