@@ -480,9 +480,10 @@ def user_stream(account: Account) -> str:
 async def befall(
     fault: RequestFault, request: web.Request, answered: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
+    await request.read()  # before the asker may be gone
+    response = await answered(request) if fault.done else None
     if fault.silent:
         await asyncio.Event().wait()
-    response = await answered(request) if fault.done else None
     await asyncio.sleep(fault.seconds)
     if fault.breaks:
         assert request.transport is not None
@@ -571,4 +572,5 @@ SPOT_ALONE = {
 def pointed(venue: Binance, **config: Any) -> dict[str, Any]:
     """The config of a ccxt binance that trades at this venue."""
     urls = addresses(venue.url, venue.streams_url, venue.streams_url)
-    return {"urls": urls, "options": SPOT_ALONE, "enableRateLimit": False, **config}
+    # Without the quarter of a second in which connections under TLS end.
+    return {"urls": urls, "options": SPOT_ALONE, "enableRateLimit": False, "timeout_on_exit": 0, **config}

@@ -50,7 +50,7 @@ def unknown_outcome(**of: Any) -> RequestFault:
 
 
 def malformed_answer(**of: Any) -> RequestFault:
-    """The true answer's kind, cut off."""
+    """As if an answer ended before its end. Under 200: ccxt takes it for one."""
     return RequestFault(200, {"Content-Type": "application/json"}, '{"symbol":"BTCUSDT","orderId":', **of)
 
 
