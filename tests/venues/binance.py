@@ -18,22 +18,23 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from libs.venues import below
 from tests.venues import binance_answers as answers
 from tests.venues.binance_answers import Refused
 from tests.venues.binance_klines import INTERVALS, klines, open_time
+from tests.venues.binance_limits import Limits
 from tests.venues.binance_market import DEPTH_SPEEDS, Market
 from tests.venues.binance_orders import Account
 from tests.venues.binance_streams import Socket, Streams, subscription_wrap
-from tests.venues.faults import Faults, RequestFault
+from tests.venues.faults import Faults, befall
+from tests.venues.serving import HOST, Site, serving
 
-HOST = "127.0.0.1"
 RECEIVE_WINDOW_MILLISECONDS = 5_000
 RECEIVE_WINDOW_MILLISECONDS_MAX = 60_000
 AHEAD_MILLISECONDS_MAX = 1_000
 API_KEY_CHARACTERS = 64
-TICK_SECONDS = 0.1
 SLOW_EVERY = 10
-"""So many ticks are a second, the pace of the slow streams."""
+"""So many ticks are the pace of the slow streams."""
 
 Answer = Callable[[web.Request], Awaitable[Any]]
 
@@ -54,64 +55,6 @@ class Key:
 
 
 @dataclass
-class Window:
-    """So much may be done in so many seconds, counted from the first of them."""
-
-    maximum: int
-    seconds: float
-    used: int = 0
-    began: float = 0.0
-
-    def add(self, amount: int) -> int:
-        """How many seconds are left until there is room again; 0 if there was room."""
-        now = time.monotonic()
-        if now - self.began >= self.seconds:
-            self.used, self.began = 0, now
-        self.used += amount
-        return math.ceil(self.began + self.seconds - now) if self.used > self.maximum else 0
-
-
-@dataclass
-class Limits:
-    """What an address may ask. Who goes on when it is told to stop is banned."""
-
-    weight: Window = field(default_factory=lambda: Window(answers.WEIGHT_PER_MINUTE, 60))
-    orders: Window = field(default_factory=lambda: Window(answers.ORDERS_PER_10_SECONDS, 10))
-    refused_max: int = 10
-    ban_seconds: float = 120.0
-    refused: int = 0
-    banned_until: float = 0.0
-
-    def count(self, weight: int) -> None:
-        """Raises Refused."""
-        ban = math.ceil(self.banned_until - time.monotonic())
-        if ban > 0:
-            raise self._banned(ban)
-        wait = self.weight.add(weight)
-        if not wait:
-            self.refused = 0
-            return
-        self.refused += 1
-        if self.refused > self.refused_max:
-            self.refused, self.banned_until = 0, time.monotonic() + self.ban_seconds
-            raise self._banned(math.ceil(self.ban_seconds))
-        raise Refused(-1003, self.weight.maximum, headers={"Retry-After": str(wait)})
-
-    def _banned(self, seconds: int) -> Refused:
-        refused = Refused(-1003, self.weight.maximum, headers={"Retry-After": str(seconds)})
-        until = round((time.time() + seconds) * 1000)
-        refused.status = 418
-        refused.body["msg"] = f"Way too much request weight used; IP banned until {until}."
-        return refused
-
-    def count_order(self) -> None:
-        """Raises Refused."""
-        if wait := self.orders.add(1):
-            headers = {"Retry-After": str(wait)}
-            raise Refused(-1015, self.orders.maximum, "10 SECOND", headers=headers)
-
-
-@dataclass
 class Binance:
     """keys by their public half; faults are the script of what goes wrong."""
 
@@ -121,6 +64,8 @@ class Binance:
     clock_offset_milliseconds: int = 0
     asked: list[str] = field(default_factory=list)
     """The paths of all requests."""
+    tick_seconds: float = 0.1
+    """The pace of the streams that are not told of each change."""
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -414,7 +359,7 @@ class Binance:
         """The WebSocket API, of which this knows what it takes to follow a user's events."""
         subscription_ids = itertools.count()
 
-        async def heard(socket: Socket, asked: dict[str, Any]) -> dict[str, Any]:
+        def heard(socket: Socket, asked: dict[str, Any]) -> dict[str, Any]:
             try:
                 result = self._user_answer(socket, asked, subscription_ids)
             except Refused as refused:
@@ -443,26 +388,26 @@ class Binance:
     async def tick(self) -> None:
         """Tells, at their paces, what the streams tell that are not told of each change; until it is cancelled."""
         for count in itertools.count(1):
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(self.tick_seconds)
             for market in self.markets.values():
                 for speed in DEPTH_SPEEDS if count % SLOW_EVERY == 0 else DEPTH_SPEEDS[:1]:
                     market.tell_depth(speed)
-            for stream in self.streams.followed():
-                self._tell_kline(stream)
+            if count % SLOW_EVERY == 0:
+                self._told_klines = {stream: self._tell_kline(stream) for stream in self.streams.followed()}
 
-    def _tell_kline(self, stream: str) -> None:
-        """What has changed of a kline since it was told, and its end."""
+    def _tell_kline(self, stream: str) -> tuple[int, int]:
+        """What has changed of a kline since it was told, and its end. When it opens, and of how many trades it is."""
         symbol, _, interval = stream.partition("@kline_")
-        market = self.markets.get(symbol.upper())
+        market, now = self.markets.get(symbol.upper()), self.now_milliseconds()
         if market is None or interval not in INTERVALS or not market.trades:
-            return
-        now = self.now_milliseconds()
+            return 0, -1
         current = open_time(interval, now)
-        opened, count = self._told_klines.get(stream, (current, -1))
-        for kline in klines(market.symbol, interval, market.trades, opened, current):
-            if (kline.open_time, len(kline.trades)) != (opened, count) or kline.close_time < now:
+        told = self._told_klines.get(stream, (current, -1))
+        for kline in klines(market.symbol, interval, market.trades, told[0], current):
+            if (kline.open_time, len(kline.trades)) != told or kline.close_time < now:
                 self.streams.publish(stream, kline.event(now))
-            self._told_klines[stream] = kline.open_time, len(kline.trades)
+            told = kline.open_time, len(kline.trades)
+        return told
 
 
 Weight = int | Callable[[answers.Parameters], int]
@@ -475,58 +420,6 @@ def depth_weight(query: answers.Parameters) -> int:
 
 def user_stream(account: Account) -> str:
     return f"user@{id(account)}"
-
-
-async def befall(
-    fault: RequestFault, request: web.Request, answered: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    await request.read()  # before the asker may be gone
-    response = await answered(request) if fault.done else None
-    if fault.silent:
-        await asyncio.Event().wait()
-    await asyncio.sleep(fault.seconds)
-    if fault.breaks:
-        assert request.transport is not None
-        request.transport.abort()
-    if fault.status or fault.breaks:
-        return web.Response(status=fault.status or 500, headers=fault.headers, text=fault.body)
-    return response or await answered(request)
-
-
-@dataclass
-class Site:
-    """A server that may be closed, and opened again on the same port."""
-
-    runner: web.AppRunner
-    listening: web.TCPSite | None = None
-
-    async def open(self, port: int = 0) -> None:
-        self.listening = web.TCPSite(self.runner, HOST, port, reuse_address=True)
-        await self.listening.start()
-
-    async def close(self) -> None:
-        """Also what is connected."""
-        assert self.listening is not None and self.runner.server is not None
-        await self.listening.stop()
-        for connection in list(self.runner.server.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-
-
-@asynccontextmanager
-async def serving(venue: Any) -> AsyncIterator[Site]:
-    """The venue on a free port of loopback during the block; it is told which."""
-    app = web.Application()
-    app.add_routes(venue.routes())
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
-    await runner.setup()
-    site = Site(runner)
-    try:
-        await site.open()
-        venue.port = runner.addresses[0][1]
-        yield site
-    finally:
-        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -543,24 +436,12 @@ async def binance(**keys: Key) -> AsyncIterator[Binance]:
                 await ticking
 
 
-def addresses(rest: str, streams: str, user_streams: str) -> dict[str, Any]:
-    """What ccxt's binance is given as its urls, so that its spot API is asked there and nowhere else.
-
-    The three are what https://api.binance.com, wss://stream.binance.com:9443 and wss://ws-api.binance.com:443 are by
-    themselves. Only who follows a user's events needs the last.
-    """
-    return {
-        "api": {
-            "public": f"{rest}/api/v3",
-            "private": f"{rest}/api/v3",
-            "sapi": f"{rest}/sapi/v1",
-            "ws": {"spot": f"{streams}/ws", "ws-api": {"spot": f"{user_streams}/ws-api/v3"}},
-        }
-    }
-
-
-# What else ccxt must be told: by itself it asks for the markets of futures, too, and with keys for all
-# currencies and for what is traded on margin.
+# Where the spot API lies below https://api.binance.com, and its streams below wss://stream.binance.com:9443. A user's
+# events come from a third server, wss://ws-api.binance.com:443.
+REST_PATHS = {"public": "/api/v3", "private": "/api/v3", "sapi": "/sapi/v1"}
+STREAM_PATHS = {"spot": "/ws"}
+USER_STREAM_PATHS = {"spot": "/ws-api/v3"}
+# By itself ccxt asks for the markets of futures, too, and with keys for all currencies and for what is traded on margin.
 SPOT_ALONE = {
     "defaultType": "spot",
     "fetchMarkets": {"types": ["spot"]},
@@ -570,7 +451,12 @@ SPOT_ALONE = {
 
 
 def pointed(venue: Binance, **config: Any) -> dict[str, Any]:
-    """The config of a ccxt binance that trades at this venue."""
-    urls = addresses(venue.url, venue.streams_url, venue.streams_url)
+    """The config of a ccxt binance that trades at this venue.
+
+    Away from https://api.binance.com ccxt does not know the errors of the spot API in particular: some codes come as
+    another class of its errors. The code itself stands in the error's text, but where ccxt goes by Binance's words.
+    """
+    streams = {**below(venue.streams_url, STREAM_PATHS), "ws-api": below(venue.streams_url, USER_STREAM_PATHS)}
+    urls = {"api": {**below(venue.url, REST_PATHS), "ws": streams}}
     # Without the quarter of a second in which connections under TLS end.
     return {"urls": urls, "options": SPOT_ALONE, "enableRateLimit": False, "timeout_on_exit": 0, **config}

@@ -2,14 +2,15 @@
 
 import itertools
 import json
+import re
 import secrets
 from bisect import bisect_left
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from tests.venues.binance_klines import INTERVALS, MONTH, UNITS, Trade, klines, text
-from tests.venues.binance_market import Market, Rejected, opened_order
+from tests.venues.binance_market import Market, Rejected
 from tests.venues.binance_orders import NOTHING, Account, Fill, Order, Side
 
 Parameters = Mapping[str, str]
@@ -28,6 +29,8 @@ ORDER_TYPES = (
     "TAKE_PROFIT_LIMIT",
 )
 TIMES_IN_FORCE = ("GTC", "IOC", "FOK")
+NUMBER = r"([0-9]{1,20})(\.[0-9]{1,20})?"
+CLIENT_ORDER_ID = r"[\.A-Z\:/a-z0-9_-]{1,36}"
 WEIGHT_PER_MINUTE = 6_000
 ORDERS_PER_10_SECONDS = 100
 ORDERS_PER_DAY = 200_000
@@ -40,8 +43,8 @@ ERRORS = {
     -1015: (429, "Too many new orders; current limit is {} orders per {}."),
     -1021: (400, "Timestamp for this request is outside of the recvWindow."),
     -1022: (400, "Signature for this request is not valid."),
+    -1100: (400, "Illegal characters found in parameter '{}'; legal range is '{}'."),
     -1102: (400, "Mandatory parameter '{}' was not sent, was empty/null, or malformed."),
-    -1111: (400, "Parameter '{}' has too much precision."),
     -1115: (400, "Invalid timeInForce."),
     -1116: (400, "Invalid orderType."),
     -1117: (400, "Invalid side."),
@@ -74,10 +77,16 @@ class Refused(Exception):
 
 
 def number(parameters: Parameters, name: str) -> Decimal:
-    try:
-        return Decimal(parameters[name])
-    except (KeyError, InvalidOperation):
-        raise Refused(-1102, name) from None
+    value = parameters.get(name, "")
+    if not value:
+        raise Refused(-1102, name)
+    return Decimal(legal(name, value, NUMBER))
+
+
+def legal(name: str, value: str, pattern: str) -> str:
+    if not re.fullmatch(pattern, value):
+        raise Refused(-1100, name, f"^{pattern}$")
+    return value
 
 
 def whole(parameters: Parameters, name: str, otherwise: int) -> int:
@@ -239,10 +248,10 @@ def new_order(market: Market, account: Account, parameters: Parameters) -> Order
         if in_force not in TIMES_IN_FORCE:
             raise Refused(-1115)
     spends = kind == "MARKET" and "quoteOrderQty" in parameters
-    order = opened_order(
-        market,
+    client_order_id = parameters.get("newClientOrderId") or secrets.token_hex(11)
+    order = market.order_of(
         account,
-        client_order_id=parameters.get("newClientOrderId") or secrets.token_hex(11),
+        client_order_id=legal("newClientOrderId", client_order_id, CLIENT_ORDER_ID),
         side=Side(side),
         type=kind,
         time_in_force=in_force,

@@ -24,7 +24,6 @@ FIRST_AGGREGATE_ID = 26_129
 FIRST_ORDER_ID = 12_345_678
 FIRST_UPDATE_ID = 1_027_024
 DEPTH_SPEEDS = ("100ms", "1000ms")
-WANDERS_AROUND = Decimal(30_000)
 WANDERS_LEVELS = 20
 WAKES_SECONDS = 0.01
 
@@ -78,10 +77,10 @@ class Market:
     tick: Decimal = Decimal("0.01")
     step: Decimal = Decimal("0.00001")
     notional_min: Decimal = Decimal(5)
+    middle: Decimal = Decimal(30_000)
+    """Of the book of others, while it wanders."""
     trades: list[Trade] = field(default_factory=list)
     aggregates: list[Aggregate] = field(default_factory=list)
-    orders: dict[int, Order] = field(default_factory=dict)
-    """Of users, by id."""
     update_id: int = FIRST_UPDATE_ID
 
     def __post_init__(self) -> None:
@@ -92,7 +91,7 @@ class Market:
         self._diffs = {speed: Diff(self.update_id + 1) for speed in DEPTH_SPEEDS}
         self._best: list[str] = []
         self._order_ids = itertools.count(FIRST_ORDER_ID)
-        self._middle = WANDERS_AROUND
+        self._next_trade_id, self._next_aggregate_id = FIRST_TRADE_ID, FIRST_AGGREGATE_ID
 
     @property
     def stream(self) -> str:
@@ -146,6 +145,11 @@ class Market:
         self._settle()
         return made
 
+    def skip_ids(self, count: int = 1) -> None:
+        """So many ids are never given to any trade, nor to any aggregate."""
+        self._next_trade_id += count
+        self._next_aggregate_id += count
+
     def take(self, side: Side | str, quantity: Number, *, limit: Number | None = None) -> list[Trade]:
         """Others take from the book what it offers, no worse than the limit."""
         limit = None if limit is None else Decimal(limit)
@@ -155,17 +159,17 @@ class Market:
 
     def wander(self, chance: Random, time: int | None = None) -> None:
         """One step of a market left to itself: its best prices move a little, and somebody takes from one of them."""
-        self._middle = max(self.tick * 100, self._middle + self.tick * chance.choice((-1, 0, 0, 1)))
+        self.middle = max(self.tick * 100, self.middle + self.tick * chance.choice((-1, 0, 0, 1)))
         for side, sign in ((Side.BUY, -1), (Side.SELL, 1)):
-            best, worst = self._middle + sign * self.tick, self._middle + sign * self.tick * WANDERS_LEVELS
+            best, worst = self.middle + sign * self.tick, self.middle + sign * self.tick * WANDERS_LEVELS
             levels = self._levels[side]
             for gone in [price for price in levels if (price - best) * sign < 0 or (price - worst) * sign > 0]:
                 self._set(side, gone, NOTHING)
-            changed = self._middle + sign * self.tick * chance.randint(1, WANDERS_LEVELS)
+            changed = self.middle + sign * self.tick * chance.randint(1, WANDERS_LEVELS)
             for price in {best, changed} if best not in levels else {changed}:
                 self.level(side, price, self.step * chance.randint(1, 100_000))
         takes = chance.choice((Side.BUY, Side.SELL))
-        price = self._middle + self.tick * (1 if takes is Side.BUY else -1)
+        price = self.middle + self.tick * (1 if takes is Side.BUY else -1)
         self.trade(price, self.step * chance.randint(1, 1_000), buyer_is_maker=takes is Side.SELL, time=time)
 
     async def run(self, trades_per_second: float, seed: int = 0) -> None:
@@ -180,13 +184,14 @@ class Market:
 
     # What users do.
 
-    def next_order_id(self) -> int:
-        return next(self._order_ids)
+    def order_of(self, account: Account, **of: Any) -> Order:
+        """A new order in this market, not yet placed."""
+        ids = {"order_id": next(self._order_ids), "time": self.now()}
+        return Order(account, self.symbol, self.base, self.quote, **ids, **of)
 
     def place(self, order: Order) -> None:
         """Raises Rejected."""
-        self._lock(order)
-        self.orders[order.order_id] = order
+        self._admit(order)
         order.account.orders.append(order)
         if order.is_stop:
             order.opened(self.now())
@@ -196,25 +201,24 @@ class Market:
         self._settle()
 
     def cancel(self, order: Order, cancel_id: str) -> None:
-        self._stops = [stop for stop in self._stops if stop is not order]
-        self._withdraw(order)
+        if order in self._stops:
+            self._stops.remove(order)
+        if order in self._resting[order.side]:
+            self._resting[order.side].remove(order)
+            self._touch(order.side, order.price)
         order.ended(State.CANCELED, self.now(), cancel_id)
         self._settle()
 
-    def _lock(self, order: Order) -> None:
-        last = self.trades[-1].price if self.trades else None
-        if order.is_stop and last is not None:
-            order.rises_to_stop = order.stop_price > last
-            is_loss = order.type.startswith("STOP")
-            if order.stop_price == last or order.rises_to_stop is not (is_loss is (order.side is Side.BUY)):
-                raise Rejected("Stop price would trigger immediately.")
-        elif order.is_stop:
-            order.rises_to_stop = order.type.startswith("STOP") is (order.side is Side.BUY)
+    def _admit(self, order: Order) -> None:
+        """Sets aside what the order is going to spend. Raises Rejected."""
+        if order.is_stop and self._is_reached(order):
+            raise Rejected("Stop price would trigger immediately.")
         if order.type == "LIMIT_MAKER" and self._prices(order.side.opposite, order.price):
             raise Rejected("Order would immediately match and take.")
         needed = self._needs(order)
         if needed > order.account.balances[order.spends].free:
             raise Rejected("Account has insufficient balance for requested action.")
+        # What a market order costs is known when it is matched.
         if order.is_limit or (order.is_stop and order.side is Side.SELL):
             order.lock(needed)
             order.account.tell_balances(order.spends)
@@ -239,13 +243,9 @@ class Market:
         now = self.now()
         order.working_time = now
         order.opened(now)
-        limit = order.price if order.is_limit else None
-        if not order.locked and self._needs(order) > order.account.balances[order.spends].free:
-            pass  # a stop that nothing was set aside for
-        elif order.quote_quantity and not order.quantity:
-            self._spend(order)
-        elif order.time_in_force != "FOK" or self._available(order) >= order.quantity:
-            self._meet(order.side, order.remaining, limit, self._time(None), taker=order)
+        # A stop that nothing was set aside for may find too little.
+        if order.locked or self._needs(order) <= order.account.balances[order.spends].free:
+            self._match(order)
         if not order.is_open:
             return
         if not order.is_limit or order.time_in_force in {"IOC", "FOK"}:
@@ -254,15 +254,20 @@ class Market:
         self._resting[order.side].append(order)
         self._touch(order.side, order.price)
 
-    def _spend(self, order: Order) -> None:
-        """A market order for so much of the quote."""
-        left, wanted = order.quote_quantity, NOTHING
-        for price in self._prices(order.side.opposite):
-            takes = min(self._offered(order.side.opposite, price), money.down_to(money.divide(left, price), self.step))
-            wanted, left = wanted + takes, left - takes * price
-        order.quantity = wanted
-        if wanted:
-            self._meet(order.side, wanted, None, self._time(None), taker=order)
+    def _match(self, order: Order) -> None:
+        if not order.quantity:
+            order.quantity = self._bought_for(order.quote_quantity, order.side.opposite)
+        limit = order.price if order.is_limit else None
+        if order.time_in_force != "FOK" or self._available(order) >= order.quantity:
+            self._meet(order.side, order.quantity, limit, self._time(None), taker=order)
+
+    def _bought_for(self, amount: Decimal, side: Side) -> Decimal:
+        """How much of what that side offers is had for so much of the quote."""
+        found = NOTHING
+        for price in self._prices(side):
+            part = min(self._offered(side, price), money.down_to(money.divide(amount, price), self.step))
+            found, amount = found + part, amount - part * price
+        return found
 
     def _available(self, order: Order) -> Decimal:
         opposite = order.side.opposite
@@ -317,11 +322,6 @@ class Market:
             taker.fill(trade, is_maker=False)
         return trade
 
-    def _withdraw(self, order: Order) -> None:
-        if order in self._resting[order.side]:
-            self._resting[order.side].remove(order)
-            self._touch(order.side, order.price)
-
     def _settle(self) -> None:
         """After all that may have moved the price: stops that it has reached, and the best offers."""
         while reached := next(filter(self._is_reached, self._stops), None):
@@ -349,10 +349,13 @@ class Market:
         return time
 
     def _print(self, price: Decimal, quantity: Decimal, takes: Side, time: int) -> Trade:
-        """A trade of a taker of that side; it joins the aggregate of the one before where both are of one taker's."""
-        maker = takes is Side.SELL
-        aggregate_id = self._open_aggregate(price, maker, time)
-        trade = Trade(FIRST_TRADE_ID + len(self.trades), aggregate_id, price, quantity, time, maker)
+        """A trade of a taker of that side; of one aggregate with the one before where both are one taker's, at one price."""
+        maker, before = takes is Side.SELL, self.trades[-1] if self.trades else None
+        # What is not yet on record is of this taker.
+        if before and before.aggregate_id == self._next_aggregate_id and before.price != price:
+            self._next_aggregate_id += 1
+        trade = Trade(self._next_trade_id, self._next_aggregate_id, price, quantity, time, maker)
+        self._next_trade_id += 1
         self.trades.append(trade)
         event = {
             "e": "trade",
@@ -367,15 +370,6 @@ class Market:
         }
         self.publish(f"{self.stream}@trade", event)
         return trade
-
-    def _open_aggregate(self, price: Decimal, buyer_is_maker: bool, time: int) -> int:
-        next_id = FIRST_AGGREGATE_ID + len(self.aggregates)
-        if self.trades and self.trades[-1].aggregate_id >= next_id:
-            # Of this taker's, and not yet on record.
-            before = self.trades[-1]
-            same = (before.price, before.buyer_is_maker, before.time) == (price, buyer_is_maker, time)
-            return before.aggregate_id if same else before.aggregate_id + 1
-        return next_id
 
     def _aggregate(self, made: Sequence[Trade]) -> None:
         """Puts what one taker traded on record, and tells of it."""
@@ -395,6 +389,8 @@ class Market:
             self.aggregates.append(aggregate)
             event = {"e": "aggTrade", "E": self.now(), "s": self.symbol, **aggregate.row()}
             self.publish(f"{self.stream}@aggTrade", event)
+        if made:
+            self._next_aggregate_id += 1
 
     # The book.
 
@@ -500,9 +496,3 @@ class Market:
             "lastId": trades[-1].trade_id if trades else -1,
             "count": len(trades),
         }
-
-
-def opened_order(market: Market, account: Account, **of: Any) -> Order:
-    """A new order in the market, not yet placed."""
-    ids = {"order_id": market.next_order_id(), "time": market.now()}
-    return Order(account, market.symbol, market.base, market.quote, **ids, **of)

@@ -40,7 +40,7 @@ class Balance:
     locked: Decimal = NOTHING
 
 
-@dataclass
+@dataclass(eq=False)
 class Account:
     """tell sends its owner an event, once somebody has subscribed to them."""
 
@@ -95,7 +95,7 @@ class Fill:
         }
 
 
-@dataclass
+@dataclass(eq=False)
 class Order:
     """quote_quantity is what a market order is to spend or bring, where no quantity is said."""
 
@@ -113,7 +113,6 @@ class Order:
     quote_quantity: Decimal = NOTHING
     price: Decimal = NOTHING
     stop_price: Decimal = NOTHING
-    rises_to_stop: bool = False
     state: State = State.NEW
     working_time: int = -1
     update_time: int = 0
@@ -128,6 +127,11 @@ class Order:
     @property
     def is_stop(self) -> bool:
         return self.type.startswith(("STOP", "TAKE"))
+
+    @property
+    def rises_to_stop(self) -> bool:
+        """Whether the price comes from below when it reaches that of the stop."""
+        return self.type.startswith("STOP") is (self.side is Side.BUY)
 
     @property
     def is_open(self) -> bool:
@@ -234,6 +238,7 @@ class Order:
                 "Q": text(self.quote_quantity),
                 **({"W": self.working_time} if self.is_working else {}),
                 "V": "NONE",
+                **({"eR": "INSUFFICIENT_LIQUIDITY"} if self.state is State.EXPIRED else {}),
             }
         )
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ WAITING_MAX = 20_000
 """Messages for one socket; whoever reads no faster is disconnected."""
 PONG_SECONDS_MAX = 60.0
 
-Heard = Callable[["Socket", dict[str, Any]], Awaitable[dict[str, Any]]]
+Heard = Callable[["Socket", dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Socket:
             elif message.type is WSMsgType.PONG:
                 self.pongs += 1
             elif message.type is WSMsgType.TEXT:
-                self.send(json.dumps(await heard(self, json.loads(message.data))))
+                self.send(json.dumps(heard(self, json.loads(message.data))))
 
 
 class Streams:
@@ -96,7 +96,7 @@ class Streams:
         if not self._followers.get(stream):
             return
         text = json.dumps(event, separators=(",", ":"))
-        fault = self._faults.of_message(stream)
+        fault = self._faults.of_message(stream, event.get("e", ""))
         mishap = fault.mishap if fault else None
         if mishap is Mishap.OUT_OF_ORDER:
             self._held[stream] = text
@@ -153,7 +153,7 @@ class Streams:
         combined = request.path.startswith("/stream")
         named = request.query.get("streams", "") if combined else request.match_info.get("streams", "")
 
-        async def heard(socket: Socket, asked: dict[str, Any]) -> dict[str, Any]:
+        def heard(socket: Socket, asked: dict[str, Any]) -> dict[str, Any]:
             return self._market_answer(socket, asked, combined=combined)
 
         return await self.serve(request, heard, [name for name in named.split("/") if name], combined=combined)

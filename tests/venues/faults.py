@@ -3,11 +3,15 @@
 A test writes the script beforehand, and what happens follows from it alone: nothing is left to chance.
 """
 
+import asyncio
 import math
 from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
+
+from aiohttp import web
 
 
 @dataclass
@@ -81,10 +85,15 @@ class Mishap(Enum):
 
 @dataclass
 class MessageFault:
-    """Befalls so many messages of the streams whose names hold that text, once so many have passed unharmed."""
+    """Befalls so many messages of the streams whose names hold that text, once so many have passed unharmed.
+
+    Only those that somebody would have had are counted, and only those of that event, if one is said. The streams of users
+    begin with user@.
+    """
 
     mishap: Mishap
     stream: str = ""
+    event: str = ""
     after: int = 0
     times: float = 1
     close_frame: bool = True
@@ -131,8 +140,11 @@ class Faults:
                 self.requests.remove(fault)
         return fault
 
-    def of_message(self, stream: str) -> MessageFault | None:
-        fault = next((fault for fault in self.messages if fault.stream in stream), None)
+    def of_message(self, stream: str, event: str) -> MessageFault | None:
+        fault = next(
+            (fault for fault in self.messages if fault.stream in stream and fault.event in {"", event}),
+            None,
+        )
         if fault and fault.after:
             fault.after -= 1
             return None
@@ -141,3 +153,19 @@ class Faults:
             if fault.times <= 0:
                 self.messages.remove(fault)
         return fault
+
+
+async def befall(
+    fault: RequestFault, request: web.Request, answered: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    await request.read()  # before the asker may be gone
+    response = await answered(request) if fault.done else None
+    if fault.silent:
+        await asyncio.Event().wait()
+    await asyncio.sleep(fault.seconds)
+    if fault.breaks:
+        assert request.transport is not None
+        request.transport.abort()
+    if fault.status or fault.breaks:
+        return web.Response(status=fault.status or 500, headers=fault.headers, text=fault.body)
+    return response or await answered(request)

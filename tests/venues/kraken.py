@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from tests.venues.binance import HOST, serving
+from tests.venues.serving import HOST, serving
 
 
 @dataclass
