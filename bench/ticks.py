@@ -268,7 +268,7 @@ async def announce_stored(stack: Stack) -> None:
     await asyncio.to_thread((stack.folder.replays / file).write_text, recording)
     admin = await stack.admin()
     feeds = feeds_pb2_grpc.FeedServiceStub(stack.edge())
-    source = feeds_pb2.ReplaySource(file=file, instrument=instrument(STORED_ID))
+    source = feeds_pb2.ReplaySource(files=[feeds_pb2.RecordedFile(file=file, instrument=instrument(STORED_ID))])
     await feeds.StartFeed(
         feeds_pb2.StartFeedRequest(request_id=str(uuid7()), replay=source), metadata=admin, timeout=CALL_SECONDS
     )

@@ -12,6 +12,7 @@ import polars as pl
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
 TRADES, BARS = "xrp-eth-trades.parquet", "btc-perp-1m-2022-01.csv"
+BINANCE_TRADES = "btcusdt-trades.parquet"
 TRADE_COUNT, BAR_COUNT = 12_477, 45_031
 FIRST_TRADE = datetime(2019, 10, 11, tzinfo=UTC)
 FIRST_BAR = datetime(2021, 12, 31, 23, 1, tzinfo=UTC)
@@ -19,12 +20,17 @@ FIRST_BAR = datetime(2021, 12, 31, 23, 1, tzinfo=UTC)
 
 def absent() -> list[str]:
     """What tests make up, by name."""
-    return [name for name in (TRADES, BARS) if not (FOLDER / name).is_file()]
+    return [name for name in (TRADES, BARS, BINANCE_TRADES) if not (FOLDER / name).is_file()]
 
 
 def trades() -> Path:
     """12,477 trades of XRP/ETH over two and a half days."""
     return found_or_made(TRADES, make_trades)
+
+
+def binance_trades() -> Path:
+    """2,001 trades of BTC/USDT, as Binance's files have them."""
+    return found_or_made(BINANCE_TRADES, make_binance_trades)
 
 
 def bars() -> Path:
@@ -54,6 +60,17 @@ def make_trades(file: Path) -> None:
         rows.append((milliseconds, str(13_519_807 + number), chance.choice(("buy", "sell")), price, amount))
     frame = pl.DataFrame(rows, schema=["timestamp", "id", "side", "price", "amount"], orient="row")
     frame.with_columns(cost=pl.col("price") * pl.col("amount"), type=pl.lit(None, pl.String)).write_parquet(file)
+
+
+def make_binance_trades(file: Path) -> None:
+    chance, time = random.Random(20210108), datetime(2021, 1, 8, tzinfo=UTC)
+    rows = []
+    for number in range(2_001):
+        time += timedelta(milliseconds=chance.randint(0, 90))
+        price, quantity = round(39_432 + chance.gauss(0, 20), 2), round(chance.lognormvariate(-6, 2), 6)
+        rows.append((time, 553_287_559 + number, price, max(quantity, 0.000001), chance.choice(("True", "False"))))
+    columns = {"timestamp": pl.Datetime("ms", "UTC"), "trade_id": pl.Int64, "price": pl.Float64, "quantity": pl.Float64}
+    pl.DataFrame(rows, schema=columns | {"buyer_maker": pl.String}, orient="row").write_parquet(file)
 
 
 def make_bars(file: Path) -> None:

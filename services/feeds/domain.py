@@ -115,12 +115,30 @@ class SimulatedSource:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplaySource:
-    """A file of recorded trades. Speed 1 plays in real time, 0 as fast as the readers can take it."""
+class RecordedFile:
+    """A file of recorded trades, and what they are of."""
 
     file: str
     instrument: Instrument
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySource:
+    """Files played as one market. Speed 1 plays in real time, 0 as fast as the readers can take it."""
+
+    files: tuple[RecordedFile, ...]
     speed: float
+
+    @property
+    def instruments(self) -> list[Instrument]:
+        """What they are of, each once, as its first file says."""
+        found: dict[str, Instrument] = {}
+        for each in self.files:
+            found.setdefault(each.instrument.instrument_id, each.instrument)
+        return list(found.values())
+
+    def files_of(self, instrument_id: str) -> list[str]:
+        return [each.file for each in self.files if each.instrument.instrument_id == instrument_id]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,11 +317,11 @@ class RecordingTooOld(NotAllowed):
 
     reason = "RECORDING_TOO_OLD"
 
-    def __init__(self, source: ReplaySource, first_time_ns: int, market_time_ns: int) -> None:
-        instrument_id = source.instrument.instrument_id
+    def __init__(self, source: ReplaySource, instrument_id: str, first_time_ns: int, market_time_ns: int) -> None:
         first, reached = time_of(first_time_ns).isoformat(), time_of(market_time_ns).isoformat()
+        files = ", ".join(source.files_of(instrument_id))
         super().__init__(
-            f"{source.file} begins at {first}, and {instrument_id} has come to {reached}: play it as another instrument",
+            f"{files} begins at {first}, and {instrument_id} has come to {reached}: play it as another instrument",
             instrument_id=instrument_id,
             first_trade_time=first,
             market_time=reached,
@@ -320,4 +338,6 @@ class ReplayFileInvalid(Invalid):
     reason = "REPLAY_FILE_INVALID"
 
     def __init__(self, file: str, problems: Mapping[str, str]) -> None:
-        super().__init__({f"replay.file {where}".rstrip(): problem for where, problem in problems.items()}, file=file)
+        super().__init__(
+            {f"replay.files[{file}] {where}".rstrip(): problem for where, problem in problems.items()}, file=file
+        )

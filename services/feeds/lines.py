@@ -18,7 +18,11 @@ CATCH_UP_SECONDS = 60
 WAIT_SECONDS_MAX = 5
 """A simulated market has several events a second: one that is due later than this tells of a clock that was set back."""
 
+APART_SECONDS = 1
+"""Instruments that are replayed together are at most so far apart in market time."""
+
 SECOND_NS = 1_000_000_000
+HELD_UP_NS = 1_000_000
 TIME_MAX_NS = 2**63 - 1
 
 
@@ -206,21 +210,58 @@ class SimulatedLine(PlannedLine):
         return time_ns - self._place.offset_ns
 
 
+class Pace:
+    """Plays recordings as one market, at one speed; their lines are never more than APART_SECONDS of market time apart."""
+
+    def __init__(self, speed: float, start: Instant) -> None:
+        """The first event of all is due at the start, the others as much later as the speed says; 0: all at once."""
+        self._speed, self._start = speed, start
+        self._first_ns = TIME_MAX_NS
+        self.lines: list[ReplayLine] = []
+
+    def add(self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote) -> None:
+        line = ReplayLine(events, place, quote, pace=self)
+        self.lines.append(line)
+        self._first_ns = min(self._first_ns, line.next_ns)
+
+    def due_in_ns(self, time_ns: int, now: Instant) -> int:
+        after_start_ns = round((time_ns - self._first_ns) / self._speed) if self._speed else 0
+        return self._start.steady_ns + after_start_ns - now.steady_ns
+
+    def horizon_ns(self, of: "ReplayLine") -> int:
+        """Up to when a line may tell its events, whatever is due: what is slow to be stored holds up the others."""
+        others = (line.next_ns for line in self.lines if line is not of)
+        return min(others, default=TIME_MAX_NS - APART_SECONDS * SECOND_NS) + APART_SECONDS * SECOND_NS
+
+
 class ReplayLine(PlannedLine):
     """Market time is that of the recording; the position is the number of its trades that were told."""
 
-    def __init__(
-        self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote, *, speed: float, start: Instant
-    ) -> None:
-        """The first event is due at the start, the others as much later as the speed says; 0: all at once."""
+    def __init__(self, events: Iterator[Tick | Book], place: Place, quote: marketdata_pb2.Quote, *, pace: Pace) -> None:
         super().__init__(events, place, quote)
-        self._speed = speed
-        self._start = start
-        self._first_ns = 0 if self._next is None else self._next.time_ns
+        self._pace = pace
+        self._horizon_ns = 0
+
+    @property
+    def next_ns(self) -> int:
+        """Of the next event; where there is none, later than all."""
+        return TIME_MAX_NS - APART_SECONDS * SECOND_NS if self._next is None else self._next.time_ns
+
+    def cut(self, now: Instant, sequence_max: int) -> list[Batch]:
+        self._horizon_ns = self._pace.horizon_ns(self)
+        return super().cut(now, sequence_max)
+
+    def wait_ns(self, now: Instant) -> int:
+        self._horizon_ns = self._pace.horizon_ns(self)
+        return super().wait_ns(now)
+
+    def _due(self, now: Instant) -> Event | None:
+        return self._next if self._next and self._due_in_ns(self._next.time_ns, now) <= 0 else None
 
     def _due_in_ns(self, time_ns: int, now: Instant) -> int:
-        after_start_ns = round((time_ns - self._first_ns) / self._speed) if self._speed else 0
-        return self._start.steady_ns + after_start_ns - now.steady_ns
+        due_in_ns = self._pace.due_in_ns(time_ns, now)
+        # Held up until the others have come so far, which is looked at again at every turn.
+        return due_in_ns if time_ns <= self._horizon_ns else max(due_in_ns, HELD_UP_NS)
 
     def _position_after(self, ticks: Sequence[Tick], time_ns: int) -> int:
         return self._cut.position + len(ticks)

@@ -26,8 +26,8 @@ from services.feeds.domain import (
     VenueUnavailable,
 )
 from services.feeds.exchange import Desk, OpenExchange
-from services.feeds.lines import CATCH_UP_SECONDS, SECOND_NS, Line, ReplayLine, SimulatedLine
-from services.feeds.sources.replay import Recording, read_recording
+from services.feeds.lines import CATCH_UP_SECONDS, SECOND_NS, Line, Pace, SimulatedLine
+from services.feeds.sources.replay import Recording, read_recordings
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.feeds.venues import Addresses, Venue, VenueTrouble, budget_of, connected, manner_of
 
@@ -79,22 +79,22 @@ class Sources:
         """Raises ReplayFileInvalid or VenueNotFound."""
         match source:
             case ReplaySource():
-                return OpenReplay(source, await asyncio.to_thread(read_recording, self.replay_folder, source.file))
+                return OpenReplay(source, await asyncio.to_thread(read_recordings, self.replay_folder, source))
             case ExchangeSource(venue):
                 manner = await asyncio.to_thread(manner_of, venue)
                 return OpenExchange(source, partial(self.connected, venue), ids_follow=manner.ids_follow)
             case SimulatedSource(seed, trades_per_second):
                 return OpenSimulation(SimulatedMarket(seed, trades_per_second))
 
-    async def look_at(self, source: Source) -> int | None:
-        """The time of a file's first trade; None for other sources.
+    async def look_at(self, source: Source) -> dict[str, int]:
+        """The times of the first trades in files, by instrument; none for other sources.
 
         Raises ReplayFileInvalid, VenueNotFound, VenueUnavailable or SymbolsNotFound for what could not be played.
         """
         match source:
             case ReplaySource():
-                recording = await asyncio.to_thread(read_recording, self.replay_folder, source.file)
-                return recording.first_time_ns
+                recordings = await asyncio.to_thread(read_recordings, self.replay_folder, source)
+                return {instrument_id: each.first_time_ns for instrument_id, each in recordings.items()}
             case ExchangeSource(venue, symbols):
                 try:
                     async with asyncio.timeout(LOOK_SECONDS), self.connected(venue) as asked:
@@ -108,7 +108,7 @@ class Sources:
                 }
                 if unknown:
                     raise SymbolsNotFound(unknown, venue=venue)
-        return None
+        return {}
 
     async def budget_of(self, venue: str) -> Budget:
         """What may be asked of a venue from here. Raises VenueNotFound."""
@@ -169,10 +169,10 @@ def fitted(places: Sequence[Place], wall_ns: int) -> tuple[int, int]:
 
 
 class OpenReplay(Planned):
-    def __init__(self, source: ReplaySource, recording: Recording) -> None:
+    def __init__(self, source: ReplaySource, recordings: Mapping[str, Recording]) -> None:
         super().__init__()
-        self._source, self._recording = source, recording
-        self.instruments = [source.instrument]
+        self._source, self._recordings = source, recordings
+        self.instruments = source.instruments
 
     def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
         return replace(place, position=place.position + len(batch.ticks))
@@ -180,9 +180,12 @@ class OpenReplay(Planned):
     def lines(
         self, places: Sequence[Place], quotes: Mapping[str, marketdata_pb2.Quote], now: Instant
     ) -> Sequence[Line]:
-        (place,) = places
-        first_ns = self._recording.first_time_ns
-        if place.position == 0 and first_ns <= place.market_time_ns:
-            raise RecordingTooOld(self._source, first_ns, place.market_time_ns)
-        events, quote = self._recording.ticks_after(place.position), quotes[place.instrument_id]
-        return [ReplayLine(events, place, quote, speed=self._source.speed, start=now)]
+        pace = Pace(self._source.speed, now)
+        for place in places:
+            first_ns = self._recordings[place.instrument_id].first_time_ns
+            if place.position == 0 and first_ns <= place.market_time_ns:
+                raise RecordingTooOld(self._source, place.instrument_id, first_ns, place.market_time_ns)
+            pace.add(
+                self._recordings[place.instrument_id].ticks_after(place.position), place, quotes[place.instrument_id]
+            )
+        return pace.lines

@@ -44,8 +44,8 @@ class FeedServicer(feeds_pb2_grpc.FeedServiceServicer):
         source = wire.source_from_proto(request)
 
         async def work(rows: Connection) -> feeds_pb2.StartFeedResponse:
-            first_time_ns = await self._sources.look_at(source)
-            feed = await self._start_feed(FeedStore(rows), source, first_time_ns)
+            first_times_ns = await self._sources.look_at(source)
+            feed = await self._start_feed(FeedStore(rows), source, first_times_ns)
             rows.after_commit(self._look)
             return feeds_pb2.StartFeedResponse(feed=wire.feed_to_proto(feed))
 

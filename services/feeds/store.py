@@ -22,6 +22,7 @@ from services.feeds.domain import (
     Instrument,
     Missed,
     Place,
+    RecordedFile,
     ReplaySource,
     SimulatedSource,
     Source,
@@ -300,7 +301,11 @@ def _source_from_json(text: str) -> Source:
         exchange = stored["exchange"]
         return ExchangeSource(exchange["venue"], tuple(exchange["symbols"]), exchange["has_book"])
     replay = stored["replay"]
+    files = tuple(RecordedFile(each["file"], _instrument_from_json(each["instrument"])) for each in replay["files"])
+    return ReplaySource(files, replay["speed"])
+
+
+def _instrument_from_json(stored: dict[str, Any]) -> Instrument:
     numbers = ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate")
-    instrument = replay["instrument"] | {name: Decimal(replay["instrument"][name]) for name in numbers}
-    instrument["asset_class"] = AssetClass(instrument["asset_class"])
-    return ReplaySource(replay["file"], Instrument(**instrument), replay["speed"])
+    exact = {name: Decimal(stored[name]) for name in numbers}
+    return Instrument(**{**stored, **exact, "asset_class": AssetClass(stored["asset_class"])})

@@ -1,6 +1,6 @@
 """What the service does, one per intention. Each works on a store that is bound to one transaction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -51,13 +51,16 @@ class StartFeed:
     now: Callable[[], datetime]
     running_feeds_max: int
 
-    async def __call__(self, feeds: Feeds, source: Source, first_time_ns: int | None = None) -> Feed:
-        """The time is that of a file's first trade; what was told since it was noted is looked at when playing starts."""
+    async def __call__(self, feeds: Feeds, source: Source, first_times_ns: Mapping[str, int] | None = None) -> Feed:
+        """The times are those of the files' first trades, by instrument.
+
+        What was told since they were noted is looked at when playing starts.
+        """
         match source:
             case SimulatedSource():
                 instrument_ids, position = sorted(CHARACTERS), NOTHING_PLAYED
             case ReplaySource():
-                instrument_ids, position = [source.instrument.instrument_id], 0
+                instrument_ids, position = sorted(each.instrument_id for each in source.instruments), 0
             case ExchangeSource():
                 instrument_ids, position = sorted(f"{source.venue}:{symbol}" for symbol in source.symbols), None
         feed = Feed(feed_id=self.next_id(), source=source, instrument_ids=tuple(instrument_ids), create_time=self.now())
@@ -65,10 +68,11 @@ class StartFeed:
         taken = await feeds.bring(feed.feed_id, feed.instrument_ids, position)
         if taken is not None:
             raise InstrumentTaken(f"another running feed brings {taken}", instrument_id=taken)
-        if isinstance(source, ReplaySource) and first_time_ns is not None:
-            market_time_ns = await feeds.market_time_ns(source.instrument.instrument_id)
-            if first_time_ns <= market_time_ns:
-                raise RecordingTooOld(source, first_time_ns, market_time_ns)
+        if isinstance(source, ReplaySource):
+            for instrument_id, first_time_ns in sorted((first_times_ns or {}).items()):
+                market_time_ns = await feeds.market_time_ns(instrument_id)
+                if first_time_ns <= market_time_ns:
+                    raise RecordingTooOld(source, instrument_id, first_time_ns, market_time_ns)
         if await feeds.count_running() > self.running_feeds_max:
             raise TooManyFeeds("too many feeds run", running_feeds_max=self.running_feeds_max)
         return feed

@@ -24,6 +24,7 @@ from services.feeds.domain import (
     Instrument,
     Missed,
     Moment,
+    RecordedFile,
     ReplaySource,
     SimulatedSource,
     Source,
@@ -66,28 +67,38 @@ def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
     if request.WhichOneof("source") == "exchange":
         return ExchangeSource(request.exchange.venue, tuple(request.exchange.symbols), request.exchange.has_book)
     replay = request.replay
-    return ReplaySource(replay.file, _replayed_instrument(replay.instrument), replay.speed)
+    files = tuple(
+        RecordedFile(each.file, _replayed_instrument(each.instrument, f"replay.files[{number}].instrument"))
+        for number, each in enumerate(replay.files)
+    )
+    source = ReplaySource(files, replay.speed)
+    differing = {
+        f"replay.files[{number}].instrument": "is described in another way than in another file"
+        for number, each in enumerate(files)
+        if each.instrument not in source.instruments
+    }
+    if differing:
+        raise Invalid(differing)
+    return source
 
 
-def _replayed_instrument(asked: marketdata_pb2.Instrument) -> Instrument:
+def _replayed_instrument(asked: marketdata_pb2.Instrument, field: str) -> Instrument:
     """What a file's trades are of: it has no book, and its venue is FILE."""
     venue, symbol = asked.instrument_id.split(":", 1)
     numbers: Any = {
         name: decimal_from_proto(getattr(asked, name))
         for name in ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate")
     }
-    violations = {
-        f"replay.instrument.{name}": "must be above zero" for name in ("tick_size", "lot_size") if numbers[name] <= 0
-    }
+    violations = {f"{field}.{name}": "must be above zero" for name in ("tick_size", "lot_size") if numbers[name] <= 0}
     violations |= {
-        f"replay.instrument.{name}": "must be from 0 to below 1"
+        f"{field}.{name}": "must be from 0 to below 1"
         for name in ("maker_fee_rate", "taker_fee_rate")
         if not 0 <= numbers[name] < 1
     }
     if numbers["minimum_notional"] < 0:
-        violations["replay.instrument.minimum_notional"] = "must not be below zero"
+        violations[f"{field}.minimum_notional"] = "must not be below zero"
     if venue != REPLAY_VENUE:
-        violations["replay.instrument.instrument_id"] = f"must begin with {REPLAY_VENUE}:"
+        violations[f"{field}.instrument_id"] = f"must begin with {REPLAY_VENUE}:"
     if violations:
         raise Invalid(violations)
     return Instrument(
@@ -116,10 +127,10 @@ def feed_to_proto(feed: Feed) -> feeds_pb2.Feed:
         case SimulatedSource(seed, trades_per_second):
             message.simulated.seed = seed
             message.simulated.trades_per_second = trades_per_second
-        case ReplaySource(file, instrument, speed):
-            message.replay.file = file
-            message.replay.instrument.CopyFrom(instrument_to_proto(instrument))
+        case ReplaySource(files, speed):
             message.replay.speed = speed
+            for each in files:
+                message.replay.files.add(file=each.file, instrument=instrument_to_proto(each.instrument))
         case ExchangeSource(venue, symbols, has_book):
             message.exchange.venue = venue
             message.exchange.symbols.extend(symbols)

@@ -26,6 +26,7 @@ from services.feeds.domain import (
     Feed,
     FeedState,
     Instrument,
+    RecordedFile,
     ReplaySource,
     SimulatedSource,
     Tick,
@@ -69,6 +70,10 @@ def replayed() -> Instrument:
         taker_fee_rate=Decimal("0.001"),
         has_book=False,
     )
+
+
+def replay_of(file: str, instrument: Instrument, speed: float) -> ReplaySource:
+    return ReplaySource((RecordedFile(file, instrument),), speed)
 
 
 async def start(database: Database, source) -> Feed:
@@ -385,7 +390,7 @@ async def test_a_feed_that_begins_when_the_clock_was_set_back_begins_after_what_
 
 async def test_a_file_is_played_at_its_speed_whatever_becomes_of_the_wall_clock(rpc, worker, redis, tmp_path):
     now = SetClock()
-    feed = await start(rpc, ReplaySource(write_trades(tmp_path, 400), replayed(), 2.0))
+    feed = await start(rpc, replay_of(write_trades(tmp_path, 400), replayed(), 2.0))
     async with playing(worker, redis, tmp_path, now):
         await until(lambda: has_batches(redis, TRADED, 1))
         began = time.monotonic()
@@ -501,7 +506,7 @@ async def has_ended(database: Database, feed: Feed) -> bool:
 
 async def test_a_file_is_played_once_to_its_end(rpc, worker, redis, tmp_path):
     name = write_trades(tmp_path, 1_234)
-    feed = await start(rpc, ReplaySource(name, replayed(), 0))
+    feed = await start(rpc, replay_of(name, replayed(), 0))
     async with playing(worker, redis, tmp_path):
         await until(lambda: has_ended(rpc, feed))
     batches = await batches_of(redis, TRADED)
@@ -524,7 +529,7 @@ async def test_a_file_is_played_once_to_its_end(rpc, worker, redis, tmp_path):
 
 
 async def test_what_a_played_file_leaves_in_redis_is_forgotten_early_once_stored(rpc, worker, redis, tmp_path):
-    feed = await start(rpc, ReplaySource(write_trades(tmp_path, 3), replayed(), 0))
+    feed = await start(rpc, replay_of(write_trades(tmp_path, 3), replayed(), 0))
     async with playing(worker, redis, tmp_path):
         await until(lambda: has_ended(rpc, feed))
         assert await redis.ttl(f"ticks:{TRADED}") > streams.ENDED_SECONDS
@@ -538,7 +543,7 @@ async def test_what_a_played_file_leaves_in_redis_is_forgotten_early_once_stored
 
 async def test_a_file_waits_for_those_who_store_its_trades(rpc, worker, redis, tmp_path, monkeypatch):
     monkeypatch.setattr(feeder, "LEAD_TICKS_MAX", 1_000)
-    feed = await start(rpc, ReplaySource(write_trades(tmp_path, 3_500), replayed(), 0))
+    feed = await start(rpc, replay_of(write_trades(tmp_path, 3_500), replayed(), 0))
     async with playing(worker, redis, tmp_path):
         for reached in (1_000, 2_000, 3_000):
 
@@ -555,7 +560,7 @@ async def test_a_file_waits_for_those_who_store_its_trades(rpc, worker, redis, t
 
 async def test_a_file_is_resumed_at_the_trade_after_the_last_one_told(rpc, worker, redis, tmp_path):
     name = write_trades(tmp_path, 400)
-    feed = await start(rpc, ReplaySource(name, replayed(), 4.0))
+    feed = await start(rpc, replay_of(name, replayed(), 4.0))
     for round_number in (1, 2, 3):
         async with playing(worker, redis, tmp_path):
             await until(lambda count=round_number * 8: has_batches(redis, TRADED, count))
@@ -570,7 +575,7 @@ async def test_a_file_is_resumed_at_the_trade_after_the_last_one_told(rpc, worke
 
 
 async def test_a_file_is_played_at_the_chosen_speed(rpc, worker, redis, tmp_path):
-    feed = await start(rpc, ReplaySource(write_trades(tmp_path, 200), replayed(), 2.0))
+    feed = await start(rpc, replay_of(write_trades(tmp_path, 200), replayed(), 2.0))
     async with playing(worker, redis, tmp_path):
         await until(lambda: has_batches(redis, TRADED, 1))
         began = time.monotonic()
@@ -590,7 +595,7 @@ async def test_a_file_is_played_again_as_another_instrument_for_market_time_neve
             (replayed(), FeedState.FAILED),
             (again, FeedState.FINISHED),
         ):
-            feed = await start(rpc, ReplaySource(name, instrument, 0))
+            feed = await start(rpc, replay_of(name, instrument, 0))
             runner.look()
             await until(lambda feed=feed: has_ended(rpc, feed))
             ended = await found(rpc, feed)
@@ -612,7 +617,7 @@ async def test_what_follows_a_file_can_be_played_after_it(rpc, worker, redis, tm
     (tmp_path / "second.csv").write_text("".join([whole[0], *whole[401:]]))
     async with playing(worker, redis, tmp_path) as runner:
         for name in ("first.csv", "second.csv"):
-            feed = await start(rpc, ReplaySource(name, replayed(), 0))
+            feed = await start(rpc, replay_of(name, replayed(), 0))
             runner.look()
             await until(lambda feed=feed: has_ended(rpc, feed))
             assert (await found(rpc, feed)).state is FeedState.FINISHED
@@ -622,10 +627,29 @@ async def test_what_follows_a_file_can_be_played_after_it(rpc, worker, redis, tm
 
 
 async def test_a_file_that_is_gone_fails_the_feed_and_says_why(rpc, worker, redis, tmp_path):
-    feed = await start(rpc, ReplaySource("gone.csv", replayed(), 0))
+    feed = await start(rpc, replay_of("gone.csv", replayed(), 0))
     async with playing(worker, redis, tmp_path):
         await until(lambda: has_ended(rpc, feed))
     failed = await found(rpc, feed)
     assert failed.state is FeedState.FAILED
     assert "is no file in the replay folder" in failed.failure
-    await start(rpc, ReplaySource("other.csv", replayed(), 0))
+    await start(rpc, replay_of("other.csv", replayed(), 0))
+
+
+async def test_several_files_are_played_as_one_market_and_resumed_where_each_stood(rpc, worker, redis, tmp_path):
+    first = write_trades(tmp_path, 300, "first.csv", 10)
+    second = write_trades(tmp_path, 100, "second.csv", 30)
+    other = replace(replayed(), symbol="OTHER")
+    source = ReplaySource((RecordedFile(first, replayed()), RecordedFile(second, other)), 2.0)
+    feed = await start(rpc, source)
+    assert feed.instrument_ids == ("FILE:OTHER", TRADED)
+    for round_number in (1, 2):
+        async with playing(worker, redis, tmp_path):
+            await until(lambda count=round_number * 6: has_batches(redis, TRADED, count))
+    async with playing(worker, redis, tmp_path):
+        await until(lambda: has_ended(rpc, feed))
+    for instrument_id, count in ((TRADED, 300), ("FILE:OTHER", 100)):
+        batches = await batches_of(redis, instrument_id)
+        assert_numbered_without_gap_or_repeat(batches)
+        assert [tick.trade_id for batch in batches for tick in batch.ticks] == [str(number) for number in range(count)]
+    assert (await found(rpc, feed)).tick_count == 400

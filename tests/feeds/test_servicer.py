@@ -81,8 +81,7 @@ def simulated(request_id: str = "first", seed: int = 3) -> feeds_pb2.StartFeedRe
 
 def replay(request_id: str = "replay", instrument_id: str = "FILE:XRPETH", **changes) -> feeds_pb2.StartFeedRequest:
     request = feeds_pb2.StartFeedRequest(request_id=request_id)
-    request.replay.file = changes.pop("file", "trades.csv")
-    instrument = request.replay.instrument
+    instrument = request.replay.files.add(file=changes.pop("file", "trades.csv")).instrument
     instrument.instrument_id, instrument.asset_class = instrument_id, marketdata_pb2.ASSET_CLASS_CRYPTO
     instrument.base_asset, instrument.quote_asset = "XRP", "ETH"
     numbers = {
@@ -104,7 +103,7 @@ async def test_a_feed_is_started_listed_and_stopped(servicer):
         assert (started.simulated.seed, started.simulated.trades_per_second) == (3, 5)
         assert len(started.instrument_ids) == 6
         played = (await servicer.StartFeed(replay(), None)).feed
-        assert (played.instrument_ids, played.replay.instrument.has_book) == (["FILE:XRPETH"], False)
+        assert (played.instrument_ids, played.replay.files[0].instrument.has_book) == (["FILE:XRPETH"], False)
         listed = (await servicer.ListFeeds(feeds_pb2.ListFeedsRequest(), None)).feeds
         assert list(listed) == [started, played]
         stopping = feeds_pb2.StopFeedRequest(request_id="stop", feed_id=started.feed_id)
@@ -192,8 +191,21 @@ async def test_every_wrong_field_of_a_files_instrument_is_named(servicer):
     with operator(), pytest.raises(Invalid) as caught:
         await servicer.StartFeed(replay(instrument_id="SIM:X", tick_size="0", lot_size="-1", taker_fee_rate="1"), None)
     assert set(caught.value.violations) == {
-        f"replay.instrument.{name}" for name in ("instrument_id", "tick_size", "lot_size", "taker_fee_rate")
+        f"replay.files[0].instrument.{name}" for name in ("instrument_id", "tick_size", "lot_size", "taker_fee_rate")
     }
+
+
+async def test_two_files_of_one_instrument_have_to_agree_on_what_it_is(servicer):
+    request = replay()
+    request.replay.files.add(file="trades.csv", instrument=request.replay.files[0].instrument)
+    request.replay.files[1].instrument.tick_size.value = "0.5"
+    with operator():
+        with pytest.raises(Invalid) as caught:
+            await servicer.StartFeed(request, None)
+        request.replay.files[1].instrument.CopyFrom(request.replay.files[0].instrument)
+        started = await servicer.StartFeed(request, None)
+    assert list(caught.value.violations) == ["replay.files[1].instrument"]
+    assert started.feed.instrument_ids == ["FILE:XRPETH"]
 
 
 async def test_a_file_that_cannot_be_played_is_refused_at_once(servicer, tmp_path):
@@ -201,7 +213,7 @@ async def test_a_file_that_cannot_be_played_is_refused_at_once(servicer, tmp_pat
     with operator():
         with pytest.raises(ReplayFileInvalid) as caught:
             await servicer.StartFeed(replay(file="wrong.csv"), None)
-        assert list(caught.value.violations) == ["replay.file line 3"]
+        assert list(caught.value.violations) == ["replay.files[wrong.csv] line 3"]
         with pytest.raises(ReplayFileInvalid):
             await servicer.StartFeed(replay(file="../wrong.csv"), None)
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from libs.bus import feed as streams
 from libs.store.database import Database, open_database
-from services.feeds.domain import Feed, FeedState, Instrument, ReplaySource, SimulatedSource, Tick
+from services.feeds.domain import Feed, FeedState, Instrument, RecordedFile, ReplaySource, SimulatedSource, Tick
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.marketdata import storing
 from tests.feeds.conftest import playing, until
@@ -117,7 +117,7 @@ async def test_a_recording_that_is_started_again_leaves_its_bars_as_they_are(
     await announce(bare_installation, TRADED, again.instrument_id)
 
     async def play(instrument: Instrument) -> Feed:
-        feed = await start(feeds_rpc, ReplaySource(name, instrument, 0))
+        feed = await start(feeds_rpc, ReplaySource((RecordedFile(name, instrument),), 0))
         await until(lambda: has_ended(feeds_rpc, feed))
         reached = (await streams.newest(redis, [instrument.instrument_id]))[instrument.instrument_id].sequence
 

@@ -123,7 +123,9 @@ async def test_recorded_trades_drive_ticks_bars_and_fills(stack: Stack) -> None:
         )
         account = (await portfolios.CreateAccount(request, metadata=session, timeout=CALL_SECONDS)).account
 
-        source = feeds_pb2.ReplaySource(file=recorded.TRADES, instrument=instrument, speed=SPEED)
+        source = feeds_pb2.ReplaySource(
+            files=[feeds_pb2.RecordedFile(file=recorded.TRADES, instrument=instrument)], speed=SPEED
+        )
         start = feeds_pb2.StartFeedRequest(request_id=str(uuid4()), replay=source)
         await feeds.StartFeed(start, metadata=admin, timeout=CALL_SECONDS)
         reading = asyncio.create_task(read_ticks(market, session, instrument.instrument_id, len(trades)))

@@ -404,7 +404,9 @@ def assigning(world: World, request_id: str, plan: str) -> billing_pb2.AssignPla
 
 
 def replay_request(request_id: str, name: str, speed: float) -> feeds_pb2.StartFeedRequest:
-    source = feeds_pb2.ReplaySource(file="walk.csv", instrument=instrument(name), speed=speed)
+    source = feeds_pb2.ReplaySource(
+        files=[feeds_pb2.RecordedFile(file="walk.csv", instrument=instrument(name))], speed=speed
+    )
     return feeds_pb2.StartFeedRequest(request_id=request_id, replay=source)
 
 

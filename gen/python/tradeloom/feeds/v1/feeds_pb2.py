@@ -29,7 +29,7 @@ from tradeloom.marketdata.v1 import marketdata_pb2 as tradeloom_dot_marketdata_d
 from tradeloom.policy.v1 import policy_pb2 as tradeloom_dot_policy_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etradeloom/feeds/v1/feeds.proto\x12\x12tradeloom.feeds.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tradeloom/marketdata/v1/marketdata.proto\x1a tradeloom/policy/v1/policy.proto\"\xfb\x03\n\x04\x46\x65\x65\x64\x12\x17\n\x07\x66\x65\x65\x64_id\x18\x01 \x01(\tR\x06\x66\x65\x65\x64Id\x12\x43\n\tsimulated\x18\x02 \x01(\x0b\x32#.tradeloom.feeds.v1.SimulatedSourceH\x00R\tsimulated\x12:\n\x06replay\x18\x03 \x01(\x0b\x32 .tradeloom.feeds.v1.ReplaySourceH\x00R\x06replay\x12@\n\x08\x65xchange\x18\n \x01(\x0b\x32\".tradeloom.feeds.v1.ExchangeSourceH\x00R\x08\x65xchange\x12%\n\x0einstrument_ids\x18\x04 \x03(\tR\rinstrumentIds\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32\x1d.tradeloom.feeds.v1.FeedStateR\x05state\x12\x18\n\x07\x66\x61ilure\x18\x06 \x01(\tR\x07\x66\x61ilure\x12\x1d\n\ntick_count\x18\x07 \x01(\x03R\ttickCount\x12;\n\x0bmarket_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nmarketTime\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\x08\n\x06source\"j\n\x0fSimulatedSource\x12\x12\n\x04seed\x18\x01 \x01(\x03R\x04seed\x12\x43\n\x11trades_per_second\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x9f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x0ftradesPerSecond\"\xaa\x01\n\x0cReplaySource\x12\x1e\n\x04\x66ile\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x04\x66ile\x12K\n\ninstrument\x18\x02 \x01(\x0b\x32#.tradeloom.marketdata.v1.InstrumentB\x06\xbaH\x03\xc8\x01\x01R\ninstrument\x12-\n\x05speed\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00j\xf8@)\x00\x00\x00\x00\x00\x00\x00\x00R\x05speed\"\x9f\x01\n\x0e\x45xchangeSource\x12/\n\x05venue\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x18\x10\x32\x10^[A-Z0-9]{2,16}$R\x05venue\x12\x41\n\x07symbols\x18\x02 \x03(\tB\'\xbaH$\x92\x01!\x08\x01\x10\x32\x18\x01\"\x19r\x17\x18 2\x13^[A-Z0-9._-]{2,32}$R\x07symbols\x12\x19\n\x08has_book\x18\x03 \x01(\x08R\x07hasBook\"\xc5\x02\n\x0fOrderedBackfill\x12\x1f\n\x0b\x62\x61\x63kfill_id\x18\x01 \x01(\tR\nbackfillId\x12#\n\rinstrument_id\x18\x02 \x01(\tR\x0cinstrumentId\x12=\n\x06\x62ounds\x18\x03 \x01(\x0b\x32%.tradeloom.marketdata.v1.MissedTradesR\x06\x62ounds\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32!.tradeloom.feeds.v1.BackfillStateR\x05state\x12\x18\n\x07\x66\x61ilure\x18\x05 \x01(\tR\x07\x66\x61ilure\x12\x1d\n\ntick_count\x18\x06 \x01(\x03R\ttickCount\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xc9\x02\n\x0bVenueBudget\x12\x14\n\x05venue\x18\x01 \x01(\tR\x05venue\x12!\n\x0c\x66rom_address\x18\x02 \x01(\tR\x0b\x66romAddress\x12\x1a\n\x08\x63\x61pacity\x18\x03 \x01(\x01R\x08\x63\x61pacity\x12\x1c\n\tavailable\x18\x04 \x01(\x01R\tavailable\x12(\n\x10units_per_second\x18\x05 \x01(\x01R\x0eunitsPerSecond\x12\'\n\x0f\x62locked_seconds\x18\x06 \x01(\x01R\x0e\x62lockedSeconds\x12(\n\x10spent_on_cancels\x18\x07 \x01(\x01R\x0espentOnCancels\x12&\n\x0fspent_on_orders\x18\x08 \x01(\x01R\rspentOnOrders\x12\"\n\rspent_on_data\x18\t \x01(\x01R\x0bspentOnData\"d\n\x10ListFeedsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"k\n\x11ListFeedsResponse\x12.\n\x05\x66\x65\x65\x64s\x18\x01 \x03(\x0b\x32\x18.tradeloom.feeds.v1.FeedR\x05\x66\x65\x65\x64s\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x90\x02\n\x10StartFeedRequest\x12(\n\nrequest_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12\x43\n\tsimulated\x18\x02 \x01(\x0b\x32#.tradeloom.feeds.v1.SimulatedSourceH\x00R\tsimulated\x12:\n\x06replay\x18\x03 \x01(\x0b\x32 .tradeloom.feeds.v1.ReplaySourceH\x00R\x06replay\x12@\n\x08\x65xchange\x18\x04 \x01(\x0b\x32\".tradeloom.feeds.v1.ExchangeSourceH\x00R\x08\x65xchangeB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"A\n\x11StartFeedResponse\x12,\n\x04\x66\x65\x65\x64\x18\x01 \x01(\x0b\x32\x18.tradeloom.feeds.v1.FeedR\x04\x66\x65\x65\x64\"^\n\x0fStopFeedRequest\x12(\n\nrequest_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12!\n\x07\x66\x65\x65\x64_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06\x66\x65\x65\x64Id\"@\n\x10StopFeedResponse\x12,\n\x04\x66\x65\x65\x64\x18\x01 \x01(\x0b\x32\x18.tradeloom.feeds.v1.FeedR\x04\x66\x65\x65\x64\"\xb2\x01\n\x0f\x42\x61\x63kfillRequest\x12(\n\nrequest_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12.\n\rinstrument_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x31R\x0cinstrumentId\x12\x45\n\x06\x62ounds\x18\x03 \x01(\x0b\x32%.tradeloom.marketdata.v1.MissedTradesB\x06\xbaH\x03\xc8\x01\x01R\x06\x62ounds\"S\n\x10\x42\x61\x63kfillResponse\x12?\n\x08\x62\x61\x63kfill\x18\x01 \x01(\x0b\x32#.tradeloom.feeds.v1.OrderedBackfillR\x08\x62\x61\x63kfill\"\x96\x01\n\x14ListBackfillsRequest\x12,\n\rinstrument_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x31R\x0cinstrumentId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\x82\x01\n\x15ListBackfillsResponse\x12\x41\n\tbackfills\x18\x01 \x03(\x0b\x32#.tradeloom.feeds.v1.OrderedBackfillR\tbackfills\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"H\n\x15GetVenueBudgetRequest\x12/\n\x05venue\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x18\x10\x32\x10^[A-Z0-9]{2,16}$R\x05venue\"Q\n\x16GetVenueBudgetResponse\x12\x37\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1f.tradeloom.feeds.v1.VenueBudgetR\x06\x62udget*\x83\x01\n\rBackfillState\x12\x1e\n\x1a\x42\x41\x43KFILL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41\x43KFILL_STATE_RUNNING\x10\x01\x12\x1b\n\x17\x42\x41\x43KFILL_STATE_FINISHED\x10\x02\x12\x19\n\x15\x42\x41\x43KFILL_STATE_FAILED\x10\x03*\x87\x01\n\tFeedState\x12\x1a\n\x16\x46\x45\x45\x44_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46\x45\x45\x44_STATE_RUNNING\x10\x01\x12\x16\n\x12\x46\x45\x45\x44_STATE_STOPPED\x10\x02\x12\x17\n\x13\x46\x45\x45\x44_STATE_FINISHED\x10\x03\x12\x15\n\x11\x46\x45\x45\x44_STATE_FAILED\x10\x04\x32\xa8\x06\n\x0b\x46\x65\x65\x64Service\x12u\n\tListFeeds\x12$.tradeloom.feeds.v1.ListFeedsRequest\x1a%.tradeloom.feeds.v1.ListFeedsResponse\"\x1b\x90\x02\x01\xca\xda\x18\x06\x08\x03\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x08\x12\x06/feeds\x12u\n\tStartFeed\x12$.tradeloom.feeds.v1.StartFeedRequest\x1a%.tradeloom.feeds.v1.StartFeedResponse\"\x1b\xca\xda\x18\x06\x08\x03\x18\x03\x30\x03\x82\xd3\xe4\x93\x02\x0b\"\x06/feeds:\x01*\x12\x81\x01\n\x08StopFeed\x12#.tradeloom.feeds.v1.StopFeedRequest\x1a$.tradeloom.feeds.v1.StopFeedResponse\"*\xca\xda\x18\x06\x08\x03\x18\x03\x30\x03\x82\xd3\xe4\x93\x02\x1a\"\x15/feeds/{feed_id}/stop:\x01*\x12|\n\x08\x42\x61\x63kfill\x12#.tradeloom.feeds.v1.BackfillRequest\x1a$.tradeloom.feeds.v1.BackfillResponse\"%\xca\xda\x18\x06\x08\x03\x18\x03\x30\x03\x82\xd3\xe4\x93\x02\x15\"\x10/feeds/backfills:\x01*\x12\x8b\x01\n\rListBackfills\x12(.tradeloom.feeds.v1.ListBackfillsRequest\x1a).tradeloom.feeds.v1.ListBackfillsResponse\"%\x90\x02\x01\xca\xda\x18\x06\x08\x03\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x12\x12\x10/feeds/backfills\x12\x9a\x01\n\x0eGetVenueBudget\x12).tradeloom.feeds.v1.GetVenueBudgetRequest\x1a*.tradeloom.feeds.v1.GetVenueBudgetResponse\"1\x90\x02\x01\xca\xda\x18\x06\x08\x03\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x1e\x12\x1c/feeds/venues/{venue}/budgetb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etradeloom/feeds/v1/feeds.proto\x12\x12tradeloom.feeds.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tradeloom/marketdata/v1/marketdata.proto\x1a tradeloom/policy/v1/policy.proto\"\xfb\x03\n\x04\x46\x65\x65\x64\x12\x17\n\x07\x66\x65\x65\x64_id\x18\x01 \x01(\tR\x06\x66\x65\x65\x64Id\x12\x43\n\tsimulated\x18\x02 \x01(\x0b\x32#.tradeloom.feeds.v1.SimulatedSourceH\x00R\tsimulated\x12:\n\x06replay\x18\x03 \x01(\x0b\x32 .tradeloom.feeds.v1.ReplaySourceH\x00R\x06replay\x12@\n\x08\x65xchange\x18\n \x01(\x0b\x32\".tradeloom.feeds.v1.ExchangeSourceH\x00R\x08\x65xchange\x12%\n\x0einstrument_ids\x18\x04 \x03(\tR\rinstrumentIds\x12\x33\n\x05state\x18\x05 \x01(\x0e\x32\x1d.tradeloom.feeds.v1.FeedStateR\x05state\x12\x18\n\x07\x66\x61ilure\x18\x06 \x01(\tR\x07\x66\x61ilure\x12\x1d\n\ntick_count\x18\x07 \x01(\x03R\ttickCount\x12;\n\x0bmarket_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nmarketTime\x12;\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTimeB\x08\n\x06source\"j\n\x0fSimulatedSource\x12\x12\n\x04seed\x18\x01 \x01(\x03R\x04seed\x12\x43\n\x11trades_per_second\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x9f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x0ftradesPerSecond\"\x9f\x01\n\x0cReplaySource\x12-\n\x05speed\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00j\xf8@)\x00\x00\x00\x00\x00\x00\x00\x00R\x05speed\x12\x42\n\x05\x66iles\x18\x04 \x03(\x0b\x32 .tradeloom.feeds.v1.RecordedFileB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x32R\x05\x66ilesJ\x04\x08\x01\x10\x02J\x04\x08\x02\x10\x03R\x04\x66ileR\ninstrument\"{\n\x0cRecordedFile\x12\x1e\n\x04\x66ile\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01R\x04\x66ile\x12K\n\ninstrument\x18\x02 \x01(\x0b\x32#.tradeloom.marketdata.v1.InstrumentB\x06\xbaH\x03\xc8\x01\x01R\ninstrument\"\x9f\x01\n\x0e\x45xchangeSource\x12/\n\x05venue\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x18\x10\x32\x10^[A-Z0-9]{2,16}$R\x05venue\x12\x41\n\x07symbols\x18\x02 \x03(\tB\'\xbaH$\x92\x01!\x08\x01\x10\x32\x18\x01\"\x19r\x17\x18 2\x13^[A-Z0-9._-]{2,32}$R\x07symbols\x12\x19\n\x08has_book\x18\x03 \x01(\x08R\x07hasBook\"\xc5\x02\n\x0fOrderedBackfill\x12\x1f\n\x0b\x62\x61\x63kfill_id\x18\x01 \x01(\tR\nbackfillId\x12#\n\rinstrument_id\x18\x02 \x01(\tR\x0cinstrumentId\x12=\n\x06\x62ounds\x18\x03 \x01(\x0b\x32%.tradeloom.marketdata.v1.MissedTradesR\x06\x62ounds\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32!.tradeloom.feeds.v1.BackfillStateR\x05state\x12\x18\n\x07\x66\x61ilure\x18\x05 \x01(\tR\x07\x66\x61ilure\x12\x1d\n\ntick_count\x18\x06 \x01(\x03R\ttickCount\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\"\xc9\x02\n\x0bVenueBudget\x12\x14\n\x05venue\x18\x01 \x01(\tR\x05venue\x12!\n\x0c\x66rom_address\x18\x02 \x01(\tR\x0b\x66romAddress\x12\x1a\n\x08\x63\x61pacity\x18\x03 \x01(\x01R\x08\x63\x61pacity\x12\x1c\n\tavailable\x18\x04 \x01(\x01R\tavailable\x12(\n\x10units_per_second\x18\x05 \x01(\x01R\x0eunitsPerSecond\x12\'\n\x0f\x62locked_seconds\x18\x06 \x01(\x01R\x0e\x62lockedSeconds\x12(\n\x10spent_on_cancels\x18\x07 \x01(\x01R\x0espentOnCancels\x12&\n\x0fspent_on_orders\x18\x08 \x01(\x01R\rspentOnOrders\x12\"\n\rspent_on_data\x18\t \x01(\x01R\x0bspentOnData\"d\n\x10ListFeedsRequest\x12\'\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"k\n\x11ListFeedsResponse\x12.\n\x05\x66\x65\x65\x64s\x18\x01 \x03(\x0b\x32\x18.tradeloom.feeds.v1.FeedR\x05\x66\x65\x65\x64s\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x90\x02\n\x10StartFeedRequest\x12(\n\nrequest_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12\x43\n\tsimulated\x18\x02 \x01(\x0b\x32#.tradeloom.feeds.v1.SimulatedSourceH\x00R\tsimulated\x12:\n\x06replay\x18\x03 \x01(\x0b\x32 .tradeloom.feeds.v1.ReplaySourceH\x00R\x06replay\x12@\n\x08\x65xchange\x18\x04 \x01(\x0b\x32\".tradeloom.feeds.v1.ExchangeSourceH\x00R\x08\x65xchangeB\x0f\n\x06source\x12\x05\xbaH\x02\x08\x01\"A\n\x11StartFeedResponse\x12,\n\x04\x66\x65\x65\x64\x18\x01 \x01(\x0b\x32\x18.tradeloom.feeds.v1.FeedR\x04\x66\x65\x65\x64\"^\n\x0fStopFeedRequest\x12(\n\nrequest_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12!\n\x07\x66\x65\x65\x64_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06\x66\x65\x65\x64Id\"@\n\x10StopFeedResponse\x12,\n\x04\x66\x65\x65\x64\x18\x01 \x01(\x0b\x32\x18.tradeloom.feeds.v1.FeedR\x04\x66\x65\x65\x64\"\xb2\x01\n\x0f\x42\x61\x63kfillRequest\x12(\n\nrequest_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\trequestId\x12.\n\rinstrument_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x31R\x0cinstrumentId\x12\x45\n\x06\x62ounds\x18\x03 \x01(\x0b\x32%.tradeloom.marketdata.v1.MissedTradesB\x06\xbaH\x03\xc8\x01\x01R\x06\x62ounds\"S\n\x10\x42\x61\x63kfillResponse\x12?\n\x08\x62\x61\x63kfill\x18\x01 \x01(\x0b\x32#.tradeloom.feeds.v1.OrderedBackfillR\x08\x62\x61\x63kfill\"\x96\x01\n\x14ListBackfillsRequest\x12,\n\rinstrument_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x31R\x0cinstrumentId\x12\'\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc8\x01(\x00R\x08pageSize\x12\'\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\tpageToken\"\x82\x01\n\x15ListBackfillsResponse\x12\x41\n\tbackfills\x18\x01 \x03(\x0b\x32#.tradeloom.feeds.v1.OrderedBackfillR\tbackfills\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"H\n\x15GetVenueBudgetRequest\x12/\n\x05venue\x18\x01 \x01(\tB\x19\xbaH\x16r\x14\x18\x10\x32\x10^[A-Z0-9]{2,16}$R\x05venue\"Q\n\x16GetVenueBudgetResponse\x12\x37\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x1f.tradeloom.feeds.v1.VenueBudgetR\x06\x62udget*\x83\x01\n\rBackfillState\x12\x1e\n\x1a\x42\x41\x43KFILL_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x42\x41\x43KFILL_STATE_RUNNING\x10\x01\x12\x1b\n\x17\x42\x41\x43KFILL_STATE_FINISHED\x10\x02\x12\x19\n\x15\x42\x41\x43KFILL_STATE_FAILED\x10\x03*\x87\x01\n\tFeedState\x12\x1a\n\x16\x46\x45\x45\x44_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46\x45\x45\x44_STATE_RUNNING\x10\x01\x12\x16\n\x12\x46\x45\x45\x44_STATE_STOPPED\x10\x02\x12\x17\n\x13\x46\x45\x45\x44_STATE_FINISHED\x10\x03\x12\x15\n\x11\x46\x45\x45\x44_STATE_FAILED\x10\x04\x32\xa8\x06\n\x0b\x46\x65\x65\x64Service\x12u\n\tListFeeds\x12$.tradeloom.feeds.v1.ListFeedsRequest\x1a%.tradeloom.feeds.v1.ListFeedsResponse\"\x1b\x90\x02\x01\xca\xda\x18\x06\x08\x03\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x08\x12\x06/feeds\x12u\n\tStartFeed\x12$.tradeloom.feeds.v1.StartFeedRequest\x1a%.tradeloom.feeds.v1.StartFeedResponse\"\x1b\xca\xda\x18\x06\x08\x03\x18\x03\x30\x03\x82\xd3\xe4\x93\x02\x0b\"\x06/feeds:\x01*\x12\x81\x01\n\x08StopFeed\x12#.tradeloom.feeds.v1.StopFeedRequest\x1a$.tradeloom.feeds.v1.StopFeedResponse\"*\xca\xda\x18\x06\x08\x03\x18\x03\x30\x03\x82\xd3\xe4\x93\x02\x1a\"\x15/feeds/{feed_id}/stop:\x01*\x12|\n\x08\x42\x61\x63kfill\x12#.tradeloom.feeds.v1.BackfillRequest\x1a$.tradeloom.feeds.v1.BackfillResponse\"%\xca\xda\x18\x06\x08\x03\x18\x03\x30\x03\x82\xd3\xe4\x93\x02\x15\"\x10/feeds/backfills:\x01*\x12\x8b\x01\n\rListBackfills\x12(.tradeloom.feeds.v1.ListBackfillsRequest\x1a).tradeloom.feeds.v1.ListBackfillsResponse\"%\x90\x02\x01\xca\xda\x18\x06\x08\x03\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x12\x12\x10/feeds/backfills\x12\x9a\x01\n\x0eGetVenueBudget\x12).tradeloom.feeds.v1.GetVenueBudgetRequest\x1a*.tradeloom.feeds.v1.GetVenueBudgetResponse\"1\x90\x02\x01\xca\xda\x18\x06\x08\x03\x18\x01\x30\x04\x82\xd3\xe4\x93\x02\x1e\x12\x1c/feeds/venues/{venue}/budgetb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,12 +38,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SIMULATEDSOURCE'].fields_by_name['trades_per_second']._loaded_options = None
   _globals['_SIMULATEDSOURCE'].fields_by_name['trades_per_second']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000@\237@)\000\000\000\000\000\000\000\000'
-  _globals['_REPLAYSOURCE'].fields_by_name['file']._loaded_options = None
-  _globals['_REPLAYSOURCE'].fields_by_name['file']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
-  _globals['_REPLAYSOURCE'].fields_by_name['instrument']._loaded_options = None
-  _globals['_REPLAYSOURCE'].fields_by_name['instrument']._serialized_options = b'\272H\003\310\001\001'
   _globals['_REPLAYSOURCE'].fields_by_name['speed']._loaded_options = None
   _globals['_REPLAYSOURCE'].fields_by_name['speed']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000j\370@)\000\000\000\000\000\000\000\000'
+  _globals['_REPLAYSOURCE'].fields_by_name['files']._loaded_options = None
+  _globals['_REPLAYSOURCE'].fields_by_name['files']._serialized_options = b'\272H\007\222\001\004\010\001\0202'
+  _globals['_RECORDEDFILE'].fields_by_name['file']._loaded_options = None
+  _globals['_RECORDEDFILE'].fields_by_name['file']._serialized_options = b'\272H\007r\005\020\001\030\310\001'
+  _globals['_RECORDEDFILE'].fields_by_name['instrument']._loaded_options = None
+  _globals['_RECORDEDFILE'].fields_by_name['instrument']._serialized_options = b'\272H\003\310\001\001'
   _globals['_EXCHANGESOURCE'].fields_by_name['venue']._loaded_options = None
   _globals['_EXCHANGESOURCE'].fields_by_name['venue']._serialized_options = b'\272H\026r\024\030\0202\020^[A-Z0-9]{2,16}$'
   _globals['_EXCHANGESOURCE'].fields_by_name['symbols']._loaded_options = None
@@ -86,46 +88,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDSERVICE'].methods_by_name['ListBackfills']._serialized_options = b'\220\002\001\312\332\030\006\010\003\030\0010\004\202\323\344\223\002\022\022\020/feeds/backfills'
   _globals['_FEEDSERVICE'].methods_by_name['GetVenueBudget']._loaded_options = None
   _globals['_FEEDSERVICE'].methods_by_name['GetVenueBudget']._serialized_options = b'\220\002\001\312\332\030\006\010\003\030\0010\004\202\323\344\223\002\036\022\034/feeds/venues/{venue}/budget'
-  _globals['_BACKFILLSTATE']._serialized_start=3260
-  _globals['_BACKFILLSTATE']._serialized_end=3391
-  _globals['_FEEDSTATE']._serialized_start=3394
-  _globals['_FEEDSTATE']._serialized_end=3529
+  _globals['_BACKFILLSTATE']._serialized_start=3374
+  _globals['_BACKFILLSTATE']._serialized_end=3505
+  _globals['_FEEDSTATE']._serialized_start=3508
+  _globals['_FEEDSTATE']._serialized_end=3643
   _globals['_FEED']._serialized_start=223
   _globals['_FEED']._serialized_end=730
   _globals['_SIMULATEDSOURCE']._serialized_start=732
   _globals['_SIMULATEDSOURCE']._serialized_end=838
   _globals['_REPLAYSOURCE']._serialized_start=841
-  _globals['_REPLAYSOURCE']._serialized_end=1011
-  _globals['_EXCHANGESOURCE']._serialized_start=1014
-  _globals['_EXCHANGESOURCE']._serialized_end=1173
-  _globals['_ORDEREDBACKFILL']._serialized_start=1176
-  _globals['_ORDEREDBACKFILL']._serialized_end=1501
-  _globals['_VENUEBUDGET']._serialized_start=1504
-  _globals['_VENUEBUDGET']._serialized_end=1833
-  _globals['_LISTFEEDSREQUEST']._serialized_start=1835
-  _globals['_LISTFEEDSREQUEST']._serialized_end=1935
-  _globals['_LISTFEEDSRESPONSE']._serialized_start=1937
-  _globals['_LISTFEEDSRESPONSE']._serialized_end=2044
-  _globals['_STARTFEEDREQUEST']._serialized_start=2047
-  _globals['_STARTFEEDREQUEST']._serialized_end=2319
-  _globals['_STARTFEEDRESPONSE']._serialized_start=2321
-  _globals['_STARTFEEDRESPONSE']._serialized_end=2386
-  _globals['_STOPFEEDREQUEST']._serialized_start=2388
-  _globals['_STOPFEEDREQUEST']._serialized_end=2482
-  _globals['_STOPFEEDRESPONSE']._serialized_start=2484
-  _globals['_STOPFEEDRESPONSE']._serialized_end=2548
-  _globals['_BACKFILLREQUEST']._serialized_start=2551
-  _globals['_BACKFILLREQUEST']._serialized_end=2729
-  _globals['_BACKFILLRESPONSE']._serialized_start=2731
-  _globals['_BACKFILLRESPONSE']._serialized_end=2814
-  _globals['_LISTBACKFILLSREQUEST']._serialized_start=2817
-  _globals['_LISTBACKFILLSREQUEST']._serialized_end=2967
-  _globals['_LISTBACKFILLSRESPONSE']._serialized_start=2970
-  _globals['_LISTBACKFILLSRESPONSE']._serialized_end=3100
-  _globals['_GETVENUEBUDGETREQUEST']._serialized_start=3102
-  _globals['_GETVENUEBUDGETREQUEST']._serialized_end=3174
-  _globals['_GETVENUEBUDGETRESPONSE']._serialized_start=3176
-  _globals['_GETVENUEBUDGETRESPONSE']._serialized_end=3257
-  _globals['_FEEDSERVICE']._serialized_start=3532
-  _globals['_FEEDSERVICE']._serialized_end=4340
+  _globals['_REPLAYSOURCE']._serialized_end=1000
+  _globals['_RECORDEDFILE']._serialized_start=1002
+  _globals['_RECORDEDFILE']._serialized_end=1125
+  _globals['_EXCHANGESOURCE']._serialized_start=1128
+  _globals['_EXCHANGESOURCE']._serialized_end=1287
+  _globals['_ORDEREDBACKFILL']._serialized_start=1290
+  _globals['_ORDEREDBACKFILL']._serialized_end=1615
+  _globals['_VENUEBUDGET']._serialized_start=1618
+  _globals['_VENUEBUDGET']._serialized_end=1947
+  _globals['_LISTFEEDSREQUEST']._serialized_start=1949
+  _globals['_LISTFEEDSREQUEST']._serialized_end=2049
+  _globals['_LISTFEEDSRESPONSE']._serialized_start=2051
+  _globals['_LISTFEEDSRESPONSE']._serialized_end=2158
+  _globals['_STARTFEEDREQUEST']._serialized_start=2161
+  _globals['_STARTFEEDREQUEST']._serialized_end=2433
+  _globals['_STARTFEEDRESPONSE']._serialized_start=2435
+  _globals['_STARTFEEDRESPONSE']._serialized_end=2500
+  _globals['_STOPFEEDREQUEST']._serialized_start=2502
+  _globals['_STOPFEEDREQUEST']._serialized_end=2596
+  _globals['_STOPFEEDRESPONSE']._serialized_start=2598
+  _globals['_STOPFEEDRESPONSE']._serialized_end=2662
+  _globals['_BACKFILLREQUEST']._serialized_start=2665
+  _globals['_BACKFILLREQUEST']._serialized_end=2843
+  _globals['_BACKFILLRESPONSE']._serialized_start=2845
+  _globals['_BACKFILLRESPONSE']._serialized_end=2928
+  _globals['_LISTBACKFILLSREQUEST']._serialized_start=2931
+  _globals['_LISTBACKFILLSREQUEST']._serialized_end=3081
+  _globals['_LISTBACKFILLSRESPONSE']._serialized_start=3084
+  _globals['_LISTBACKFILLSRESPONSE']._serialized_end=3214
+  _globals['_GETVENUEBUDGETREQUEST']._serialized_start=3216
+  _globals['_GETVENUEBUDGETREQUEST']._serialized_end=3288
+  _globals['_GETVENUEBUDGETRESPONSE']._serialized_start=3290
+  _globals['_GETVENUEBUDGETRESPONSE']._serialized_end=3371
+  _globals['_FEEDSERVICE']._serialized_start=3646
+  _globals['_FEEDSERVICE']._serialized_end=4454
 # @@protoc_insertion_point(module_scope)

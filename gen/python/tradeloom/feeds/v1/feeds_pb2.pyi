@@ -111,7 +111,7 @@ class Feed(_message.Message):
 
     @_builtins.property
     def replay(self) -> Global___ReplaySource:
-        """A recorded file."""
+        """Recorded files."""
 
     @_builtins.property
     def exchange(self) -> Global___ExchangeSource:
@@ -181,19 +181,50 @@ Global___SimulatedSource: _TypeAlias = SimulatedSource  # noqa: Y015
 
 @_typing.final
 class ReplaySource(_message.Message):
-    """A file of recorded trades, played at a chosen speed."""
+    """Files of recorded trades, played at a chosen speed as one market: their instruments are never more than a second
+    of market time apart.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEED_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    speed: _builtins.float
+    """1 plays in real time, 60 a minute in a second, 0 as fast as the readers can take it."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedFile]:
+        """The files. Those of one instrument are merged by time; what two of them have of the same id is played
+        once.
+        """
+
+    def __init__(
+        self,
+        *,
+        speed: _builtins.float = ...,
+        files: _abc.Iterable[Global___RecordedFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "speed", b"speed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaySource: _TypeAlias = ReplaySource  # noqa: Y015
+
+@_typing.final
+class RecordedFile(_message.Message):
+    """A file of recorded trades, and what they are of."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FILE_FIELD_NUMBER: _builtins.int
     INSTRUMENT_FIELD_NUMBER: _builtins.int
-    SPEED_FIELD_NUMBER: _builtins.int
     file: _builtins.str
-    """The file's name inside the folder that the operator opened for replays; Parquet or CSV with
-    the columns timestamp (ms), id, side, price, amount.
+    """The file's name inside the folder that the operator opened for replays: Parquet or CSV, recognised by its
+    columns. They are timestamp (ms), id, side, price, amount, or those of Binance's files of trades and
+    of aggregate trades, or timestamp, trade_id, price, quantity, buyer_maker. CSV without a header is
+    Binance's of trades (7 columns) or of aggregate trades (8), or Kraken's (3: time in s, price, volume).
     """
-    speed: _builtins.float
-    """1 plays in real time, 60 a minute in a second, 0 as fast as the readers can take it."""
     @_builtins.property
     def instrument(self) -> _marketdata_pb2.Instrument:
         """What its trades are of; created if it does not exist. Its venue must be FILE. Its market time
@@ -205,15 +236,14 @@ class ReplaySource(_message.Message):
         *,
         file: _builtins.str = ...,
         instrument: _marketdata_pb2.Instrument | None = ...,
-        speed: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["instrument", b"instrument"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "instrument", b"instrument", "speed", b"speed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "instrument", b"instrument"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ReplaySource: _TypeAlias = ReplaySource  # noqa: Y015
+Global___RecordedFile: _TypeAlias = RecordedFile  # noqa: Y015
 
 @_typing.final
 class ExchangeSource(_message.Message):
@@ -430,7 +460,7 @@ class StartFeedRequest(_message.Message):
 
     @_builtins.property
     def replay(self) -> Global___ReplaySource:
-        """A recorded file."""
+        """Recorded files."""
 
     @_builtins.property
     def exchange(self) -> Global___ExchangeSource:

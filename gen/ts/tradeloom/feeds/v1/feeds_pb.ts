@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/feeds/v1/feeds.proto.
  */
 export const file_tradeloom_feeds_v1_feeds: GenFile = /*@__PURE__*/
-  fileDesc("Ch50cmFkZWxvb20vZmVlZHMvdjEvZmVlZHMucHJvdG8SEnRyYWRlbG9vbS5mZWVkcy52MSKUAwoERmVlZBIPCgdmZWVkX2lkGAEgASgJEjgKCXNpbXVsYXRlZBgCIAEoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5TaW11bGF0ZWRTb3VyY2VIABIyCgZyZXBsYXkYAyABKAsyIC50cmFkZWxvb20uZmVlZHMudjEuUmVwbGF5U291cmNlSAASNgoIZXhjaGFuZ2UYCiABKAsyIi50cmFkZWxvb20uZmVlZHMudjEuRXhjaGFuZ2VTb3VyY2VIABIWCg5pbnN0cnVtZW50X2lkcxgEIAMoCRIsCgVzdGF0ZRgFIAEoDjIdLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkU3RhdGUSDwoHZmFpbHVyZRgGIAEoCRISCgp0aWNrX2NvdW50GAcgASgDEi8KC21hcmtldF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCAoGc291cmNlIjoKD1NpbXVsYXRlZFNvdXJjZRIMCgRzZWVkGAEgASgDEhkKEXRyYWRlc19wZXJfc2Vjb25kGAIgASgBImQKDFJlcGxheVNvdXJjZRIMCgRmaWxlGAEgASgJEjcKCmluc3RydW1lbnQYAiABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50Eg0KBXNwZWVkGAMgASgBIkIKDkV4Y2hhbmdlU291cmNlEg0KBXZlbnVlGAEgASgJEg8KB3N5bWJvbHMYAiADKAkSEAoIaGFzX2Jvb2sYAyABKAgi/AEKD09yZGVyZWRCYWNrZmlsbBITCgtiYWNrZmlsbF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEjUKBmJvdW5kcxgDIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxIwCgVzdGF0ZRgEIAEoDjIhLnRyYWRlbG9vbS5mZWVkcy52MS5CYWNrZmlsbFN0YXRlEg8KB2ZhaWx1cmUYBSABKAkSEgoKdGlja19jb3VudBgGIAEoAxIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAi1AEKC1ZlbnVlQnVkZ2V0Eg0KBXZlbnVlGAEgASgJEhQKDGZyb21fYWRkcmVzcxgCIAEoCRIQCghjYXBhY2l0eRgDIAEoARIRCglhdmFpbGFibGUYBCABKAESGAoQdW5pdHNfcGVyX3NlY29uZBgFIAEoARIXCg9ibG9ja2VkX3NlY29uZHMYBiABKAESGAoQc3BlbnRfb25fY2FuY2VscxgHIAEoARIXCg9zcGVudF9vbl9vcmRlcnMYCCABKAESFQoNc3BlbnRfb25fZGF0YRgJIAEoASI5ChBMaXN0RmVlZHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIlUKEUxpc3RGZWVkc1Jlc3BvbnNlEicKBWZlZWRzGAEgAygLMhgudHJhZGVsb29tLmZlZWRzLnYxLkZlZWQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJItYBChBTdGFydEZlZWRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSOAoJc2ltdWxhdGVkGAIgASgLMiMudHJhZGVsb29tLmZlZWRzLnYxLlNpbXVsYXRlZFNvdXJjZUgAEjIKBnJlcGxheRgDIAEoCzIgLnRyYWRlbG9vbS5mZWVkcy52MS5SZXBsYXlTb3VyY2VIABI2CghleGNoYW5nZRgEIAEoCzIiLnRyYWRlbG9vbS5mZWVkcy52MS5FeGNoYW5nZVNvdXJjZUgAQggKBnNvdXJjZSI7ChFTdGFydEZlZWRSZXNwb25zZRImCgRmZWVkGAEgASgLMhgudHJhZGVsb29tLmZlZWRzLnYxLkZlZWQiNgoPU3RvcEZlZWRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSDwoHZmVlZF9pZBgCIAEoCSI6ChBTdG9wRmVlZFJlc3BvbnNlEiYKBGZlZWQYASABKAsyGC50cmFkZWxvb20uZmVlZHMudjEuRmVlZCJzCg9CYWNrZmlsbFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEjUKBmJvdW5kcxgDIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcyJJChBCYWNrZmlsbFJlc3BvbnNlEjUKCGJhY2tmaWxsGAEgASgLMiMudHJhZGVsb29tLmZlZWRzLnYxLk9yZGVyZWRCYWNrZmlsbCJUChRMaXN0QmFja2ZpbGxzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJImgKFUxpc3RCYWNrZmlsbHNSZXNwb25zZRI2CgliYWNrZmlsbHMYASADKAsyIy50cmFkZWxvb20uZmVlZHMudjEuT3JkZXJlZEJhY2tmaWxsEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSImChVHZXRWZW51ZUJ1ZGdldFJlcXVlc3QSDQoFdmVudWUYASABKAkiSQoWR2V0VmVudWVCdWRnZXRSZXNwb25zZRIvCgZidWRnZXQYASABKAsyHy50cmFkZWxvb20uZmVlZHMudjEuVmVudWVCdWRnZXQqgwEKDUJhY2tmaWxsU3RhdGUSHgoaQkFDS0ZJTExfU1RBVEVfVU5TUEVDSUZJRUQQABIaChZCQUNLRklMTF9TVEFURV9SVU5OSU5HEAESGwoXQkFDS0ZJTExfU1RBVEVfRklOSVNIRUQQAhIZChVCQUNLRklMTF9TVEFURV9GQUlMRUQQAyqHAQoJRmVlZFN0YXRlEhoKFkZFRURfU1RBVEVfVU5TUEVDSUZJRUQQABIWChJGRUVEX1NUQVRFX1JVTk5JTkcQARIWChJGRUVEX1NUQVRFX1NUT1BQRUQQAhIXChNGRUVEX1NUQVRFX0ZJTklTSEVEEAMSFQoRRkVFRF9TVEFURV9GQUlMRUQQBDLNBAoLRmVlZFNlcnZpY2USXQoJTGlzdEZlZWRzEiQudHJhZGVsb29tLmZlZWRzLnYxLkxpc3RGZWVkc1JlcXVlc3QaJS50cmFkZWxvb20uZmVlZHMudjEuTGlzdEZlZWRzUmVzcG9uc2UiA5ACARJYCglTdGFydEZlZWQSJC50cmFkZWxvb20uZmVlZHMudjEuU3RhcnRGZWVkUmVxdWVzdBolLnRyYWRlbG9vbS5mZWVkcy52MS5TdGFydEZlZWRSZXNwb25zZRJVCghTdG9wRmVlZBIjLnRyYWRlbG9vbS5mZWVkcy52MS5TdG9wRmVlZFJlcXVlc3QaJC50cmFkZWxvb20uZmVlZHMudjEuU3RvcEZlZWRSZXNwb25zZRJVCghCYWNrZmlsbBIjLnRyYWRlbG9vbS5mZWVkcy52MS5CYWNrZmlsbFJlcXVlc3QaJC50cmFkZWxvb20uZmVlZHMudjEuQmFja2ZpbGxSZXNwb25zZRJpCg1MaXN0QmFja2ZpbGxzEigudHJhZGVsb29tLmZlZWRzLnYxLkxpc3RCYWNrZmlsbHNSZXF1ZXN0GikudHJhZGVsb29tLmZlZWRzLnYxLkxpc3RCYWNrZmlsbHNSZXNwb25zZSIDkAIBEmwKDkdldFZlbnVlQnVkZ2V0EikudHJhZGVsb29tLmZlZWRzLnYxLkdldFZlbnVlQnVkZ2V0UmVxdWVzdBoqLnRyYWRlbG9vbS5mZWVkcy52MS5HZXRWZW51ZUJ1ZGdldFJlc3BvbnNlIgOQAgFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_marketdata_v1_marketdata]);
+  fileDesc("Ch50cmFkZWxvb20vZmVlZHMvdjEvZmVlZHMucHJvdG8SEnRyYWRlbG9vbS5mZWVkcy52MSKUAwoERmVlZBIPCgdmZWVkX2lkGAEgASgJEjgKCXNpbXVsYXRlZBgCIAEoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5TaW11bGF0ZWRTb3VyY2VIABIyCgZyZXBsYXkYAyABKAsyIC50cmFkZWxvb20uZmVlZHMudjEuUmVwbGF5U291cmNlSAASNgoIZXhjaGFuZ2UYCiABKAsyIi50cmFkZWxvb20uZmVlZHMudjEuRXhjaGFuZ2VTb3VyY2VIABIWCg5pbnN0cnVtZW50X2lkcxgEIAMoCRIsCgVzdGF0ZRgFIAEoDjIdLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkU3RhdGUSDwoHZmFpbHVyZRgGIAEoCRISCgp0aWNrX2NvdW50GAcgASgDEi8KC21hcmtldF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCAoGc291cmNlIjoKD1NpbXVsYXRlZFNvdXJjZRIMCgRzZWVkGAEgASgDEhkKEXRyYWRlc19wZXJfc2Vjb25kGAIgASgBImwKDFJlcGxheVNvdXJjZRINCgVzcGVlZBgDIAEoARIvCgVmaWxlcxgEIAMoCzIgLnRyYWRlbG9vbS5mZWVkcy52MS5SZWNvcmRlZEZpbGVKBAgBEAJKBAgCEANSBGZpbGVSCmluc3RydW1lbnQiVQoMUmVjb3JkZWRGaWxlEgwKBGZpbGUYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiQgoORXhjaGFuZ2VTb3VyY2USDQoFdmVudWUYASABKAkSDwoHc3ltYm9scxgCIAMoCRIQCghoYXNfYm9vaxgDIAEoCCL8AQoPT3JkZXJlZEJhY2tmaWxsEhMKC2JhY2tmaWxsX2lkGAEgASgJEhUKDWluc3RydW1lbnRfaWQYAiABKAkSNQoGYm91bmRzGAMgASgLMiUudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTWlzc2VkVHJhZGVzEjAKBXN0YXRlGAQgASgOMiEudHJhZGVsb29tLmZlZWRzLnYxLkJhY2tmaWxsU3RhdGUSDwoHZmFpbHVyZRgFIAEoCRISCgp0aWNrX2NvdW50GAYgASgDEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLUAQoLVmVudWVCdWRnZXQSDQoFdmVudWUYASABKAkSFAoMZnJvbV9hZGRyZXNzGAIgASgJEhAKCGNhcGFjaXR5GAMgASgBEhEKCWF2YWlsYWJsZRgEIAEoARIYChB1bml0c19wZXJfc2Vjb25kGAUgASgBEhcKD2Jsb2NrZWRfc2Vjb25kcxgGIAEoARIYChBzcGVudF9vbl9jYW5jZWxzGAcgASgBEhcKD3NwZW50X29uX29yZGVycxgIIAEoARIVCg1zcGVudF9vbl9kYXRhGAkgASgBIjkKEExpc3RGZWVkc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiVQoRTGlzdEZlZWRzUmVzcG9uc2USJwoFZmVlZHMYASADKAsyGC50cmFkZWxvb20uZmVlZHMudjEuRmVlZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki1gEKEFN0YXJ0RmVlZFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRI4CglzaW11bGF0ZWQYAiABKAsyIy50cmFkZWxvb20uZmVlZHMudjEuU2ltdWxhdGVkU291cmNlSAASMgoGcmVwbGF5GAMgASgLMiAudHJhZGVsb29tLmZlZWRzLnYxLlJlcGxheVNvdXJjZUgAEjYKCGV4Y2hhbmdlGAQgASgLMiIudHJhZGVsb29tLmZlZWRzLnYxLkV4Y2hhbmdlU291cmNlSABCCAoGc291cmNlIjsKEVN0YXJ0RmVlZFJlc3BvbnNlEiYKBGZlZWQYASABKAsyGC50cmFkZWxvb20uZmVlZHMudjEuRmVlZCI2Cg9TdG9wRmVlZFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgdmZWVkX2lkGAIgASgJIjoKEFN0b3BGZWVkUmVzcG9uc2USJgoEZmVlZBgBIAEoCzIYLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkInMKD0JhY2tmaWxsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhUKDWluc3RydW1lbnRfaWQYAiABKAkSNQoGYm91bmRzGAMgASgLMiUudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTWlzc2VkVHJhZGVzIkkKEEJhY2tmaWxsUmVzcG9uc2USNQoIYmFja2ZpbGwYASABKAsyIy50cmFkZWxvb20uZmVlZHMudjEuT3JkZXJlZEJhY2tmaWxsIlQKFExpc3RCYWNrZmlsbHNSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiaAoVTGlzdEJhY2tmaWxsc1Jlc3BvbnNlEjYKCWJhY2tmaWxscxgBIAMoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5PcmRlcmVkQmFja2ZpbGwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiYKFUdldFZlbnVlQnVkZ2V0UmVxdWVzdBINCgV2ZW51ZRgBIAEoCSJJChZHZXRWZW51ZUJ1ZGdldFJlc3BvbnNlEi8KBmJ1ZGdldBgBIAEoCzIfLnRyYWRlbG9vbS5mZWVkcy52MS5WZW51ZUJ1ZGdldCqDAQoNQmFja2ZpbGxTdGF0ZRIeChpCQUNLRklMTF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFkJBQ0tGSUxMX1NUQVRFX1JVTk5JTkcQARIbChdCQUNLRklMTF9TVEFURV9GSU5JU0hFRBACEhkKFUJBQ0tGSUxMX1NUQVRFX0ZBSUxFRBADKocBCglGZWVkU3RhdGUSGgoWRkVFRF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkZFRURfU1RBVEVfUlVOTklORxABEhYKEkZFRURfU1RBVEVfU1RPUFBFRBACEhcKE0ZFRURfU1RBVEVfRklOSVNIRUQQAxIVChFGRUVEX1NUQVRFX0ZBSUxFRBAEMs0ECgtGZWVkU2VydmljZRJdCglMaXN0RmVlZHMSJC50cmFkZWxvb20uZmVlZHMudjEuTGlzdEZlZWRzUmVxdWVzdBolLnRyYWRlbG9vbS5mZWVkcy52MS5MaXN0RmVlZHNSZXNwb25zZSIDkAIBElgKCVN0YXJ0RmVlZBIkLnRyYWRlbG9vbS5mZWVkcy52MS5TdGFydEZlZWRSZXF1ZXN0GiUudHJhZGVsb29tLmZlZWRzLnYxLlN0YXJ0RmVlZFJlc3BvbnNlElUKCFN0b3BGZWVkEiMudHJhZGVsb29tLmZlZWRzLnYxLlN0b3BGZWVkUmVxdWVzdBokLnRyYWRlbG9vbS5mZWVkcy52MS5TdG9wRmVlZFJlc3BvbnNlElUKCEJhY2tmaWxsEiMudHJhZGVsb29tLmZlZWRzLnYxLkJhY2tmaWxsUmVxdWVzdBokLnRyYWRlbG9vbS5mZWVkcy52MS5CYWNrZmlsbFJlc3BvbnNlEmkKDUxpc3RCYWNrZmlsbHMSKC50cmFkZWxvb20uZmVlZHMudjEuTGlzdEJhY2tmaWxsc1JlcXVlc3QaKS50cmFkZWxvb20uZmVlZHMudjEuTGlzdEJhY2tmaWxsc1Jlc3BvbnNlIgOQAgESbAoOR2V0VmVudWVCdWRnZXQSKS50cmFkZWxvb20uZmVlZHMudjEuR2V0VmVudWVCdWRnZXRSZXF1ZXN0GioudHJhZGVsb29tLmZlZWRzLnYxLkdldFZlbnVlQnVkZ2V0UmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_tradeloom_marketdata_v1_marketdata]);
 
 /**
  * One source of ticks and what it brings.
@@ -44,7 +44,7 @@ export type Feed = Message<"tradeloom.feeds.v1.Feed"> & {
     case: "simulated";
   } | {
     /**
-     * A recorded file.
+     * Recorded files.
      *
      * @generated from field: tradeloom.feeds.v1.ReplaySource replay = 3;
      */
@@ -139,14 +139,46 @@ export const SimulatedSourceSchema: GenMessage<SimulatedSource> = /*@__PURE__*/
   messageDesc(file_tradeloom_feeds_v1_feeds, 1);
 
 /**
- * A file of recorded trades, played at a chosen speed.
+ * Files of recorded trades, played at a chosen speed as one market: their instruments are never more than a second
+ * of market time apart.
  *
  * @generated from message tradeloom.feeds.v1.ReplaySource
  */
 export type ReplaySource = Message<"tradeloom.feeds.v1.ReplaySource"> & {
   /**
-   * The file's name inside the folder that the operator opened for replays; Parquet or CSV with
-   * the columns timestamp (ms), id, side, price, amount.
+   * 1 plays in real time, 60 a minute in a second, 0 as fast as the readers can take it.
+   *
+   * @generated from field: double speed = 3;
+   */
+  speed: number;
+
+  /**
+   * The files. Those of one instrument are merged by time; what two of them have of the same id is played
+   * once.
+   *
+   * @generated from field: repeated tradeloom.feeds.v1.RecordedFile files = 4;
+   */
+  files: RecordedFile[];
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.ReplaySource.
+ * Use `create(ReplaySourceSchema)` to create a new message.
+ */
+export const ReplaySourceSchema: GenMessage<ReplaySource> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 2);
+
+/**
+ * A file of recorded trades, and what they are of.
+ *
+ * @generated from message tradeloom.feeds.v1.RecordedFile
+ */
+export type RecordedFile = Message<"tradeloom.feeds.v1.RecordedFile"> & {
+  /**
+   * The file's name inside the folder that the operator opened for replays: Parquet or CSV, recognised by its
+   * columns. They are timestamp (ms), id, side, price, amount, or those of Binance's files of trades and
+   * of aggregate trades, or timestamp, trade_id, price, quantity, buyer_maker. CSV without a header is
+   * Binance's of trades (7 columns) or of aggregate trades (8), or Kraken's (3: time in s, price, volume).
    *
    * @generated from field: string file = 1;
    */
@@ -159,21 +191,14 @@ export type ReplaySource = Message<"tradeloom.feeds.v1.ReplaySource"> & {
    * @generated from field: tradeloom.marketdata.v1.Instrument instrument = 2;
    */
   instrument?: Instrument | undefined;
-
-  /**
-   * 1 plays in real time, 60 a minute in a second, 0 as fast as the readers can take it.
-   *
-   * @generated from field: double speed = 3;
-   */
-  speed: number;
 };
 
 /**
- * Describes the message tradeloom.feeds.v1.ReplaySource.
- * Use `create(ReplaySourceSchema)` to create a new message.
+ * Describes the message tradeloom.feeds.v1.RecordedFile.
+ * Use `create(RecordedFileSchema)` to create a new message.
  */
-export const ReplaySourceSchema: GenMessage<ReplaySource> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 2);
+export const RecordedFileSchema: GenMessage<RecordedFile> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_feeds, 3);
 
 /**
  * What a venue tells of some of its instruments: every trade, and the best of their books at most five
@@ -211,7 +236,7 @@ export type ExchangeSource = Message<"tradeloom.feeds.v1.ExchangeSource"> & {
  * Use `create(ExchangeSourceSchema)` to create a new message.
  */
 export const ExchangeSourceSchema: GenMessage<ExchangeSource> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 3);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 4);
 
 /**
  * Trades that were ordered from a venue's record.
@@ -274,7 +299,7 @@ export type OrderedBackfill = Message<"tradeloom.feeds.v1.OrderedBackfill"> & {
  * Use `create(OrderedBackfillSchema)` to create a new message.
  */
 export const OrderedBackfillSchema: GenMessage<OrderedBackfill> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 4);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 5);
 
 /**
  * What may be asked of a venue. Requests cost units, the dearer ones more: as ccxt counts them.
@@ -352,7 +377,7 @@ export type VenueBudget = Message<"tradeloom.feeds.v1.VenueBudget"> & {
  * Use `create(VenueBudgetSchema)` to create a new message.
  */
 export const VenueBudgetSchema: GenMessage<VenueBudget> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 5);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 6);
 
 /**
  * Asks for the feeds.
@@ -380,7 +405,7 @@ export type ListFeedsRequest = Message<"tradeloom.feeds.v1.ListFeedsRequest"> & 
  * Use `create(ListFeedsRequestSchema)` to create a new message.
  */
 export const ListFeedsRequestSchema: GenMessage<ListFeedsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 6);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 7);
 
 /**
  * A page of feeds.
@@ -408,7 +433,7 @@ export type ListFeedsResponse = Message<"tradeloom.feeds.v1.ListFeedsResponse"> 
  * Use `create(ListFeedsResponseSchema)` to create a new message.
  */
 export const ListFeedsResponseSchema: GenMessage<ListFeedsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 7);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 8);
 
 /**
  * Asks to start a feed.
@@ -438,7 +463,7 @@ export type StartFeedRequest = Message<"tradeloom.feeds.v1.StartFeedRequest"> & 
     case: "simulated";
   } | {
     /**
-     * A recorded file.
+     * Recorded files.
      *
      * @generated from field: tradeloom.feeds.v1.ReplaySource replay = 3;
      */
@@ -460,7 +485,7 @@ export type StartFeedRequest = Message<"tradeloom.feeds.v1.StartFeedRequest"> & 
  * Use `create(StartFeedRequestSchema)` to create a new message.
  */
 export const StartFeedRequestSchema: GenMessage<StartFeedRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 8);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 9);
 
 /**
  * The feed that was started.
@@ -481,7 +506,7 @@ export type StartFeedResponse = Message<"tradeloom.feeds.v1.StartFeedResponse"> 
  * Use `create(StartFeedResponseSchema)` to create a new message.
  */
 export const StartFeedResponseSchema: GenMessage<StartFeedResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 9);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 10);
 
 /**
  * Asks to stop a feed.
@@ -509,7 +534,7 @@ export type StopFeedRequest = Message<"tradeloom.feeds.v1.StopFeedRequest"> & {
  * Use `create(StopFeedRequestSchema)` to create a new message.
  */
 export const StopFeedRequestSchema: GenMessage<StopFeedRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 10);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 11);
 
 /**
  * The feed that was stopped.
@@ -530,7 +555,7 @@ export type StopFeedResponse = Message<"tradeloom.feeds.v1.StopFeedResponse"> & 
  * Use `create(StopFeedResponseSchema)` to create a new message.
  */
 export const StopFeedResponseSchema: GenMessage<StopFeedResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 11);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 12);
 
 /**
  * Asks for trades of the past. Either bound may be an id of a trade or a time; where both are given the
@@ -567,7 +592,7 @@ export type BackfillRequest = Message<"tradeloom.feeds.v1.BackfillRequest"> & {
  * Use `create(BackfillRequestSchema)` to create a new message.
  */
 export const BackfillRequestSchema: GenMessage<BackfillRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 12);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 13);
 
 /**
  * What was ordered.
@@ -588,7 +613,7 @@ export type BackfillResponse = Message<"tradeloom.feeds.v1.BackfillResponse"> & 
  * Use `create(BackfillResponseSchema)` to create a new message.
  */
 export const BackfillResponseSchema: GenMessage<BackfillResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 13);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 14);
 
 /**
  * Asks for what was ordered.
@@ -623,7 +648,7 @@ export type ListBackfillsRequest = Message<"tradeloom.feeds.v1.ListBackfillsRequ
  * Use `create(ListBackfillsRequestSchema)` to create a new message.
  */
 export const ListBackfillsRequestSchema: GenMessage<ListBackfillsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 14);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 15);
 
 /**
  * A page of what was ordered.
@@ -651,7 +676,7 @@ export type ListBackfillsResponse = Message<"tradeloom.feeds.v1.ListBackfillsRes
  * Use `create(ListBackfillsResponseSchema)` to create a new message.
  */
 export const ListBackfillsResponseSchema: GenMessage<ListBackfillsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 15);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 16);
 
 /**
  * Asks for a venue's budget.
@@ -672,7 +697,7 @@ export type GetVenueBudgetRequest = Message<"tradeloom.feeds.v1.GetVenueBudgetRe
  * Use `create(GetVenueBudgetRequestSchema)` to create a new message.
  */
 export const GetVenueBudgetRequestSchema: GenMessage<GetVenueBudgetRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 16);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 17);
 
 /**
  * A venue's budget.
@@ -693,7 +718,7 @@ export type GetVenueBudgetResponse = Message<"tradeloom.feeds.v1.GetVenueBudgetR
  * Use `create(GetVenueBudgetResponseSchema)` to create a new message.
  */
 export const GetVenueBudgetResponseSchema: GenMessage<GetVenueBudgetResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_feeds_v1_feeds, 17);
+  messageDesc(file_tradeloom_feeds_v1_feeds, 18);
 
 /**
  * How an ordered backfill stands.
