@@ -248,6 +248,7 @@ def after(entry: Entry, cursor: Cursor) -> Entry:
         del batch.ticks[:skipped]
         batch.first_sequence += skipped
         batch.previous_cursor = str(cursor)
+        batch.ClearField("missed")  # it was told with the first tick, which the reader has had
     return Entry(entry.cursor, entry.first_sequence + skipped, response.SerializeToString())
 
 

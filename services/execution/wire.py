@@ -74,8 +74,13 @@ def instrument_from_proto(instrument: marketdata_pb2.Instrument) -> Instrument:
 
 
 def moments_from_bytes(response: bytes, grid: Grid) -> Iterator[Print | Book]:
-    """What a serialized message of batches says of one instrument's market: its ticks in sequence, then the book."""
+    """What a serialized message of batches says of one instrument's market: its ticks in sequence, then the book.
+
+    What was brought after it had been missed is of the past, and fills nothing.
+    """
     for batch in marketdata_pb2.StreamTicksResponse.FromString(response).batches:
+        if batch.backfill:
+            continue
         for tick in batch.ticks:
             yield grid.trade(nanoseconds(tick.time), tick.price, tick.quantity)
         if batch.HasField("book"):

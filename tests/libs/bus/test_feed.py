@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.marketdata.v1.marketdata_pb2 import (
@@ -94,6 +96,17 @@ async def test_a_cursor_inside_a_batch_resumes_with_the_next_tick(redis):
         "SIM:BTCUSDT@1-10",
     )
     assert after(second, cursor) is second
+
+
+async def test_what_was_missed_before_a_batch_is_told_with_its_first_tick_only(redis):
+    whole = batch(1, 4)
+    response = StreamTicksResponse.FromString(whole.response)
+    response.batches[0].missed.before_trade_id = "5"
+    await append(redis, [replace(whole, response=response.SerializeToString())])
+    [entry] = await read_all(redis, Cursor(BTC, 0, 0))
+    for skipped, is_told in ((0, True), (1, False)):
+        [rest] = StreamTicksResponse.FromString(after(entry, Cursor(BTC, 1, skipped)).response).batches
+        assert rest.HasField("missed") is is_told
 
 
 async def test_a_batch_that_a_reader_has_brings_it_nothing_when_it_is_made_again_but_takes_it_to_the_new_epoch(redis):

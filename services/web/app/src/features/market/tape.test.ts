@@ -45,6 +45,13 @@ describe("the tape", () => {
     expect(tapeAfter(tape, message({ conflation: { instrumentId: BTC, skippedBatches: 2n } })).hasGap).toBe(true);
   });
 
+  test("shows nothing of what is brought late, and says when something was missed", () => {
+    let tape = tapeAfter(NO_TAPE, message({ batches: [batch(1, 10)] }));
+    expect(tapeAfter(tape, message({ batches: [{ ...batch(2, 7), backfill: true }] }))).toEqual(tape);
+    tape = tapeAfter(tape, message({ batches: [{ ...batch(3, 11), missed: { afterTradeId: "5", beforeTradeId: "9" } }] }));
+    expect(tape).toMatchObject({ lastPrice: 11, hasGap: true });
+  });
+
   test("remembers where each instrument stands", () => {
     let cursors = cursorsAfter(undefined, message({ acknowledgement: { cursors: ["SIM:BTCUSDT@1-0", "SIM:ETHUSDT@1-4"] } }));
     cursors = cursorsAfter(cursors, message({ batches: [batch(1, 5, 6)] }));

@@ -17,7 +17,7 @@ export interface Tape {
   trades: readonly Trade[];
   book: Book | undefined;
   quote: Quote | undefined;
-  /** Whether ticks could not be replayed after a break: the list of trades has a hole. */
+  /** Whether ticks could not be replayed after a break, or were missed by the feed: the list of trades has a hole. */
   hasGap: boolean;
 }
 
@@ -36,6 +36,9 @@ export function tapeAfter(tape: Tape, message: StreamTicksResponse): Tape {
   if (quote) next = { ...withPrice(next, quote.lastPrice), quote };
   if (message.gap || message.conflation) next = { ...next, hasGap: true };
   for (const batch of message.batches) {
+    // What is brought late is of the past.
+    if (batch.backfill) continue;
+    if (batch.missed) next = { ...next, hasGap: true };
     if (batch.book) next = { ...next, book: batch.book };
     const last = batch.ticks.at(-1);
     if (!last) continue;
