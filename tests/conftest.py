@@ -29,12 +29,16 @@ numbers = itertools.count(1)
 
 SHARED_AUTH_REDIS = 1
 """The number of the shared auth's database of Valkey; the tests' is 0."""
-STACK_FOLDERS = ("tests/journeys/", "tests/faults/")
+STACK_FOLDERS = ("tests/journeys/", "tests/faults/test_killed_services.py")
 """Whose tests share the one stack of a run."""
 STACK_PLACE = "tests/libs/stack/"
 """Before whose tests they come."""
 ASYNCIO_FOLDERS = ("tests/libs/stack/", "tests/libs/cli/", "tests/web/")
 """What they test runs on asyncio's own event loop; the rest, the services, on uvloop."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long forms too, which `make test` leaves out")
 
 
 def pytest_report_header() -> list[str]:
@@ -52,7 +56,10 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     return {"uvloop": uvloop.new_event_loop}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long") and (long := [item for item in items if item.get_closest_marker("long")]):
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     # A stack that stands idle takes a quarter of a core: it starts late, and leaves enough to do beside it.
     items.sort(
         key=lambda item: STACK_PLACE if item.nodeid.startswith(STACK_FOLDERS) else item.nodeid.partition("::")[0]

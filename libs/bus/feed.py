@@ -44,12 +44,16 @@ local function before(one, other)
 end
 """
 
-# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants that append gives.
-# A refused XADD ends the script before the quote is touched. Sequences count events, so their difference is how many
-# there are after the oldest batch.
+# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants that append gives; the last is the
+# id that must be the newest, if any must. A refused XADD ends the script before the quote is touched; 0 if something was
+# lost before. Sequences count events, so their difference is how many there are after the oldest batch.
 _APPEND = (
     _IDS
     + """
+if ARGV[12] ~= '' then
+  local held = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  if not held or before(held[1], ARGV[12]) then return 0 end
+end
 redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3])
 if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
 for key = 1, 3 do redis.call('EXPIRE', KEYS[key], ARGV[11]) end
@@ -134,13 +138,15 @@ class Cursor:
 class Batch:
     """What a feeder appends: response is a serialized StreamTicksResponse with this batch alone, cursor is after it.
 
-    quote is the serialized marketdata Quote after it, empty where there is none yet.
+    quote is the serialized marketdata Quote after it, empty where there is none yet. With `after`, it is appended only where
+    the stream still holds what ends at that cursor.
     """
 
     cursor: Cursor
     first_sequence: int
     response: bytes
     quote: bytes
+    after: Cursor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,10 @@ class Outdated(Exception):
     """Another feeder with a higher epoch, or this one, has appended beyond this batch already."""
 
 
+class Lost(Exception):
+    """Redis no longer holds what was appended before."""
+
+
 def parse_cursor(text: str, field: str = "after_cursor") -> Cursor:
     """The cursor that str() made; CursorInvalid, naming field, for any other text."""
     if not (found := re.fullmatch(r"([A-Z0-9]{2,16}:[A-Z0-9._/-]{1,32})@(\d{1,15})-(\d{1,15})", text, re.ASCII)):
@@ -164,7 +174,10 @@ def parse_cursor(text: str, field: str = "after_cursor") -> Cursor:
 
 
 async def append(redis: Redis, batches: Sequence[Batch]) -> None:
-    """Append batches, and set their quotes, in one round trip. Outdated if Redis refused one; others may be appended."""
+    """Append batches, and set their quotes, in one round trip.
+
+    Outdated if Redis refused one, Lost if it lacks what one comes after; others may be appended.
+    """
     pipeline = redis.pipeline(transaction=False)
     for batch in batches:
         instrument_id = batch.cursor.instrument_id
@@ -176,12 +189,16 @@ async def append(redis: Redis, batches: Sequence[Batch]) -> None:
             f"ticks-stored:{instrument_id}",
             *(batch.cursor.stream_id, batch.response, batch.first_sequence, batch.quote),
             *(RESUME_BATCHES, RESUME_EVENTS, BATCHES_MAX, EVENTS_MAX, TRIM_BATCHES, TRIM_EVENTS, IDLE_SECONDS),
+            batch.after.stream_id if batch.after else "",
         )
-    for result in await pipeline.execute(raise_on_error=False):
+    results = await pipeline.execute(raise_on_error=False)
+    for result in results:
         if isinstance(result, ResponseError) and "equal or smaller" in str(result):
             raise Outdated(str(result))
         if isinstance(result, Exception):
             raise result
+    if not all(results):
+        raise Lost("Redis no longer holds what was appended before")
 
 
 async def shut_out(redis: Redis, epochs: Mapping[str, int]) -> None:

@@ -197,7 +197,11 @@ class OpenExchange:
             if (known := listed.get(symbol) or self._announced.get(symbol))
         }
         if changed := [each for symbol, each in now.items() if each != self._announced.get(symbol)]:
-            await desk.announce(changed)
+            try:
+                await desk.announce(changed)
+            except DatabaseUnavailable as error:
+                log.warning("instruments are announced the next time", cause=str(error))
+                return
         self._announced |= now
 
     # What the venue tells.
@@ -382,21 +386,25 @@ class OpenExchange:
         failures = 0
         symbols = {channel.line.instrument_id: symbol for symbol, channel in self._channels.items()}
         while True:
-            backfill = await desk.next_backfill()
-            if backfill is None:
-                await asyncio.sleep(BACKFILL_LOOK_SECONDS)
-                continue
             try:
-                symbol = symbols[backfill.instrument_id]
-                await self._bring(venue, desk, symbol, backfill)
-                failures = 0
-            except VenueTrouble as trouble:
-                failures += 1
-                if failures < BACKFILL_FAILURES_MAX:
-                    await asyncio.sleep(RETRY_SECONDS * 2**failures)
+                backfill = await desk.next_backfill()
+                if backfill is None:
+                    await asyncio.sleep(BACKFILL_LOOK_SECONDS)
                     continue
-                failures = 0
-                await desk.note_backfill(replace(backfill, state=BackfillState.FAILED, failure=str(trouble)))
+                try:
+                    await self._bring(venue, desk, symbols[backfill.instrument_id], backfill)
+                    failures = 0
+                except VenueTrouble as trouble:
+                    failures += 1
+                    if failures < BACKFILL_FAILURES_MAX:
+                        await asyncio.sleep(RETRY_SECONDS * 2**failures)
+                        continue
+                    failures = 0
+                    await desk.note_backfill(replace(backfill, state=BackfillState.FAILED, failure=str(trouble)))
+            except DatabaseUnavailable as error:
+                # The market goes on without: what was brought and not noted is brought again.
+                log.warning("backfills wait for Postgres", cause=str(error))
+                await asyncio.sleep(BACKFILL_LOOK_SECONDS)
 
     async def _bring(self, venue: Venue, desk: Desk, symbol: str, backfill: Backfill) -> None:
         """Brings one to its end, page after page; each is noted once it is in the stream."""

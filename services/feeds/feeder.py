@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus import feed as streams
-from libs.bus.feed import BATCHES_MAX, EVENTS_MAX, Batch, Cursor, Outdated
+from libs.bus.feed import BATCHES_MAX, EVENTS_MAX, Batch, Cursor, Lost, Outdated
 from libs.ids import uuid7
 from libs.store.background import Backoff
 from libs.store.database import Database, DatabaseUnavailable
@@ -179,8 +179,8 @@ class Feeder:
                 batches = [batch for line in lines for batch in line.cut(now, self._sequence_max(feed, line))]
                 if batches:
                     await self._append(batches, lines)
-            except RedisError:
-                log.exception("Redis takes no ticks", feed_id=str(feed.feed_id))
+            except (RedisError, Lost) as error:
+                log.warning("Redis takes no ticks", feed_id=str(feed.feed_id), cause=str(error))
                 await self._restore(lines)
             if loop.time() >= note_at:
                 # Without Postgres it goes on for as long as the lease is held.
@@ -230,7 +230,10 @@ class Feeder:
             try:
                 newest = await streams.newest(self._redis, list(self._kept))
                 missing = [
-                    batch for each, kept in self._kept.items() for batch in kept if is_after(batch, newest.get(each))
+                    replace(batch, after=None)
+                    for each, kept in self._kept.items()
+                    for batch in kept
+                    if is_after(batch, newest.get(each))
                 ]
                 for start in range(0, len(missing), RESTORED_BATCHES):
                     await streams.append(self._redis, missing[start : start + RESTORED_BATCHES])

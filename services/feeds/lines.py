@@ -51,6 +51,7 @@ class Line(ABC):
         self._quote = quote
         self._place = place
         self._missed: Missed | None = None
+        self._after: Cursor | None = None
         self.start_sequence = place.sequence
         self._cut = self.done = Progress(place.sequence, place.position, place.trade_id)
 
@@ -155,11 +156,12 @@ class Line(ABC):
             )
         cursor = Cursor(self.instrument_id, self._place.epoch, self._previous.sequence + count)
         batch.previous_cursor, batch.cursor = str(self._previous), str(cursor)
+        after, self._after = self._after, cursor
         self._previous = cursor
         self._cut = replace(self._cut, sequence=cursor.sequence)
         wire.update_quote(self._quote, batch, now.wall_ns)
         response = marketdata_pb2.StreamTicksResponse(batches=[batch])
-        return Batch(cursor, first_sequence, response.SerializeToString(), self._quote.SerializeToString())
+        return Batch(cursor, first_sequence, response.SerializeToString(), self._quote.SerializeToString(), after)
 
 
 class PlannedLine(Line):

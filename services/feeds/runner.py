@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from libs.bus import feed as streams
 from libs.bus.feed import Outdated
 from libs.store.background import Backoff
-from libs.store.database import Database
+from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import LeaseLost, fence, holding
 from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound
 from services.feeds.feeder import Clock, Feeder, clock
@@ -42,11 +42,11 @@ class Runner:
         try:
             while True:
                 self._woken.clear()
-                async with self._database.transaction() as rows:
-                    running = await FeedStore(rows).running()
-                self._ended |= self._tending.keys() - running
-                await self._settle(running)
-                await self._let_go()
+                try:
+                    await self._look()
+                except DatabaseUnavailable as error:
+                    # What is played goes on for as long as its lease is held.
+                    log.warning("feeds are not looked after", cause=str(error))
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._woken.wait()
@@ -54,6 +54,13 @@ class Runner:
                     continue
         finally:
             await self._settle(set())
+
+    async def _look(self) -> None:
+        async with self._database.transaction() as rows:
+            running = await FeedStore(rows).running()
+        self._ended |= self._tending.keys() - running
+        await self._settle(running)
+        await self._let_go()
 
     async def _settle(self, running: set[UUID]) -> None:
         """Begins to tend the feeds that run, and leaves those that do not."""

@@ -15,6 +15,7 @@ from libs.bus import feed
 from libs.bus.feed import (
     Batch,
     Cursor,
+    Lost,
     Outdated,
     after,
     append,
@@ -74,6 +75,18 @@ async def test_appending_the_same_batch_again_is_refused(redis):
     await append(redis, [batch(1, 3)])
     with pytest.raises(Outdated):
         await append(redis, [batch(1, 3)])
+
+
+async def test_a_batch_is_not_appended_where_what_it_comes_after_was_lost(redis):
+    first, second = batch(1, 3), replace(batch(4, 6), after=Cursor(BTC, 1, 3))
+    await append(redis, [first, second])
+    await redis.flushall()
+    with pytest.raises(Lost):
+        await append(redis, [replace(batch(7, 9), after=Cursor(BTC, 1, 6)), batch(1, 1, of=ETH)])
+    assert await newest(redis, [BTC, ETH]) == {ETH: Cursor(ETH, 1, 1)}
+    await append(redis, [first, second])
+    await append(redis, [replace(batch(7, 9), after=Cursor(BTC, 1, 6))])
+    assert prices(*await read_all(redis, Cursor(BTC, 0, 0))) == list(range(1, 10))
 
 
 async def test_one_refused_instrument_does_not_hold_up_the_others_of_its_round_trip(redis):
