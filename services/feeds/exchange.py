@@ -9,7 +9,8 @@ All of an instrument's state that another replica needs is in its stream and its
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -102,6 +103,8 @@ class Channel:
     """Whether Redis may have lost what came after the place: then trades after it may have been told already."""
     reached_ns: int
     """Market time of the newest event offered."""
+    early: deque[Tick]
+    """Told while it was torn, which is for as long as it takes to ask the record for the newest trade."""
     event_at: float = 0.0
     asked_at: float = 0.0
     """When it was last known that nothing is missing, or asked."""
@@ -144,6 +147,7 @@ class OpenExchange:
                 is_unsure=bool(place.trade_id),
                 is_torn=place.is_torn and bool(place.trade_id),
                 reached_ns=place.market_time_ns,
+                early=deque(maxlen=TRADES_WAITING_MAX),
                 asked_at=self._loop.time(),
             )
             for place in places
@@ -208,11 +212,17 @@ class OpenExchange:
 
     def _take(self, venue: Venue) -> None:
         for symbol, trades in venue.take_trades().items():
-            if (channel := self._channels.get(symbol)) and not channel.is_torn:
+            if channel := self._channels.get(symbol):
                 channel.asked_at, channel.quiet_seconds = self._loop.time(), QUIET_SECONDS
-                repeats = channel.trades.repeat_count
-                self._tell(channel, channel.trades.add(trades, time.monotonic_ns()))
-                REPEATS.labels(channel.line.instrument_id).inc(channel.trades.repeat_count - repeats)
+                if channel.is_torn:
+                    channel.early.extend(trades)
+                else:
+                    self._add(channel, trades)
+
+    def _add(self, channel: Channel, trades: Iterable[Tick]) -> None:
+        repeats = channel.trades.repeat_count
+        self._tell(channel, channel.trades.add(trades, time.monotonic_ns()))
+        REPEATS.labels(channel.line.instrument_id).inc(channel.trades.repeat_count - repeats)
 
     def _tell(self, channel: Channel, trades: Sequence[Tick]) -> None:
         """Has trades told that are in order."""
@@ -220,8 +230,8 @@ class OpenExchange:
             return
         if channel.line.is_full:
             # Redis takes less than comes. What waits is let go, and fetched again after what was cut.
-            channel.line.drop()
-            channel.trades = sequencer_of(self._ids_follow, channel.line.cut_trade_id)
+            dropped = [*channel.line.drop(), *trades]
+            channel.trades.go_back(channel.line.cut_trade_id, dropped)
             channel.is_unsure = True
             return
         self._offer(channel, trades, max(trade.time_ns for trade in trades))
@@ -345,6 +355,14 @@ class OpenExchange:
             await self._miss(desk, channel, missed)
             channel.trades = sequencer_of(self._ids_follow, newest.trade_id)
         channel.is_torn = False
+        # Those up to the newest are within what is brought.
+        self._add(channel, [trade for trade in channel.early if newest is None or self._is_later(trade, newest)])
+        channel.early.clear()
+
+    def _is_later(self, trade: Tick, other: Tick) -> bool:
+        if self._ids_follow:
+            return int(trade.trade_id) > int(other.trade_id)
+        return trade.time_ns > other.time_ns
 
     async def _miss(self, desk: Desk, channel: Channel, missed: Missed) -> None:
         instrument_id = channel.line.instrument_id

@@ -72,6 +72,10 @@ class Sequencer(Protocol):
         """Goes on without what is missing; returns what is in order now."""
         ...
 
+    def go_back(self, last_id: str, dropped: Iterable[Tick]) -> None:
+        """Goes on after an earlier trade: those dropped have not been told, and nothing waits any more."""
+        ...
+
 
 class FollowingIds:
     """For venues that number an instrument's trades one by one."""
@@ -128,6 +132,10 @@ class FollowingIds:
         self._last = min(self._waiting) - 1
         return self._in_order()
 
+    def go_back(self, last_id: str, dropped: Iterable[Tick]) -> None:
+        self._last, self.last = int(last_id) if last_id else None, None
+        self._waiting.clear()
+
     @property
     def waiting_count(self) -> int:
         return len(self._waiting)
@@ -147,11 +155,11 @@ class DistinctIds:
     hole = None
     waiting_count = 0
 
-    def __init__(self, last_id: str, known_ids: Iterable[str] = ()) -> None:
+    def __init__(self, last_id: str) -> None:
         self.last: Tick | None = None
         self.last_id = last_id
         self.repeat_count = 0
-        self._known: OrderedDict[str, None] = OrderedDict.fromkeys(known_ids)
+        self._known: OrderedDict[str, None] = OrderedDict.fromkeys([last_id])
 
     def add(self, trades: Iterable[Tick], now_ns: int) -> list[Tick]:
         ready: list[Tick] = []
@@ -171,6 +179,11 @@ class DistinctIds:
 
     def pass_over(self) -> list[Tick]:
         return []
+
+    def go_back(self, last_id: str, dropped: Iterable[Tick]) -> None:
+        self.last, self.last_id = None, last_id
+        for trade in dropped:
+            self._known.pop(trade.trade_id, None)
 
 
 def sequencer_of(ids_follow: bool, last_id: str) -> Sequencer:
@@ -205,9 +218,10 @@ class LiveLine(Line):
             self._events.extend(events)
             self._wake()
 
-    def drop(self) -> None:
-        """Lets go of all that was offered and not cut."""
-        self._events.clear()
+    def drop(self) -> list[Tick]:
+        """Lets go of all that was offered and not cut; returns the trades of it."""
+        dropped, self._events = self._events, deque()
+        return [event for event in dropped if isinstance(event, Tick)]
 
     async def tell_backfill(self, backfill: Backfilled) -> None:
         """Returns when the stream has it. One at a time."""

@@ -201,7 +201,7 @@ class Venue:
     async def trades_after(self, symbol: str, trade_id: str, time_ns: int) -> list[Tick]:
         """The next trades on record, the oldest first, PAGE_TRADES at most: after an id or, without one, from a time on.
 
-        Where ids do not follow on each other, the trades of that time come again.
+        Where ids do not follow on each other, trades of that time may come again.
         """
         since, more = None, {}
         if trade_id and self.manner.by_id:
@@ -215,6 +215,9 @@ class Venue:
         found = await self._ask(self._record(symbol, since, PAGE_TRADES, more))
         if trade_id and self.manner.ids_follow:
             return [trade for trade in found if int(trade.trade_id) > int(trade_id)]
+        ids = [trade.trade_id for trade in found]
+        if trade_id in ids:
+            return found[ids.index(trade_id) + 1 :]
         return [trade for trade in found if trade.time_ns >= time_ns]
 
     async def newest_trade(self, symbol: str) -> Tick | None:

@@ -17,7 +17,7 @@ from tradeloom.marketdata.v1.marketdata_pb2 import Quote, TickBatch
 from libs.bus import feed as streams
 from libs.ids import uuid7
 from libs.store.database import Database
-from services.feeds import exchange, venues
+from services.feeds import exchange, live, venues
 from services.feeds.domain import ExchangeSource, Feed, Missed
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import OrderBackfill, StartFeed, stop_feed
@@ -281,14 +281,43 @@ async def test_ids_that_the_venue_has_never_given_are_not_missed(rpc, worker, re
     assert_told_as_it_was_traded(await batches_of(redis, BTC), market)
 
 
+def make_experimental(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nothing were known of the venue but that ccxt speaks to it."""
+    known = venues.MANNERS["BINANCE"]
+    manner = replace(known, is_proved=False, ids_follow=False, by_id=False, since=None)
+    monkeypatch.setattr(venues, "MANNERS", {"BINANCE": manner})
+
+
+async def test_an_experimental_venue_is_taken_over_without_a_repeat_of_trades_of_one_moment(
+    rpc, worker, redis, venue, market, monkeypatch
+):
+    make_experimental(monkeypatch)
+    await start(rpc)
+    now = venue.now_milliseconds()
+    for round_number in range(3):
+        async with bringing(worker, redis, venue):
+            if round_number == 0:
+                market.trade(100, 1, time=now)
+            await until(lambda count=round_number * 6 + 1: has_ticks(redis, count))
+            for number in range(3):
+                market.trade(101 + number, 1, time=now + round_number + 1)
+            await until(lambda: all_are_told(redis, market))
+        # While nobody listens, some of the same moment and some later.
+        for number in range(3):
+            market.trade(110 + number, 1, time=now + round_number + 1)
+    async with bringing(worker, redis, venue):
+        await until(lambda: all_are_told(redis, market))
+    batches = await batches_of(redis, BTC)
+    assert_numbered_without_gap_or_repeat(batches)
+    assert live_ids(batches) == made_ids(market)
+
+
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("mishap", ["duplicates", "cut off", "silent", "malformed"])
 async def test_an_experimental_venue_repeats_nothing_and_leaves_out_nothing_over_a_lost_connection(
     rpc, worker, redis, venue, market, monkeypatch, mishap
 ):
-    known = venues.MANNERS["BINANCE"]
-    manner = replace(known, is_proved=False, ids_follow=False, by_id=False, since=None)
-    monkeypatch.setattr(venues, "MANNERS", {"BINANCE": manner})
+    make_experimental(monkeypatch)
     await start(rpc)
     async with bringing(worker, redis, venue):
         async with venue.trading("BTCUSDT", RATE, seed=1):
@@ -494,3 +523,24 @@ async def test_on_a_quiet_market_time_goes_on_as_long_as_the_venue_answers_pings
 
 async def has_moments(redis: Redis, count: int) -> bool:
     return sum(batch.HasField("market_time") for batch in await batches_of(redis, BTC)) >= count
+
+
+async def test_what_waits_for_redis_for_too_long_is_let_go_and_fetched_again(
+    rpc, worker, redis, venue, market, monkeypatch, valkey
+):
+    monkeypatch.setattr(live, "EVENTS_WAITING_MAX", 20)
+    await start(rpc)
+    async with bringing(worker, redis, venue):
+        async with venue.trading("BTCUSDT", RATE, seed=1):
+            await until(lambda: has_ticks(redis, 20))
+            valkey.kill()
+            told = len(market.aggregates)
+            await until(lambda: has_traded(market, told + 60))
+            valkey.start()
+            await until(lambda: has_ticks(redis, 20))
+        await until(lambda: all_are_told(redis, market))
+    batches = await batches_of(redis, BTC)
+    assert_numbered_without_gap_or_repeat(batches, batches[0].first_sequence)
+    first = min(live_ids(batches))
+    assert live_ids(batches) == made_ids(market, first)
+    assert first <= market.aggregates[0].aggregate_id + 20
