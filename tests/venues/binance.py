@@ -90,7 +90,7 @@ class Binance:
     def list_market(self, base: str, quote_asset: str, **of: Any) -> Market:
         """Opens a market; its tick, step and the like may be said."""
         symbol = base + quote_asset
-        market = Market(symbol, base, quote_asset, self.streams.publish, self.now_milliseconds, **of)
+        market = Market(symbol, base, quote_asset, self.now_milliseconds, publish=self.streams.publish, **of)
         self.markets[symbol] = market
         return market
 

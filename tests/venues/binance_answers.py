@@ -10,7 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 from tests.venues.binance_klines import INTERVALS, MONTH, UNITS, Trade, klines, text
-from tests.venues.binance_market import Market, Rejected
+from tests.venues.binance_market import Market
+from tests.venues.market import Rejected
 from tests.venues.binance_orders import NOTHING, Account, Fill, Order, Side
 
 Parameters = Mapping[str, str]

@@ -35,8 +35,8 @@ class Stand:
             "BTCUSDT",
             "BTC",
             "USDT",
-            lambda stream, event: self.told.append((stream, event)),
             lambda: next(self.clock),
+            publish=lambda stream, event: self.told.append((stream, event)),
             middle=Decimal(100),
         )
         self.events: list[list[dict[str, Any]]] = [[] for _ in range(people)]
