@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import itertools
+import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,9 +26,10 @@ from tests.venues.binance_klines import INTERVALS, klines, open_time
 from tests.venues.binance_limits import Limits
 from tests.venues.binance_market import DEPTH_SPEEDS, Market
 from tests.venues.binance_orders import Account
-from tests.venues.binance_streams import Socket, Streams, subscription_wrap
-from tests.venues.faults import Faults, befall
-from tests.venues.serving import HOST, Site, serving
+from tests.venues.binance_streams import Streams, subscription_wrap
+from tests.venues.faults import befall
+from tests.venues.serving import Venue, serving
+from tests.venues.streams import Socket
 
 RECEIVE_WINDOW_MILLISECONDS = 5_000
 RECEIVE_WINDOW_MILLISECONDS_MAX = 60_000
@@ -55,32 +57,19 @@ class Key:
 
 
 @dataclass
-class Binance:
+class Binance(Venue[Streams]):
     """keys by their public half; faults are the script of what goes wrong."""
 
     keys: dict[str, Key] = field(default_factory=dict)
-    faults: Faults = field(default_factory=Faults)
     limits: Limits = field(default_factory=Limits)
     clock_offset_milliseconds: int = 0
-    asked: list[str] = field(default_factory=list)
-    """The paths of all requests."""
     tick_seconds: float = 0.1
     """The pace of the streams that are not told of each change."""
-    port: int = 0
 
     def __post_init__(self) -> None:
         self.markets: dict[str, Market] = {}
         self.streams = Streams(self.faults)
         self._told_klines: dict[str, tuple[int, int]] = {}
-        self._site: Site | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
-
-    @property
-    def streams_url(self) -> str:
-        return f"ws://{HOST}:{self.port}"
 
     def now_milliseconds(self) -> int:
         return time.time_ns() // 1_000_000 + self.clock_offset_milliseconds
@@ -99,32 +88,6 @@ class Binance:
         if symbol not in self.markets:
             raise Refused(-1121)
         return self.markets[symbol]
-
-    @asynccontextmanager
-    async def trading(self, symbol: str, trades_per_second: float, seed: int = 0) -> AsyncIterator[Market]:
-        """The market moves by itself during the block."""
-        market = self.market(symbol)
-        running = asyncio.ensure_future(market.run(trades_per_second, seed))
-        try:
-            yield market
-        finally:
-            running.cancel()
-            with suppress(asyncio.CancelledError):
-                await running
-
-    def disconnect(self, stream: str = "", *, close_frame: bool = True) -> None:
-        """Cuts the sockets that follow a stream whose name holds that text; all of them, without one."""
-        self.streams.cut(stream, close_frame=close_frame)
-
-    @asynccontextmanager
-    async def refusing(self) -> AsyncIterator[None]:
-        """Nobody is connected, and nobody can connect, during the block; afterwards on the same port."""
-        assert self._site is not None
-        await self._site.close()
-        try:
-            yield
-        finally:
-            await self._site.open(self.port)
 
     # Who is asking.
 
@@ -359,14 +322,14 @@ class Binance:
         """The WebSocket API, of which this knows what it takes to follow a user's events."""
         subscription_ids = itertools.count()
 
-        def heard(socket: Socket, asked: dict[str, Any]) -> dict[str, Any]:
+        def heard(socket: Socket, asked: dict[str, Any]) -> None:
             try:
-                result = self._user_answer(socket, asked, subscription_ids)
+                answer = {"status": 200, "result": self._user_answer(socket, asked, subscription_ids)}
             except Refused as refused:
-                return {"id": asked.get("id"), "status": refused.status, "error": refused.body}
-            return {"id": asked.get("id"), "status": 200, "result": result}
+                answer = {"status": refused.status, "error": refused.body}
+            socket.send(json.dumps({"id": asked.get("id"), **answer}))
 
-        return await self.streams.serve(request, heard, [], combined=False)
+        return await self.streams.serve(request, heard, {})
 
     def _user_answer(self, socket: Socket, asked: dict[str, Any], subscription_ids: "itertools.count[int]") -> Any:
         match asked.get("method"):
@@ -425,7 +388,7 @@ def user_stream(account: Account) -> str:
 @asynccontextmanager
 async def binance(**keys: Key) -> AsyncIterator[Binance]:
     venue = Binance(keys=dict(keys))
-    async with serving(venue) as venue._site:
+    async with serving(venue):
         ticking = asyncio.ensure_future(venue.tick())
         try:
             yield venue

@@ -11,8 +11,8 @@ from typing import Any
 
 from tests.venues.binance_klines import INTERVALS, MONTH, UNITS, Trade, klines, text
 from tests.venues.binance_market import Market
-from tests.venues.market import Rejected
 from tests.venues.binance_orders import NOTHING, Account, Fill, Order, Side
+from tests.venues.market import Rejected
 
 Parameters = Mapping[str, str]
 

@@ -1,151 +1,20 @@
-"""The sockets of the offline Binance: who follows which stream, and what of it reaches them under the script of faults."""
+"""The sockets of the offline Binance: what they are asked, and how events are told on them."""
 
-import asyncio
 import json
-from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import web
 
-from tests.venues.faults import Faults, Mishap
-
-WAITING_MAX = 20_000
-"""Messages for one socket; whoever reads no faster is disconnected."""
-PONG_SECONDS_MAX = 60.0
-
-Heard = Callable[["Socket", dict[str, Any]], dict[str, Any]]
+from tests.venues.streams import Socket
+from tests.venues.streams import Streams as AnyStreams
 
 
-@dataclass(frozen=True)
-class Cut:
-    close_frame: bool
-
-
-class Socket:
-    """One connection. What is sent to it waits in a queue, so that nobody who sends waits for it."""
-
-    def __init__(self, ws: web.WebSocketResponse, transport: asyncio.Transport) -> None:
-        self._ws, self._transport = ws, transport
-        self._waiting: asyncio.Queue[str | Cut] = asyncio.Queue()
-        self.wraps: dict[str, str] = {}
-        """By the streams that it follows: what stands before an event of it, as far as the event's own place."""
-        self.pongs = 0
-
-    def send(self, text: str) -> None:
-        self._waiting.put_nowait(text)
-        if self._waiting.qsize() > WAITING_MAX:
-            self._transport.abort()
-
-    def cut(self, *, close_frame: bool) -> None:
-        """What was sent before is still delivered."""
-        self._waiting.put_nowait(Cut(close_frame))
-
-    async def write(self) -> None:
-        while isinstance(text := await self._waiting.get(), str):
-            await self._ws.send_str(text)
-        if text.close_frame:
-            await self._ws.close(code=WSCloseCode.GOING_AWAY, message=b"disconnected", drain=False)
-        self._transport.abort()
-
-    async def ping(self, seconds: Callable[[], float]) -> None:
-        loop = asyncio.get_running_loop()
-        heard_at, pongs = loop.time(), self.pongs
-        while True:
-            await self._ws.ping()
-            await asyncio.sleep(seconds())
-            if self.pongs != pongs:
-                heard_at, pongs = loop.time(), self.pongs
-            elif loop.time() - heard_at > PONG_SECONDS_MAX:
-                self._transport.abort()
-
-    async def read(self, heard: Heard) -> None:
-        async for message in self._ws:
-            if message.type is WSMsgType.PING:
-                await self._ws.pong(message.data)
-            elif message.type is WSMsgType.PONG:
-                self.pongs += 1
-            elif message.type is WSMsgType.TEXT:
-                self.send(json.dumps(heard(self, json.loads(message.data))))
-
-
-class Streams:
+class Streams(AnyStreams):
     """All sockets, by what they follow."""
 
-    def __init__(self, faults: Faults) -> None:
-        self._faults = faults
-        self.sockets: list[Socket] = []
-        self.ping_seconds = 20.0
-        self._followers: defaultdict[str, dict[Socket, None]] = defaultdict(dict)
-        self._held: dict[str, str] = {}
-        """By stream, the event that goes out after the next."""
-
-    def follow(self, socket: Socket, stream: str, wrap: str = "") -> None:
-        socket.wraps[stream] = wrap
-        self._followers[stream][socket] = None
-
-    def leave(self, socket: Socket, stream: str) -> None:
-        socket.wraps.pop(stream, None)
-        self._followers[stream].pop(socket, None)
-
-    def followed(self) -> list[str]:
-        return [stream for stream, sockets in self._followers.items() if sockets]
-
     def publish(self, stream: str, event: dict[str, Any]) -> None:
-        if not self._followers.get(stream):
-            return
-        text = json.dumps(event, separators=(",", ":"))
-        fault = self._faults.of_message(stream, event.get("e", ""))
-        mishap = fault.mishap if fault else None
-        if mishap is Mishap.OUT_OF_ORDER:
-            self._held[stream] = text
-            return
-        if fault and mishap is Mishap.DISCONNECT:
-            self.cut(stream, close_frame=fault.close_frame)
-            return
-        copies = {Mishap.MISSING: 0, Mishap.DUPLICATE: 2}.get(mishap, 1) if mishap else 1
-        for _ in range(copies):
-            self._send(stream, text[: len(text) // 2] if mishap is Mishap.MALFORMED else text)
-        if stream in self._held:
-            self._send(stream, self._held.pop(stream))
-
-    def _send(self, stream: str, text: str) -> None:
-        for socket in list(self._followers[stream]):
-            wrap = socket.wraps[stream]
-            socket.send(f"{wrap}{text}}}" if wrap else text)
-
-    def cut(self, stream: str = "", *, close_frame: bool = True) -> None:
-        """Disconnects all who follow a stream whose name holds that text; everybody, without one."""
-        for socket in list(self.sockets):
-            if not stream or any(stream in name for name in socket.wraps):
-                self._forget(socket)
-                socket.cut(close_frame=close_frame)
-
-    def _forget(self, socket: Socket) -> None:
-        for stream in list(socket.wraps):
-            self.leave(socket, stream)
-        if socket in self.sockets:
-            self.sockets.remove(socket)
-
-    async def serve(self, request: web.Request, heard: Heard, streams: list[str], *, combined: bool) -> Any:
-        """A connection from its handshake to its end."""
-        ws = web.WebSocketResponse(autoping=False, timeout=1.0)
-        await ws.prepare(request)
-        assert request.transport is not None
-        socket = Socket(ws, request.transport)
-        self.sockets.append(socket)
-        for stream in streams:
-            self.follow(socket, stream, combined_wrap(stream) if combined else "")
-        beside = [asyncio.ensure_future(socket.write()), asyncio.ensure_future(socket.ping(lambda: self.ping_seconds))]
-        try:
-            await socket.read(heard)
-        finally:
-            self._forget(socket)
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
-        return ws
+        if self.is_followed(stream):
+            self.tell(stream, json.dumps(event, separators=(",", ":")), event.get("e", ""))
 
     # What a socket of market streams is asked.
 
@@ -153,10 +22,11 @@ class Streams:
         combined = request.path.startswith("/stream")
         named = request.query.get("streams", "") if combined else request.match_info.get("streams", "")
 
-        def heard(socket: Socket, asked: dict[str, Any]) -> dict[str, Any]:
-            return self._market_answer(socket, asked, combined=combined)
+        def heard(socket: Socket, asked: dict[str, Any]) -> None:
+            socket.send(json.dumps(self._market_answer(socket, asked, combined=combined)))
 
-        return await self.serve(request, heard, [name for name in named.split("/") if name], combined=combined)
+        streams = {name: combined_wrap(name) if combined else "" for name in named.split("/") if name}
+        return await self.serve(request, heard, streams)
 
     def _market_answer(self, socket: Socket, asked: dict[str, Any], *, combined: bool) -> dict[str, Any]:
         streams = asked.get("params") or []

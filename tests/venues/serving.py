@@ -1,13 +1,21 @@
-"""How the tests' venues are served: on a free port of loopback."""
+"""What all of the tests' venues are: served on a free port of loopback, with markets that move and a script of faults."""
 
+import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from aiohttp import web
 
+from tests.venues.faults import Faults
+from tests.venues.market import Market
+from tests.venues.streams import Streams
+
 HOST = "127.0.0.1"
+
+S = TypeVar("S", bound=Streams)
 
 
 @dataclass
@@ -30,8 +38,62 @@ class Site:
                 connection.transport.abort()
 
 
+@dataclass(kw_only=True)
+class Venue(ABC, Generic[S]):
+    """faults are the script of what goes wrong."""
+
+    faults: Faults = field(default_factory=Faults)
+    asked: list[str] = field(default_factory=list)
+    """The paths of all requests."""
+    port: int = 0
+    site: Site | None = None
+    streams: S = field(init=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def streams_url(self) -> str:
+        return f"ws://{HOST}:{self.port}"
+
+    @abstractmethod
+    def market(self, symbol: str) -> Market: ...
+
+    @abstractmethod
+    def routes(self) -> list[web.RouteDef]: ...
+
+    # What a test does.
+
+    @asynccontextmanager
+    async def trading(self, symbol: str, trades_per_second: float, seed: int = 0) -> AsyncIterator[Market]:
+        """The market moves by itself during the block."""
+        market = self.market(symbol)
+        running = asyncio.ensure_future(market.run(trades_per_second, seed))
+        try:
+            yield market
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    def disconnect(self, stream: str = "", *, close_frame: bool = True) -> None:
+        """Cuts the sockets that follow a stream whose name holds that text; all of them, without one."""
+        self.streams.cut(stream, close_frame=close_frame)
+
+    @asynccontextmanager
+    async def refusing(self) -> AsyncIterator[None]:
+        """Nobody is connected, and nobody can connect, during the block; afterwards on the same port."""
+        assert self.site is not None
+        await self.site.close()
+        try:
+            yield
+        finally:
+            await self.site.open(self.port)
+
+
 @asynccontextmanager
-async def serving(venue: Any) -> AsyncIterator[Site]:
+async def serving(venue: Venue[S]) -> AsyncIterator[None]:
     """The venue on a free port of loopback during the block; it is told which."""
     app = web.Application()
     app.add_routes(venue.routes())
@@ -40,7 +102,7 @@ async def serving(venue: Any) -> AsyncIterator[Site]:
     site = Site(runner)
     try:
         await site.open()
-        venue.port = runner.addresses[0][1]
-        yield site
+        venue.port, venue.site = runner.addresses[0][1], site
+        yield
     finally:
         await runner.cleanup()
