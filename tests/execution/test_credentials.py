@@ -31,6 +31,7 @@ from services.execution.venues.credentials import Checkers
 from tests.libs.mesh.stand import refused, serving_works
 from tests.mesh import Installation
 from tests.venues import binance as binance_venue
+from tests.venues import faults
 from tests.venues import kraken as kraken_venue
 from tests.venues.binance import Binance
 from tests.venues.faults import RequestFault, broken, server_error, silent, too_many
@@ -231,7 +232,7 @@ async def test_a_key_that_kraken_takes_for_nobodys_is_told_as_that(
     "error", ["EService:Unavailable", "EAPI:Rate limit exceeded", "EAPI:Invalid nonce", "EOther:?"]
 )
 async def test_a_kraken_in_trouble_says_nothing_of_the_key(kraken: Kraken, error: str):
-    kraken.errors = [error]
+    kraken.faults.requests.append(faults.kraken_error(error))
     with pytest.raises(VenueUnavailable):
         await check(kraken, leased("KRAKEN", KRAKEN_KEY, KRAKEN_SECRET))
 

@@ -4,6 +4,7 @@ A test writes the script beforehand, and what happens follows from it alone: not
 """
 
 import asyncio
+import json
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,11 @@ def too_many(seconds: int, **of: Any) -> RequestFault:
     """As Binance says that too much was asked."""
     body = '{"code":-1003,"msg":"Too much request weight used; current limit is 6000 request weight per 1 MINUTE."}'
     return RequestFault(429, {"Retry-After": str(seconds), "Content-Type": "application/json"}, body, **of)
+
+
+def kraken_error(error: str = "EAPI:Rate limit exceeded", **of: Any) -> RequestFault:
+    """As Kraken says no; if nothing else is said, that too much was asked."""
+    return RequestFault(200, {"Content-Type": "application/json"}, json.dumps({"error": [error]}), **of)
 
 
 def server_error(status: int = 500, **of: Any) -> RequestFault:
