@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
 from importlib import import_module
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from redis.asyncio import Redis
 from libs.bus.budget import Budget, Limits, Use
 from libs.venues import below, retry_seconds
 from services.feeds.domain import (
+    EPOCH_START,
     Aggressor,
     AssetClass,
     Book,
@@ -42,7 +44,11 @@ BUDGET_BURST_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
 NUMBERS_MAX = 10**18
 """What a precision or a limit may be, either way; anything else is not understood."""
-MILLISECOND_NS = 1_000_000
+MICROSECOND_NS, MILLISECOND_NS = 1_000, 1_000_000
+UNSURE_NS = 1_000 * MILLISECOND_NS
+"""The time of a trade in the stream is this near to the one on record."""
+BEHIND_NS = 2_000 * MILLISECOND_NS
+"""The time by a venue's clock may be so much later than we take it for: some tell whole seconds."""
 
 TROUBLE_CHARACTERS_MAX = 200
 ASSET = re.compile(r"[A-Z0-9._-]{1,16}", re.ASCII)
@@ -65,6 +71,16 @@ class Manner:
     """Whether trades are asked for by the id to begin with; otherwise by time."""
     since: tuple[str, int] | None = None
     """The venue's own parameter for the time to begin at, and its unit in nanoseconds; without it, ccxt's way is taken."""
+    time_ns_of: Callable[[Mapping[str, Any]], int] = lambda trade: trade["timestamp"] * MILLISECOND_NS
+    """When a trade was made."""
+
+
+def kraken_time_ns(trade: Mapping[str, Any]) -> int:
+    """In microseconds: finer than the milliseconds of ccxt, and alike in the stream and on record, which has more digits."""
+    told = trade["info"]
+    if isinstance(told, list):
+        return int(Decimal(told[2]) * 1_000_000) * MICROSECOND_NS
+    return (datetime.fromisoformat(told["timestamp"]) - EPOCH_START) // timedelta(microseconds=1) * MICROSECOND_NS
 
 
 MANNERS: Mapping[str, Manner] = {
@@ -90,6 +106,7 @@ MANNERS: Mapping[str, Manner] = {
         rest_paths={"public": "", "private": ""},
         stream_paths={"public": "", "publicV2": "/v2"},
         since=("since", 1),
+        time_ns_of=kraken_time_ns,
     ),
 }
 
@@ -111,6 +128,7 @@ def limits_from(rate_limit_milliseconds: float) -> Limits:
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Watch = Callable[[Any], Awaitable[Any]]
 
 
 class VenueTrouble(Exception):
@@ -147,24 +165,28 @@ class Venue:
 
     async def hear_trades(self, symbols: Sequence[str], wake: Callable[[], None]) -> None:
         """Has trades told from now on, and wakes whoever takes them; until VenueTrouble."""
-        await self._hear("Trades", symbols, wake)
+        of_one, of_many = self._exchange.watch_trades, self._exchange.watch_trades_for_symbols
+        await self._hear("Trades", of_one, of_many, symbols, wake)
 
     async def hear_books(self, symbols: Sequence[str]) -> None:
         """Has books told from now on; until VenueTrouble."""
-        await self._hear("OrderBook", symbols, lambda: None)
+        of_one = self._exchange.watch_order_book
+        of_many = self._exchange.watch_order_book_for_symbols
+        await self._hear("OrderBook", of_one, of_many, symbols, lambda: None)
 
-    async def _hear(self, what: str, symbols: Sequence[str], wake: Callable[[], None]) -> None:
+    async def _hear(
+        self, what: str, of_one: Watch, of_many: Watch, symbols: Sequence[str], wake: Callable[[], None]
+    ) -> None:
         # What ccxt returns is one instrument's at a time, and leaves out what came together with it: so it only tells that
         # something came, and all of it is taken from where ccxt keeps it.
         names = [self._names[symbol] for symbol in symbols]
-        method = "watch_trades" if what == "Trades" else "watch_order_book"
         if self._exchange.has[f"watch{what}ForSymbols"]:
-            await self._listen(getattr(self._exchange, f"{method}_for_symbols"), names, wake)
+            await self._listen(of_many, names, wake)
         async with asyncio.TaskGroup() as together:
             for name in names:
-                together.create_task(self._listen(getattr(self._exchange, method), name, wake))
+                together.create_task(self._listen(of_one, name, wake))
 
-    async def _listen(self, watch: Callable[[Any], Awaitable[Any]], about: Any, wake: Callable[[], None]) -> None:
+    async def _listen(self, watch: Watch, about: Any, wake: Callable[[], None]) -> None:
         while True:
             await self._ask(watch(about))
             wake()
@@ -174,7 +196,7 @@ class Venue:
         held = self._exchange.trades
         taken = [(symbol, held.pop(name)) for symbol, name in self._names.items() if held.get(name)] if held else []
         try:
-            return {symbol: [tick_of(trade) for trade in trades] for symbol, trades in taken}
+            return {symbol: [self._tick(trade) for trade in trades] for symbol, trades in taken}
         except (TypeError, ValueError, KeyError) as error:
             raise VenueTrouble(f"a trade is none: {error}") from error
 
@@ -203,31 +225,61 @@ class Venue:
 
         Where ids do not follow on each other, trades of that time may come again.
         """
-        since, more = None, {}
         if trade_id and self.manner.by_id:
-            more["fromId"] = int(trade_id) + 1
-        elif self.manner.since:
-            # Some take the time itself in, some begin after it.
-            name, unit_ns = self.manner.since
-            more[name] = max(0, time_ns // unit_ns - 1)
-        else:
-            since = time_ns // MILLISECOND_NS
-        found = await self._ask(self._record(symbol, since, PAGE_TRADES, more))
-        if trade_id and self.manner.ids_follow:
-            return [trade for trade in found if int(trade.trade_id) > int(trade_id)]
-        ids = [trade.trade_id for trade in found]
-        if trade_id in ids:
-            return found[ids.index(trade_id) + 1 :]
-        return [trade for trade in found if trade.time_ns >= time_ns]
+            return await self._record(symbol, None, PAGE_TRADES, {"fromId": int(trade_id) + 1})
+        page = await self._page_from(symbol, time_ns)
+        if not (trade_id and self.manner.ids_follow):
+            ids = [trade.trade_id for trade in page]
+            if trade_id in ids:
+                return page[ids.index(trade_id) + 1 :]
+            return [trade for trade in page if trade.time_ns >= time_ns]
+        if page and int(page[0].trade_id) > int(trade_id) + 1:
+            # Either there is no such id, or the time was not the one on record.
+            page = await self._page_from(symbol, time_ns - UNSURE_NS)
+        if is_before(page, int(trade_id)):
+            page = await self._page_beyond(symbol, int(trade_id), page[-1].time_ns)
+        return [trade for trade in page if int(trade.trade_id) > int(trade_id)]
 
     async def newest_trade(self, symbol: str) -> Tick | None:
-        found = await self._ask(self._record(symbol, None, 1, {}))
+        found = await self._record(symbol, None, 1, {})
         return found[-1] if found else None
 
+    async def _page_from(self, symbol: str, time_ns: int) -> list[Tick]:
+        """The oldest trades on record from a time on, or from a little before."""
+        if not self.manner.since:
+            return await self._record(symbol, time_ns // MILLISECOND_NS, PAGE_TRADES, {})
+        # Some take the time itself in, some begin after it; and a time in microseconds may have been rounded.
+        name, unit_ns = self.manner.since
+        since = max(0, time_ns - max(unit_ns, MICROSECOND_NS)) // unit_ns
+        return await self._record(symbol, None, PAGE_TRADES, {name: since})
+
+    async def _page_beyond(self, symbol: str, trade_id: int, low_ns: int) -> list[Tick]:
+        """The page that goes beyond an id, of a record that can only be asked by time: from one before it, near or far."""
+        high_ns, at_ns = self.now_ns() + BEHIND_NS, low_ns
+        while high_ns - low_ns > MICROSECOND_NS:
+            page = await self._page_from(symbol, at_ns)
+            if at_ns > low_ns and (not page or int(page[0].trade_id) > trade_id + 1):
+                high_ns = at_ns
+            elif not is_before(page, trade_id):
+                return page
+            elif (reached_ns := max(at_ns, page[-1].time_ns)) > low_ns:
+                low_ns = reached_ns
+                if trade_id - int(page[-1].trade_id) < PAGE_TRADES:
+                    at_ns = low_ns
+                    continue
+            at_ns = (low_ns + high_ns) // 2
+        raise VenueTrouble(f"more trades were made at once than can be asked for, after {trade_id}")
+
     async def _record(self, symbol: str, since: int | None, limit: int, more: Mapping[str, Any]) -> list[Tick]:
-        found = await self._exchange.fetch_trades(self._names[symbol], since, limit, dict(more))
-        ticks = [tick_of(trade) for trade in found]
-        return sorted(ticks, key=lambda tick: int(tick.trade_id) if self.manner.ids_follow else tick.time_ns)
+        async def ask() -> list[Tick]:
+            found = await self._exchange.fetch_trades(self._names[symbol], since, limit, dict(more))
+            ticks = [self._tick(trade) for trade in found]
+            return sorted(ticks, key=lambda tick: int(tick.trade_id) if self.manner.ids_follow else tick.time_ns)
+
+        return await self._ask(ask())
+
+    def _tick(self, trade: Mapping[str, Any]) -> Tick:
+        return tick_of(trade, self.manner.time_ns_of(trade))
 
     # How it goes wrong.
 
@@ -332,16 +384,21 @@ def decimal_of(number: Any) -> Decimal | None:
     return found if found.is_finite() and 0 <= found < NUMBERS_MAX else None
 
 
-def tick_of(trade: Mapping[str, Any]) -> Tick:
-    """Raises for a trade without a time, a price or a quantity."""
+def tick_of(trade: Mapping[str, Any], time_ns: int) -> Tick:
+    """Raises for a trade without a price or a quantity."""
     side = trade.get("side")
     return Tick(
-        trade["timestamp"] * MILLISECOND_NS,
+        time_ns,
         float(trade["price"]),
         float(trade["amount"]),
         {"buy": Aggressor.BUYER, "sell": Aggressor.SELLER}.get(side) if side else None,
         str(trade["id"] or ""),
     )
+
+
+def is_before(page: Sequence[Tick], trade_id: int) -> bool:
+    """Whether a page of the record is full and does not go beyond an id."""
+    return len(page) >= PAGE_TRADES and int(page[-1].trade_id) <= trade_id
 
 
 def levels_of(side: Sequence[Sequence[float]]) -> tuple[BookLevel, ...]:
