@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -73,6 +74,8 @@ class Manner:
     """The venue's own parameter for the time to begin at, and its unit in nanoseconds; without it, ccxt's way is taken."""
     time_ns_of: Callable[[Mapping[str, Any]], int] = lambda trade: trade["timestamp"] * MILLISECOND_NS
     """When a trade was made."""
+    book_levels: int | None = None
+    """How many of a book's levels are asked for; without it, as many as the venue tells unasked."""
 
 
 def kraken_time_ns(trade: Mapping[str, Any]) -> int:
@@ -107,6 +110,7 @@ MANNERS: Mapping[str, Manner] = {
         stream_paths={"public": "", "publicV2": "/v2"},
         since=("since", 1),
         time_ns_of=kraken_time_ns,
+        book_levels=25,
     ),
 }
 
@@ -170,8 +174,8 @@ class Venue:
 
     async def hear_books(self, symbols: Sequence[str]) -> None:
         """Has books told from now on; until VenueTrouble."""
-        of_one = self._exchange.watch_order_book
-        of_many = self._exchange.watch_order_book_for_symbols
+        of_one = partial(self._exchange.watch_order_book, limit=self.manner.book_levels)
+        of_many = partial(self._exchange.watch_order_book_for_symbols, limit=self.manner.book_levels)
         await self._hear("OrderBook", of_one, of_many, symbols, lambda: None)
 
     async def _hear(
@@ -326,6 +330,10 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
         raise VenueNotFound(venue)
     opened = Venue(venue, manner, ccxt, exchange, Budget(redis, venue, from_address, limits_from(exchange.rateLimit)))
     exchange.throttle = opened.throttle
+    if manner.book_levels:
+        # Of itself ccxt keeps as many levels as there were asks at first, and does not know of others that come to be the best.
+        book = exchange.order_book
+        exchange.order_book = lambda snapshot, _: book(snapshot, manner.book_levels)
     try:
         yield opened
     finally:

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from services.feeds import venues
 from services.feeds.domain import Aggressor, Tick
 from services.feeds.lines import SECOND_NS
-from services.feeds.venues import PAGE_TRADES, Addresses, Venue, VenueTrouble, connected
+from services.feeds.venues import BOOK_LEVELS, PAGE_TRADES, Addresses, Venue, VenueTrouble, connected
 from tests.feeds.conftest import until
 from tests.venues.kraken import Kraken, kraken
 from tests.venues.kraken_market import Market
@@ -149,6 +149,36 @@ async def test_a_trade_has_the_same_time_in_the_stream_and_on_record(there: Krak
 
 async def follows(there: Kraken) -> bool:
     return bool(there.streams.followed())
+
+
+async def test_a_book_that_was_thin_at_first_is_the_markets_all_the_same(there: Kraken, market: Market, venue: Venue):
+    market.book({"99": "1"}, {"101": "1"})
+    hearing = asyncio.create_task(venue.hear_books([SYMBOL]))
+    await until(lambda: is_the_book(venue, market))
+    market.level("SELL", "102", "1")
+    market.level("SELL", "101", "0")
+    market.level("SELL", "103", "1")
+    await until(lambda: is_the_book(venue, market))
+    for number in range(40):
+        market.level("SELL", 104 + number, number + 1)
+        market.level("BUY", 98 - number, number + 1)
+    await until(lambda: is_the_book(venue, market))
+    # What had fallen out comes back.
+    for price in range(102, 130):
+        market.level("SELL", price, 0)
+    await until(lambda: is_the_book(venue, market))
+    hearing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await hearing
+
+
+async def is_the_book(venue: Venue, market: Market) -> bool:
+    book = venue.book(SYMBOL)
+    return book is not None and all(
+        [(level.price, level.quantity) for level in levels]
+        == [(float(price), float(quantity)) for price, quantity in market.offers(side).items()][:BOOK_LEVELS]
+        for side, levels in (("BUY", book.bids), ("SELL", book.asks))
+    )
 
 
 async def test_instruments_have_krakens_steps_limits_and_fees(there: Kraken, venue: Venue):
