@@ -76,6 +76,8 @@ class Manner:
     """When a trade was made."""
     book_levels: int | None = None
     """How many of a book's levels are asked for; without it, as many as the venue tells unasked."""
+    is_told: Callable[[Mapping[str, Any]], bool] = lambda _: True
+    """Whether the venue's streams know a market by the name that ccxt has for it."""
 
 
 def kraken_time_ns(trade: Mapping[str, Any]) -> int:
@@ -84,6 +86,12 @@ def kraken_time_ns(trade: Mapping[str, Any]) -> int:
     if isinstance(told, list):
         return int(Decimal(told[2]) * 1_000_000) * MICROSECOND_NS
     return (datetime.fromisoformat(told["timestamp"]) - EPOCH_START) // timedelta(microseconds=1) * MICROSECOND_NS
+
+
+def is_told_by_kraken(market: Mapping[str, Any]) -> bool:
+    """Streams call assets as REST does but for two. Under a name that is ccxt's own they tell nothing, or of another market."""
+    names = {"XBT": "BTC", "XDG": "DOGE"}
+    return market["symbol"] == "/".join(names.get(name, name) for name in (market["wsId"] or "").split("/"))
 
 
 MANNERS: Mapping[str, Manner] = {
@@ -111,6 +119,7 @@ MANNERS: Mapping[str, Manner] = {
         since=("since", 1),
         time_ns_of=kraken_time_ns,
         book_levels=25,
+        is_told=is_told_by_kraken,
     ),
 }
 
@@ -159,7 +168,8 @@ class Venue:
         markets = await self._ask(self._exchange.load_markets(True))
         found: dict[str, Instrument] = {}
         for market in sorted(markets.values(), key=lambda market: market["symbol"]):
-            instrument = instrument_of(self.venue, market) if market.get("spot") else None
+            is_told = market.get("spot") and self.manner.is_told(market)
+            instrument = instrument_of(self.venue, market) if is_told else None
             if instrument is not None and instrument.symbol not in found:
                 found[instrument.symbol] = instrument
                 self._names[instrument.symbol] = market["symbol"]

@@ -194,3 +194,10 @@ async def test_instruments_have_krakens_steps_limits_and_fees(there: Kraken, ven
     )
     assert (doge.minimum_notional, doge.maker_fee_rate, doge.taker_fee_rate) == (1, Decimal("0.0025"), Decimal("0.004"))
     assert (bitcoin.is_trading, doge.is_trading) == (True, False)
+
+
+async def test_markets_that_streams_do_not_know_by_ccxts_name_are_not_offered(there: Kraken, venue: Venue):
+    # To ccxt LUNA is what Kraken calls LUNA2, whose LUNA is another asset, which is LUNC to ccxt.
+    there.list_market("LUNA", "USD")
+    there.list_market("LUNA2", "USD")
+    assert sorted(await venue.load()) == ["BTCUSD"]

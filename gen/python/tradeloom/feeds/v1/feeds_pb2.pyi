@@ -265,7 +265,9 @@ class ExchangeSource(_message.Message):
     """Whether to bring the books too."""
     @_builtins.property
     def symbols(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market."""
+        """What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market.
+        Without what KRAKEN's streams call otherwise than its list does, such as LUNA.
+        """
 
     def __init__(
         self,

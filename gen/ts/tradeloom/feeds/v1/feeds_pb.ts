@@ -218,6 +218,7 @@ export type ExchangeSource = Message<"tradeloom.feeds.v1.ExchangeSource"> & {
 
   /**
    * What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market.
+   * Without what KRAKEN's streams call otherwise than its list does, such as LUNA.
    *
    * @generated from field: repeated string symbols = 2;
    */
