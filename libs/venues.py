@@ -6,10 +6,10 @@ from typing import Any
 RETRY_SECONDS_MAX = 3 * 86_400.0  # the longest that Binance bans an address
 
 
-def retry_seconds(headers: Any) -> float:
-    """When the venue asks to come back; a second where it does not say."""
+def retry_seconds(headers: Any, otherwise: float = 1.0) -> float:
+    """When the venue asks to come back, or what is given where it does not say."""
     said = next((value for name, value in dict(headers or {}).items() if name.lower() == "retry-after"), "")
-    return min(RETRY_SECONDS_MAX, max(1.0, float(said))) if said.isascii() and said.isdigit() else 1.0
+    return min(RETRY_SECONDS_MAX, max(1.0, float(said))) if said.isascii() and said.isdigit() else otherwise
 
 
 def below(address: str, paths: Mapping[str, str]) -> dict[str, str]:

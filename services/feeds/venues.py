@@ -78,6 +78,10 @@ class Manner:
     """How many of a book's levels are asked for; without it, as many as the venue tells unasked."""
     is_told: Callable[[Mapping[str, Any]], bool] = lambda _: True
     """Whether the venue's streams know a market by the name that ccxt has for it."""
+    pause_seconds: float = 1.0
+    """How long the venue is left alone where it was asked too much, and does not say until when."""
+    too_much: str = ""
+    """Words in which it says so that ccxt does not know."""
 
 
 def kraken_time_ns(trade: Mapping[str, Any]) -> int:
@@ -120,6 +124,9 @@ MANNERS: Mapping[str, Manner] = {
         time_ns_of=kraken_time_ns,
         book_levels=25,
         is_told=is_told_by_kraken,
+        # It restricts for a few seconds, and for longer who goes on.
+        pause_seconds=15.0,
+        too_much="Throttled",
     ),
 }
 
@@ -304,7 +311,7 @@ class Venue:
         except Exception as error:
             if isinstance(error, (self._ccxt.DDoSProtection, self._ccxt.RateLimitExceeded)):
                 # Whoever goes on asking is banned, and banned for longer.
-                seconds = retry_seconds(self._exchange.last_response_headers)
+                seconds = retry_seconds(self._exchange.last_response_headers, self.manner.pause_seconds)
                 log.warning("a venue was asked too much", venue=self.venue, seconds=seconds)
                 await self._budget.block(seconds)
             raise VenueTrouble(f"{type(error).__name__}: {str(error)[:TROUBLE_CHARACTERS_MAX]}") from error
@@ -327,6 +334,7 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
             "timeout": round(REQUEST_SECONDS * 1000),
             "streaming": {"keepAlive": round(KEEPALIVE_SECONDS * 1000)},
             "options": {**manner.options, "tradesLimit": TRADES_HELD},
+            "exceptions": {"broad": {manner.too_much: ccxt.DDoSProtection}} if manner.too_much else {},
             "urls": {
                 "api": {
                     **below(addresses.rest, manner.rest_paths),

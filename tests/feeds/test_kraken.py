@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from services.feeds import venues
 from services.feeds.domain import Aggressor, Tick
 from services.feeds.lines import SECOND_NS
-from services.feeds.venues import BOOK_LEVELS, PAGE_TRADES, Addresses, Venue, VenueTrouble, connected
+from services.feeds.venues import BOOK_LEVELS, PAGE_TRADES, Addresses, Venue, VenueTrouble, budget_of, connected
 from tests.feeds.conftest import until
+from tests.venues import faults
 from tests.venues.kraken import Kraken, kraken
 from tests.venues.kraken_market import Market
 
@@ -179,6 +180,19 @@ async def is_the_book(venue: Venue, market: Market) -> bool:
         == [(float(price), float(quantity)) for price, quantity in market.offers(side).items()][:BOOK_LEVELS]
         for side, levels in (("BUY", book.bids), ("SELL", book.asks))
     )
+
+
+@pytest.mark.parametrize(
+    "error", ["EAPI:Rate limit exceeded", "EGeneral:Too many requests", "EService: Throttled: 1762820035"]
+)
+async def test_a_kraken_that_was_asked_too_much_is_left_alone_for_some_seconds(
+    there: Kraken, redis: Redis, venue: Venue, error: str
+):
+    there.faults.requests.append(faults.kraken_error(error))
+    with pytest.raises(VenueTrouble):
+        await venue.newest_trade(SYMBOL)
+    state = await budget_of("KRAKEN", redis, "").state()
+    assert 10 < state.blocked_seconds <= 15
 
 
 async def test_instruments_have_krakens_steps_limits_and_fees(there: Kraken, venue: Venue):
