@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from services.feeds.domain import (
     SimulatedSource,
     Source,
     SymbolsNotFound,
+    VenueNotFound,
     VenueUnavailable,
 )
 from services.feeds.exchange import Desk, OpenExchange
@@ -85,6 +86,12 @@ class Sources:
                 return OpenExchange(source, partial(self.connected, venue), ids_follow=manner.ids_follow)
             case SimulatedSource(seed, trades_per_second):
                 return OpenSimulation(SimulatedMarket(seed, trades_per_second))
+
+    async def prepare(self, source: Source) -> None:
+        """Has ready what it takes to play a source; that it cannot be played is told when it is opened."""
+        if isinstance(source, ExchangeSource):
+            with suppress(VenueNotFound):
+                await asyncio.to_thread(manner_of, source.venue)
 
     async def look_at(self, source: Source) -> dict[str, int]:
         """The times of the first trades in files, by instrument; none for other sources.

@@ -86,12 +86,20 @@ class Runner:
             if all(forgotten):
                 self._ended.remove(feed_id)
 
+    async def _prepare(self, feed_id: UUID) -> None:
+        """Does beforehand what takes long, so that a replica that stands by takes over at once."""
+        async with self._database.transaction() as rows:
+            feed = await FeedStore(rows).find(feed_id)
+        if feed is not None:
+            await self._sources.prepare(feed.source)
+
     async def _tend(self, feed_id: UUID) -> None:
         """Plays a feed as often as it takes, until it ends or this task is cancelled."""
         backoff = Backoff()
         while True:
             started_at = time.monotonic()
             try:
+                await self._prepare(feed_id)
                 async with holding(self._database, f"feed/{feed_id}") as lease:
                     try:
                         await Feeder(self._database, self._redis, lease, self._sources, self._now).play(feed_id)

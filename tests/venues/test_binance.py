@@ -184,16 +184,20 @@ async def test_a_kline_is_streamed_as_it_grows(venue: Binance, market: Market, e
 
 
 async def test_a_kline_is_streamed_to_its_end(venue: Binance, market: Market, exchange: Any):
+    market.trade("99", "1")
     exchange.open()
     async with exchange.session.ws_connect(f"{venue.streams_url}/ws/btcusdt@kline_1s") as socket:
+        # From the first message on every kline is told; what had ended before is not.
+        await socket.receive_json()
         (trade,) = market.trade("100", "1")
-        klines = [(await socket.receive_json())["k"]]
-        while not klines[-1]["x"]:
-            klines.append((await socket.receive_json())["k"])
+        opened = trade.time // 1_000 * 1_000
+        closed = (await socket.receive_json())["k"]
+        while not (closed["x"] and closed["t"] == opened):
+            closed = (await socket.receive_json())["k"]
         # What follows it begins where it ended, though nobody trades.
-        klines.append((await socket.receive_json())["k"])
-    *_, closed, following = klines
-    assert {(kline["t"], kline["n"]) for kline in klines[:-1]} == {(trade.time // 1_000 * 1_000, 1)}
+        following = (await socket.receive_json())["k"]
+    traded = [each for each in market.trades if each.time // 1_000 * 1_000 == opened]
+    assert (closed["n"], Decimal(closed["c"])) == (len(traded), 100)
     assert (following["t"], following["o"], following["n"]) == (closed["T"] + 1, closed["c"], 0)
 
 
