@@ -262,6 +262,9 @@ def after(entry: Entry, cursor: Cursor) -> Entry:
         return Entry(replace(cursor, epoch=entry.cursor.epoch), cursor.sequence + 1, b"")
     response = StreamTicksResponse.FromString(entry.response)
     for batch in response.batches:
+        # The book comes after the last tick, and before the market time.
+        if skipped > len(batch.ticks):
+            batch.ClearField("book")
         del batch.ticks[:skipped]
         batch.first_sequence += skipped
         batch.previous_cursor = str(cursor)

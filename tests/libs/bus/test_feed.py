@@ -122,6 +122,27 @@ async def test_what_was_missed_before_a_batch_is_told_with_its_first_tick_only(r
         assert rest.HasField("missed") is is_told
 
 
+def test_a_batch_is_cut_also_between_what_comes_after_its_ticks():
+    ticks = TickBatch(
+        first_sequence=1,
+        ticks=[Tick(price=1), Tick(price=2)],
+        book=Book(time=Timestamp(seconds=5)),
+        market_time=Timestamp(seconds=6),
+    )
+    whole = feed.Entry(Cursor(BTC, 1, 4), 1, StreamTicksResponse(batches=[ticks]).SerializeToString())
+
+    def left(sequence: int):
+        [cut] = StreamTicksResponse.FromString(after(whole, Cursor(BTC, 1, sequence)).response).batches
+        return len(cut.ticks), *(cut.HasField(name) for name in ("book", "market_time")), cut.first_sequence
+
+    assert [left(sequence) for sequence in range(4)] == [
+        (2, True, True, 1),
+        (1, True, True, 2),
+        (0, True, True, 3),
+        (0, False, True, 4),
+    ]
+
+
 async def test_a_batch_that_a_reader_has_brings_it_nothing_when_it_is_made_again_but_takes_it_to_the_new_epoch(redis):
     await append(redis, [batch(1, 3, epoch=2), batch(4, 6, epoch=2), batch(7, 9, epoch=2)])
     cursor, told = Cursor(BTC, 1, 5), []
