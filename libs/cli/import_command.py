@@ -1,4 +1,4 @@
-"""`tradeloom import`: a file of one-minute bars into a running stack, all of it or nothing."""
+"""`tradeloom import`: a file of bars into a running stack, all of it or nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,9 +31,10 @@ IMPORT_SECONDS = 600.0
 def import_file(
     file: Annotated[Path, typer.Argument(help="CSV with timestamp, open, high, low, close and volume.")],
     instrument: Annotated[str, typer.Option(help="Whose bars: an instrument that exists, such as SIM:BTCUSDT.")],
+    bar_size: Annotated[str, typer.Option(help="How long its bars are: 1s, 1m, 5m, 15m, 1h, 4h, 1d or 1w.")] = "1m",
     data_dir: DataDir = None,
 ) -> None:
-    """Import a file of one-minute bars; a timestamp is the bar's opening in UTC."""
+    """Import a file of bars; a timestamp is the bar's opening in UTC. Longer bars are made of them."""
     try:
         size = file.stat().st_size
         content = file.read_bytes() if size <= FILE_BYTES_MAX else b""
@@ -44,7 +45,7 @@ def import_file(
     snapshot = running_stack(data_dir)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        done = asyncio.run(send(snapshot, content, instrument.upper(), console))
+        done = asyncio.run(send(snapshot, content, instrument.upper(), bar_size, console))
     except aio.AioRpcError as error:
         for line in wrong_lines(error):
             console.print(line, markup=False)
@@ -57,7 +58,7 @@ def import_file(
 
 
 async def send(
-    snapshot: Snapshot, content: bytes, instrument_id: str, console: Console
+    snapshot: Snapshot, content: bytes, instrument_id: str, bar_size: str, console: Console
 ) -> marketdata_pb2.ImportCandlesResponse:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     shown = console.is_terminal
@@ -68,7 +69,9 @@ async def send(
             sending = progress.add_task(f"importing into {instrument_id}", total=len(content))
 
             async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
-                header = marketdata_pb2.ImportHeader(request_id=str(uuid7()), instrument_id=instrument_id)
+                header = marketdata_pb2.ImportHeader(
+                    request_id=str(uuid7()), instrument_id=instrument_id, bar_size=bar_size
+                )
                 yield marketdata_pb2.ImportCandlesRequest(header=header)
                 for start in range(0, len(content), CHUNK_BYTES):
                     chunk = content[start : start + CHUNK_BYTES]

@@ -24,8 +24,8 @@ from services.marketdata.storing import storing
 from services.marketdata.telling import telling_again
 from services.marketdata.tick_stream import TickStreams
 
-WORKER_CONNECTIONS_MAX = 6
-"""Relay, facts, leases, storing and two imports; what is told again waits for one of them."""
+WORKER_CONNECTIONS_MAX = 7
+"""Relay, facts, leases, storing and the parts it needs, and two imports; what is told again waits for one of them."""
 
 
 @asynccontextmanager

@@ -1,35 +1,47 @@
-"""Where bars live: minutes are stored, longer bars are made of them when they are read.
+"""Where bars live, of every size.
+
+Ticks make the bars of the shortest size that is kept, and each longer size is derived from the one before it in the same
+transaction, over the windows that were touched; so do imported bars. A bar that was imported at its own size is changed by
+no tick and by no derivation.
 
 A series is the bars of one instrument. Its `change` counts the commits that changed any of them, and each bar carries the
 count of its newest. Whoever changes bars holds the row lock of the series until the commit, so changes are
 committed in the order of their numbers, and "what changed after number n" misses nothing. A series' watermark is the
 newest market time of its stored ticks, or the end of its newest imported bar; a bar whose end it has reached is closed.
+A bar that was closed before a transaction and has other values after it has a higher revision.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
-from libs.store.database import Connection
-from services.marketdata.bars import KEPT_BARS, MINUTE_NS, Bar
-from services.marketdata.domain import EPOCH, MINUTE, BarSize, Candle
+import numpy as np
+import polars as pl
 
-MINUTES_MAX = 250_000
-"""Stored minutes that are read for one page of longer bars; a page that needs more ends early."""
+from libs.store.database import Connection
+from services.marketdata import parts
+from services.marketdata.bars import Bars
+from services.marketdata.columns import Integers
+from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND, BarSize, Candle
 
 IMPORT_STATEMENT_SECONDS = 300.0
 """For one statement of an import; the largest file takes about a minute."""
+WINDOWS_AT_ONCE = 50_000
+"""Derived in one statement, so that it needs little memory."""
 
-AGGREGATES = """
-(array_agg(open ORDER BY open_time))[1] AS open, max(high) AS high, min(low) AS low,
-(array_agg(close ORDER BY open_time DESC))[1] AS close, sum(volume) AS volume,
-sum(trade_count)::bigint AS trade_count, (1 + sum(revision - 1))::bigint AS revision
-"""
-HEAD = """
-SELECT change, coalesce(greatest(market_time, imported_until), '1970-01-01Z') AS watermark
-FROM series WHERE instrument_id = $1
-"""
+WATERMARK = "coalesce(greatest(market_time, imported_until), '1970-01-01Z')"
+HEAD = f"SELECT change, {WATERMARK} AS watermark FROM series WHERE instrument_id = $1"
+COLUMNS = "open_time, open, high, low, close, volume, trade_count, revision"
+VALUES = "open, high, low, close, volume, trade_count"
+FIRST, LAST = "first_time_ns, first_sequence", "last_time_ns, last_sequence"
+"""The ticks of open and close."""
+
+
+def of(row: str, columns: str) -> str:
+    """The columns, named of a row."""
+    return ", ".join(f"{row}.{name}" for name in columns.split(", "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,34 +79,22 @@ async def read_candles(
     statement, so that bars and head are of the same moment.
     """
     backwards = start is None
-    minutes_max = min(MINUTES_MAX, (limit + 1) * size.minutes)
     order = "DESC" if backwards else ""
     found = await rows.fetch(
         f"""
-        WITH head AS ({HEAD}), minutes AS MATERIALIZED (
-          SELECT * FROM market_data_ohlcv
-          WHERE instrument_id = $1 AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
-          ORDER BY open_time {order} LIMIT $4),
-        bars AS (
-          SELECT date_bin($5, open_time, $6) AS bar_time, {AGGREGATES} FROM minutes
-          GROUP BY bar_time ORDER BY bar_time {order} LIMIT $7)
-        SELECT head.change, head.watermark, (SELECT count(*) FROM minutes) AS minute_count, bars.*
-        FROM head LEFT JOIN bars ON true ORDER BY bar_time {order}
+        SELECT head.*, bars.* FROM ({HEAD}) AS head LEFT JOIN (
+          SELECT {COLUMNS} FROM market_data_ohlcv
+          WHERE instrument_id = $1 AND bar_size = '{size.name}' AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
+          ORDER BY open_time {order} LIMIT $4) AS bars ON true
+        ORDER BY open_time {order}
         """,
         instrument_id,
-        EPOCH if start is None else size.opening_from(start),
-        before and size.opening_from(before),
-        minutes_max,
-        size.length,
-        size.origin,
+        EPOCH if start is None else start,
+        before,
         limit + 1,
     )
     head, candles = candles_from(found, size)
     more = len(candles) > limit
-    if found and found[0]["minute_count"] == minutes_max and len(candles) <= limit:
-        # The last minutes read may be only a part of their bar.
-        candles.pop()
-        more = True
     candles = candles[:limit]
     return Candles(candles[::-1] if backwards else candles, head, more)
 
@@ -113,29 +113,23 @@ async def read_changes(
 
     A bar that has changed again after `until` is left to the next reading, so that nobody is told twice of the same.
     """
+    bars = f"SELECT {COLUMNS} FROM market_data_ohlcv, head WHERE instrument_id = $1 AND bar_size = '{size.name}'"
     found = await rows.fetch(
         f"""
         WITH newest AS ({HEAD}),
         head AS (SELECT coalesce($2::bigint, change) AS change, coalesce($3::timestamptz, watermark) AS watermark FROM newest),
-        touched AS (
-          SELECT date_bin($4, open_time, $5) AS bar_time FROM market_data_ohlcv, head
-          WHERE instrument_id = $1 AND market_data_ohlcv.change > $6 AND market_data_ohlcv.change <= head.change
-          UNION
-          SELECT date_bin($4, open_time, $5) FROM market_data_ohlcv, head
-          WHERE instrument_id = $1 AND $7::timestamptz < head.watermark
-          AND open_time >= date_bin($4, $7::timestamptz, $5) AND open_time < date_bin($4, head.watermark, $5)),
         bars AS (
-          SELECT bar_time, {AGGREGATES} FROM touched
-          JOIN market_data_ohlcv ON instrument_id = $1 AND open_time >= bar_time AND open_time < bar_time + $4
-          WHERE bar_time > $8
-          GROUP BY bar_time HAVING max(change) <= (SELECT change FROM head) ORDER BY bar_time LIMIT $9)
-        SELECT head.change, head.watermark, bars.* FROM head LEFT JOIN bars ON true ORDER BY bar_time
+          {bars} AND open_time > $7 AND market_data_ohlcv.change > $5 AND market_data_ohlcv.change <= head.change
+          UNION
+          {bars} AND open_time > $7 AND market_data_ohlcv.change <= head.change
+          AND open_time > $6::timestamptz - $4::interval AND open_time <= head.watermark - $4::interval
+          ORDER BY open_time LIMIT $8)
+        SELECT head.*, bars.* FROM head LEFT JOIN bars ON true ORDER BY open_time
         """,
         instrument_id,
         until and until.change,
         until and until.watermark,
         size.length,
-        size.origin,
         since.change,
         since.watermark,
         after,
@@ -147,10 +141,7 @@ async def read_changes(
 
 async def read_heads(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, Head]:
     found = await rows.fetch(
-        """
-        SELECT instrument_id, change, coalesce(greatest(market_time, imported_until), '1970-01-01Z') AS watermark
-        FROM series WHERE instrument_id = ANY($1)
-        """,
+        f"SELECT instrument_id, change, {WATERMARK} AS watermark FROM series WHERE instrument_id = ANY($1)",
         instrument_ids,
     )
     return {row["instrument_id"]: Head(row["change"], row["watermark"]) for row in found}
@@ -160,134 +151,175 @@ def candles_from(found: Sequence[Any], size: BarSize) -> tuple[Head, list[Candle
     if not found:
         return NOTHING_YET, []
     head = Head(found[0]["change"], found[0]["watermark"])
+    closed_until = head.watermark - size.length
+    # By place: by name each of the thousands would cost half as much again.
     return head, [
-        Candle(
-            open_time=row["bar_time"],
-            open=row["open"],
-            high=row["high"],
-            low=row["low"],
-            close=row["close"],
-            volume=row["volume"],
-            trade_count=row["trade_count"],
-            revision=row["revision"],
-            closed=row["bar_time"] + size.length <= head.watermark,
-        )
-        for row in found
-        if row["bar_time"] is not None
+        Candle(time, first, high, low, last, volume, trade_count, revision, time <= closed_until)
+        for _, _, time, first, high, low, last, volume, trade_count, revision in found
+        if time is not None
     ]
 
 
-async def lock_series(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, int]:
-    """Locks those series that nobody else changes at this moment; their change numbers so far."""
+async def lock_series(rows: Connection, instrument_ids: Sequence[str]) -> list[str]:
+    """Locks those series that nobody else changes at this moment, and says which."""
     found = await rows.fetch(
         """
-        SELECT instrument_id, change FROM series WHERE instrument_id = ANY($1)
+        SELECT instrument_id FROM series WHERE instrument_id = ANY($1)
         ORDER BY instrument_id FOR NO KEY UPDATE SKIP LOCKED
         """,
         instrument_ids,
     )
-    return {row["instrument_id"]: row["change"] for row in found}
+    return [row["instrument_id"] for row in found]
 
 
-async def write_bars(rows: Connection, bars: Sequence[tuple[str, int, Bar]]) -> None:
-    """Stores bars made of ticks, each with its instrument and change number. Imported bars stay as they are."""
-    columns = list(zip(*(bar_values(*bar) for bar in bars), strict=True))
-    if not columns:
+WAS_CLOSED = f"""
+(kept.open_time + $1::interval <= (SELECT {WATERMARK} FROM series WHERE series.instrument_id = kept.instrument_id))
+"""
+"""Whether a bar that is there, of the length $1, was closed before this transaction: heads are written at its end."""
+
+
+EARLIER = f"({of('excluded', FIRST)}) < ({of('kept', FIRST)})"
+LATER = f"({of('excluded', LAST)}) > ({of('kept', LAST)})"
+"""Of a bar that has no first and last tick, as one that imported bars have made, open and close stay."""
+
+
+async def store_bars(
+    rows: Connection, made: Mapping[str, Sequence[tuple[str, Bars]]], kept_from: Mapping[str, datetime]
+) -> None:
+    """Joins bars of new ticks, by their size, to what is stored, and makes all longer ones anew that they touch."""
+    touched: dict[str, Integers] = {}
+    smaller = None
+    for size in BAR_SIZES.values():
+        if smaller is not None and touched:
+            await derive(rows, size, smaller, touched, kept_from)
+        await merge_bars(rows, size, made.get(size.name, ()))
+        for instrument_id, bars in made.get(size.name, ()):
+            before = touched.get(instrument_id)
+            touched[instrument_id] = bars.open_seconds if before is None else np.append(before, bars.open_seconds)
+        smaller = size
+
+
+def parts_for(size: BarSize, seconds: Integers) -> set[parts.Part]:
+    """The parts that hold the bars of this size that open at these moments, and the longer ones made of them."""
+    tables = {parts.PARTS_OF_SIZES[each.name] for each in sizes_from(size) if each.name in parts.PARTS_OF_SIZES}
+    return {part for table in tables for part in parts.parts_of(table, seconds)}
+
+
+async def merge_bars(rows: Connection, size: BarSize, made: Sequence[tuple[str, Bars]]) -> None:
+    """Joins bars to those of their size; each instrument may come once."""
+    if not made:
         return
+    columns = [np.concatenate(column).tolist() for column in zip(*(astuple(bars) for _, bars in made), strict=True)]
     await rows.execute(
-        """
+        f"""
         INSERT INTO market_data_ohlcv AS kept (
-          instrument_id, open_time, open, high, low, close, volume, trade_count, revision, change,
-          first_time_ns, first_sequence, last_time_ns, last_sequence, imported)
-        SELECT *, false FROM unnest(
-          $1::text[], $2::timestamptz[], $3::float8[], $4::float8[], $5::float8[], $6::float8[], $7::float8[],
-          $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[])
-        ON CONFLICT (instrument_id, open_time) DO UPDATE SET
-          open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-          volume = excluded.volume, trade_count = excluded.trade_count, revision = excluded.revision,
-          change = excluded.change, first_time_ns = excluded.first_time_ns, first_sequence = excluded.first_sequence,
-          last_time_ns = excluded.last_time_ns, last_sequence = excluded.last_sequence
+          instrument_id, bar_size, open_time, {VALUES}, revision, change, imported, {FIRST}, {LAST})
+        SELECT instrument_id, '{size.name}', to_timestamp(open_seconds), {VALUES}, 1, change + 1, false, {FIRST}, {LAST}
+        FROM unnest(
+          $2::text[], $3::bigint[], $4::float8[], $5::float8[], $6::float8[], $7::float8[], $8::float8[],
+          $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]
+        ) AS made (instrument_id, open_seconds, {VALUES}, {FIRST}, {LAST})
+        JOIN series USING (instrument_id)
+        ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
+          open = CASE WHEN {EARLIER} THEN excluded.open ELSE kept.open END,
+          first_time_ns = CASE WHEN {EARLIER} THEN excluded.first_time_ns ELSE kept.first_time_ns END,
+          first_sequence = CASE WHEN {EARLIER} THEN excluded.first_sequence ELSE kept.first_sequence END,
+          close = CASE WHEN {LATER} THEN excluded.close ELSE kept.close END,
+          last_time_ns = CASE WHEN {LATER} THEN excluded.last_time_ns ELSE kept.last_time_ns END,
+          last_sequence = CASE WHEN {LATER} THEN excluded.last_sequence ELSE kept.last_sequence END,
+          high = greatest(kept.high, excluded.high), low = least(kept.low, excluded.low),
+          volume = kept.volume + excluded.volume, trade_count = kept.trade_count + excluded.trade_count,
+          revision = kept.revision + {WAS_CLOSED}::int, change = excluded.change
         WHERE NOT kept.imported
         """,
+        size.length,
+        [instrument_id for instrument_id, bars in made for _ in range(len(bars))],
         *columns,
     )
 
 
-def bar_values(instrument_id: str, change: int, bar: Bar) -> tuple[Any, ...]:
-    return (
-        instrument_id,
-        EPOCH + timedelta(microseconds=bar.open_time_ns // 1_000),
-        bar.open,
-        bar.high,
-        bar.low,
-        bar.close,
-        bar.volume,
-        bar.trade_count,
-        bar.revision,
-        change,
-        *bar.first,
-        *bar.last,
-    )
+async def derive(
+    rows: Connection,
+    size: BarSize,
+    smaller: BarSize,
+    touched: Mapping[str, Integers],
+    kept_from: Mapping[str, datetime],
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 (Postgres is to stop)
+) -> None:
+    """Makes the bars of a size anew that hold moments at which smaller ones have changed: seconds, by instrument.
+
+    A window of which smaller bars were dropped stays as it is.
+    """
+    since = max(kept_from[smaller.name], kept_from[size.name])
+    windows = [each for item in touched.items() for each in windows_of(size, *item, since)]
+    for start in range(0, len(windows), WINDOWS_AT_ONCE):
+        columns = [list(column) for column in zip(*windows[start : start + WINDOWS_AT_ONCE], strict=True)]
+        await rows.execute(derivation(size, smaller), size.length, *columns, timeout=timeout)
 
 
-async def write_heads(rows: Connection, heads: Sequence[tuple[str, int, datetime]]) -> None:
-    """Stores, for each instrument, its change number and the market time its ticks have reached."""
-    columns = list(zip(*heads, strict=True))
+def sizes_from(base: BarSize) -> list[BarSize]:
+    sizes = list(BAR_SIZES.values())
+    return sizes[sizes.index(base) :]
+
+
+def windows_of(
+    size: BarSize, instrument_id: str, seconds: Integers, since: datetime
+) -> Iterable[tuple[str, datetime, datetime]]:
+    """The instrument's bars of a size that hold these moments, each with its end; not those that open before `since`.
+
+    Whatever decides when a bar of this instrument begins and ends decides it here.
+    """
+    origin = (size.origin - EPOCH) // SECOND
+    opens = np.unique(seconds - (seconds - origin) % size.seconds)
+    for opened in opens[opens >= (since - EPOCH) // SECOND].tolist():
+        open_time = EPOCH + timedelta(seconds=opened)
+        yield instrument_id, open_time, open_time + size.length
+
+
+def derivation(size: BarSize, smaller: BarSize) -> str:
+    """Makes the bars of the windows ($2 instruments, $3 starts, $4 ends) out of the smaller ones in them."""
+    return f"""
+        INSERT INTO market_data_ohlcv AS kept (
+          instrument_id, bar_size, open_time, {VALUES}, revision, change, imported, {FIRST}, {LAST})
+        SELECT instrument_id, '{size.name}', touched.open_time, {VALUES}, 1, change + 1, false, {FIRST}, {LAST}
+        FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) AS touched (instrument_id, open_time, end_time)
+        JOIN series USING (instrument_id)
+        -- Each window by itself, so that no plan reads more than the windows.
+        CROSS JOIN LATERAL (
+          SELECT {first_of("open")}, max(high) AS high, min(low) AS low, {last_of("close")},
+            sum(volume ORDER BY open_time) AS volume, sum(trade_count) AS trade_count,
+            {first_of("first_time_ns")}, {first_of("first_sequence")}, {last_of("last_time_ns")}, {last_of("last_sequence")}
+          FROM market_data_ohlcv AS part
+          WHERE part.instrument_id = touched.instrument_id AND bar_size = '{smaller.name}'
+          AND part.open_time >= touched.open_time AND part.open_time < touched.end_time
+          HAVING count(*) > 0) AS made
+        ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
+          {", ".join(f"{name} = excluded.{name}" for name in f"{VALUES}, {FIRST}, {LAST}, change".split(", "))},
+          revision = kept.revision + {WAS_CLOSED}::int
+        WHERE NOT kept.imported AND ({of("kept", VALUES)}) IS DISTINCT FROM ({of("excluded", VALUES)})
+        """
+
+
+def first_of(name: str) -> str:
+    return f"(array_agg({name} ORDER BY open_time))[1] AS {name}"
+
+
+def last_of(name: str) -> str:
+    return f"(array_agg({name} ORDER BY open_time))[count(*)] AS {name}"
+
+
+async def write_heads(rows: Connection, heads: Mapping[str, datetime | None]) -> None:
+    """Ends the change of these series, each with the market time that it has reached, if any was told."""
     await rows.execute(
         """
-        UPDATE series SET change = new.change, market_time = greatest(series.market_time, new.market_time)
-        FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (instrument_id, change, market_time)
+        UPDATE series SET change = change + 1, market_time = greatest(series.market_time, new.market_time)
+        FROM unnest($1::text[], $2::timestamptz[]) AS new (instrument_id, market_time)
         WHERE series.instrument_id = new.instrument_id
         """,
-        *columns,
+        list(heads),
+        list(heads.values()),
     )
-
-
-async def read_newest_bars(rows: Connection, instrument_id: str) -> tuple[list[Bar], int, int]:
-    """What a bar builder goes on from: its bars, the market time, and from when on it knows all bars (ns since 1970)."""
-    market_time = await rows.fetchval("SELECT market_time FROM series WHERE instrument_id = $1", instrument_id)
-    market_time_ns = ns_of(market_time) if market_time else 0
-    found = await rows.fetch(
-        """
-        SELECT open_time, open, high, low, close, volume, trade_count, revision,
-               first_time_ns, first_sequence, last_time_ns, last_sequence
-        FROM market_data_ohlcv WHERE instrument_id = $1 AND NOT imported ORDER BY open_time DESC LIMIT $2
-        """,
-        instrument_id,
-        KEPT_BARS + 1,
-    )
-    bars = [bar_from(row, market_time_ns) for row in found]
-    known_from_ns = 0
-    if len(bars) > KEPT_BARS:
-        known_from_ns = bars.pop().open_time_ns + MINUTE_NS
-    return bars[::-1], market_time_ns, known_from_ns
-
-
-def bar_from(row: Any, market_time_ns: int) -> Bar:
-    open_time_ns = ns_of(row["open_time"])
-    return Bar(
-        open_time_ns=open_time_ns,
-        open=row["open"],
-        high=row["high"],
-        low=row["low"],
-        close=row["close"],
-        volume=row["volume"],
-        trade_count=row["trade_count"],
-        closed=open_time_ns + MINUTE_NS <= market_time_ns,
-        revision=row["revision"],
-        first=(row["first_time_ns"], row["first_sequence"]),
-        last=(row["last_time_ns"], row["last_sequence"]),
-    )
-
-
-def ns_of(time: datetime) -> int:
-    return (time - EPOCH) // timedelta(microseconds=1) * 1_000
-
-
-async def ensure_months(rows: Connection, table: str, months: Sequence[datetime]) -> None:
-    """Creates the parts of a table that hold these months, where they are missing."""
-    for month in months:
-        await rows.execute("SELECT ensure_month($1, $2)", table, month.date())
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,49 +330,57 @@ class Imported:
     changed: int
 
 
-async def import_bars(rows: Connection, instrument_id: str, slices: Iterable[list[tuple]]) -> Imported:
-    """Stores the bars of a file, in place of what was there; each is (open_time, open, high, low, close, volume).
+async def import_bars(rows: Connection, instrument_id: str, size: BarSize, bars: pl.DataFrame) -> Imported:
+    """Stores the bars of a file, in place of what was there, and makes the longer ones of them.
 
-    Waits until nobody else changes the series. Bars that were there alike are not touched.
+    Waits until nobody else changes the series. Bars that were there alike change for nobody; from now on they are imported.
     """
-    change = await rows.fetchval(
-        "SELECT change + 1 FROM series WHERE instrument_id = $1 FOR NO KEY UPDATE", instrument_id
-    )
+    kept_from = parts.kept_from(await parts.read_dropped(rows, hold=True))
+    await rows.execute("SELECT FROM series WHERE instrument_id = $1 FOR NO KEY UPDATE", instrument_id)
     await rows.execute(
         """
         CREATE TEMP TABLE imported_bars (
           open_time timestamptz, open float8, high float8, low float8, close float8, volume float8) ON COMMIT DROP
         """
     )
-    for bars in slices:
-        await rows.copy_records_to_table("imported_bars", records=bars, timeout=IMPORT_STATEMENT_SECONDS)
+    for some in bars.iter_slices(WINDOWS_AT_ONCE):
+        await rows.copy_records_to_table("imported_bars", records=some.rows(), timeout=IMPORT_STATEMENT_SECONDS)
+    prices = "open, high, low, close, volume"
+    differs = f"({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)})"
     written = await rows.fetchrow(
-        """
+        f"""
         WITH written AS (
           INSERT INTO market_data_ohlcv AS kept (
-            instrument_id, open_time, open, high, low, close, volume, trade_count, revision, change, imported)
-          SELECT $1, open_time, open, high, low, close, volume, 0, 1, $2, true FROM imported_bars
-          ON CONFLICT (instrument_id, open_time) DO UPDATE SET
+            instrument_id, bar_size, open_time, open, high, low, close, volume, trade_count, revision, change, imported)
+          SELECT instrument_id, '{size.name}', bars.*, 0, 1, change + 1, true
+          FROM imported_bars AS bars JOIN series ON instrument_id = $2
+          ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
             open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-            volume = excluded.volume, trade_count = 0, revision = kept.revision + 1, change = $2, imported = true,
+            volume = excluded.volume, imported = true,
+            trade_count = CASE WHEN {differs} THEN 0 ELSE kept.trade_count END,
+            revision = kept.revision + ({differs} AND {WAS_CLOSED})::int,
+            change = CASE WHEN {differs} THEN excluded.change ELSE kept.change END,
             first_time_ns = NULL, first_sequence = NULL, last_time_ns = NULL, last_sequence = NULL
-          WHERE (kept.open, kept.high, kept.low, kept.close, kept.volume)
-            IS DISTINCT FROM (excluded.open, excluded.high, excluded.low, excluded.close, excluded.volume)
-          RETURNING revision, open_time)
-        SELECT count(*) FILTER (WHERE revision = 1) AS inserted, count(*) FILTER (WHERE revision > 1) AS changed,
+          WHERE NOT kept.imported OR {differs}
+          RETURNING new.open_time, old.open_time IS NULL AS is_new, old.change IS DISTINCT FROM new.change AS is_changed)
+        SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE is_changed AND NOT is_new) AS changed,
                max(open_time) AS newest
         FROM written
         """,
+        size.length,
         instrument_id,
-        change,
         timeout=IMPORT_STATEMENT_SECONDS,
     )
     assert written
     if written["newest"] is not None:
+        opens = bars["open_time"].dt.epoch("s").to_numpy()
+        for smaller, longer in pairwise(sizes_from(size)):
+            await derive(rows, longer, smaller, {instrument_id: opens}, kept_from, timeout=IMPORT_STATEMENT_SECONDS)
         await rows.execute(
-            "UPDATE series SET change = $2, imported_until = greatest(imported_until, $3) WHERE instrument_id = $1",
+            """
+            UPDATE series SET change = change + 1, imported_until = greatest(imported_until, $2) WHERE instrument_id = $1
+            """,
             instrument_id,
-            change,
-            written["newest"] + MINUTE,
+            written["newest"] + size.length,
         )
     return Imported(written["inserted"], written["changed"])

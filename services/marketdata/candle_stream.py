@@ -19,9 +19,9 @@ from libs.errors import CursorInvalid
 from libs.mesh.wire import timestamp
 from libs.store.background import running
 from libs.store.database import Database
-from services.marketdata import candle_store, wire
+from services.marketdata import candle_store, parts, wire
 from services.marketdata.candle_store import Head
-from services.marketdata.domain import BAR_SIZES, EPOCH, MINUTE, BarSize
+from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND, BarSize
 from services.marketdata.heartbeat import Heartbeat
 
 CANDLES_MAX = 1_000
@@ -42,35 +42,35 @@ class CandleCursor:
     def __str__(self) -> str:
         parts = f"{self.instrument_id}/{self.size.name}@{head_text(self.told)}"
         if self.until is not None:
-            parts += f"-{head_text(self.until)}-{minutes_of(self.after)}"
+            parts += f"-{head_text(self.until)}-{seconds_of(self.after)}"
         return parts
 
 
 def head_text(head: Head) -> str:
-    """Whether a bar has ended depends on whole minutes only."""
-    return f"{head.change}.{minutes_of(head.watermark)}"
+    """Whether a bar has ended depends on whole seconds only."""
+    return f"{head.change}:{seconds_of(head.watermark)}"
 
 
-def minutes_of(time: datetime) -> int:
-    return (time - EPOCH) // MINUTE
+def seconds_of(time: datetime) -> int:
+    return (time - EPOCH) // SECOND
 
 
-def head_from(change: str, minutes: str) -> Head:
-    return Head(int(change), EPOCH + int(minutes) * MINUTE)
+def head_from(change: str, seconds: str) -> Head:
+    return Head(int(change), EPOCH + int(seconds) * SECOND)
 
 
 def parse_cursor(text: str, instrument_id: str, size: BarSize) -> CandleCursor:
     """Raises CursorInvalid for a text that str() did not make, or made for another stream."""
     number = r"(\d{1,15})"
-    minutes = r"(\d{1,9})"
-    head = rf"{number}\.{minutes}"
-    found = re.fullmatch(rf"([^/]+(?:/[^@]+)?)/(\w+)@{head}(?:-{head}-{minutes})?", text, re.ASCII)
+    seconds = r"(\d{1,11})"
+    head = rf"{number}:{seconds}"
+    found = re.fullmatch(rf"([^/]+(?:/[^@]+)?)/(\w+)@{head}(?:-{head}-{seconds})?", text, re.ASCII)
     if not found or found[1] != instrument_id or BAR_SIZES.get(found[2]) != size:
         raise CursorInvalid({"after_cursor": "is not a cursor of this stream"})
     cursor = CandleCursor(instrument_id, size, head_from(found[3], found[4]))
     if found[5] is None:
         return cursor
-    return replace(cursor, until=head_from(found[5], found[6]), after=EPOCH + int(found[7]) * MINUTE)
+    return replace(cursor, until=head_from(found[5], found[6]), after=EPOCH + int(found[7]) * SECOND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +149,17 @@ class CandleStreams:
         if after is not None:
             async with self._database.transaction() as rows:
                 heads = await candle_store.read_heads(rows, [instrument_id])
+                dropped = await parts.read_dropped(rows)
             head = heads.get(instrument_id, candle_store.NOTHING_YET)
             if max(after.told.change, after.until.change if after.until else 0) <= head.change:
                 update = await self._read(after, after.until)
                 response = StreamCandlesResponse.FromString(update.response)
                 response.acknowledgement = True
+                until = dropped.get(parts.PARTS_OF_SIZES.get(size.name, ""), EPOCH)
+                if after.told.watermark < min(until, head.watermark):
+                    # Bars that have closed since are not kept any more.
+                    response.gap.start_time.FromDatetime(max(EPOCH, after.told.watermark - size.length))
+                    response.gap.end_time.FromDatetime(min(until, head.watermark))
                 return update.cursor, response
             # The cursor is from before a loss of data: what it stood for is not known here.
             missing = CandlesGap(

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from uuid import UUID
 
 from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
 from libs.money import ZERO
 
+SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
@@ -83,21 +85,14 @@ class BarSize:
     origin: datetime = EPOCH
 
     @property
-    def minutes(self) -> int:
-        return self.length // MINUTE
-
-    def opening(self, time: datetime) -> datetime:
-        """When the bar that holds this time opens."""
-        return time - (time - self.origin) % self.length
-
-    def opening_from(self, time: datetime) -> datetime:
-        """When the first bar opens that does not open before this time."""
-        return self.opening(time + self.length - timedelta(microseconds=1))
+    def seconds(self) -> int:
+        return self.length // SECOND
 
 
 BAR_SIZES: Mapping[str, BarSize] = {
     size.name: size
     for size in (
+        BarSize("1s", SECOND),
         BarSize("1m", MINUTE),
         BarSize("5m", timedelta(minutes=5)),
         BarSize("15m", timedelta(minutes=15)),
@@ -107,6 +102,7 @@ BAR_SIZES: Mapping[str, BarSize] = {
         BarSize("1w", timedelta(days=7), MONDAY),
     )
 }
+"""From the shortest on: each is made of the one before it."""
 BAR_SIZE_USUAL = "1m"
 
 
@@ -117,7 +113,7 @@ def bar_size(name: str) -> BarSize:
 
 @dataclass(frozen=True, slots=True)
 class Candle:
-    """A bar as it is told. Its revision rises with every correction of any of its minutes after they had closed."""
+    """A bar as it is told. Its revision rises whenever its values change after it had closed."""
 
     open_time: datetime
     open: float
@@ -128,6 +124,31 @@ class Candle:
     trade_count: int
     revision: int
     closed: bool
+
+
+class GapKind(Enum):
+    MISSED = "missed"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """What is not stored of a market: missed at the venue, or lost on the way here, which takes sequences.
+
+    Trades and times are of what is stored on either side, as far as that is known.
+    """
+
+    gap_id: UUID
+    instrument_id: str
+    kind: GapKind
+    after_trade_id: str = ""
+    before_trade_id: str = ""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    after_sequence: int | None = None
+    before_sequence: int | None = None
+    found_time: datetime | None = None
+    filled_time: datetime | None = None
 
 
 class InstrumentNotFound(NotFound):

@@ -12,8 +12,8 @@ from libs.mesh.requests import DIGEST_BYTES, answer_once, key_of
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection, Database
 from libs.store.requests import RequestKey
-from services.marketdata import candle_store, imports, store
-from services.marketdata.domain import ImportMalformed
+from services.marketdata import candle_store, imports, parts, store
+from services.marketdata.domain import ImportMalformed, bar_size
 
 METHOD = "tradeloom.marketdata.v1.ImportCandles"
 RECEIVE_SECONDS = 600.0
@@ -26,16 +26,18 @@ class Importing:
         self._database = database
         self._at_once = asyncio.Semaphore(at_once_max)
 
-    async def __call__(self, parts: AsyncIterator[ImportCandlesRequest]) -> ImportCandlesResponse:
+    async def __call__(self, requests: AsyncIterator[ImportCandlesRequest]) -> ImportCandlesResponse:
         async with self._at_once:
             async with asyncio.timeout(RECEIVE_SECONDS):
-                header = await self._header(parts)
-                content = await received(parts)
-            bars = await asyncio.to_thread(imports.read_bars, content, datetime.now(UTC))
-            await self._ensure_months(imports.months_of(bars))
+                header, kept_from = await self._header(requests)
+                content = await received(requests)
+            size = bar_size(header.bar_size)
+            bars = await asyncio.to_thread(imports.read_bars, content, datetime.now(UTC), size, kept_from[size.name])
+            async with self._database.transaction() as rows:
+                await parts.ensure(rows, candle_store.parts_for(size, bars["open_time"].dt.epoch("s").to_numpy()))
 
             async def work(rows: Connection) -> ImportCandlesResponse:
-                imported = await candle_store.import_bars(rows, header.instrument_id, imports.slices(bars))
+                imported = await candle_store.import_bars(rows, header.instrument_id, size, bars)
                 return ImportCandlesResponse(
                     read_count=bars.height,
                     inserted_count=imported.inserted,
@@ -47,31 +49,27 @@ class Importing:
 
             return await answer_once(self._database, key_of_import(header, content), ImportCandlesResponse, work)
 
-    async def _header(self, parts: AsyncIterator[ImportCandlesRequest]) -> ImportHeader:
-        """The first part, if it is one and its instrument exists."""
-        first = await anext(parts, None)
+    async def _header(self, requests: AsyncIterator[ImportCandlesRequest]) -> tuple[ImportHeader, dict[str, datetime]]:
+        """The first part, if it is one and its instrument exists; and from when on bars of each size are kept."""
+        first = await anext(requests, None)
         if first is None or not first.HasField("header"):
             raise ImportMalformed({"header": "must come first"})
         async with self._database.transaction() as rows:
             await store.get_instrument(rows, first.header.instrument_id)
-        return first.header
-
-    async def _ensure_months(self, months: list[datetime]) -> None:
-        async with self._database.transaction() as rows:
-            await candle_store.ensure_months(rows, "market_data_ohlcv", months)
+            return first.header, parts.kept_from(await parts.read_dropped(rows))
 
 
-async def received(parts: AsyncIterator[ImportCandlesRequest]) -> bytes:
+async def received(requests: AsyncIterator[ImportCandlesRequest]) -> bytes:
     """The file, put together; raises ImportMalformed if it is too large or interrupted by another header."""
     chunks: list[bytes] = []
     size = 0
-    async for part in parts:
-        if part.HasField("header"):
+    async for request in requests:
+        if request.HasField("header"):
             raise ImportMalformed({"header": "came twice"})
-        size += len(part.chunk)
+        size += len(request.chunk)
         if size > imports.FILE_BYTES_MAX:
             raise ImportMalformed({"chunk": f"the file is larger than {imports.FILE_BYTES_MAX >> 20} MiB"})
-        chunks.append(part.chunk)
+        chunks.append(request.chunk)
     return b"".join(chunks)
 
 

@@ -1,23 +1,22 @@
-"""Reads a file of one-minute bars, and finds every line that is wrong.
+"""Reads a file of bars of one size, and finds every line that is wrong.
 
 The file is CSV in UTF-8. Its first line names the columns; timestamp, open, high, low, close and volume must be among them,
 in any order, and others are passed over. Values are not quoted. A timestamp is the bar's open time in UTC, such as
-"2021-12-31 23:01:00", "2021-12-31T23:01:00Z" or with a fraction, and falls on a whole minute. Bars may be in any order;
+"2021-12-31 23:01:00", "2021-12-31T23:01:00Z" or with a fraction, at which a bar of the size opens. Bars may be in any order;
 blank lines count as lines and hold no bar.
 """
 
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 
 import polars as pl
 
 from libs.errors import Invalid
-from services.marketdata.domain import EPOCH, MINUTE, ImportLinesInvalid, ImportMalformed
+from services.marketdata.domain import BAR_SIZE_USUAL, BAR_SIZES, EPOCH, BarSize, ImportLinesInvalid, ImportMalformed
 
 FILE_BYTES_MAX = 256 * 1024 * 1024
 NAMED_LINES_MAX = 40
 """As many as fit into a status whatever is wrong with them."""
-SLICE_BARS = 50_000
 COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
 NUMBERS = COLUMNS[1:]
 NO_LINE_HAS_IT = "\x01"
@@ -26,8 +25,12 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
 UTC_SUFFIX = r"(Z|\+00:?00)$"
 
 
-def read_bars(content: bytes, now: datetime) -> pl.DataFrame:
-    """The file's bars by time: open_time, open, high, low, close, volume. A bar must have ended before now.
+def read_bars(
+    content: bytes, now: datetime, size: BarSize = BAR_SIZES[BAR_SIZE_USUAL], kept_from: datetime = EPOCH
+) -> pl.DataFrame:
+    """The file's bars by time: open_time, open, high, low, close, volume.
+
+    A bar must have ended before now, and not be older than bars of its size are kept.
 
     Raises ImportMalformed if it is no such file, and ImportLinesInvalid with the number of wrong lines and the first
     forty of them by their numbers, counted from 1 with the header.
@@ -56,16 +59,14 @@ def read_bars(content: bytes, now: datetime) -> pl.DataFrame:
     )
     if bars.is_empty():
         raise ImportMalformed({"chunk": "has no bars"})
-    found = bars.with_columns(wrong(len(names), now)).filter(pl.col("wrong").is_not_null()).select("line", "wrong")
+    found = (
+        bars.with_columns(wrong(len(names), size, now, kept_from))
+        .filter(pl.col("wrong").is_not_null())
+        .select("line", "wrong")
+    )
     if not found.is_empty():
         raise lines_invalid(found)
     return bars.select("open_time", *NUMBERS).sort("open_time")
-
-
-def slices(bars: pl.DataFrame) -> Iterator[list[tuple]]:
-    """The bars as rows, so many at a time that they need little memory."""
-    for part in bars.iter_slices(SLICE_BARS):
-        yield part.rows()
 
 
 def whole_lines(content: bytes) -> pl.DataFrame:
@@ -93,7 +94,7 @@ def header(lines: pl.DataFrame) -> list[str]:
     return names
 
 
-def wrong(field_count: int, now: datetime) -> pl.Expr:
+def wrong(field_count: int, size: BarSize, now: datetime, kept_from: datetime) -> pl.Expr:
     """What is wrong with a line, the first thing found; null where nothing is."""
     low_of_two, high_of_two = pl.min_horizontal("open", "close"), pl.max_horizontal("open", "close")
     checks: list[tuple[pl.Expr, pl.Expr]] = [
@@ -103,11 +104,12 @@ def wrong(field_count: int, now: datetime) -> pl.Expr:
         ),
         (pl.col("open_time").is_null(), pl.lit("timestamp is not a time such as 2021-12-31 23:01:00")),
         (
-            pl.col("open_time") != pl.col("open_time").dt.truncate("1m"),
-            pl.lit("timestamp is not on a whole minute"),
+            pl.col("open_time") != pl.col("open_time").dt.truncate(size.name),
+            pl.lit(f"timestamp is not where a bar of {size.name} opens"),
         ),
         (pl.col("open_time") < EPOCH, pl.lit("timestamp is before 1970")),
-        (pl.col("open_time") > now - MINUTE, pl.lit("the bar has not ended yet")),
+        (pl.col("open_time") > now - size.length, pl.lit("the bar has not ended yet")),
+        (pl.col("open_time") < kept_from, pl.lit(f"the bar is older than bars of {size.name} are kept")),
         *((pl.col(name).is_null(), pl.lit(f"{name} is not a number")) for name in NUMBERS),
         *((~pl.col(name).is_finite(), pl.lit(f"{name} is not finite")) for name in NUMBERS),
         (pl.col("high") < pl.col("low"), pl.lit("high is below low")),
@@ -135,9 +137,3 @@ def lines_invalid(found: pl.DataFrame) -> Invalid:
         line=first,
         wrong_lines=count,
     )
-
-
-def months_of(bars: pl.DataFrame) -> list[datetime]:
-    """The months that the bars fall in."""
-    months = bars.select(pl.col("open_time").dt.truncate("1mo").unique().sort()).to_series()
-    return [month.replace(tzinfo=UTC) for month in months]

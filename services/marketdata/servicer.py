@@ -10,7 +10,7 @@ from libs.mesh import pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.marketdata import candle_store, domain, store, wire
+from services.marketdata import candle_store, domain, gap_store, store, wire
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
 from services.marketdata.importing import Importing
 from services.marketdata.tick_stream import TickStreams, cursors_from
@@ -18,6 +18,7 @@ from services.marketdata.tick_stream import TickStreams, cursors_from
 INSTRUMENTS_USUAL = 50
 CANDLES_USUAL = 500
 SNAPSHOT_USUAL = 100
+GAPS_USUAL = 50
 FORWARDS, BACKWARDS = "after", "before"
 MICROSECOND = timedelta(microseconds=1)
 MICROSECONDS_MAX = timedelta(days=700_000) // MICROSECOND  # from the epoch, either way: within what datetime can say
@@ -103,6 +104,21 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             token = pages.token_after(direction, (at - domain.EPOCH) // MICROSECOND)
         return marketdata_pb2.GetCandlesResponse(
             candles=map(wire.candle_to_proto, found.candles), next_page_token=token
+        )
+
+    async def ListGaps(self, request, context):
+        size = pages.size_of(request.page_size, GAPS_USUAL)
+        async with self._database.transaction() as rows:
+            found = await gap_store.list_gaps(
+                rows,
+                instrument_id=request.instrument_id,
+                include_filled=request.include_filled,
+                after=pages.uuid_after(request.page_token),
+                limit=size + 1,
+            )
+        return marketdata_pb2.ListGapsResponse(
+            gaps=map(wire.gap_to_proto, found[:size]),
+            next_page_token=pages.token_after(str(found[size - 1].gap_id)) if len(found) > size else "",
         )
 
     async def StreamTicks(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)

@@ -1,23 +1,25 @@
-"""Stores the market as it comes: ticks, bars and how far they reach, all in one transaction under a lease.
+"""Stores the market as it comes: ticks, bars, gaps and how far they reach, all in one transaction under a lease.
 
 Instruments are divided among the replicas in shares. What is read from the feed is committed together with the cursor it
 reaches, fenced by the share's lease, so whatever dies in between, the next storer goes on from exactly there. Only after the commit
 is Redis told how far it may trim. If ticks were trimmed before they were stored (its memory bound), a new span of coverage begins,
-and readers are told of the gap.
+readers are told of the gap, and it is written down.
+
+A tick corrects its bars however late it comes, as long as they are kept; one that is older than what is kept of ticks is counted
+and not stored. Nothing of a market is kept in memory but the cursor: bars are joined to those that the database has.
 """
 
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 import structlog
 from prometheus_client import Counter
 from redis.asyncio import Redis
-from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 
 from libs.bus import feed
 from libs.bus.feed import READ_BATCHES, Cursor, Entry
@@ -25,26 +27,32 @@ from libs.store.background import running
 from libs.store.database import Connection, Database
 from libs.store.leases import Lease, fence
 from libs.store.shares import Share, sharing
-from services.marketdata import candle_store, tick_store
-from services.marketdata.bars import Bar, BarBuilder, Tick
-from services.marketdata.domain import EPOCH
-from services.marketdata.tick_store import Span, TickRow
+from services.marketdata import candle_store, columns, gap_store, parts, tick_store, wire
+from services.marketdata.bars import Bars, bars_of
+from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, Told
+from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND
+from services.marketdata.parts import TICKS, Part
 
 TOO_LATE = Counter(
-    "tradeloom_ticks_too_late", "Ticks stored, but too old for the bars that can still be corrected.", ["instrument_id"]
+    "tradeloom_ticks_too_late", "Ticks that were not stored, being older than what is kept.", ["instrument_id"]
 )
 
 log = structlog.get_logger(__name__)
 
 SHARES = 16
 LOOK_SECONDS = 1.0
-"""How often it is asked which instruments there are, and whether their months exist."""
+"""How often it is asked which instruments there are."""
 BLOCK_SECONDS = 0.25
 READ_INSTRUMENTS = 25
-"""Instruments read at once: with READ_BATCHES of 500 ticks each, what is held in memory stays below 100 MB."""
+"""Instruments read at once: with READ_BATCHES of 500 ticks each, that is 50 MB."""
+STORED_BYTES = 4 * 1024 * 1024
+"""Stored in one transaction, unless one instrument has more: what is made of it on the way takes less than 100 MB."""
 BUSY_SECONDS = 0.0002
 """What one turn of the event loop takes when nobody else has anything to do is far below it."""
-TABLES = ("market_data_ohlcv", "market_data_ticks")
+DECODE_BYTES = 40_000
+"""Decoded in one turn of the event loop: about a thousand ticks, in two milliseconds."""
+COPY_BYTES = 512 * 1024
+"""Sent to Postgres at once. While it takes them, the next are decoded."""
 
 
 def share_of(instrument_id: str) -> str:
@@ -53,51 +61,95 @@ def share_of(instrument_id: str) -> str:
 
 @dataclass(slots=True)
 class Series:
-    """One instrument as far as it is stored; `after_sequence` is where the present span of coverage began."""
+    """One instrument as far as it is stored."""
 
     lease: Lease
     cursor: Cursor
-    after_sequence: int
-    builder: BarBuilder
-    too_late_told: int = 0
 
-    def follow_on(self, entry: Entry) -> None:
-        """Notes a gap before the entry, if there is one."""
+
+@dataclass(slots=True)
+class Change:
+    """What one transaction stores of one instrument, as it comes to be known."""
+
+    cursor: Cursor
+    """How far it reaches."""
+    begun: list[tuple[int | None, Cursor]] = field(default_factory=list)
+    """The spans before the last: each with what it begins after, if it is new, and its end."""
+    begins_after: int | None = None
+    """What the last span begins after, if it is new."""
+    lost: list[tuple[int, int]] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    """Its ticks are only as long there as it takes to make bars of them."""
+    made: list[tuple[str, Bars]] = field(default_factory=list)
+    """Bars of its ticks, each with the name of its size."""
+    too_late: int = 0
+
+    def follow(self, entry: Entry) -> bytes:
+        """Goes on to the end of the entry, noting what is missing before it; returns what is new of it."""
         if entry.first_sequence > self.cursor.sequence + 1:
             if self.cursor.sequence:
                 log.error(
                     "ticks were lost before they were stored", after=str(self.cursor), before=entry.first_sequence
                 )
-            self.after_sequence = entry.first_sequence - 1
-
-    def take(self, entry: Entry) -> tuple[list[TickRow], list[Bar]]:
-        """The entry's rows and the bars that it changes."""
-        self.follow_on(entry)
+                self.lost.append((self.cursor.sequence, entry.first_sequence))
+                self.begun.append((self.begins_after, self.cursor))
+            self.begins_after = entry.first_sequence - 1
         entry = feed.after(entry, self.cursor)
-        instrument_id = self.cursor.instrument_id
-        rows: list[TickRow] = []
-        bars: list[Bar] = []
-        for batch in StreamTicksResponse.FromString(entry.response).batches:
-            ticks: list[Tick] = []
-            for sequence, tick in enumerate(batch.ticks, batch.first_sequence):
-                seconds, nanos, price, quantity = tick.time.seconds, tick.time.nanos, tick.price, tick.quantity
-                ticks.append(Tick(seconds * 1_000_000_000 + nanos, sequence, price, quantity))
-                moment = EPOCH + timedelta(0, seconds, nanos // 1_000)
-                rows.append(
-                    (instrument_id, sequence, batch.epoch, moment, price, quantity, tick.aggressor, tick.trade_id)
-                )
-            bars += self.builder.add(ticks)
-            if batch.HasField("book"):
-                bars += self.builder.advance(batch.book.time.seconds * 1_000_000_000 + batch.book.time.nanos)
         self.cursor = entry.cursor
-        return rows, bars
+        return entry.response
 
-    def tell_too_late(self) -> None:
-        """Counts and logs the ticks that came too late for any bar, once they are committed."""
-        if new := self.builder.too_late_count - self.too_late_told:
-            TOO_LATE.labels(self.cursor.instrument_id).inc(new)
-            log.warning("ticks came too late for their bars", instrument_id=self.cursor.instrument_id, ticks=new)
-            self.too_late_told += new
+    @property
+    def spans(self) -> list[tuple[int | None, Cursor]]:
+        return [*self.begun, (self.begins_after, self.cursor)]
+
+    @property
+    def market_time(self) -> datetime | None:
+        newest = max((told.market_time_ns for told in self.told), default=0)
+        return EPOCH + timedelta(microseconds=newest // 1_000) if newest else None
+
+
+class Copying:
+    """Sends ticks to Postgres in large pieces, while more are made. Nobody else may use the connection before `done`."""
+
+    def __init__(self, rows: Connection) -> None:
+        self._rows = rows
+        self._waiting: list[bytes] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    async def put(self, encoded: bytes) -> None:
+        self._waiting.append(encoded)
+        if sum(map(len, self._waiting)) >= COPY_BYTES:
+            await self._send()
+
+    async def done(self) -> None:
+        """Until Postgres has all."""
+        if self._waiting:
+            await self._send()
+        if self._sending is not None:
+            await self._sending
+            self._sending = None
+
+    async def stop(self) -> None:
+        """Leaves the connection to others, whatever has become of it."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+
+    async def _send(self) -> None:
+        if self._sending is not None:
+            await self._sending
+        encoded, self._waiting = b"".join(self._waiting), []
+        self._sending = asyncio.create_task(tick_store.write_ticks(self._rows, encoded))
+
+
+@asynccontextmanager
+async def copying(rows: Connection) -> AsyncIterator[Copying]:
+    ticks = Copying(rows)
+    try:
+        yield ticks
+        await ticks.done()
+    finally:
+        await ticks.stop()
 
 
 class Storer:
@@ -106,7 +158,8 @@ class Storer:
     def __init__(self, database: Database, redis: Redis, *, interval_seconds: float) -> None:
         self._database, self._redis, self._interval_seconds = database, redis, interval_seconds
         self._series: dict[str, Series] = {}
-        self._months: set[datetime] = set()
+        self._parts: set[Part] = set()
+        """Those that are known to be there."""
         self._leases: dict[str, Lease] = {}
         self._look_at = 0.0
 
@@ -120,8 +173,9 @@ class Storer:
                 return
             is_behind = await self._store_new()
         except BaseException:
-            # What is in memory may be ahead of what was committed.
+            # What is in memory may not be what was committed.
             self._series.clear()
+            self._parts.clear()
             self._look_at = 0.0
             raise
         if not is_behind:
@@ -139,18 +193,10 @@ class Storer:
             mine = [row["instrument_id"] for row in found if share_of(row["instrument_id"]) in held]
             new = [instrument_id for instrument_id in mine if instrument_id not in self._series]
             spans = await tick_store.newest_spans(rows, new)
-            for instrument_id in new:
-                self._series[instrument_id] = await self._load(rows, instrument_id, spans.get(instrument_id))
-        today = datetime.now(UTC)
-        await self._ensure_months({first_of(today), first_of(first_of(today) + timedelta(days=31))})
+        for instrument_id in new:
+            cursor = spans[instrument_id].until if instrument_id in spans else Cursor(instrument_id, 0, 0)
+            self._series[instrument_id] = Series(self._leases[share_of(instrument_id)], cursor)
         self._look_at = now + LOOK_SECONDS
-
-    async def _load(self, rows: Connection, instrument_id: str, span: Span | None) -> Series:
-        bars, market_time_ns, known_from_ns = await candle_store.read_newest_bars(rows, instrument_id)
-        builder = BarBuilder(bars=bars, market_time_ns=market_time_ns, known_from_ns=known_from_ns)
-        lease = self._leases[share_of(instrument_id)]
-        cursor = span.until if span else Cursor(instrument_id, 0, 0)
-        return Series(lease, cursor, span.after_sequence if span else 0, builder)
 
     async def _store_new(self) -> bool:
         """Whether there is more than was read."""
@@ -163,13 +209,12 @@ class Storer:
             by_instrument: dict[str, list[Entry]] = {}
             for entry in entries:
                 by_instrument.setdefault(entry.cursor.instrument_id, []).append(entry)
-            if by_instrument:
-                await self._store(by_instrument)
+            for some in at_once(by_instrument):
+                await self._store(some)
             is_behind = is_behind or any(len(read) >= READ_BATCHES for read in by_instrument.values())
         return is_behind
 
     async def _store(self, entries: Mapping[str, Sequence[Entry]]) -> None:
-        stored: list[Series] = []
         leases = {
             self._series[instrument_id].lease.name: self._series[instrument_id].lease for instrument_id in entries
         }
@@ -177,47 +222,125 @@ class Storer:
             for lease in leases.values():
                 await fence(rows, lease)
             # A series that an import changes at this moment is left for the next time; its ticks wait in Redis.
-            changes = await candle_store.lock_series(rows, list(entries))
-            if not changes:
+            locked = await candle_store.lock_series(rows, list(entries))
+            if not locked:
                 return
-            ticks: list[TickRow] = []
-            bars: dict[tuple[str, int], tuple[str, int, Bar]] = {}
-            for instrument_id, change in changes.items():
-                series = self._series[instrument_id]
-                for entry in entries[instrument_id]:
-                    started = time.perf_counter()
-                    new_ticks, new_bars = series.take(entry)
-                    await give_way(time.perf_counter() - started)
-                    ticks += new_ticks
-                    for bar in new_bars:
-                        bars[instrument_id, bar.open_time_ns] = (instrument_id, change + 1, bar)
-                stored.append(series)
-            await self._ensure_months({first_of(row[3]) for row in one_of_each_day(ticks)})
-            await tick_store.write_ticks(rows, ticks)
-            await candle_store.write_bars(rows, list(bars.values()))
-            await candle_store.write_heads(
-                rows,
-                [
-                    (
-                        series.cursor.instrument_id,
-                        changes[series.cursor.instrument_id] + 1,
-                        time_of(series.builder.market_time_ns),
-                    )
-                    for series in stored
-                ],
-            )
-            await tick_store.write_spans(rows, [Span(series.after_sequence, series.cursor) for series in stored])
-        for series in stored:
-            series.tell_too_late()
-        await asyncio.gather(*(feed.set_stored(self._redis, series.cursor) for series in stored))
+            dropped = await parts.read_dropped(rows, hold=True)
+            changes = {instrument_id: Change(self._series[instrument_id].cursor) for instrument_id in locked}
+            async with copying(rows) as copy:
+                for instrument_id, change in changes.items():
+                    await self._copy(rows, copy, change, entries[instrument_id], dropped)
+            await self._write_bars(rows, changes, parts.kept_from(dropped))
+            await write_gaps(rows, changes)
+            await candle_store.write_heads(rows, {key: change.market_time for key, change in changes.items()})
+            await tick_store.write_spans(rows, [span for change in changes.values() for span in change.spans])
+        for instrument_id, change in changes.items():
+            self._series[instrument_id].cursor = change.cursor
+            if change.too_late:
+                TOO_LATE.labels(instrument_id).inc(change.too_late)
+                log.warning("ticks are older than what is kept", instrument_id=instrument_id, ticks=change.too_late)
+        await asyncio.gather(*(feed.set_stored(self._redis, change.cursor) for change in changes.values()))
 
-    async def _ensure_months(self, months: set[datetime]) -> None:
-        """In a transaction of its own, so that the tables are there for everybody at once."""
-        if missing := sorted(months - self._months):
+    async def _copy(
+        self, rows: Connection, copy: Copying, change: Change, entries: Sequence[Entry], dropped: Mapping[str, datetime]
+    ) -> None:
+        """Decodes the entries, stores those of their ticks that are kept, and makes bars of them."""
+        ticks: list[Ticks] = []
+        for response in pieces(change, entries):
+            started = time.perf_counter()
+            told = columns.told_by(response)
+            change.told.append(replace(told, ticks=NO_TICKS))
+            is_kept = told.ticks.time_ns >= ns_of(dropped[TICKS])
+            change.too_late += int((~is_kept).sum())
+            for run in told.ticks.where(is_kept).runs():
+                if run.backfill[0]:
+                    await copy.done()
+                    run = run.where(~await tick_store.are_stored(rows, change.cursor.instrument_id, run))  # noqa: PLW2901
+                await self._ensure(parts.parts_of(TICKS, run.time_ns // SECOND_NS))
+                await copy.put(tick_store.copy_rows(change.cursor.instrument_id, run))
+                ticks.append(run)
+            await give_way(time.perf_counter() - started)
+        started = time.perf_counter()
+        if ticks:
+            change.made = list(bars_by_size(Ticks.joined(ticks), parts.kept_from(dropped)))
+        await give_way(time.perf_counter() - started)
+
+    async def _write_bars(
+        self, rows: Connection, changes: Mapping[str, Change], kept_from: Mapping[str, datetime]
+    ) -> None:
+        by_size: dict[str, list[tuple[str, Bars]]] = {}
+        needed: set[Part] = set()
+        for instrument_id, change in changes.items():
+            for size, bars in change.made:
+                by_size.setdefault(size, []).append((instrument_id, bars))
+                needed |= candle_store.parts_for(BAR_SIZES[size], bars.open_seconds)
+        await self._ensure(needed)
+        await candle_store.store_bars(rows, by_size, kept_from)
+
+    async def _ensure(self, needed: set[Part]) -> None:
+        """In a transaction of its own, so that the parts are there for everybody at once."""
+        if missing := needed - self._parts:
             async with self._database.transaction() as rows:
-                for table in TABLES:
-                    await candle_store.ensure_months(rows, table, missing)
-            self._months |= set(missing)
+                await parts.ensure(rows, missing)
+            self._parts |= missing
+
+
+def at_once(entries: Mapping[str, Sequence[Entry]]) -> Iterator[dict[str, Sequence[Entry]]]:
+    """The entries by instrument, as many together as one transaction stores."""
+    together: dict[str, Sequence[Entry]] = {}
+    size = 0
+    for instrument_id, read in entries.items():
+        added = sum(len(entry.response) for entry in read)
+        if together and size + added > STORED_BYTES:
+            yield together
+            together, size = {}, 0
+        together[instrument_id] = read
+        size += added
+    if together:
+        yield together
+
+
+def pieces(change: Change, entries: Sequence[Entry]) -> Iterator[bytes]:
+    """What is new of the entries, as much together as is decoded in one turn."""
+    piece: list[bytes] = []
+    size = 0
+    for entry in entries:
+        piece.append(change.follow(entry))
+        size += len(piece[-1])
+        if size >= DECODE_BYTES:
+            yield b"".join(piece)
+            piece, size = [], 0
+    if piece:
+        yield b"".join(piece)
+
+
+def bars_by_size(ticks: Ticks, kept_from: Mapping[str, datetime]) -> Iterator[tuple[str, Bars]]:
+    """The ticks' bars, each of the shortest size that is kept of its time; the longer ones follow from them."""
+    for size in BAR_SIZES.values():
+        is_kept = ticks.time_ns >= ns_of(kept_from[size.name])
+        if is_kept.any():
+            yield size.name, bars_of(ticks.where(is_kept), size.seconds)
+            ticks = ticks.where(~is_kept)
+        if not len(ticks):
+            return
+
+
+async def write_gaps(rows: Connection, changes: Mapping[str, Change]) -> None:
+    """Writes down what is missing and what was brought. The ticks around are stored before."""
+    missed = [
+        wire.missed_from_proto(instrument_id, each)
+        for instrument_id, change in changes.items()
+        for told in change.told
+        for each in told.missed
+    ]
+    if missed:
+        await gap_store.add_missed(rows, missed)
+    for instrument_id, change in changes.items():
+        for after_sequence, before_sequence in change.lost:
+            await gap_store.add_lost(rows, instrument_id, after_sequence, before_sequence)
+        for told in change.told:
+            for filled in told.filled:
+                await gap_store.fill(rows, wire.missed_from_proto(instrument_id, filled))
 
 
 async def give_way(spent_seconds: float) -> None:
@@ -228,18 +351,8 @@ async def give_way(spent_seconds: float) -> None:
         await asyncio.sleep(spent_seconds * 2)
 
 
-def one_of_each_day(ticks: Sequence[TickRow]) -> list[TickRow]:
-    """One tick of each day: enough to know the months."""
-    return list({row[3].toordinal(): row for row in ticks}.values())
-
-
-def first_of(moment: datetime) -> datetime:
-    """The start of the month."""
-    return datetime(moment.year, moment.month, 1, tzinfo=UTC)
-
-
-def time_of(time_ns: int) -> datetime:
-    return EPOCH + timedelta(microseconds=time_ns // 1_000)
+def ns_of(time: datetime) -> int:
+    return (time - EPOCH) // SECOND * SECOND_NS
 
 
 @asynccontextmanager

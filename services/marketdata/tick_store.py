@@ -2,18 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 from tradeloom.marketdata.v1.marketdata_pb2 import Tick, TickBatch
 
 from libs.bus.feed import Cursor
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
+from services.marketdata.columns import Flags, Ticks
+from services.marketdata.domain import EPOCH
 
 BATCH_TICKS_MAX = 500
-TICK_COLUMNS = ("instrument_id", "sequence", "epoch", "time", "price", "quantity", "aggressor", "trade_id")
-TickRow = tuple[str, int, int, datetime, float, float, int, str]
+POSTGRES_EPOCH_MICROSECONDS = 946_684_800_000_000
+"""Postgres counts from the year 2000."""
+COPY_BEGINS, COPY_ENDS = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
+COLUMNS = {
+    "instrument_id": "S",
+    "sequence": ">i8",
+    "epoch": ">i8",
+    "time": ">i8",
+    "price": ">f8",
+    "quantity": ">f8",
+    "aggressor": ">i2",
+    "backfill": "u1",
+    "trade_id": "S",
+}
+"""With the forms that COPY wants them in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,24 +63,118 @@ async def span_beyond(rows: Connection, after: Cursor) -> Span | None:
     return span_from(row) if row else None
 
 
-async def write_spans(rows: Connection, spans: Sequence[Span]) -> None:
-    """Stores spans that are new, or reach further than they did."""
+async def write_spans(rows: Connection, spans: Sequence[tuple[int | None, Cursor]]) -> None:
+    """Stores how far spans reach: new ones, each after a sequence, and without one the newest of the instrument.
+
+    Where that one begins is not the caller's to know: what was dropped of it has moved its beginning.
+    """
     await rows.execute(
         """
         INSERT INTO coverage (instrument_id, after_sequence, epoch, sequence)
-        SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[])
+        SELECT instrument_id, coalesce(new.after_sequence, newest.after_sequence, 0), epoch, sequence
+        FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) AS new (
+          instrument_id, after_sequence, epoch, sequence)
+        CROSS JOIN LATERAL (
+          SELECT max(after_sequence) AS after_sequence FROM coverage WHERE coverage.instrument_id = new.instrument_id
+        ) AS newest
         ON CONFLICT (instrument_id, after_sequence) DO UPDATE SET epoch = excluded.epoch, sequence = excluded.sequence
         """,
-        [span.until.instrument_id for span in spans],
-        [span.after_sequence for span in spans],
-        [span.until.epoch for span in spans],
-        [span.until.sequence for span in spans],
+        [until.instrument_id for _, until in spans],
+        [after_sequence for after_sequence, _ in spans],
+        [until.epoch for _, until in spans],
+        [until.sequence for _, until in spans],
     )
 
 
-async def write_ticks(rows: Connection, ticks: Sequence[TickRow]) -> None:
-    if ticks:
-        await rows.copy_records_to_table("market_data_ticks", records=ticks, columns=TICK_COLUMNS)
+async def covered(rows: Connection) -> list[str]:
+    """The instruments of which anything is stored."""
+    return [row["instrument_id"] for row in await rows.fetch("SELECT DISTINCT instrument_id FROM coverage")]
+
+
+async def uncover(rows: Connection, instrument_id: str, until: datetime) -> None:
+    """Has coverage begin after the last tick that is older than `until`. The newest span stays: there storing goes on.
+
+    A tick that came late lies among later ones: what is before it is told to be missing too, though some is still there.
+    """
+    await rows.execute("SELECT FROM series WHERE instrument_id = $1 FOR NO KEY UPDATE", instrument_id)
+    newest = await rows.fetchval(
+        "SELECT max(sequence) FROM market_data_ticks WHERE instrument_id = $1 AND time < $2", instrument_id, until
+    )
+    if newest is None:
+        return
+    await rows.execute(
+        """
+        DELETE FROM coverage WHERE instrument_id = $1 AND sequence <= $2
+        AND after_sequence < (SELECT max(after_sequence) FROM coverage WHERE instrument_id = $1)
+        """,
+        instrument_id,
+        newest,
+    )
+    await rows.execute(
+        "UPDATE coverage SET after_sequence = least(sequence, $2) WHERE instrument_id = $1 AND after_sequence < $2",
+        instrument_id,
+        newest,
+    )
+
+
+def copy_rows(instrument_id: str, ticks: Ticks) -> bytes:
+    """The ticks as COPY takes them in its binary form. Those whose trade ids are of one length are one array of records."""
+    lengths = np.char.str_len(ticks.trade_id)
+    encoded = bytearray()
+    for length in np.unique(lengths).tolist():
+        some = ticks.where(lengths == length)
+        values: dict[str, Any] = {
+            "instrument_id": instrument_id.encode(),
+            "sequence": some.sequence,
+            "epoch": some.epoch,
+            "time": some.time_ns // 1_000 - POSTGRES_EPOCH_MICROSECONDS,
+            "price": some.price,
+            "quantity": some.quantity,
+            "aggressor": some.aggressor,
+            "backfill": some.backfill,
+            "trade_id": some.trade_id,
+        }
+        kinds = COLUMNS | {"instrument_id": f"S{len(values['instrument_id'])}", "trade_id": f"S{length}"}
+        # A row is the number of its columns, then each with its length before it.
+        names = [("columns", ">i2")]
+        for name, kind in kinds.items():
+            names += [(f"length of {name}", ">i4")]
+            if np.dtype(kind).itemsize:
+                names += [(name, kind)]
+        records = np.empty(len(some), names)
+        records["columns"] = len(kinds)
+        for name, kind in kinds.items():
+            size = np.dtype(kind).itemsize
+            records[f"length of {name}"] = size
+            if size:
+                records[name] = values[name]
+        encoded += records.tobytes()
+    return bytes(encoded)
+
+
+async def write_ticks(rows: Connection, encoded: bytes) -> None:
+    """Stores what copy_rows has encoded, one after the other."""
+    source = BytesIO(COPY_BEGINS + encoded + COPY_ENDS)
+    await rows.copy_to_table("market_data_ticks", source=source, format="binary", columns=[*COLUMNS])
+
+
+async def are_stored(rows: Connection, instrument_id: str, ticks: Ticks) -> Flags:
+    """Which of the ticks are there already, or before in these: those of one time with one trade id are one trade."""
+    microseconds = (ticks.time_ns // 1_000).tolist()
+    found = await rows.fetch(
+        """
+        SELECT (extract(epoch FROM time) * 1000000)::bigint AS microseconds, trade_id FROM market_data_ticks
+        WHERE instrument_id = $1 AND time = ANY($2::timestamptz[])
+        """,
+        instrument_id,
+        [EPOCH + timedelta(microseconds=each) for each in set(microseconds)],
+    )
+    known = {(row["microseconds"], row["trade_id"].encode()) for row in found}
+    stored = []
+    for key in zip(microseconds, ticks.trade_id.tolist(), strict=True):
+        stored.append(key in known)
+        known.add(key)
+    return np.array(stored, np.bool_)
 
 
 async def read_batches(rows: Connection, after: Cursor, until: Cursor, limit: int) -> tuple[list[TickBatch], Cursor]:
@@ -73,7 +184,7 @@ async def read_batches(rows: Connection, after: Cursor, until: Cursor, limit: in
     """
     found = await rows.fetch(
         """
-        SELECT sequence, epoch, time, price, quantity, aggressor, trade_id FROM market_data_ticks
+        SELECT sequence, epoch, time, price, quantity, aggressor, backfill, trade_id FROM market_data_ticks
         WHERE instrument_id = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4
         """,
         after.instrument_id,
@@ -97,12 +208,13 @@ async def read_batches(rows: Connection, after: Cursor, until: Cursor, limit: in
 
 
 def runs_of(found: Sequence[Any]) -> list[list[Any]]:
-    """Ticks whose sequences follow on each other, of one epoch, as many as a batch holds."""
+    """Ticks whose sequences follow on each other, of one epoch, as many as a batch holds, fetched later or not."""
     runs: list[list[Any]] = []
     for row in found:
         if runs and (last := runs[-1][-1]):
-            follows = row["sequence"] == last["sequence"] + 1 and row["epoch"] == last["epoch"]
-            if follows and len(runs[-1]) < BATCH_TICKS_MAX:
+            follows = row["sequence"] == last["sequence"] + 1
+            is_alike = row["epoch"] == last["epoch"] and row["backfill"] == last["backfill"]
+            if follows and is_alike and len(runs[-1]) < BATCH_TICKS_MAX:
                 runs[-1].append(row)
                 continue
         runs.append([row])
@@ -126,6 +238,7 @@ def batch_from(run: Sequence[Any], after: Cursor, cursor: Cursor) -> TickBatch:
         ],
         previous_cursor=str(after),
         cursor=str(cursor),
+        backfill=run[0]["backfill"],
     )
 
 

@@ -5,8 +5,9 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.marketdata.v1 import marketdata_pb2
 
-from libs.mesh.wire import decimal_from_proto, decimal_to_proto, timestamp
-from services.marketdata.domain import EPOCH, AssetClass, Candle, Instrument, InstrumentState
+from libs.ids import uuid7
+from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
+from services.marketdata.domain import EPOCH, AssetClass, Candle, Gap, GapKind, Instrument, InstrumentState
 
 ASSET_CLASSES = {
     AssetClass.CRYPTO: marketdata_pb2.ASSET_CLASS_CRYPTO,
@@ -17,6 +18,10 @@ ASSET_CLASSES = {
 STATES = {
     InstrumentState.TRADING: marketdata_pb2.INSTRUMENT_STATE_TRADING,
     InstrumentState.HALTED: marketdata_pb2.INSTRUMENT_STATE_HALTED,
+}
+GAP_KINDS = {
+    GapKind.MISSED: marketdata_pb2.GAP_KIND_MISSED,
+    GapKind.LOST: marketdata_pb2.GAP_KIND_LOST,
 }
 ASSET_CLASSES_BACK = {value: key for key, value in ASSET_CLASSES.items()}
 
@@ -69,6 +74,34 @@ def instrument_from_proto(message: marketdata_pb2.Instrument, *, state: Instrume
         has_book=message.has_book,
         state=state,
         has_feed=has_feed,
+    )
+
+
+def missed_from_proto(instrument_id: str, message: marketdata_pb2.MissedTrades) -> Gap:
+    return Gap(
+        gap_id=uuid7(),
+        instrument_id=instrument_id,
+        kind=GapKind.MISSED,
+        after_trade_id=message.after_trade_id,
+        before_trade_id=message.before_trade_id,
+        start_time=time_from_proto(message.start_time) if message.HasField("start_time") else None,
+        end_time=time_from_proto(message.end_time) if message.HasField("end_time") else None,
+    )
+
+
+def gap_to_proto(gap: Gap) -> marketdata_pb2.Gap:
+    return marketdata_pb2.Gap(
+        gap_id=str(gap.gap_id),
+        instrument_id=gap.instrument_id,
+        kind=GAP_KINDS[gap.kind],
+        after_trade_id=gap.after_trade_id,
+        before_trade_id=gap.before_trade_id,
+        start_time=timestamp(gap.start_time),
+        end_time=timestamp(gap.end_time),
+        after_sequence=gap.after_sequence or 0,
+        before_sequence=gap.before_sequence or 0,
+        found_time=timestamp(gap.found_time),
+        filled_time=timestamp(gap.filled_time),
     )
 
 

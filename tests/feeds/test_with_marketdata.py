@@ -14,6 +14,7 @@ from libs.store.database import Database, open_database
 from services.feeds.domain import Feed, FeedState, Instrument, RecordedFile, ReplaySource, SimulatedSource, Tick
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.marketdata import storing
+from services.marketdata.domain import BAR_SIZES
 from tests.feeds.conftest import playing, until
 from tests.feeds.test_feeder import RATE, SEED, TRADED, found, has_ended, replayed, start, write_trades
 from tests.marketdata.stand import BTC, announce, select
@@ -131,8 +132,8 @@ async def test_a_recording_that_is_started_again_leaves_its_bars_as_they_are(
         rows = await select(
             bare_installation,
             """
-            SELECT open_time, open, high, low, close, volume, trade_count, revision
-            FROM market_data_ohlcv WHERE instrument_id = $1 ORDER BY open_time
+            SELECT bar_size, open_time, open, high, low, close, volume, trade_count, revision
+            FROM market_data_ohlcv WHERE instrument_id = $1 ORDER BY bar_size, open_time
             """,
             instrument_id,
         )
@@ -141,7 +142,8 @@ async def test_a_recording_that_is_started_again_leaves_its_bars_as_they_are(
     async with storing_all(bare_installation, redis), playing(feeds_worker, redis, tmp_path):
         assert (await play(replayed())).state is FeedState.FINISHED
         once = await bars(TRADED)
-        assert sum(trade_count for *_, trade_count, _ in once) == 3_000
+        for bar_size in BAR_SIZES:
+            assert sum(trade_count for size, *_, trade_count, _ in once if size == bar_size) == 3_000
         assert (await play(replayed())).state is FeedState.FAILED
         assert (await play(again)).state is FeedState.FINISHED
     assert await bars(TRADED) == await bars(again.instrument_id) == once

@@ -5,8 +5,8 @@ import json
 from tests.stack import Stack
 
 CHART = """
-WITH past AS (SELECT * FROM market_data_ohlcv WHERE instrument_id = 'SIM:SOLUSDT' AND imported),
-live AS (SELECT * FROM market_data_ohlcv WHERE instrument_id = 'SIM:SOLUSDT' AND NOT imported)
+WITH past AS (SELECT * FROM market_data_ohlcv WHERE instrument_id = 'SIM:SOLUSDT' AND bar_size = '1m' AND imported),
+live AS (SELECT * FROM market_data_ohlcv WHERE instrument_id = 'SIM:SOLUSDT' AND bar_size = '1m' AND NOT imported)
 SELECT (SELECT count(*) FROM past),
 (SELECT min(open_time) FROM live) - (SELECT max(open_time) FROM past),
 (SELECT open FROM live ORDER BY open_time LIMIT 1) - (SELECT close FROM past ORDER BY open_time DESC LIMIT 1)

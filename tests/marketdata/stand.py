@@ -14,12 +14,15 @@ from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.marketdata.v1.marketdata_pb2 import Book, BookLevel, Quote, StreamTicksResponse, Tick, TickBatch
 
 from libs.bus import feed
-from libs.bus.feed import Batch, Cursor
+from libs.bus.feed import Batch, Cursor, Entry
 from libs.ids import uuid7
 from libs.mesh.wire import timestamp
 from libs.store.database import open_database
+from libs.store.leases import Lease, holding
 from libs.store.outbox import Fact
+from services.marketdata import tick_store
 from services.marketdata.consumers import apply_feeds_facts
+from services.marketdata.storing import Series, Storer
 from tests.mesh import Installation, sign_in
 
 BTC, ETH = "SIM:BTCUSDT", "SIM:ETHUSDT"
@@ -77,14 +80,16 @@ class Feeder:
         """Each tick is seconds since START and a price; its quantity is 1."""
         await self.append([tick_at(START + timedelta(seconds=seconds), price) for seconds, price in ticks], book=book)
 
-    async def append(self, ticks: Sequence[Tick], *, book: datetime | None = None) -> TickBatch:
-        batch = self.batch(ticks, book=book)
+    async def append(self, ticks: Sequence[Tick], *, book: datetime | None = None, **more: Any) -> TickBatch:
+        batch = self.batch(ticks, book=book, **more)
         await self.send([batch])
         return batch
 
-    def batch(self, ticks: Sequence[Tick], *, book: datetime | None = None) -> TickBatch:
+    def batch(
+        self, ticks: Sequence[Tick], *, book: datetime | None = None, market_time: datetime | None = None, **more: Any
+    ) -> TickBatch:
         first = self.sequence + 1
-        self.sequence += len(ticks) + (book is not None)
+        self.sequence += len(ticks) + (book is not None) + (market_time is not None)
         previous, self.cursor = self.cursor, str(Cursor(self.instrument_id, self.epoch, self.sequence))
         batch = TickBatch(
             instrument_id=self.instrument_id,
@@ -93,6 +98,8 @@ class Feeder:
             ticks=ticks,
             previous_cursor=previous or str(Cursor(self.instrument_id, 0, 0)),
             cursor=self.cursor,
+            market_time=timestamp(market_time),
+            **more,
         )
         if book is not None:
             level = BookLevel(price=100, quantity=1)
@@ -126,6 +133,39 @@ def as_entry(batch: TickBatch) -> Batch:
     )
 
 
+class Desk:
+    """Stores what it is given, one transaction for each call, as a storer does with what it has read."""
+
+    def __init__(self, storer: Storer, lease: Lease) -> None:
+        self._storer, self._lease = storer, lease
+
+    async def store(self, *batches: TickBatch) -> None:
+        entries: dict[str, list[Entry]] = {}
+        for batch in batches:
+            appended = as_entry(batch)
+            entries.setdefault(batch.instrument_id, []).append(
+                Entry(appended.cursor, appended.first_sequence, appended.response)
+            )
+        for instrument_id in entries:
+            self._storer._series.setdefault(instrument_id, Series(self._lease, Cursor(instrument_id, 0, 0)))
+        await self._storer._store(entries)
+
+    async def resume(self, instrument_id: str) -> None:
+        """As a new process goes on."""
+        self._storer._series.clear()
+        self._storer._parts.clear()
+        async with self._storer._database.transaction() as rows:
+            spans = await tick_store.newest_spans(rows, [instrument_id])
+        if instrument_id in spans:
+            self._storer._series[instrument_id] = Series(self._lease, spans[instrument_id].until)
+
+
+@asynccontextmanager
+async def desk_of(installation: Installation, redis: Redis) -> AsyncIterator[Desk]:
+    async with open_database(installation.url("marketdata_worker"), 4) as database, holding(database, "desk") as lease:
+        yield Desk(Storer(database, redis, interval_seconds=0.0), lease)
+
+
 class Caller:
     """A user of the service on its real port, under mutual TLS and with a token."""
 
@@ -146,9 +186,11 @@ class Caller:
         request = marketdata_pb2.StreamCandlesRequest(instrument_id=instrument_id, **more)
         return self.stub.StreamCandles(request, metadata=self.metadata, timeout=60)
 
-    async def load(self, instrument_id: str, content: bytes, request_id: str | None = None) -> Any:
+    async def load(self, instrument_id: str, content: bytes, request_id: str | None = None, bar_size: str = "") -> Any:
         async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
-            header = marketdata_pb2.ImportHeader(request_id=request_id or str(uuid7()), instrument_id=instrument_id)
+            header = marketdata_pb2.ImportHeader(
+                request_id=request_id or str(uuid7()), instrument_id=instrument_id, bar_size=bar_size
+            )
             yield marketdata_pb2.ImportCandlesRequest(header=header)
             for start in range(0, len(content), 500_000):
                 yield marketdata_pb2.ImportCandlesRequest(chunk=content[start : start + 500_000])
@@ -224,3 +266,20 @@ async def stored_through(installation: Installation, feeder: Feeder) -> None:
         return found[0]["newest"] == feeder.sequence
 
     await until(reached)
+
+
+async def stored_bars(installation: Installation, instrument_id: str = BTC, bar_size: str = "1m") -> list[Any]:
+    return await select(
+        installation,
+        "SELECT * FROM market_data_ohlcv WHERE instrument_id = $1 AND bar_size = $2 ORDER BY open_time",
+        instrument_id,
+        bar_size,
+    )
+
+
+async def stored_ticks(installation: Installation, instrument_id: str = BTC) -> list[tuple[int, float]]:
+    """Sequence and price of each."""
+    found = await select(
+        installation, "SELECT * FROM market_data_ticks WHERE instrument_id = $1 ORDER BY sequence", instrument_id
+    )
+    return [(row["sequence"], row["price"]) for row in found]

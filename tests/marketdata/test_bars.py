@@ -1,180 +1,141 @@
-import random
+"""Ticks in columns, and the bars of them: half-open, aligned to the clock, open and close by time and sequence."""
+
+from dataclasses import astuple
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-import polars as pl
-import pytest
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tradeloom.marketdata.v1.marketdata_pb2 import MissedTrades, StreamTicksResponse, TickBatch
 
-from services.marketdata.bars import KEPT_BARS, MINUTE_NS, Bar, BarBuilder, Tick
-from tests import recorded
-
-SECOND_NS = 1_000_000_000
-
-
-def tick(seconds: float, price: float, quantity: float = 1.0, sequence: int = 0) -> Tick:
-    return Tick(int(seconds * SECOND_NS), sequence, price, quantity)
-
-
-def prices(bar: Bar):
-    return bar.open, bar.high, bar.low, bar.close
+from libs.mesh.wire import timestamp
+from services.marketdata.bars import bars_of
+from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, told_by
+from services.marketdata.domain import BAR_SIZES
+from services.marketdata.parts import parts_of, start_of
+from tests.marketdata.stand import START, tick_at
 
 
-def told(bars: list[Bar]):
-    return [(bar.open_time_ns // SECOND_NS, *prices(bar), bar.trade_count, bar.closed, bar.revision) for bar in bars]
-
-
-def test_a_bar_holds_its_start_and_not_its_end():
-    builder = BarBuilder()
-    builder.add([tick(60, 10), tick(119.999999999, 12), tick(120, 11)])
-    assert told(builder.bars()) == [(60, 10, 12, 10, 12, 2, True, 1), (120, 11, 11, 11, 11, 1, False, 1)]
-
-
-def test_a_bar_closes_by_market_time_and_not_by_arrival():
-    builder = BarBuilder(lateness_ns=2 * SECOND_NS)
-    assert told(builder.add([tick(60, 10), tick(121.9, 11)]))[0][-2] is False
-    assert told(builder.add([tick(122, 12)])) == [
-        (60, 10, 10, 10, 10, 1, True, 1),
-        (120, 11, 12, 11, 12, 2, False, 1),
-    ]
-
-
-def test_market_time_can_pass_without_a_trade():
-    builder = BarBuilder()
-    builder.add([tick(60, 10)])
-    assert builder.advance(119 * SECOND_NS) == []
-    assert told(builder.advance(120 * SECOND_NS)) == [(60, 10, 10, 10, 10, 1, True, 1)]
-    assert builder.advance(90 * SECOND_NS) == []
-    assert builder.market_time_ns == 120 * SECOND_NS
-
-
-def test_a_tick_within_the_allowed_lateness_changes_a_bar_that_is_still_open():
-    builder = BarBuilder(lateness_ns=2 * SECOND_NS)
-    builder.add([tick(60, 10, sequence=1), tick(121, 11, sequence=2)])
-    assert told(builder.add([tick(119, 13, sequence=3)])) == [(60, 10, 13, 10, 13, 2, False, 1)]
-
-
-def test_a_late_tick_corrects_a_closed_bar_and_raises_its_revision():
-    builder = BarBuilder()
-    builder.add([tick(60, 10, sequence=1), tick(90, 11, sequence=2), tick(120, 12, sequence=3)])
-    assert told(builder.add([tick(70, 9, sequence=4)])) == [(60, 10, 11, 9, 11, 3, True, 2)]
-    assert told(builder.add([tick(59.5, 8, sequence=5)])) == [(0, 8, 8, 8, 8, 1, True, 1)]
-
-
-def test_ticks_of_one_moment_are_ordered_by_their_sequence():
-    builder = BarBuilder()
-    builder.add([tick(60, 2, sequence=8), tick(60, 1, sequence=7), tick(60, 3, sequence=9)])
-    assert prices(builder.bars()[0]) == (1, 3, 1, 3)
-
-
-def test_a_tick_for_a_forgotten_bar_is_counted_and_changes_nothing():
-    builder = BarBuilder()
-    builder.add(tick(60 * minute, minute) for minute in range(KEPT_BARS + 10))
-    assert len(builder.bars()) == KEPT_BARS
-    assert builder.add([tick(0, 1), tick(60 * 9 + 1, 2)]) == []
-    assert builder.too_late_count == 2
-    assert told(builder.add([tick(60 * 10 + 1, 99)])) == [(600, 10, 99, 10, 99, 2, True, 2)]
-
-
-@pytest.fixture(scope="module")
-def trades() -> pl.DataFrame:
-    return pl.read_parquet(recorded.trades())
-
-
-def independent_bars(trades: pl.DataFrame) -> list[tuple]:
-    """Bars made by polars out of the file alone."""
-    return (
-        trades.with_row_index("row")
-        .sort("timestamp", "row")
-        .group_by((pl.col("timestamp") // 60_000 * 60).alias("open_time"), maintain_order=True)
-        .agg(
-            pl.col("price").first().alias("open"),
-            pl.col("price").max().alias("high"),
-            pl.col("price").min().alias("low"),
-            pl.col("price").last().alias("close"),
-            pl.col("amount").sum().alias("volume"),
-            pl.len().alias("trade_count"),
-        )
-        .sort("open_time")
-        .rows()
+def ticks_of(*ticks: tuple[float, float, float]) -> Ticks:
+    """Each is seconds since 1970, a price and a quantity; sequences follow by one."""
+    times = np.array([round(seconds * SECOND_NS) for seconds, _, _ in ticks], np.int64)
+    count = len(ticks)
+    return Ticks(
+        sequence=np.arange(1, count + 1),
+        epoch=np.full(count, 1),
+        time_ns=times,
+        price=np.array([price for _, price, _ in ticks], np.float64),
+        quantity=np.array([quantity for _, _, quantity in ticks], np.float64),
+        aggressor=np.zeros(count, np.int64),
+        backfill=np.zeros(count, np.bool_),
+        trade_id=np.array([b""] * count, np.bytes_),
     )
 
 
-def comparable(bars: list[Bar]):
-    return [(bar.open_time_ns // SECOND_NS, *prices(bar), bar.volume, bar.trade_count) for bar in bars]
+def rows(ticks: Ticks, seconds: int):
+    """Opening, open, high, low, close, volume and number of trades of each bar."""
+    return [row[:7] for row in zip(*(column.tolist() for column in astuple(bars_of(ticks, seconds))), strict=True)]
 
 
-def file_ticks(trades: pl.DataFrame) -> list[Tick]:
-    rows = trades.select("timestamp", "price", "amount").iter_rows()
-    return [Tick(time * 1_000_000, sequence, price, amount) for sequence, (time, price, amount) in enumerate(rows, 1)]
+def test_a_bar_holds_its_start_and_not_its_end():
+    ticks = ticks_of((60, 10, 1), (119.999999999, 12, 2), (120, 11, 4))
+    assert rows(ticks, 60) == [(60, 10, 12, 10, 12, 3, 2), (120, 11, 11, 11, 11, 4, 1)]
 
 
-def test_recorded_trades_make_the_bars_that_polars_makes_of_the_file(trades: pl.DataFrame):
-    builder = BarBuilder()
-    seen: dict[int, Bar] = {}
-    ticks = file_ticks(trades)
-    for start in range(0, len(ticks), 137):
-        seen |= {bar.open_time_ns: bar for bar in builder.add(ticks[start : start + 137])}
-    seen |= {bar.open_time_ns: bar for bar in builder.advance(ticks[-1].time_ns + MINUTE_NS)}
-    bars = [seen[open_time_ns] for open_time_ns in sorted(seen)]
-    expected = independent_bars(trades)
-    assert len(expected) > 1_000
-    assert comparable(bars) == expected
-    assert all(bar.closed and bar.revision == 1 for bar in bars)
+def test_open_and_close_are_of_the_first_and_last_moment_whatever_came_first():
+    ticks = ticks_of((90, 3, 1), (60, 1, 1), (119, 4, 1), (61, 2, 1))
+    assert rows(ticks, 60) == [(60, 1, 4, 1, 4, 4, 4)]
 
 
-def test_recorded_trades_that_arrive_out_of_order_make_the_same_bars_with_higher_revisions(trades: pl.DataFrame):
-    ticks = file_ticks(trades.head(3_000))
-    shuffled = sorted(ticks, key=lambda one: one.time_ns + random.Random(one.sequence).randrange(120) * SECOND_NS)
-    builder = BarBuilder()
-    seen = {bar.open_time_ns: bar for bar in builder.add(shuffled)}
-    bars = [seen[open_time_ns] for open_time_ns in sorted(seen)]
-    assert comparable(bars) == independent_bars(trades.head(3_000))
-    assert any(bar.revision > 1 for bar in bars)
-    assert builder.too_late_count == 0
+def test_ticks_of_one_moment_are_ordered_by_their_sequence():
+    ticks = ticks_of((60, 1, 1), (60, 2, 1), (60, 3, 1))
+    turned = Ticks(*(column[::-1] for column in ticks))
+    assert rows(turned, 60) == rows(ticks, 60) == [(60, 1, 3, 1, 3, 3, 3)]
 
 
-tick_lists = st.lists(
-    st.builds(
-        tick,
-        seconds=st.integers(min_value=0, max_value=400),
-        price=st.integers(min_value=1, max_value=9),
-        quantity=st.integers(min_value=1, max_value=9),
+def slowly(ticks: Ticks, seconds: int):
+    made: dict[int, list[tuple[int, int, float, float]]] = {}
+    for time_ns, sequence, price, quantity in zip(
+        *(column.tolist() for column in (ticks.time_ns, ticks.sequence, ticks.price, ticks.quantity)), strict=True
+    ):
+        made.setdefault(time_ns // SECOND_NS // seconds * seconds, []).append((time_ns, sequence, price, quantity))
+    found = []
+    for open_seconds, trades in sorted(made.items()):
+        prices = [price for _, _, price, _ in sorted(trades)]
+        volume = sum(quantity for *_, quantity in trades)
+        found.append((open_seconds, prices[0], max(prices), min(prices), prices[-1], volume, len(trades)))
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.one_of(
+                st.integers(min_value=0, max_value=4_000).map(lambda half: half / 2),
+                st.integers(min_value=1, max_value=40).map(lambda minute: minute * 60 - 1e-9),
+            ),
+            st.integers(min_value=1, max_value=9),
+            st.integers(min_value=1, max_value=9),
+        ),
+        min_size=1,
+        max_size=40,
     ),
-    max_size=40,
-).map(lambda ticks: [each._replace(sequence=sequence) for sequence, each in enumerate(ticks)])
+    st.sampled_from([1, 60, 300, 3_600]),
+)
+def test_any_ticks_make_the_bars_that_are_made_one_by_one(ticks, seconds):
+    assert rows(ticks_of(*ticks), seconds) == slowly(ticks_of(*ticks), seconds)
 
 
-@settings(max_examples=200, deadline=None)
-@given(tick_lists, st.lists(st.integers(min_value=0, max_value=40), max_size=5))
-def test_any_batches_and_any_restarts_make_the_same_bars(ticks, cuts):
-    lateness_ns = 5 * SECOND_NS
-    whole = BarBuilder(lateness_ns=lateness_ns)
-    changed = {bar.open_time_ns: bar for bar in whole.add(ticks)}
-    parted = BarBuilder(lateness_ns=lateness_ns)
-    again: dict[int, Bar] = {}
-    bounds = [0, *sorted(cuts), len(ticks)]
-    for start, end in pairwise(bounds):
-        again |= {bar.open_time_ns: bar for bar in parted.add(ticks[start:end])}
-        parted = BarBuilder(
-            lateness_ns=lateness_ns,
-            bars=parted.bars(),
-            market_time_ns=parted.market_time_ns,
-            known_from_ns=parted.known_from_ns,
-        )
-    assert again == changed
-    assert parted.bars() == whole.bars()
+def test_batches_are_decoded_into_columns():
+    later = START + timedelta(seconds=9)
+    batches = [
+        TickBatch(
+            epoch=4,
+            first_sequence=7,
+            ticks=[tick_at(START, 1.5, 2.5, "a"), tick_at(START + timedelta(microseconds=3), 1.25, 0.5, "äö")],
+            missed=MissedTrades(after_trade_id="x"),
+        ),
+        TickBatch(epoch=4, first_sequence=9, market_time=timestamp(START + timedelta(seconds=5))),
+        TickBatch(epoch=5, first_sequence=10, ticks=[tick_at(later, 3, 1)], backfill=True, filled=MissedTrades()),
+    ]
+    told = told_by(b"".join(StreamTicksResponse(batches=[batch]).SerializeToString() for batch in batches))
+    start_ns = int(START.timestamp()) * SECOND_NS
+    assert [column.tolist() for column in told.ticks] == [
+        [7, 8, 10],
+        [4, 4, 5],
+        [start_ns, start_ns + 3_000, start_ns + 9 * SECOND_NS],
+        [1.5, 1.25, 3],
+        [2.5, 0.5, 1],
+        [0, 0, 0],
+        [False, False, True],
+        [b"a", "äö".encode(), b""],
+    ]
+    assert told.market_time_ns == start_ns + 5 * SECOND_NS
+    assert ([one.after_trade_id for one in told.missed], len(told.filled)) == (["x"], 1)
 
 
-@settings(max_examples=200, deadline=None)
-@given(tick_lists)
-def test_every_tick_is_in_exactly_one_bar_and_a_closed_bar_never_opens_again(ticks):
-    builder = BarBuilder()
-    closed: set[int] = set()
-    for each in ticks:
-        for bar in builder.add([each]):
-            assert bar.closed or bar.open_time_ns not in closed
-            if bar.closed:
-                closed.add(bar.open_time_ns)
-    assert sum(bar.trade_count for bar in builder.bars()) == len(ticks)
-    assert sum(bar.volume for bar in builder.bars()) == sum(each.quantity for each in ticks)
+def test_nothing_is_decoded_into_empty_columns():
+    told = told_by(b"")
+    assert (len(told.ticks), told.market_time_ns) == (0, 0)
+    assert len(Ticks.joined([NO_TICKS, told.ticks])) == 0
+
+
+def test_moments_are_found_in_the_part_that_holds_them():
+    last = datetime(2027, 12, 31, 23, 59, 59, tzinfo=UTC)
+    moments = np.array([int(last.timestamp()), int(last.timestamp()) + 1])
+    for parent, starts in {
+        "market_data_ohlcv_1s": {(2027, 12, 31), (2028, 1, 1)},
+        "market_data_ohlcv_1m": {(2027, 12, 1), (2028, 1, 1)},
+        "market_data_ohlcv_5m_15m": {(2027, 1, 1), (2028, 1, 1)},
+    }.items():
+        found = parts_of(parent, moments)
+        assert found == {(parent, datetime(*start, tzinfo=UTC)) for start in starts}
+        assert {start_of(parent, start) for _, start in found} == {start for _, start in found}
+
+
+def test_every_size_is_a_whole_number_of_the_one_before_it():
+    sizes = list(BAR_SIZES.values())
+    assert [size.seconds for size in sizes] == [1, 60, 300, 900, 3_600, 14_400, 86_400, 604_800]
+    assert not any(longer.length % shorter.length for shorter, longer in pairwise(sizes))

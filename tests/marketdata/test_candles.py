@@ -9,7 +9,7 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.mesh.pages import token_after
 from libs.mesh.wire import timestamp
-from services.marketdata import candle_store, candle_stream
+from services.marketdata import candle_stream
 from services.marketdata.candle_store import Head
 from services.marketdata.candle_stream import CandleCursor, parse_cursor
 from services.marketdata.domain import BAR_SIZES
@@ -115,17 +115,6 @@ async def test_pages_go_forward_from_a_start_and_back_in_time_without_one(caller
     assert times(await pages(caller, HAND, start_time=timestamp(START + 60 * MINUTE))) == [[]]
 
 
-async def test_a_page_that_needs_too_many_minutes_ends_early_and_goes_on(caller, monkeypatch):
-    await caller.put(HAND)
-    lines = "".join(f"{START + MINUTE * number:%Y-%m-%d %H:%M:%S},1,2,1,2,1\n" for number in range(60))
-    await caller.load(HAND, (HEADER + lines).encode())
-    monkeypatch.setattr(candle_store, "MINUTES_MAX", 17)
-    for more in ({"start_time": timestamp(START)}, {}):
-        found = await pages(caller, HAND, bar_size="5m", page_size=10, **more)
-        assert [len(each) for each in found] == [3, 3, 3, 3]
-        assert {candle.volume for each in found for candle in each} == {5}
-
-
 async def test_a_bar_is_closed_once_market_time_has_passed_its_end(installation, caller, redis):
     await announce(installation, BTC)
     feeder = Feeder(redis)
@@ -211,7 +200,7 @@ async def test_streams_resume_over_restarts_and_no_closed_bar_is_missed_or_repea
     await announce(installation, BTC)
     feeder = Feeder(redis)
     told = Told()
-    length = BAR_SIZES[bar_size].minutes
+    length = BAR_SIZES[bar_size].length // MINUTE
     for round_number in range(4):
         async with served(installation) as caller:
             if told.cursor:

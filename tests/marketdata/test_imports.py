@@ -1,7 +1,7 @@
 """Importing files of bars: exact counts, every wrong line by number, all or nothing, once per request_id."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -12,11 +12,12 @@ from grpc_status import rpc_status
 from libs.errors import Invalid
 from services.marketdata.domain import ImportLinesInvalid, ImportMalformed
 from services.marketdata.imports import read_bars
-from tests.marketdata.stand import BTC, Feeder, announce, select, stored_through, tick_at
+from tests.marketdata.stand import BTC, START, Feeder, announce, desk_of, served, stored_bars, stored_through, tick_at
 from tests.marketdata.test_instruments import reason_of, refused
 
 HAND = "HAND:BTCPERP"
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
 HEADER = "timestamp,open,high,low,close,volume\n"
 
 
@@ -32,14 +33,6 @@ def counts(done) -> tuple[int, int, int, int]:
     return done.read_count, done.inserted_count, done.changed_count, done.unchanged_count
 
 
-async def stored(installation, instrument_id: str = HAND):
-    return await select(
-        installation,
-        "SELECT * FROM market_data_ohlcv WHERE instrument_id = $1 ORDER BY open_time",
-        instrument_id,
-    )
-
-
 async def test_a_month_of_recorded_bars_is_imported_once(installation, caller, recorded_bars):
     await caller.put(HAND)
     started = time.monotonic()
@@ -49,7 +42,7 @@ async def test_a_month_of_recorded_bars_is_imported_once(installation, caller, r
     assert done.start_time.ToDatetime(UTC) == datetime(2021, 12, 31, 23, 1, tzinfo=UTC)
     assert done.end_time.ToDatetime(UTC) == datetime(2022, 2, 1, 5, 31, tzinfo=UTC)
     assert counts(await caller.load(HAND, recorded_bars)) == (45_031, 0, 0, 45_031)
-    found = await stored(installation)
+    found = await stored_bars(installation, HAND)
     assert len(found) == 45_031
     first = found[0]
     _, opened, _, _, _, volume = recorded_bars.decode().splitlines()[1].split(",")
@@ -65,7 +58,7 @@ async def test_changed_bars_take_the_place_of_what_was_there(installation, calle
     await caller.put(HAND)
     assert counts(await caller.load(HAND, file_of(bar(0), bar(1), bar(2)))) == (3, 3, 0, 0)
     assert counts(await caller.load(HAND, file_of(bar(3), bar(1, close=12), bar(2)))) == (3, 1, 1, 1)
-    found = [(row["close"], row["revision"]) for row in await stored(installation)]
+    found = [(row["close"], row["revision"]) for row in await stored_bars(installation, HAND)]
     assert found == [(11, 1), (12, 2), (11, 1), (11, 1)]
 
 
@@ -89,7 +82,7 @@ async def test_one_wrong_line_leaves_nothing_and_is_named_by_its_number(installa
     named = {violation.field: violation.description for violation in bad.field_violations}
     assert named == {"line 30001": "open is not a number", "line 44001": "has 1 fields, the header 6"}
     assert dict(info.metadata) == {"line": "30001", "wrong_lines": "2"}
-    assert await stored(installation) == []
+    assert await stored_bars(installation, HAND) == []
 
 
 async def test_a_request_id_imports_once_and_is_refused_for_another_file(installation, caller):
@@ -99,7 +92,7 @@ async def test_a_request_id_imports_once_and_is_refused_for_another_file(install
     assert await refused(caller.load(HAND, file_of(bar(0), bar(1)), "one")) == "REQUEST_ID_REUSED"
     assert await refused(caller.load(HAND, b"nonsense", "two")) == "IMPORT_MALFORMED"
     assert counts(await caller.load(HAND, file_of(bar(1)), "two")) == (1, 1, 0, 0)
-    assert len(await stored(installation)) == 2
+    assert len(await stored_bars(installation, HAND)) == 2
 
 
 async def test_only_instruments_that_exist_can_be_imported_into(caller):
@@ -115,11 +108,78 @@ async def test_imported_bars_stand_against_late_ticks(installation, caller, redi
     await caller.load(BTC, file_of(bar(0), bar(1)))
     await feeder.append([tick_at(datetime(2026, 3, 2, 10, 0, 2, tzinfo=UTC), 99.0)])
     await stored_through(installation, feeder)
-    assert [(row["high"], row["imported"]) for row in await stored(installation, BTC)] == [
+    assert [(row["high"], row["imported"]) for row in await stored_bars(installation, BTC)] == [
         (12, True),
         (12, True),
         (51, False),
     ]
+
+
+SIZES_OF_15M = ("15m", "1h", "4h", "1d", "1w")
+
+
+async def test_bars_flow_up_from_the_size_they_are_imported_at_and_stand_against_all_below(installation, caller, redis):
+    await announce(installation, BTC)
+    lines = [f"2026-03-02 {9 + number // 4:02}:{number % 4 * 15:02}:00,10,{20 + number},9,11,5" for number in range(8)]
+    done = await caller.load(BTC, file_of(*lines), bar_size="15m")
+    assert counts(done) == (8, 8, 0, 0)
+
+    async def highs(bar_size: str):
+        return [(row["high"], row["volume"], row["imported"]) for row in await stored_bars(installation, BTC, bar_size)]
+
+    assert await highs("15m") == [(20 + number, 5, True) for number in range(8)]
+    assert await highs("1h") == [(23, 20, False), (27, 20, False)]
+    assert await highs("4h") == [(27, 40, False)]
+    assert await highs("1d") == await highs("1w") == [(27, 40, False)]
+    assert [await highs(bar_size) for bar_size in ("1s", "1m", "5m")] == [[], [], []]
+    before = {bar_size: await stored_bars(installation, BTC, bar_size) for bar_size in SIZES_OF_15M}
+    # Ticks and shorter bars of the same time make their own sizes, and change none of these.
+    async with desk_of(installation, redis) as desk:
+        await desk.store(Feeder(redis).batch([tick_at(START, 900.0)]))
+    minute = file_of("2026-03-02 09:01:00,10,800,9,11,5")
+    assert counts(await caller.load(BTC, minute, bar_size="1m")) == (1, 1, 0, 0)
+    assert await highs("1m") == [(800, 5, True), (900, 1, False)]
+    assert await highs("5m") == [(800, 5, False), (900, 1, False)]
+    for bar_size in SIZES_OF_15M:
+        assert await stored_bars(installation, BTC, bar_size) == before[bar_size], bar_size
+    # What is imported beside them flows up as well; what is imported again takes their place, once more told.
+    await caller.load(BTC, file_of("2026-03-02 10:00:00,10,50,9,11,5"), bar_size="15m")
+    assert [row["revision"] for row in await stored_bars(installation, BTC, "15m")] == [1, 1, 1, 1, 2, 1, 1, 1]
+    assert [(row["high"], row["revision"]) for row in await stored_bars(installation, BTC, "1h")] == [(23, 1), (50, 2)]
+    assert [(row["high"], row["revision"]) for row in await stored_bars(installation, BTC, "1w")] == [(50, 1)]
+
+
+async def test_a_bar_that_is_imported_as_it_stood_is_imported_and_not_changed(installation, caller, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    async with desk_of(installation, redis) as desk:
+        await desk.store(feeder.batch([tick_at(START, 10.0, 5.0), tick_at(START + MINUTE, 11.0)]))
+        assert counts(await caller.load(BTC, file_of("2026-03-02 10:00:00,10,10,10,10,5"))) == (1, 0, 0, 1)
+        await desk.store(feeder.batch([tick_at(START, 99.0)]))
+    first, second = await stored_bars(installation, BTC)
+    assert (first["high"], first["revision"], first["trade_count"], first["imported"]) == (10, 1, 1, True)
+    assert (second["high"], second["imported"]) == (11, False)
+
+
+async def test_bars_must_open_where_bars_of_their_size_do(installation):
+    async with served(installation, second_kept_days="0") as caller:
+        await caller.put(HAND)
+        for bar_size, wrong, right in (
+            ("1s", "2026-03-02 10:00:00.5", "2026-03-02 10:00:01"),
+            ("4h", "2026-03-10 10:00:00", "2026-03-10 12:00:00"),
+            ("1w", "2026-03-24 00:00:00", "2026-03-23 00:00:00"),
+        ):
+            refusal = await refused(caller.load(HAND, file_of(f"{wrong},1,1,1,1,1"), bar_size=bar_size))
+            assert refusal == "IMPORT_LINES_INVALID"
+            assert counts(await caller.load(HAND, file_of(f"{right},1,1,1,1,1"), bar_size=bar_size)) == (1, 1, 0, 0)
+
+
+async def test_bars_that_are_older_than_their_size_is_kept_are_refused(caller):
+    await caller.put(HAND)
+    line = file_of("2026-03-02 10:00:00,1,1,1,1,1")
+    with pytest.raises(grpc.aio.AioRpcError, match="the bar is older than bars of 1s are kept"):
+        await caller.load(HAND, line, bar_size="1s")
+    assert counts(await caller.load(HAND, line, bar_size="1m")) == (1, 1, 0, 0)
 
 
 def wrong_lines(content: bytes) -> dict[str, str]:
@@ -139,8 +199,8 @@ def wrong_lines(content: bytes) -> dict[str, str]:
         ("2026-03-02 10:00:00,10,12,9,13,5", "high is below open or close"),
         ("2026-03-02 10:00:00,8,12,9,11,5", "low is above open or close"),
         ("2026-03-02 10:00:00,10,12,9,11,-1", "volume is negative"),
-        ("2026-03-02 10:00:30,10,12,9,11,5", "timestamp is not on a whole minute"),
-        ("2026-03-02 10:00:00.5,10,12,9,11,5", "timestamp is not on a whole minute"),
+        ("2026-03-02 10:00:30,10,12,9,11,5", "timestamp is not where a bar of 1m opens"),
+        ("2026-03-02 10:00:00.5,10,12,9,11,5", "timestamp is not where a bar of 1m opens"),
         ("yesterday,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
         ("2026-13-02 10:00:00,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
         ("2026-06-01 00:00:00,10,12,9,11,5", "the bar has not ended yet"),

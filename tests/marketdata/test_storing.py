@@ -6,13 +6,12 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
-from prometheus_client import REGISTRY
-from structlog.testing import capture_logs
 
 from libs.bus import feed
 from libs.bus.feed import Outdated
 from libs.store.database import open_database
-from services.marketdata import bars, candle_store, storing, tick_store
+from services.marketdata import candle_store, storing, tick_store
+from services.marketdata.domain import BAR_SIZES
 from services.marketdata.storing import share_of
 from tests.marketdata.stand import (
     BTC,
@@ -22,7 +21,9 @@ from tests.marketdata.stand import (
     announce,
     as_entry,
     select,
+    stored_bars,
     stored_through,
+    stored_ticks,
     tick_at,
     until,
 )
@@ -40,19 +41,6 @@ async def storer_of(installation: Installation, redis):
         yield storer
 
 
-async def stored_ticks(installation: Installation, instrument_id: str = BTC):
-    found = await select(
-        installation, "SELECT * FROM market_data_ticks WHERE instrument_id = $1 ORDER BY sequence", instrument_id
-    )
-    return [(row["sequence"], row["price"]) for row in found]
-
-
-async def stored_bars(installation: Installation, instrument_id: str = BTC):
-    return await select(
-        installation, "SELECT * FROM market_data_ohlcv WHERE instrument_id = $1 ORDER BY open_time", instrument_id
-    )
-
-
 def sent(feeder: Feeder):
     return [
         (sequence, tick.price)
@@ -61,7 +49,7 @@ def sent(feeder: Feeder):
     ]
 
 
-async def test_recorded_trades_are_stored_and_make_the_bars_that_polars_makes_of_the_file(
+async def test_recorded_trades_make_the_bars_of_every_size_that_polars_makes_of_the_file(
     installation, redis, recorded_trades
 ):
     trades = pl.read_parquet(recorded_trades)
@@ -81,11 +69,20 @@ async def test_recorded_trades_are_stored_and_make_the_bars_that_polars_makes_of
         for start in range(0, len(ticks), 400):
             await feeder.append(ticks[start : start + 400])
         await stored_through(installation, feeder)
-    found = await stored_bars(installation, instrument_id)
+    columns = ("open_time", "open", "high", "low", "close", "volume", "trade_count")
+    for bar_size in BAR_SIZES:
+        found = await stored_bars(installation, instrument_id, bar_size)
+        assert [tuple(row[name] for name in columns) for row in found] == bars_of_file(trades, bar_size), bar_size
+        assert {row["revision"] for row in found} == {1}
+    assert len(await stored_ticks(installation, instrument_id)) == trades.height
+
+
+def bars_of_file(trades: pl.DataFrame, every: str):
+    """What polars makes of the trades alone; its weeks begin on Monday too."""
     expected = (
-        trades.with_row_index("row")
-        .sort("timestamp", "row")
-        .group_by((pl.col("timestamp") // 60_000 * 60).alias("time"), maintain_order=True)
+        trades.with_columns(pl.from_epoch("timestamp", time_unit="ms").dt.replace_time_zone("UTC").alias("time"))
+        .sort("time", maintain_order=True)
+        .group_by_dynamic("time", every=every)
         .agg(
             pl.col("price").first().alias("open"),
             pl.col("price").max().alias("high"),
@@ -94,13 +91,10 @@ async def test_recorded_trades_are_stored_and_make_the_bars_that_polars_makes_of
             pl.col("amount").sum().alias("volume"),
             pl.len().alias("trade_count"),
         )
-        .sort("time")
         .rows()
     )
-    assert len(expected) > 1_000
-    columns = ("open", "high", "low", "close", "volume", "trade_count")
-    assert [(row["open_time"].timestamp(), *(row[name] for name in columns)) for row in found] == expected
-    assert len(await stored_ticks(installation, instrument_id)) == trades.height
+    assert expected
+    return expected
 
 
 async def test_a_storer_goes_on_exactly_where_the_one_before_it_ended(installation, redis):
@@ -157,16 +151,16 @@ async def test_a_storer_killed_between_copy_and_commit_loses_nothing_and_doubles
 async def test_an_error_after_the_bars_were_built_does_not_count_a_tick_twice(installation, redis, monkeypatch):
     await announce(installation, BTC)
     feeder = Feeder(redis)
-    write_bars, failures = candle_store.write_bars, 2
+    store_bars, failures = candle_store.store_bars, 2
 
-    async def fail_twice(rows, bars):
+    async def fail_twice(rows, made, kept_from):
         nonlocal failures
-        await write_bars(rows, bars)
+        await store_bars(rows, made, kept_from)
         if failures:
             failures -= 1
             raise ZeroDivisionError
 
-    monkeypatch.setattr(candle_store, "write_bars", fail_twice)
+    monkeypatch.setattr(candle_store, "store_bars", fail_twice)
     async with storer_of(installation, redis):
         await feeder.tick((0, 10), (1, 11))
         await stored_through(installation, feeder)
@@ -260,38 +254,12 @@ async def test_ticks_lost_before_they_were_stored_begin_a_new_span(installation,
     assert [tuple(span) for span in spans] == [(0, 2), (6, 8)]
 
 
-async def test_ticks_that_come_too_late_for_any_bar_are_stored_counted_and_logged(installation, redis, monkeypatch):
-    monkeypatch.setattr(bars, "KEPT_BARS", 3)
-    await announce(installation, BTC)
-
-    def counted() -> float:
-        return REGISTRY.get_sample_value("tradeloom_ticks_too_late_total", {"instrument_id": BTC}) or 0
-
-    before = counted()
-
-    async def all_counted() -> bool:
-        return counted() == before + 2
-
-    feeder = Feeder(redis)
-    with capture_logs() as logs:
-        async with storer_of(installation, redis):
-            await feeder.tick(*((60 * minute, 10 + minute) for minute in range(6)))
-            await stored_through(installation, feeder)
-            made = await stored_bars(installation)
-            await feeder.tick((1, 99), (61, 99))
-            await until(all_counted)
-    assert await stored_ticks(installation) == sent(feeder)
-    assert await stored_bars(installation) == made
-    late = [entry for entry in logs if entry["event"] == "ticks came too late for their bars"]
-    assert [(entry["instrument_id"], entry["ticks"]) for entry in late] == [(BTC, 2)]
-
-
 async def test_an_import_that_takes_long_holds_up_only_its_own_instrument(installation, redis):
     await announce(installation, BTC, ETH)
     feeder, other = Feeder(redis), Feeder(redis, ETH)
     async with storer_of(installation, redis), open_database(installation.url("marketdata_worker"), 1) as importer:
         async with importer.transaction() as rows:
-            await candle_store.import_bars(rows, BTC, [])
+            await candle_store.import_bars(rows, BTC, BAR_SIZES["1m"], pl.DataFrame())
             await feeder.tick((0, 10))
             await other.tick((0, 20))
             await stored_through(installation, other)

@@ -44,6 +44,8 @@ NOBODYS = {
     ("marketdata", "instruments"): "what can be traded",
     ("marketdata", "series"): "what is known of a market",
     ("marketdata", "coverage"): "what is known of a market",
+    ("marketdata", "gaps"): "what is not known of a market",
+    ("marketdata", "dropped"): "how far back a market is kept",
     ("marketdata", "market_data_ohlcv"): "prices",
     ("marketdata", "market_data_ticks"): "prices",
 }

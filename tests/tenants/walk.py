@@ -136,6 +136,7 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "MarketDataService/SearchInstruments": {},
     "MarketDataService/GetInstrument": {"instrument_id": INSTRUMENT},
     "MarketDataService/GetQuote": {"instrument_id": INSTRUMENT},
+    "MarketDataService/ListGaps": {"instrument_id": INSTRUMENT, "include_filled": True},
     "MarketDataService/GetCandles": {
         **BARS,
         "start_time": timestamp(NOW - timedelta(hours=1)),

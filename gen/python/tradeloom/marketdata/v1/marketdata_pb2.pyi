@@ -77,6 +77,30 @@ INSTRUMENT_STATE_HALTED: InstrumentState.ValueType  # 2
 """It cannot: the venue halted it, or it only has history."""
 Global___InstrumentState: _TypeAlias = InstrumentState  # noqa: Y015
 
+class _GapKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GapKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GapKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GAP_KIND_UNSPECIFIED: _GapKind.ValueType  # 0
+    """Never sent."""
+    GAP_KIND_MISSED: _GapKind.ValueType  # 1
+    """At the venue: its feed was not connected, or was told nothing of them."""
+    GAP_KIND_LOST: _GapKind.ValueType  # 2
+    """Here: the feed had them, and they were dropped before they were stored."""
+
+class GapKind(_GapKind, metaclass=_GapKindEnumTypeWrapper):
+    """Where trades went missing."""
+
+GAP_KIND_UNSPECIFIED: GapKind.ValueType  # 0
+"""Never sent."""
+GAP_KIND_MISSED: GapKind.ValueType  # 1
+"""At the venue: its feed was not connected, or was told nothing of them."""
+GAP_KIND_LOST: GapKind.ValueType  # 2
+"""Here: the feed had them, and they were dropped before they were stored."""
+Global___GapKind: _TypeAlias = GapKind  # noqa: Y015
+
 class _Aggressor:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -501,7 +525,10 @@ class Candle(_message.Message):
     closed: _builtins.bool
     """Whether market time has passed the bar's end."""
     revision: _builtins.int
-    """Rises when a closed bar was corrected by a late tick; from 1."""
+    """Rises whenever the bar gets other values after it has closed, as by a late tick, by ticks that
+    were fetched later or by an import; from 1. A tick corrects its bars however late it comes, as
+    long as they are kept.
+    """
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
         """Start of the bar; a multiple of its size since 1970-01-01 UTC, weeks from Monday."""
@@ -526,6 +553,78 @@ class Candle(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Candle: _TypeAlias = Candle  # noqa: Y015
+
+@_typing.final
+class Gap(_message.Message):
+    """Trades that are not stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GAP_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AFTER_TRADE_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_TRADE_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    BEFORE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    FOUND_TIME_FIELD_NUMBER: _builtins.int
+    FILLED_TIME_FIELD_NUMBER: _builtins.int
+    gap_id: _builtins.str
+    """The gap's own id."""
+    instrument_id: _builtins.str
+    """Whose trades."""
+    kind: Global___GapKind.ValueType
+    """Where they went missing."""
+    after_trade_id: _builtins.str
+    """The venue's id of the trade before; empty where it is not known."""
+    before_trade_id: _builtins.str
+    """The venue's id of the trade after; empty where it is not known."""
+    after_sequence: _builtins.int
+    """The last sequence before the gap, where sequences were lost; 0 otherwise."""
+    before_sequence: _builtins.int
+    """The first sequence after the gap, where sequences were lost; 0 otherwise. Books have
+    sequences too: not each that is lost was a trade.
+    """
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the trade before happened; unset where it is not known."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the trade after happened; unset where it is not known."""
+
+    @_builtins.property
+    def found_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was found."""
+
+    @_builtins.property
+    def filled_time(self) -> _timestamp_pb2.Timestamp:
+        """When all that was missing had been fetched later; unset while it is not."""
+
+    def __init__(
+        self,
+        *,
+        gap_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        kind: Global___GapKind.ValueType = ...,
+        after_trade_id: _builtins.str = ...,
+        before_trade_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        after_sequence: _builtins.int = ...,
+        before_sequence: _builtins.int = ...,
+        found_time: _timestamp_pb2.Timestamp | None = ...,
+        filled_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "filled_time", b"filled_time", "found_time", b"found_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "after_trade_id", b"after_trade_id", "before_sequence", b"before_sequence", "before_trade_id", b"before_trade_id", "end_time", b"end_time", "filled_time", b"filled_time", "found_time", b"found_time", "gap_id", b"gap_id", "instrument_id", b"instrument_id", "kind", b"kind", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gap: _TypeAlias = Gap  # noqa: Y015
 
 @_typing.final
 class SearchInstrumentsRequest(_message.Message):
@@ -748,7 +847,9 @@ class GetCandlesRequest(_message.Message):
     instrument_id: _builtins.str
     """Venue and symbol."""
     bar_size: _builtins.str
-    """How long a bar is; "1m" if empty."""
+    """How long a bar is; "1m" if empty. Bars of a second are kept for 30 days, unless the operator
+    has chosen otherwise; the others for ever.
+    """
     page_size: _builtins.int
     """At most so many, up to 5000; 500 if unset."""
     page_token: _builtins.str
@@ -781,7 +882,7 @@ Global___GetCandlesRequest: _TypeAlias = GetCandlesRequest  # noqa: Y015
 
 @_typing.final
 class GetCandlesResponse(_message.Message):
-    """A page of candles, oldest first. Minutes without a trade have none."""
+    """A page of candles, oldest first. Where nothing was traded there is none."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -806,6 +907,68 @@ class GetCandlesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCandlesResponse: _TypeAlias = GetCandlesResponse  # noqa: Y015
+
+@_typing.final
+class ListGapsRequest(_message.Message):
+    """Asks for gaps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_FILLED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Only this instrument's; all of them if empty."""
+    include_filled: _builtins.bool
+    """Whether also those that were filled later are listed."""
+    page_size: _builtins.int
+    """At most so many, up to 200; 50 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        include_filled: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_filled", b"include_filled", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGapsRequest: _TypeAlias = ListGapsRequest  # noqa: Y015
+
+@_typing.final
+class ListGapsResponse(_message.Message):
+    """A page of gaps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GAPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Gap]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        gaps: _abc.Iterable[Global___Gap] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gaps", b"gaps", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGapsResponse: _TypeAlias = ListGapsResponse  # noqa: Y015
 
 @_typing.final
 class StreamTicksRequest(_message.Message):
@@ -1161,19 +1324,23 @@ class ImportHeader(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BAR_SIZE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe."""
     instrument_id: _builtins.str
     """Whose bars; it must exist."""
+    bar_size: _builtins.str
+    """How long the file's bars are; "1m" if empty."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         instrument_id: _builtins.str = ...,
+        bar_size: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instrument_id", b"instrument_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "instrument_id", b"instrument_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

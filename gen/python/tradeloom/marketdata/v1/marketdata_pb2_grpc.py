@@ -71,6 +71,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesResponse.FromString,
                 _registered_method=True)
+        self.ListGaps = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/ListGaps',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListGapsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListGapsResponse.FromString,
+                _registered_method=True)
         self.ImportCandles = channel.stream_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/ImportCandles',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesRequest.SerializeToString,
@@ -134,9 +139,19 @@ class MarketDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListGaps(self, request, context):
+        """Lists what is not stored of a market: what its feed missed at the venue, and what was lost
+        between the feed and the database. In the order it was found, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ImportCandles(self, request_iterator, context):
-        """Imports a file of one-minute bars: first a header, then the file's bytes in order. Either all
+        """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
         of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
+        Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
+        shorter bar, only by another import of its size.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +194,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.StreamCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesResponse.SerializeToString,
+            ),
+            'ListGaps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGaps,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListGapsRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListGapsResponse.SerializeToString,
             ),
             'ImportCandles': grpc.stream_unary_rpc_method_handler(
                     servicer.ImportCandles,
@@ -377,6 +397,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/StreamCandles',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGaps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/ListGaps',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListGapsRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListGapsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,9 +36,15 @@ class MarketDataServiceStub:
     """
     StreamCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamCandlesRequest, _marketdata_pb2.StreamCandlesResponse]
     """Streams candles: the forming one as it grows, then closed, resuming after a cursor."""
+    ListGaps: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListGapsRequest, _marketdata_pb2.ListGapsResponse]
+    """Lists what is not stored of a market: what its feed missed at the venue, and what was lost
+    between the feed and the database. In the order it was found, a page at a time.
+    """
     ImportCandles: _aio.StreamUnaryMultiCallable[_marketdata_pb2.ImportCandlesRequest, _marketdata_pb2.ImportCandlesResponse]
-    """Imports a file of one-minute bars: first a header, then the file's bytes in order. Either all
+    """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
     of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
+    Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
+    shorter bar, only by another import of its size.
     """
 
 class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,13 +113,25 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams candles: the forming one as it grows, then closed, resuming after a cursor."""
 
     @_abc_1.abstractmethod
+    def ListGaps(
+        self,
+        request: _marketdata_pb2.ListGapsRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.ListGapsRequest, _abc.Awaitable[_marketdata_pb2.ListGapsResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.ListGapsResponse]:
+        """Lists what is not stored of a market: what its feed missed at the venue, and what was lost
+        between the feed and the database. In the order it was found, a page at a time.
+        """
+
+    @_abc_1.abstractmethod
     def ImportCandles(
         self,
         request_iterator: _abc.AsyncIterator[_marketdata_pb2.ImportCandlesRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_marketdata_pb2.ImportCandlesRequest], _abc.Awaitable[_marketdata_pb2.ImportCandlesResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.ImportCandlesResponse]:
-        """Imports a file of one-minute bars: first a header, then the file's bytes in order. Either all
+        """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
         of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
+        Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
+        shorter bar, only by another import of its size.
         """
 
 def add_MarketDataServiceServicer_to_server(servicer: MarketDataServiceServicer, server: _aio.Server) -> None: ...

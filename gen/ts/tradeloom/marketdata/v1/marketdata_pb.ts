@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/marketdata/v1/marketdata.proto.
  */
 export const file_tradeloom_marketdata_v1_marketdata: GenFile = /*@__PURE__*/
-  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSKxBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAkitgEKBkNhbmRsZRItCglvcGVuX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YAiABKAESDAoEaGlnaBgDIAEoARILCgNsb3cYBCABKAESDQoFY2xvc2UYBSABKAESDgoGdm9sdW1lGAYgASgBEhMKC3RyYWRlX2NvdW50GAcgASgDEg4KBmNsb3NlZBgIIAEoCBIQCghyZXZpc2lvbhgJIAEoAyJfChhTZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QSDQoFcXVlcnkYASABKAkSDQoFdmVudWUYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkibgoZU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZRI4CgtpbnN0cnVtZW50cxgBIAMoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIi0KFEdldEluc3RydW1lbnRSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiUAoVR2V0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50ImMKFFB1dEluc3RydW1lbnRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiUAoVUHV0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IigKD0dldFF1b3RlUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJIkEKEEdldFF1b3RlUmVzcG9uc2USLQoFcXVvdGUYASABKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZSLBAQoRR2V0Q2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAkiXwoSR2V0Q2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIlUKElN0cmVhbVRpY2tzUmVxdWVzdBIWCg5pbnN0cnVtZW50X2lkcxgBIAMoCRIVCg1hZnRlcl9jdXJzb3JzGAIgAygJEhAKCGNvbmZsYXRlGAMgASgIIrcCChNTdHJlYW1UaWNrc1Jlc3BvbnNlEjMKB2JhdGNoZXMYASADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrQmF0Y2gSRgoPYWNrbm93bGVkZ2VtZW50GAIgASgLMi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NBY2tub3dsZWRnZW1lbnQSOgoJaGVhcnRiZWF0GAMgASgLMicudHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NIZWFydGJlYXQSLgoDZ2FwGAQgASgLMiEudHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NHYXASNwoKY29uZmxhdGlvbhgFIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNvbmZsYXRpb24icgoUVGlja3NBY2tub3dsZWRnZW1lbnQSLgoGcXVvdGVzGAEgAygLMh4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUXVvdGUSDwoHY3Vyc29ycxgCIAMoCRIZChFoZWFydGJlYXRfc2Vjb25kcxgDIAEoBSJLCg5UaWNrc0hlYXJ0YmVhdBIPCgdjdXJzb3JzGAEgAygJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KCFRpY2tzR2FwEhUKDWluc3RydW1lbnRfaWQYASABKAkSFAoMYWZ0ZXJfY3Vyc29yGAIgASgJEhUKDXJlc3VtZV9jdXJzb3IYAyABKAkiUgoKQ29uZmxhdGlvbhIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhcKD3NraXBwZWRfYmF0Y2hlcxgCIAEoAxIUCgxhZnRlcl9jdXJzb3IYAyABKAkibAoUU3RyZWFtQ2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIUCgxhZnRlcl9jdXJzb3IYAyABKAkSFQoNc25hcHNob3Rfc2l6ZRgEIAEoBSLYAQoVU3RyZWFtQ2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSDgoGY3Vyc29yGAIgASgJEhcKD2Fja25vd2xlZGdlbWVudBgDIAEoCBIyCg5oZWFydGJlYXRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoDZ2FwGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ2FuZGxlc0dhcCJqCgpDYW5kbGVzR2FwEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJoChRJbXBvcnRDYW5kbGVzUmVxdWVzdBI3CgZoZWFkZXIYASABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRIZWFkZXJIABIPCgVjaHVuaxgCIAEoDEgAQgYKBHBhcnQiOQoMSW1wb3J0SGVhZGVyEhIKCnJlcXVlc3RfaWQYASABKAkSFQoNaW5zdHJ1bWVudF9pZBgCIAEoCSLRAQoVSW1wb3J0Q2FuZGxlc1Jlc3BvbnNlEhIKCnJlYWRfY291bnQYASABKAMSFgoOaW5zZXJ0ZWRfY291bnQYAiABKAMSFQoNY2hhbmdlZF9jb3VudBgDIAEoAxIXCg91bmNoYW5nZWRfY291bnQYBCABKAMSLgoKc3RhcnRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKosBCgpBc3NldENsYXNzEhsKF0FTU0VUX0NMQVNTX1VOU1BFQ0lGSUVEEAASFgoSQVNTRVRfQ0xBU1NfQ1JZUFRPEAESFgoSQVNTRVRfQ0xBU1NfRVFVSVRZEAISFQoRQVNTRVRfQ0xBU1NfRk9SRVgQAxIZChVBU1NFVF9DTEFTU19QRVJQRVRVQUwQBCpuCg9JbnN0cnVtZW50U3RhdGUSIAocSU5TVFJVTUVOVF9TVEFURV9VTlNQRUNJRklFRBAAEhwKGElOU1RSVU1FTlRfU1RBVEVfVFJBRElORxABEhsKF0lOU1RSVU1FTlRfU1RBVEVfSEFMVEVEEAIqUQoJQWdncmVzc29yEhkKFUFHR1JFU1NPUl9VTlNQRUNJRklFRBAAEhMKD0FHR1JFU1NPUl9CVVlFUhABEhQKEEFHR1JFU1NPUl9TRUxMRVIQAjKlBwoRTWFya2V0RGF0YVNlcnZpY2USfwoRU2VhcmNoSW5zdHJ1bWVudHMSMS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QaMi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZWFyY2hJbnN0cnVtZW50c1Jlc3BvbnNlIgOQAgEScwoNR2V0SW5zdHJ1bWVudBItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldEluc3RydW1lbnRSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0SW5zdHJ1bWVudFJlc3BvbnNlIgOQAgESbgoNUHV0SW5zdHJ1bWVudBItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlB1dEluc3RydW1lbnRSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUHV0SW5zdHJ1bWVudFJlc3BvbnNlEmQKCEdldFF1b3RlEigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0UXVvdGVSZXF1ZXN0GikudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0UXVvdGVSZXNwb25zZSIDkAIBEmoKCkdldENhbmRsZXMSKi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRDYW5kbGVzUmVxdWVzdBorLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldENhbmRsZXNSZXNwb25zZSIDkAIBEm8KC1N0cmVhbVRpY2tzEisudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtVGlja3NSZXF1ZXN0GiwudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtVGlja3NSZXNwb25zZSIDkAIBMAESdQoNU3RyZWFtQ2FuZGxlcxItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbUNhbmRsZXNSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtQ2FuZGxlc1Jlc3BvbnNlIgOQAgEwARJwCg1JbXBvcnRDYW5kbGVzEi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW1wb3J0Q2FuZGxlc1JlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRDYW5kbGVzUmVzcG9uc2UoAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSKxBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAkitgEKBkNhbmRsZRItCglvcGVuX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YAiABKAESDAoEaGlnaBgDIAEoARILCgNsb3cYBCABKAESDQoFY2xvc2UYBSABKAESDgoGdm9sdW1lGAYgASgBEhMKC3RyYWRlX2NvdW50GAcgASgDEg4KBmNsb3NlZBgIIAEoCBIQCghyZXZpc2lvbhgJIAEoAyL9AgoDR2FwEg4KBmdhcF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEi4KBGtpbmQYAyABKA4yIC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HYXBLaW5kEhYKDmFmdGVyX3RyYWRlX2lkGAQgASgJEhcKD2JlZm9yZV90cmFkZV9pZBgFIAEoCRIuCgpzdGFydF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOYWZ0ZXJfc2VxdWVuY2UYCCABKAMSFwoPYmVmb3JlX3NlcXVlbmNlGAkgASgDEi4KCmZvdW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2ZpbGxlZF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJfChhTZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QSDQoFcXVlcnkYASABKAkSDQoFdmVudWUYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkibgoZU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZRI4CgtpbnN0cnVtZW50cxgBIAMoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIi0KFEdldEluc3RydW1lbnRSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiUAoVR2V0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50ImMKFFB1dEluc3RydW1lbnRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiUAoVUHV0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IigKD0dldFF1b3RlUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJIkEKEEdldFF1b3RlUmVzcG9uc2USLQoFcXVvdGUYASABKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZSLBAQoRR2V0Q2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAkiXwoSR2V0Q2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImcKD0xpc3RHYXBzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhYKDmluY2x1ZGVfZmlsbGVkGAIgASgIEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIlcKEExpc3RHYXBzUmVzcG9uc2USKgoEZ2FwcxgBIAMoCzIcLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdhcBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVQoSU3RyZWFtVGlja3NSZXF1ZXN0EhYKDmluc3RydW1lbnRfaWRzGAEgAygJEhUKDWFmdGVyX2N1cnNvcnMYAiADKAkSEAoIY29uZmxhdGUYAyABKAgitwIKE1N0cmVhbVRpY2tzUmVzcG9uc2USMwoHYmF0Y2hlcxgBIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tCYXRjaBJGCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0Fja25vd2xlZGdlbWVudBI6CgloZWFydGJlYXQYAyABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0hlYXJ0YmVhdBIuCgNnYXAYBCABKAsyIS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0dhcBI3Cgpjb25mbGF0aW9uGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ29uZmxhdGlvbiJyChRUaWNrc0Fja25vd2xlZGdlbWVudBIuCgZxdW90ZXMYASADKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZRIPCgdjdXJzb3JzGAIgAygJEhkKEWhlYXJ0YmVhdF9zZWNvbmRzGAMgASgFIksKDlRpY2tzSGVhcnRiZWF0Eg8KB2N1cnNvcnMYASADKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoIVGlja3NHYXASFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIUCgxhZnRlcl9jdXJzb3IYAiABKAkSFQoNcmVzdW1lX2N1cnNvchgDIAEoCSJSCgpDb25mbGF0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSFwoPc2tpcHBlZF9iYXRjaGVzGAIgASgDEhQKDGFmdGVyX2N1cnNvchgDIAEoCSJsChRTdHJlYW1DYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEhQKDGFmdGVyX2N1cnNvchgDIAEoCRIVCg1zbmFwc2hvdF9zaXplGAQgASgFItgBChVTdHJlYW1DYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIOCgZjdXJzb3IYAiABKAkSFwoPYWNrbm93bGVkZ2VtZW50GAMgASgIEjIKDmhlYXJ0YmVhdF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgNnYXAYBSABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGVzR2FwImoKCkNhbmRsZXNHYXASLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKFEltcG9ydENhbmRsZXNSZXF1ZXN0EjcKBmhlYWRlchgBIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydEhlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCJLCgxJbXBvcnRIZWFkZXISEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEhAKCGJhcl9zaXplGAMgASgJItEBChVJbXBvcnRDYW5kbGVzUmVzcG9uc2USEgoKcmVhZF9jb3VudBgBIAEoAxIWCg5pbnNlcnRlZF9jb3VudBgCIAEoAxIVCg1jaGFuZ2VkX2NvdW50GAMgASgDEhcKD3VuY2hhbmdlZF9jb3VudBgEIAEoAxIuCgpzdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqiwEKCkFzc2V0Q2xhc3MSGwoXQVNTRVRfQ0xBU1NfVU5TUEVDSUZJRUQQABIWChJBU1NFVF9DTEFTU19DUllQVE8QARIWChJBU1NFVF9DTEFTU19FUVVJVFkQAhIVChFBU1NFVF9DTEFTU19GT1JFWBADEhkKFUFTU0VUX0NMQVNTX1BFUlBFVFVBTBAEKm4KD0luc3RydW1lbnRTdGF0ZRIgChxJTlNUUlVNRU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASHAoYSU5TVFJVTUVOVF9TVEFURV9UUkFESU5HEAESGwoXSU5TVFJVTUVOVF9TVEFURV9IQUxURUQQAipLCgdHYXBLaW5kEhgKFEdBUF9LSU5EX1VOU1BFQ0lGSUVEEAASEwoPR0FQX0tJTkRfTUlTU0VEEAESEQoNR0FQX0tJTkRfTE9TVBACKlEKCUFnZ3Jlc3NvchIZChVBR0dSRVNTT1JfVU5TUEVDSUZJRUQQABITCg9BR0dSRVNTT1JfQlVZRVIQARIUChBBR0dSRVNTT1JfU0VMTEVSEAIyiwgKEU1hcmtldERhdGFTZXJ2aWNlEn8KEVNlYXJjaEluc3RydW1lbnRzEjEudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXF1ZXN0GjIudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZSIDkAIBEnMKDUdldEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldEluc3RydW1lbnRSZXNwb25zZSIDkAIBEm4KDVB1dEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5QdXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlB1dEluc3RydW1lbnRSZXNwb25zZRJkCghHZXRRdW90ZRIoLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVxdWVzdBopLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVzcG9uc2UiA5ACARJqCgpHZXRDYW5kbGVzEioudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0Q2FuZGxlc1JlcXVlc3QaKy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRDYW5kbGVzUmVzcG9uc2UiA5ACARJvCgtTdHJlYW1UaWNrcxIrLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVxdWVzdBosLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVzcG9uc2UiA5ACATABEnUKDVN0cmVhbUNhbmRsZXMSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1DYW5kbGVzUmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbUNhbmRsZXNSZXNwb25zZSIDkAIBMAESZAoITGlzdEdhcHMSKC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5MaXN0R2Fwc1JlcXVlc3QaKS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5MaXN0R2Fwc1Jlc3BvbnNlIgOQAgEScAoNSW1wb3J0Q2FuZGxlcxItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydENhbmRsZXNSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW1wb3J0Q2FuZGxlc1Jlc3BvbnNlKAFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * Something that can be traded.
@@ -530,7 +530,9 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
   closed: boolean;
 
   /**
-   * Rises when a closed bar was corrected by a late tick; from 1.
+   * Rises whenever the bar gets other values after it has closed, as by a late tick, by ticks that
+   * were fetched later or by an import; from 1. A tick corrects its bars however late it comes, as
+   * long as they are kept.
    *
    * @generated from field: int64 revision = 9;
    */
@@ -543,6 +545,98 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
  */
 export const CandleSchema: GenMessage<Candle> = /*@__PURE__*/
   messageDesc(file_tradeloom_marketdata_v1_marketdata, 7);
+
+/**
+ * Trades that are not stored.
+ *
+ * @generated from message tradeloom.marketdata.v1.Gap
+ */
+export type Gap = Message<"tradeloom.marketdata.v1.Gap"> & {
+  /**
+   * The gap's own id.
+   *
+   * @generated from field: string gap_id = 1;
+   */
+  gapId: string;
+
+  /**
+   * Whose trades.
+   *
+   * @generated from field: string instrument_id = 2;
+   */
+  instrumentId: string;
+
+  /**
+   * Where they went missing.
+   *
+   * @generated from field: tradeloom.marketdata.v1.GapKind kind = 3;
+   */
+  kind: GapKind;
+
+  /**
+   * The venue's id of the trade before; empty where it is not known.
+   *
+   * @generated from field: string after_trade_id = 4;
+   */
+  afterTradeId: string;
+
+  /**
+   * The venue's id of the trade after; empty where it is not known.
+   *
+   * @generated from field: string before_trade_id = 5;
+   */
+  beforeTradeId: string;
+
+  /**
+   * When the trade before happened; unset where it is not known.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 6;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * When the trade after happened; unset where it is not known.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 7;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * The last sequence before the gap, where sequences were lost; 0 otherwise.
+   *
+   * @generated from field: int64 after_sequence = 8;
+   */
+  afterSequence: bigint;
+
+  /**
+   * The first sequence after the gap, where sequences were lost; 0 otherwise. Books have
+   * sequences too: not each that is lost was a trade.
+   *
+   * @generated from field: int64 before_sequence = 9;
+   */
+  beforeSequence: bigint;
+
+  /**
+   * When it was found.
+   *
+   * @generated from field: google.protobuf.Timestamp found_time = 10;
+   */
+  foundTime?: Timestamp | undefined;
+
+  /**
+   * When all that was missing had been fetched later; unset while it is not.
+   *
+   * @generated from field: google.protobuf.Timestamp filled_time = 11;
+   */
+  filledTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.Gap.
+ * Use `create(GapSchema)` to create a new message.
+ */
+export const GapSchema: GenMessage<Gap> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
 
 /**
  * Asks for instruments.
@@ -584,7 +678,7 @@ export type SearchInstrumentsRequest = Message<"tradeloom.marketdata.v1.SearchIn
  * Use `create(SearchInstrumentsRequestSchema)` to create a new message.
  */
 export const SearchInstrumentsRequestSchema: GenMessage<SearchInstrumentsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
 
 /**
  * A page of instruments, in the order of their ids.
@@ -612,7 +706,7 @@ export type SearchInstrumentsResponse = Message<"tradeloom.marketdata.v1.SearchI
  * Use `create(SearchInstrumentsResponseSchema)` to create a new message.
  */
 export const SearchInstrumentsResponseSchema: GenMessage<SearchInstrumentsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
 
 /**
  * Asks for one instrument.
@@ -633,7 +727,7 @@ export type GetInstrumentRequest = Message<"tradeloom.marketdata.v1.GetInstrumen
  * Use `create(GetInstrumentRequestSchema)` to create a new message.
  */
 export const GetInstrumentRequestSchema: GenMessage<GetInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
 
 /**
  * The instrument.
@@ -654,7 +748,7 @@ export type GetInstrumentResponse = Message<"tradeloom.marketdata.v1.GetInstrume
  * Use `create(GetInstrumentResponseSchema)` to create a new message.
  */
 export const GetInstrumentResponseSchema: GenMessage<GetInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
 
 /**
  * Asks to create or change an instrument that no feed brings.
@@ -682,7 +776,7 @@ export type PutInstrumentRequest = Message<"tradeloom.marketdata.v1.PutInstrumen
  * Use `create(PutInstrumentRequestSchema)` to create a new message.
  */
 export const PutInstrumentRequestSchema: GenMessage<PutInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
 
 /**
  * The stored instrument.
@@ -703,7 +797,7 @@ export type PutInstrumentResponse = Message<"tradeloom.marketdata.v1.PutInstrume
  * Use `create(PutInstrumentResponseSchema)` to create a new message.
  */
 export const PutInstrumentResponseSchema: GenMessage<PutInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
 
 /**
  * Asks for the newest quote.
@@ -724,7 +818,7 @@ export type GetQuoteRequest = Message<"tradeloom.marketdata.v1.GetQuoteRequest">
  * Use `create(GetQuoteRequestSchema)` to create a new message.
  */
 export const GetQuoteRequestSchema: GenMessage<GetQuoteRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
 
 /**
  * The newest quote.
@@ -745,7 +839,7 @@ export type GetQuoteResponse = Message<"tradeloom.marketdata.v1.GetQuoteResponse
  * Use `create(GetQuoteResponseSchema)` to create a new message.
  */
 export const GetQuoteResponseSchema: GenMessage<GetQuoteResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
 
 /**
  * Asks for candles.
@@ -761,7 +855,8 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
   instrumentId: string;
 
   /**
-   * How long a bar is; "1m" if empty.
+   * How long a bar is; "1m" if empty. Bars of a second are kept for 30 days, unless the operator
+   * has chosen otherwise; the others for ever.
    *
    * @generated from field: string bar_size = 2;
    */
@@ -801,10 +896,10 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
  * Use `create(GetCandlesRequestSchema)` to create a new message.
  */
 export const GetCandlesRequestSchema: GenMessage<GetCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
 
 /**
- * A page of candles, oldest first. Minutes without a trade have none.
+ * A page of candles, oldest first. Where nothing was traded there is none.
  *
  * @generated from message tradeloom.marketdata.v1.GetCandlesResponse
  */
@@ -829,7 +924,77 @@ export type GetCandlesResponse = Message<"tradeloom.marketdata.v1.GetCandlesResp
  * Use `create(GetCandlesResponseSchema)` to create a new message.
  */
 export const GetCandlesResponseSchema: GenMessage<GetCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
+
+/**
+ * Asks for gaps.
+ *
+ * @generated from message tradeloom.marketdata.v1.ListGapsRequest
+ */
+export type ListGapsRequest = Message<"tradeloom.marketdata.v1.ListGapsRequest"> & {
+  /**
+   * Only this instrument's; all of them if empty.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * Whether also those that were filled later are listed.
+   *
+   * @generated from field: bool include_filled = 2;
+   */
+  includeFilled: boolean;
+
+  /**
+   * At most so many, up to 200; 50 if unset.
+   *
+   * @generated from field: int32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * Continues where the previous page ended.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.ListGapsRequest.
+ * Use `create(ListGapsRequestSchema)` to create a new message.
+ */
+export const ListGapsRequestSchema: GenMessage<ListGapsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
+
+/**
+ * A page of gaps.
+ *
+ * @generated from message tradeloom.marketdata.v1.ListGapsResponse
+ */
+export type ListGapsResponse = Message<"tradeloom.marketdata.v1.ListGapsResponse"> & {
+  /**
+   * The page.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.Gap gaps = 1;
+   */
+  gaps: Gap[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.ListGapsResponse.
+ * Use `create(ListGapsResponseSchema)` to create a new message.
+ */
+export const ListGapsResponseSchema: GenMessage<ListGapsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
 
 /**
  * Asks for live ticks.
@@ -865,7 +1030,7 @@ export type StreamTicksRequest = Message<"tradeloom.marketdata.v1.StreamTicksReq
  * Use `create(StreamTicksRequestSchema)` to create a new message.
  */
 export const StreamTicksRequestSchema: GenMessage<StreamTicksRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
 
 /**
  * One step of the stream: either batches, or exactly one of the others.
@@ -914,7 +1079,7 @@ export type StreamTicksResponse = Message<"tradeloom.marketdata.v1.StreamTicksRe
  * Use `create(StreamTicksResponseSchema)` to create a new message.
  */
 export const StreamTicksResponseSchema: GenMessage<StreamTicksResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
 
 /**
  * Says where each instrument starts.
@@ -949,7 +1114,7 @@ export type TicksAcknowledgement = Message<"tradeloom.marketdata.v1.TicksAcknowl
  * Use `create(TicksAcknowledgementSchema)` to create a new message.
  */
 export const TicksAcknowledgementSchema: GenMessage<TicksAcknowledgement> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
 
 /**
  * The last cursor of each instrument.
@@ -977,7 +1142,7 @@ export type TicksHeartbeat = Message<"tradeloom.marketdata.v1.TicksHeartbeat"> &
  * Use `create(TicksHeartbeatSchema)` to create a new message.
  */
 export const TicksHeartbeatSchema: GenMessage<TicksHeartbeat> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
 
 /**
  * Ticks after one cursor and before another that are no longer to be had here.
@@ -1012,7 +1177,7 @@ export type TicksGap = Message<"tradeloom.marketdata.v1.TicksGap"> & {
  * Use `create(TicksGapSchema)` to create a new message.
  */
 export const TicksGapSchema: GenMessage<TicksGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
 
 /**
  * Ticks that were left out for a slow reader.
@@ -1047,7 +1212,7 @@ export type Conflation = Message<"tradeloom.marketdata.v1.Conflation"> & {
  * Use `create(ConflationSchema)` to create a new message.
  */
 export const ConflationSchema: GenMessage<Conflation> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
 
 /**
  * Asks for live candles.
@@ -1089,7 +1254,7 @@ export type StreamCandlesRequest = Message<"tradeloom.marketdata.v1.StreamCandle
  * Use `create(StreamCandlesRequestSchema)` to create a new message.
  */
 export const StreamCandlesRequestSchema: GenMessage<StreamCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
 
 /**
  * One step of the stream.
@@ -1138,7 +1303,7 @@ export type StreamCandlesResponse = Message<"tradeloom.marketdata.v1.StreamCandl
  * Use `create(StreamCandlesResponseSchema)` to create a new message.
  */
 export const StreamCandlesResponseSchema: GenMessage<StreamCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
 
 /**
  * A span whose bars could not be replayed.
@@ -1166,7 +1331,7 @@ export type CandlesGap = Message<"tradeloom.marketdata.v1.CandlesGap"> & {
  * Use `create(CandlesGapSchema)` to create a new message.
  */
 export const CandlesGapSchema: GenMessage<CandlesGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
 
 /**
  * A part of an import.
@@ -1203,7 +1368,7 @@ export type ImportCandlesRequest = Message<"tradeloom.marketdata.v1.ImportCandle
  * Use `create(ImportCandlesRequestSchema)` to create a new message.
  */
 export const ImportCandlesRequestSchema: GenMessage<ImportCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 30);
 
 /**
  * What is being imported.
@@ -1224,6 +1389,13 @@ export type ImportHeader = Message<"tradeloom.marketdata.v1.ImportHeader"> & {
    * @generated from field: string instrument_id = 2;
    */
   instrumentId: string;
+
+  /**
+   * How long the file's bars are; "1m" if empty.
+   *
+   * @generated from field: string bar_size = 3;
+   */
+  barSize: string;
 };
 
 /**
@@ -1231,7 +1403,7 @@ export type ImportHeader = Message<"tradeloom.marketdata.v1.ImportHeader"> & {
  * Use `create(ImportHeaderSchema)` to create a new message.
  */
 export const ImportHeaderSchema: GenMessage<ImportHeader> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 31);
 
 /**
  * What the import did.
@@ -1287,7 +1459,7 @@ export type ImportCandlesResponse = Message<"tradeloom.marketdata.v1.ImportCandl
  * Use `create(ImportCandlesResponseSchema)` to create a new message.
  */
 export const ImportCandlesResponseSchema: GenMessage<ImportCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 32);
 
 /**
  * Kinds of instrument.
@@ -1372,6 +1544,40 @@ export const InstrumentStateSchema: GenEnum<InstrumentState> = /*@__PURE__*/
   enumDesc(file_tradeloom_marketdata_v1_marketdata, 1);
 
 /**
+ * Where trades went missing.
+ *
+ * @generated from enum tradeloom.marketdata.v1.GapKind
+ */
+export enum GapKind {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: GAP_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * At the venue: its feed was not connected, or was told nothing of them.
+   *
+   * @generated from enum value: GAP_KIND_MISSED = 1;
+   */
+  MISSED = 1,
+
+  /**
+   * Here: the feed had them, and they were dropped before they were stored.
+   *
+   * @generated from enum value: GAP_KIND_LOST = 2;
+   */
+  LOST = 2,
+}
+
+/**
+ * Describes the enum tradeloom.marketdata.v1.GapKind.
+ */
+export const GapKindSchema: GenEnum<GapKind> = /*@__PURE__*/
+  enumDesc(file_tradeloom_marketdata_v1_marketdata, 2);
+
+/**
  * Which side of a trade took.
  *
  * @generated from enum tradeloom.marketdata.v1.Aggressor
@@ -1403,7 +1609,7 @@ export enum Aggressor {
  * Describes the enum tradeloom.marketdata.v1.Aggressor.
  */
 export const AggressorSchema: GenEnum<Aggressor> = /*@__PURE__*/
-  enumDesc(file_tradeloom_marketdata_v1_marketdata, 2);
+  enumDesc(file_tradeloom_marketdata_v1_marketdata, 3);
 
 /**
  * Answers what can be traded and what the market does and did: instruments, quotes, ticks
@@ -1485,8 +1691,21 @@ export const MarketDataService: GenService<{
     output: typeof StreamCandlesResponseSchema;
   },
   /**
-   * Imports a file of one-minute bars: first a header, then the file's bytes in order. Either all
+   * Lists what is not stored of a market: what its feed missed at the venue, and what was lost
+   * between the feed and the database. In the order it was found, a page at a time.
+   *
+   * @generated from rpc tradeloom.marketdata.v1.MarketDataService.ListGaps
+   */
+  listGaps: {
+    methodKind: "unary";
+    input: typeof ListGapsRequestSchema;
+    output: typeof ListGapsResponseSchema;
+  },
+  /**
+   * Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
    * of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
+   * Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
+   * shorter bar, only by another import of its size.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.ImportCandles
    */

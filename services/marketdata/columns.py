@@ -1,0 +1,119 @@
+"""Ticks in columns: what a feed has sent of one instrument, decoded at once and looked at a column at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
+from tradeloom.marketdata.v1.marketdata_pb2 import MissedTrades, StreamTicksResponse
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Texts = NDArray[np.bytes_]
+"""In UTF-8, each as long as the longest."""
+
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Ticks of one instrument by their sequences."""
+
+    sequence: Integers
+    epoch: Integers
+    time_ns: Integers
+    price: Floats
+    quantity: Floats
+    aggressor: Integers
+    backfill: Flags
+    trade_id: Texts
+
+    def __len__(self) -> int:
+        return len(self.trade_id)
+
+    def where(self, wanted: Flags) -> "Ticks":
+        """Those of the ticks."""
+        return self if wanted.all() else Ticks(*(column[wanted] for column in self))
+
+    def runs(self) -> "Iterator[Ticks]":
+        """The ticks cut where those that were fetched later begin and end."""
+        ends = [*(np.flatnonzero(np.diff(self.backfill)) + 1).tolist(), len(self)]
+        for start, end in pairwise([0, *ends]):
+            if start < end:
+                yield Ticks(*(column[start:end] for column in self))
+
+    @staticmethod
+    def joined(several: "Sequence[Ticks]") -> "Ticks":
+        """All of them, one after the other."""
+        return Ticks(*map(np.concatenate, zip(*several, strict=True)))
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        """The columns."""
+        return (getattr(self, field.name) for field in fields(self))
+
+
+NONE = np.array([], np.int64)
+NO_TICKS = Ticks(
+    NONE,
+    NONE,
+    NONE,
+    NONE.astype(np.float64),
+    NONE.astype(np.float64),
+    NONE,
+    NONE.astype(np.bool_),
+    NONE.astype(np.bytes_),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What batches of one instrument say: their ticks, and what they say of the market beside them."""
+
+    ticks: Ticks
+    market_time_ns: int
+    """The newest that books, market times and ticks have told; not those that were fetched later. 0 if none has."""
+    missed: Sequence[MissedTrades]
+    filled: Sequence[MissedTrades]
+
+
+def told_by(response: bytes) -> Told:
+    """Decodes batches, which are the bytes of one or more messages."""
+    batches = StreamTicksResponse.FromString(response).batches
+    ticks = [tick for batch in batches for tick in batch.ticks]
+    times = [tick.time for tick in ticks]
+    counts = np.array([len(batch.ticks) for batch in batches], np.int64)
+    # A batch's sequences follow by one on its first.
+    starts = np.array([batch.first_sequence for batch in batches], np.int64) - (np.cumsum(counts) - counts)
+    columns = Ticks(
+        sequence=np.repeat(starts, counts) + np.arange(len(ticks)),
+        epoch=np.repeat(np.array([batch.epoch for batch in batches], np.int64), counts),
+        time_ns=column(times, "seconds") * SECOND_NS + column(times, "nanos"),
+        price=column(ticks, "price", np.float64),
+        quantity=column(ticks, "quantity", np.float64),
+        aggressor=column(ticks, "aggressor"),
+        backfill=np.repeat(np.array([batch.backfill for batch in batches], np.bool_), counts),
+        trade_id=np.array([tick.trade_id.encode() for tick in ticks], np.bytes_),
+    )
+    live = columns.time_ns[~columns.backfill]
+    told = [int(live.max())] if len(live) else []
+    told += [ns_of(batch.book.time) for batch in batches if batch.HasField("book")]
+    told += [ns_of(batch.market_time) for batch in batches if batch.HasField("market_time")]
+    return Told(
+        columns,
+        max(told, default=0),
+        [batch.missed for batch in batches if batch.HasField("missed")],
+        [batch.filled for batch in batches if batch.HasField("filled")],
+    )
+
+
+def column(messages: Sequence[object], name: str, kind: type = np.int64) -> NDArray:
+    return np.fromiter(map(attrgetter(name), messages), kind, len(messages))
+
+
+def ns_of(time: Timestamp) -> int:
+    return time.seconds * SECOND_NS + time.nanos

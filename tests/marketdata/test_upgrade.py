@@ -1,0 +1,144 @@
+"""A database of minutes becomes one of every size: nothing of it changes, and storing goes on in the midst of a bar."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import polars as pl
+
+from libs.bus.feed import Cursor
+from services.marketdata.domain import BAR_SIZES
+from tests.marketdata.stand import BTC, Feeder, announce, desk_of, select, stored_bars, tick_at
+
+MINUTE = timedelta(minutes=1)
+SECOND_NS = 1_000_000_000
+MINUTES = 12_000
+"""More than a week, over the end of a month."""
+
+
+def migrate(installation, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "migrations", "marketdata", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MIGRATIONS_DATABASE_URL": installation.url("tradeloom")},
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def minutes() -> pl.DataFrame:
+    """As the old storer left them; every seventh minute had no trade, and the last is in the midst of its hour."""
+    start = datetime(2026, 2, 24, 13, 7, tzinfo=UTC)
+    numbers = [number for number in range(MINUTES) if number % 7]
+    return pl.DataFrame(
+        {
+            "open_time": [start + MINUTE * number for number in numbers],
+            "open": [100.0 + number % 11 for number in numbers],
+            "high": [120.0 + number % 13 for number in numbers],
+            "low": [80.0 - number % 5 for number in numbers],
+            "close": [100.0 + number % 17 for number in numbers],
+            "volume": [float(1 + number % 3) for number in numbers],
+            "trade_count": [1 + number % 4 for number in numbers],
+            "revision": [2 if number % 100 == 1 else 1 for number in numbers],
+            "change": [1 + number // 50 for number in numbers],
+        }
+    )
+
+
+def aggregated(stored: pl.DataFrame, every: str):
+    return (
+        stored.group_by_dynamic("open_time", every=every)
+        .agg(
+            pl.col("open").first(),
+            pl.col("high").max(),
+            pl.col("low").min(),
+            pl.col("close").last(),
+            pl.col("volume").sum(),
+            pl.col("trade_count").sum(),
+            1 + (pl.col("revision") - 1).sum(),
+            pl.col("change").max(),
+        )
+        .rows()
+    )
+
+
+async def test_stored_minutes_are_taken_over_and_make_all_that_is_longer(installation, redis):
+    await announce(installation, BTC)
+    await asyncio.to_thread(migrate, installation, "downgrade", "0001")
+    stored = minutes()
+    for month in (datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)):
+        for table in ("market_data_ohlcv", "market_data_ticks"):
+            await select(installation, "SELECT ensure_month($1, $2)", table, month.date())
+    await fill(installation, stored)
+    newest = stored.row(-1, named=True)
+    until = newest["open_time"] + timedelta(seconds=30)
+    await select(installation, "UPDATE series SET change = 1000, market_time = $1", until)
+    await select(installation, "INSERT INTO coverage VALUES ($1, 0, 1, 40)", BTC)
+    await select(
+        installation,
+        "INSERT INTO market_data_ticks VALUES ($1, 40, 1, $2, 100, 1, 0, 'x')",
+        BTC,
+        until,
+    )
+    await asyncio.to_thread(migrate, installation, "upgrade", "head")
+    names = [*stored.columns]
+    assert [tuple(row[name] for name in names) for row in await stored_bars(installation)] == stored.rows()
+    for bar_size in ("5m", "15m", "1h", "4h", "1d", "1w"):
+        found = await stored_bars(installation, BTC, bar_size)
+        assert [tuple(row[name] for name in names) for row in found] == aggregated(stored, bar_size), bar_size
+    # Ticks go on in the forming bars, and a late one finds its minute.
+    feeder = Feeder(redis, sequence=40, cursor=str(Cursor(BTC, 1, 40)))
+    late = stored.row(0, named=True)
+    async with desk_of(installation, redis) as desk:
+        await desk.resume(BTC)
+        await desk.store(
+            feeder.batch([tick_at(until + timedelta(seconds=1), 500.0, 2.0), tick_at(late["open_time"], 7.0, 1.0)])
+        )
+    found = await stored_bars(installation)
+    assert [
+        (row["open"], row["high"], row["close"], row["volume"], row["revision"]) for row in (found[0], found[-1])
+    ] == [
+        (7, late["high"], late["close"], late["volume"] + 1, 3),
+        (newest["open"], 500, 500, newest["volume"] + 2, 1),
+    ]
+    total = stored["volume"].sum() + 3
+    for bar_size in BAR_SIZES:
+        volumes = [row["volume"] for row in await stored_bars(installation, BTC, bar_size)]
+        assert sum(volumes) == (0 if bar_size == "1s" else total), bar_size
+    # With the next day seconds begin.
+    async with desk_of(installation, redis) as desk:
+        await desk.resume(BTC)
+        tomorrow = until.replace(hour=0, minute=0, second=0) + timedelta(days=1)
+        await desk.store(feeder.batch([tick_at(tomorrow, 9.0)]))
+    assert [row["open_time"] for row in await stored_bars(installation, BTC, "1s")] == [tomorrow]
+    # And back: only the minutes stay.
+    before = await stored_bars(installation)
+    await asyncio.to_thread(migrate, installation, "downgrade", "0001")
+    after = await select(installation, "SELECT * FROM market_data_ohlcv ORDER BY open_time")
+    assert [tuple(row[name] for name in names) for row in after] == [
+        tuple(row[name] for name in names) for row in before
+    ]
+    await asyncio.to_thread(migrate, installation, "upgrade", "head")
+    assert await stored_bars(installation) == before
+
+
+async def fill(installation, stored: pl.DataFrame) -> None:
+    superuser = await asyncpg.connect(installation.url())
+    moments = [int(time.timestamp()) * SECOND_NS for time in stored["open_time"]]
+    await superuser.copy_records_to_table(
+        "market_data_ohlcv",
+        schema_name="marketdata",
+        records=[
+            (BTC, *row, False, moment + 1, 1, moment + 2, 2) for row, moment in zip(stored.rows(), moments, strict=True)
+        ],
+        columns=[
+            *("instrument_id", *stored.columns, "imported"),
+            *("first_time_ns", "first_sequence", "last_time_ns", "last_sequence"),
+        ],
+    )
+    await superuser.close()
