@@ -18,6 +18,7 @@ from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
 from services.marketdata.importing import Importing
+from services.marketdata.retention import retaining
 from services.marketdata.servicer import MarketDataServicer
 from services.marketdata.settings import Settings
 from services.marketdata.storing import storing
@@ -25,7 +26,7 @@ from services.marketdata.telling import telling_again
 from services.marketdata.tick_stream import TickStreams
 
 WORKER_CONNECTIONS_MAX = 7
-"""Relay, facts, leases, storing and the parts it needs, and two imports; what is told again waits for one of them."""
+"""Relay, facts, leases, storing and the parts it needs, and two imports; what is told again or dropped waits for one of them."""
 
 
 @asynccontextmanager
@@ -41,6 +42,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             relay(worker, redis, settings.word) as told,
             reading(worker, redis, "feeds", apply_feeds_facts) as feeds_facts,
             telling_again(worker),
+            retaining(worker, settings.kept_days),
             storing(worker, redis, interval_seconds=settings.store_interval_seconds),
             reading_ticks(redis) as hub,
             reading_candles(

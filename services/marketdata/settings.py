@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from pydantic import NonNegativeInt
+
 from libs.mesh.settings import ServiceSettings
 
 
@@ -18,3 +20,19 @@ class Settings(ServiceSettings):
     tick_message_bytes: int = 256 * 1024
     # Files imported at once; others wait. Each is held in memory whole.
     imports_at_once_max: int = 2
+    # How long what is stored is kept, in days; 0 is for ever. It goes by whole parts: ticks and bars of a minute by the month,
+    # bars of a second by the day, bars of 5 and 15 minutes by the year. Longer bars are kept for ever.
+    tick_kept_days: NonNegativeInt = 0
+    second_kept_days: NonNegativeInt = 30
+    minute_kept_days: NonNegativeInt = 0
+    quarter_kept_days: NonNegativeInt = 0
+
+    @property
+    def kept_days(self) -> dict[str, int]:
+        """By the tables that have such parts."""
+        return {
+            "market_data_ticks": self.tick_kept_days,
+            "market_data_ohlcv_1s": self.second_kept_days,
+            "market_data_ohlcv_1m": self.minute_kept_days,
+            "market_data_ohlcv_5m_15m": self.quarter_kept_days,
+        }
