@@ -75,27 +75,25 @@ async def read_candles(
 ) -> Candles:
     """At most limit bars that open at or after start and before `before`: the first of them, or without a start the last.
 
-    Without `before` they go up to the newest: market time may lead the wall clock, so no clock says which that is. One
-    statement, so that bars and head are of the same moment.
+    Without `before` they go up to the newest: market time may lead the wall clock, so no clock says which that is. The
+    transaction is a snapshot, so that bars and head are of the same moment.
     """
+    head = (await read_heads(rows, [instrument_id])).get(instrument_id, NOTHING_YET)
     backwards = start is None
-    order = "DESC" if backwards else ""
     found = await rows.fetch(
         f"""
-        SELECT head.*, bars.* FROM ({HEAD}) AS head LEFT JOIN (
-          SELECT {COLUMNS} FROM market_data_ohlcv
-          WHERE instrument_id = $1 AND bar_size = '{size.name}' AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
-          ORDER BY open_time {order} LIMIT $4) AS bars ON true
-        ORDER BY open_time {order}
+        SELECT {COLUMNS} FROM market_data_ohlcv
+        WHERE instrument_id = $1 AND bar_size = '{size.name}'
+        AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
+        ORDER BY open_time {"DESC" if backwards else ""} LIMIT $4
         """,
         instrument_id,
         EPOCH if start is None else start,
         before,
         limit + 1,
     )
-    head, candles = candles_from(found, size)
-    more = len(candles) > limit
-    candles = candles[:limit]
+    more = len(found) > limit
+    candles = candles_from(found[:limit], size, head)
     return Candles(candles[::-1] if backwards else candles, head, more)
 
 
@@ -135,8 +133,11 @@ async def read_changes(
         after,
         limit + 1,
     )
-    head, candles = candles_from(found, size)
-    return Candles(candles[:limit], head, len(candles) > limit)
+    if not found:
+        return Candles([], NOTHING_YET, more=False)
+    head = Head(*found[0][:2])
+    bars_found = [row[2:] for row in found if row["open_time"] is not None]
+    return Candles(candles_from(bars_found[:limit], size, head), head, len(bars_found) > limit)
 
 
 async def read_heads(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, Head]:
@@ -147,16 +148,12 @@ async def read_heads(rows: Connection, instrument_ids: Sequence[str]) -> dict[st
     return {row["instrument_id"]: Head(row["change"], row["watermark"]) for row in found}
 
 
-def candles_from(found: Sequence[Any], size: BarSize) -> tuple[Head, list[Candle]]:
-    if not found:
-        return NOTHING_YET, []
-    head = Head(found[0]["change"], found[0]["watermark"])
+def candles_from(found: Iterable[Sequence[Any]], size: BarSize, head: Head) -> list[Candle]:
     closed_until = head.watermark - size.length
     # By place: by name each of the thousands would cost half as much again.
-    return head, [
+    return [
         Candle(time, first, high, low, last, volume, trade_count, revision, time <= closed_until)
-        for _, _, time, first, high, low, last, volume, trade_count, revision in found
-        if time is not None
+        for time, first, high, low, last, volume, trade_count, revision in found
     ]
 
 

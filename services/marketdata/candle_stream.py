@@ -166,13 +166,14 @@ class CandleStreams:
                 start_time=timestamp(min(head.watermark, after.told.watermark)),
                 end_time=timestamp(max(head.watermark, after.told.watermark)),
             )
-        async with self._database.transaction() as rows:
+        async with self._database.transaction(snapshot=True) as rows:
             found = await candle_store.read_candles(
                 rows, instrument_id, size, start=None, before=None, limit=snapshot_size
             )
         cursor = CandleCursor(instrument_id, size, found.head)
-        candles = [wire.candle_to_proto(candle) for candle in found.candles]
-        return cursor, StreamCandlesResponse(candles=candles, cursor=str(cursor), acknowledgement=True, gap=missing)
+        response = StreamCandlesResponse(cursor=str(cursor), acknowledgement=True, gap=missing)
+        wire.add_candles(response, found.candles)
+        return cursor, response
 
     async def _next(self, topic: Topic, cursor: CandleCursor) -> Update | None:
         """The next message for a stream that stands at the cursor, if it has to be told anything."""
@@ -203,9 +204,8 @@ class CandleStreams:
             reached = replace(cursor, until=found.head, after=found.candles[-1].open_time)
         else:
             reached = CandleCursor(cursor.instrument_id, cursor.size, found.head)
-        response = StreamCandlesResponse(
-            candles=[wire.candle_to_proto(candle) for candle in found.candles], cursor=str(reached)
-        )
+        response = StreamCandlesResponse(cursor=str(reached))
+        wire.add_candles(response, found.candles)
         return Update(cursor, reached, response.SerializeToString())
 
     def _join(self, cursor: CandleCursor, woken: asyncio.Event) -> Topic:

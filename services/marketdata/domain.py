@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from typing import NamedTuple
 from uuid import UUID
 
 from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
@@ -111,9 +112,11 @@ def bar_size(name: str) -> BarSize:
     return BAR_SIZES[name or BAR_SIZE_USUAL]
 
 
-@dataclass(frozen=True, slots=True)
-class Candle:
-    """A bar as it is told. Its revision rises whenever its values change after it had closed."""
+class Candle(NamedTuple):
+    """A bar as it is told. Its revision rises whenever its values change after it had closed.
+
+    A tuple, since thousands are made for a page: a frozen dataclass takes six times as long.
+    """
 
     open_time: datetime
     open: float

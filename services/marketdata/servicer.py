@@ -92,7 +92,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
                 raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
             at = domain.EPOCH + microseconds * MICROSECOND
             start, before = (at, before) if direction == FORWARDS else (None, at)
-        async with self._database.transaction() as rows:
+        async with self._database.transaction(snapshot=True) as rows:
             await store.get_instrument(rows, request.instrument_id)
             found = await candle_store.read_candles(
                 rows, request.instrument_id, size, start=start, before=before, limit=limit
@@ -102,9 +102,9 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             direction = BACKWARDS if start is None else FORWARDS
             at = found.candles[0].open_time if start is None else found.candles[-1].open_time + size.length
             token = pages.token_after(direction, (at - domain.EPOCH) // MICROSECOND)
-        return marketdata_pb2.GetCandlesResponse(
-            candles=map(wire.candle_to_proto, found.candles), next_page_token=token
-        )
+        response = marketdata_pb2.GetCandlesResponse(next_page_token=token)
+        wire.add_candles(response, found.candles)
+        return response
 
     async def ListGaps(self, request, context):
         size = pages.size_of(request.page_size, GAPS_USUAL)

@@ -1,8 +1,7 @@
 """Translates between the marketdata API and what the service works with."""
 
-from datetime import datetime
+from collections.abc import Iterable
 
-from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.ids import uuid7
@@ -105,21 +104,20 @@ def gap_to_proto(gap: Gap) -> marketdata_pb2.Gap:
     )
 
 
-def candle_to_proto(candle: Candle) -> marketdata_pb2.Candle:
-    return marketdata_pb2.Candle(
-        open_time=whole_seconds(candle.open_time),
-        open=candle.open,
-        high=candle.high,
-        low=candle.low,
-        close=candle.close,
-        volume=candle.volume,
-        trade_count=candle.trade_count,
-        closed=candle.closed,
-        revision=candle.revision,
-    )
-
-
-def whole_seconds(time: datetime) -> Timestamp:
-    """Bars open at whole seconds; this is a third of the cost of the general way, thousands of times a page."""
-    elapsed = time - EPOCH
-    return Timestamp(seconds=elapsed.days * 86_400 + elapsed.seconds)
+def add_candles(
+    response: marketdata_pb2.GetCandlesResponse | marketdata_pb2.StreamCandlesResponse, candles: Iterable[Candle]
+) -> None:
+    """Field by field, thousands of times a page: to make each message and have it copied takes three times as long."""
+    add = response.candles.add
+    for open_time, first, high, low, last, volume, trade_count, revision, closed in candles:
+        elapsed = open_time - EPOCH  # bars open at whole seconds
+        candle = add()
+        candle.open_time.seconds = elapsed.days * 86_400 + elapsed.seconds
+        candle.open = first
+        candle.high = high
+        candle.low = low
+        candle.close = last
+        candle.volume = volume
+        candle.trade_count = trade_count
+        candle.closed = closed
+        candle.revision = revision
