@@ -6,11 +6,17 @@ import signal
 
 import uvloop
 
-from bench import auth, disk, edge, orders, ticks, up
+from bench import auth, disk, edge, history, orders, ticks, up
 from bench.rounds import FULL, SHORT, Form
 from bench.stack import stack_of
 
-ON_ONE_STACK = {"edge": edge.bench, "auth": auth.bench, "ticks": ticks.bench, "orders": orders.bench}
+ON_ONE_STACK = {
+    "edge": edge.bench,
+    "auth": auth.bench,
+    "ticks": ticks.bench,
+    "history": history.bench,
+    "orders": orders.bench,
+}
 SERVICES = "auth,marketdata,feeds,orders"
 """Execution is started by the bench that measures with and without it."""
 

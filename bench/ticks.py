@@ -263,6 +263,9 @@ async def put_plain(stack: Stack) -> None:
 
 async def announce_stored(stack: Stack) -> None:
     """A recording of one trade, played to its end by feeds: what follows is appended by the bench, as its next feeder."""
+    async with open_redis(stack.redis_url("feeds")) as redis:
+        if await feed.stored(redis, [STORED_ID]):
+            return  # for another bench on this stack
     file = "bench.csv"
     recording = "timestamp,id,side,price,amount\n1767571200000,1,buy,60000,1\n"
     await asyncio.to_thread((stack.folder.replays / file).write_text, recording)

@@ -12,6 +12,7 @@ RATIOS = {
     "edge": {"p50_vs_direct", "throughput_vs_direct"},
     "auth": {"login_p50_vs_argon2", "seen_p50_vs_bare", "new_p50_vs_bare", "verification_vs_signature"},
     "ticks": {"fanout_vs_naive", "fanout_vs_ceiling"},
+    "history": {"dense_vs_copy", "sparse_vs_copy", "candles_vs_query"},
     "orders": {"p50_vs_floor", "throughput_vs_floor", "p50_vs_echo", "throughput_vs_echo", "until_drained_vs_floor"},
     "up": {"cold_vs_aim", "warm_vs_aim", "memory_vs_aim"},
 }
