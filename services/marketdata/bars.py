@@ -4,15 +4,14 @@ These are bars of the ticks at hand alone; the store joins them to what it has (
 the prices of the first and last tick by (time, sequence), whatever the order of arrival. A bar without a trade does not exist.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from services.marketdata.columns import SECOND_NS, Floats, Integers, Ticks
 
 
-@dataclass(frozen=True, slots=True)
-class Bars:
+class Bars(NamedTuple):
     """Bars of one instrument and size in columns, oldest first; first and last are the ticks of open and close."""
 
     open_seconds: Integers
@@ -27,7 +26,8 @@ class Bars:
     last_time_ns: Integers
     last_sequence: Integers
 
-    def __len__(self) -> int:
+    @property
+    def number(self) -> int:
         return len(self.open_seconds)
 
 

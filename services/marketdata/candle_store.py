@@ -12,7 +12,7 @@ A bar that was closed before a transaction and has other values after it has a h
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -206,7 +206,7 @@ async def merge_bars(rows: Connection, size: BarSize, made: Sequence[tuple[str, 
     """Joins bars to those of their size; each instrument may come once."""
     if not made:
         return
-    columns = [np.concatenate(column).tolist() for column in zip(*(astuple(bars) for _, bars in made), strict=True)]
+    columns = [np.concatenate(column).tolist() for column in zip(*(bars for _, bars in made), strict=True)]
     await rows.execute(
         f"""
         INSERT INTO market_data_ohlcv AS kept (
@@ -230,7 +230,7 @@ async def merge_bars(rows: Connection, size: BarSize, made: Sequence[tuple[str, 
         WHERE NOT kept.imported
         """,
         size.length,
-        [instrument_id for instrument_id, bars in made for _ in range(len(bars))],
+        [instrument_id for instrument_id, bars in made for _ in range(bars.number)],
         *columns,
     )
 

@@ -1,10 +1,10 @@
 """Ticks in columns: what a feed has sent of one instrument, decoded at once and looked at a column at a time."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from operator import attrgetter
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,8 +20,7 @@ Texts = NDArray[np.bytes_]
 SECOND_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Ticks:
+class Ticks(NamedTuple):
     """Ticks of one instrument by their sequences."""
 
     sequence: Integers
@@ -33,28 +32,25 @@ class Ticks:
     backfill: Flags
     trade_id: Texts
 
-    def __len__(self) -> int:
-        return len(self.trade_id)
+    @property
+    def number(self) -> int:
+        return len(self.sequence)
 
     def where(self, wanted: Flags) -> "Ticks":
         """Those of the ticks."""
-        return self if wanted.all() else Ticks(*(column[wanted] for column in self))
+        return self if wanted.all() else Ticks._make(column[wanted] for column in self)
 
     def runs(self) -> "Iterator[Ticks]":
         """The ticks cut where those that were fetched later begin and end."""
-        ends = [*(np.flatnonzero(np.diff(self.backfill)) + 1).tolist(), len(self)]
+        ends = [*(np.flatnonzero(np.diff(self.backfill)) + 1).tolist(), self.number]
         for start, end in pairwise([0, *ends]):
             if start < end:
-                yield Ticks(*(column[start:end] for column in self))
+                yield Ticks._make(column[start:end] for column in self)
 
     @staticmethod
     def joined(several: "Sequence[Ticks]") -> "Ticks":
         """All of them, one after the other."""
-        return Ticks(*map(np.concatenate, zip(*several, strict=True)))
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        """The columns."""
-        return (getattr(self, field.name) for field in fields(self))
+        return Ticks._make(map(np.concatenate, zip(*several, strict=True)))
 
 
 NONE = np.array([], np.int64)

@@ -329,7 +329,7 @@ def bars_by_size(ticks: Ticks, kept_from: Mapping[str, datetime]) -> Iterator[tu
         if is_kept.any():
             yield size.name, bars_of(ticks.where(is_kept), size.seconds)
             ticks = ticks.where(~is_kept)
-        if not len(ticks):
+        if not ticks.number:
             return
 
 

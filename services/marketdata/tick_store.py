@@ -1,5 +1,6 @@
 """Where ticks live: appended as they come, in spans of sequences without a gap, and read again by who resumes."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,6 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tradeloom.marketdata.v1.marketdata_pb2 import Tick, TickBatch
 
 from libs.bus.feed import Cursor
@@ -123,33 +125,34 @@ def copy_rows(instrument_id: str, ticks: Ticks) -> bytes:
     encoded = bytearray()
     for length in np.unique(lengths).tolist():
         some = ticks.where(lengths == length)
-        values: dict[str, Any] = {
-            "instrument_id": instrument_id.encode(),
-            "sequence": some.sequence,
-            "epoch": some.epoch,
-            "time": some.time_ns // 1_000 - POSTGRES_EPOCH_MICROSECONDS,
-            "price": some.price,
-            "quantity": some.quantity,
-            "aggressor": some.aggressor,
-            "backfill": some.backfill,
-            "trade_id": some.trade_id,
-        }
-        kinds = COLUMNS | {"instrument_id": f"S{len(values['instrument_id'])}", "trade_id": f"S{length}"}
-        # A row is the number of its columns, then each with its length before it.
-        names = [("columns", ">i2")]
-        for name, kind in kinds.items():
-            names += [(f"length of {name}", ">i4")]
-            if np.dtype(kind).itemsize:
-                names += [(name, kind)]
-        records = np.empty(len(some), names)
-        records["columns"] = len(kinds)
-        for name, kind in kinds.items():
-            size = np.dtype(kind).itemsize
-            records[f"length of {name}"] = size
-            if size:
-                records[name] = values[name]
+        records = np.repeat(record(instrument_id, length), some.number)
+        records["sequence"] = some.sequence
+        records["epoch"] = some.epoch
+        records["time"] = some.time_ns // 1_000 - POSTGRES_EPOCH_MICROSECONDS
+        records["price"] = some.price
+        records["quantity"] = some.quantity
+        records["aggressor"] = some.aggressor
+        records["backfill"] = some.backfill
+        if length:
+            records["trade_id"] = some.trade_id
         encoded += records.tobytes()
     return bytes(encoded)
+
+
+@functools.lru_cache(maxsize=1_024)
+def record(instrument_id: str, trade_id_bytes: int) -> NDArray[np.void]:
+    """What all rows of an instrument have alike: the number of their columns, each column's length before it, and the id."""
+    kinds = COLUMNS | {"instrument_id": f"S{len(instrument_id)}", "trade_id": f"S{trade_id_bytes}"}
+    sizes = {name: np.dtype(kind).itemsize for name, kind in kinds.items()}
+    names = [("columns", ">i2")]
+    for name, kind in kinds.items():
+        names += [(f"length of {name}", ">i4"), *([(name, kind)] if sizes[name] else [])]
+    made = np.zeros(1, names)
+    made["columns"] = len(kinds)
+    for name, size in sizes.items():
+        made[f"length of {name}"] = size
+    made["instrument_id"] = instrument_id.encode()
+    return made
 
 
 async def write_ticks(rows: Connection, encoded: bytes) -> None:

@@ -1,6 +1,5 @@
 """Ticks in columns, and the bars of them: half-open, aligned to the clock, open and close by time and sequence."""
 
-from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -35,7 +34,7 @@ def ticks_of(*ticks: tuple[float, float, float]) -> Ticks:
 
 def rows(ticks: Ticks, seconds: int):
     """Opening, open, high, low, close, volume and number of trades of each bar."""
-    return [row[:7] for row in zip(*(column.tolist() for column in astuple(bars_of(ticks, seconds))), strict=True)]
+    return [row[:7] for row in zip(*(column.tolist() for column in bars_of(ticks, seconds)), strict=True)]
 
 
 def test_a_bar_holds_its_start_and_not_its_end():
@@ -118,8 +117,8 @@ def test_batches_are_decoded_into_columns():
 
 def test_nothing_is_decoded_into_empty_columns():
     told = told_by(b"")
-    assert (len(told.ticks), told.market_time_ns) == (0, 0)
-    assert len(Ticks.joined([NO_TICKS, told.ticks])) == 0
+    assert (told.ticks.number, told.market_time_ns) == (0, 0)
+    assert Ticks.joined([NO_TICKS, told.ticks]).number == 0
 
 
 def test_moments_are_found_in_the_part_that_holds_them():
