@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from services.marketdata.columns import SECOND_NS, Floats, Integers, Ticks
+from services.marketdata.columns import SECOND_NS, Flags, Floats, Integers, Ticks
 
 
 class Bars(NamedTuple):
@@ -29,6 +29,10 @@ class Bars(NamedTuple):
     @property
     def number(self) -> int:
         return len(self.open_seconds)
+
+    def where(self, wanted: Flags) -> "Bars":
+        """Those of the bars."""
+        return Bars._make(column[wanted] for column in self)
 
 
 def bars_of(ticks: Ticks, seconds: int) -> Bars:

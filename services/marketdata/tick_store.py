@@ -1,26 +1,22 @@
 """Where ticks live: appended as they come, in spans of sequences without a gap, and read again by who resumes."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tradeloom.marketdata.v1.marketdata_pb2 import Tick, TickBatch
 
 from libs.bus.feed import Cursor
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
+from services.marketdata import copying
 from services.marketdata.columns import Flags, Ticks
+from services.marketdata.copying import POSTGRES_EPOCH_SECONDS
 from services.marketdata.domain import EPOCH
 
 BATCH_TICKS_MAX = 500
-POSTGRES_EPOCH_MICROSECONDS = 946_684_800_000_000
-"""Postgres counts from the year 2000."""
-COPY_BEGINS, COPY_ENDS = b"PGCOPY\n\xff\r\n\0" + bytes(8), b"\xff\xff"
 COLUMNS = {
     "instrument_id": "S",
     "sequence": ">i8",
@@ -120,45 +116,23 @@ async def uncover(rows: Connection, instrument_id: str, until: datetime) -> None
 
 
 def copy_rows(instrument_id: str, ticks: Ticks) -> bytes:
-    """The ticks as COPY takes them in its binary form. Those whose trade ids are of one length are one array of records."""
+    """The ticks as COPY takes them. Rows of one form are encoded together: those whose trade ids are of one length."""
     lengths = np.char.str_len(ticks.trade_id)
-    encoded = bytearray()
+    content = b""
     for length in np.unique(lengths).tolist():
         some = ticks.where(lengths == length)
-        records = np.repeat(record(instrument_id, length), some.number)
-        records["sequence"] = some.sequence
-        records["epoch"] = some.epoch
-        records["time"] = some.time_ns // 1_000 - POSTGRES_EPOCH_MICROSECONDS
-        records["price"] = some.price
-        records["quantity"] = some.quantity
-        records["aggressor"] = some.aggressor
-        records["backfill"] = some.backfill
-        if length:
-            records["trade_id"] = some.trade_id
-        encoded += records.tobytes()
-    return bytes(encoded)
+        values = some._asdict() | {
+            "instrument_id": instrument_id.encode(),
+            "time": some.time_ns // 1_000 - POSTGRES_EPOCH_SECONDS * 1_000_000,
+        }
+        kinds = COLUMNS | {"instrument_id": f"S{len(instrument_id)}", "trade_id": f"S{length}"}
+        content += copying.encoded(kinds, values, some.number)
+    return content
 
 
-@functools.lru_cache(maxsize=1_024)
-def record(instrument_id: str, trade_id_bytes: int) -> NDArray[np.void]:
-    """What all rows of an instrument have alike: the number of their columns, each column's length before it, and the id."""
-    kinds = COLUMNS | {"instrument_id": f"S{len(instrument_id)}", "trade_id": f"S{trade_id_bytes}"}
-    sizes = {name: np.dtype(kind).itemsize for name, kind in kinds.items()}
-    names = [("columns", ">i2")]
-    for name, kind in kinds.items():
-        names += [(f"length of {name}", ">i4"), *([(name, kind)] if sizes[name] else [])]
-    made = np.zeros(1, names)
-    made["columns"] = len(kinds)
-    for name, size in sizes.items():
-        made[f"length of {name}"] = size
-    made["instrument_id"] = instrument_id.encode()
-    return made
-
-
-async def write_ticks(rows: Connection, encoded: bytes) -> None:
-    """Stores what copy_rows has encoded, one after the other."""
-    source = BytesIO(COPY_BEGINS + encoded + COPY_ENDS)
-    await rows.copy_to_table("market_data_ticks", source=source, format="binary", columns=[*COLUMNS])
+async def write_ticks(rows: Connection, content: bytes) -> None:
+    """Stores what copy_rows has encoded."""
+    await copying.copy(rows, "market_data_ticks", [*COLUMNS], content)
 
 
 async def are_stored(rows: Connection, instrument_id: str, ticks: Ticks) -> Flags:

@@ -9,12 +9,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
 
+from services.marketdata import candle_store
 from services.marketdata.domain import BAR_SIZES, EPOCH
 from tests.marketdata.stand import (
     BTC,
@@ -114,7 +116,11 @@ trade_lists = st.lists(
 )
 
 
-async def test_ticks_in_any_order_at_any_cut_make_the_bars_of_all_of_them_with_the_right_revisions(installation, redis):
+@pytest.mark.parametrize("copied_bars_min", [1, candle_store.COPIED_BARS_MIN])
+async def test_ticks_in_any_order_at_any_cut_make_the_bars_of_all_of_them_with_the_right_revisions(
+    installation, redis, monkeypatch, copied_bars_min
+):
+    monkeypatch.setattr(candle_store, "COPIED_BARS_MIN", copied_bars_min)
     ids = [f"SIM:A{number}" for number in range(400)]
     await announce(installation, *ids)
     unused = iter(ids)
@@ -130,7 +136,7 @@ async def test_ticks_in_any_order_at_any_cut_make_the_bars_of_all_of_them_with_t
         assert await all_bars(installation, instrument_id) == model.bars
         assert len(await stored_ticks(installation, instrument_id)) == len(model.trades)
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(trade_lists, st.lists(st.integers(min_value=1, max_value=24), max_size=8))
     def any_order(trades, cuts):
         asyncio.run_coroutine_threadsafe(play(trades, cuts), loop).result(30)
