@@ -251,6 +251,8 @@ class Storer:
         for response in pieces(change, entries):
             started = time.perf_counter()
             told = await decoded(response)
+            # Not counted is what waits for Postgres.
+            await give_way(time.perf_counter() - started)
             change.told.append(replace(told, ticks=NO_TICKS))
             is_kept = told.ticks.time_ns >= ns_of(dropped[TICKS])
             change.too_late += int((~is_kept).sum())
@@ -261,7 +263,6 @@ class Storer:
                 await self._ensure(parts.parts_of(TICKS, run.time_ns // SECOND_NS))
                 await copy.put(tick_store.copy_rows(change.cursor.instrument_id, run))
                 ticks.append(run)
-            await give_way(time.perf_counter() - started)
         started = time.perf_counter()
         if ticks:
             change.made = list(bars_by_size(Ticks.joined(ticks), parts.kept_from(dropped)))
