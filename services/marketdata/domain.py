@@ -54,6 +54,17 @@ class Instrument:
         return self.instrument_id.partition(":")[2]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstrumentFilter:
+    """What an instrument must be; whatever is empty may be anything."""
+
+    venue: str = ""
+    asset_classes: frozenset[AssetClass] = frozenset()
+    base_asset: str = ""
+    quote_asset: str = ""
+    states: frozenset[InstrumentState] = frozenset()
+
+
 def check_put(instrument: Instrument, existing: Instrument | None) -> None:
     """Whether somebody may put this instrument by hand; raises Invalid or InstrumentHasFeed."""
     if existing is not None and existing.has_feed:

@@ -10,7 +10,7 @@ from libs.mesh import pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.marketdata import candle_store, domain, store, wire
+from services.marketdata import candle_store, domain, search, store, wire
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
 from services.marketdata.importing import Importing
 from services.marketdata.tick_stream import TickStreams, cursors_from
@@ -40,15 +40,13 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         self._tick_streams, self._candle_streams, self._import = tick_streams, candle_streams, importing
 
     async def SearchInstruments(self, request, context):
-        after = pages.key_of(request.page_token, 1)
+        wanted, after = wire.filter_from_proto(request), search.place_after(request.page_token)
         size = pages.size_of(request.page_size, INSTRUMENTS_USUAL)
         async with self._database.transaction() as rows:
-            found = await store.search_instruments(
-                rows, query=request.query, venue=request.venue, after=str(after[0]) if after else "", limit=size + 1
-            )
+            found = await search.search(rows, request.query, wanted, after, size + 1)
         return marketdata_pb2.SearchInstrumentsResponse(
-            instruments=map(wire.instrument_to_proto, found[:size]),
-            next_page_token=pages.token_after(found[size - 1].instrument_id) if len(found) > size else "",
+            instruments=[wire.instrument_to_proto(each.instrument) for each in found[:size]],
+            next_page_token=search.token_after(found[size - 1].place) if len(found) > size else "",
         )
 
     async def GetInstrument(self, request, context):

@@ -40,24 +40,6 @@ async def require_instruments(rows: Connection, instrument_ids: Sequence[str]) -
             raise InstrumentNotFound(instrument_id)
 
 
-async def search_instruments(rows: Connection, *, query: str, venue: str, after: str, limit: int) -> list[Instrument]:
-    """Those whose id, symbol or description begins with query, in the order of their ids, after the id `after`."""
-    found = await rows.fetch(
-        f"""
-        SELECT {COLUMNS} FROM instruments
-        WHERE instrument_id > $3 AND ($2 = '' OR starts_with(instrument_id, $2 || ':'))
-        AND (starts_with(lower(instrument_id), $1) OR starts_with(lower(split_part(instrument_id, ':', 2)), $1)
-             OR starts_with(lower(description), $1))
-        ORDER BY instrument_id LIMIT $4
-        """,
-        query.lower(),
-        venue,
-        after,
-        limit,
-    )
-    return [instrument_from(row) for row in found]
-
-
 async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument:
     """Stores the instrument and tells it, unless it stands so already; returns it as it now stands."""
     row = await rows.fetchrow(
@@ -73,7 +55,7 @@ async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument
         WHERE (kept.description, kept.asset_class, kept.base_asset, kept.quote_asset, kept.tick_size, kept.lot_size,
                kept.minimum_notional, kept.maker_fee_rate, kept.taker_fee_rate, kept.has_book, kept.state, kept.has_feed)
           IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-        RETURNING fact_sequence, update_time
+        RETURNING fact_sequence, update_time, search_text
         """,
         instrument.instrument_id,
         instrument.description,
@@ -93,6 +75,12 @@ async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument
         return await get_instrument(rows, instrument.instrument_id)
     await rows.execute(
         "INSERT INTO series (instrument_id) VALUES ($1) ON CONFLICT DO NOTHING", instrument.instrument_id
+    )
+    # In one order, so that two who put instruments wait for each other once at most. Words that nobody has any more stay,
+    # and lead nowhere.
+    await rows.execute(
+        "INSERT INTO instrument_words SELECT unnest($1::text[]) ON CONFLICT DO NOTHING",
+        sorted(set(row["search_text"].split())),
     )
     stored = replace(instrument, update_time=row["update_time"])
     await outbox.add(rows, [events.instrument_changed(stored, row["fact_sequence"])])

@@ -6,7 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, timestamp
-from services.marketdata.domain import EPOCH, AssetClass, Candle, Instrument, InstrumentState
+from services.marketdata.domain import EPOCH, AssetClass, Candle, Instrument, InstrumentFilter, InstrumentState
 
 ASSET_CLASSES = {
     AssetClass.CRYPTO: marketdata_pb2.ASSET_CLASS_CRYPTO,
@@ -19,6 +19,7 @@ STATES = {
     InstrumentState.HALTED: marketdata_pb2.INSTRUMENT_STATE_HALTED,
 }
 ASSET_CLASSES_BACK = {value: key for key, value in ASSET_CLASSES.items()}
+STATES_BACK = {value: key for key, value in STATES.items()}
 
 
 def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
@@ -69,6 +70,16 @@ def instrument_from_proto(message: marketdata_pb2.Instrument, *, state: Instrume
         has_book=message.has_book,
         state=state,
         has_feed=has_feed,
+    )
+
+
+def filter_from_proto(request: marketdata_pb2.SearchInstrumentsRequest) -> InstrumentFilter:
+    return InstrumentFilter(
+        venue=request.venue,
+        asset_classes=frozenset(map(ASSET_CLASSES_BACK.__getitem__, request.asset_classes)),
+        base_asset=request.base_asset,
+        quote_asset=request.quote_asset,
+        states=frozenset(map(STATES_BACK.__getitem__, request.states)),
     )
 
 

@@ -537,14 +537,33 @@ class SearchInstrumentsRequest(_message.Message):
     VENUE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ASSET_CLASSES_FIELD_NUMBER: _builtins.int
+    BASE_ASSET_FIELD_NUMBER: _builtins.int
+    QUOTE_ASSET_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """The start of an id, symbol or description, without regard to case."""
+    """Words, without regard to case and to what stands between them: "btc/usdt" also finds the symbol "BTCUSDT". Each must
+    begin a word of the instrument or, from three letters on, stand somewhere in it. One that begins no instrument's word
+    is taken for misspelled: then it may be like one, or have two neighbouring letters exchanged.
+    """
     venue: _builtins.str
-    """Only this venue's."""
+    """Only this venue's, such as "SIM"."""
     page_size: _builtins.int
     """At most so many, up to 200; 50 if unset."""
     page_token: _builtins.str
     """Continues where the previous page ended."""
+    base_asset: _builtins.str
+    """Only those that buy this, such as "BTC"."""
+    quote_asset: _builtins.str
+    """Only those that are paid in this currency or asset, such as "USDT"."""
+    @_builtins.property
+    def asset_classes(self) -> _containers.RepeatedScalarFieldContainer[Global___AssetClass.ValueType]:
+        """Only of these kinds; of all if empty."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___InstrumentState.ValueType]:
+        """Only in these states; in all if empty."""
+
     def __init__(
         self,
         *,
@@ -552,10 +571,14 @@ class SearchInstrumentsRequest(_message.Message):
         venue: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        asset_classes: _abc.Iterable[Global___AssetClass.ValueType] | None = ...,
+        base_asset: _builtins.str = ...,
+        quote_asset: _builtins.str = ...,
+        states: _abc.Iterable[Global___InstrumentState.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "query", b"query", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_classes", b"asset_classes", "base_asset", b"base_asset", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "quote_asset", b"quote_asset", "states", b"states", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,7 +586,10 @@ Global___SearchInstrumentsRequest: _TypeAlias = SearchInstrumentsRequest  # noqa
 
 @_typing.final
 class SearchInstrumentsResponse(_message.Message):
-    """A page of instruments, in the order of their ids."""
+    """A page of instruments. First those whose symbol or id is the query, then those where it begins one of these, where each
+    word begins a word, where each is inside, and last those that are only alike, the most alike first; among equals, and
+    without a query, in the order of their ids.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -84,7 +84,8 @@ class MarketDataServiceServicer:
     """
 
     def SearchInstruments(self, request, context):
-        """Finds instruments by the start of their id, symbol or description; all of them without a query.
+        """Finds instruments by the words of their id, symbol, assets and description, also misspelled; all of them without a
+        query. Where Postgres lacks pg_trgm, or lets nobody install it, misspelled words find nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -19,7 +19,9 @@ class MarketDataServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchInstruments: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.SearchInstrumentsRequest, _marketdata_pb2.SearchInstrumentsResponse]
-    """Finds instruments by the start of their id, symbol or description; all of them without a query."""
+    """Finds instruments by the words of their id, symbol, assets and description, also misspelled; all of them without a
+    query. Where Postgres lacks pg_trgm, or lets nobody install it, misspelled words find nothing.
+    """
     GetInstrument: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetInstrumentRequest, _marketdata_pb2.GetInstrumentResponse]
     """Returns one instrument."""
     PutInstrument: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutInstrumentRequest, _marketdata_pb2.PutInstrumentResponse]
@@ -52,7 +54,9 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marketdata_pb2.SearchInstrumentsRequest,
         context: _aio.ServicerContext[_marketdata_pb2.SearchInstrumentsRequest, _abc.Awaitable[_marketdata_pb2.SearchInstrumentsResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.SearchInstrumentsResponse]:
-        """Finds instruments by the start of their id, symbol or description; all of them without a query."""
+        """Finds instruments by the words of their id, symbol, assets and description, also misspelled; all of them without a
+        query. Where Postgres lacks pg_trgm, or lets nobody install it, misspelled words find nothing.
+        """
 
     @_abc_1.abstractmethod
     def GetInstrument(
