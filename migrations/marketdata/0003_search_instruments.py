@@ -1,4 +1,4 @@
-"""Let instruments be searched: by the words of them, and by words alike where pg_trgm is to be had."""
+"""Let instruments be searched, by words alike too where pg_trgm is to be had, and trade in the sessions of an exchange."""
 
 from migrations.shared import grant, run
 
@@ -8,6 +8,10 @@ down_revision = "0001"
 
 def upgrade() -> None:
     run(
+        """
+        ALTER TABLE instruments
+        ADD COLUMN calendar text NOT NULL DEFAULT '', ADD COLUMN time_zone text NOT NULL DEFAULT 'UTC'
+        """,
         # Letters and digits only, in lower case: what stands between them is written differently everywhere.
         r"""
         ALTER TABLE instruments
@@ -61,5 +65,5 @@ def downgrade() -> None:
           END IF;
         END $$
         """,
-        "ALTER TABLE instruments DROP COLUMN search_text, DROP COLUMN symbol_key",
+        "ALTER TABLE instruments DROP COLUMN search_text, DROP COLUMN symbol_key, DROP COLUMN calendar, DROP COLUMN time_zone",
     )

@@ -1,8 +1,8 @@
 """What an instrument and a candle are, how long bars can be, and why something is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 
@@ -12,6 +12,7 @@ from libs.money import ZERO
 MINUTE = timedelta(minutes=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
+UTC_ZONE = "UTC"
 
 
 class AssetClass(Enum):
@@ -44,6 +45,9 @@ class Instrument:
     state: InstrumentState
     has_feed: bool
     update_time: datetime | None = None
+    calendar: str = ""
+    """The MIC of the exchange in whose sessions it trades; none if it trades round the clock."""
+    time_zone: str = UTC_ZONE
 
     @property
     def venue(self) -> str:
@@ -139,6 +143,29 @@ class Candle:
     trade_count: int
     revision: int
     closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MarketState:
+    """Whether a market trades, and when that next changes as far as is known."""
+
+    is_open: bool
+    next_open: datetime | None = None
+    next_close: datetime | None = None
+
+
+ALWAYS_OPEN = MarketState(is_open=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One time that an exchange trades; the end of each time is excluded."""
+
+    date: date
+    open: datetime
+    close: datetime
+    breaks: Sequence[tuple[datetime, datetime]]
+    closes_early: bool
 
 
 class InstrumentNotFound(NotFound):

@@ -1,6 +1,6 @@
 """Speaks the marketdata API: reads the request, asks for the data, writes the response."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
@@ -10,7 +10,7 @@ from libs.mesh import pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.marketdata import candle_store, domain, search, store, wire
+from services.marketdata import candle_store, domain, search, sessions, store, wire
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
 from services.marketdata.importing import Importing
 from services.marketdata.tick_stream import TickStreams, cursors_from
@@ -18,6 +18,7 @@ from services.marketdata.tick_stream import TickStreams, cursors_from
 INSTRUMENTS_USUAL = 50
 CANDLES_USUAL = 500
 SNAPSHOT_USUAL = 100
+SESSIONS_USUAL = 100
 FORWARDS, BACKWARDS = "after", "before"
 MICROSECOND = timedelta(microseconds=1)
 MICROSECONDS_MAX = timedelta(days=700_000) // MICROSECOND  # from the epoch, either way: within what datetime can say
@@ -55,7 +56,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         return marketdata_pb2.GetInstrumentResponse(instrument=wire.instrument_to_proto(instrument))
 
     async def PutInstrument(self, request, context):
-        instrument = wire.put_instrument_from_proto(request.instrument)
+        instrument = await sessions.zoned(wire.put_instrument_from_proto(request.instrument), datetime.now(UTC))
 
         async def work(rows: Connection) -> marketdata_pb2.PutInstrumentResponse:
             existing = await store.find_instrument(rows, instrument.instrument_id, for_update=True)
@@ -64,6 +65,30 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             return marketdata_pb2.PutInstrumentResponse(instrument=wire.instrument_to_proto(stored))
 
         return await answer_once(self._worker, key_of(request), marketdata_pb2.PutInstrumentResponse, work)
+
+    async def ListSessions(self, request, context):
+        name, now = request.calendar, datetime.now(UTC)
+        if request.instrument_id:
+            async with self._database.transaction() as rows:
+                name = (await store.get_instrument(rows, request.instrument_id)).calendar
+        if not name:
+            return marketdata_pb2.ListSessionsResponse(
+                time_zone=domain.UTC_ZONE, market_state=wire.market_state_to_proto(domain.ALWAYS_OPEN)
+            )
+        calendar = await sessions.known(name, now, "calendar")
+        start = time_from_proto(request.start_time) if request.HasField("start_time") else None
+        end = time_from_proto(request.end_time) if request.HasField("end_time") else None
+        start, end = sessions.asked_within(calendar, start, end, now)
+        places = sessions.session_range(calendar, start, end, pages.number_after(request.page_token))
+        size = pages.size_of(request.page_size, SESSIONS_USUAL)
+        found = sessions.sessions_of(calendar, places[:size])
+        return marketdata_pb2.ListSessionsResponse(
+            sessions=map(wire.session_to_proto, found),
+            next_page_token=pages.token_after(sessions.day_number(found[-1].date)) if len(places) > size else "",
+            calendar=calendar.name,
+            time_zone=calendar.time_zone,
+            market_state=wire.market_state_to_proto(sessions.market_state(calendar, now)),
+        )
 
     async def GetQuote(self, request, context):
         quote = (await feed.quotes(self._redis, [request.instrument_id])).get(request.instrument_id)

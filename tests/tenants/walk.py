@@ -135,6 +135,7 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "PortfolioService/ListPositions": {"include_flat": True},
     "MarketDataService/SearchInstruments": {},
     "MarketDataService/GetInstrument": {"instrument_id": INSTRUMENT},
+    "MarketDataService/ListSessions": {"instrument_id": INSTRUMENT},
     "MarketDataService/GetQuote": {"instrument_id": INSTRUMENT},
     "MarketDataService/GetCandles": {
         **BARS,

@@ -122,6 +122,8 @@ class Instrument(_message.Message):
     HAS_BOOK_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CALENDAR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """Venue and symbol, such as "SIM:BTCUSDT"."""
     venue: _builtins.str
@@ -140,6 +142,10 @@ class Instrument(_message.Message):
     """Whether its feed brings an order book; without one, paper orders fill at prints."""
     state: Global___InstrumentState.ValueType
     """Whether it can be traded now."""
+    calendar: _builtins.str
+    """The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock."""
+    time_zone: _builtins.str
+    """The time zone of its calendar, such as "America/New_York"; "UTC" without one."""
     @_builtins.property
     def tick_size(self) -> _decimal_pb2.Decimal:
         """Order prices are multiples of it."""
@@ -182,14 +188,124 @@ class Instrument(_message.Message):
         has_book: _builtins.bool = ...,
         state: Global___InstrumentState.ValueType = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        calendar: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_class", b"asset_class", "base_asset", b"base_asset", "description", b"description", "has_book", b"has_book", "instrument_id", b"instrument_id", "lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "quote_asset", b"quote_asset", "state", b"state", "symbol", b"symbol", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "update_time", b"update_time", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_class", b"asset_class", "base_asset", b"base_asset", "calendar", b"calendar", "description", b"description", "has_book", b"has_book", "instrument_id", b"instrument_id", "lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "quote_asset", b"quote_asset", "state", b"state", "symbol", b"symbol", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "time_zone", b"time_zone", "update_time", b"update_time", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Instrument: _TypeAlias = Instrument  # noqa: Y015
+
+@_typing.final
+class Session(_message.Message):
+    """One time that an exchange trades, as a rule one of a day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    BREAKS_FIELD_NUMBER: _builtins.int
+    CLOSES_EARLY_FIELD_NUMBER: _builtins.int
+    date: _builtins.str
+    """The exchange's own date for it, such as "2024-11-29". It may open on the evening before."""
+    closes_early: _builtins.bool
+    """Whether it closes before the usual time."""
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it opens."""
+
+    @_builtins.property
+    def close_time(self) -> _timestamp_pb2.Timestamp:
+        """When it closes; the end is excluded."""
+
+    @_builtins.property
+    def breaks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionBreak]:
+        """Pauses within it, such as at noon."""
+
+    def __init__(
+        self,
+        *,
+        date: _builtins.str = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        close_time: _timestamp_pb2.Timestamp | None = ...,
+        breaks: _abc.Iterable[Global___SessionBreak] | None = ...,
+        closes_early: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "open_time", b"open_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "close_time", b"close_time", "closes_early", b"closes_early", "date", b"date", "open_time", b"open_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SessionBreak(_message.Message):
+    """A pause within a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Its start."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its end, excluded."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionBreak: _TypeAlias = SessionBreak  # noqa: Y015
+
+@_typing.final
+class MarketState(_message.Message):
+    """Whether an exchange trades at a moment, and when that changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_OPEN_FIELD_NUMBER: _builtins.int
+    NEXT_OPEN_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    is_open: _builtins.bool
+    """Whether it does: within a session, and not in a break."""
+    @_builtins.property
+    def next_open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it opens the next time; unset where no calendar tells."""
+
+    @_builtins.property
+    def next_close_time(self) -> _timestamp_pb2.Timestamp:
+        """When it closes the next time; unset where no calendar tells."""
+
+    def __init__(
+        self,
+        *,
+        is_open: _builtins.bool = ...,
+        next_open_time: _timestamp_pb2.Timestamp | None = ...,
+        next_close_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_close_time", b"next_close_time", "next_open_time", b"next_open_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_open", b"is_open", "next_close_time", b"next_close_time", "next_open_time", b"next_open_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarketState: _TypeAlias = MarketState  # noqa: Y015
 
 @_typing.final
 class Tick(_message.Message):
@@ -673,7 +789,7 @@ class PutInstrumentRequest(_message.Message):
     """Makes retries safe."""
     @_builtins.property
     def instrument(self) -> Global___Instrument:
-        """The instrument; venue, symbol, state and update_time are set by the service."""
+        """The instrument; venue, symbol, state, update_time and time_zone are set by the service."""
 
     def __init__(
         self,
@@ -712,6 +828,96 @@ class PutInstrumentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutInstrumentResponse: _TypeAlias = PutInstrumentResponse  # noqa: Y015
+
+@_typing.final
+class ListSessionsRequest(_message.Message):
+    """Asks for sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    CALENDAR_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose exchange's."""
+    calendar: _builtins.str
+    """The exchange's MIC."""
+    page_size: _builtins.int
+    """At most so many, up to 1000; 100 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first session closes after it; now if unset. Calendars begin with 1990, some later."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The last session opens before it; the calendar's end if unset, which is a year from now or, where the exchange has not
+        told so much, earlier.
+        """
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        calendar: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "end_time", b"end_time", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionsResponse(_message.Message):
+    """A page of sessions, in their order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CALENDAR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MARKET_STATE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    calendar: _builtins.str
+    """Whose they are; empty for an instrument that trades round the clock."""
+    time_zone: _builtins.str
+    """The time zone there; all times here are in UTC."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """The page; none for an instrument that trades round the clock."""
+
+    @_builtins.property
+    def market_state(self) -> Global___MarketState:
+        """As of now, whatever was asked for."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___Session] | None = ...,
+        next_page_token: _builtins.str = ...,
+        calendar: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        market_state: Global___MarketState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["market_state", b"market_state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "market_state", b"market_state", "next_page_token", b"next_page_token", "sessions", b"sessions", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class GetQuoteRequest(_message.Message):

@@ -51,6 +51,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/ListSessions',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
         self.GetQuote = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/GetQuote',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteRequest.SerializeToString,
@@ -101,6 +106,13 @@ class MarketDataServiceServicer:
     def PutInstrument(self, request, context):
         """Creates an instrument that no feed brings, to import its history. Repeating a request_id
         returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSessions(self, request, context):
+        """Returns when an exchange trades, session by session, and whether it does now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +172,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.PutInstrument,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsResponse.SerializeToString,
             ),
             'GetQuote': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuote,
@@ -270,6 +287,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/PutInstrument',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/ListSessions',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,6 +28,8 @@ class MarketDataServiceStub:
     """Creates an instrument that no feed brings, to import its history. Repeating a request_id
     returns the first answer again.
     """
+    ListSessions: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListSessionsRequest, _marketdata_pb2.ListSessionsResponse]
+    """Returns when an exchange trades, session by session, and whether it does now."""
     GetQuote: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetQuoteRequest, _marketdata_pb2.GetQuoteResponse]
     """Returns the newest quote."""
     GetCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetCandlesRequest, _marketdata_pb2.GetCandlesResponse]
@@ -75,6 +77,14 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates an instrument that no feed brings, to import its history. Repeating a request_id
         returns the first answer again.
         """
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _marketdata_pb2.ListSessionsRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.ListSessionsRequest, _abc.Awaitable[_marketdata_pb2.ListSessionsResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.ListSessionsResponse]:
+        """Returns when an exchange trades, session by session, and whether it does now."""
 
     @_abc_1.abstractmethod
     def GetQuote(

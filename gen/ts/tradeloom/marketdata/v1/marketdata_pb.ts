@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/marketdata/v1/marketdata.proto.
  */
 export const file_tradeloom_marketdata_v1_marketdata: GenFile = /*@__PURE__*/
-  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSKxBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAkitgEKBkNhbmRsZRItCglvcGVuX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YAiABKAESDAoEaGlnaBgDIAEoARILCgNsb3cYBCABKAESDQoFY2xvc2UYBSABKAESDgoGdm9sdW1lGAYgASgBEhMKC3RyYWRlX2NvdW50GAcgASgDEg4KBmNsb3NlZBgIIAEoCBIQCghyZXZpc2lvbhgJIAEoAyL+AQoYU2VhcmNoSW5zdHJ1bWVudHNSZXF1ZXN0Eg0KBXF1ZXJ5GAEgASgJEg0KBXZlbnVlGAIgASgJEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJEjoKDWFzc2V0X2NsYXNzZXMYBSADKA4yIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Bc3NldENsYXNzEhIKCmJhc2VfYXNzZXQYBiABKAkSEwoLcXVvdGVfYXNzZXQYByABKAkSOAoGc3RhdGVzGAggAygOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlIm4KGVNlYXJjaEluc3RydW1lbnRzUmVzcG9uc2USOAoLaW5zdHJ1bWVudHMYASADKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSItChRHZXRJbnN0cnVtZW50UmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJIlAKFUdldEluc3RydW1lbnRSZXNwb25zZRI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCJjChRQdXRJbnN0cnVtZW50UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEjcKCmluc3RydW1lbnQYAiABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IlAKFVB1dEluc3RydW1lbnRSZXNwb25zZRI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCIoCg9HZXRRdW90ZVJlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCSJBChBHZXRRdW90ZVJlc3BvbnNlEi0KBXF1b3RlGAEgASgLMh4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUXVvdGUiwQEKEUdldENhbmRsZXNSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkSEAoIYmFyX3NpemUYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXBhZ2Vfc2l6ZRgFIAEoBRISCgpwYWdlX3Rva2VuGAYgASgJIl8KEkdldENhbmRsZXNSZXNwb25zZRIwCgdjYW5kbGVzGAEgAygLMh8udHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ2FuZGxlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJVChJTdHJlYW1UaWNrc1JlcXVlc3QSFgoOaW5zdHJ1bWVudF9pZHMYASADKAkSFQoNYWZ0ZXJfY3Vyc29ycxgCIAMoCRIQCghjb25mbGF0ZRgDIAEoCCK3AgoTU3RyZWFtVGlja3NSZXNwb25zZRIzCgdiYXRjaGVzGAEgAygLMiIudHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja0JhdGNoEkYKD2Fja25vd2xlZGdlbWVudBgCIAEoCzItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tzQWNrbm93bGVkZ2VtZW50EjoKCWhlYXJ0YmVhdBgDIAEoCzInLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tzSGVhcnRiZWF0Ei4KA2dhcBgEIAEoCzIhLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tzR2FwEjcKCmNvbmZsYXRpb24YBSABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Db25mbGF0aW9uInIKFFRpY2tzQWNrbm93bGVkZ2VtZW50Ei4KBnF1b3RlcxgBIAMoCzIeLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlF1b3RlEg8KB2N1cnNvcnMYAiADKAkSGQoRaGVhcnRiZWF0X3NlY29uZHMYAyABKAUiSwoOVGlja3NIZWFydGJlYXQSDwoHY3Vyc29ycxgBIAMoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJOCghUaWNrc0dhcBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhQKDGFmdGVyX2N1cnNvchgCIAEoCRIVCg1yZXN1bWVfY3Vyc29yGAMgASgJIlIKCkNvbmZsYXRpb24SFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIXCg9za2lwcGVkX2JhdGNoZXMYAiABKAMSFAoMYWZ0ZXJfY3Vyc29yGAMgASgJImwKFFN0cmVhbUNhbmRsZXNSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkSEAoIYmFyX3NpemUYAiABKAkSFAoMYWZ0ZXJfY3Vyc29yGAMgASgJEhUKDXNuYXBzaG90X3NpemUYBCABKAUi2AEKFVN0cmVhbUNhbmRsZXNSZXNwb25zZRIwCgdjYW5kbGVzGAEgAygLMh8udHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ2FuZGxlEg4KBmN1cnNvchgCIAEoCRIXCg9hY2tub3dsZWRnZW1lbnQYAyABKAgSMgoOaGVhcnRiZWF0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKA2dhcBgFIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZXNHYXAiagoKQ2FuZGxlc0dhcBIuCgpzdGFydF90aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiaAoUSW1wb3J0Q2FuZGxlc1JlcXVlc3QSNwoGaGVhZGVyGAEgASgLMiUudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW1wb3J0SGVhZGVySAASDwoFY2h1bmsYAiABKAxIAEIGCgRwYXJ0IjkKDEltcG9ydEhlYWRlchISCgpyZXF1ZXN0X2lkGAEgASgJEhUKDWluc3RydW1lbnRfaWQYAiABKAki0QEKFUltcG9ydENhbmRsZXNSZXNwb25zZRISCgpyZWFkX2NvdW50GAEgASgDEhYKDmluc2VydGVkX2NvdW50GAIgASgDEhUKDWNoYW5nZWRfY291bnQYAyABKAMSFwoPdW5jaGFuZ2VkX2NvdW50GAQgASgDEi4KCnN0YXJ0X3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCqLAQoKQXNzZXRDbGFzcxIbChdBU1NFVF9DTEFTU19VTlNQRUNJRklFRBAAEhYKEkFTU0VUX0NMQVNTX0NSWVBUTxABEhYKEkFTU0VUX0NMQVNTX0VRVUlUWRACEhUKEUFTU0VUX0NMQVNTX0ZPUkVYEAMSGQoVQVNTRVRfQ0xBU1NfUEVSUEVUVUFMEAQqbgoPSW5zdHJ1bWVudFN0YXRlEiAKHElOU1RSVU1FTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIcChhJTlNUUlVNRU5UX1NUQVRFX1RSQURJTkcQARIbChdJTlNUUlVNRU5UX1NUQVRFX0hBTFRFRBACKlEKCUFnZ3Jlc3NvchIZChVBR0dSRVNTT1JfVU5TUEVDSUZJRUQQABITCg9BR0dSRVNTT1JfQlVZRVIQARIUChBBR0dSRVNTT1JfU0VMTEVSEAIypQcKEU1hcmtldERhdGFTZXJ2aWNlEn8KEVNlYXJjaEluc3RydW1lbnRzEjEudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXF1ZXN0GjIudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZSIDkAIBEnMKDUdldEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldEluc3RydW1lbnRSZXNwb25zZSIDkAIBEm4KDVB1dEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5QdXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlB1dEluc3RydW1lbnRSZXNwb25zZRJkCghHZXRRdW90ZRIoLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVxdWVzdBopLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVzcG9uc2UiA5ACARJqCgpHZXRDYW5kbGVzEioudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0Q2FuZGxlc1JlcXVlc3QaKy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRDYW5kbGVzUmVzcG9uc2UiA5ACARJvCgtTdHJlYW1UaWNrcxIrLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVxdWVzdBosLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVzcG9uc2UiA5ACATABEnUKDVN0cmVhbUNhbmRsZXMSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1DYW5kbGVzUmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbUNhbmRsZXNSZXNwb25zZSIDkAIBMAEScAoNSW1wb3J0Q2FuZGxlcxItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydENhbmRsZXNSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW1wb3J0Q2FuZGxlc1Jlc3BvbnNlKAFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSLWBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjYWxlbmRhchgQIAEoCRIRCgl0aW1lX3pvbmUYESABKAkiwwEKB1Nlc3Npb24SDAoEZGF0ZRgBIAEoCRItCglvcGVuX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKBmJyZWFrcxgEIAMoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlc3Npb25CcmVhaxIUCgxjbG9zZXNfZWFybHkYBSABKAgibAoMU2Vzc2lvbkJyZWFrEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKHAQoLTWFya2V0U3RhdGUSDwoHaXNfb3BlbhgBIAEoCBIyCg5uZXh0X29wZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPbmV4dF9jbG9zZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAkitgEKBkNhbmRsZRItCglvcGVuX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YAiABKAESDAoEaGlnaBgDIAEoARILCgNsb3cYBCABKAESDQoFY2xvc2UYBSABKAESDgoGdm9sdW1lGAYgASgBEhMKC3RyYWRlX2NvdW50GAcgASgDEg4KBmNsb3NlZBgIIAEoCBIQCghyZXZpc2lvbhgJIAEoAyL+AQoYU2VhcmNoSW5zdHJ1bWVudHNSZXF1ZXN0Eg0KBXF1ZXJ5GAEgASgJEg0KBXZlbnVlGAIgASgJEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJEjoKDWFzc2V0X2NsYXNzZXMYBSADKA4yIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Bc3NldENsYXNzEhIKCmJhc2VfYXNzZXQYBiABKAkSEwoLcXVvdGVfYXNzZXQYByABKAkSOAoGc3RhdGVzGAggAygOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlIm4KGVNlYXJjaEluc3RydW1lbnRzUmVzcG9uc2USOAoLaW5zdHJ1bWVudHMYASADKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSItChRHZXRJbnN0cnVtZW50UmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJIlAKFUdldEluc3RydW1lbnRSZXNwb25zZRI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCJjChRQdXRJbnN0cnVtZW50UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEjcKCmluc3RydW1lbnQYAiABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IlAKFVB1dEluc3RydW1lbnRSZXNwb25zZRI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCLDAQoTTGlzdFNlc3Npb25zUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGNhbGVuZGFyGAIgASgJEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSLEAQoUTGlzdFNlc3Npb25zUmVzcG9uc2USMgoIc2Vzc2lvbnMYASADKAsyIC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghjYWxlbmRhchgDIAEoCRIRCgl0aW1lX3pvbmUYBCABKAkSOgoMbWFya2V0X3N0YXRlGAUgASgLMiQudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTWFya2V0U3RhdGUiKAoPR2V0UXVvdGVSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiQQoQR2V0UXVvdGVSZXNwb25zZRItCgVxdW90ZRgBIAEoCzIeLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlF1b3RlIsEBChFHZXRDYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSJfChJHZXRDYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVQoSU3RyZWFtVGlja3NSZXF1ZXN0EhYKDmluc3RydW1lbnRfaWRzGAEgAygJEhUKDWFmdGVyX2N1cnNvcnMYAiADKAkSEAoIY29uZmxhdGUYAyABKAgitwIKE1N0cmVhbVRpY2tzUmVzcG9uc2USMwoHYmF0Y2hlcxgBIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tCYXRjaBJGCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0Fja25vd2xlZGdlbWVudBI6CgloZWFydGJlYXQYAyABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0hlYXJ0YmVhdBIuCgNnYXAYBCABKAsyIS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0dhcBI3Cgpjb25mbGF0aW9uGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ29uZmxhdGlvbiJyChRUaWNrc0Fja25vd2xlZGdlbWVudBIuCgZxdW90ZXMYASADKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZRIPCgdjdXJzb3JzGAIgAygJEhkKEWhlYXJ0YmVhdF9zZWNvbmRzGAMgASgFIksKDlRpY2tzSGVhcnRiZWF0Eg8KB2N1cnNvcnMYASADKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoIVGlja3NHYXASFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIUCgxhZnRlcl9jdXJzb3IYAiABKAkSFQoNcmVzdW1lX2N1cnNvchgDIAEoCSJSCgpDb25mbGF0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSFwoPc2tpcHBlZF9iYXRjaGVzGAIgASgDEhQKDGFmdGVyX2N1cnNvchgDIAEoCSJsChRTdHJlYW1DYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEhQKDGFmdGVyX2N1cnNvchgDIAEoCRIVCg1zbmFwc2hvdF9zaXplGAQgASgFItgBChVTdHJlYW1DYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIOCgZjdXJzb3IYAiABKAkSFwoPYWNrbm93bGVkZ2VtZW50GAMgASgIEjIKDmhlYXJ0YmVhdF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgNnYXAYBSABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGVzR2FwImoKCkNhbmRsZXNHYXASLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKFEltcG9ydENhbmRsZXNSZXF1ZXN0EjcKBmhlYWRlchgBIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydEhlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCI5CgxJbXBvcnRIZWFkZXISEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJItEBChVJbXBvcnRDYW5kbGVzUmVzcG9uc2USEgoKcmVhZF9jb3VudBgBIAEoAxIWCg5pbnNlcnRlZF9jb3VudBgCIAEoAxIVCg1jaGFuZ2VkX2NvdW50GAMgASgDEhcKD3VuY2hhbmdlZF9jb3VudBgEIAEoAxIuCgpzdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqiwEKCkFzc2V0Q2xhc3MSGwoXQVNTRVRfQ0xBU1NfVU5TUEVDSUZJRUQQABIWChJBU1NFVF9DTEFTU19DUllQVE8QARIWChJBU1NFVF9DTEFTU19FUVVJVFkQAhIVChFBU1NFVF9DTEFTU19GT1JFWBADEhkKFUFTU0VUX0NMQVNTX1BFUlBFVFVBTBAEKm4KD0luc3RydW1lbnRTdGF0ZRIgChxJTlNUUlVNRU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASHAoYSU5TVFJVTUVOVF9TVEFURV9UUkFESU5HEAESGwoXSU5TVFJVTUVOVF9TVEFURV9IQUxURUQQAipRCglBZ2dyZXNzb3ISGQoVQUdHUkVTU09SX1VOU1BFQ0lGSUVEEAASEwoPQUdHUkVTU09SX0JVWUVSEAESFAoQQUdHUkVTU09SX1NFTExFUhACMpcIChFNYXJrZXREYXRhU2VydmljZRJ/ChFTZWFyY2hJbnN0cnVtZW50cxIxLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlYXJjaEluc3RydW1lbnRzUmVxdWVzdBoyLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlYXJjaEluc3RydW1lbnRzUmVzcG9uc2UiA5ACARJzCg1HZXRJbnN0cnVtZW50Ei0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0SW5zdHJ1bWVudFJlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRJbnN0cnVtZW50UmVzcG9uc2UiA5ACARJuCg1QdXRJbnN0cnVtZW50Ei0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUHV0SW5zdHJ1bWVudFJlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5QdXRJbnN0cnVtZW50UmVzcG9uc2UScAoMTGlzdFNlc3Npb25zEiwudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTGlzdFNlc3Npb25zUmVxdWVzdBotLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlIgOQAgESZAoIR2V0UXVvdGUSKC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRRdW90ZVJlcXVlc3QaKS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRRdW90ZVJlc3BvbnNlIgOQAgESagoKR2V0Q2FuZGxlcxIqLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldENhbmRsZXNSZXF1ZXN0GisudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0Q2FuZGxlc1Jlc3BvbnNlIgOQAgESbwoLU3RyZWFtVGlja3MSKy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1UaWNrc1JlcXVlc3QaLC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1UaWNrc1Jlc3BvbnNlIgOQAgEwARJ1Cg1TdHJlYW1DYW5kbGVzEi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtQ2FuZGxlc1JlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1DYW5kbGVzUmVzcG9uc2UiA5ACATABEnAKDUltcG9ydENhbmRsZXMSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRDYW5kbGVzUmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydENhbmRsZXNSZXNwb25zZSgBYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * Something that can be traded.
@@ -126,6 +126,20 @@ export type Instrument = Message<"tradeloom.marketdata.v1.Instrument"> & {
    * @generated from field: google.protobuf.Timestamp update_time = 15;
    */
   updateTime?: Timestamp | undefined;
+
+  /**
+   * The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock.
+   *
+   * @generated from field: string calendar = 16;
+   */
+  calendar: string;
+
+  /**
+   * The time zone of its calendar, such as "America/New_York"; "UTC" without one.
+   *
+   * @generated from field: string time_zone = 17;
+   */
+  timeZone: string;
 };
 
 /**
@@ -134,6 +148,118 @@ export type Instrument = Message<"tradeloom.marketdata.v1.Instrument"> & {
  */
 export const InstrumentSchema: GenMessage<Instrument> = /*@__PURE__*/
   messageDesc(file_tradeloom_marketdata_v1_marketdata, 0);
+
+/**
+ * One time that an exchange trades, as a rule one of a day.
+ *
+ * @generated from message tradeloom.marketdata.v1.Session
+ */
+export type Session = Message<"tradeloom.marketdata.v1.Session"> & {
+  /**
+   * The exchange's own date for it, such as "2024-11-29". It may open on the evening before.
+   *
+   * @generated from field: string date = 1;
+   */
+  date: string;
+
+  /**
+   * When it opens.
+   *
+   * @generated from field: google.protobuf.Timestamp open_time = 2;
+   */
+  openTime?: Timestamp | undefined;
+
+  /**
+   * When it closes; the end is excluded.
+   *
+   * @generated from field: google.protobuf.Timestamp close_time = 3;
+   */
+  closeTime?: Timestamp | undefined;
+
+  /**
+   * Pauses within it, such as at noon.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.SessionBreak breaks = 4;
+   */
+  breaks: SessionBreak[];
+
+  /**
+   * Whether it closes before the usual time.
+   *
+   * @generated from field: bool closes_early = 5;
+   */
+  closesEarly: boolean;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.Session.
+ * Use `create(SessionSchema)` to create a new message.
+ */
+export const SessionSchema: GenMessage<Session> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 1);
+
+/**
+ * A pause within a session.
+ *
+ * @generated from message tradeloom.marketdata.v1.SessionBreak
+ */
+export type SessionBreak = Message<"tradeloom.marketdata.v1.SessionBreak"> & {
+  /**
+   * Its start.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Its end, excluded.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 2;
+   */
+  endTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.SessionBreak.
+ * Use `create(SessionBreakSchema)` to create a new message.
+ */
+export const SessionBreakSchema: GenMessage<SessionBreak> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 2);
+
+/**
+ * Whether an exchange trades at a moment, and when that changes.
+ *
+ * @generated from message tradeloom.marketdata.v1.MarketState
+ */
+export type MarketState = Message<"tradeloom.marketdata.v1.MarketState"> & {
+  /**
+   * Whether it does: within a session, and not in a break.
+   *
+   * @generated from field: bool is_open = 1;
+   */
+  isOpen: boolean;
+
+  /**
+   * When it opens the next time; unset where no calendar tells.
+   *
+   * @generated from field: google.protobuf.Timestamp next_open_time = 2;
+   */
+  nextOpenTime?: Timestamp | undefined;
+
+  /**
+   * When it closes the next time; unset where no calendar tells.
+   *
+   * @generated from field: google.protobuf.Timestamp next_close_time = 3;
+   */
+  nextCloseTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.MarketState.
+ * Use `create(MarketStateSchema)` to create a new message.
+ */
+export const MarketStateSchema: GenMessage<MarketState> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 3);
 
 /**
  * One trade at a venue. Prices and quantities here are doubles: research data, not money.
@@ -182,7 +308,7 @@ export type Tick = Message<"tradeloom.marketdata.v1.Tick"> & {
  * Use `create(TickSchema)` to create a new message.
  */
 export const TickSchema: GenMessage<Tick> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 1);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 4);
 
 /**
  * One price of an order book and what rests there.
@@ -210,7 +336,7 @@ export type BookLevel = Message<"tradeloom.marketdata.v1.BookLevel"> & {
  * Use `create(BookLevelSchema)` to create a new message.
  */
 export const BookLevelSchema: GenMessage<BookLevel> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 2);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 5);
 
 /**
  * The best of an order book at one moment.
@@ -245,7 +371,7 @@ export type Book = Message<"tradeloom.marketdata.v1.Book"> & {
  * Use `create(BookSchema)` to create a new message.
  */
 export const BookSchema: GenMessage<Book> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 3);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 6);
 
 /**
  * Consecutive ticks of one instrument, as they travel from the feed to every reader.
@@ -339,7 +465,7 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
  * Use `create(TickBatchSchema)` to create a new message.
  */
 export const TickBatchSchema: GenMessage<TickBatch> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 4);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 7);
 
 /**
  * Trades between two others that the feed did not see.
@@ -381,7 +507,7 @@ export type MissedTrades = Message<"tradeloom.marketdata.v1.MissedTrades"> & {
  * Use `create(MissedTradesSchema)` to create a new message.
  */
 export const MissedTradesSchema: GenMessage<MissedTrades> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 5);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
 
 /**
  * The newest state of an instrument's market.
@@ -465,7 +591,7 @@ export type Quote = Message<"tradeloom.marketdata.v1.Quote"> & {
  * Use `create(QuoteSchema)` to create a new message.
  */
 export const QuoteSchema: GenMessage<Quote> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 6);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
 
 /**
  * What happened between open_time and open_time plus the bar's size, the end excluded.
@@ -542,7 +668,7 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
  * Use `create(CandleSchema)` to create a new message.
  */
 export const CandleSchema: GenMessage<Candle> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 7);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
 
 /**
  * Asks for instruments.
@@ -614,7 +740,7 @@ export type SearchInstrumentsRequest = Message<"tradeloom.marketdata.v1.SearchIn
  * Use `create(SearchInstrumentsRequestSchema)` to create a new message.
  */
 export const SearchInstrumentsRequestSchema: GenMessage<SearchInstrumentsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
 
 /**
  * A page of instruments. First those whose symbol or id is the query, then those where it begins one of these, where each
@@ -644,7 +770,7 @@ export type SearchInstrumentsResponse = Message<"tradeloom.marketdata.v1.SearchI
  * Use `create(SearchInstrumentsResponseSchema)` to create a new message.
  */
 export const SearchInstrumentsResponseSchema: GenMessage<SearchInstrumentsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
 
 /**
  * Asks for one instrument.
@@ -665,7 +791,7 @@ export type GetInstrumentRequest = Message<"tradeloom.marketdata.v1.GetInstrumen
  * Use `create(GetInstrumentRequestSchema)` to create a new message.
  */
 export const GetInstrumentRequestSchema: GenMessage<GetInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
 
 /**
  * The instrument.
@@ -686,7 +812,7 @@ export type GetInstrumentResponse = Message<"tradeloom.marketdata.v1.GetInstrume
  * Use `create(GetInstrumentResponseSchema)` to create a new message.
  */
 export const GetInstrumentResponseSchema: GenMessage<GetInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
 
 /**
  * Asks to create or change an instrument that no feed brings.
@@ -702,7 +828,7 @@ export type PutInstrumentRequest = Message<"tradeloom.marketdata.v1.PutInstrumen
   requestId: string;
 
   /**
-   * The instrument; venue, symbol, state and update_time are set by the service.
+   * The instrument; venue, symbol, state, update_time and time_zone are set by the service.
    *
    * @generated from field: tradeloom.marketdata.v1.Instrument instrument = 2;
    */
@@ -714,7 +840,7 @@ export type PutInstrumentRequest = Message<"tradeloom.marketdata.v1.PutInstrumen
  * Use `create(PutInstrumentRequestSchema)` to create a new message.
  */
 export const PutInstrumentRequestSchema: GenMessage<PutInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
 
 /**
  * The stored instrument.
@@ -735,7 +861,113 @@ export type PutInstrumentResponse = Message<"tradeloom.marketdata.v1.PutInstrume
  * Use `create(PutInstrumentResponseSchema)` to create a new message.
  */
 export const PutInstrumentResponseSchema: GenMessage<PutInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
+
+/**
+ * Asks for sessions.
+ *
+ * @generated from message tradeloom.marketdata.v1.ListSessionsRequest
+ */
+export type ListSessionsRequest = Message<"tradeloom.marketdata.v1.ListSessionsRequest"> & {
+  /**
+   * Whose exchange's.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * The exchange's MIC.
+   *
+   * @generated from field: string calendar = 2;
+   */
+  calendar: string;
+
+  /**
+   * The first session closes after it; now if unset. Calendars begin with 1990, some later.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * The last session opens before it; the calendar's end if unset, which is a year from now or, where the exchange has not
+   * told so much, earlier.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * At most so many, up to 1000; 100 if unset.
+   *
+   * @generated from field: int32 page_size = 5;
+   */
+  pageSize: number;
+
+  /**
+   * Continues where the previous page ended.
+   *
+   * @generated from field: string page_token = 6;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.ListSessionsRequest.
+ * Use `create(ListSessionsRequestSchema)` to create a new message.
+ */
+export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
+
+/**
+ * A page of sessions, in their order.
+ *
+ * @generated from message tradeloom.marketdata.v1.ListSessionsResponse
+ */
+export type ListSessionsResponse = Message<"tradeloom.marketdata.v1.ListSessionsResponse"> & {
+  /**
+   * The page; none for an instrument that trades round the clock.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.Session sessions = 1;
+   */
+  sessions: Session[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * Whose they are; empty for an instrument that trades round the clock.
+   *
+   * @generated from field: string calendar = 3;
+   */
+  calendar: string;
+
+  /**
+   * The time zone there; all times here are in UTC.
+   *
+   * @generated from field: string time_zone = 4;
+   */
+  timeZone: string;
+
+  /**
+   * As of now, whatever was asked for.
+   *
+   * @generated from field: tradeloom.marketdata.v1.MarketState market_state = 5;
+   */
+  marketState?: MarketState | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.ListSessionsResponse.
+ * Use `create(ListSessionsResponseSchema)` to create a new message.
+ */
+export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
 
 /**
  * Asks for the newest quote.
@@ -756,7 +988,7 @@ export type GetQuoteRequest = Message<"tradeloom.marketdata.v1.GetQuoteRequest">
  * Use `create(GetQuoteRequestSchema)` to create a new message.
  */
 export const GetQuoteRequestSchema: GenMessage<GetQuoteRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
 
 /**
  * The newest quote.
@@ -777,7 +1009,7 @@ export type GetQuoteResponse = Message<"tradeloom.marketdata.v1.GetQuoteResponse
  * Use `create(GetQuoteResponseSchema)` to create a new message.
  */
 export const GetQuoteResponseSchema: GenMessage<GetQuoteResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
 
 /**
  * Asks for candles.
@@ -833,7 +1065,7 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
  * Use `create(GetCandlesRequestSchema)` to create a new message.
  */
 export const GetCandlesRequestSchema: GenMessage<GetCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
 
 /**
  * A page of candles, oldest first. Minutes without a trade have none.
@@ -861,7 +1093,7 @@ export type GetCandlesResponse = Message<"tradeloom.marketdata.v1.GetCandlesResp
  * Use `create(GetCandlesResponseSchema)` to create a new message.
  */
 export const GetCandlesResponseSchema: GenMessage<GetCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
 
 /**
  * Asks for live ticks.
@@ -897,7 +1129,7 @@ export type StreamTicksRequest = Message<"tradeloom.marketdata.v1.StreamTicksReq
  * Use `create(StreamTicksRequestSchema)` to create a new message.
  */
 export const StreamTicksRequestSchema: GenMessage<StreamTicksRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
 
 /**
  * One step of the stream: either batches, or exactly one of the others.
@@ -946,7 +1178,7 @@ export type StreamTicksResponse = Message<"tradeloom.marketdata.v1.StreamTicksRe
  * Use `create(StreamTicksResponseSchema)` to create a new message.
  */
 export const StreamTicksResponseSchema: GenMessage<StreamTicksResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
 
 /**
  * Says where each instrument starts.
@@ -981,7 +1213,7 @@ export type TicksAcknowledgement = Message<"tradeloom.marketdata.v1.TicksAcknowl
  * Use `create(TicksAcknowledgementSchema)` to create a new message.
  */
 export const TicksAcknowledgementSchema: GenMessage<TicksAcknowledgement> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
 
 /**
  * The last cursor of each instrument.
@@ -1009,7 +1241,7 @@ export type TicksHeartbeat = Message<"tradeloom.marketdata.v1.TicksHeartbeat"> &
  * Use `create(TicksHeartbeatSchema)` to create a new message.
  */
 export const TicksHeartbeatSchema: GenMessage<TicksHeartbeat> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
 
 /**
  * Ticks after one cursor and before another that are no longer to be had here.
@@ -1044,7 +1276,7 @@ export type TicksGap = Message<"tradeloom.marketdata.v1.TicksGap"> & {
  * Use `create(TicksGapSchema)` to create a new message.
  */
 export const TicksGapSchema: GenMessage<TicksGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
 
 /**
  * Ticks that were left out for a slow reader.
@@ -1079,7 +1311,7 @@ export type Conflation = Message<"tradeloom.marketdata.v1.Conflation"> & {
  * Use `create(ConflationSchema)` to create a new message.
  */
 export const ConflationSchema: GenMessage<Conflation> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
 
 /**
  * Asks for live candles.
@@ -1121,7 +1353,7 @@ export type StreamCandlesRequest = Message<"tradeloom.marketdata.v1.StreamCandle
  * Use `create(StreamCandlesRequestSchema)` to create a new message.
  */
 export const StreamCandlesRequestSchema: GenMessage<StreamCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
 
 /**
  * One step of the stream.
@@ -1170,7 +1402,7 @@ export type StreamCandlesResponse = Message<"tradeloom.marketdata.v1.StreamCandl
  * Use `create(StreamCandlesResponseSchema)` to create a new message.
  */
 export const StreamCandlesResponseSchema: GenMessage<StreamCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 30);
 
 /**
  * A span whose bars could not be replayed.
@@ -1198,7 +1430,7 @@ export type CandlesGap = Message<"tradeloom.marketdata.v1.CandlesGap"> & {
  * Use `create(CandlesGapSchema)` to create a new message.
  */
 export const CandlesGapSchema: GenMessage<CandlesGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 31);
 
 /**
  * A part of an import.
@@ -1235,7 +1467,7 @@ export type ImportCandlesRequest = Message<"tradeloom.marketdata.v1.ImportCandle
  * Use `create(ImportCandlesRequestSchema)` to create a new message.
  */
 export const ImportCandlesRequestSchema: GenMessage<ImportCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 32);
 
 /**
  * What is being imported.
@@ -1263,7 +1495,7 @@ export type ImportHeader = Message<"tradeloom.marketdata.v1.ImportHeader"> & {
  * Use `create(ImportHeaderSchema)` to create a new message.
  */
 export const ImportHeaderSchema: GenMessage<ImportHeader> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 33);
 
 /**
  * What the import did.
@@ -1319,7 +1551,7 @@ export type ImportCandlesResponse = Message<"tradeloom.marketdata.v1.ImportCandl
  * Use `create(ImportCandlesResponseSchema)` to create a new message.
  */
 export const ImportCandlesResponseSchema: GenMessage<ImportCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 34);
 
 /**
  * Kinds of instrument.
@@ -1475,6 +1707,16 @@ export const MarketDataService: GenService<{
     methodKind: "unary";
     input: typeof PutInstrumentRequestSchema;
     output: typeof PutInstrumentResponseSchema;
+  },
+  /**
+   * Returns when an exchange trades, session by session, and whether it does now.
+   *
+   * @generated from rpc tradeloom.marketdata.v1.MarketDataService.ListSessions
+   */
+  listSessions: {
+    methodKind: "unary";
+    input: typeof ListSessionsRequestSchema;
+    output: typeof ListSessionsResponseSchema;
   },
   /**
    * Returns the newest quote.
