@@ -189,6 +189,12 @@ class NoQuote(NotFound):
     reason = "NO_QUOTE"
 
 
+class NoBook(NotFound):
+    """The instrument has no order book, or has had none yet."""
+
+    reason = "NO_BOOK"
+
+
 class ImportLinesInvalid(Invalid):
     """Lines of the file are wrong; the violations name the first of them."""
 

@@ -10,7 +10,9 @@ from libs.mesh import pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.marketdata import candle_store, domain, search, sessions, store, wire
+from services.marketdata import books, candle_store, domain, search, sessions, store, wire
+from services.marketdata.book_hub import BookHub
+from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
 from services.marketdata.importing import Importing
 from services.marketdata.tick_stream import TickStreams, cursors_from
@@ -34,11 +36,14 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         worker: Database,
         redis: Redis,
         tick_streams: TickStreams,
+        book_hub: BookHub,
+        book_streams: BookStreams,
         candle_streams: CandleStreams,
         importing: Importing,
     ) -> None:
         self._database, self._worker, self._redis = database, worker, redis
         self._tick_streams, self._candle_streams, self._import = tick_streams, candle_streams, importing
+        self._book_hub, self._book_streams = book_hub, book_streams
 
     async def SearchInstruments(self, request, context):
         wanted, after = wire.filter_from_proto(request), search.place_after(request.page_token)
@@ -98,6 +103,15 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             raise domain.NoQuote("the instrument has had no tick yet", instrument_id=request.instrument_id)
         return marketdata_pb2.GetQuoteResponse(quote=marketdata_pb2.Quote.FromString(quote))
 
+    async def GetOrderBook(self, request, context):
+        async with self._database.transaction() as rows:
+            instrument = await store.get_instrument(rows, request.instrument_id)
+        state = await self._book_hub.current(request.instrument_id) if instrument.has_book else None
+        if state is None:
+            raise domain.NoBook("the instrument has no order book, or none yet", instrument_id=request.instrument_id)
+        book, checksum = books.top(state, pages.size_of(request.depth, books.DEPTH_MAX))
+        return marketdata_pb2.GetOrderBookResponse(book=book, cursor=str(state.cursor), checksum=checksum)
+
     async def GetCandles(self, request, context):
         size = domain.bar_size(request.bar_size)
         limit = pages.size_of(request.page_size, CANDLES_USUAL)
@@ -133,6 +147,13 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         async with self._database.transaction() as rows:
             await store.require_instruments(rows, request.instrument_ids)
         async for message in self._tick_streams.stream(request.instrument_ids, after, conflate=request.conflate):
+            yield message
+
+    async def StreamOrderBook(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)
+        after = cursors_from(request.after_cursors, request.instrument_ids)
+        async with self._database.transaction() as rows:
+            await store.require_instruments(rows, request.instrument_ids)
+        async for message in self._book_streams.stream(request.instrument_ids, after):
             yield message
 
     async def StreamCandles(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)

@@ -142,6 +142,8 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
         "start_time": timestamp(NOW - timedelta(hours=1)),
         "end_time": timestamp(NOW),
     },
+    "MarketDataService/GetOrderBook": {"instrument_id": INSTRUMENT},
+    "MarketDataService/StreamOrderBook": {"instrument_ids": [INSTRUMENT]},
     "MarketDataService/StreamTicks": {"instrument_ids": [INSTRUMENT]},
     "MarketDataService/StreamCandles": BARS,
     "ExecutionService/ListVenues": {},

@@ -588,6 +588,68 @@ class Quote(_message.Message):
 Global___Quote: _TypeAlias = Quote  # noqa: Y015
 
 @_typing.final
+class BookUpdate(_message.Message):
+    """What became of an order book: the whole of it, or the levels that differ from the book before.
+
+    The checksum tells whether a reader's own book is right. It is the CRC-32 of zlib and PNG (reflected polynomial
+    0xEDB88320, initial and final XOR 0xFFFFFFFF) over these bytes: one with the number of bids, one with the number of asks,
+    then for every bid and after them for every ask, best first (bids from the highest price, asks from the lowest), the price
+    and the quantity as IEEE 754 doubles of 8 bytes, little-endian. All levels of the book after the update count.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    BIDS_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    PREVIOUS_CURSOR_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose book."""
+    snapshot: _builtins.bool
+    """Whether the levels are all there are; otherwise they are applied to the book at previous_cursor."""
+    checksum: _builtins.int
+    """Of the book after this update; see above."""
+    previous_cursor: _builtins.str
+    """The cursor of the book before; empty with a snapshot."""
+    cursor: _builtins.str
+    """Pass it back in after_cursors to resume here; a cursor of ticks."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the venue says it stood so."""
+
+    @_builtins.property
+    def bids(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookLevel]:
+        """Bids that are new or have another quantity; 0 for one that is there no more. Best first."""
+
+    @_builtins.property
+    def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookLevel]:
+        """Asks, likewise."""
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        snapshot: _builtins.bool = ...,
+        bids: _abc.Iterable[Global___BookLevel] | None = ...,
+        asks: _abc.Iterable[Global___BookLevel] | None = ...,
+        checksum: _builtins.int = ...,
+        previous_cursor: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "bids", b"bids", "checksum", b"checksum", "cursor", b"cursor", "instrument_id", b"instrument_id", "previous_cursor", b"previous_cursor", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BookUpdate: _TypeAlias = BookUpdate  # noqa: Y015
+
+@_typing.final
 class Candle(_message.Message):
     """What happened between open_time and open_time plus the bar's size, the end excluded."""
 
@@ -966,6 +1028,64 @@ class GetQuoteResponse(_message.Message):
 Global___GetQuoteResponse: _TypeAlias = GetQuoteResponse  # noqa: Y015
 
 @_typing.final
+class GetOrderBookRequest(_message.Message):
+    """Asks for the newest order book."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Venue and symbol."""
+    depth: _builtins.int
+    """At most so many levels a side, up to 20; 20 if unset."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "instrument_id", b"instrument_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderBookRequest: _TypeAlias = GetOrderBookRequest  # noqa: Y015
+
+@_typing.final
+class GetOrderBookResponse(_message.Message):
+    """The newest order book. Its time says how old it is: it stays when its feed stops."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOK_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor it stands at, to stream what comes after it."""
+    checksum: _builtins.int
+    """Of the levels returned, as in BookUpdate."""
+    @_builtins.property
+    def book(self) -> Global___Book:
+        """The book."""
+
+    def __init__(
+        self,
+        *,
+        book: Global___Book | None = ...,
+        cursor: _builtins.str = ...,
+        checksum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["book", b"book"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["book", b"book", "checksum", b"checksum", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderBookResponse: _TypeAlias = GetOrderBookResponse  # noqa: Y015
+
+@_typing.final
 class GetCandlesRequest(_message.Message):
     """Asks for candles."""
 
@@ -1246,6 +1366,208 @@ class Conflation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Conflation: _TypeAlias = Conflation  # noqa: Y015
+
+@_typing.final
+class StreamOrderBookRequest(_message.Message):
+    """Asks for live order books."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_IDS_FIELD_NUMBER: _builtins.int
+    AFTER_CURSORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instrument_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Venue and symbol of each, at most 200."""
+
+    @_builtins.property
+    def after_cursors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Cursors out of earlier messages, one for each instrument to resume; the others start with a snapshot."""
+
+    def __init__(
+        self,
+        *,
+        instrument_ids: _abc.Iterable[_builtins.str] | None = ...,
+        after_cursors: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursors", b"after_cursors", "instrument_ids", b"instrument_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOrderBookRequest: _TypeAlias = StreamOrderBookRequest  # noqa: Y015
+
+@_typing.final
+class StreamOrderBookResponse(_message.Message):
+    """One step of the stream: either updates, or exactly one of the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATES_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    CONFLATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookUpdate]:
+        """Consecutive updates; instruments may be mixed."""
+
+    @_builtins.property
+    def acknowledgement(self) -> Global___BooksAcknowledgement:
+        """The first message."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___BooksHeartbeat:
+        """Nothing was sent for a while; the stream lives."""
+
+    @_builtins.property
+    def gap(self) -> Global___BooksGap:
+        """Something could not be replayed; a snapshot follows."""
+
+    @_builtins.property
+    def conflation(self) -> Global___BookConflation:
+        """Updates were left out because the reader is slow; a snapshot follows."""
+
+    def __init__(
+        self,
+        *,
+        updates: _abc.Iterable[Global___BookUpdate] | None = ...,
+        acknowledgement: Global___BooksAcknowledgement | None = ...,
+        heartbeat: Global___BooksHeartbeat | None = ...,
+        gap: Global___BooksGap | None = ...,
+        conflation: Global___BookConflation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "conflation", b"conflation", "gap", b"gap", "heartbeat", b"heartbeat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "conflation", b"conflation", "gap", b"gap", "heartbeat", b"heartbeat", "updates", b"updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOrderBookResponse: _TypeAlias = StreamOrderBookResponse  # noqa: Y015
+
+@_typing.final
+class BooksAcknowledgement(_message.Message):
+    """Says where each instrument starts. A snapshot or what was missed follows for those that have a book; the others begin with
+    a snapshot when they have one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSORS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
+    heartbeat_seconds: _builtins.int
+    """A heartbeat comes at most so many seconds after the last message."""
+    @_builtins.property
+    def cursors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A cursor for each instrument."""
+
+    def __init__(
+        self,
+        *,
+        cursors: _abc.Iterable[_builtins.str] | None = ...,
+        heartbeat_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "heartbeat_seconds", b"heartbeat_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BooksAcknowledgement: _TypeAlias = BooksAcknowledgement  # noqa: Y015
+
+@_typing.final
+class BooksHeartbeat(_message.Message):
+    """The last cursor of each instrument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSORS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cursors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One for each instrument."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was sent."""
+
+    def __init__(
+        self,
+        *,
+        cursors: _abc.Iterable[_builtins.str] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BooksHeartbeat: _TypeAlias = BooksHeartbeat  # noqa: Y015
+
+@_typing.final
+class BooksGap(_message.Message):
+    """Updates after one cursor and up to another that are no longer to be had here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    RESUME_CURSOR_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose updates."""
+    after_cursor: _builtins.str
+    """The gap starts after it."""
+    resume_cursor: _builtins.str
+    """The stream goes on after it; the snapshot that follows stands at it."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        after_cursor: _builtins.str = ...,
+        resume_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "instrument_id", b"instrument_id", "resume_cursor", b"resume_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BooksGap: _TypeAlias = BooksGap  # noqa: Y015
+
+@_typing.final
+class BookConflation(_message.Message):
+    """Updates that were left out for a slow reader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    SKIPPED_UPDATES_FIELD_NUMBER: _builtins.int
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    RESUME_CURSOR_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose updates."""
+    skipped_updates: _builtins.int
+    """How many were left out."""
+    after_cursor: _builtins.str
+    """The cursor before the first one left out."""
+    resume_cursor: _builtins.str
+    """The snapshot that follows stands at it."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        skipped_updates: _builtins.int = ...,
+        after_cursor: _builtins.str = ...,
+        resume_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "instrument_id", b"instrument_id", "resume_cursor", b"resume_cursor", "skipped_updates", b"skipped_updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BookConflation: _TypeAlias = BookConflation  # noqa: Y015
 
 @_typing.final
 class StreamCandlesRequest(_message.Message):

@@ -61,6 +61,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteResponse.FromString,
                 _registered_method=True)
+        self.GetOrderBook = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/GetOrderBook',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookResponse.FromString,
+                _registered_method=True)
         self.GetCandles = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/GetCandles',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.SerializeToString,
@@ -70,6 +75,11 @@ class MarketDataServiceStub:
                 '/tradeloom.marketdata.v1.MarketDataService/StreamTicks',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksResponse.FromString,
+                _registered_method=True)
+        self.StreamOrderBook = channel.unary_stream(
+                '/tradeloom.marketdata.v1.MarketDataService/StreamOrderBook',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookResponse.FromString,
                 _registered_method=True)
         self.StreamCandles = channel.unary_stream(
                 '/tradeloom.marketdata.v1.MarketDataService/StreamCandles',
@@ -125,6 +135,13 @@ class MarketDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOrderBook(self, request, context):
+        """Returns the newest order book.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCandles(self, request, context):
         """Returns candles in the order of their opening, a page at a time.
         """
@@ -135,6 +152,15 @@ class MarketDataServiceServicer:
     def StreamTicks(self, request, context):
         """Streams ticks as they come, resuming after a cursor for each instrument. Messages that hold
         batches hold nothing else, so their bytes may be concatenated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamOrderBook(self, request, context):
+        """Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+        has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+        else, so their bytes may be concatenated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +209,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteResponse.SerializeToString,
             ),
+            'GetOrderBook': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrderBook,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookResponse.SerializeToString,
+            ),
             'GetCandles': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.FromString,
@@ -192,6 +223,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.StreamTicks,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksResponse.SerializeToString,
+            ),
+            'StreamOrderBook': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamOrderBook,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookResponse.SerializeToString,
             ),
             'StreamCandles': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamCandles,
@@ -352,6 +388,33 @@ class MarketDataService:
             _registered_method=True)
 
     @staticmethod
+    def GetOrderBook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/GetOrderBook',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetCandles(request,
             target,
             options=(),
@@ -395,6 +458,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/StreamTicks',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamOrderBook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/StreamOrderBook',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,11 +32,18 @@ class MarketDataServiceStub:
     """Returns when an exchange trades, session by session, and whether it does now."""
     GetQuote: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetQuoteRequest, _marketdata_pb2.GetQuoteResponse]
     """Returns the newest quote."""
+    GetOrderBook: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetOrderBookRequest, _marketdata_pb2.GetOrderBookResponse]
+    """Returns the newest order book."""
     GetCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetCandlesRequest, _marketdata_pb2.GetCandlesResponse]
     """Returns candles in the order of their opening, a page at a time."""
     StreamTicks: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamTicksRequest, _marketdata_pb2.StreamTicksResponse]
     """Streams ticks as they come, resuming after a cursor for each instrument. Messages that hold
     batches hold nothing else, so their bytes may be concatenated.
+    """
+    StreamOrderBook: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamOrderBookRequest, _marketdata_pb2.StreamOrderBookResponse]
+    """Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+    has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+    else, so their bytes may be concatenated.
     """
     StreamCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamCandlesRequest, _marketdata_pb2.StreamCandlesResponse]
     """Streams candles: the forming one as it grows, then closed, resuming after a cursor."""
@@ -95,6 +102,14 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns the newest quote."""
 
     @_abc_1.abstractmethod
+    def GetOrderBook(
+        self,
+        request: _marketdata_pb2.GetOrderBookRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.GetOrderBookRequest, _abc.Awaitable[_marketdata_pb2.GetOrderBookResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.GetOrderBookResponse]:
+        """Returns the newest order book."""
+
+    @_abc_1.abstractmethod
     def GetCandles(
         self,
         request: _marketdata_pb2.GetCandlesRequest,
@@ -110,6 +125,17 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_marketdata_pb2.StreamTicksResponse]:
         """Streams ticks as they come, resuming after a cursor for each instrument. Messages that hold
         batches hold nothing else, so their bytes may be concatenated.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamOrderBook(
+        self,
+        request: _marketdata_pb2.StreamOrderBookRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.StreamOrderBookRequest, _abc.AsyncIterator[_marketdata_pb2.StreamOrderBookResponse]],
+    ) -> _abc.AsyncIterator[_marketdata_pb2.StreamOrderBookResponse]:
+        """Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+        has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+        else, so their bytes may be concatenated.
         """
 
     @_abc_1.abstractmethod

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/marketdata/v1/marketdata.proto.
  */
 export const file_tradeloom_marketdata_v1_marketdata: GenFile = /*@__PURE__*/
-  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSLWBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjYWxlbmRhchgQIAEoCRIRCgl0aW1lX3pvbmUYESABKAkiwwEKB1Nlc3Npb24SDAoEZGF0ZRgBIAEoCRItCglvcGVuX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKBmJyZWFrcxgEIAMoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlc3Npb25CcmVhaxIUCgxjbG9zZXNfZWFybHkYBSABKAgibAoMU2Vzc2lvbkJyZWFrEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKHAQoLTWFya2V0U3RhdGUSDwoHaXNfb3BlbhgBIAEoCBIyCg5uZXh0X29wZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPbmV4dF9jbG9zZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAkitgEKBkNhbmRsZRItCglvcGVuX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YAiABKAESDAoEaGlnaBgDIAEoARILCgNsb3cYBCABKAESDQoFY2xvc2UYBSABKAESDgoGdm9sdW1lGAYgASgBEhMKC3RyYWRlX2NvdW50GAcgASgDEg4KBmNsb3NlZBgIIAEoCBIQCghyZXZpc2lvbhgJIAEoAyL+AQoYU2VhcmNoSW5zdHJ1bWVudHNSZXF1ZXN0Eg0KBXF1ZXJ5GAEgASgJEg0KBXZlbnVlGAIgASgJEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJEjoKDWFzc2V0X2NsYXNzZXMYBSADKA4yIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Bc3NldENsYXNzEhIKCmJhc2VfYXNzZXQYBiABKAkSEwoLcXVvdGVfYXNzZXQYByABKAkSOAoGc3RhdGVzGAggAygOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlIm4KGVNlYXJjaEluc3RydW1lbnRzUmVzcG9uc2USOAoLaW5zdHJ1bWVudHMYASADKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSItChRHZXRJbnN0cnVtZW50UmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJIlAKFUdldEluc3RydW1lbnRSZXNwb25zZRI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCJjChRQdXRJbnN0cnVtZW50UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEjcKCmluc3RydW1lbnQYAiABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IlAKFVB1dEluc3RydW1lbnRSZXNwb25zZRI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCLDAQoTTGlzdFNlc3Npb25zUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGNhbGVuZGFyGAIgASgJEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSLEAQoUTGlzdFNlc3Npb25zUmVzcG9uc2USMgoIc2Vzc2lvbnMYASADKAsyIC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZXNzaW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCRIQCghjYWxlbmRhchgDIAEoCRIRCgl0aW1lX3pvbmUYBCABKAkSOgoMbWFya2V0X3N0YXRlGAUgASgLMiQudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTWFya2V0U3RhdGUiKAoPR2V0UXVvdGVSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiQQoQR2V0UXVvdGVSZXNwb25zZRItCgVxdW90ZRgBIAEoCzIeLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlF1b3RlIsEBChFHZXRDYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwYWdlX3NpemUYBSABKAUSEgoKcGFnZV90b2tlbhgGIAEoCSJfChJHZXRDYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVQoSU3RyZWFtVGlja3NSZXF1ZXN0EhYKDmluc3RydW1lbnRfaWRzGAEgAygJEhUKDWFmdGVyX2N1cnNvcnMYAiADKAkSEAoIY29uZmxhdGUYAyABKAgitwIKE1N0cmVhbVRpY2tzUmVzcG9uc2USMwoHYmF0Y2hlcxgBIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tCYXRjaBJGCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0Fja25vd2xlZGdlbWVudBI6CgloZWFydGJlYXQYAyABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0hlYXJ0YmVhdBIuCgNnYXAYBCABKAsyIS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0dhcBI3Cgpjb25mbGF0aW9uGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ29uZmxhdGlvbiJyChRUaWNrc0Fja25vd2xlZGdlbWVudBIuCgZxdW90ZXMYASADKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZRIPCgdjdXJzb3JzGAIgAygJEhkKEWhlYXJ0YmVhdF9zZWNvbmRzGAMgASgFIksKDlRpY2tzSGVhcnRiZWF0Eg8KB2N1cnNvcnMYASADKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoIVGlja3NHYXASFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIUCgxhZnRlcl9jdXJzb3IYAiABKAkSFQoNcmVzdW1lX2N1cnNvchgDIAEoCSJSCgpDb25mbGF0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSFwoPc2tpcHBlZF9iYXRjaGVzGAIgASgDEhQKDGFmdGVyX2N1cnNvchgDIAEoCSJsChRTdHJlYW1DYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEhQKDGFmdGVyX2N1cnNvchgDIAEoCRIVCg1zbmFwc2hvdF9zaXplGAQgASgFItgBChVTdHJlYW1DYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIOCgZjdXJzb3IYAiABKAkSFwoPYWNrbm93bGVkZ2VtZW50GAMgASgIEjIKDmhlYXJ0YmVhdF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgNnYXAYBSABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGVzR2FwImoKCkNhbmRsZXNHYXASLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKFEltcG9ydENhbmRsZXNSZXF1ZXN0EjcKBmhlYWRlchgBIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydEhlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCI5CgxJbXBvcnRIZWFkZXISEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJItEBChVJbXBvcnRDYW5kbGVzUmVzcG9uc2USEgoKcmVhZF9jb3VudBgBIAEoAxIWCg5pbnNlcnRlZF9jb3VudBgCIAEoAxIVCg1jaGFuZ2VkX2NvdW50GAMgASgDEhcKD3VuY2hhbmdlZF9jb3VudBgEIAEoAxIuCgpzdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqiwEKCkFzc2V0Q2xhc3MSGwoXQVNTRVRfQ0xBU1NfVU5TUEVDSUZJRUQQABIWChJBU1NFVF9DTEFTU19DUllQVE8QARIWChJBU1NFVF9DTEFTU19FUVVJVFkQAhIVChFBU1NFVF9DTEFTU19GT1JFWBADEhkKFUFTU0VUX0NMQVNTX1BFUlBFVFVBTBAEKm4KD0luc3RydW1lbnRTdGF0ZRIgChxJTlNUUlVNRU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASHAoYSU5TVFJVTUVOVF9TVEFURV9UUkFESU5HEAESGwoXSU5TVFJVTUVOVF9TVEFURV9IQUxURUQQAipRCglBZ2dyZXNzb3ISGQoVQUdHUkVTU09SX1VOU1BFQ0lGSUVEEAASEwoPQUdHUkVTU09SX0JVWUVSEAESFAoQQUdHUkVTU09SX1NFTExFUhACMpcIChFNYXJrZXREYXRhU2VydmljZRJ/ChFTZWFyY2hJbnN0cnVtZW50cxIxLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlYXJjaEluc3RydW1lbnRzUmVxdWVzdBoyLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlYXJjaEluc3RydW1lbnRzUmVzcG9uc2UiA5ACARJzCg1HZXRJbnN0cnVtZW50Ei0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0SW5zdHJ1bWVudFJlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRJbnN0cnVtZW50UmVzcG9uc2UiA5ACARJuCg1QdXRJbnN0cnVtZW50Ei0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUHV0SW5zdHJ1bWVudFJlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5QdXRJbnN0cnVtZW50UmVzcG9uc2UScAoMTGlzdFNlc3Npb25zEiwudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTGlzdFNlc3Npb25zUmVxdWVzdBotLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlIgOQAgESZAoIR2V0UXVvdGUSKC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRRdW90ZVJlcXVlc3QaKS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRRdW90ZVJlc3BvbnNlIgOQAgESagoKR2V0Q2FuZGxlcxIqLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldENhbmRsZXNSZXF1ZXN0GisudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0Q2FuZGxlc1Jlc3BvbnNlIgOQAgESbwoLU3RyZWFtVGlja3MSKy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1UaWNrc1JlcXVlc3QaLC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1UaWNrc1Jlc3BvbnNlIgOQAgEwARJ1Cg1TdHJlYW1DYW5kbGVzEi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtQ2FuZGxlc1JlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1DYW5kbGVzUmVzcG9uc2UiA5ACATABEnAKDUltcG9ydENhbmRsZXMSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRDYW5kbGVzUmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydENhbmRsZXNSZXNwb25zZSgBYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSLWBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjYWxlbmRhchgQIAEoCRIRCgl0aW1lX3pvbmUYESABKAkiwwEKB1Nlc3Npb24SDAoEZGF0ZRgBIAEoCRItCglvcGVuX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKBmJyZWFrcxgEIAMoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlc3Npb25CcmVhaxIUCgxjbG9zZXNfZWFybHkYBSABKAgibAoMU2Vzc2lvbkJyZWFrEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKHAQoLTWFya2V0U3RhdGUSDwoHaXNfb3BlbhgBIAEoCBIyCg5uZXh0X29wZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPbmV4dF9jbG9zZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAki/gEKCkJvb2tVcGRhdGUSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghzbmFwc2hvdBgDIAEoCBIwCgRiaWRzGAQgAygLMiIudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQm9va0xldmVsEjAKBGFza3MYBSADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSEAoIY2hlY2tzdW0YBiABKA0SFwoPcHJldmlvdXNfY3Vyc29yGAcgASgJEg4KBmN1cnNvchgIIAEoCSK2AQoGQ2FuZGxlEi0KCW9wZW5fdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEb3BlbhgCIAEoARIMCgRoaWdoGAMgASgBEgsKA2xvdxgEIAEoARINCgVjbG9zZRgFIAEoARIOCgZ2b2x1bWUYBiABKAESEwoLdHJhZGVfY291bnQYByABKAMSDgoGY2xvc2VkGAggASgIEhAKCHJldmlzaW9uGAkgASgDIv4BChhTZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QSDQoFcXVlcnkYASABKAkSDQoFdmVudWUYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkSOgoNYXNzZXRfY2xhc3NlcxgFIAMoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRI4CgZzdGF0ZXMYCCADKA4yKC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50U3RhdGUibgoZU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZRI4CgtpbnN0cnVtZW50cxgBIAMoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIi0KFEdldEluc3RydW1lbnRSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiUAoVR2V0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50ImMKFFB1dEluc3RydW1lbnRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiUAoVUHV0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IsMBChNMaXN0U2Vzc2lvbnNSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkSEAoIY2FsZW5kYXIYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXBhZ2Vfc2l6ZRgFIAEoBRISCgpwYWdlX3Rva2VuGAYgASgJIsQBChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIyCghzZXNzaW9ucxgBIAMoCzIgLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlc3Npb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhAKCGNhbGVuZGFyGAMgASgJEhEKCXRpbWVfem9uZRgEIAEoCRI6CgxtYXJrZXRfc3RhdGUYBSABKAsyJC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NYXJrZXRTdGF0ZSIoCg9HZXRRdW90ZVJlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCSJBChBHZXRRdW90ZVJlc3BvbnNlEi0KBXF1b3RlGAEgASgLMh4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUXVvdGUiOwoTR2V0T3JkZXJCb29rUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBWRlcHRoGAIgASgFImUKFEdldE9yZGVyQm9va1Jlc3BvbnNlEisKBGJvb2sYASABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEg4KBmN1cnNvchgCIAEoCRIQCghjaGVja3N1bRgDIAEoDSLBAQoRR2V0Q2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAkiXwoSR2V0Q2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIlUKElN0cmVhbVRpY2tzUmVxdWVzdBIWCg5pbnN0cnVtZW50X2lkcxgBIAMoCRIVCg1hZnRlcl9jdXJzb3JzGAIgAygJEhAKCGNvbmZsYXRlGAMgASgIIrcCChNTdHJlYW1UaWNrc1Jlc3BvbnNlEjMKB2JhdGNoZXMYASADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrQmF0Y2gSRgoPYWNrbm93bGVkZ2VtZW50GAIgASgLMi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NBY2tub3dsZWRnZW1lbnQSOgoJaGVhcnRiZWF0GAMgASgLMicudHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NIZWFydGJlYXQSLgoDZ2FwGAQgASgLMiEudHJhZGVsb29tLm1hcmtldGRhdGEudjEuVGlja3NHYXASNwoKY29uZmxhdGlvbhgFIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNvbmZsYXRpb24icgoUVGlja3NBY2tub3dsZWRnZW1lbnQSLgoGcXVvdGVzGAEgAygLMh4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUXVvdGUSDwoHY3Vyc29ycxgCIAMoCRIZChFoZWFydGJlYXRfc2Vjb25kcxgDIAEoBSJLCg5UaWNrc0hlYXJ0YmVhdBIPCgdjdXJzb3JzGAEgAygJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KCFRpY2tzR2FwEhUKDWluc3RydW1lbnRfaWQYASABKAkSFAoMYWZ0ZXJfY3Vyc29yGAIgASgJEhUKDXJlc3VtZV9jdXJzb3IYAyABKAkiUgoKQ29uZmxhdGlvbhIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhcKD3NraXBwZWRfYmF0Y2hlcxgCIAEoAxIUCgxhZnRlcl9jdXJzb3IYAyABKAkiRwoWU3RyZWFtT3JkZXJCb29rUmVxdWVzdBIWCg5pbnN0cnVtZW50X2lkcxgBIAMoCRIVCg1hZnRlcl9jdXJzb3JzGAIgAygJIsACChdTdHJlYW1PcmRlckJvb2tSZXNwb25zZRI0Cgd1cGRhdGVzGAEgAygLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQm9va1VwZGF0ZRJGCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rc0Fja25vd2xlZGdlbWVudBI6CgloZWFydGJlYXQYAyABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rc0hlYXJ0YmVhdBIuCgNnYXAYBCABKAsyIS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rc0dhcBI7Cgpjb25mbGF0aW9uGAUgASgLMicudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQm9va0NvbmZsYXRpb24iQgoUQm9va3NBY2tub3dsZWRnZW1lbnQSDwoHY3Vyc29ycxgBIAMoCRIZChFoZWFydGJlYXRfc2Vjb25kcxgCIAEoBSJLCg5Cb29rc0hlYXJ0YmVhdBIPCgdjdXJzb3JzGAEgAygJEigKBHRpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIk4KCEJvb2tzR2FwEhUKDWluc3RydW1lbnRfaWQYASABKAkSFAoMYWZ0ZXJfY3Vyc29yGAIgASgJEhUKDXJlc3VtZV9jdXJzb3IYAyABKAkibQoOQm9va0NvbmZsYXRpb24SFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIXCg9za2lwcGVkX3VwZGF0ZXMYAiABKAMSFAoMYWZ0ZXJfY3Vyc29yGAMgASgJEhUKDXJlc3VtZV9jdXJzb3IYBCABKAkibAoUU3RyZWFtQ2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIUCgxhZnRlcl9jdXJzb3IYAyABKAkSFQoNc25hcHNob3Rfc2l6ZRgEIAEoBSLYAQoVU3RyZWFtQ2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSDgoGY3Vyc29yGAIgASgJEhcKD2Fja25vd2xlZGdlbWVudBgDIAEoCBIyCg5oZWFydGJlYXRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoDZ2FwGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ2FuZGxlc0dhcCJqCgpDYW5kbGVzR2FwEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJoChRJbXBvcnRDYW5kbGVzUmVxdWVzdBI3CgZoZWFkZXIYASABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRIZWFkZXJIABIPCgVjaHVuaxgCIAEoDEgAQgYKBHBhcnQiOQoMSW1wb3J0SGVhZGVyEhIKCnJlcXVlc3RfaWQYASABKAkSFQoNaW5zdHJ1bWVudF9pZBgCIAEoCSLRAQoVSW1wb3J0Q2FuZGxlc1Jlc3BvbnNlEhIKCnJlYWRfY291bnQYASABKAMSFgoOaW5zZXJ0ZWRfY291bnQYAiABKAMSFQoNY2hhbmdlZF9jb3VudBgDIAEoAxIXCg91bmNoYW5nZWRfY291bnQYBCABKAMSLgoKc3RhcnRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKosBCgpBc3NldENsYXNzEhsKF0FTU0VUX0NMQVNTX1VOU1BFQ0lGSUVEEAASFgoSQVNTRVRfQ0xBU1NfQ1JZUFRPEAESFgoSQVNTRVRfQ0xBU1NfRVFVSVRZEAISFQoRQVNTRVRfQ0xBU1NfRk9SRVgQAxIZChVBU1NFVF9DTEFTU19QRVJQRVRVQUwQBCpuCg9JbnN0cnVtZW50U3RhdGUSIAocSU5TVFJVTUVOVF9TVEFURV9VTlNQRUNJRklFRBAAEhwKGElOU1RSVU1FTlRfU1RBVEVfVFJBRElORxABEhsKF0lOU1RSVU1FTlRfU1RBVEVfSEFMVEVEEAIqUQoJQWdncmVzc29yEhkKFUFHR1JFU1NPUl9VTlNQRUNJRklFRBAAEhMKD0FHR1JFU1NPUl9CVVlFUhABEhQKEEFHR1JFU1NPUl9TRUxMRVIQAjKGCgoRTWFya2V0RGF0YVNlcnZpY2USfwoRU2VhcmNoSW5zdHJ1bWVudHMSMS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QaMi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TZWFyY2hJbnN0cnVtZW50c1Jlc3BvbnNlIgOQAgEScwoNR2V0SW5zdHJ1bWVudBItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldEluc3RydW1lbnRSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0SW5zdHJ1bWVudFJlc3BvbnNlIgOQAgESbgoNUHV0SW5zdHJ1bWVudBItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlB1dEluc3RydW1lbnRSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUHV0SW5zdHJ1bWVudFJlc3BvbnNlEnAKDExpc3RTZXNzaW9ucxIsLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZSIDkAIBEmQKCEdldFF1b3RlEigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0UXVvdGVSZXF1ZXN0GikudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0UXVvdGVSZXNwb25zZSIDkAIBEnAKDEdldE9yZGVyQm9vaxIsLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldE9yZGVyQm9va1JlcXVlc3QaLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRPcmRlckJvb2tSZXNwb25zZSIDkAIBEmoKCkdldENhbmRsZXMSKi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRDYW5kbGVzUmVxdWVzdBorLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldENhbmRsZXNSZXNwb25zZSIDkAIBEm8KC1N0cmVhbVRpY2tzEisudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtVGlja3NSZXF1ZXN0GiwudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtVGlja3NSZXNwb25zZSIDkAIBMAESewoPU3RyZWFtT3JkZXJCb29rEi8udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtT3JkZXJCb29rUmVxdWVzdBowLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbU9yZGVyQm9va1Jlc3BvbnNlIgOQAgEwARJ1Cg1TdHJlYW1DYW5kbGVzEi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtQ2FuZGxlc1JlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1DYW5kbGVzUmVzcG9uc2UiA5ACATABEnAKDUltcG9ydENhbmRsZXMSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRDYW5kbGVzUmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydENhbmRsZXNSZXNwb25zZSgBYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * Something that can be traded.
@@ -594,6 +594,81 @@ export const QuoteSchema: GenMessage<Quote> = /*@__PURE__*/
   messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
 
 /**
+ * What became of an order book: the whole of it, or the levels that differ from the book before.
+ *
+ * The checksum tells whether a reader's own book is right. It is the CRC-32 of zlib and PNG (reflected polynomial
+ * 0xEDB88320, initial and final XOR 0xFFFFFFFF) over these bytes: one with the number of bids, one with the number of asks,
+ * then for every bid and after them for every ask, best first (bids from the highest price, asks from the lowest), the price
+ * and the quantity as IEEE 754 doubles of 8 bytes, little-endian. All levels of the book after the update count.
+ *
+ * @generated from message tradeloom.marketdata.v1.BookUpdate
+ */
+export type BookUpdate = Message<"tradeloom.marketdata.v1.BookUpdate"> & {
+  /**
+   * Whose book.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * When the venue says it stood so.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * Whether the levels are all there are; otherwise they are applied to the book at previous_cursor.
+   *
+   * @generated from field: bool snapshot = 3;
+   */
+  snapshot: boolean;
+
+  /**
+   * Bids that are new or have another quantity; 0 for one that is there no more. Best first.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.BookLevel bids = 4;
+   */
+  bids: BookLevel[];
+
+  /**
+   * Asks, likewise.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.BookLevel asks = 5;
+   */
+  asks: BookLevel[];
+
+  /**
+   * Of the book after this update; see above.
+   *
+   * @generated from field: uint32 checksum = 6;
+   */
+  checksum: number;
+
+  /**
+   * The cursor of the book before; empty with a snapshot.
+   *
+   * @generated from field: string previous_cursor = 7;
+   */
+  previousCursor: string;
+
+  /**
+   * Pass it back in after_cursors to resume here; a cursor of ticks.
+   *
+   * @generated from field: string cursor = 8;
+   */
+  cursor: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BookUpdate.
+ * Use `create(BookUpdateSchema)` to create a new message.
+ */
+export const BookUpdateSchema: GenMessage<BookUpdate> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
+
+/**
  * What happened between open_time and open_time plus the bar's size, the end excluded.
  *
  * @generated from message tradeloom.marketdata.v1.Candle
@@ -668,7 +743,7 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
  * Use `create(CandleSchema)` to create a new message.
  */
 export const CandleSchema: GenMessage<Candle> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
 
 /**
  * Asks for instruments.
@@ -740,7 +815,7 @@ export type SearchInstrumentsRequest = Message<"tradeloom.marketdata.v1.SearchIn
  * Use `create(SearchInstrumentsRequestSchema)` to create a new message.
  */
 export const SearchInstrumentsRequestSchema: GenMessage<SearchInstrumentsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
 
 /**
  * A page of instruments. First those whose symbol or id is the query, then those where it begins one of these, where each
@@ -770,7 +845,7 @@ export type SearchInstrumentsResponse = Message<"tradeloom.marketdata.v1.SearchI
  * Use `create(SearchInstrumentsResponseSchema)` to create a new message.
  */
 export const SearchInstrumentsResponseSchema: GenMessage<SearchInstrumentsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
 
 /**
  * Asks for one instrument.
@@ -791,7 +866,7 @@ export type GetInstrumentRequest = Message<"tradeloom.marketdata.v1.GetInstrumen
  * Use `create(GetInstrumentRequestSchema)` to create a new message.
  */
 export const GetInstrumentRequestSchema: GenMessage<GetInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
 
 /**
  * The instrument.
@@ -812,7 +887,7 @@ export type GetInstrumentResponse = Message<"tradeloom.marketdata.v1.GetInstrume
  * Use `create(GetInstrumentResponseSchema)` to create a new message.
  */
 export const GetInstrumentResponseSchema: GenMessage<GetInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
 
 /**
  * Asks to create or change an instrument that no feed brings.
@@ -840,7 +915,7 @@ export type PutInstrumentRequest = Message<"tradeloom.marketdata.v1.PutInstrumen
  * Use `create(PutInstrumentRequestSchema)` to create a new message.
  */
 export const PutInstrumentRequestSchema: GenMessage<PutInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
 
 /**
  * The stored instrument.
@@ -861,7 +936,7 @@ export type PutInstrumentResponse = Message<"tradeloom.marketdata.v1.PutInstrume
  * Use `create(PutInstrumentResponseSchema)` to create a new message.
  */
 export const PutInstrumentResponseSchema: GenMessage<PutInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
 
 /**
  * Asks for sessions.
@@ -918,7 +993,7 @@ export type ListSessionsRequest = Message<"tradeloom.marketdata.v1.ListSessionsR
  * Use `create(ListSessionsRequestSchema)` to create a new message.
  */
 export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
 
 /**
  * A page of sessions, in their order.
@@ -967,7 +1042,7 @@ export type ListSessionsResponse = Message<"tradeloom.marketdata.v1.ListSessions
  * Use `create(ListSessionsResponseSchema)` to create a new message.
  */
 export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
 
 /**
  * Asks for the newest quote.
@@ -988,7 +1063,7 @@ export type GetQuoteRequest = Message<"tradeloom.marketdata.v1.GetQuoteRequest">
  * Use `create(GetQuoteRequestSchema)` to create a new message.
  */
 export const GetQuoteRequestSchema: GenMessage<GetQuoteRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
 
 /**
  * The newest quote.
@@ -1009,7 +1084,70 @@ export type GetQuoteResponse = Message<"tradeloom.marketdata.v1.GetQuoteResponse
  * Use `create(GetQuoteResponseSchema)` to create a new message.
  */
 export const GetQuoteResponseSchema: GenMessage<GetQuoteResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
+
+/**
+ * Asks for the newest order book.
+ *
+ * @generated from message tradeloom.marketdata.v1.GetOrderBookRequest
+ */
+export type GetOrderBookRequest = Message<"tradeloom.marketdata.v1.GetOrderBookRequest"> & {
+  /**
+   * Venue and symbol.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * At most so many levels a side, up to 20; 20 if unset.
+   *
+   * @generated from field: int32 depth = 2;
+   */
+  depth: number;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.GetOrderBookRequest.
+ * Use `create(GetOrderBookRequestSchema)` to create a new message.
+ */
+export const GetOrderBookRequestSchema: GenMessage<GetOrderBookRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
+
+/**
+ * The newest order book. Its time says how old it is: it stays when its feed stops.
+ *
+ * @generated from message tradeloom.marketdata.v1.GetOrderBookResponse
+ */
+export type GetOrderBookResponse = Message<"tradeloom.marketdata.v1.GetOrderBookResponse"> & {
+  /**
+   * The book.
+   *
+   * @generated from field: tradeloom.marketdata.v1.Book book = 1;
+   */
+  book?: Book | undefined;
+
+  /**
+   * The cursor it stands at, to stream what comes after it.
+   *
+   * @generated from field: string cursor = 2;
+   */
+  cursor: string;
+
+  /**
+   * Of the levels returned, as in BookUpdate.
+   *
+   * @generated from field: uint32 checksum = 3;
+   */
+  checksum: number;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.GetOrderBookResponse.
+ * Use `create(GetOrderBookResponseSchema)` to create a new message.
+ */
+export const GetOrderBookResponseSchema: GenMessage<GetOrderBookResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
 
 /**
  * Asks for candles.
@@ -1065,7 +1203,7 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
  * Use `create(GetCandlesRequestSchema)` to create a new message.
  */
 export const GetCandlesRequestSchema: GenMessage<GetCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
 
 /**
  * A page of candles, oldest first. Minutes without a trade have none.
@@ -1093,7 +1231,7 @@ export type GetCandlesResponse = Message<"tradeloom.marketdata.v1.GetCandlesResp
  * Use `create(GetCandlesResponseSchema)` to create a new message.
  */
 export const GetCandlesResponseSchema: GenMessage<GetCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
 
 /**
  * Asks for live ticks.
@@ -1129,7 +1267,7 @@ export type StreamTicksRequest = Message<"tradeloom.marketdata.v1.StreamTicksReq
  * Use `create(StreamTicksRequestSchema)` to create a new message.
  */
 export const StreamTicksRequestSchema: GenMessage<StreamTicksRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
 
 /**
  * One step of the stream: either batches, or exactly one of the others.
@@ -1178,7 +1316,7 @@ export type StreamTicksResponse = Message<"tradeloom.marketdata.v1.StreamTicksRe
  * Use `create(StreamTicksResponseSchema)` to create a new message.
  */
 export const StreamTicksResponseSchema: GenMessage<StreamTicksResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
 
 /**
  * Says where each instrument starts.
@@ -1213,7 +1351,7 @@ export type TicksAcknowledgement = Message<"tradeloom.marketdata.v1.TicksAcknowl
  * Use `create(TicksAcknowledgementSchema)` to create a new message.
  */
 export const TicksAcknowledgementSchema: GenMessage<TicksAcknowledgement> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
 
 /**
  * The last cursor of each instrument.
@@ -1241,7 +1379,7 @@ export type TicksHeartbeat = Message<"tradeloom.marketdata.v1.TicksHeartbeat"> &
  * Use `create(TicksHeartbeatSchema)` to create a new message.
  */
 export const TicksHeartbeatSchema: GenMessage<TicksHeartbeat> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
 
 /**
  * Ticks after one cursor and before another that are no longer to be had here.
@@ -1276,7 +1414,7 @@ export type TicksGap = Message<"tradeloom.marketdata.v1.TicksGap"> & {
  * Use `create(TicksGapSchema)` to create a new message.
  */
 export const TicksGapSchema: GenMessage<TicksGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 30);
 
 /**
  * Ticks that were left out for a slow reader.
@@ -1311,7 +1449,218 @@ export type Conflation = Message<"tradeloom.marketdata.v1.Conflation"> & {
  * Use `create(ConflationSchema)` to create a new message.
  */
 export const ConflationSchema: GenMessage<Conflation> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 31);
+
+/**
+ * Asks for live order books.
+ *
+ * @generated from message tradeloom.marketdata.v1.StreamOrderBookRequest
+ */
+export type StreamOrderBookRequest = Message<"tradeloom.marketdata.v1.StreamOrderBookRequest"> & {
+  /**
+   * Venue and symbol of each, at most 200.
+   *
+   * @generated from field: repeated string instrument_ids = 1;
+   */
+  instrumentIds: string[];
+
+  /**
+   * Cursors out of earlier messages, one for each instrument to resume; the others start with a snapshot.
+   *
+   * @generated from field: repeated string after_cursors = 2;
+   */
+  afterCursors: string[];
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.StreamOrderBookRequest.
+ * Use `create(StreamOrderBookRequestSchema)` to create a new message.
+ */
+export const StreamOrderBookRequestSchema: GenMessage<StreamOrderBookRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 32);
+
+/**
+ * One step of the stream: either updates, or exactly one of the others.
+ *
+ * @generated from message tradeloom.marketdata.v1.StreamOrderBookResponse
+ */
+export type StreamOrderBookResponse = Message<"tradeloom.marketdata.v1.StreamOrderBookResponse"> & {
+  /**
+   * Consecutive updates; instruments may be mixed.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.BookUpdate updates = 1;
+   */
+  updates: BookUpdate[];
+
+  /**
+   * The first message.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BooksAcknowledgement acknowledgement = 2;
+   */
+  acknowledgement?: BooksAcknowledgement | undefined;
+
+  /**
+   * Nothing was sent for a while; the stream lives.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BooksHeartbeat heartbeat = 3;
+   */
+  heartbeat?: BooksHeartbeat | undefined;
+
+  /**
+   * Something could not be replayed; a snapshot follows.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BooksGap gap = 4;
+   */
+  gap?: BooksGap | undefined;
+
+  /**
+   * Updates were left out because the reader is slow; a snapshot follows.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BookConflation conflation = 5;
+   */
+  conflation?: BookConflation | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.StreamOrderBookResponse.
+ * Use `create(StreamOrderBookResponseSchema)` to create a new message.
+ */
+export const StreamOrderBookResponseSchema: GenMessage<StreamOrderBookResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 33);
+
+/**
+ * Says where each instrument starts. A snapshot or what was missed follows for those that have a book; the others begin with
+ * a snapshot when they have one.
+ *
+ * @generated from message tradeloom.marketdata.v1.BooksAcknowledgement
+ */
+export type BooksAcknowledgement = Message<"tradeloom.marketdata.v1.BooksAcknowledgement"> & {
+  /**
+   * A cursor for each instrument.
+   *
+   * @generated from field: repeated string cursors = 1;
+   */
+  cursors: string[];
+
+  /**
+   * A heartbeat comes at most so many seconds after the last message.
+   *
+   * @generated from field: int32 heartbeat_seconds = 2;
+   */
+  heartbeatSeconds: number;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BooksAcknowledgement.
+ * Use `create(BooksAcknowledgementSchema)` to create a new message.
+ */
+export const BooksAcknowledgementSchema: GenMessage<BooksAcknowledgement> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 34);
+
+/**
+ * The last cursor of each instrument.
+ *
+ * @generated from message tradeloom.marketdata.v1.BooksHeartbeat
+ */
+export type BooksHeartbeat = Message<"tradeloom.marketdata.v1.BooksHeartbeat"> & {
+  /**
+   * One for each instrument.
+   *
+   * @generated from field: repeated string cursors = 1;
+   */
+  cursors: string[];
+
+  /**
+   * When it was sent.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BooksHeartbeat.
+ * Use `create(BooksHeartbeatSchema)` to create a new message.
+ */
+export const BooksHeartbeatSchema: GenMessage<BooksHeartbeat> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 35);
+
+/**
+ * Updates after one cursor and up to another that are no longer to be had here.
+ *
+ * @generated from message tradeloom.marketdata.v1.BooksGap
+ */
+export type BooksGap = Message<"tradeloom.marketdata.v1.BooksGap"> & {
+  /**
+   * Whose updates.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * The gap starts after it.
+   *
+   * @generated from field: string after_cursor = 2;
+   */
+  afterCursor: string;
+
+  /**
+   * The stream goes on after it; the snapshot that follows stands at it.
+   *
+   * @generated from field: string resume_cursor = 3;
+   */
+  resumeCursor: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BooksGap.
+ * Use `create(BooksGapSchema)` to create a new message.
+ */
+export const BooksGapSchema: GenMessage<BooksGap> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 36);
+
+/**
+ * Updates that were left out for a slow reader.
+ *
+ * @generated from message tradeloom.marketdata.v1.BookConflation
+ */
+export type BookConflation = Message<"tradeloom.marketdata.v1.BookConflation"> & {
+  /**
+   * Whose updates.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * How many were left out.
+   *
+   * @generated from field: int64 skipped_updates = 2;
+   */
+  skippedUpdates: bigint;
+
+  /**
+   * The cursor before the first one left out.
+   *
+   * @generated from field: string after_cursor = 3;
+   */
+  afterCursor: string;
+
+  /**
+   * The snapshot that follows stands at it.
+   *
+   * @generated from field: string resume_cursor = 4;
+   */
+  resumeCursor: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BookConflation.
+ * Use `create(BookConflationSchema)` to create a new message.
+ */
+export const BookConflationSchema: GenMessage<BookConflation> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 37);
 
 /**
  * Asks for live candles.
@@ -1353,7 +1702,7 @@ export type StreamCandlesRequest = Message<"tradeloom.marketdata.v1.StreamCandle
  * Use `create(StreamCandlesRequestSchema)` to create a new message.
  */
 export const StreamCandlesRequestSchema: GenMessage<StreamCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 38);
 
 /**
  * One step of the stream.
@@ -1402,7 +1751,7 @@ export type StreamCandlesResponse = Message<"tradeloom.marketdata.v1.StreamCandl
  * Use `create(StreamCandlesResponseSchema)` to create a new message.
  */
 export const StreamCandlesResponseSchema: GenMessage<StreamCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 30);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 39);
 
 /**
  * A span whose bars could not be replayed.
@@ -1430,7 +1779,7 @@ export type CandlesGap = Message<"tradeloom.marketdata.v1.CandlesGap"> & {
  * Use `create(CandlesGapSchema)` to create a new message.
  */
 export const CandlesGapSchema: GenMessage<CandlesGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 31);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 40);
 
 /**
  * A part of an import.
@@ -1467,7 +1816,7 @@ export type ImportCandlesRequest = Message<"tradeloom.marketdata.v1.ImportCandle
  * Use `create(ImportCandlesRequestSchema)` to create a new message.
  */
 export const ImportCandlesRequestSchema: GenMessage<ImportCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 32);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 41);
 
 /**
  * What is being imported.
@@ -1495,7 +1844,7 @@ export type ImportHeader = Message<"tradeloom.marketdata.v1.ImportHeader"> & {
  * Use `create(ImportHeaderSchema)` to create a new message.
  */
 export const ImportHeaderSchema: GenMessage<ImportHeader> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 33);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 42);
 
 /**
  * What the import did.
@@ -1551,7 +1900,7 @@ export type ImportCandlesResponse = Message<"tradeloom.marketdata.v1.ImportCandl
  * Use `create(ImportCandlesResponseSchema)` to create a new message.
  */
 export const ImportCandlesResponseSchema: GenMessage<ImportCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 34);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 43);
 
 /**
  * Kinds of instrument.
@@ -1729,6 +2078,16 @@ export const MarketDataService: GenService<{
     output: typeof GetQuoteResponseSchema;
   },
   /**
+   * Returns the newest order book.
+   *
+   * @generated from rpc tradeloom.marketdata.v1.MarketDataService.GetOrderBook
+   */
+  getOrderBook: {
+    methodKind: "unary";
+    input: typeof GetOrderBookRequestSchema;
+    output: typeof GetOrderBookResponseSchema;
+  },
+  /**
    * Returns candles in the order of their opening, a page at a time.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.GetCandles
@@ -1748,6 +2107,18 @@ export const MarketDataService: GenService<{
     methodKind: "server_streaming";
     input: typeof StreamTicksRequestSchema;
     output: typeof StreamTicksResponseSchema;
+  },
+  /**
+   * Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+   * has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+   * else, so their bytes may be concatenated.
+   *
+   * @generated from rpc tradeloom.marketdata.v1.MarketDataService.StreamOrderBook
+   */
+  streamOrderBook: {
+    methodKind: "server_streaming";
+    input: typeof StreamOrderBookRequestSchema;
+    output: typeof StreamOrderBookResponseSchema;
   },
   /**
    * Streams candles: the forming one as it grows, then closed, resuming after a cursor.
