@@ -29,7 +29,7 @@ SCALARS: dict[int, Json] = {
     F.TYPE_DOUBLE: {"type": "number", "format": "double"},
     F.TYPE_FLOAT: {"type": "number", "format": "float"},
     F.TYPE_INT32: {"type": "integer", "format": "int32"},
-    F.TYPE_UINT32: {"type": "integer", "format": "int32", "minimum": 0},
+    F.TYPE_UINT32: {"type": "integer", "format": "uint32", "minimum": 0},
     # Proto's JSON writes 64-bit numbers as text, since JavaScript's cannot hold them.
     F.TYPE_INT64: {"type": "string", "format": "int64"},
     F.TYPE_UINT64: {"type": "string", "format": "uint64"},

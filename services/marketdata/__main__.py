@@ -13,6 +13,8 @@ from libs.mesh.server import Mesh, Service, run
 from libs.store.database import open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
+from services.marketdata.book_hub import reading_books
+from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import reading_candles
 from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.history import History
@@ -45,6 +47,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             retaining(worker, settings.kept_days),
             storing(worker, redis, interval_seconds=settings.store_interval_seconds),
             reading_ticks(redis) as hub,
+            reading_books(hub, redis) as book_hub,
             reading_candles(
                 database,
                 heartbeat_seconds=settings.stream_heartbeat_seconds,
@@ -61,6 +64,13 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     redis,
                     heartbeat_seconds=settings.stream_heartbeat_seconds,
                     reader_bytes_max=settings.reader_bytes_max,
+                    message_bytes=settings.tick_message_bytes,
+                ),
+                book_hub=book_hub,
+                book_streams=BookStreams(
+                    book_hub,
+                    heartbeat_seconds=settings.stream_heartbeat_seconds,
+                    reader_updates_max=settings.reader_book_updates_max,
                     message_bytes=settings.tick_message_bytes,
                 ),
                 candle_streams=candle_streams,

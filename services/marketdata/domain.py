@@ -1,8 +1,8 @@
 """What an instrument and a candle are, how long bars can be, and why something is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
@@ -15,6 +15,7 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
+UTC_ZONE = "UTC"
 
 
 class AssetClass(Enum):
@@ -47,6 +48,9 @@ class Instrument:
     state: InstrumentState
     has_feed: bool
     update_time: datetime | None = None
+    calendar: str = ""
+    """The MIC of the exchange in whose sessions it trades; none if it trades round the clock."""
+    time_zone: str = UTC_ZONE
 
     @property
     def venue(self) -> str:
@@ -55,6 +59,17 @@ class Instrument:
     @property
     def symbol(self) -> str:
         return self.instrument_id.partition(":")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstrumentFilter:
+    """What an instrument must be; whatever is empty may be anything."""
+
+    venue: str = ""
+    asset_classes: frozenset[AssetClass] = frozenset()
+    base_asset: str = ""
+    quote_asset: str = ""
+    states: frozenset[InstrumentState] = frozenset()
 
 
 def check_put(instrument: Instrument, existing: Instrument | None) -> None:
@@ -154,6 +169,29 @@ class Gap:
     filled_time: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MarketState:
+    """Whether a market trades, and when that next changes as far as is known."""
+
+    is_open: bool
+    next_open: datetime | None = None
+    next_close: datetime | None = None
+
+
+ALWAYS_OPEN = MarketState(is_open=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One time that an exchange trades; the end of each time is excluded."""
+
+    date: date
+    open: datetime
+    close: datetime
+    breaks: Sequence[tuple[datetime, datetime]]
+    closes_early: bool
+
+
 class InstrumentNotFound(NotFound):
     """No instrument has this id."""
 
@@ -173,6 +211,12 @@ class NoQuote(NotFound):
     """The instrument has had no tick yet."""
 
     reason = "NO_QUOTE"
+
+
+class NoBook(NotFound):
+    """The instrument has no order book, or has had none yet."""
+
+    reason = "NO_BOOK"
 
 
 class ImportLinesInvalid(Invalid):

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from redis.asyncio import Redis
 
@@ -50,6 +51,19 @@ class Conflated:
     @property
     def skipped(self) -> int:
         return self.batches - 1
+
+
+class Listener(Protocol):
+    """What the hub offers to. None of these may wait."""
+
+    def start_from(self, cursor: Cursor) -> None:
+        """What is at or before the cursor is not wanted."""
+
+    def offer(self, chunk: Chunk) -> None:
+        """The next of the instrument."""
+
+    def lose(self, instrument_id: str) -> None:
+        """The hub missed something of the instrument and offers no more of it."""
 
 
 class Reader:
@@ -155,7 +169,7 @@ class Channel:
     """One instrument as the hub reads it."""
 
     position: Cursor
-    readers: set[Reader] = field(default_factory=set)
+    readers: set[Listener] = field(default_factory=set)
 
 
 class TickHub:
@@ -164,7 +178,7 @@ class TickHub:
         self._channels: dict[str, Channel] = {}
         self._wanted = asyncio.Event()
 
-    def attach(self, reader: Reader, cursor: Cursor) -> Cursor:
+    def attach(self, reader: Listener, cursor: Cursor) -> Cursor:
         """From now on the reader is offered what comes after the cursor, or after the one returned if that is later.
 
         In the second case what lies between is the caller's to read.
@@ -177,7 +191,7 @@ class TickHub:
             return cursor
         return channel.position
 
-    def detach(self, reader: Reader, instrument_ids: Sequence[str]) -> None:
+    def detach(self, reader: Listener, instrument_ids: Sequence[str]) -> None:
         for instrument_id in instrument_ids:
             if channel := self._channels.get(instrument_id):
                 channel.readers.discard(reader)

@@ -1,6 +1,6 @@
 """Speaks the marketdata API: reads the request, asks for the data, writes the response."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
@@ -10,7 +10,9 @@ from libs.mesh import pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.marketdata import candle_store, domain, gap_store, store, wire
+from services.marketdata import books, candle_store, domain, gap_store, search, sessions, store, wire
+from services.marketdata.book_hub import BookHub
+from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
 from services.marketdata.importing import Importing
 from services.marketdata.tick_stream import TickStreams, cursors_from
@@ -19,6 +21,7 @@ INSTRUMENTS_USUAL = 50
 CANDLES_USUAL = 500
 SNAPSHOT_USUAL = 100
 GAPS_USUAL = 50
+SESSIONS_USUAL = 100
 FORWARDS, BACKWARDS = "after", "before"
 MICROSECOND = timedelta(microseconds=1)
 MICROSECONDS_MAX = timedelta(days=700_000) // MICROSECOND  # from the epoch, either way: within what datetime can say
@@ -34,22 +37,23 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         worker: Database,
         redis: Redis,
         tick_streams: TickStreams,
+        book_hub: BookHub,
+        book_streams: BookStreams,
         candle_streams: CandleStreams,
         importing: Importing,
     ) -> None:
         self._database, self._worker, self._redis = database, worker, redis
         self._tick_streams, self._candle_streams, self._import = tick_streams, candle_streams, importing
+        self._book_hub, self._book_streams = book_hub, book_streams
 
     async def SearchInstruments(self, request, context):
-        after = pages.key_of(request.page_token, 1)
+        wanted, after = wire.filter_from_proto(request), search.place_after(request.page_token)
         size = pages.size_of(request.page_size, INSTRUMENTS_USUAL)
         async with self._database.transaction() as rows:
-            found = await store.search_instruments(
-                rows, query=request.query, venue=request.venue, after=str(after[0]) if after else "", limit=size + 1
-            )
+            found = await search.search(rows, request.query, wanted, after, size + 1)
         return marketdata_pb2.SearchInstrumentsResponse(
-            instruments=map(wire.instrument_to_proto, found[:size]),
-            next_page_token=pages.token_after(found[size - 1].instrument_id) if len(found) > size else "",
+            instruments=[wire.instrument_to_proto(each.instrument) for each in found[:size]],
+            next_page_token=search.token_after(found[size - 1].place) if len(found) > size else "",
         )
 
     async def GetInstrument(self, request, context):
@@ -58,7 +62,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         return marketdata_pb2.GetInstrumentResponse(instrument=wire.instrument_to_proto(instrument))
 
     async def PutInstrument(self, request, context):
-        instrument = wire.put_instrument_from_proto(request.instrument)
+        instrument = await sessions.zoned(wire.put_instrument_from_proto(request.instrument), datetime.now(UTC))
 
         async def work(rows: Connection) -> marketdata_pb2.PutInstrumentResponse:
             existing = await store.find_instrument(rows, instrument.instrument_id, for_update=True)
@@ -68,6 +72,30 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
 
         return await answer_once(self._worker, key_of(request), marketdata_pb2.PutInstrumentResponse, work)
 
+    async def ListSessions(self, request, context):
+        name, now = request.calendar, datetime.now(UTC)
+        if request.instrument_id:
+            async with self._database.transaction() as rows:
+                name = (await store.get_instrument(rows, request.instrument_id)).calendar
+        if not name:
+            return marketdata_pb2.ListSessionsResponse(
+                time_zone=domain.UTC_ZONE, market_state=wire.market_state_to_proto(domain.ALWAYS_OPEN)
+            )
+        calendar = await sessions.known(name, now, "calendar")
+        start = time_from_proto(request.start_time) if request.HasField("start_time") else None
+        end = time_from_proto(request.end_time) if request.HasField("end_time") else None
+        start, end = sessions.asked_within(calendar, start, end, now)
+        places = sessions.session_range(calendar, start, end, pages.number_after(request.page_token))
+        size = pages.size_of(request.page_size, SESSIONS_USUAL)
+        found = sessions.sessions_of(calendar, places[:size])
+        return marketdata_pb2.ListSessionsResponse(
+            sessions=map(wire.session_to_proto, found),
+            next_page_token=pages.token_after(sessions.day_number(found[-1].date)) if len(places) > size else "",
+            calendar=calendar.name,
+            time_zone=calendar.time_zone,
+            market_state=wire.market_state_to_proto(sessions.market_state(calendar, now)),
+        )
+
     async def GetQuote(self, request, context):
         quote = (await feed.quotes(self._redis, [request.instrument_id])).get(request.instrument_id)
         if quote is None:
@@ -75,6 +103,15 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
                 await store.get_instrument(rows, request.instrument_id)
             raise domain.NoQuote("the instrument has had no tick yet", instrument_id=request.instrument_id)
         return marketdata_pb2.GetQuoteResponse(quote=marketdata_pb2.Quote.FromString(quote))
+
+    async def GetOrderBook(self, request, context):
+        async with self._database.transaction() as rows:
+            instrument = await store.get_instrument(rows, request.instrument_id)
+        state = await self._book_hub.current(request.instrument_id) if instrument.has_book else None
+        if state is None:
+            raise domain.NoBook("the instrument has no order book, or none yet", instrument_id=request.instrument_id)
+        book, checksum = books.top(state, pages.size_of(request.depth, books.DEPTH_MAX))
+        return marketdata_pb2.GetOrderBookResponse(book=book, cursor=str(state.cursor), checksum=checksum)
 
     async def GetCandles(self, request, context):
         size = domain.bar_size(request.bar_size)
@@ -126,6 +163,13 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         async with self._database.transaction() as rows:
             await store.require_instruments(rows, request.instrument_ids)
         async for message in self._tick_streams.stream(request.instrument_ids, after, conflate=request.conflate):
+            yield message
+
+    async def StreamOrderBook(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)
+        after = cursors_from(request.after_cursors, request.instrument_ids)
+        async with self._database.transaction() as rows:
+            await store.require_instruments(rows, request.instrument_ids)
+        async for message in self._book_streams.stream(request.instrument_ids, after):
             yield message
 
     async def StreamCandles(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)

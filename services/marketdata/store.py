@@ -11,7 +11,7 @@ from services.marketdata.domain import AssetClass, Instrument, InstrumentNotFoun
 
 COLUMNS = """
 instrument_id, description, asset_class, base_asset, quote_asset, tick_size, lot_size, minimum_notional,
-maker_fee_rate, taker_fee_rate, has_book, state, has_feed, update_time
+maker_fee_rate, taker_fee_rate, has_book, state, has_feed, update_time, calendar, time_zone
 """
 
 TELL_AGAIN_DAYS = outbox.KEPT_DAYS - 2
@@ -40,40 +40,23 @@ async def require_instruments(rows: Connection, instrument_ids: Sequence[str]) -
             raise InstrumentNotFound(instrument_id)
 
 
-async def search_instruments(rows: Connection, *, query: str, venue: str, after: str, limit: int) -> list[Instrument]:
-    """Those whose id, symbol or description begins with query, in the order of their ids, after the id `after`."""
-    found = await rows.fetch(
-        f"""
-        SELECT {COLUMNS} FROM instruments
-        WHERE instrument_id > $3 AND ($2 = '' OR starts_with(instrument_id, $2 || ':'))
-        AND (starts_with(lower(instrument_id), $1) OR starts_with(lower(split_part(instrument_id, ':', 2)), $1)
-             OR starts_with(lower(description), $1))
-        ORDER BY instrument_id LIMIT $4
-        """,
-        query.lower(),
-        venue,
-        after,
-        limit,
-    )
-    return [instrument_from(row) for row in found]
-
-
 async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument:
     """Stores the instrument and tells it, unless it stands so already; returns it as it now stands."""
     row = await rows.fetchrow(
         """
         INSERT INTO instruments AS kept (
           instrument_id, description, asset_class, base_asset, quote_asset, tick_size, lot_size, minimum_notional,
-          maker_fee_rate, taker_fee_rate, has_book, state, has_feed, fact_sequence)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 1)
+          maker_fee_rate, taker_fee_rate, has_book, state, has_feed, calendar, time_zone, fact_sequence)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1)
         ON CONFLICT (instrument_id) DO UPDATE SET
           description = $2, asset_class = $3, base_asset = $4, quote_asset = $5, tick_size = $6, lot_size = $7,
           minimum_notional = $8, maker_fee_rate = $9, taker_fee_rate = $10, has_book = $11, state = $12, has_feed = $13,
-          update_time = now(), fact_sequence = kept.fact_sequence + 1
+          calendar = $14, time_zone = $15, update_time = now(), fact_sequence = kept.fact_sequence + 1
         WHERE (kept.description, kept.asset_class, kept.base_asset, kept.quote_asset, kept.tick_size, kept.lot_size,
-               kept.minimum_notional, kept.maker_fee_rate, kept.taker_fee_rate, kept.has_book, kept.state, kept.has_feed)
-          IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-        RETURNING fact_sequence, update_time
+               kept.minimum_notional, kept.maker_fee_rate, kept.taker_fee_rate, kept.has_book, kept.state, kept.has_feed,
+               kept.calendar, kept.time_zone)
+          IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+        RETURNING fact_sequence, update_time, search_text
         """,
         instrument.instrument_id,
         instrument.description,
@@ -88,11 +71,19 @@ async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument
         instrument.has_book,
         instrument.state.value,
         instrument.has_feed,
+        instrument.calendar,
+        instrument.time_zone,
     )
     if row is None:
         return await get_instrument(rows, instrument.instrument_id)
     await rows.execute(
         "INSERT INTO series (instrument_id) VALUES ($1) ON CONFLICT DO NOTHING", instrument.instrument_id
+    )
+    # In one order, so that two who put instruments wait for each other once at most. Words that nobody has any more stay,
+    # and lead nowhere.
+    await rows.execute(
+        "INSERT INTO instrument_words SELECT unnest($1::text[]) ON CONFLICT DO NOTHING",
+        sorted(set(row["search_text"].split())),
     )
     stored = replace(instrument, update_time=row["update_time"])
     await outbox.add(rows, [events.instrument_changed(stored, row["fact_sequence"])])

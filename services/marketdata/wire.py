@@ -6,7 +6,18 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.ids import uuid7
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
-from services.marketdata.domain import EPOCH, AssetClass, Candle, Gap, GapKind, Instrument, InstrumentState
+from services.marketdata.domain import (
+    EPOCH,
+    AssetClass,
+    Candle,
+    Gap,
+    GapKind,
+    Instrument,
+    InstrumentFilter,
+    InstrumentState,
+    MarketState,
+    Session,
+)
 
 ASSET_CLASSES = {
     AssetClass.CRYPTO: marketdata_pb2.ASSET_CLASS_CRYPTO,
@@ -23,6 +34,7 @@ GAP_KINDS = {
     GapKind.LOST: marketdata_pb2.GAP_KIND_LOST,
 }
 ASSET_CLASSES_BACK = {value: key for key, value in ASSET_CLASSES.items()}
+STATES_BACK = {value: key for key, value in STATES.items()}
 
 
 def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
@@ -42,6 +54,8 @@ def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
         has_book=instrument.has_book,
         state=STATES[instrument.state],
         update_time=timestamp(instrument.update_time),
+        calendar=instrument.calendar,
+        time_zone=instrument.time_zone,
     )
 
 
@@ -73,6 +87,38 @@ def instrument_from_proto(message: marketdata_pb2.Instrument, *, state: Instrume
         has_book=message.has_book,
         state=state,
         has_feed=has_feed,
+        calendar=message.calendar,
+    )
+
+
+def session_to_proto(session: Session) -> marketdata_pb2.Session:
+    return marketdata_pb2.Session(
+        date=session.date.isoformat(),
+        open_time=timestamp(session.open),
+        close_time=timestamp(session.close),
+        breaks=[
+            marketdata_pb2.SessionBreak(start_time=timestamp(start), end_time=timestamp(end))
+            for start, end in session.breaks
+        ],
+        closes_early=session.closes_early,
+    )
+
+
+def market_state_to_proto(state: MarketState) -> marketdata_pb2.MarketState:
+    return marketdata_pb2.MarketState(
+        is_open=state.is_open,
+        next_open_time=timestamp(state.next_open),
+        next_close_time=timestamp(state.next_close),
+    )
+
+
+def filter_from_proto(request: marketdata_pb2.SearchInstrumentsRequest) -> InstrumentFilter:
+    return InstrumentFilter(
+        venue=request.venue,
+        asset_classes=frozenset(map(ASSET_CLASSES_BACK.__getitem__, request.asset_classes)),
+        base_asset=request.base_asset,
+        quote_asset=request.quote_asset,
+        states=frozenset(map(STATES_BACK.__getitem__, request.states)),
     )
 
 

@@ -41,7 +41,7 @@ async def search(caller: Caller, **more):
 async def test_announced_instruments_are_found_by_the_start_of_id_symbol_or_description(installation, caller):
     await announce(installation, BTC, ETH, "FILE:XRPETH")
     assert await search(caller) == (["FILE:XRPETH", BTC, ETH], "")
-    assert (await search(caller, query="sim:b"))[0] == [BTC]
+    assert (await search(caller, query="sim:btcu"))[0] == [BTC]
     assert (await search(caller, query="ethu"))[0] == [ETH]
     assert (await search(caller, query="all about xrp"))[0] == ["FILE:XRPETH"]
     assert (await search(caller, venue="SIM"))[0] == [BTC, ETH]

@@ -114,10 +114,10 @@ def test_every_stream_can_be_resumed(method: Method) -> None:
     assert not method.client_streaming, "browsers cannot speak such"
     asked = set(method.descriptor.input_type.fields_by_name)
     assert asked & {"after_cursor", "after_cursors"}
-    # The cursor stands in every message, or, where messages are concatenated, in each of their batches.
+    # The cursor stands in every message, or, where messages are concatenated, in each of their batches or updates.
     answered = method.descriptor.output_type.fields_by_name
-    batches = answered.get("batches")
-    inner = batches.message_type.fields_by_name if batches is not None and batches.message_type else {}
+    first = answered.get("batches") or answered.get("updates")
+    inner = first.message_type.fields_by_name if first is not None and first.message_type else {}
     assert "cursor" in answered or "cursor" in inner
 
 

@@ -42,6 +42,7 @@ NOBODYS = {
     ("feeds", "instrument_streams"): "how far ticks were sent",
     ("feeds", "backfills"): "what operators and feeds ordered, for everybody",
     ("marketdata", "instruments"): "what can be traded",
+    ("marketdata", "instrument_words"): "the words of what can be traded",
     ("marketdata", "series"): "what is known of a market",
     ("marketdata", "coverage"): "what is known of a market",
     ("marketdata", "gaps"): "what is not known of a market",

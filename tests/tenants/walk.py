@@ -135,6 +135,7 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "PortfolioService/ListPositions": {"include_flat": True},
     "MarketDataService/SearchInstruments": {},
     "MarketDataService/GetInstrument": {"instrument_id": INSTRUMENT},
+    "MarketDataService/ListSessions": {"instrument_id": INSTRUMENT},
     "MarketDataService/GetQuote": {"instrument_id": INSTRUMENT},
     "MarketDataService/ListGaps": {"instrument_id": INSTRUMENT, "include_filled": True},
     "MarketDataService/GetCandles": {
@@ -142,6 +143,8 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
         "start_time": timestamp(NOW - timedelta(hours=1)),
         "end_time": timestamp(NOW),
     },
+    "MarketDataService/GetOrderBook": {"instrument_id": INSTRUMENT},
+    "MarketDataService/StreamOrderBook": {"instrument_ids": [INSTRUMENT]},
     "MarketDataService/StreamTicks": {"instrument_ids": [INSTRUMENT]},
     "MarketDataService/StreamCandles": BARS,
     "ExecutionService/ListVenues": {},

@@ -146,6 +146,8 @@ class Instrument(_message.Message):
     HAS_BOOK_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    CALENDAR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """Venue and symbol, such as "SIM:BTCUSDT"."""
     venue: _builtins.str
@@ -164,6 +166,10 @@ class Instrument(_message.Message):
     """Whether its feed brings an order book; without one, paper orders fill at prints."""
     state: Global___InstrumentState.ValueType
     """Whether it can be traded now."""
+    calendar: _builtins.str
+    """The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock."""
+    time_zone: _builtins.str
+    """The time zone of its calendar, such as "America/New_York"; "UTC" without one."""
     @_builtins.property
     def tick_size(self) -> _decimal_pb2.Decimal:
         """Order prices are multiples of it."""
@@ -206,14 +212,124 @@ class Instrument(_message.Message):
         has_book: _builtins.bool = ...,
         state: Global___InstrumentState.ValueType = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        calendar: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_class", b"asset_class", "base_asset", b"base_asset", "description", b"description", "has_book", b"has_book", "instrument_id", b"instrument_id", "lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "quote_asset", b"quote_asset", "state", b"state", "symbol", b"symbol", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "update_time", b"update_time", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_class", b"asset_class", "base_asset", b"base_asset", "calendar", b"calendar", "description", b"description", "has_book", b"has_book", "instrument_id", b"instrument_id", "lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "quote_asset", b"quote_asset", "state", b"state", "symbol", b"symbol", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "time_zone", b"time_zone", "update_time", b"update_time", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Instrument: _TypeAlias = Instrument  # noqa: Y015
+
+@_typing.final
+class Session(_message.Message):
+    """One time that an exchange trades, as a rule one of a day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    BREAKS_FIELD_NUMBER: _builtins.int
+    CLOSES_EARLY_FIELD_NUMBER: _builtins.int
+    date: _builtins.str
+    """The exchange's own date for it, such as "2024-11-29". It may open on the evening before."""
+    closes_early: _builtins.bool
+    """Whether it closes before the usual time."""
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it opens."""
+
+    @_builtins.property
+    def close_time(self) -> _timestamp_pb2.Timestamp:
+        """When it closes; the end is excluded."""
+
+    @_builtins.property
+    def breaks(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionBreak]:
+        """Pauses within it, such as at noon."""
+
+    def __init__(
+        self,
+        *,
+        date: _builtins.str = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        close_time: _timestamp_pb2.Timestamp | None = ...,
+        breaks: _abc.Iterable[Global___SessionBreak] | None = ...,
+        closes_early: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["close_time", b"close_time", "open_time", b"open_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaks", b"breaks", "close_time", b"close_time", "closes_early", b"closes_early", "date", b"date", "open_time", b"open_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SessionBreak(_message.Message):
+    """A pause within a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Its start."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its end, excluded."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionBreak: _TypeAlias = SessionBreak  # noqa: Y015
+
+@_typing.final
+class MarketState(_message.Message):
+    """Whether an exchange trades at a moment, and when that changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_OPEN_FIELD_NUMBER: _builtins.int
+    NEXT_OPEN_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_CLOSE_TIME_FIELD_NUMBER: _builtins.int
+    is_open: _builtins.bool
+    """Whether it does: within a session, and not in a break."""
+    @_builtins.property
+    def next_open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it opens the next time; unset where no calendar tells."""
+
+    @_builtins.property
+    def next_close_time(self) -> _timestamp_pb2.Timestamp:
+        """When it closes the next time; unset where no calendar tells."""
+
+    def __init__(
+        self,
+        *,
+        is_open: _builtins.bool = ...,
+        next_open_time: _timestamp_pb2.Timestamp | None = ...,
+        next_close_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_close_time", b"next_close_time", "next_open_time", b"next_open_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_open", b"is_open", "next_close_time", b"next_close_time", "next_open_time", b"next_open_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarketState: _TypeAlias = MarketState  # noqa: Y015
 
 @_typing.final
 class Tick(_message.Message):
@@ -496,6 +612,68 @@ class Quote(_message.Message):
 Global___Quote: _TypeAlias = Quote  # noqa: Y015
 
 @_typing.final
+class BookUpdate(_message.Message):
+    """What became of an order book: the whole of it, or the levels that differ from the book before.
+
+    The checksum tells whether a reader's own book is right. It is the CRC-32 of zlib and PNG (reflected polynomial
+    0xEDB88320, initial and final XOR 0xFFFFFFFF) over these bytes: one with the number of bids, one with the number of asks,
+    then for every bid and after them for every ask, best first (bids from the highest price, asks from the lowest), the price
+    and the quantity as IEEE 754 doubles of 8 bytes, little-endian. All levels of the book after the update count.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    BIDS_FIELD_NUMBER: _builtins.int
+    ASKS_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    PREVIOUS_CURSOR_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose book."""
+    snapshot: _builtins.bool
+    """Whether the levels are all there are; otherwise they are applied to the book at previous_cursor."""
+    checksum: _builtins.int
+    """Of the book after this update; see above."""
+    previous_cursor: _builtins.str
+    """The cursor of the book before; empty with a snapshot."""
+    cursor: _builtins.str
+    """Pass it back in after_cursors to resume here; a cursor of ticks."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the venue says it stood so."""
+
+    @_builtins.property
+    def bids(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookLevel]:
+        """Bids that are new or have another quantity; 0 for one that is there no more. Best first."""
+
+    @_builtins.property
+    def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookLevel]:
+        """Asks, likewise."""
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        snapshot: _builtins.bool = ...,
+        bids: _abc.Iterable[Global___BookLevel] | None = ...,
+        asks: _abc.Iterable[Global___BookLevel] | None = ...,
+        checksum: _builtins.int = ...,
+        previous_cursor: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "bids", b"bids", "checksum", b"checksum", "cursor", b"cursor", "instrument_id", b"instrument_id", "previous_cursor", b"previous_cursor", "snapshot", b"snapshot", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BookUpdate: _TypeAlias = BookUpdate  # noqa: Y015
+
+@_typing.final
 class Candle(_message.Message):
     """What happened between open_time and open_time plus the bar's size, the end excluded."""
 
@@ -636,14 +814,33 @@ class SearchInstrumentsRequest(_message.Message):
     VENUE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ASSET_CLASSES_FIELD_NUMBER: _builtins.int
+    BASE_ASSET_FIELD_NUMBER: _builtins.int
+    QUOTE_ASSET_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """The start of an id, symbol or description, without regard to case."""
+    """Words, without regard to case and to what stands between them: "btc/usdt" also finds the symbol "BTCUSDT". Each must
+    begin a word of the instrument or, from three letters on, stand somewhere in it. One that begins no instrument's word
+    is taken for misspelled: then it may be like one, or have two neighbouring letters exchanged.
+    """
     venue: _builtins.str
-    """Only this venue's."""
+    """Only this venue's, such as "SIM"."""
     page_size: _builtins.int
     """At most so many, up to 200; 50 if unset."""
     page_token: _builtins.str
     """Continues where the previous page ended."""
+    base_asset: _builtins.str
+    """Only those that buy this, such as "BTC"."""
+    quote_asset: _builtins.str
+    """Only those that are paid in this currency or asset, such as "USDT"."""
+    @_builtins.property
+    def asset_classes(self) -> _containers.RepeatedScalarFieldContainer[Global___AssetClass.ValueType]:
+        """Only of these kinds; of all if empty."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___InstrumentState.ValueType]:
+        """Only in these states; in all if empty."""
+
     def __init__(
         self,
         *,
@@ -651,10 +848,14 @@ class SearchInstrumentsRequest(_message.Message):
         venue: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        asset_classes: _abc.Iterable[Global___AssetClass.ValueType] | None = ...,
+        base_asset: _builtins.str = ...,
+        quote_asset: _builtins.str = ...,
+        states: _abc.Iterable[Global___InstrumentState.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "query", b"query", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_classes", b"asset_classes", "base_asset", b"base_asset", "page_size", b"page_size", "page_token", b"page_token", "query", b"query", "quote_asset", b"quote_asset", "states", b"states", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -662,7 +863,10 @@ Global___SearchInstrumentsRequest: _TypeAlias = SearchInstrumentsRequest  # noqa
 
 @_typing.final
 class SearchInstrumentsResponse(_message.Message):
-    """A page of instruments, in the order of their ids."""
+    """A page of instruments. First those whose symbol or id is the query, then those where it begins one of these, where each
+    word begins a word, where each is inside, and last those that are only alike, the most alike first; among equals, and
+    without a query, in the order of their ids.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -746,7 +950,7 @@ class PutInstrumentRequest(_message.Message):
     """Makes retries safe."""
     @_builtins.property
     def instrument(self) -> Global___Instrument:
-        """The instrument; venue, symbol, state and update_time are set by the service."""
+        """The instrument; venue, symbol, state, update_time and time_zone are set by the service."""
 
     def __init__(
         self,
@@ -785,6 +989,96 @@ class PutInstrumentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutInstrumentResponse: _TypeAlias = PutInstrumentResponse  # noqa: Y015
+
+@_typing.final
+class ListSessionsRequest(_message.Message):
+    """Asks for sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    CALENDAR_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose exchange's."""
+    calendar: _builtins.str
+    """The exchange's MIC."""
+    page_size: _builtins.int
+    """At most so many, up to 1000; 100 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first session closes after it; now if unset. Calendars begin with 1990, some later."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The last session opens before it; the calendar's end if unset, which is a year from now or, where the exchange has not
+        told so much, earlier.
+        """
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        calendar: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "end_time", b"end_time", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionsResponse(_message.Message):
+    """A page of sessions, in their order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CALENDAR_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MARKET_STATE_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    calendar: _builtins.str
+    """Whose they are; empty for an instrument that trades round the clock."""
+    time_zone: _builtins.str
+    """The time zone there; all times here are in UTC."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """The page; none for an instrument that trades round the clock."""
+
+    @_builtins.property
+    def market_state(self) -> Global___MarketState:
+        """As of now, whatever was asked for."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___Session] | None = ...,
+        next_page_token: _builtins.str = ...,
+        calendar: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        market_state: Global___MarketState | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["market_state", b"market_state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calendar", b"calendar", "market_state", b"market_state", "next_page_token", b"next_page_token", "sessions", b"sessions", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
 
 @_typing.final
 class GetQuoteRequest(_message.Message):
@@ -831,6 +1125,64 @@ class GetQuoteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetQuoteResponse: _TypeAlias = GetQuoteResponse  # noqa: Y015
+
+@_typing.final
+class GetOrderBookRequest(_message.Message):
+    """Asks for the newest order book."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Venue and symbol."""
+    depth: _builtins.int
+    """At most so many levels a side, up to 20; 20 if unset."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["depth", b"depth", "instrument_id", b"instrument_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderBookRequest: _TypeAlias = GetOrderBookRequest  # noqa: Y015
+
+@_typing.final
+class GetOrderBookResponse(_message.Message):
+    """The newest order book. Its time says how old it is: it stays when its feed stops."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOOK_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The cursor it stands at, to stream what comes after it."""
+    checksum: _builtins.int
+    """Of the levels returned, as in BookUpdate."""
+    @_builtins.property
+    def book(self) -> Global___Book:
+        """The book."""
+
+    def __init__(
+        self,
+        *,
+        book: Global___Book | None = ...,
+        cursor: _builtins.str = ...,
+        checksum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["book", b"book"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["book", b"book", "checksum", b"checksum", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOrderBookResponse: _TypeAlias = GetOrderBookResponse  # noqa: Y015
 
 @_typing.final
 class GetCandlesRequest(_message.Message):
@@ -1177,6 +1529,208 @@ class Conflation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Conflation: _TypeAlias = Conflation  # noqa: Y015
+
+@_typing.final
+class StreamOrderBookRequest(_message.Message):
+    """Asks for live order books."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_IDS_FIELD_NUMBER: _builtins.int
+    AFTER_CURSORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instrument_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Venue and symbol of each, at most 200."""
+
+    @_builtins.property
+    def after_cursors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Cursors out of earlier messages, one for each instrument to resume; the others start with a snapshot."""
+
+    def __init__(
+        self,
+        *,
+        instrument_ids: _abc.Iterable[_builtins.str] | None = ...,
+        after_cursors: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursors", b"after_cursors", "instrument_ids", b"instrument_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOrderBookRequest: _TypeAlias = StreamOrderBookRequest  # noqa: Y015
+
+@_typing.final
+class StreamOrderBookResponse(_message.Message):
+    """One step of the stream: either updates, or exactly one of the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATES_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
+    CONFLATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___BookUpdate]:
+        """Consecutive updates; instruments may be mixed."""
+
+    @_builtins.property
+    def acknowledgement(self) -> Global___BooksAcknowledgement:
+        """The first message."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___BooksHeartbeat:
+        """Nothing was sent for a while; the stream lives."""
+
+    @_builtins.property
+    def gap(self) -> Global___BooksGap:
+        """Something could not be replayed; a snapshot follows."""
+
+    @_builtins.property
+    def conflation(self) -> Global___BookConflation:
+        """Updates were left out because the reader is slow; a snapshot follows."""
+
+    def __init__(
+        self,
+        *,
+        updates: _abc.Iterable[Global___BookUpdate] | None = ...,
+        acknowledgement: Global___BooksAcknowledgement | None = ...,
+        heartbeat: Global___BooksHeartbeat | None = ...,
+        gap: Global___BooksGap | None = ...,
+        conflation: Global___BookConflation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "conflation", b"conflation", "gap", b"gap", "heartbeat", b"heartbeat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "conflation", b"conflation", "gap", b"gap", "heartbeat", b"heartbeat", "updates", b"updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamOrderBookResponse: _TypeAlias = StreamOrderBookResponse  # noqa: Y015
+
+@_typing.final
+class BooksAcknowledgement(_message.Message):
+    """Says where each instrument starts. A snapshot or what was missed follows for those that have a book; the others begin with
+    a snapshot when they have one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSORS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
+    heartbeat_seconds: _builtins.int
+    """A heartbeat comes at most so many seconds after the last message."""
+    @_builtins.property
+    def cursors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A cursor for each instrument."""
+
+    def __init__(
+        self,
+        *,
+        cursors: _abc.Iterable[_builtins.str] | None = ...,
+        heartbeat_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "heartbeat_seconds", b"heartbeat_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BooksAcknowledgement: _TypeAlias = BooksAcknowledgement  # noqa: Y015
+
+@_typing.final
+class BooksHeartbeat(_message.Message):
+    """The last cursor of each instrument."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSORS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def cursors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One for each instrument."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was sent."""
+
+    def __init__(
+        self,
+        *,
+        cursors: _abc.Iterable[_builtins.str] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursors", b"cursors", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BooksHeartbeat: _TypeAlias = BooksHeartbeat  # noqa: Y015
+
+@_typing.final
+class BooksGap(_message.Message):
+    """Updates after one cursor and up to another that are no longer to be had here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    RESUME_CURSOR_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose updates."""
+    after_cursor: _builtins.str
+    """The gap starts after it."""
+    resume_cursor: _builtins.str
+    """The stream goes on after it; the snapshot that follows stands at it."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        after_cursor: _builtins.str = ...,
+        resume_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "instrument_id", b"instrument_id", "resume_cursor", b"resume_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BooksGap: _TypeAlias = BooksGap  # noqa: Y015
+
+@_typing.final
+class BookConflation(_message.Message):
+    """Updates that were left out for a slow reader."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    SKIPPED_UPDATES_FIELD_NUMBER: _builtins.int
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    RESUME_CURSOR_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose updates."""
+    skipped_updates: _builtins.int
+    """How many were left out."""
+    after_cursor: _builtins.str
+    """The cursor before the first one left out."""
+    resume_cursor: _builtins.str
+    """The snapshot that follows stands at it."""
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        skipped_updates: _builtins.int = ...,
+        after_cursor: _builtins.str = ...,
+        resume_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_cursor", b"after_cursor", "instrument_id", b"instrument_id", "resume_cursor", b"resume_cursor", "skipped_updates", b"skipped_updates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BookConflation: _TypeAlias = BookConflation  # noqa: Y015
 
 @_typing.final
 class StreamCandlesRequest(_message.Message):

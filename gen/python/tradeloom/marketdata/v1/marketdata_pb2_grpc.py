@@ -51,10 +51,20 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/ListSessions',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
         self.GetQuote = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/GetQuote',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteResponse.FromString,
+                _registered_method=True)
+        self.GetOrderBook = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/GetOrderBook',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookResponse.FromString,
                 _registered_method=True)
         self.GetCandles = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/GetCandles',
@@ -65,6 +75,11 @@ class MarketDataServiceStub:
                 '/tradeloom.marketdata.v1.MarketDataService/StreamTicks',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksResponse.FromString,
+                _registered_method=True)
+        self.StreamOrderBook = channel.unary_stream(
+                '/tradeloom.marketdata.v1.MarketDataService/StreamOrderBook',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookResponse.FromString,
                 _registered_method=True)
         self.StreamCandles = channel.unary_stream(
                 '/tradeloom.marketdata.v1.MarketDataService/StreamCandles',
@@ -89,7 +104,8 @@ class MarketDataServiceServicer:
     """
 
     def SearchInstruments(self, request, context):
-        """Finds instruments by the start of their id, symbol or description; all of them without a query.
+        """Finds instruments by the words of their id, symbol, assets and description, also misspelled; all of them without a
+        query. Where Postgres lacks pg_trgm, or lets nobody install it, misspelled words find nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,8 +126,22 @@ class MarketDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """Returns when an exchange trades, session by session, and whether it does now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetQuote(self, request, context):
         """Returns the newest quote.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOrderBook(self, request, context):
+        """Returns the newest order book.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,6 +157,15 @@ class MarketDataServiceServicer:
     def StreamTicks(self, request, context):
         """Streams ticks as they come, resuming after a cursor for each instrument. Messages that hold
         batches hold nothing else, so their bytes may be concatenated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamOrderBook(self, request, context):
+        """Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+        has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+        else, so their bytes may be concatenated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -175,10 +214,20 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutInstrumentResponse.SerializeToString,
             ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsResponse.SerializeToString,
+            ),
             'GetQuote': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuote,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteResponse.SerializeToString,
+            ),
+            'GetOrderBook': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOrderBook,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookResponse.SerializeToString,
             ),
             'GetCandles': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCandles,
@@ -189,6 +238,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.StreamTicks,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksResponse.SerializeToString,
+            ),
+            'StreamOrderBook': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamOrderBook,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookResponse.SerializeToString,
             ),
             'StreamCandles': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamCandles,
@@ -300,6 +354,33 @@ class MarketDataService:
             _registered_method=True)
 
     @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/ListSessions',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetQuote(request,
             target,
             options=(),
@@ -316,6 +397,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/GetQuote',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetQuoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOrderBook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/GetOrderBook',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetOrderBookResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -370,6 +478,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/StreamTicks',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamOrderBook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/StreamOrderBook',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamOrderBookResponse.FromString,
             options,
             channel_credentials,
             insecure,

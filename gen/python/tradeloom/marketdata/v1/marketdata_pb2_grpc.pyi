@@ -19,20 +19,31 @@ class MarketDataServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SearchInstruments: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.SearchInstrumentsRequest, _marketdata_pb2.SearchInstrumentsResponse]
-    """Finds instruments by the start of their id, symbol or description; all of them without a query."""
+    """Finds instruments by the words of their id, symbol, assets and description, also misspelled; all of them without a
+    query. Where Postgres lacks pg_trgm, or lets nobody install it, misspelled words find nothing.
+    """
     GetInstrument: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetInstrumentRequest, _marketdata_pb2.GetInstrumentResponse]
     """Returns one instrument."""
     PutInstrument: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutInstrumentRequest, _marketdata_pb2.PutInstrumentResponse]
     """Creates an instrument that no feed brings, to import its history. Repeating a request_id
     returns the first answer again.
     """
+    ListSessions: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListSessionsRequest, _marketdata_pb2.ListSessionsResponse]
+    """Returns when an exchange trades, session by session, and whether it does now."""
     GetQuote: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetQuoteRequest, _marketdata_pb2.GetQuoteResponse]
     """Returns the newest quote."""
+    GetOrderBook: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetOrderBookRequest, _marketdata_pb2.GetOrderBookResponse]
+    """Returns the newest order book."""
     GetCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetCandlesRequest, _marketdata_pb2.GetCandlesResponse]
     """Returns candles in the order of their opening, a page at a time."""
     StreamTicks: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamTicksRequest, _marketdata_pb2.StreamTicksResponse]
     """Streams ticks as they come, resuming after a cursor for each instrument. Messages that hold
     batches hold nothing else, so their bytes may be concatenated.
+    """
+    StreamOrderBook: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamOrderBookRequest, _marketdata_pb2.StreamOrderBookResponse]
+    """Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+    has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+    else, so their bytes may be concatenated.
     """
     StreamCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamCandlesRequest, _marketdata_pb2.StreamCandlesResponse]
     """Streams candles: the forming one as it grows, then closed, resuming after a cursor."""
@@ -58,7 +69,9 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marketdata_pb2.SearchInstrumentsRequest,
         context: _aio.ServicerContext[_marketdata_pb2.SearchInstrumentsRequest, _abc.Awaitable[_marketdata_pb2.SearchInstrumentsResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.SearchInstrumentsResponse]:
-        """Finds instruments by the start of their id, symbol or description; all of them without a query."""
+        """Finds instruments by the words of their id, symbol, assets and description, also misspelled; all of them without a
+        query. Where Postgres lacks pg_trgm, or lets nobody install it, misspelled words find nothing.
+        """
 
     @_abc_1.abstractmethod
     def GetInstrument(
@@ -79,12 +92,28 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _marketdata_pb2.ListSessionsRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.ListSessionsRequest, _abc.Awaitable[_marketdata_pb2.ListSessionsResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.ListSessionsResponse]:
+        """Returns when an exchange trades, session by session, and whether it does now."""
+
+    @_abc_1.abstractmethod
     def GetQuote(
         self,
         request: _marketdata_pb2.GetQuoteRequest,
         context: _aio.ServicerContext[_marketdata_pb2.GetQuoteRequest, _abc.Awaitable[_marketdata_pb2.GetQuoteResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.GetQuoteResponse]:
         """Returns the newest quote."""
+
+    @_abc_1.abstractmethod
+    def GetOrderBook(
+        self,
+        request: _marketdata_pb2.GetOrderBookRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.GetOrderBookRequest, _abc.Awaitable[_marketdata_pb2.GetOrderBookResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.GetOrderBookResponse]:
+        """Returns the newest order book."""
 
     @_abc_1.abstractmethod
     def GetCandles(
@@ -102,6 +131,17 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_marketdata_pb2.StreamTicksResponse]:
         """Streams ticks as they come, resuming after a cursor for each instrument. Messages that hold
         batches hold nothing else, so their bytes may be concatenated.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamOrderBook(
+        self,
+        request: _marketdata_pb2.StreamOrderBookRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.StreamOrderBookRequest, _abc.AsyncIterator[_marketdata_pb2.StreamOrderBookResponse]],
+    ) -> _abc.AsyncIterator[_marketdata_pb2.StreamOrderBookResponse]:
+        """Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+        has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+        else, so their bytes may be concatenated.
         """
 
     @_abc_1.abstractmethod

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/marketdata/v1/marketdata.proto.
  */
 export const file_tradeloom_marketdata_v1_marketdata: GenFile = /*@__PURE__*/
-  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSKxBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAkitgEKBkNhbmRsZRItCglvcGVuX3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBG9wZW4YAiABKAESDAoEaGlnaBgDIAEoARILCgNsb3cYBCABKAESDQoFY2xvc2UYBSABKAESDgoGdm9sdW1lGAYgASgBEhMKC3RyYWRlX2NvdW50GAcgASgDEg4KBmNsb3NlZBgIIAEoCBIQCghyZXZpc2lvbhgJIAEoAyL9AgoDR2FwEg4KBmdhcF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEi4KBGtpbmQYAyABKA4yIC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HYXBLaW5kEhYKDmFmdGVyX3RyYWRlX2lkGAQgASgJEhcKD2JlZm9yZV90cmFkZV9pZBgFIAEoCRIuCgpzdGFydF90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOYWZ0ZXJfc2VxdWVuY2UYCCABKAMSFwoPYmVmb3JlX3NlcXVlbmNlGAkgASgDEi4KCmZvdW5kX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2ZpbGxlZF90aW1lGAsgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJfChhTZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QSDQoFcXVlcnkYASABKAkSDQoFdmVudWUYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkibgoZU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZRI4CgtpbnN0cnVtZW50cxgBIAMoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIi0KFEdldEluc3RydW1lbnRSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiUAoVR2V0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50ImMKFFB1dEluc3RydW1lbnRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiUAoVUHV0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IigKD0dldFF1b3RlUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJIkEKEEdldFF1b3RlUmVzcG9uc2USLQoFcXVvdGUYASABKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZSLBAQoRR2V0Q2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAkiXwoSR2V0Q2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImcKD0xpc3RHYXBzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhYKDmluY2x1ZGVfZmlsbGVkGAIgASgIEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIlcKEExpc3RHYXBzUmVzcG9uc2USKgoEZ2FwcxgBIAMoCzIcLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdhcBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVQoSU3RyZWFtVGlja3NSZXF1ZXN0EhYKDmluc3RydW1lbnRfaWRzGAEgAygJEhUKDWFmdGVyX2N1cnNvcnMYAiADKAkSEAoIY29uZmxhdGUYAyABKAgitwIKE1N0cmVhbVRpY2tzUmVzcG9uc2USMwoHYmF0Y2hlcxgBIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tCYXRjaBJGCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0Fja25vd2xlZGdlbWVudBI6CgloZWFydGJlYXQYAyABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0hlYXJ0YmVhdBIuCgNnYXAYBCABKAsyIS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0dhcBI3Cgpjb25mbGF0aW9uGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ29uZmxhdGlvbiJyChRUaWNrc0Fja25vd2xlZGdlbWVudBIuCgZxdW90ZXMYASADKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZRIPCgdjdXJzb3JzGAIgAygJEhkKEWhlYXJ0YmVhdF9zZWNvbmRzGAMgASgFIksKDlRpY2tzSGVhcnRiZWF0Eg8KB2N1cnNvcnMYASADKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoIVGlja3NHYXASFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIUCgxhZnRlcl9jdXJzb3IYAiABKAkSFQoNcmVzdW1lX2N1cnNvchgDIAEoCSJSCgpDb25mbGF0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSFwoPc2tpcHBlZF9iYXRjaGVzGAIgASgDEhQKDGFmdGVyX2N1cnNvchgDIAEoCSJsChRTdHJlYW1DYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEhQKDGFmdGVyX2N1cnNvchgDIAEoCRIVCg1zbmFwc2hvdF9zaXplGAQgASgFItgBChVTdHJlYW1DYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIOCgZjdXJzb3IYAiABKAkSFwoPYWNrbm93bGVkZ2VtZW50GAMgASgIEjIKDmhlYXJ0YmVhdF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgNnYXAYBSABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGVzR2FwImoKCkNhbmRsZXNHYXASLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKFEltcG9ydENhbmRsZXNSZXF1ZXN0EjcKBmhlYWRlchgBIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydEhlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCJLCgxJbXBvcnRIZWFkZXISEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEhAKCGJhcl9zaXplGAMgASgJItEBChVJbXBvcnRDYW5kbGVzUmVzcG9uc2USEgoKcmVhZF9jb3VudBgBIAEoAxIWCg5pbnNlcnRlZF9jb3VudBgCIAEoAxIVCg1jaGFuZ2VkX2NvdW50GAMgASgDEhcKD3VuY2hhbmdlZF9jb3VudBgEIAEoAxIuCgpzdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqiwEKCkFzc2V0Q2xhc3MSGwoXQVNTRVRfQ0xBU1NfVU5TUEVDSUZJRUQQABIWChJBU1NFVF9DTEFTU19DUllQVE8QARIWChJBU1NFVF9DTEFTU19FUVVJVFkQAhIVChFBU1NFVF9DTEFTU19GT1JFWBADEhkKFUFTU0VUX0NMQVNTX1BFUlBFVFVBTBAEKm4KD0luc3RydW1lbnRTdGF0ZRIgChxJTlNUUlVNRU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASHAoYSU5TVFJVTUVOVF9TVEFURV9UUkFESU5HEAESGwoXSU5TVFJVTUVOVF9TVEFURV9IQUxURUQQAipLCgdHYXBLaW5kEhgKFEdBUF9LSU5EX1VOU1BFQ0lGSUVEEAASEwoPR0FQX0tJTkRfTUlTU0VEEAESEQoNR0FQX0tJTkRfTE9TVBACKlEKCUFnZ3Jlc3NvchIZChVBR0dSRVNTT1JfVU5TUEVDSUZJRUQQABITCg9BR0dSRVNTT1JfQlVZRVIQARIUChBBR0dSRVNTT1JfU0VMTEVSEAIyiwgKEU1hcmtldERhdGFTZXJ2aWNlEn8KEVNlYXJjaEluc3RydW1lbnRzEjEudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXF1ZXN0GjIudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZSIDkAIBEnMKDUdldEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldEluc3RydW1lbnRSZXNwb25zZSIDkAIBEm4KDVB1dEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5QdXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlB1dEluc3RydW1lbnRSZXNwb25zZRJkCghHZXRRdW90ZRIoLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVxdWVzdBopLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVzcG9uc2UiA5ACARJqCgpHZXRDYW5kbGVzEioudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0Q2FuZGxlc1JlcXVlc3QaKy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRDYW5kbGVzUmVzcG9uc2UiA5ACARJvCgtTdHJlYW1UaWNrcxIrLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVxdWVzdBosLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVzcG9uc2UiA5ACATABEnUKDVN0cmVhbUNhbmRsZXMSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1DYW5kbGVzUmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbUNhbmRsZXNSZXNwb25zZSIDkAIBMAESZAoITGlzdEdhcHMSKC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5MaXN0R2Fwc1JlcXVlc3QaKS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5MaXN0R2Fwc1Jlc3BvbnNlIgOQAgEScAoNSW1wb3J0Q2FuZGxlcxItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydENhbmRsZXNSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW1wb3J0Q2FuZGxlc1Jlc3BvbnNlKAFiBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("Cih0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9tYXJrZXRkYXRhLnByb3RvEhd0cmFkZWxvb20ubWFya2V0ZGF0YS52MSLWBAoKSW5zdHJ1bWVudBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEg4KBnN5bWJvbBgDIAEoCRITCgtkZXNjcmlwdGlvbhgEIAEoCRI4Cgthc3NldF9jbGFzcxgFIAEoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRItCgl0aWNrX3NpemUYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEiwKCGxvdF9zaXplGAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBI0ChBtaW5pbXVtX25vdGlvbmFsGAogASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIyCg5tYWtlcl9mZWVfcmF0ZRgLIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMgoOdGFrZXJfZmVlX3JhdGUYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhAKCGhhc19ib29rGA0gASgIEjcKBXN0YXRlGA4gASgOMigudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudFN0YXRlEi8KC3VwZGF0ZV90aW1lGA8gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghjYWxlbmRhchgQIAEoCRIRCgl0aW1lX3pvbmUYESABKAkiwwEKB1Nlc3Npb24SDAoEZGF0ZRgBIAEoCRItCglvcGVuX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmNsb3NlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjUKBmJyZWFrcxgEIAMoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlc3Npb25CcmVhaxIUCgxjbG9zZXNfZWFybHkYBSABKAgibAoMU2Vzc2lvbkJyZWFrEi4KCnN0YXJ0X3RpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKHAQoLTWFya2V0U3RhdGUSDwoHaXNfb3BlbhgBIAEoCBIyCg5uZXh0X29wZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPbmV4dF9jbG9zZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKaAQoEVGljaxIoCgR0aW1lGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVwcmljZRgCIAEoARIQCghxdWFudGl0eRgDIAEoARI1CglhZ2dyZXNzb3IYBCABKA4yIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5BZ2dyZXNzb3ISEAoIdHJhZGVfaWQYBSABKAkiLAoJQm9va0xldmVsEg0KBXByaWNlGAEgASgBEhAKCHF1YW50aXR5GAIgASgBIpQBCgRCb29rEigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKBGJpZHMYAiADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSMAoEYXNrcxgDIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tMZXZlbCL+AgoJVGlja0JhdGNoEhUKDWluc3RydW1lbnRfaWQYASABKAkSDQoFZXBvY2gYAiABKAMSFgoOZmlyc3Rfc2VxdWVuY2UYAyABKAMSLAoFdGlja3MYBCADKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrEisKBGJvb2sYBSABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEhcKD3ByZXZpb3VzX2N1cnNvchgGIAEoCRIOCgZjdXJzb3IYByABKAkSLwoLbWFya2V0X3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhY2tmaWxsGAkgASgIEjUKBm1pc3NlZBgKIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLk1pc3NlZFRyYWRlcxI1CgZmaWxsZWQYCyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMinQEKDE1pc3NlZFRyYWRlcxIWCg5hZnRlcl90cmFkZV9pZBgBIAEoCRIXCg9iZWZvcmVfdHJhZGVfaWQYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIocCCgVRdW90ZRIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhEKCWJpZF9wcmljZRgCIAEoARIUCgxiaWRfcXVhbnRpdHkYAyABKAESEQoJYXNrX3ByaWNlGAQgASgBEhQKDGFza19xdWFudGl0eRgFIAEoARISCgpsYXN0X3ByaWNlGAYgASgBEhUKDWxhc3RfcXVhbnRpdHkYByABKAESKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMcmVjZWl2ZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIOCgZjdXJzb3IYCiABKAki/gEKCkJvb2tVcGRhdGUSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghzbmFwc2hvdBgDIAEoCBIwCgRiaWRzGAQgAygLMiIudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQm9va0xldmVsEjAKBGFza3MYBSADKAsyIi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rTGV2ZWwSEAoIY2hlY2tzdW0YBiABKA0SFwoPcHJldmlvdXNfY3Vyc29yGAcgASgJEg4KBmN1cnNvchgIIAEoCSK2AQoGQ2FuZGxlEi0KCW9wZW5fdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEb3BlbhgCIAEoARIMCgRoaWdoGAMgASgBEgsKA2xvdxgEIAEoARINCgVjbG9zZRgFIAEoARIOCgZ2b2x1bWUYBiABKAESEwoLdHJhZGVfY291bnQYByABKAMSDgoGY2xvc2VkGAggASgIEhAKCHJldmlzaW9uGAkgASgDIv0CCgNHYXASDgoGZ2FwX2lkGAEgASgJEhUKDWluc3RydW1lbnRfaWQYAiABKAkSLgoEa2luZBgDIAEoDjIgLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdhcEtpbmQSFgoOYWZ0ZXJfdHJhZGVfaWQYBCABKAkSFwoPYmVmb3JlX3RyYWRlX2lkGAUgASgJEi4KCnN0YXJ0X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIWCg5hZnRlcl9zZXF1ZW5jZRgIIAEoAxIXCg9iZWZvcmVfc2VxdWVuY2UYCSABKAMSLgoKZm91bmRfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZmlsbGVkX3RpbWUYCyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIv4BChhTZWFyY2hJbnN0cnVtZW50c1JlcXVlc3QSDQoFcXVlcnkYASABKAkSDQoFdmVudWUYAiABKAkSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkSOgoNYXNzZXRfY2xhc3NlcxgFIAMoDjIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkFzc2V0Q2xhc3MSEgoKYmFzZV9hc3NldBgGIAEoCRITCgtxdW90ZV9hc3NldBgHIAEoCRI4CgZzdGF0ZXMYCCADKA4yKC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50U3RhdGUibgoZU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZRI4CgtpbnN0cnVtZW50cxgBIAMoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIi0KFEdldEluc3RydW1lbnRSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkiUAoVR2V0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50ImMKFFB1dEluc3RydW1lbnRSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiUAoVUHV0SW5zdHJ1bWVudFJlc3BvbnNlEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IsMBChNMaXN0U2Vzc2lvbnNSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkSEAoIY2FsZW5kYXIYAiABKAkSLgoKc3RhcnRfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXBhZ2Vfc2l6ZRgFIAEoBRISCgpwYWdlX3Rva2VuGAYgASgJIsQBChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIyCghzZXNzaW9ucxgBIAMoCzIgLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlNlc3Npb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJEhAKCGNhbGVuZGFyGAMgASgJEhEKCXRpbWVfem9uZRgEIAEoCRI6CgxtYXJrZXRfc3RhdGUYBSABKAsyJC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NYXJrZXRTdGF0ZSIoCg9HZXRRdW90ZVJlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCSJBChBHZXRRdW90ZVJlc3BvbnNlEi0KBXF1b3RlGAEgASgLMh4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuUXVvdGUiOwoTR2V0T3JkZXJCb29rUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEg0KBWRlcHRoGAIgASgFImUKFEdldE9yZGVyQm9va1Jlc3BvbnNlEisKBGJvb2sYASABKAsyHS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rEg4KBmN1cnNvchgCIAEoCRIQCghjaGVja3N1bRgDIAEoDSLBAQoRR2V0Q2FuZGxlc1JlcXVlc3QSFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIQCghiYXJfc2l6ZRgCIAEoCRIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGFnZV9zaXplGAUgASgFEhIKCnBhZ2VfdG9rZW4YBiABKAkiXwoSR2V0Q2FuZGxlc1Jlc3BvbnNlEjAKB2NhbmRsZXMYASADKAsyHy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGUSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImcKD0xpc3RHYXBzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhYKDmluY2x1ZGVfZmlsbGVkGAIgASgIEhEKCXBhZ2Vfc2l6ZRgDIAEoBRISCgpwYWdlX3Rva2VuGAQgASgJIlcKEExpc3RHYXBzUmVzcG9uc2USKgoEZ2FwcxgBIAMoCzIcLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdhcBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVQoSU3RyZWFtVGlja3NSZXF1ZXN0EhYKDmluc3RydW1lbnRfaWRzGAEgAygJEhUKDWFmdGVyX2N1cnNvcnMYAiADKAkSEAoIY29uZmxhdGUYAyABKAgitwIKE1N0cmVhbVRpY2tzUmVzcG9uc2USMwoHYmF0Y2hlcxgBIAMoCzIiLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlRpY2tCYXRjaBJGCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0Fja25vd2xlZGdlbWVudBI6CgloZWFydGJlYXQYAyABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0hlYXJ0YmVhdBIuCgNnYXAYBCABKAsyIS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5UaWNrc0dhcBI3Cgpjb25mbGF0aW9uGAUgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuQ29uZmxhdGlvbiJyChRUaWNrc0Fja25vd2xlZGdlbWVudBIuCgZxdW90ZXMYASADKAsyHi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5RdW90ZRIPCgdjdXJzb3JzGAIgAygJEhkKEWhlYXJ0YmVhdF9zZWNvbmRzGAMgASgFIksKDlRpY2tzSGVhcnRiZWF0Eg8KB2N1cnNvcnMYASADKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoIVGlja3NHYXASFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIUCgxhZnRlcl9jdXJzb3IYAiABKAkSFQoNcmVzdW1lX2N1cnNvchgDIAEoCSJSCgpDb25mbGF0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSFwoPc2tpcHBlZF9iYXRjaGVzGAIgASgDEhQKDGFmdGVyX2N1cnNvchgDIAEoCSJHChZTdHJlYW1PcmRlckJvb2tSZXF1ZXN0EhYKDmluc3RydW1lbnRfaWRzGAEgAygJEhUKDWFmdGVyX2N1cnNvcnMYAiADKAkiwAIKF1N0cmVhbU9yZGVyQm9va1Jlc3BvbnNlEjQKB3VwZGF0ZXMYASADKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rVXBkYXRlEkYKD2Fja25vd2xlZGdlbWVudBgCIAEoCzItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tzQWNrbm93bGVkZ2VtZW50EjoKCWhlYXJ0YmVhdBgDIAEoCzInLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tzSGVhcnRiZWF0Ei4KA2dhcBgEIAEoCzIhLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkJvb2tzR2FwEjsKCmNvbmZsYXRpb24YBSABKAsyJy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5Cb29rQ29uZmxhdGlvbiJCChRCb29rc0Fja25vd2xlZGdlbWVudBIPCgdjdXJzb3JzGAEgAygJEhkKEWhlYXJ0YmVhdF9zZWNvbmRzGAIgASgFIksKDkJvb2tzSGVhcnRiZWF0Eg8KB2N1cnNvcnMYASADKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTgoIQm9va3NHYXASFQoNaW5zdHJ1bWVudF9pZBgBIAEoCRIUCgxhZnRlcl9jdXJzb3IYAiABKAkSFQoNcmVzdW1lX2N1cnNvchgDIAEoCSJtCg5Cb29rQ29uZmxhdGlvbhIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhcKD3NraXBwZWRfdXBkYXRlcxgCIAEoAxIUCgxhZnRlcl9jdXJzb3IYAyABKAkSFQoNcmVzdW1lX2N1cnNvchgEIAEoCSJsChRTdHJlYW1DYW5kbGVzUmVxdWVzdBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEhAKCGJhcl9zaXplGAIgASgJEhQKDGFmdGVyX2N1cnNvchgDIAEoCRIVCg1zbmFwc2hvdF9zaXplGAQgASgFItgBChVTdHJlYW1DYW5kbGVzUmVzcG9uc2USMAoHY2FuZGxlcxgBIAMoCzIfLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkNhbmRsZRIOCgZjdXJzb3IYAiABKAkSFwoPYWNrbm93bGVkZ2VtZW50GAMgASgIEjIKDmhlYXJ0YmVhdF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgNnYXAYBSABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5DYW5kbGVzR2FwImoKCkNhbmRsZXNHYXASLgoKc3RhcnRfdGltZRgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImgKFEltcG9ydENhbmRsZXNSZXF1ZXN0EjcKBmhlYWRlchgBIAEoCzIlLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkltcG9ydEhlYWRlckgAEg8KBWNodW5rGAIgASgMSABCBgoEcGFydCJLCgxJbXBvcnRIZWFkZXISEgoKcmVxdWVzdF9pZBgBIAEoCRIVCg1pbnN0cnVtZW50X2lkGAIgASgJEhAKCGJhcl9zaXplGAMgASgJItEBChVJbXBvcnRDYW5kbGVzUmVzcG9uc2USEgoKcmVhZF9jb3VudBgBIAEoAxIWCg5pbnNlcnRlZF9jb3VudBgCIAEoAxIVCg1jaGFuZ2VkX2NvdW50GAMgASgDEhcKD3VuY2hhbmdlZF9jb3VudBgEIAEoAxIuCgpzdGFydF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAqiwEKCkFzc2V0Q2xhc3MSGwoXQVNTRVRfQ0xBU1NfVU5TUEVDSUZJRUQQABIWChJBU1NFVF9DTEFTU19DUllQVE8QARIWChJBU1NFVF9DTEFTU19FUVVJVFkQAhIVChFBU1NFVF9DTEFTU19GT1JFWBADEhkKFUFTU0VUX0NMQVNTX1BFUlBFVFVBTBAEKm4KD0luc3RydW1lbnRTdGF0ZRIgChxJTlNUUlVNRU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASHAoYSU5TVFJVTUVOVF9TVEFURV9UUkFESU5HEAESGwoXSU5TVFJVTUVOVF9TVEFURV9IQUxURUQQAipLCgdHYXBLaW5kEhgKFEdBUF9LSU5EX1VOU1BFQ0lGSUVEEAASEwoPR0FQX0tJTkRfTUlTU0VEEAESEQoNR0FQX0tJTkRfTE9TVBACKlEKCUFnZ3Jlc3NvchIZChVBR0dSRVNTT1JfVU5TUEVDSUZJRUQQABITCg9BR0dSRVNTT1JfQlVZRVIQARIUChBBR0dSRVNTT1JfU0VMTEVSEAIy7AoKEU1hcmtldERhdGFTZXJ2aWNlEn8KEVNlYXJjaEluc3RydW1lbnRzEjEudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXF1ZXN0GjIudHJhZGVsb29tLm1hcmtldGRhdGEudjEuU2VhcmNoSW5zdHJ1bWVudHNSZXNwb25zZSIDkAIBEnMKDUdldEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldEluc3RydW1lbnRSZXNwb25zZSIDkAIBEm4KDVB1dEluc3RydW1lbnQSLS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5QdXRJbnN0cnVtZW50UmVxdWVzdBouLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlB1dEluc3RydW1lbnRSZXNwb25zZRJwCgxMaXN0U2Vzc2lvbnMSLC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0Gi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuTGlzdFNlc3Npb25zUmVzcG9uc2UiA5ACARJkCghHZXRRdW90ZRIoLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVxdWVzdBopLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkdldFF1b3RlUmVzcG9uc2UiA5ACARJwCgxHZXRPcmRlckJvb2sSLC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRPcmRlckJvb2tSZXF1ZXN0Gi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0T3JkZXJCb29rUmVzcG9uc2UiA5ACARJqCgpHZXRDYW5kbGVzEioudHJhZGVsb29tLm1hcmtldGRhdGEudjEuR2V0Q2FuZGxlc1JlcXVlc3QaKy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5HZXRDYW5kbGVzUmVzcG9uc2UiA5ACARJvCgtTdHJlYW1UaWNrcxIrLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVxdWVzdBosLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbVRpY2tzUmVzcG9uc2UiA5ACATABEnsKD1N0cmVhbU9yZGVyQm9vaxIvLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbU9yZGVyQm9va1JlcXVlc3QaMC50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5TdHJlYW1PcmRlckJvb2tSZXNwb25zZSIDkAIBMAESdQoNU3RyZWFtQ2FuZGxlcxItLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLlN0cmVhbUNhbmRsZXNSZXF1ZXN0Gi4udHJhZGVsb29tLm1hcmtldGRhdGEudjEuU3RyZWFtQ2FuZGxlc1Jlc3BvbnNlIgOQAgEwARJkCghMaXN0R2FwcxIoLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkxpc3RHYXBzUmVxdWVzdBopLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkxpc3RHYXBzUmVzcG9uc2UiA5ACARJwCg1JbXBvcnRDYW5kbGVzEi0udHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW1wb3J0Q2FuZGxlc1JlcXVlc3QaLi50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbXBvcnRDYW5kbGVzUmVzcG9uc2UoAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * Something that can be traded.
@@ -126,6 +126,20 @@ export type Instrument = Message<"tradeloom.marketdata.v1.Instrument"> & {
    * @generated from field: google.protobuf.Timestamp update_time = 15;
    */
   updateTime?: Timestamp | undefined;
+
+  /**
+   * The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock.
+   *
+   * @generated from field: string calendar = 16;
+   */
+  calendar: string;
+
+  /**
+   * The time zone of its calendar, such as "America/New_York"; "UTC" without one.
+   *
+   * @generated from field: string time_zone = 17;
+   */
+  timeZone: string;
 };
 
 /**
@@ -134,6 +148,118 @@ export type Instrument = Message<"tradeloom.marketdata.v1.Instrument"> & {
  */
 export const InstrumentSchema: GenMessage<Instrument> = /*@__PURE__*/
   messageDesc(file_tradeloom_marketdata_v1_marketdata, 0);
+
+/**
+ * One time that an exchange trades, as a rule one of a day.
+ *
+ * @generated from message tradeloom.marketdata.v1.Session
+ */
+export type Session = Message<"tradeloom.marketdata.v1.Session"> & {
+  /**
+   * The exchange's own date for it, such as "2024-11-29". It may open on the evening before.
+   *
+   * @generated from field: string date = 1;
+   */
+  date: string;
+
+  /**
+   * When it opens.
+   *
+   * @generated from field: google.protobuf.Timestamp open_time = 2;
+   */
+  openTime?: Timestamp | undefined;
+
+  /**
+   * When it closes; the end is excluded.
+   *
+   * @generated from field: google.protobuf.Timestamp close_time = 3;
+   */
+  closeTime?: Timestamp | undefined;
+
+  /**
+   * Pauses within it, such as at noon.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.SessionBreak breaks = 4;
+   */
+  breaks: SessionBreak[];
+
+  /**
+   * Whether it closes before the usual time.
+   *
+   * @generated from field: bool closes_early = 5;
+   */
+  closesEarly: boolean;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.Session.
+ * Use `create(SessionSchema)` to create a new message.
+ */
+export const SessionSchema: GenMessage<Session> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 1);
+
+/**
+ * A pause within a session.
+ *
+ * @generated from message tradeloom.marketdata.v1.SessionBreak
+ */
+export type SessionBreak = Message<"tradeloom.marketdata.v1.SessionBreak"> & {
+  /**
+   * Its start.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 1;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Its end, excluded.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 2;
+   */
+  endTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.SessionBreak.
+ * Use `create(SessionBreakSchema)` to create a new message.
+ */
+export const SessionBreakSchema: GenMessage<SessionBreak> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 2);
+
+/**
+ * Whether an exchange trades at a moment, and when that changes.
+ *
+ * @generated from message tradeloom.marketdata.v1.MarketState
+ */
+export type MarketState = Message<"tradeloom.marketdata.v1.MarketState"> & {
+  /**
+   * Whether it does: within a session, and not in a break.
+   *
+   * @generated from field: bool is_open = 1;
+   */
+  isOpen: boolean;
+
+  /**
+   * When it opens the next time; unset where no calendar tells.
+   *
+   * @generated from field: google.protobuf.Timestamp next_open_time = 2;
+   */
+  nextOpenTime?: Timestamp | undefined;
+
+  /**
+   * When it closes the next time; unset where no calendar tells.
+   *
+   * @generated from field: google.protobuf.Timestamp next_close_time = 3;
+   */
+  nextCloseTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.MarketState.
+ * Use `create(MarketStateSchema)` to create a new message.
+ */
+export const MarketStateSchema: GenMessage<MarketState> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 3);
 
 /**
  * One trade at a venue. Prices and quantities here are doubles: research data, not money.
@@ -182,7 +308,7 @@ export type Tick = Message<"tradeloom.marketdata.v1.Tick"> & {
  * Use `create(TickSchema)` to create a new message.
  */
 export const TickSchema: GenMessage<Tick> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 1);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 4);
 
 /**
  * One price of an order book and what rests there.
@@ -210,7 +336,7 @@ export type BookLevel = Message<"tradeloom.marketdata.v1.BookLevel"> & {
  * Use `create(BookLevelSchema)` to create a new message.
  */
 export const BookLevelSchema: GenMessage<BookLevel> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 2);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 5);
 
 /**
  * The best of an order book at one moment.
@@ -245,7 +371,7 @@ export type Book = Message<"tradeloom.marketdata.v1.Book"> & {
  * Use `create(BookSchema)` to create a new message.
  */
 export const BookSchema: GenMessage<Book> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 3);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 6);
 
 /**
  * Consecutive ticks of one instrument, as they travel from the feed to every reader.
@@ -339,7 +465,7 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
  * Use `create(TickBatchSchema)` to create a new message.
  */
 export const TickBatchSchema: GenMessage<TickBatch> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 4);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 7);
 
 /**
  * Trades between two others that the feed did not see.
@@ -381,7 +507,7 @@ export type MissedTrades = Message<"tradeloom.marketdata.v1.MissedTrades"> & {
  * Use `create(MissedTradesSchema)` to create a new message.
  */
 export const MissedTradesSchema: GenMessage<MissedTrades> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 5);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
 
 /**
  * The newest state of an instrument's market.
@@ -465,7 +591,82 @@ export type Quote = Message<"tradeloom.marketdata.v1.Quote"> & {
  * Use `create(QuoteSchema)` to create a new message.
  */
 export const QuoteSchema: GenMessage<Quote> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 6);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
+
+/**
+ * What became of an order book: the whole of it, or the levels that differ from the book before.
+ *
+ * The checksum tells whether a reader's own book is right. It is the CRC-32 of zlib and PNG (reflected polynomial
+ * 0xEDB88320, initial and final XOR 0xFFFFFFFF) over these bytes: one with the number of bids, one with the number of asks,
+ * then for every bid and after them for every ask, best first (bids from the highest price, asks from the lowest), the price
+ * and the quantity as IEEE 754 doubles of 8 bytes, little-endian. All levels of the book after the update count.
+ *
+ * @generated from message tradeloom.marketdata.v1.BookUpdate
+ */
+export type BookUpdate = Message<"tradeloom.marketdata.v1.BookUpdate"> & {
+  /**
+   * Whose book.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * When the venue says it stood so.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+
+  /**
+   * Whether the levels are all there are; otherwise they are applied to the book at previous_cursor.
+   *
+   * @generated from field: bool snapshot = 3;
+   */
+  snapshot: boolean;
+
+  /**
+   * Bids that are new or have another quantity; 0 for one that is there no more. Best first.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.BookLevel bids = 4;
+   */
+  bids: BookLevel[];
+
+  /**
+   * Asks, likewise.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.BookLevel asks = 5;
+   */
+  asks: BookLevel[];
+
+  /**
+   * Of the book after this update; see above.
+   *
+   * @generated from field: uint32 checksum = 6;
+   */
+  checksum: number;
+
+  /**
+   * The cursor of the book before; empty with a snapshot.
+   *
+   * @generated from field: string previous_cursor = 7;
+   */
+  previousCursor: string;
+
+  /**
+   * Pass it back in after_cursors to resume here; a cursor of ticks.
+   *
+   * @generated from field: string cursor = 8;
+   */
+  cursor: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BookUpdate.
+ * Use `create(BookUpdateSchema)` to create a new message.
+ */
+export const BookUpdateSchema: GenMessage<BookUpdate> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
 
 /**
  * What happened between open_time and open_time plus the bar's size, the end excluded.
@@ -544,7 +745,7 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
  * Use `create(CandleSchema)` to create a new message.
  */
 export const CandleSchema: GenMessage<Candle> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 7);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
 
 /**
  * Trades that are not stored.
@@ -636,7 +837,7 @@ export type Gap = Message<"tradeloom.marketdata.v1.Gap"> & {
  * Use `create(GapSchema)` to create a new message.
  */
 export const GapSchema: GenMessage<Gap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 8);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
 
 /**
  * Asks for instruments.
@@ -645,14 +846,16 @@ export const GapSchema: GenMessage<Gap> = /*@__PURE__*/
  */
 export type SearchInstrumentsRequest = Message<"tradeloom.marketdata.v1.SearchInstrumentsRequest"> & {
   /**
-   * The start of an id, symbol or description, without regard to case.
+   * Words, without regard to case and to what stands between them: "btc/usdt" also finds the symbol "BTCUSDT". Each must
+   * begin a word of the instrument or, from three letters on, stand somewhere in it. One that begins no instrument's word
+   * is taken for misspelled: then it may be like one, or have two neighbouring letters exchanged.
    *
    * @generated from field: string query = 1;
    */
   query: string;
 
   /**
-   * Only this venue's.
+   * Only this venue's, such as "SIM".
    *
    * @generated from field: string venue = 2;
    */
@@ -671,6 +874,34 @@ export type SearchInstrumentsRequest = Message<"tradeloom.marketdata.v1.SearchIn
    * @generated from field: string page_token = 4;
    */
   pageToken: string;
+
+  /**
+   * Only of these kinds; of all if empty.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.AssetClass asset_classes = 5;
+   */
+  assetClasses: AssetClass[];
+
+  /**
+   * Only those that buy this, such as "BTC".
+   *
+   * @generated from field: string base_asset = 6;
+   */
+  baseAsset: string;
+
+  /**
+   * Only those that are paid in this currency or asset, such as "USDT".
+   *
+   * @generated from field: string quote_asset = 7;
+   */
+  quoteAsset: string;
+
+  /**
+   * Only in these states; in all if empty.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.InstrumentState states = 8;
+   */
+  states: InstrumentState[];
 };
 
 /**
@@ -678,10 +909,12 @@ export type SearchInstrumentsRequest = Message<"tradeloom.marketdata.v1.SearchIn
  * Use `create(SearchInstrumentsRequestSchema)` to create a new message.
  */
 export const SearchInstrumentsRequestSchema: GenMessage<SearchInstrumentsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 9);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
 
 /**
- * A page of instruments, in the order of their ids.
+ * A page of instruments. First those whose symbol or id is the query, then those where it begins one of these, where each
+ * word begins a word, where each is inside, and last those that are only alike, the most alike first; among equals, and
+ * without a query, in the order of their ids.
  *
  * @generated from message tradeloom.marketdata.v1.SearchInstrumentsResponse
  */
@@ -706,7 +939,7 @@ export type SearchInstrumentsResponse = Message<"tradeloom.marketdata.v1.SearchI
  * Use `create(SearchInstrumentsResponseSchema)` to create a new message.
  */
 export const SearchInstrumentsResponseSchema: GenMessage<SearchInstrumentsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 10);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
 
 /**
  * Asks for one instrument.
@@ -727,7 +960,7 @@ export type GetInstrumentRequest = Message<"tradeloom.marketdata.v1.GetInstrumen
  * Use `create(GetInstrumentRequestSchema)` to create a new message.
  */
 export const GetInstrumentRequestSchema: GenMessage<GetInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 11);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
 
 /**
  * The instrument.
@@ -748,7 +981,7 @@ export type GetInstrumentResponse = Message<"tradeloom.marketdata.v1.GetInstrume
  * Use `create(GetInstrumentResponseSchema)` to create a new message.
  */
 export const GetInstrumentResponseSchema: GenMessage<GetInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 12);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
 
 /**
  * Asks to create or change an instrument that no feed brings.
@@ -764,7 +997,7 @@ export type PutInstrumentRequest = Message<"tradeloom.marketdata.v1.PutInstrumen
   requestId: string;
 
   /**
-   * The instrument; venue, symbol, state and update_time are set by the service.
+   * The instrument; venue, symbol, state, update_time and time_zone are set by the service.
    *
    * @generated from field: tradeloom.marketdata.v1.Instrument instrument = 2;
    */
@@ -776,7 +1009,7 @@ export type PutInstrumentRequest = Message<"tradeloom.marketdata.v1.PutInstrumen
  * Use `create(PutInstrumentRequestSchema)` to create a new message.
  */
 export const PutInstrumentRequestSchema: GenMessage<PutInstrumentRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 13);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
 
 /**
  * The stored instrument.
@@ -797,7 +1030,113 @@ export type PutInstrumentResponse = Message<"tradeloom.marketdata.v1.PutInstrume
  * Use `create(PutInstrumentResponseSchema)` to create a new message.
  */
 export const PutInstrumentResponseSchema: GenMessage<PutInstrumentResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 14);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
+
+/**
+ * Asks for sessions.
+ *
+ * @generated from message tradeloom.marketdata.v1.ListSessionsRequest
+ */
+export type ListSessionsRequest = Message<"tradeloom.marketdata.v1.ListSessionsRequest"> & {
+  /**
+   * Whose exchange's.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * The exchange's MIC.
+   *
+   * @generated from field: string calendar = 2;
+   */
+  calendar: string;
+
+  /**
+   * The first session closes after it; now if unset. Calendars begin with 1990, some later.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 3;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * The last session opens before it; the calendar's end if unset, which is a year from now or, where the exchange has not
+   * told so much, earlier.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 4;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * At most so many, up to 1000; 100 if unset.
+   *
+   * @generated from field: int32 page_size = 5;
+   */
+  pageSize: number;
+
+  /**
+   * Continues where the previous page ended.
+   *
+   * @generated from field: string page_token = 6;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.ListSessionsRequest.
+ * Use `create(ListSessionsRequestSchema)` to create a new message.
+ */
+export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
+
+/**
+ * A page of sessions, in their order.
+ *
+ * @generated from message tradeloom.marketdata.v1.ListSessionsResponse
+ */
+export type ListSessionsResponse = Message<"tradeloom.marketdata.v1.ListSessionsResponse"> & {
+  /**
+   * The page; none for an instrument that trades round the clock.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.Session sessions = 1;
+   */
+  sessions: Session[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+
+  /**
+   * Whose they are; empty for an instrument that trades round the clock.
+   *
+   * @generated from field: string calendar = 3;
+   */
+  calendar: string;
+
+  /**
+   * The time zone there; all times here are in UTC.
+   *
+   * @generated from field: string time_zone = 4;
+   */
+  timeZone: string;
+
+  /**
+   * As of now, whatever was asked for.
+   *
+   * @generated from field: tradeloom.marketdata.v1.MarketState market_state = 5;
+   */
+  marketState?: MarketState | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.ListSessionsResponse.
+ * Use `create(ListSessionsResponseSchema)` to create a new message.
+ */
+export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
 
 /**
  * Asks for the newest quote.
@@ -818,7 +1157,7 @@ export type GetQuoteRequest = Message<"tradeloom.marketdata.v1.GetQuoteRequest">
  * Use `create(GetQuoteRequestSchema)` to create a new message.
  */
 export const GetQuoteRequestSchema: GenMessage<GetQuoteRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 15);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
 
 /**
  * The newest quote.
@@ -839,7 +1178,70 @@ export type GetQuoteResponse = Message<"tradeloom.marketdata.v1.GetQuoteResponse
  * Use `create(GetQuoteResponseSchema)` to create a new message.
  */
 export const GetQuoteResponseSchema: GenMessage<GetQuoteResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 16);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
+
+/**
+ * Asks for the newest order book.
+ *
+ * @generated from message tradeloom.marketdata.v1.GetOrderBookRequest
+ */
+export type GetOrderBookRequest = Message<"tradeloom.marketdata.v1.GetOrderBookRequest"> & {
+  /**
+   * Venue and symbol.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * At most so many levels a side, up to 20; 20 if unset.
+   *
+   * @generated from field: int32 depth = 2;
+   */
+  depth: number;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.GetOrderBookRequest.
+ * Use `create(GetOrderBookRequestSchema)` to create a new message.
+ */
+export const GetOrderBookRequestSchema: GenMessage<GetOrderBookRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
+
+/**
+ * The newest order book. Its time says how old it is: it stays when its feed stops.
+ *
+ * @generated from message tradeloom.marketdata.v1.GetOrderBookResponse
+ */
+export type GetOrderBookResponse = Message<"tradeloom.marketdata.v1.GetOrderBookResponse"> & {
+  /**
+   * The book.
+   *
+   * @generated from field: tradeloom.marketdata.v1.Book book = 1;
+   */
+  book?: Book | undefined;
+
+  /**
+   * The cursor it stands at, to stream what comes after it.
+   *
+   * @generated from field: string cursor = 2;
+   */
+  cursor: string;
+
+  /**
+   * Of the levels returned, as in BookUpdate.
+   *
+   * @generated from field: uint32 checksum = 3;
+   */
+  checksum: number;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.GetOrderBookResponse.
+ * Use `create(GetOrderBookResponseSchema)` to create a new message.
+ */
+export const GetOrderBookResponseSchema: GenMessage<GetOrderBookResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
 
 /**
  * Asks for candles.
@@ -896,7 +1298,7 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
  * Use `create(GetCandlesRequestSchema)` to create a new message.
  */
 export const GetCandlesRequestSchema: GenMessage<GetCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 17);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
 
 /**
  * A page of candles, oldest first. Where nothing was traded there is none.
@@ -924,7 +1326,7 @@ export type GetCandlesResponse = Message<"tradeloom.marketdata.v1.GetCandlesResp
  * Use `create(GetCandlesResponseSchema)` to create a new message.
  */
 export const GetCandlesResponseSchema: GenMessage<GetCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 18);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
 
 /**
  * Asks for gaps.
@@ -966,7 +1368,7 @@ export type ListGapsRequest = Message<"tradeloom.marketdata.v1.ListGapsRequest">
  * Use `create(ListGapsRequestSchema)` to create a new message.
  */
 export const ListGapsRequestSchema: GenMessage<ListGapsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 19);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
 
 /**
  * A page of gaps.
@@ -994,7 +1396,7 @@ export type ListGapsResponse = Message<"tradeloom.marketdata.v1.ListGapsResponse
  * Use `create(ListGapsResponseSchema)` to create a new message.
  */
 export const ListGapsResponseSchema: GenMessage<ListGapsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 20);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
 
 /**
  * Asks for live ticks.
@@ -1030,7 +1432,7 @@ export type StreamTicksRequest = Message<"tradeloom.marketdata.v1.StreamTicksReq
  * Use `create(StreamTicksRequestSchema)` to create a new message.
  */
 export const StreamTicksRequestSchema: GenMessage<StreamTicksRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 21);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
 
 /**
  * One step of the stream: either batches, or exactly one of the others.
@@ -1079,7 +1481,7 @@ export type StreamTicksResponse = Message<"tradeloom.marketdata.v1.StreamTicksRe
  * Use `create(StreamTicksResponseSchema)` to create a new message.
  */
 export const StreamTicksResponseSchema: GenMessage<StreamTicksResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 22);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 30);
 
 /**
  * Says where each instrument starts.
@@ -1114,7 +1516,7 @@ export type TicksAcknowledgement = Message<"tradeloom.marketdata.v1.TicksAcknowl
  * Use `create(TicksAcknowledgementSchema)` to create a new message.
  */
 export const TicksAcknowledgementSchema: GenMessage<TicksAcknowledgement> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 23);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 31);
 
 /**
  * The last cursor of each instrument.
@@ -1142,7 +1544,7 @@ export type TicksHeartbeat = Message<"tradeloom.marketdata.v1.TicksHeartbeat"> &
  * Use `create(TicksHeartbeatSchema)` to create a new message.
  */
 export const TicksHeartbeatSchema: GenMessage<TicksHeartbeat> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 24);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 32);
 
 /**
  * Ticks after one cursor and before another that are no longer to be had here.
@@ -1177,7 +1579,7 @@ export type TicksGap = Message<"tradeloom.marketdata.v1.TicksGap"> & {
  * Use `create(TicksGapSchema)` to create a new message.
  */
 export const TicksGapSchema: GenMessage<TicksGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 25);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 33);
 
 /**
  * Ticks that were left out for a slow reader.
@@ -1212,7 +1614,218 @@ export type Conflation = Message<"tradeloom.marketdata.v1.Conflation"> & {
  * Use `create(ConflationSchema)` to create a new message.
  */
 export const ConflationSchema: GenMessage<Conflation> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 26);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 34);
+
+/**
+ * Asks for live order books.
+ *
+ * @generated from message tradeloom.marketdata.v1.StreamOrderBookRequest
+ */
+export type StreamOrderBookRequest = Message<"tradeloom.marketdata.v1.StreamOrderBookRequest"> & {
+  /**
+   * Venue and symbol of each, at most 200.
+   *
+   * @generated from field: repeated string instrument_ids = 1;
+   */
+  instrumentIds: string[];
+
+  /**
+   * Cursors out of earlier messages, one for each instrument to resume; the others start with a snapshot.
+   *
+   * @generated from field: repeated string after_cursors = 2;
+   */
+  afterCursors: string[];
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.StreamOrderBookRequest.
+ * Use `create(StreamOrderBookRequestSchema)` to create a new message.
+ */
+export const StreamOrderBookRequestSchema: GenMessage<StreamOrderBookRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 35);
+
+/**
+ * One step of the stream: either updates, or exactly one of the others.
+ *
+ * @generated from message tradeloom.marketdata.v1.StreamOrderBookResponse
+ */
+export type StreamOrderBookResponse = Message<"tradeloom.marketdata.v1.StreamOrderBookResponse"> & {
+  /**
+   * Consecutive updates; instruments may be mixed.
+   *
+   * @generated from field: repeated tradeloom.marketdata.v1.BookUpdate updates = 1;
+   */
+  updates: BookUpdate[];
+
+  /**
+   * The first message.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BooksAcknowledgement acknowledgement = 2;
+   */
+  acknowledgement?: BooksAcknowledgement | undefined;
+
+  /**
+   * Nothing was sent for a while; the stream lives.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BooksHeartbeat heartbeat = 3;
+   */
+  heartbeat?: BooksHeartbeat | undefined;
+
+  /**
+   * Something could not be replayed; a snapshot follows.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BooksGap gap = 4;
+   */
+  gap?: BooksGap | undefined;
+
+  /**
+   * Updates were left out because the reader is slow; a snapshot follows.
+   *
+   * @generated from field: tradeloom.marketdata.v1.BookConflation conflation = 5;
+   */
+  conflation?: BookConflation | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.StreamOrderBookResponse.
+ * Use `create(StreamOrderBookResponseSchema)` to create a new message.
+ */
+export const StreamOrderBookResponseSchema: GenMessage<StreamOrderBookResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 36);
+
+/**
+ * Says where each instrument starts. A snapshot or what was missed follows for those that have a book; the others begin with
+ * a snapshot when they have one.
+ *
+ * @generated from message tradeloom.marketdata.v1.BooksAcknowledgement
+ */
+export type BooksAcknowledgement = Message<"tradeloom.marketdata.v1.BooksAcknowledgement"> & {
+  /**
+   * A cursor for each instrument.
+   *
+   * @generated from field: repeated string cursors = 1;
+   */
+  cursors: string[];
+
+  /**
+   * A heartbeat comes at most so many seconds after the last message.
+   *
+   * @generated from field: int32 heartbeat_seconds = 2;
+   */
+  heartbeatSeconds: number;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BooksAcknowledgement.
+ * Use `create(BooksAcknowledgementSchema)` to create a new message.
+ */
+export const BooksAcknowledgementSchema: GenMessage<BooksAcknowledgement> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 37);
+
+/**
+ * The last cursor of each instrument.
+ *
+ * @generated from message tradeloom.marketdata.v1.BooksHeartbeat
+ */
+export type BooksHeartbeat = Message<"tradeloom.marketdata.v1.BooksHeartbeat"> & {
+  /**
+   * One for each instrument.
+   *
+   * @generated from field: repeated string cursors = 1;
+   */
+  cursors: string[];
+
+  /**
+   * When it was sent.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BooksHeartbeat.
+ * Use `create(BooksHeartbeatSchema)` to create a new message.
+ */
+export const BooksHeartbeatSchema: GenMessage<BooksHeartbeat> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 38);
+
+/**
+ * Updates after one cursor and up to another that are no longer to be had here.
+ *
+ * @generated from message tradeloom.marketdata.v1.BooksGap
+ */
+export type BooksGap = Message<"tradeloom.marketdata.v1.BooksGap"> & {
+  /**
+   * Whose updates.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * The gap starts after it.
+   *
+   * @generated from field: string after_cursor = 2;
+   */
+  afterCursor: string;
+
+  /**
+   * The stream goes on after it; the snapshot that follows stands at it.
+   *
+   * @generated from field: string resume_cursor = 3;
+   */
+  resumeCursor: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BooksGap.
+ * Use `create(BooksGapSchema)` to create a new message.
+ */
+export const BooksGapSchema: GenMessage<BooksGap> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 39);
+
+/**
+ * Updates that were left out for a slow reader.
+ *
+ * @generated from message tradeloom.marketdata.v1.BookConflation
+ */
+export type BookConflation = Message<"tradeloom.marketdata.v1.BookConflation"> & {
+  /**
+   * Whose updates.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * How many were left out.
+   *
+   * @generated from field: int64 skipped_updates = 2;
+   */
+  skippedUpdates: bigint;
+
+  /**
+   * The cursor before the first one left out.
+   *
+   * @generated from field: string after_cursor = 3;
+   */
+  afterCursor: string;
+
+  /**
+   * The snapshot that follows stands at it.
+   *
+   * @generated from field: string resume_cursor = 4;
+   */
+  resumeCursor: string;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.BookConflation.
+ * Use `create(BookConflationSchema)` to create a new message.
+ */
+export const BookConflationSchema: GenMessage<BookConflation> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 40);
 
 /**
  * Asks for live candles.
@@ -1254,7 +1867,7 @@ export type StreamCandlesRequest = Message<"tradeloom.marketdata.v1.StreamCandle
  * Use `create(StreamCandlesRequestSchema)` to create a new message.
  */
 export const StreamCandlesRequestSchema: GenMessage<StreamCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 27);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 41);
 
 /**
  * One step of the stream.
@@ -1303,7 +1916,7 @@ export type StreamCandlesResponse = Message<"tradeloom.marketdata.v1.StreamCandl
  * Use `create(StreamCandlesResponseSchema)` to create a new message.
  */
 export const StreamCandlesResponseSchema: GenMessage<StreamCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 28);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 42);
 
 /**
  * A span whose bars could not be replayed.
@@ -1331,7 +1944,7 @@ export type CandlesGap = Message<"tradeloom.marketdata.v1.CandlesGap"> & {
  * Use `create(CandlesGapSchema)` to create a new message.
  */
 export const CandlesGapSchema: GenMessage<CandlesGap> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 29);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 43);
 
 /**
  * A part of an import.
@@ -1368,7 +1981,7 @@ export type ImportCandlesRequest = Message<"tradeloom.marketdata.v1.ImportCandle
  * Use `create(ImportCandlesRequestSchema)` to create a new message.
  */
 export const ImportCandlesRequestSchema: GenMessage<ImportCandlesRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 30);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 44);
 
 /**
  * What is being imported.
@@ -1403,7 +2016,7 @@ export type ImportHeader = Message<"tradeloom.marketdata.v1.ImportHeader"> & {
  * Use `create(ImportHeaderSchema)` to create a new message.
  */
 export const ImportHeaderSchema: GenMessage<ImportHeader> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 31);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 45);
 
 /**
  * What the import did.
@@ -1459,7 +2072,7 @@ export type ImportCandlesResponse = Message<"tradeloom.marketdata.v1.ImportCandl
  * Use `create(ImportCandlesResponseSchema)` to create a new message.
  */
 export const ImportCandlesResponseSchema: GenMessage<ImportCandlesResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_marketdata_v1_marketdata, 32);
+  messageDesc(file_tradeloom_marketdata_v1_marketdata, 46);
 
 /**
  * Kinds of instrument.
@@ -1619,7 +2232,8 @@ export const AggressorSchema: GenEnum<Aggressor> = /*@__PURE__*/
  */
 export const MarketDataService: GenService<{
   /**
-   * Finds instruments by the start of their id, symbol or description; all of them without a query.
+   * Finds instruments by the words of their id, symbol, assets and description, also misspelled; all of them without a
+   * query. Where Postgres lacks pg_trgm, or lets nobody install it, misspelled words find nothing.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.SearchInstruments
    */
@@ -1650,6 +2264,16 @@ export const MarketDataService: GenService<{
     output: typeof PutInstrumentResponseSchema;
   },
   /**
+   * Returns when an exchange trades, session by session, and whether it does now.
+   *
+   * @generated from rpc tradeloom.marketdata.v1.MarketDataService.ListSessions
+   */
+  listSessions: {
+    methodKind: "unary";
+    input: typeof ListSessionsRequestSchema;
+    output: typeof ListSessionsResponseSchema;
+  },
+  /**
    * Returns the newest quote.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.GetQuote
@@ -1658,6 +2282,16 @@ export const MarketDataService: GenService<{
     methodKind: "unary";
     input: typeof GetQuoteRequestSchema;
     output: typeof GetQuoteResponseSchema;
+  },
+  /**
+   * Returns the newest order book.
+   *
+   * @generated from rpc tradeloom.marketdata.v1.MarketDataService.GetOrderBook
+   */
+  getOrderBook: {
+    methodKind: "unary";
+    input: typeof GetOrderBookRequestSchema;
+    output: typeof GetOrderBookResponseSchema;
   },
   /**
    * Returns candles in the order of their opening, a page at a time.
@@ -1679,6 +2313,18 @@ export const MarketDataService: GenService<{
     methodKind: "server_streaming";
     input: typeof StreamTicksRequestSchema;
     output: typeof StreamTicksResponseSchema;
+  },
+  /**
+   * Streams order books: each whole, then what changes in it, resuming after a cursor for each instrument. What a slow reader
+   * has not taken is replaced by the whole book, announced by a BookConflation. Messages that hold updates hold nothing
+   * else, so their bytes may be concatenated.
+   *
+   * @generated from rpc tradeloom.marketdata.v1.MarketDataService.StreamOrderBook
+   */
+  streamOrderBook: {
+    methodKind: "server_streaming";
+    input: typeof StreamOrderBookRequestSchema;
+    output: typeof StreamOrderBookResponseSchema;
   },
   /**
    * Streams candles: the forming one as it grows, then closed, resuming after a cursor.

@@ -4,7 +4,7 @@ import { useApi } from "@/api/clients";
 const FOUND_MAX = 50;
 const INSTRUMENTS_FRESH_MILLISECONDS = 60_000;
 
-/** Instruments whose id, symbol or description starts with `query`; all without one. */
+/** Instruments that the words of `query` find, the best first; all without one. */
 export function useInstruments(query: string) {
   const { marketData } = useApi();
   return useQuery({

@@ -1,0 +1,298 @@
+"""When exchanges trade, and which trading day and week a moment belongs to.
+
+- The trading day of a session begins at local midnight of the session's date or at the session's open, whichever is
+  earlier: futures open the evening before. It ends where the next day begins or at the local midnight after the session's
+  date, whichever is earlier. Days are half-open, and none overlaps another.
+- A moment outside every day, as on a weekend or a holiday, belongs to none.
+- A week is the sessions of one ISO week, by their dates: from the begin of its first day to the end of its last.
+
+Times are nanoseconds since 1970 in arrays, and aware datetimes elsewhere. What trades round the clock has no calendar.
+"""
+
+import asyncio
+import re
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libs.errors import Invalid
+from services.marketdata.domain import EPOCH, Instrument, MarketState, Session
+
+COVERED_FROM = date(1990, 1, 1)
+COVERED_AHEAD = timedelta(days=366)
+CALENDARS_MAX = 24
+"""Held at once, of about 1 MB each."""
+NOT_MICS = frozenset({"CBOT", "HKEX", "NYSE", "TASE"})
+"""Nicknames that look like one."""
+MICROSECOND_NS = 1_000
+DAY = timedelta(days=1)
+
+Nanoseconds = NDArray[np.int64]
+
+
+class UnknownCalendar(Exception):
+    """No calendar is known by this name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Calendar:
+    """An exchange's sessions, one place in each array for each, in their order."""
+
+    name: str
+    time_zone: str
+    first_date: date
+    """It is known from the start of this day in its zone …"""
+    last_date: date
+    """… to the end of this one."""
+    dates: NDArray[np.datetime64]
+    opens: Nanoseconds
+    closes: Nanoseconds
+    break_starts: Nanoseconds
+    """Equal to break_ends in a session without a break."""
+    break_ends: Nanoseconds
+    closes_early: NDArray[np.bool_]
+    day_begins: Nanoseconds
+    day_ends: Nanoseconds
+    week_begins: Nanoseconds
+    """Of the week that the session is in."""
+    week_ends: Nanoseconds
+    trading_starts: Nanoseconds
+    """When it begins to trade: with a session, after a break; not where it simply goes on."""
+    trading_ends: Nanoseconds
+
+
+Day = tuple[datetime, datetime]
+"""Its begin and its end, which is excluded."""
+
+
+def trading_day(calendar: Calendar, time: datetime) -> Day | None:
+    """The day that the moment belongs to."""
+    at = int(day_numbers(calendar, np.array([nanoseconds(time)]))[0])
+    return None if at < 0 else (moment(calendar.day_begins[at]), moment(calendar.day_ends[at]))
+
+
+def trading_week(calendar: Calendar, time: datetime) -> Day | None:
+    """The week of the day that the moment belongs to."""
+    at = int(day_numbers(calendar, np.array([nanoseconds(time)]))[0])
+    return None if at < 0 else (moment(calendar.week_begins[at]), moment(calendar.week_ends[at]))
+
+
+def days(calendar: Calendar, start: datetime, end: datetime) -> list[Day]:
+    """The days that have a moment from start on and before end."""
+    if end <= start:
+        return []
+    first = np.searchsorted(calendar.day_ends, nanoseconds(start), side="right")
+    beyond = np.searchsorted(calendar.day_begins, nanoseconds(end), side="left")
+    return [
+        (moment(begin), moment(ends))
+        for begin, ends in zip(calendar.day_begins[first:beyond], calendar.day_ends[first:beyond], strict=True)
+    ]
+
+
+def day_numbers(calendar: Calendar, times: Nanoseconds) -> NDArray[np.intp]:
+    """For each moment the place of its day in the calendar's arrays; -1 for one that belongs to none."""
+    numbers = np.searchsorted(calendar.day_begins, times, side="right") - 1
+    # Before the first day the number is -1 already, and what the last one ends at is of no account.
+    return np.where(times < calendar.day_ends[numbers], numbers, -1)
+
+
+def sessions_of(calendar: Calendar, places: range) -> list[Session]:
+    found = []
+    for at in places:
+        pause = (moment(calendar.break_starts[at]), moment(calendar.break_ends[at]))
+        found.append(
+            Session(
+                date=calendar.dates[at].item(),
+                open=moment(calendar.opens[at]),
+                close=moment(calendar.closes[at]),
+                breaks=[pause] if pause[0] < pause[1] else [],
+                closes_early=bool(calendar.closes_early[at]),
+            )
+        )
+    return found
+
+
+def session_range(calendar: Calendar, start: datetime, end: datetime, after: int = 0) -> range:
+    """The places of the sessions that close after start, open before end, and are of a date after that day number."""
+    first = np.searchsorted(calendar.closes, nanoseconds(start), side="right")
+    following = np.searchsorted(calendar.dates.astype(np.int64), after, side="right")
+    beyond = np.searchsorted(calendar.opens, nanoseconds(end), side="left")
+    return range(int(max(first, following)), int(beyond))
+
+
+def day_number(day: date) -> int:
+    """Of a session's date, counted from 1970."""
+    return (day - EPOCH.date()).days
+
+
+def asked_within(
+    calendar: Calendar, start: datetime | None, end: datetime | None, now: datetime
+) -> tuple[datetime, datetime]:
+    """From start to end, or from now to where the calendar ends; raises Invalid for what the calendar does not cover."""
+    zone = ZoneInfo(calendar.time_zone)
+    covered_from = local_midnight(calendar.first_date, zone)
+    covered_to = local_midnight(calendar.last_date + DAY, zone)
+    violations = {
+        name: f"is outside of what {calendar.name} covers, {calendar.first_date} to {calendar.last_date}"
+        for name, time in (("start_time", start), ("end_time", end))
+        if time is not None and not covered_from <= time <= covered_to
+    }
+    if start is not None and end is not None and end <= start:
+        violations.setdefault("end_time", "must be after start_time")
+    if violations:
+        raise Invalid(violations)
+    return start or now, end or covered_to
+
+
+def market_state(calendar: Calendar, now: datetime) -> MarketState:
+    starts, ends = calendar.trading_starts, calendar.trading_ends
+    following = int(np.searchsorted(starts, nanoseconds(now), side="right"))
+    is_open = following > 0 and nanoseconds(now) < int(ends[following - 1])
+    closing = following - 1 if is_open else following
+    return MarketState(
+        is_open,
+        moment(starts[following]) if following < len(starts) else None,
+        moment(ends[closing]) if closing < len(ends) else None,
+    )
+
+
+def make_calendar(
+    *,
+    name: str,
+    time_zone: str,
+    first_date: date,
+    last_date: date,
+    dates: NDArray[np.datetime64],
+    opens: Nanoseconds,
+    closes: Nanoseconds,
+    break_starts: Nanoseconds,
+    break_ends: Nanoseconds,
+    closes_early: NDArray[np.bool_],
+) -> Calendar:
+    """A calendar of these sessions, with the days and weeks that follow from them."""
+    zone = ZoneInfo(time_zone)
+    midnights, next_midnights = (
+        np.array([nanoseconds(local_midnight(day + later, zone)) for day in dates.tolist()], dtype=np.int64)
+        for later in (timedelta(), DAY)
+    )
+    day_begins = np.minimum(midnights, opens)
+    day_ends = np.minimum(next_midnights, np.append(day_begins[1:], np.iinfo(np.int64).max))
+    # 1970-01-01 was a Thursday: with three days more, weeks are counted from Mondays.
+    weeks = (dates.astype("datetime64[D]").astype(np.int64) + 3) // 7
+    _, firsts, numbers = np.unique(weeks, return_index=True, return_inverse=True)
+    lasts = np.append(firsts[1:], len(weeks)) - 1
+    has_break = break_starts < break_ends
+    starts = np.sort(np.concatenate([opens, break_ends[has_break]]))
+    ends = np.sort(np.concatenate([closes, break_starts[has_break]]))
+    goes_on = starts[1:] == ends[:-1]
+    return Calendar(
+        name=name,
+        time_zone=time_zone,
+        first_date=first_date,
+        last_date=last_date,
+        dates=dates,
+        opens=opens,
+        closes=closes,
+        break_starts=break_starts,
+        break_ends=break_ends,
+        closes_early=closes_early,
+        day_begins=day_begins,
+        day_ends=day_ends,
+        week_begins=day_begins[firsts][numbers],
+        week_ends=day_ends[lasts][numbers],
+        trading_starts=starts[np.append(True, ~goes_on)],
+        trading_ends=ends[np.append(~goes_on, True)],
+    )
+
+
+_loaded: OrderedDict[tuple[str, date], Calendar] = OrderedDict()
+_loading = threading.Lock()
+
+
+def load(name: str, today: date) -> Calendar:
+    """The calendar of the exchange with this MIC, from 1990 to a year from today as far as it is known.
+
+    Takes some tenths of a second, for Korea's exchange some seconds, once a month. Raises UnknownCalendar.
+    """
+    # Whole months, so that what is loaded serves for a while.
+    last_date = (today + COVERED_AHEAD).replace(day=1) + timedelta(days=31)
+    last_date = last_date.replace(day=1) - DAY
+    with _loading:
+        if (calendar := _loaded.get((name, last_date))) is None:
+            calendar = _loaded[name, last_date] = _read(name, today, last_date)
+            if len(_loaded) > CALENDARS_MAX:
+                _loaded.popitem(last=False)
+        _loaded.move_to_end((name, last_date))
+    return calendar
+
+
+async def known(name: str, now: datetime, field: str) -> Calendar:
+    """As load() does, beside the event loop; raises Invalid, naming the field."""
+    try:
+        return await asyncio.to_thread(load, name, now.date())
+    except UnknownCalendar:
+        raise Invalid({field: f"is no calendar that is known here: {name}"}) from None
+
+
+async def zoned(instrument: Instrument, now: datetime) -> Instrument:
+    """The instrument with the time zone of its calendar; raises Invalid if that is not known."""
+    if not instrument.calendar:
+        return instrument
+    calendar = await known(instrument.calendar, now, "instrument.calendar")
+    return replace(instrument, time_zone=calendar.time_zone)
+
+
+def _read(name: str, today: date, last_date: date) -> Calendar:
+    # Brings pandas: 40 MB and a third of a second that a process without calendars does without.
+    import exchange_calendars
+    from exchange_calendars.errors import InvalidCalendarName
+
+    if not re.fullmatch("[A-Z0-9]{4}", name) or name in NOT_MICS:
+        raise UnknownCalendar(name)
+    try:
+        # A short one, only to learn how far it can be asked for.
+        kind = type(exchange_calendars.get_calendar(name, start=today - timedelta(days=30), end=today))
+        earliest, latest = kind.bound_min(), kind.bound_max()
+        first_date = max(COVERED_FROM, earliest.date()) if earliest is not None else COVERED_FROM
+        last_date = min(last_date, latest.date()) if latest is not None else last_date
+        found = kind(start=first_date, end=last_date)
+    # The rules of some exchanges, such as those that keep the Orthodox Easter, cannot be evaluated by this release.
+    except (InvalidCalendarName, NotImplementedError, ValueError) as error:
+        raise UnknownCalendar(name) from error
+
+    def times(column: str) -> NDArray[np.datetime64]:
+        return found.schedule[column].dt.tz_convert(None).to_numpy().astype("datetime64[ns]")
+
+    def or_open(breaks: NDArray[np.datetime64]) -> Nanoseconds:
+        return np.where(np.isnat(breaks), times("open"), breaks).astype(np.int64)
+
+    return make_calendar(
+        name=name,
+        time_zone=str(found.tz),
+        first_date=first_date,
+        last_date=last_date,
+        dates=found.schedule.index.to_numpy().astype("datetime64[D]"),
+        opens=times("open").astype(np.int64),
+        closes=times("close").astype(np.int64),
+        break_starts=or_open(times("break_start")),
+        break_ends=or_open(times("break_end")),
+        closes_early=found.schedule.index.isin(found.early_closes),
+    )
+
+
+def local_midnight(day: date, zone: ZoneInfo) -> datetime:
+    """When the day begins there; where clocks leave midnight out, the moment at which they do."""
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)
+
+
+def nanoseconds(time: datetime) -> int:
+    return (time - EPOCH) // timedelta(microseconds=1) * MICROSECOND_NS
+
+
+def moment(time_ns: int) -> datetime:
+    return EPOCH + timedelta(microseconds=int(time_ns) // MICROSECOND_NS)

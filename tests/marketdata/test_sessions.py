@@ -1,0 +1,398 @@
+"""When exchanges trade: trading days over changes of the clock, known sessions, and what is told of them."""
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tradeloom.feeds.v1 import events_pb2
+from tradeloom.marketdata.v1 import marketdata_pb2
+
+from libs.mesh.wire import time_from_proto, timestamp
+from libs.store.database import open_database
+from libs.store.outbox import Fact
+from services.marketdata import sessions
+from services.marketdata.consumers import apply_feeds_facts
+from services.marketdata.sessions import (
+    Calendar,
+    UnknownCalendar,
+    day_numbers,
+    days,
+    load,
+    make_calendar,
+    market_state,
+    moment,
+    nanoseconds,
+    session_range,
+    sessions_of,
+    trading_day,
+    trading_week,
+)
+from tests.marketdata.stand import BTC, announce, instrument
+from tests.marketdata.test_instruments import find, reason_of
+
+TODAY = date(2026, 3, 2)
+EXCHANGES = ("XNYS", "XLON", "XTKS", "CMES")
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+exchanges = st.sampled_from(EXCHANGES)
+times = st.timedeltas(timedelta(), timedelta(days=29 * 365)).map(lambda since: datetime(1998, 1, 1, tzinfo=UTC) + since)
+
+
+def at(text: str, zone: str = "UTC") -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+def of(name: str) -> Calendar:
+    return load(name, TODAY)
+
+
+def session_of(name: str, day: str) -> sessions.Session | None:
+    calendar = of(name)
+    places = np.flatnonzero(calendar.dates == np.datetime64(day))
+    return sessions_of(calendar, range(places[0], places[0] + 1))[0] if len(places) else None
+
+
+@given(exchanges, times)
+def test_a_moment_is_in_its_day_and_in_no_other(name, time):
+    calendar = of(name)
+    ns = nanoseconds(time)
+    holding = np.flatnonzero((calendar.day_begins <= ns) & (ns < calendar.day_ends))
+    day = trading_day(calendar, time)
+    assert len(holding) == (day is not None)
+    if day:
+        assert day == (moment(calendar.day_begins[holding[0]]), moment(calendar.day_ends[holding[0]]))
+        begin, end = day
+        assert begin <= time < end
+        week = trading_week(calendar, time)
+        assert week
+        assert week[0] <= begin < end <= week[1]
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_days_are_half_open_in_order_and_hold_their_sessions(name):
+    calendar = of(name)
+    assert (calendar.day_ends[:-1] <= calendar.day_begins[1:]).all()
+    assert (calendar.day_begins <= calendar.opens).all()
+    assert (calendar.closes <= calendar.day_ends).all()
+    numbers = np.arange(len(calendar.dates))
+    assert (day_numbers(calendar, calendar.day_begins) == numbers).all()
+    assert (day_numbers(calendar, calendar.day_ends - 1) == numbers).all()
+    follows = calendar.day_ends[:-1] == calendar.day_begins[1:]
+    assert (day_numbers(calendar, calendar.day_ends[:-1]) == np.where(follows, numbers[1:], -1)).all()
+    assert day_numbers(calendar, calendar.day_begins[:1] - 1) == day_numbers(calendar, calendar.day_ends[-1:]) == -1
+
+
+@given(exchanges, st.lists(times, min_size=1, max_size=20))
+def test_many_moments_at_once_are_each_as_alone(name, moments):
+    calendar = of(name)
+    numbers = day_numbers(calendar, np.array([nanoseconds(time) for time in moments]))
+    for number, time in zip(numbers, moments, strict=True):
+        alone = trading_day(calendar, time)
+        assert alone == (
+            None if number < 0 else (moment(calendar.day_begins[number]), moment(calendar.day_ends[number]))
+        )
+
+
+@given(exchanges, times, st.timedeltas(timedelta(), timedelta(days=30)))
+def test_days_of_a_span_are_those_with_a_moment_in_it(name, start, length):
+    calendar, end = of(name), start + length
+    expected = [
+        (moment(begin), moment(ends))
+        for begin, ends in zip(calendar.day_begins, calendar.day_ends, strict=True)
+        if moment(begin) < end and start < moment(ends)
+    ]
+    # Nothing has a moment in a span without length.
+    assert days(calendar, start, end) == (expected if length else [])
+
+
+@given(st.sampled_from(["XNYS", "XLON", "XTKS"]), times)
+def test_where_sessions_are_within_a_date_the_day_is_the_local_date(name, time):
+    calendar = of(name)
+    if day := trading_day(calendar, time):
+        zone = ZoneInfo(calendar.time_zone)
+        local = time.astimezone(zone).date()
+        assert day == (sessions.local_midnight(local, zone), sessions.local_midnight(local + DAY, zone))
+        assert np.datetime64(local) in calendar.dates
+
+
+def every_day(zone: str, first: date, count: int) -> Calendar:
+    """An exchange that trades from nine to five, also on Sundays, when clocks are changed."""
+    dates = [first + number * DAY for number in range(count)]
+
+    def hour(hours: int) -> np.ndarray:
+        local = [datetime(day.year, day.month, day.day, hours, tzinfo=ZoneInfo(zone)) for day in dates]
+        return np.array([nanoseconds(time.astimezone(UTC)) for time in local])
+
+    return make_calendar(
+        name="EVER",
+        time_zone=zone,
+        first_date=dates[0],
+        last_date=dates[-1],
+        dates=np.array(dates, dtype="datetime64[D]"),
+        opens=hour(9),
+        closes=hour(17),
+        break_starts=hour(9),
+        break_ends=hour(9),
+        closes_early=np.zeros(count, dtype=bool),
+    )
+
+
+@pytest.mark.parametrize(
+    ("zone", "short", "long"),
+    [
+        ("America/New_York", "2025-03-09", "2025-11-02"),
+        ("Europe/London", "2025-03-30", "2025-10-26"),
+        ("Asia/Tokyo", None, None),
+        ("America/Sao_Paulo", "2018-11-04", "2018-02-17"),  # at midnight, so that one day has no such hour
+    ],
+)
+def test_days_are_as_long_as_the_clock_makes_them(zone, short, long):
+    for year in (2018, 2025):
+        calendar = every_day(zone, date(year, 1, 1), 365)
+        lengths = (calendar.day_ends - calendar.day_begins) / (HOUR // timedelta(microseconds=1) * 1_000)
+        unusual = {str(day): length for day, length in zip(calendar.dates, lengths, strict=True) if length != 24}
+        assert set(unusual.values()) <= {23.0, 25.0}
+        for day, length in ((short, 23.0), (long, 25.0)):
+            if day and day.startswith(str(year)):
+                assert unusual[day] == length
+        assert not (zone == "Asia/Tokyo" and unusual)
+        assert (calendar.day_ends[:-1] == calendar.day_begins[1:]).all()
+
+
+def test_sessions_keep_their_local_hours_when_clocks_change():
+    for day, opens, closes in [
+        ("2025-03-07", "14:30", "21:00"),
+        ("2025-03-10", "13:30", "20:00"),
+        ("2025-10-31", "13:30", "20:00"),
+        ("2025-11-03", "14:30", "21:00"),
+    ]:
+        session = session_of("XNYS", day)
+        assert session
+        assert (session.open, session.close) == (at(f"{day}T{opens}"), at(f"{day}T{closes}"))
+        assert trading_day(of("XNYS"), session.open) == (
+            at(f"{day}T00:00", "America/New_York"),
+            at(f"{day}T00:00", "America/New_York") + DAY,
+        )
+    for day, opens in [
+        ("2025-03-28", "08:00"),
+        ("2025-03-31", "07:00"),
+        ("2025-10-24", "07:00"),
+        ("2025-10-27", "08:00"),
+    ]:
+        session = session_of("XLON", day)
+        assert session
+        assert session.open == at(f"{day}T{opens}")
+
+
+def test_sessions_that_are_known():
+    thanksgiving, after = session_of("XNYS", "2024-11-28"), session_of("XNYS", "2024-11-29")
+    assert thanksgiving is None
+    assert after
+    assert (after.closes_early, after.close) == (True, at("2024-11-29T13:00", "America/New_York"))
+    assert session_of("XNYS", "2024-07-04") is None
+    eve = session_of("XNYS", "2024-07-03")
+    assert eve
+    assert eve.closes_early
+    usual = session_of("XNYS", "2024-07-05")
+    assert usual
+    assert not usual.closes_early
+    tokyo = session_of("XTKS", "2024-11-05")
+    assert tokyo
+    assert tokyo.breaks == [(at("2024-11-05T11:30", "Asia/Tokyo"), at("2024-11-05T12:30", "Asia/Tokyo"))]
+    nasdaq = session_of("XNAS", "2024-11-29")
+    assert nasdaq == after
+
+
+def test_a_day_of_futures_begins_on_the_evening_before_and_ends_where_the_next_begins():
+    chicago = "America/Chicago"
+    for begins, ends, time in [
+        ("2025-01-05T17:00", "2025-01-06T17:00", "2025-01-05T17:00"),  # Monday's, from Sunday on
+        ("2025-01-06T17:00", "2025-01-07T17:00", "2025-01-07T16:59"),
+        ("2025-01-09T17:00", "2025-01-11T00:00", "2025-01-10T23:59"),  # Friday's ends with Friday
+        ("2025-03-09T17:00", "2025-03-10T17:00", "2025-03-10T01:00"),  # clocks changed that Sunday morning
+    ]:
+        assert trading_day(of("CMES"), at(time, chicago)) == (at(begins, chicago), at(ends, chicago))
+    assert trading_day(of("CMES"), at("2025-01-11T00:00", chicago)) is None
+    assert trading_day(of("CMES"), at("2025-01-05T16:59", chicago)) is None
+    assert trading_week(of("CMES"), at("2025-01-08T12:00", chicago)) == (
+        at("2025-01-05T17:00", chicago),
+        at("2025-01-11T00:00", chicago),
+    )
+
+
+def test_a_week_is_the_sessions_of_an_iso_week():
+    york = "America/New_York"
+    # New Year's Day was a Wednesday; the week before it was that of Christmas.
+    assert trading_week(of("XNYS"), at("2025-01-02T12:00", york)) == (
+        at("2024-12-30T00:00", york),
+        at("2025-01-04T00:00", york),
+    )
+    # Monday was a holiday.
+    assert trading_week(of("XNYS"), at("2025-01-24T12:00", york)) == (
+        at("2025-01-21T00:00", york),
+        at("2025-01-25T00:00", york),
+    )
+    assert trading_week(of("XNYS"), at("2025-01-20T12:00", york)) is None
+
+
+@given(st.sampled_from(["XNYS", "XTKS", "CMES"]), times)
+def test_a_market_is_open_in_sessions_and_out_of_breaks(name, now):
+    calendar, state = of(name), market_state(of(name), now)
+    within = sessions_of(calendar, session_range(calendar, now, now + timedelta(microseconds=1)))
+    in_break = any(start <= now < end for session in within for start, end in session.breaks)
+    assert state.is_open == (bool(within) and not in_break)
+    assert state.next_open
+    assert state.next_close
+    assert now < state.next_open
+    assert now < state.next_close
+    assert (state.next_close < state.next_open) == state.is_open
+    before_it_changes = min(state.next_open, state.next_close) - timedelta(microseconds=1)
+    assert market_state(calendar, before_it_changes).is_open == state.is_open
+    assert market_state(calendar, min(state.next_open, state.next_close)).is_open != state.is_open
+
+
+def test_futures_that_simply_go_on_are_not_opened_anew():
+    # From session to session at 17:00 the market trades on.
+    state = market_state(of("CMES"), at("2025-02-04T12:00"))
+    assert (state.is_open, state.next_close) == (True, at("2025-02-07T17:00", "America/Chicago"))
+
+
+def test_every_exchange_that_is_known_can_be_asked_for():
+    import exchange_calendars
+
+    names = [
+        name for name in exchange_calendars.get_calendar_names() if len(name) == 4 and name not in sessions.NOT_MICS
+    ]
+    assert {"XNYS", "XNAS", "XLON", "XTKS", "XETR", "ASEX", "XTAE", "CMES"} <= set(names)
+    for name in ("ASEX", "XTAE", "XSHG", "XBOM", "XNAS"):
+        calendar = of(name)
+        assert sessions.COVERED_FROM <= calendar.first_date < calendar.last_date <= date(2027, 3, 31)
+        assert (calendar.closes <= calendar.day_ends).all()
+    for name in ("NYSE", "24/7", "us_futures", "ZZZZ", "", "xnys"):
+        with pytest.raises(UnknownCalendar):
+            of(name)
+
+
+def test_calendars_are_held_only_so_many(monkeypatch):
+    monkeypatch.setattr(sessions, "CALENDARS_MAX", 2)
+    monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
+    first = of("XNYS")
+    assert of("XNYS") is first
+    of("XLON")
+    assert of("XNYS") is first
+    of("XAMS")
+    assert [name for name, _ in sessions._loaded] == ["XNYS", "XAMS"]
+    # A month later it reaches a month further.
+    assert load("XNYS", date(2026, 4, 1)).last_date == date(2027, 4, 30)
+
+
+def test_a_service_without_calendars_does_not_load_pandas():
+    program = "import sys, services.marketdata.__main__; assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+async def ask(caller, **more):
+    return await caller.ask("ListSessions", marketdata_pb2.ListSessionsRequest(**more))
+
+
+async def test_sessions_are_listed_with_their_breaks_and_early_closes(caller):
+    found = await ask(
+        caller,
+        calendar="XNYS",
+        start_time=timestamp(at("2024-11-27T12:00")),
+        end_time=timestamp(at("2024-12-02T15:00")),
+    )
+    assert (found.calendar, found.time_zone, found.next_page_token) == ("XNYS", "America/New_York", "")
+    assert [(session.date, session.closes_early) for session in found.sessions] == [
+        ("2024-11-27", False),
+        ("2024-11-29", True),
+        ("2024-12-02", False),
+    ]
+    early = found.sessions[1]
+    assert time_from_proto(early.open_time) == at("2024-11-29T09:30", "America/New_York")
+    assert time_from_proto(early.close_time) == at("2024-11-29T13:00", "America/New_York")
+    tokyo = await ask(caller, calendar="XTKS", page_size=1)
+    (pause,) = tokyo.sessions[0].breaks
+    assert time_from_proto(pause.end_time) - time_from_proto(pause.start_time) == HOUR
+    now = datetime.now(UTC)
+    assert time_from_proto(tokyo.sessions[0].close_time) > now
+    state = market_state(load("XTKS", now.date()), now)
+    assert tokyo.market_state.is_open == state.is_open
+    assert time_from_proto(tokyo.market_state.next_open_time) > now
+
+
+async def test_sessions_come_in_pages_that_follow_on_each_other(caller):
+    span = {"start_time": timestamp(at("2024-01-01T00:00")), "end_time": timestamp(at("2025-01-01T00:00"))}
+    every = [session.date for session in (await ask(caller, calendar="XNYS", page_size=1000, **span)).sessions]
+    assert len(every) == 252
+    got: list[str] = []
+    token = ""
+    while token or not got:
+        page = await ask(caller, calendar="XNYS", page_token=token, **span)
+        got += [session.date for session in page.sessions]
+        token = page.next_page_token
+    assert got == every
+
+
+async def test_an_instrument_trades_in_the_sessions_of_its_exchange_or_round_the_clock(installation, caller):
+    put = (await caller.put("HAND:XYZ", calendar="XNAS", time_zone="is not asked")).instrument
+    assert (put.calendar, put.time_zone) == ("XNAS", "America/New_York")
+    assert (await find(caller, "HAND:XYZ")).time_zone == "America/New_York"
+    assert (await ask(caller, instrument_id="HAND:XYZ", page_size=1)).calendar == "XNAS"
+    await announce(installation, BTC)
+    always = await ask(caller, instrument_id=BTC)
+    assert (always.calendar, always.time_zone, always.market_state.is_open) == ("", "UTC", True)
+    assert not always.sessions
+    assert not always.market_state.HasField("next_close_time")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({}, "calendar"),
+        ({"calendar": "XNYS", "instrument_id": BTC}, "calendar"),
+        ({"calendar": "ZZZZ"}, "calendar"),
+        ({"calendar": "xnys"}, "calendar"),
+        ({"calendar": "XNYS", "start_time": timestamp(at("1989-12-31T00:00"))}, "start_time"),
+        ({"calendar": "XTKS", "start_time": timestamp(at("1996-12-31T00:00"))}, "start_time"),
+        ({"calendar": "XNYS", "end_time": timestamp(at("9999-12-31T00:00"))}, "end_time"),
+        (
+            {
+                "calendar": "XNYS",
+                "start_time": timestamp(at("2024-01-02T00:00")),
+                "end_time": timestamp(at("2024-01-02T00:00")),
+            },
+            "end_time",
+        ),
+        ({"calendar": "XNYS", "page_token": "nonsense"}, "page_token"),
+    ],
+)
+async def test_what_no_calendar_tells_is_refused_by_its_field(caller, wrong, field):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(caller, **wrong)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert field in (caught.value.details() or "")
+
+
+async def test_an_unknown_exchange_is_refused_for_people_and_passed_over_for_feeds(installation, caller):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await caller.put("HAND:XYZ", calendar="ZZZZ")
+    assert "instrument.calendar" in (caught.value.details() or "")
+    assert reason_of(caught.value) == "INVALID_FIELDS"
+    for sequence, name in enumerate(("XNYS", "ZZZZ"), start=1):
+        announced = instrument(BTC)
+        announced.calendar = name
+        payload = events_pb2.InstrumentAnnounced(instrument=announced).SerializeToString()
+        kind = events_pb2.InstrumentAnnounced.DESCRIPTOR.full_name
+        fact = Fact(key=BTC, sequence=sequence, user_id=None, kind=kind, payload=payload)
+        async with open_database(installation.url("marketdata_worker"), 1) as database, database.transaction() as rows:
+            await apply_feeds_facts(rows, [fact])
+        found = await find(caller, BTC)
+        assert (found.calendar, found.time_zone) == {"XNYS": ("XNYS", "America/New_York"), "ZZZZ": ("", "UTC")}[name]
