@@ -1,5 +1,6 @@
 """Speaks the marketdata API: reads the request, asks for the data, writes the response."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from redis.asyncio import Redis
@@ -10,21 +11,31 @@ from libs.mesh import pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.marketdata import books, candle_store, domain, gap_store, search, sessions, store, wire
+from services.marketdata import books, candle_store, domain, gap_store, search, sessions, store, tick_store, wire
 from services.marketdata.book_hub import BookHub
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
 from services.marketdata.importing import Importing
+from services.marketdata.tick_store import Moment
 from services.marketdata.tick_stream import TickStreams, cursors_from
 
 INSTRUMENTS_USUAL = 50
 CANDLES_USUAL = 500
+TICKS_USUAL = 500
 SNAPSHOT_USUAL = 100
 GAPS_USUAL = 50
 SESSIONS_USUAL = 100
 FORWARDS, BACKWARDS = "after", "before"
 MICROSECOND = timedelta(microseconds=1)
 MICROSECONDS_MAX = timedelta(days=700_000) // MICROSECOND  # from the epoch, either way: within what datetime can say
+
+
+def moment_of(page: Sequence[str | int]) -> Moment:
+    """The place that a page of ticks ended at. Raises PageTokenInvalid."""
+    match page:
+        case [int(microseconds), int(sequence)] if abs(microseconds) <= MICROSECONDS_MAX:
+            return Moment(domain.EPOCH + microseconds * MICROSECOND, sequence)
+    raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
 
 
 class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
@@ -157,6 +168,24 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             gaps=map(wire.gap_to_proto, found[:size]),
             next_page_token=pages.token_after(str(found[size - 1].gap_id)) if len(found) > size else "",
         )
+
+    async def GetTicks(self, request, context):
+        limit = pages.size_of(request.page_size, TICKS_USUAL)
+        backwards = not request.HasField("start_time")
+        # Sequences begin with 1: a time alone is the place before all of its ticks.
+        after = None if backwards else Moment(time_from_proto(request.start_time), 0)
+        before = Moment(time_from_proto(request.end_time), 0) if request.HasField("end_time") else None
+        if page := pages.key_of(request.page_token, 2):
+            at = moment_of(page)
+            after, before = (after, at) if backwards else (at, before)
+        async with self._database.transaction() as rows:
+            await store.get_instrument(rows, request.instrument_id)
+            found = await tick_store.read_ticks(
+                rows, request.instrument_id, after=after, before=before, backwards=backwards, limit=limit
+            )
+        end = found.first if backwards else found.last
+        token = pages.token_after((end.time - domain.EPOCH) // MICROSECOND, end.sequence) if found.more and end else ""
+        return marketdata_pb2.GetTicksResponse(ticks=found.ticks, next_page_token=token)
 
     async def StreamTicks(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)
         after = cursors_from(request.after_cursors, request.instrument_ids)

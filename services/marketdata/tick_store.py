@@ -184,6 +184,52 @@ async def read_batches(rows: Connection, after: Cursor, until: Cursor, limit: in
     return batches, until
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A place in the order of ticks by their times."""
+
+    time: datetime
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class TickPage:
+    """Some ticks, oldest first, with the places of the first and the last; `more` remain beyond."""
+
+    ticks: list[Tick]
+    first: Moment | None
+    last: Moment | None
+    more: bool
+
+
+async def read_ticks(
+    rows: Connection, instrument_id: str, *, after: Moment | None, before: Moment | None, backwards: bool, limit: int
+) -> TickPage:
+    """At most limit ticks strictly between two places: the first of them or, backwards, the last."""
+    order = "DESC" if backwards else "ASC"
+    found = await rows.fetch(
+        f"""
+        SELECT time, sequence, price, quantity, aggressor, trade_id FROM market_data_ticks
+        WHERE instrument_id = $1
+        AND time >= coalesce($2::timestamptz, '-infinity') AND time <= coalesce($4::timestamptz, 'infinity')
+        AND ($2::timestamptz IS NULL OR (time, sequence) > ($2, $3::bigint))
+        AND ($4::timestamptz IS NULL OR (time, sequence) < ($4, $5::bigint))
+        ORDER BY time {order}, sequence {order} LIMIT $6
+        """,
+        instrument_id,
+        after and after.time,
+        after and after.sequence,
+        before and before.time,
+        before and before.sequence,
+        limit + 1,
+    )
+    kept = found[:limit][::-1] if backwards else found[:limit]
+    ends = [Moment(row["time"], row["sequence"]) for row in (*kept[:1], *kept[-1:])]
+    return TickPage(
+        [tick_from(row) for row in kept], ends[0] if ends else None, ends[-1] if ends else None, len(found) > limit
+    )
+
+
 def runs_of(found: Sequence[Any]) -> list[list[Any]]:
     """Ticks whose sequences follow on each other, of one epoch, as many as a batch holds, fetched later or not."""
     runs: list[list[Any]] = []
@@ -203,19 +249,20 @@ def batch_from(run: Sequence[Any], after: Cursor, cursor: Cursor) -> TickBatch:
         instrument_id=cursor.instrument_id,
         epoch=run[0]["epoch"],
         first_sequence=run[0]["sequence"],
-        ticks=[
-            Tick(
-                time=timestamp(row["time"]),
-                price=row["price"],
-                quantity=row["quantity"],
-                aggressor=row["aggressor"],
-                trade_id=row["trade_id"],
-            )
-            for row in run
-        ],
+        ticks=[tick_from(row) for row in run],
         previous_cursor=str(after),
         cursor=str(cursor),
         backfill=run[0]["backfill"],
+    )
+
+
+def tick_from(row: Any) -> Tick:
+    return Tick(
+        time=timestamp(row["time"]),
+        price=row["price"],
+        quantity=row["quantity"],
+        aggressor=row["aggressor"],
+        trade_id=row["trade_id"],
     )
 
 

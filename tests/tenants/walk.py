@@ -143,6 +143,11 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
         "start_time": timestamp(NOW - timedelta(hours=1)),
         "end_time": timestamp(NOW),
     },
+    "MarketDataService/GetTicks": {
+        "instrument_id": INSTRUMENT,
+        "start_time": timestamp(NOW - timedelta(hours=1)),
+        "end_time": timestamp(NOW),
+    },
     "MarketDataService/GetOrderBook": {"instrument_id": INSTRUMENT},
     "MarketDataService/StreamOrderBook": {"instrument_ids": [INSTRUMENT]},
     "MarketDataService/StreamTicks": {"instrument_ids": [INSTRUMENT]},

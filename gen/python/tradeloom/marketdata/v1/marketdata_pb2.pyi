@@ -1323,6 +1323,76 @@ class ListGapsResponse(_message.Message):
 Global___ListGapsResponse: _TypeAlias = ListGapsResponse  # noqa: Y015
 
 @_typing.final
+class GetTicksRequest(_message.Message):
+    """Asks for stored ticks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Venue and symbol."""
+    page_size: _builtins.int
+    """At most so many, up to 5000; 500 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended: towards the end with a start_time, back in time without one."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """The first tick happened at or after it; without it, the newest ticks before end_time are returned."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """The last tick happened before it; the newest tick is the last if unset."""
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTicksRequest: _TypeAlias = GetTicksRequest  # noqa: Y015
+
+@_typing.final
+class GetTicksResponse(_message.Message):
+    """A page of ticks, oldest first; those of one moment in the order in which they came."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TICKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def ticks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tick]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        ticks: _abc.Iterable[Global___Tick] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "ticks", b"ticks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTicksResponse: _TypeAlias = GetTicksResponse  # noqa: Y015
+
+@_typing.final
 class StreamTicksRequest(_message.Message):
     """Asks for live ticks."""
 

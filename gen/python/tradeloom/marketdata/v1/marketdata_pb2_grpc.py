@@ -71,6 +71,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesResponse.FromString,
                 _registered_method=True)
+        self.GetTicks = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/GetTicks',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetTicksRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetTicksResponse.FromString,
+                _registered_method=True)
         self.StreamTicks = channel.unary_stream(
                 '/tradeloom.marketdata.v1.MarketDataService/StreamTicks',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamTicksRequest.SerializeToString,
@@ -149,6 +154,13 @@ class MarketDataServiceServicer:
 
     def GetCandles(self, request, context):
         """Returns candles in the order of their opening, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTicks(self, request, context):
+        """Returns stored ticks in the order of their times, a page at a time. What has just come is stored within about a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,6 +245,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.GetCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesResponse.SerializeToString,
+            ),
+            'GetTicks': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTicks,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetTicksRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetTicksResponse.SerializeToString,
             ),
             'StreamTicks': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamTicks,
@@ -451,6 +468,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/GetCandles',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTicks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/GetTicks',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetTicksRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetTicksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class MarketDataServiceStub:
     """Returns the newest order book."""
     GetCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetCandlesRequest, _marketdata_pb2.GetCandlesResponse]
     """Returns candles in the order of their opening, a page at a time."""
+    GetTicks: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetTicksRequest, _marketdata_pb2.GetTicksResponse]
+    """Returns stored ticks in the order of their times, a page at a time. What has just come is stored within about a second."""
     StreamTicks: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamTicksRequest, _marketdata_pb2.StreamTicksResponse]
     """Streams ticks as they come, resuming after a cursor for each instrument. Messages that hold
     batches hold nothing else, so their bytes may be concatenated.
@@ -122,6 +124,14 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_marketdata_pb2.GetCandlesRequest, _abc.Awaitable[_marketdata_pb2.GetCandlesResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.GetCandlesResponse]:
         """Returns candles in the order of their opening, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def GetTicks(
+        self,
+        request: _marketdata_pb2.GetTicksRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.GetTicksRequest, _abc.Awaitable[_marketdata_pb2.GetTicksResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.GetTicksResponse]:
+        """Returns stored ticks in the order of their times, a page at a time. What has just come is stored within about a second."""
 
     @_abc_1.abstractmethod
     def StreamTicks(
