@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio import Connection, Redis, SSLConnection
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import RedisError
@@ -43,15 +43,19 @@ class _CancellableTls(_Cancellable, SSLConnection):
 
 @asynccontextmanager
 async def open_redis(url: str, connections_max: int = 50) -> AsyncIterator[Redis]:
-    """Clients of Redis at redis://user:password@host:port; answers are bytes. Connects when first used."""
-    redis = Redis.from_url(
+    """A client of Redis at redis://user:password@host:port; answers are bytes. Connects when first used.
+
+    Who finds all connections in use waits for one as long as for an answer.
+    """
+    pool = BlockingConnectionPool.from_url(
         url,
         max_connections=connections_max,
+        timeout=ANSWER_SECONDS,
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=ANSWER_SECONDS,
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), RETRIES),
     )
-    pool = redis.connection_pool
+    redis = Redis.from_pool(pool)
     pool.connection_class = _CancellableTls if issubclass(pool.connection_class, SSLConnection) else _Cancellable
     try:
         yield redis

@@ -105,6 +105,8 @@ class Channel:
     """Market time of the newest event offered."""
     early: deque[Tick]
     """Told while it was torn, which is for as long as it takes to ask the record for the newest trade."""
+    drop_count: int = 0
+    """How often what waited was let go: what was asked of the record before then begins too late."""
     event_at: float = 0.0
     asked_at: float = 0.0
     """When it was last known that nothing is missing, or asked."""
@@ -233,6 +235,7 @@ class OpenExchange:
             dropped = [*channel.line.drop(), *trades]
             channel.trades.go_back(channel.line.cut_trade_id, dropped)
             channel.is_unsure = True
+            channel.drop_count += 1
             return
         self._offer(channel, trades, max(trade.time_ns for trade in trades))
 
@@ -297,6 +300,7 @@ class OpenExchange:
 
     async def _catch_up(self, venue: Venue, symbol: str, channel: Channel) -> None:
         """Brings what was traded while nobody listened, up to the newest on record."""
+        drop_count = channel.drop_count
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while await self._fetch(venue, symbol, channel):
@@ -308,7 +312,7 @@ class OpenExchange:
             log.warning("the record is asked again", instrument_id=channel.line.instrument_id, cause=str(trouble))
             await asyncio.sleep(RETRY_SECONDS)
             return
-        channel.is_unsure = False
+        channel.is_unsure = channel.drop_count != drop_count
 
     async def _ask_quiet(self, venue: Venue, symbol: str, channel: Channel) -> None:
         """Asks the record of a market that is quiet. Raises VenueTrouble if it was not: then nobody tells us any more."""
@@ -334,7 +338,10 @@ class OpenExchange:
         """Takes a page of the record after the last trade; how many trades of it were new."""
         last, last_id = channel.trades.last, channel.trades.last_id
         time_ns = last.time_ns if last else channel.line.cut_time_ns or channel.begin_ns
+        drop_count = channel.drop_count
         page = await venue.trades_after(symbol, last_id, time_ns)
+        if channel.drop_count != drop_count:
+            return 0
         found = channel.trades.fill(page, time.monotonic_ns())
         MENDED.labels(channel.line.instrument_id).inc(len(found))
         self._tell(channel, found)

@@ -1,6 +1,7 @@
 """Where it is written down what is not stored of a market, and what was brought later."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -52,20 +53,28 @@ async def add_lost(rows: Connection, instrument_id: str, after_sequence: int, be
 
 
 async def fill(rows: Connection, filled: Gap) -> None:
-    """Marks the open gaps that lie within these bounds: between the same trades, or no earlier and no later."""
+    """Marks the open gaps that lie within these bounds: by the numbers of trades where they are numbers, or by time."""
     await rows.execute(
-        """
+        r"""
         UPDATE gaps SET filled_time = now()
         WHERE instrument_id = $1 AND filled_time IS NULL
         AND ((start_time >= $4 AND end_time <= $5)
-             OR ($2 <> '' AND $3 <> '' AND after_trade_id = $2 AND before_trade_id = $3))
+             OR ($2 <> '' AND $3 <> '' AND after_trade_id = $2 AND before_trade_id = $3)
+             OR CASE WHEN after_trade_id ~ '^\d+$' AND before_trade_id ~ '^\d+$'
+                THEN after_trade_id::numeric >= $6::numeric AND before_trade_id::numeric <= $7::numeric ELSE false END)
         """,
         filled.instrument_id,
         filled.after_trade_id,
         filled.before_trade_id,
         filled.start_time,
         filled.end_time,
+        number_of(filled.after_trade_id),
+        number_of(filled.before_trade_id),
     )
+
+
+def number_of(trade_id: str) -> Decimal | None:
+    return Decimal(trade_id) if trade_id.isascii() and trade_id.isdigit() else None
 
 
 async def list_gaps(

@@ -256,6 +256,11 @@ async def test_redis_and_feeds_killed_at_once_leave_a_gap_with_its_bounds_and_al
     [gap] = stand.reader.gaps
     assert sequence_of(gap.resume_cursor) > sequence_of(gap.after_cursor) + 100_000
     assert_told(stand.reader)
+    async with installation.connect() as rows:
+        # What was lost between feed and storage was written down, and marked when it had come.
+        lost = await rows.fetch("SELECT filled_time FROM marketdata.gaps WHERE instrument_id = $1", BTC)
+    assert lost
+    assert all(row["filled_time"] for row in lost)
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """Trades put in order: whatever comes late, twice, in another order or not at all, each is told once, in the venue's order."""
 
 import asyncio
+from contextlib import nullcontext
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1.marketdata_pb2 import Quote, StreamTicksResponse, TickBatch
 
-from services.feeds.domain import Aggressor, Backfilled, Instant, Missed, Moment, Place, Tick
+from services.feeds import live
+from services.feeds.domain import Aggressor, Backfilled, ExchangeSource, Instant, Missed, Moment, Place, Tick
+from services.feeds.exchange import OpenExchange
 from services.feeds.feeder import SEQUENCE_MAX
 from services.feeds.live import IDS_KNOWN_MAX, DistinctIds, FollowingIds, LiveLine
 
@@ -157,3 +161,34 @@ async def test_a_batch_that_only_says_that_all_was_brought_takes_a_number_too():
     [after] = told_by(one)
     assert (said.first_sequence, said.filled.before_trade_id, after.first_sequence) == (11, "5", 12)
     assert after.previous_cursor == said.cursor
+
+
+class Record:
+    """A venue that has trades up to 110 on record, and tells them when it is let."""
+
+    def __init__(self) -> None:
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+
+    async def trades_after(self, symbol: str, trade_id: str, time_ns: int) -> list[Tick]:
+        self.asked.set()
+        await self.let.wait()
+        return [trade(number) for number in range(int(trade_id) + 1, 111)]
+
+
+async def test_what_was_asked_of_the_record_before_something_was_let_go_is_asked_again(monkeypatch):
+    source = OpenExchange(ExchangeSource("BINANCE", ("BTCUSDT",), has_book=False), nullcontext, ids_follow=True)
+    place = replace(line().place(), trade_id="100", position=100_000)
+    source.lines([place], {place.instrument_id: Quote()}, NOW)
+    channel, record = source._channels["BTCUSDT"], Record()
+    source._tell(channel, channel.trades.add([trade(101), trade(102), trade(103)], 0))
+    asking = asyncio.ensure_future(source._fetch(record, "BTCUSDT", channel))
+    await record.asked.wait()
+    monkeypatch.setattr(live, "EVENTS_WAITING_MAX", 3)
+    source._tell(channel, channel.trades.add([trade(104)], 0))
+    record.let.set()
+    assert await asking == 0
+    assert channel.is_unsure
+    assert await source._fetch(record, "BTCUSDT", channel) == 10
+    assert [tick.trade_id for batch in told_by(channel.line) for tick in batch.ticks] == [
+        str(number) for number in range(101, 111)
+    ]

@@ -121,3 +121,16 @@ async def test_who_reads_up_what_is_stored_sees_what_was_fetched_later_as_such(i
     await next_of(stream)
     batches = list((await next_of(stream)).batches)
     assert [(len(batch.ticks), batch.backfill) for batch in batches] == [(2, False), (1, True), (2, False)]
+
+
+async def test_numbered_trades_fill_every_gap_within_their_numbers_whatever_the_times(installation, caller, redis):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    async with desk_of(installation, redis) as desk:
+        await desk.store(feeder.batch([tick_at(START, 10.0, 1.0, "9")]))
+        await desk.store(
+            feeder.batch([tick_at(START + 9 * SECOND, 11.0, 1.0, "100")], missed=missed("9", "100", 0, 9)),
+            feeder.batch([tick_at(START + 20 * SECOND, 11.0, 1.0, "120")], missed=missed("100", "120", 9, 20)),
+        )
+        await desk.store(feeder.batch([], backfill=True, filled=missed("8", "100", 0, 1)))
+        assert told(await gaps(caller, instrument_id=BTC)) == [("100", "120")]

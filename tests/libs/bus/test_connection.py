@@ -21,3 +21,10 @@ async def test_a_cancellation_is_never_lost_however_it_falls_together_with_a_com
             assert done, f"lost after {turns} turns of the loop"
             assert task.cancelled()
         assert await redis.get("key") == b"value"
+
+
+async def test_who_finds_all_connections_in_use_waits_for_one(valkey):
+    async with open_redis(valkey.url, connections_max=2) as redis:
+        await redis.set("key", "value")
+        answers = await asyncio.gather(*(redis.get("key") for _ in range(200)))
+    assert answers == [b"value"] * 200
