@@ -127,8 +127,8 @@ async def tokens(stack: Stack, form: Form, report: Report) -> None:
     minted = [mint(key) for _ in range(TOKENS_SHORT if form.is_short else TOKENS)]
     public_key = base64.b64encode(key.public_key().public_bytes_raw()).decode()
     await verifications(form, report, key, minted)
-    async with stack.baselines(environment={PUBLIC_KEY: public_key}) as port:
-        channels = [stack.direct("orders", port) for _ in range(CHANNELS)]
+    async with stack.baselines(environment={PUBLIC_KEY: public_key}) as beside:
+        channels = [stack.direct("orders", beside.port) for _ in range(CHANNELS)]
         for callers in (1, MANY):
             sides: dict[str, Sequence[Call]] = {
                 "bare": [calling(channels[number % CHANNELS], BARE, minted[:1]) for number in range(callers)],

@@ -9,12 +9,16 @@ import asyncio
 import base64
 import os
 import signal
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -26,7 +30,7 @@ from tradeloom.auth.v1 import auth_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
 from tradeloom.orders.v1 import orders_pb2
 
-from bench.batches import BATCH_TICKS, ready_made, ticks_of
+from bench.batches import BATCH_TICKS, FIRST_EPOCH, PACED_ID, PACED_TICKS, at_pace, ready_made, stamped, ticks_of
 from libs.ids import uuid7
 from libs.mesh.around import wrap
 from libs.mesh.concerns import Concerns, check
@@ -44,9 +48,11 @@ from services.orders import domain, store, wire
 from services.orders.domain import Account, AccountState, Instrument, Limits, Ticket
 
 SERVICE = "bench.Baselines"
-ECHO, FLOOR, NAIVE, CEILING, BARE, KNOWN = (
-    f"/{SERVICE}/{name}" for name in ("Echo", "Floor", "Naive", "Ceiling", "Bare", "Known")
+ECHO, FLOOR, NAIVE, CEILING, PACED, BARE, KNOWN = (
+    f"/{SERVICE}/{name}" for name in ("Echo", "Floor", "Naive", "Ceiling", "Paced", "Bare", "Known")
 )
+TURN, LISTENERS = "bench-turn", "bench-listeners"
+"""Metadata of Naive and Ceiling: whose turn it is, and how many streams it has."""
 KEY_ID = "bench"
 PUBLIC_KEY = "BENCH_PUBLIC_KEY"
 """Base64 of the key that verifies the tokens of Known's callers."""
@@ -201,8 +207,31 @@ class Floor:
         await rows.execute("COMMIT")
 
 
-async def naive(request: marketdata_pb2.StreamTicksRequest, context: object) -> AsyncIterator[object]:
+class Turns:
+    """Streams of one turn that begin together: the first thousand messages would keep the thousandth stream from opening."""
+
+    def __init__(self) -> None:
+        self._listening: Counter[str] = Counter()
+        self._complete: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def all_listening(self, context: aio.ServicerContext[Any, Any]) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        turn, listeners = str(metadata[TURN]), int(metadata[LISTENERS])
+        self._listening[turn] += 1
+        if self._listening[turn] == listeners:
+            self._complete[turn].set()
+        await self._complete[turn].wait()
+
+
+turns = Turns()
+
+
+async def naive(
+    request: marketdata_pb2.StreamTicksRequest, context: aio.ServicerContext[Any, Any]
+) -> AsyncIterator[object]:
     """One message for each tick, encoded for each subscriber, for as long as it listens."""
+    yield marketdata_pb2.StreamTicksResponse()
+    await turns.all_listening(context)
     ticks = ticks_of(BATCH_TICKS)
     sequence = 0
     while True:
@@ -215,12 +244,48 @@ async def naive(request: marketdata_pb2.StreamTicksRequest, context: object) -> 
             yield marketdata_pb2.StreamTicksResponse(batches=[batch])
 
 
-async def ceiling(request: marketdata_pb2.StreamTicksRequest, context: object) -> AsyncIterator[bytes]:
+@cache
+def batches_of(instrument_id: str) -> Sequence[bytes]:
+    return [batch.response for batch in ready_made(instrument_id, FIRST_EPOCH, READY_MADE_BATCHES)]
+
+
+async def ceiling(
+    request: marketdata_pb2.StreamTicksRequest, context: aio.ServicerContext[Any, Any]
+) -> AsyncIterator[bytes]:
     """The bytes of ready-made batches, the same for all subscribers, for as long as it listens."""
-    batches = [batch.response for batch in ready_made(request.instrument_ids[0], 1, READY_MADE_BATCHES)]
+    yield b""
+    await turns.all_listening(context)
+    batches = batches_of(request.instrument_ids[0])
     while True:
         for response in batches:
             yield response
+
+
+class Pacer:
+    """Hands one stamped batch after the other to all who listen, at a steady pace."""
+
+    def __init__(self) -> None:
+        self._batches = [
+            batch.response for batch in ready_made(PACED_ID, FIRST_EPOCH, READY_MADE_BATCHES, batch_ticks=PACED_TICKS)
+        ]
+        self._listening: set[asyncio.Queue[bytes]] = set()
+
+    async def stream(self, request: marketdata_pb2.StreamTicksRequest, context: object) -> AsyncIterator[bytes]:
+        waiting: asyncio.Queue[bytes] = asyncio.Queue()
+        self._listening.add(waiting)
+        try:
+            while True:
+                yield await waiting.get()
+        finally:
+            self._listening.remove(waiting)
+
+    async def work(self) -> None:
+        batches = cycle(self._batches)
+        async for _ in at_pace():
+            if self._listening:
+                message = stamped(next(batches))
+                for waiting in self._listening:
+                    waiting.put_nowait(message)
 
 
 def known(handler: grpc.RpcMethodHandler, public_key: str) -> grpc.RpcMethodHandler:
@@ -266,11 +331,13 @@ async def serve() -> None:
     parse_order = orders_pb2.PlaceOrderRequest.FromString
     parse_stream = marketdata_pb2.StreamTicksRequest.FromString
     encode = marketdata_pb2.StreamTicksResponse.SerializeToString
+    pacer = Pacer()
     async with floor(os.environ["DATABASE_URL"]) as placing:
         handlers = {
             "Echo": grpc.unary_unary_rpc_method_handler(echo, parse_order, as_is),
             "Naive": grpc.unary_stream_rpc_method_handler(naive, parse_stream, encode),
             "Ceiling": grpc.unary_stream_rpc_method_handler(ceiling, parse_stream, as_is),
+            "Paced": grpc.unary_stream_rpc_method_handler(pacer.stream, parse_stream, as_is),
         }
         if PUBLIC_KEY in os.environ:
             bare = grpc.unary_unary_rpc_method_handler(echo_nobody, auth_pb2.GetMeRequest.FromString, as_is)
@@ -283,8 +350,10 @@ async def serve() -> None:
         credentials = server_credentials(Path(os.environ["TLS_FOLDER"]), WORD)
         server.add_secure_port(f"{HOST}:{os.environ['MESH_PORT']}", credentials)
         await server.start()
+        pacing = asyncio.create_task(pacer.work())
         async with probes("bench", Readiness({}), HOST, int(os.environ["PROBE_PORT"])):
             await stopping.wait()
+        pacing.cancel()
         await server.stop(0)
 
 

@@ -15,7 +15,7 @@ from tradeloom.marketdata.v1.marketdata_pb2 import Candle, GetCandlesResponse, S
 from bench.batches import BATCH_TICKS, ready_made
 from bench.rounds import Form, Report, Values, alternate, series
 from bench.stack import Stack
-from bench.ticks import PLAIN_ID, STORED_ID, announce_stored, next_epoch, put_plain
+from bench.ticks import PLAIN_ID, STORED_ID, announce_stored, next_epoch, put_by_hand
 from libs.bus import feed
 from libs.bus.connection import open_redis
 from libs.bus.feed import Batch, Cursor
@@ -136,7 +136,7 @@ async def get_candles(market: marketdata_pb2_grpc.MarketDataServiceStub, session
 async def bench(stack: Stack, form: Form) -> Report:
     report = Report("history", form)
     [session] = await stack.users(1)
-    await put_plain(stack)
+    await put_by_hand(stack, PLAIN_ID)
     await announce_stored(stack)
     count = SHORT_BARS if form.is_short else BARS
     await import_bars(stack, count)

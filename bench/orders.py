@@ -78,13 +78,13 @@ async def bench(stack: Stack, form: Form) -> Report:
     owned = await open_accounts(stack, MANY, 1 if form.is_short else USERS)
     database_url = await floor_database(stack, owned)
     async with (
-        stack.baselines(database_url) as port,
+        stack.baselines(database_url) as beside,
         backlog_of(stack) as backlog,
     ):
         sides = {
             "orders": ([stack.direct("orders") for _ in range(CHANNELS)], PLACE),
-            "floor": ([stack.direct("orders", port) for _ in range(CHANNELS)], FLOOR),
-            "echo": ([stack.direct("orders", port) for _ in range(CHANNELS)], ECHO),
+            "floor": ([stack.direct("orders", beside.port) for _ in range(CHANNELS)], FLOOR),
+            "echo": ([stack.direct("orders", beside.port) for _ in range(CHANNELS)], ECHO),
         }
 
         async def measure(side: str, arrangement: Arrangement) -> Values:

@@ -70,6 +70,7 @@ class Report:
     spreads: dict[str, float] = field(default_factory=dict)
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
     _rows: list[tuple[str, str, str, str, str]] = field(default_factory=list)
+    _drawn: list[str] = field(default_factory=list)
 
     def compare(
         self, name: str, what: str, *, subject: Sequence[float], baseline: Sequence[float], unit: str, of: str
@@ -93,6 +94,10 @@ class Report:
         self.note(name, values)
         self._rows.append((what, text_of(median(values), unit), "", "", f"±{spread(values):.0%}"))
 
+    def draw(self, lines: Sequence[str]) -> None:
+        """For people only, below the table."""
+        self._drawn.extend(lines)
+
     def note(self, name: str, values: Sequence[float]) -> None:
         """For the JSON only."""
         self.absolute[name] = round(median(values), 4)
@@ -107,6 +112,8 @@ class Report:
         for row in self._rows:
             table.add_row(*row)
         console.print(table)
+        for line in self._drawn:
+            console.print(line)
         load_after = os.getloadavg()[0]
         data_on = disk.file_system(disk.folder())
         console.print(

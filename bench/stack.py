@@ -83,6 +83,14 @@ def temporary_folder() -> Iterator[Path]:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A process beside the stack's, with the port of its mutual TLS."""
+
+    pid: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stack:
     """A running stack, seen by somebody who may read its data folder."""
 
@@ -97,6 +105,13 @@ class Stack:
 
     def redis_url(self, word: str) -> str:
         return ValkeyServer(self.snapshot.ports["valkey"], self._redis_passwords()).url(word)
+
+    def pid(self, name: str) -> int:
+        """Of a process that the stack runs; a service's name is its word."""
+        [pid] = [status.pid for status in self.snapshot.processes if status.name == name]
+        if pid is None:
+            raise RuntimeError(f"{name} does not run")
+        return pid
 
     def edge(self) -> aio.Channel:
         """A channel of its own through the edge, as people's programs have."""
@@ -163,8 +178,8 @@ class Stack:
     @asynccontextmanager
     async def baselines(
         self, database_url: str = "", environment: Mapping[str, str] | None = None
-    ) -> AsyncIterator[int]:
-        """The baselines' process, started like a service; the port of its mutual TLS. All channels end before it does."""
+    ) -> AsyncIterator[Beside]:
+        """The baselines' process, started like a service. All channels end before it does."""
         port, probe_port = any_free(), any_free()
         settings = self.environment("orders") | {
             "MESH_PORT": str(port),
@@ -172,9 +187,9 @@ class Stack:
             "DATABASE_URL": database_url,
             **(environment or {}),
         }
-        async with self.process("bench.baselines", environment=settings, ready_port=probe_port):
+        async with self.process("bench.baselines", environment=settings, ready_port=probe_port) as pid:
             try:
-                yield port
+                yield Beside(pid, port)
             finally:
                 await self.close()
 
@@ -212,6 +227,12 @@ def stack_in(path: Path) -> Stack:
     if snapshot is None:
         raise RuntimeError(f"no stack runs in {path}")
     return Stack(folder, snapshot, Credentials(folder.secrets))
+
+
+def cpu_seconds(pid: int) -> float:
+    """What the process has had of the cores so far, in its own code and in the kernel's for it."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def memory_megabytes(stack: Stack) -> dict[str, float]:

@@ -1,10 +1,13 @@
-"""How many ticks a second the marketdata service hands to its subscribers, beside the naive way and beside the ceiling."""
+"""How many ticks the marketdata service hands out for its CPU, and how soon, beside the naive way and the ceiling."""
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 from grpc import aio
 from redis.asyncio import Redis
@@ -12,10 +15,23 @@ from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.type.v1 import decimal_pb2
 
-from bench.baselines import CEILING, NAIVE
-from bench.batches import BATCH_TICKS, FIRST_SEQUENCE, ready_made
-from bench.rounds import Form, Report, Values, alternate, series
-from bench.stack import Stack
+from bench.baselines import CEILING, LISTENERS, NAIVE, PACED, TURN
+from bench.batches import (
+    BATCH_TICKS,
+    FIRST_EPOCH,
+    FIRST_SEQUENCE,
+    PACED_ID,
+    PACED_SECONDS,
+    PACED_TICKS,
+    PACED_TICKS_PER_SECOND,
+    at_pace,
+    ready_made,
+    stamp_of,
+    stamped,
+)
+from bench.load import MILLISECONDS, Load
+from bench.rounds import Form, Measure, Report, Values, alternate, series
+from bench.stack import Stack, cpu_seconds
 from libs.bus import feed
 from libs.bus.connection import open_redis
 from libs.bus.feed import Batch
@@ -23,61 +39,137 @@ from libs.cli.client import CALL_SECONDS, Metadata
 from libs.ids import uuid7
 
 STREAM = "/tradeloom.marketdata.v1.MarketDataService/StreamTicks"
-SUBSCRIBERS = 8
-APPENDED_AT_ONCE = 20
-"""As many as a feeder appends in one round trip."""
-AHEAD_BATCHES = 200
-"""So far the feeder runs ahead of the slowest subscriber: always more than is taken, never so much that one is too slow."""
+CONNECTIONS = 8
+"""Subscribers share them: each has streams of its own."""
+OPENED_AT_ONCE = 25
+"""Streams: a service has 50 connections to Redis, and refuses what would need another at that moment."""
+APPENDED_AT_ONCE = 4
+"""Batches in one round trip of the feeder."""
+AHEAD_BATCHES = 8
+"""So far the feeder runs ahead of the slowest subscriber, however many there are: about what one message may hold."""
+STALLED_BATCHES = 1_000
+"""So much waits for the stalled subscriber already when the others come: megabytes, and less than ends its stream."""
 WARM_SECONDS = 0.3
 TAKEN_SECONDS_MAX = 30.0
 STORED_SECONDS_MAX = 300.0
 POLL_SECONDS = 0.02
+STEADY_FACTOR = 2
+"""Rare latencies take so much longer to show than rates."""
+OTHER_ROUNDS_MAX = 3
+"""Where the number of subscribers is not the one whose ratios carry no number."""
+CPU_SECONDS_MIN = 0.01
+"""The kernel counts in steps of it."""
+MICROSECONDS = 1_000_000
+NANOSECONDS = 1_000_000_000
+BUCKETS_MILLISECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+BAR = 20
 PLAIN_ID = "BENCH:LIVE"
 """Put by hand: its ticks are passed on and not stored."""
 STORED_ID = "FILE:BENCH"
 """Announced by feeds: its ticks are passed on and stored."""
-START_SECONDS = 30.0
+START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many listen."""
+
+    counts: Sequence[int]
+    headline: int
+    """The count whose ratios carry no number in their names."""
+    users: int
+    """Among whom the subscribers are spread: one user may have only so many streams."""
+    steady: int
+    """Subscribers of the steady feed."""
+
+
+FULL_SIZE = Size(counts=(1, 10, 100, 1_000), headline=100, users=20, steady=50)
+SHORT_SIZE = Size(counts=(1, 4, 10), headline=10, users=2, steady=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Where subscribers go: their method, over which connections, and whose CPU it costs."""
+
+    path: str
+    channels: Sequence[aio.Channel]
+    pid: int
 
 
 class Subscribers:
-    """Readers of one stream each, every one on a connection of its own; they count and keep nothing.
+    """Readers of one stream each, spread over connections and users; they count and keep nothing.
 
     With batch_bytes, what is not whole batches may be a heartbeat and nothing else: no gap, nothing left out.
     """
 
     def __init__(
-        self, channels: Sequence[aio.Channel], path: str, request: bytes, session: Metadata, batch_bytes: int = 1
+        self, side: Side, count: int, sessions: Sequence[Metadata], instrument_id: str, batch_bytes: int = 1
     ) -> None:
         self._batch_bytes = batch_bytes
-        self._calls = [channel.unary_stream(path)(request, metadata=session) for channel in channels]
-        self.bytes = [0] * len(channels)
-        self.messages = [0] * len(channels)
+        self._request = request_of(instrument_id)
+        self._methods = [channel.unary_stream(side.path) for channel in side.channels]
+        turn = ((TURN, str(uuid7())), (LISTENERS, str(count)))
+        self._metadata = [(*session, *turn) for session in sessions]
+        self.bytes = [0] * count
+        self.messages = [0] * count
         self.woken = asyncio.Event()
         self.listening = 0
+        self._opening = asyncio.Semaphore(OPENED_AT_ONCE)
 
     async def read(self) -> None:
-        """Until cancelled. The first message of each is the acknowledgement, or no different from the others."""
+        """Until cancelled. The first message of each is the acknowledgement, or stands for one."""
         async with asyncio.TaskGroup() as together:
-            for number in range(len(self._calls)):
+            for number in range(len(self.bytes)):
+                await self._opening.acquire()
                 together.create_task(self._read(number))
 
     async def _read(self, number: int) -> None:
-        call, woken, taken, batch_bytes = self._calls[number], self.woken, self.bytes, self._batch_bytes
+        method, metadata = self._methods[number % len(self._methods)], self._metadata[number % len(self._metadata)]
+        call, batch_bytes = method(self._request, metadata=metadata), self._batch_bytes
         try:
             async for message in call:
                 self.messages[number] += 1
                 if self.messages[number] == 1:
                     self.listening += 1
+                    self._opening.release()
                 elif len(message) % batch_bytes:
                     told = marketdata_pb2.StreamTicksResponse.FromString(message)
                     if not told.HasField("heartbeat"):
                         raise RuntimeError(f"a stream of whole batches brought {told}")
                 else:
-                    taken[number] += len(message)
-                    woken.set()
+                    self.take(number, message)
             raise RuntimeError(f"a stream ended: {await call.code()} {await call.details()}")
         finally:
             call.cancel()
+
+    def take(self, number: int, message: bytes) -> None:
+        self.bytes[number] += len(message)
+        self.woken.set()
+
+
+class Timed(Subscribers):
+    """Keeps how long each batch was on its way, from the feed's stamp."""
+
+    def __init__(
+        self, side: Side, count: int, sessions: Sequence[Metadata], instrument_id: str, batch_bytes: int
+    ) -> None:
+        super().__init__(side, count, sessions, instrument_id, batch_bytes)
+        self.latencies_seconds: list[float] = []
+
+    def start_anew(self) -> None:
+        """Forgets what was before what is measured."""
+        self.latencies_seconds.clear()
+        self.bytes, self.messages = [0] * len(self.bytes), [1] * len(self.messages)
+
+    def take(self, number: int, message: bytes) -> None:
+        now = time.monotonic_ns()
+        for end in range(self._batch_bytes, len(message) + 1, self._batch_bytes):
+            self.latencies_seconds.append((now - stamp_of(message, end)) / NANOSECONDS)
+        super().take(number, message)
+
+
+def request_of(instrument_id: str) -> bytes:
+    return marketdata_pb2.StreamTicksRequest(instrument_ids=[instrument_id]).SerializeToString()
 
 
 @asynccontextmanager
@@ -97,27 +189,31 @@ async def reading(subscribers: Subscribers) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def rate(ticks: Callable[[], float], seconds: float) -> Values:
-    """Ticks a second that all subscribers together were handed."""
-    await asyncio.sleep(min(WARM_SECONDS, seconds))
-    before, began = ticks(), time.perf_counter()
-    await asyncio.sleep(seconds)
-    return {"ticks": (ticks() - before) / (time.perf_counter() - began)}
+def costs(ticks: float, messages: float, cpu: float) -> Values:
+    """What the server's CPU brought."""
+    cpu = max(cpu, CPU_SECONDS_MIN)
+    return {
+        "ticks": ticks / cpu,
+        "messages": messages / cpu,
+        "message_microseconds": cpu / messages * MICROSECONDS,
+        "ticks_per_message": ticks / messages,
+    }
 
 
 class Feeder:
     """Appends ready-made batches to the feed as fast as the subscribers take them."""
 
-    def __init__(self, redis: Redis, instrument_id: str, epoch: int) -> None:
-        self._redis, self._instrument_id, self._epoch = redis, instrument_id, epoch
+    def __init__(self, redis: Redis, instrument_id: str, epoch: int, batch_ticks: int = BATCH_TICKS) -> None:
+        self._redis, self.instrument_id, self._epoch, self.batch_ticks = redis, instrument_id, epoch, batch_ticks
         self._sequence = FIRST_SEQUENCE - 1
         self._appended = 0
         [batch] = self._next(1)
         self.batch_bytes = len(batch.response)
 
     def _next(self, count: int) -> list[Batch]:
-        """Made here and now: only the two cursors of a batch are encoded anew, its ticks are copied."""
-        return list(ready_made(self._instrument_id, self._epoch, count, self._sequence))
+        """Made and stamped here and now: only the two cursors of a batch are encoded anew, its ticks are copied."""
+        made = ready_made(self.instrument_id, self._epoch, count, self._sequence, self.batch_ticks)
+        return [replace(batch, response=stamped(batch.response)) for batch in made]
 
     async def append(self, count: int) -> None:
         batches = self._next(count)
@@ -136,14 +232,25 @@ class Feeder:
             stopping.set()
             subscribers.woken.set()
             await task
-            async with asyncio.timeout(TAKEN_SECONDS_MAX):
-                while min(subscribers.bytes) < self._appended * self.batch_bytes:  # noqa: ASYNC110 (over in a moment)
-                    await asyncio.sleep(POLL_SECONDS)
-            if max(subscribers.bytes) > self._appended * self.batch_bytes:
-                raise RuntimeError("a subscriber was sent more than was appended")
+            await self._taken(subscribers)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def pace(self, subscribers: Timed, seconds: float) -> None:
+        """Feeds a batch at a time at a steady pace, and returns when every subscriber has everything, once."""
+        self._appended = 0
+        subscribers.start_anew()
+        async for _ in at_pace(time.monotonic() + seconds):
+            await self.append(1)
+        await self._taken(subscribers)
+
+    async def _taken(self, subscribers: Subscribers) -> None:
+        async with asyncio.timeout(TAKEN_SECONDS_MAX):
+            while min(subscribers.bytes) < self._appended * self.batch_bytes:  # noqa: ASYNC110 (over in a moment)
+                await asyncio.sleep(POLL_SECONDS)
+        if max(subscribers.bytes) > self._appended * self.batch_bytes:
+            raise RuntimeError("a subscriber was sent more than was appended")
 
     async def _feed(self, subscribers: Subscribers, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
@@ -154,13 +261,13 @@ class Feeder:
             await self.append(APPENDED_AT_ONCE)
 
     def ticks(self, subscribers: Subscribers) -> float:
-        return sum(subscribers.bytes) / self.batch_bytes * BATCH_TICKS
+        return sum(subscribers.bytes) / self.batch_bytes * self.batch_ticks
 
     async def stored(self) -> float:
         """Seconds until the marketdata service has stored what was appended."""
         began = time.perf_counter()
         while True:
-            found = (await feed.stored(self._redis, [self._instrument_id])).get(self._instrument_id)
+            found = (await feed.stored(self._redis, [self.instrument_id])).get(self.instrument_id)
             if found and found.sequence >= self._sequence:
                 return time.perf_counter() - began
             if time.perf_counter() - began > STORED_SECONDS_MAX:
@@ -168,76 +275,202 @@ class Feeder:
             await asyncio.sleep(POLL_SECONDS)
 
 
+@asynccontextmanager
+async def stalled(side: Side, session: Metadata, feeder: Feeder) -> AsyncIterator[None]:
+    """One more subscriber, on a connection of its own, that takes the acknowledgement and nothing of all that follows."""
+    call = side.channels[-1].unary_stream(side.path)(request_of(feeder.instrument_id), metadata=session)
+    try:
+        await call.read()
+        for _ in range(0, STALLED_BATCHES, APPENDED_AT_ONCE):
+            await feeder.append(APPENDED_AT_ONCE)
+        yield
+        if call.done():
+            raise RuntimeError(f"the stalled stream ended: {await call.code()} {await call.details()}")
+    finally:
+        call.cancel()
+
+
+class Bench:
+    """The sides, in one arrangement of processes."""
+
+    def __init__(self, form: Form, sessions: Sequence[Metadata], feeders: Mapping[str, Feeder]) -> None:
+        self._seconds, self._sessions, self._feeders = form.seconds, sessions, feeders
+        self.latencies_milliseconds: dict[str, list[float]] = {}
+
+    async def fed(self, side: Side, instrument_id: str, count: int) -> Values:
+        """The service, from the first append until everybody has everything and, if it is, everything is stored."""
+        feeder = self._feeders[instrument_id]
+        subscribers = Subscribers(side, count, self._sessions, instrument_id, feeder.batch_bytes)
+        async with reading(subscribers):
+            before = cpu_seconds(side.pid)
+            async with feeder.feeding(subscribers):
+                await asyncio.sleep(self._seconds)
+            store_seconds = await feeder.stored() if instrument_id == STORED_ID else 0.0
+            cpu = cpu_seconds(side.pid) - before
+        found = costs(feeder.ticks(subscribers), sum(subscribers.messages) - count, cpu)
+        return {**found, "store_seconds": store_seconds}
+
+    async def endless(self, side: Side, ticks_in_message: int, count: int) -> Values:
+        """A baseline, which has always something to send."""
+        subscribers = Subscribers(side, count, self._sessions, PLAIN_ID)
+        async with reading(subscribers):
+            await asyncio.sleep(min(WARM_SECONDS, self._seconds))
+            before, cpu_before = sum(subscribers.messages), cpu_seconds(side.pid)
+            await asyncio.sleep(self._seconds)
+            messages, cpu = sum(subscribers.messages) - before, cpu_seconds(side.pid) - cpu_before
+        return costs(messages * ticks_in_message, messages, cpu)
+
+    async def steady(self, name: str, side: Side, count: int, stalling: Side | None = None) -> Values:
+        """Latencies at a steady pace; that of the service's side is the feeder's, a baseline has its own."""
+        feeder, seconds = self._feeders[PACED_ID], self._seconds * STEADY_FACTOR
+        async with AsyncExitStack() as around:
+            if stalling:
+                await around.enter_async_context(stalled(stalling, self._sessions[0], feeder))
+            subscribers = Timed(side, count, self._sessions, PACED_ID, feeder.batch_bytes)
+            await around.enter_async_context(reading(subscribers))
+            if side.path == STREAM:
+                await feeder.pace(subscribers, min(WARM_SECONDS, seconds))
+                before = cpu_seconds(side.pid)
+                await feeder.pace(subscribers, seconds)
+            else:
+                await asyncio.sleep(min(WARM_SECONDS, seconds))
+                subscribers.start_anew()
+                before = cpu_seconds(side.pid)
+                await asyncio.sleep(seconds)
+            cpu = cpu_seconds(side.pid) - before
+            load = Load(list(subscribers.latencies_seconds), seconds)
+            messages = sum(subscribers.messages) - count
+        self.latencies_milliseconds.setdefault(name, []).extend(each * MILLISECONDS for each in load.latencies_seconds)
+        found = costs(load.count * PACED_TICKS, messages, cpu)
+        return {**load.values(), "max": load.percentile_milliseconds(1.0), **found}
+
+
 async def bench(stack: Stack, form: Form) -> Report:
     report = Report("ticks", form)
-    [session] = await stack.users(1)
-    await put_plain(stack)
+    size = SHORT_SIZE if form.is_short else FULL_SIZE
+    sessions = await stack.users(size.users)
+    await put_by_hand(stack, PLAIN_ID)
+    await put_by_hand(stack, PACED_ID)
     await announce_stored(stack)
-    async with stack.baselines() as port, open_redis(stack.redis_url("feeds")) as redis:
-        channels = {
-            "baselines": [stack.direct("orders", port) for _ in range(SUBSCRIBERS)],
-            "service": [stack.direct("marketdata") for _ in range(SUBSCRIBERS)],
-        }
+    async with stack.baselines() as beside, open_redis(stack.redis_url("feeds")) as redis:
+        to_baselines = [stack.direct("orders", beside.port) for _ in range(CONNECTIONS)]
+        service = Side(STREAM, [stack.direct("marketdata") for _ in range(CONNECTIONS)], stack.pid("marketdata"))
+        stalling = replace(service, channels=[stack.direct("marketdata")])
+        naive, ceiling, paced = (Side(path, to_baselines, beside.pid) for path in (NAIVE, CEILING, PACED))
         feeders = {
-            instrument_id: Feeder(redis, instrument_id, await next_epoch(redis, instrument_id))
-            for instrument_id in (PLAIN_ID, STORED_ID)
+            instrument_id: Feeder(redis, instrument_id, await next_epoch(redis, instrument_id), batch_ticks)
+            for instrument_id, batch_ticks in (
+                (PLAIN_ID, BATCH_TICKS),
+                (STORED_ID, BATCH_TICKS),
+                (PACED_ID, PACED_TICKS),
+            )
         }
-
         for feeder in feeders.values():
             # The step from the instrument's own sequences to the bench's is before what is measured.
             await feeder.append(1)
-
-        async def service(instrument_id: str) -> Values:
-            request = marketdata_pb2.StreamTicksRequest(instrument_ids=[instrument_id]).SerializeToString()
-            feeder = feeders[instrument_id]
-            subscribers = Subscribers(channels["service"], STREAM, request, session, feeder.batch_bytes)
-            async with reading(subscribers), feeder.feeding(subscribers):
-                values = await rate(lambda: feeder.ticks(subscribers), form.seconds)
-            # Whatever is left to store is not to burden the next side.
-            return {**values, "store_seconds": await feeder.stored() if instrument_id == STORED_ID else 0.0}
-
-        async def baseline(path: str, ticks_in: Callable[[Subscribers], float]) -> Values:
-            request = marketdata_pb2.StreamTicksRequest(instrument_ids=[PLAIN_ID]).SerializeToString()
-            subscribers = Subscribers(channels["baselines"], path, request, session)
-            async with reading(subscribers):
-                return await rate(lambda: ticks_in(subscribers), form.seconds)
-
-        measured = await alternate(
+        measuring = Bench(form, sessions, feeders)
+        fanout: dict[int, dict[str, list[Values]]] = {}
+        for count in size.counts:
+            sides: dict[str, Measure] = {
+                "naive": partial(measuring.endless, naive, 1, count),
+                "service": partial(measuring.fed, service, PLAIN_ID, count),
+                "ceiling": partial(measuring.endless, ceiling, BATCH_TICKS, count),
+            }
+            if count == size.headline:
+                sides["storing"] = partial(measuring.fed, service, STORED_ID, count)
+            rounds = form.rounds if count == size.headline else min(form.rounds, OTHER_ROUNDS_MAX)
+            fanout[count] = await alternate(sides, rounds)
+        steady = await alternate(
             {
-                "naive": partial(baseline, NAIVE, lambda subscribers: sum(subscribers.messages)),
-                "service": partial(service, PLAIN_ID),
-                "ceiling": partial(baseline, CEILING, lambda subscribers: sum(subscribers.messages) * BATCH_TICKS),
-                "storing": partial(service, STORED_ID),
+                "ceiling": partial(measuring.steady, "ceiling", paced, size.steady),
+                "service": partial(measuring.steady, "service", service, size.steady),
+                "stalled": partial(measuring.steady, "stalled", service, size.steady, stalling),
             },
             form.rounds,
         )
-    for name, subject, baseline_name in (
-        ("fanout_vs_naive", "service", "naive"),
-        ("fanout_vs_ceiling", "service", "ceiling"),
-        ("storing_vs_naive", "storing", "naive"),
-        ("storing_vs_ceiling", "storing", "ceiling"),
+    tell_fanout(report, size, fanout)
+    tell_steady(report, size, steady)
+    report.draw(histogram(measuring.latencies_milliseconds))
+    report.limits = (
+        "CPU is that of the server's process alone, to 10 ms. Latencies are of two busy cores that "
+        "server, Valkey, feeder and clients share; the baseline has neither Valkey nor feeder."
+    )
+    return report
+
+
+def tell_fanout(report: Report, size: Size, fanout: Mapping[int, Mapping[str, Sequence[Values]]]) -> None:
+    for count, measured in fanout.items():
+        told = [("fanout", "service", f"_{count}", "")]
+        if count == size.headline:
+            told += [("fanout", "service", "", ""), ("storing", "storing", "", ", while all is stored too")]
+        for name, subject, suffix, also in told:
+            for baseline in ("naive", "ceiling"):
+                report.compare(
+                    f"{name}_vs_{baseline}{suffix}",
+                    f"{count:,} subscribers{also}",
+                    subject=series(measured[subject], "ticks"),
+                    baseline=series(measured[baseline], "ticks"),
+                    unit="ticks/CPU s",
+                    of=baseline,
+                )
+        for side, values in measured.items():
+            report.note(f"{side}_ticks_{count}", series(values, "ticks"))
+            report.note(f"{side}_messages_{count}", series(values, "messages"))
+            report.note(f"{side}_ticks_per_message_{count}", series(values, "ticks_per_message"))
+        cost = series(measured["service"], "message_microseconds")
+        report.tell(
+            f"cost_per_subscriber_{count}", f"{count:,} subscribers, one message to one of them", cost, "µs CPU"
+        )
+    few, many = size.counts[1], size.counts[-1]
+    report.compare(
+        "cost_growth",
+        f"one message to one of {many:,} subscribers",
+        subject=series(fanout[many]["service"], "message_microseconds"),
+        baseline=series(fanout[few]["service"], "message_microseconds"),
+        unit="µs CPU",
+        of=f"of {few}",
+    )
+    report.note("store_seconds_after", series(fanout[size.headline]["storing"], "store_seconds"))
+
+
+def tell_steady(report: Report, size: Size, steady: Mapping[str, Sequence[Values]]) -> None:
+    for name, what, subject, baseline, of in (
+        ("p99_vs_ceiling", "", "service", "ceiling", "bare"),
+        ("stalled_vs_none", ", one more stalled", "stalled", "service", "none stalled"),
     ):
         report.compare(
             name,
-            f"{SUBSCRIBERS} subscribers{', while all is stored too' if subject == 'storing' else ''}",
-            subject=series(measured[subject], "ticks"),
-            baseline=series(measured[baseline_name], "ticks"),
-            unit="ticks/s",
-            of=baseline_name,
+            f"{PACED_TICKS_PER_SECOND:,} ticks/s to {size.steady}, p99{what}",
+            subject=series(steady[subject], "p99"),
+            baseline=series(steady[baseline], "p99"),
+            unit="ms",
+            of=of,
         )
-    for name, values in measured.items():
-        report.note(f"{name}_ticks", series(values, "ticks"))
-    report.note("store_seconds_after", series(measured["storing"], "store_seconds"))
-    report.limits = (
-        "The client takes as much of the cores as the server; the service's side also runs Valkey and the feeder."
-    )
-    return report
+    for side, values in steady.items():
+        for name in ("p50", "p99", "max", "message_microseconds"):
+            report.note(f"steady_{side}_{name}", series(values, name))
+    # Each of them is sent one message for each batch, however few ticks are in it.
+    holds = [messages * PACED_SECONDS for messages in series(steady["service"], "messages")]
+    report.tell("steady_subscribers_per_core", "subscribers of such a feed that one core holds", holds, "")
+
+
+def histogram(latencies_milliseconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """How many of a hundred took so long, by side; of all rounds together."""
+    lines = [f"feed to client{'':>8}" + "".join(f"{side:<{BAR + 10}}" for side in latencies_milliseconds)]
+    for lower, upper in pairwise([0.0, *BUCKETS_MILLISECONDS, math.inf]):
+        bucket = f"{lower:g} ms or more" if upper == math.inf else f"< {upper:g} ms"
+        line = f"{bucket:>20}  "
+        for latencies in latencies_milliseconds.values():
+            part = sum(lower <= each < upper for each in latencies) / max(1, len(latencies))
+            line += f"{part:7.2%} {'#' * math.ceil(part * BAR):<{BAR}}  "
+        lines.append(line.rstrip())
+    return lines
 
 
 async def next_epoch(redis: Redis, instrument_id: str) -> int:
     """Above all that came before: of the instrument's feed, and of earlier runs on this stack."""
     newest = await feed.newest(redis, [instrument_id])
-    return newest[instrument_id].epoch + 1_000 if instrument_id in newest else 1_000
+    return newest[instrument_id].epoch + FIRST_EPOCH if instrument_id in newest else FIRST_EPOCH
 
 
 def instrument(instrument_id: str) -> marketdata_pb2.Instrument:
@@ -255,9 +488,9 @@ def instrument(instrument_id: str) -> marketdata_pb2.Instrument:
     )
 
 
-async def put_plain(stack: Stack) -> None:
+async def put_by_hand(stack: Stack, instrument_id: str) -> None:
     market = marketdata_pb2_grpc.MarketDataServiceStub(stack.edge())
-    request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid7()), instrument=instrument(PLAIN_ID))
+    request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid7()), instrument=instrument(instrument_id))
     await market.PutInstrument(request, metadata=await stack.admin(), timeout=CALL_SECONDS)
 
 

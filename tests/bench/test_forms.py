@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 RATIOS = {
     "edge": {"p50_vs_direct", "throughput_vs_direct"},
     "auth": {"login_p50_vs_argon2", "seen_p50_vs_bare", "new_p50_vs_bare", "verification_vs_signature"},
-    "ticks": {"fanout_vs_naive", "fanout_vs_ceiling"},
+    "ticks": {
+        *("fanout_vs_naive", "fanout_vs_ceiling", "fanout_vs_naive_1", "fanout_vs_ceiling_1", "cost_growth"),
+        *("storing_vs_naive", "storing_vs_ceiling", "p99_vs_ceiling", "stalled_vs_none"),
+    },
     "history": {"dense_vs_copy", "sparse_vs_copy", "candles_vs_query"},
     "orders": {"p50_vs_floor", "throughput_vs_floor", "p50_vs_echo", "throughput_vs_echo", "until_drained_vs_floor"},
     "up": {"cold_vs_aim", "warm_vs_aim", "memory_vs_aim"},
@@ -55,6 +59,17 @@ def test_a_bench_prints_a_table_and_last_its_json(printed, name):
     assert table[1].split() == ["subject", "baseline", "ratio", "spread"]
     assert any("load average" in line for line in table)
     assert any(f"data on {told['samples']['file_system']}" in line for line in table)
+
+
+def test_the_ticks_bench_draws_how_long_they_took_and_names_what_a_subscriber_costs(printed):
+    table, told = found(printed, "ticks")
+    heading = next(number for number, line in enumerate(table) if line.startswith("feed to client"))
+    assert table[heading].split()[3:] == ["ceiling", "service", "stalled"]
+    parts = [[float(part) for part in re.findall(r"([\d.]+)%", line)] for line in table[heading + 1 : heading + 10]]
+    assert all(sum(column) == pytest.approx(100, abs=0.1) for column in zip(*parts, strict=True))
+    assert told["absolute"]["cost_per_subscriber_1"] > 0
+    assert told["absolute"]["service_messages_1"] > 0
+    assert told["absolute"]["steady_service_p50"] <= told["absolute"]["steady_service_max"]
 
 
 def test_the_last_line_of_all_is_json(printed):
