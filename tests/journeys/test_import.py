@@ -24,7 +24,7 @@ def test_every_wrong_line_is_named_by_its_number_and_nothing_is_imported(stack: 
     file.write_text(HEADER + BARS.replace("07:05:00,10", "07:05:00,ten").replace("07:09:00", "07:09:30"))
     done = stack.command("import", str(file), "--instrument", INSTRUMENT)
     assert done.returncode == 1
-    assert "line 7: open is not a number\nline 11: timestamp is not on a whole minute\n" in done.stdout
+    assert "line 7: open is not a number\nline 11: timestamp is not where a bar of 1m opens\n" in done.stdout
     assert "2 lines are wrong" in done.stderr
     assert "nothing was imported" in done.stderr
 

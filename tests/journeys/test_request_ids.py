@@ -25,8 +25,8 @@ CALL_SECONDS = 20
 PASSWORD = "correct horse battery"
 # What asks Stripe is walked where there is one: tests/billing.
 AT_STRIPE = {"StartCheckout", "OpenCustomerPortal", "HandleStripeWebhook"}
-# What asks a venue, too: tests/users.
-AT_VENUES = {"TestBrokerCredential"}
+# What asks a venue, too: tests/users, tests/feeds.
+AT_VENUES = {"TestBrokerCredential", "Backfill"}
 MUTATING = sorted(
     {
         path.split("/")[-1]
