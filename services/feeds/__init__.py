@@ -1,4 +1,4 @@
-"""Brings market data in: from the simulated market and from recorded files.
+"""Brings market data in: from the simulated market, from recorded files, and from exchanges.
 
 Stamps every tick with epoch and sequence and appends it to its instrument's stream, one replica per feed at a time.
 """

@@ -61,12 +61,11 @@ class Manner:
     """How a venue is spoken to, and what its trade ids say."""
 
     ccxt_id: str
-    is_proved: bool = False
     ids_follow: bool = False
     """Whether an instrument's trades are numbered one by one."""
     options: Mapping[str, Any] = field(default_factory=dict)
     rest_paths: Mapping[str, str] = field(default_factory=dict)
-    """Where its programming interfaces lie below its address, for who sets another one."""
+    """Where those that feeds ask lie below its address, for who sets another one."""
     stream_paths: Mapping[str, str] = field(default_factory=dict)
     by_id: bool = False
     """Whether trades are asked for by the id to begin with; otherwise by time."""
@@ -102,23 +101,21 @@ MANNERS: Mapping[str, Manner] = {
     # Aggregate trades: what one taker took at one price is one trade. Their ids can be asked for without a key.
     "BINANCE": Manner(
         "binance",
-        is_proved=True,
         ids_follow=True,
         options={
             "defaultType": "spot",
             "fetchMarkets": {"types": ["spot"]},
             "watchTradesForSymbols": {"name": "aggTrade"},
         },
-        rest_paths={"public": "/api/v3", "private": "/api/v3", "sapi": "/sapi/v1"},
+        rest_paths={"public": "/api/v3"},
         stream_paths={"spot": "/ws"},
         by_id=True,
         since=("startTime", MILLISECOND_NS),
     ),
     "KRAKEN": Manner(
         "kraken",
-        is_proved=True,
         ids_follow=True,
-        rest_paths={"public": "", "private": ""},
+        rest_paths={"public": ""},
         stream_paths={"public": "", "publicV2": "/v2"},
         since=("since", 1),
         time_ns_of=kraken_time_ns,
@@ -162,6 +159,9 @@ class Venue:
         self.venue, self.manner = venue, manner
         self._ccxt, self._exchange, self._budget = ccxt, exchange, budget
         self._names: dict[str, str] = {}
+        """ccxt's, by symbol."""
+        self._symbols: dict[str, str] = {}
+        """And back."""
         self._clock_ahead_ns = 0
 
     # What there is.
@@ -180,6 +180,7 @@ class Venue:
             if instrument is not None and instrument.symbol not in found:
                 found[instrument.symbol] = instrument
                 self._names[instrument.symbol] = market["symbol"]
+                self._symbols[market["symbol"]] = instrument.symbol
         return found
 
     # What comes.
@@ -214,10 +215,10 @@ class Venue:
 
     def take_trades(self) -> dict[str, list[Tick]]:
         """The trades told since the last time, by symbol. Raises VenueTrouble for one that is none."""
-        held = self._exchange.trades
-        taken = [(symbol, held.pop(name)) for symbol, name in self._names.items() if held.get(name)] if held else []
+        # Only what is listened to is held there: venues list thousands.
+        held, self._exchange.trades = self._exchange.trades or {}, {}
         try:
-            return {symbol: [self._tick(trade) for trade in trades] for symbol, trades in taken}
+            return {self._symbols[name]: [self._tick(trade) for trade in trades] for name, trades in held.items()}
         except (TypeError, ValueError, KeyError) as error:
             raise VenueTrouble(f"a trade is none: {error}") from error
 
@@ -363,6 +364,11 @@ def budget_of(venue: str, redis: Redis, from_address: str) -> Budget:
     """What may be asked of a venue. Raises VenueNotFound; the first time it takes a second."""
     exchange = getattr(import_module("ccxt"), manner_of(venue).ccxt_id)()
     return Budget(redis, venue, from_address, limits_from(exchange.rateLimit))
+
+
+def do_ids_follow(venue: str) -> bool:
+    """Whether it is known that a venue numbers the trades of an instrument one by one."""
+    return venue in MANNERS and MANNERS[venue].ids_follow
 
 
 def manner_of(venue: str) -> Manner:

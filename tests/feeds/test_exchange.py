@@ -290,7 +290,7 @@ async def test_ids_that_the_venue_has_never_given_are_not_missed(rpc, worker, re
 def make_experimental(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nothing were known of the venue but that ccxt speaks to it."""
     known = venues.MANNERS["BINANCE"]
-    manner = replace(known, is_proved=False, ids_follow=False, by_id=False, since=None)
+    manner = replace(known, ids_follow=False, by_id=False, since=None)
     monkeypatch.setattr(venues, "MANNERS", {"BINANCE": manner})
 
 
