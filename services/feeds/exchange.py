@@ -292,10 +292,11 @@ class OpenExchange:
             if isinstance(error, VenueTrouble) and patience_seconds > RETRY_SECONDS:
                 await asyncio.sleep(RETRY_SECONDS)
                 return
-        if (left := channel.trades.hole) is not None:
-            await self._miss(desk, channel, left.missed)
-            # It may have come after all, while that was noted: then nothing waits any more.
-            if channel.trades.hole is not None:
+        if (hole_left := channel.trades.hole) is not None:
+            await self._order(desk, channel, hole_left.missed)
+            # It may have come after all while that was noted: only what is still missing is told so.
+            if (hole_left := channel.trades.hole) is not None:
+                self._miss(channel, hole_left.missed)
                 self._tell(channel, channel.trades.pass_over())
 
     async def _catch_up(self, venue: Venue, symbol: str, channel: Channel) -> None:
@@ -359,7 +360,8 @@ class OpenExchange:
         if newest is not None and newest.trade_id != last_id:
             before_id = str(int(newest.trade_id) + 1) if self._ids_follow else ""
             missed = Missed(last_id, before_id, channel.line.cut_time_ns, newest.time_ns + MILLISECOND_NS)
-            await self._miss(desk, channel, missed)
+            await self._order(desk, channel, missed)
+            self._miss(channel, missed)
             channel.trades = sequencer_of(self._ids_follow, newest.trade_id)
         channel.is_torn = False
         # Those up to the newest are within what is brought.
@@ -371,20 +373,19 @@ class OpenExchange:
             return int(trade.trade_id) > int(other.trade_id)
         return trade.time_ns > other.time_ns
 
-    async def _miss(self, desk: Desk, channel: Channel, missed: Missed) -> None:
-        instrument_id = channel.line.instrument_id
-        log.warning(
-            "trades were missed",
-            instrument_id=instrument_id,
-            after=missed.after_trade_id,
-            before=missed.before_trade_id,
-        )
-        MISSED.labels(instrument_id).inc()
+    async def _order(self, desk: Desk, channel: Channel, missed: Missed) -> None:
+        """Has what is missing brought later."""
         try:
-            await desk.order_backfill(instrument_id, missed)
+            await desk.order_backfill(channel.line.instrument_id, missed)
         except DatabaseUnavailable:
-            # It stands among the gaps of marketdata all the same, and can be ordered from there.
-            log.exception("a backfill was not ordered", instrument_id=instrument_id)
+            # It will stand among the gaps of marketdata all the same, and can be ordered from there.
+            log.exception("a backfill was not ordered", instrument_id=channel.line.instrument_id)
+
+    def _miss(self, channel: Channel, missed: Missed) -> None:
+        """Has it told that trades are missing, with the next that is there."""
+        instrument_id, after, before = channel.line.instrument_id, missed.after_trade_id, missed.before_trade_id
+        log.warning("trades were missed", instrument_id=instrument_id, after=after, before=before)
+        MISSED.labels(instrument_id).inc()
         channel.line.offer([missed])
 
     def _tell_book(self, venue: Venue, symbol: str, channel: Channel) -> None:
@@ -408,42 +409,43 @@ class OpenExchange:
 
     async def _bring_back(self, venue: Venue, desk: Desk) -> None:
         """Brings ordered backfills, one after the other."""
-        failures = 0
-        symbols = {channel.line.instrument_id: symbol for symbol, channel in self._channels.items()}
+        failures, trouble = 0, None
         while True:
             try:
                 backfill = await desk.next_backfill()
                 if backfill is None:
                     await asyncio.sleep(BACKFILL_LOOK_SECONDS)
-                    continue
-                try:
-                    await self._bring(venue, desk, symbols[backfill.instrument_id], backfill)
-                    failures = 0
-                except VenueTrouble as trouble:
-                    failures += 1
-                    if failures < BACKFILL_FAILURES_MAX:
-                        await asyncio.sleep(RETRY_SECONDS * 2**failures)
-                        continue
-                    failures = 0
+                elif failures < BACKFILL_FAILURES_MAX:
+                    trouble = await self._bring(venue, desk, backfill)
+                    failures = failures + 1 if trouble else 0
+                else:
                     await desk.note_backfill(replace(backfill, state=BackfillState.FAILED, failure=str(trouble)))
+                    failures = 0
             except DatabaseUnavailable as error:
                 # The market goes on without: what was brought and not noted is brought again.
                 log.warning("backfills wait for Postgres", cause=str(error))
                 await asyncio.sleep(BACKFILL_LOOK_SECONDS)
+            if 0 < failures < BACKFILL_FAILURES_MAX:
+                await asyncio.sleep(RETRY_SECONDS * 2**failures)
 
-    async def _bring(self, venue: Venue, desk: Desk, symbol: str, backfill: Backfill) -> None:
-        """Brings one to its end, page after page; each is noted once it is in the stream."""
+    async def _bring(self, venue: Venue, desk: Desk, backfill: Backfill) -> VenueTrouble | None:
+        """Brings one page after page, each noted once it is in the stream; what stopped it before its end, if anything did."""
+        symbol = backfill.instrument_id.partition(":")[2]
         line = self._channels[symbol].line
         while backfill.state is BackfillState.RUNNING:
-            page = await venue.trades_after(symbol, backfill.reached_trade_id, backfill.reached_ns)
+            try:
+                page = await venue.trades_after(symbol, backfill.reached_trade_id, backfill.reached_ns)
+            except VenueTrouble as trouble:
+                return trouble
             wanted = [trade for trade in page if backfill.wants(trade, ids_follow=self._ids_follow)]
             is_last = len(wanted) < len(page) or not wanted or wanted[-1].trade_id == backfill.reached_trade_id
-            filled = backfill.bounds if is_last else None
-            chunks = [tuple(wanted[at : at + BATCH_TICKS_MAX]) for at in range(0, len(wanted), BATCH_TICKS_MAX)]
-            for number, chunk in enumerate(chunks or [()], 1):
-                await line.tell_backfill(Backfilled(chunk, filled if number == max(1, len(chunks)) else None))
+            chunks = [tuple(wanted[at : at + BATCH_TICKS_MAX]) for at in range(0, len(wanted), BATCH_TICKS_MAX)] or [()]
+            for chunk in chunks[:-1]:
+                await line.tell_backfill(Backfilled(chunk, None))
+            await line.tell_backfill(Backfilled(chunks[-1], backfill.bounds if is_last else None))
             backfill = backfill.after(wanted, has_ended=is_last)
             await desk.note_backfill(backfill)
+        return None
 
 
 def first_of(troubles: BaseExceptionGroup) -> BaseException:

@@ -3,16 +3,32 @@
 import asyncio
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1.marketdata_pb2 import Quote, StreamTicksResponse, TickBatch
 
-from services.feeds import live
-from services.feeds.domain import Aggressor, Backfilled, ExchangeSource, Instant, Missed, Moment, Place, Tick
-from services.feeds.exchange import OpenExchange
+from libs.ids import uuid7
+from services.feeds import exchange, live
+from services.feeds.domain import (
+    Aggressor,
+    Backfill,
+    Backfilled,
+    BackfillState,
+    ExchangeSource,
+    Instant,
+    Missed,
+    Moment,
+    Place,
+    Tick,
+    backfill_of,
+)
+from services.feeds.exchange import Channel, OpenExchange
 from services.feeds.feeder import SEQUENCE_MAX
 from services.feeds.live import IDS_KNOWN_MAX, DistinctIds, FollowingIds, LiveLine
+from services.feeds.venues import VenueTrouble
 
 FIRST = 100
 
@@ -176,10 +192,7 @@ class Record:
 
 
 async def test_what_was_asked_of_the_record_before_something_was_let_go_is_asked_again(monkeypatch):
-    source = OpenExchange(ExchangeSource("BINANCE", ("BTCUSDT",), has_book=False), nullcontext, ids_follow=True)
-    place = replace(line().place(), trade_id="100", position=100_000)
-    source.lines([place], {place.instrument_id: Quote()}, NOW)
-    channel, record = source._channels["BTCUSDT"], Record()
+    (source, channel), record = listening(), Record()
     source._tell(channel, channel.trades.add([trade(101), trade(102), trade(103)], 0))
     asking = asyncio.ensure_future(source._fetch(record, "BTCUSDT", channel))
     await record.asked.wait()
@@ -192,3 +205,71 @@ async def test_what_was_asked_of_the_record_before_something_was_let_go_is_asked
     assert [tick.trade_id for batch in told_by(channel.line) for tick in batch.ticks] == [
         str(number) for number in range(101, 111)
     ]
+
+
+class Desk:
+    """Holds up who orders a backfill, and keeps what is noted."""
+
+    def __init__(self, backfill: Backfill | None = None) -> None:
+        self.asked, self.let = asyncio.Event(), asyncio.Event()
+        self.backfill = backfill
+
+    async def order_backfill(self, instrument_id: str, missed: Missed) -> None:
+        self.asked.set()
+        await self.let.wait()
+
+    async def next_backfill(self) -> Backfill | None:
+        return self.backfill if self.backfill and self.backfill.state is BackfillState.RUNNING else None
+
+    async def note_backfill(self, backfill: Backfill) -> None:
+        self.backfill = backfill
+
+
+class Broken(Record):
+    """Has a page to give, and no other."""
+
+    async def trades_after(self, symbol: str, trade_id: str, time_ns: int) -> list[Tick]:
+        if trade_id != "100":
+            raise VenueTrouble("the record is out of order")
+        return [trade(101), trade(102)]
+
+
+def listening() -> tuple[OpenExchange, Channel]:
+    source = OpenExchange(ExchangeSource("BINANCE", ("BTCUSDT",), has_book=False), nullcontext, ids_follow=True)
+    place = replace(line().place(), trade_id="100", position=100_000)
+    source.lines([place], {place.instrument_id: Quote()}, NOW)
+    return source, source._channels["BTCUSDT"]
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_only_what_is_still_missing_once_its_backfill_is_ordered_is_told_as_missed(monkeypatch, comes):
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 0.0)
+    (source, channel), desk = listening(), Desk()
+    source._tell(channel, channel.trades.add([trade(102)], 0))
+    hole = channel.trades.hole
+    assert hole
+    filling = asyncio.ensure_future(source._fill(Record(), desk, "BTCUSDT", channel, hole))
+    await desk.asked.wait()
+    if comes:
+        source._tell(channel, channel.trades.add([trade(101)], 0))
+    desk.let.set()
+    await filling
+    source._tell(channel, channel.trades.add([trade(103)], 0))
+    told = told_by(channel.line)
+    assert any(batch.HasField("missed") for batch in told) is not comes
+    assert [tick.trade_id for batch in told for tick in batch.ticks] == [*(["101"] if comes else []), "102", "103"]
+
+
+async def test_a_backfill_that_the_record_breaks_off_is_given_up_with_what_was_brought(monkeypatch):
+    monkeypatch.setattr(exchange, "RETRY_SECONDS", 0.001)
+    ordered = backfill_of(uuid7(), "BINANCE:BTCUSDT", Missed("100", "110", 1, 2), datetime.now(UTC))
+    (source, channel), desk = listening(), Desk(ordered)
+    bringing = asyncio.ensure_future(source._bring_back(Broken(), desk))
+    async with asyncio.timeout(10):
+        while desk.backfill.state is BackfillState.RUNNING:
+            told_by(channel.line)
+            channel.line.acknowledge()
+            await asyncio.sleep(0.001)
+    bringing.cancel()
+    assert (desk.backfill.state, desk.backfill.failure) == (BackfillState.FAILED, "the record is out of order")
+    assert (desk.backfill.reached_trade_id, desk.backfill.tick_count) == ("102", 2)
