@@ -42,7 +42,7 @@ STREAM = "/tradeloom.marketdata.v1.MarketDataService/StreamTicks"
 CONNECTIONS = 8
 """Subscribers share them: each has streams of its own."""
 OPENED_AT_ONCE = 25
-"""Streams: a service has 50 connections to Redis, and refuses what would need another at that moment."""
+"""Streams: what a thousand ask of Redis and Postgres as they open is no part of what is measured, and waits in turn."""
 APPENDED_AT_ONCE = 4
 """Batches in one round trip of the feeder."""
 AHEAD_BATCHES = 8

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from libs.errors import Invalid
 from services.feeds.domain import (
     NOTHING_PLAYED,
     Backfill,
@@ -24,6 +25,7 @@ from services.feeds.domain import (
     backfill_of,
 )
 from services.feeds.sources.simulated import CHARACTERS
+from services.feeds.venues import do_ids_follow
 
 RUNNING_BACKFILLS_MAX = 100
 """Of one instrument; they are brought one after the other."""
@@ -87,7 +89,7 @@ async def stop_feed(feeds: Feeds, feed_id: UUID) -> Feed:
 
 @dataclass(frozen=True, slots=True)
 class OrderBackfill:
-    """Orders trades of the past; raises BackfillUnavailable or TooManyBackfills."""
+    """Orders trades of the past; raises BackfillUnavailable, TooManyBackfills, or Invalid for bounds that the venue has not."""
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
@@ -98,6 +100,11 @@ class OrderBackfill:
             raise BackfillUnavailable(
                 f"no running feed brings {instrument_id} from a venue that has its trades on record",
                 instrument_id=instrument_id,
+            )
+        if not do_ids_follow(feed.source.venue) and not (bounds.start_ns and bounds.end_ns):
+            times = {"bounds.start_time": bounds.start_ns, "bounds.end_time": bounds.end_ns}
+            raise Invalid(
+                {field: "must be there: this venue does not number its trades" for field, at in times.items() if not at}
             )
         if await feeds.count_running_backfills(instrument_id) >= RUNNING_BACKFILLS_MAX:
             raise TooManyBackfills(

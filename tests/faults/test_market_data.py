@@ -232,7 +232,6 @@ async def test_killed_feeds_are_taken_up_again_without_a_seam(installation):
 async def test_killed_marketdata_is_taken_up_again_without_a_seam(installation):
     async with standing(installation) as stand:
         stand.marketdata.kill()
-        await asyncio.sleep(0)
         stand.marketdata.start()
         await until(lambda: is_served(stand.marketdata))
     assert_seamless(stand.reader)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from libs.errors import Invalid, RequestIdReused
 from libs.ids import uuid7
 from libs.mesh import identity
 from libs.mesh.identity import Identity
-from services.feeds import use_cases
+from services.feeds import use_cases, venues
 from services.feeds.__main__ import keep_simulated_market
 from services.feeds.domain import (
     BackfillUnavailable,
@@ -317,6 +318,18 @@ async def test_bounds_between_which_nothing_can_be_are_refused_by_field(with_ven
         with pytest.raises(Invalid) as caught:
             await with_venue.Backfill(ordered(**bounds), None)
     assert set(caught.value.violations) == fields
+
+
+async def test_a_venue_that_does_not_number_its_trades_is_asked_by_time_alone(with_venue, monkeypatch):
+    known = venues.MANNERS["BINANCE"]
+    monkeypatch.setattr(venues, "MANNERS", {"BINANCE": replace(known, ids_follow=False, by_id=False, since=None)})
+    with operator():
+        await with_venue.StartFeed(exchanged(), None)
+        with pytest.raises(Invalid) as caught:
+            await with_venue.Backfill(ordered(after_trade_id="1", before_trade_id="9"), None)
+        times = {"start_time": Timestamp(seconds=5), "end_time": Timestamp(seconds=6)}
+        await with_venue.Backfill(ordered("by time", **times), None)
+    assert set(caught.value.violations) == {"bounds.start_time", "bounds.end_time"}
 
 
 async def test_no_more_backfills_of_an_instrument_wait_than_may(with_venue, monkeypatch):

@@ -563,7 +563,7 @@ Global___StopFeedResponse: _TypeAlias = StopFeedResponse  # noqa: Y015
 @_typing.final
 class BackfillRequest(_message.Message):
     """Asks for trades of the past. Either bound may be an id of a trade or a time; where both are given the
-    id counts.
+    id counts. Of an experimental venue both times have to be given.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

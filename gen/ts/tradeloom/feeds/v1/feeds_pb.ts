@@ -560,7 +560,7 @@ export const StopFeedResponseSchema: GenMessage<StopFeedResponse> = /*@__PURE__*
 
 /**
  * Asks for trades of the past. Either bound may be an id of a trade or a time; where both are given the
- * id counts.
+ * id counts. Of an experimental venue both times have to be given.
  *
  * @generated from message tradeloom.feeds.v1.BackfillRequest
  */
