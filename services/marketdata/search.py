@@ -184,11 +184,16 @@ def alike(
     conditions = _filtered(wanted, arguments)
     scores = []
     for word in words:
-        spelled = {_is_in(word, arguments): SCORE_MAX}
-        for other, score in others.get(word, {}).items():
-            spelled[f"search_text LIKE {arguments.add(f'% {other} %')}"] = score
-        conditions.append(f"({' OR '.join(spelled)})")
-        scores.append(f"CASE {' '.join(f'WHEN {each} THEN {score}' for each, score in spelled.items())} END")
+        spelled = {_pattern(word): SCORE_MAX}
+        spelled |= {f"% {other} %": score for other, score in others.get(word, {}).items()}
+        # Each pattern by itself: a condition of many makes Postgres read every instrument.
+        conditions.append(f"""
+          instrument_id IN (
+            SELECT instrument_id FROM unnest({arguments.add([*spelled])}::text[]) AS pattern,
+            LATERAL (SELECT instrument_id FROM instruments WHERE search_text LIKE pattern OFFSET 0) AS found)
+        """)
+        cases = (f"WHEN search_text LIKE {arguments.add(pattern)} THEN {score}" for pattern, score in spelled.items())
+        scores.append(f"CASE {' '.join(cases)} END")
     conditions.append(f"NOT ({' AND '.join(_is_in(word, arguments) for word in words)})")
     following = ""
     if after is not None:
@@ -208,8 +213,12 @@ def exchanged(word: str) -> list[str]:
 
 
 def _is_in(word: str, arguments: Arguments) -> str:
-    pattern = f"%{word}%" if len(word) >= ANYWHERE_LETTERS_MIN else f"% {word}%"
-    return f"search_text LIKE {arguments.add(pattern)}"
+    return f"search_text LIKE {arguments.add(_pattern(word))}"
+
+
+def _pattern(word: str) -> str:
+    """Of the texts that the word is in."""
+    return f"%{word}%" if len(word) >= ANYWHERE_LETTERS_MIN else f"% {word}%"
 
 
 def _filtered(wanted: InstrumentFilter, arguments: Arguments) -> list[str]:
