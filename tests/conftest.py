@@ -29,7 +29,7 @@ numbers = itertools.count(1)
 
 SHARED_AUTH_REDIS = 1
 """The number of the shared auth's database of Valkey; the tests' is 0."""
-STACK_FOLDERS = ("tests/journeys/", "tests/faults/test_killed_services.py")
+STACK_FOLDERS = ("tests/journeys/", "tests/faults/test_browser.py", "tests/faults/test_killed_services.py")
 """Whose tests share the one stack of a run."""
 STACK_PLACE = "tests/libs/stack/"
 """Before whose tests they come."""

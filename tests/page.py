@@ -33,8 +33,8 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"this machine lacks {what}")
 
 
-def run(node: build.Node, *arguments: str, seconds: float, **environment: str) -> None:
-    """Runs a tool of the page's in its folder; what it printed is the failure's message."""
+def run(node: build.Node, *arguments: str, seconds: float, **environment: str) -> str:
+    """Runs a tool of the page's in its folder, and returns what it printed, which is the failure's message too."""
     done = subprocess.run(
         [str(node.path), *arguments],
         cwd=build.APP,
@@ -50,3 +50,4 @@ def run(node: build.Node, *arguments: str, seconds: float, **environment: str) -
         timeout=seconds,
     )
     assert done.returncode == 0, Path(arguments[0]).name + "\n" + done.stdout + done.stderr
+    return done.stdout

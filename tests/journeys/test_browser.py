@@ -18,6 +18,8 @@ def test_a_person_trades_through_the_page(stack: Stack, tmp_path: Path) -> None:
         node,
         "node_modules/@playwright/test/cli.js",
         "test",
+        "account",
+        "journey",
         seconds=540,
         EDGE_URL=f"http://{stack.edge}",
         CHROMIUM=chromium,

@@ -1,37 +1,9 @@
 import { expect, test, type Page } from "@playwright/test";
 import { PASSWORD, registered, watched } from "./person";
-import { Wire } from "./wire";
 
 function ticket(page: Page) {
   return page.getByRole("form", { name: "Order ticket" });
 }
-
-// First, since it waits the longest: for silence to be noticed.
-test("streams come back by themselves when the wire was cut, and when it hung in silence", async ({ browser, baseURL }) => {
-  const wire = await Wire.to(baseURL!);
-  const context = await browser.newContext({ baseURL: wire.url });
-  try {
-    const page = await context.newPage();
-    await registered(page);
-    const ticks = page.getByTestId("stream-ticks");
-    await expect(ticks).toHaveAttribute("data-phase", "live");
-
-    wire.cut();
-    await expect(ticks).toHaveAttribute("data-phase", "waiting");
-    wire.mend();
-    await expect(ticks).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
-    await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
-
-    wire.hang();
-    await expect(ticks).toHaveAttribute("data-phase", "waiting", { timeout: 40_000 });
-    wire.mend();
-    await expect(ticks).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
-    await expect(page.getByTestId("stream-orders")).toHaveAttribute("data-phase", "live", { timeout: 40_000 });
-  } finally {
-    await context.close();
-    wire.close();
-  }
-});
 
 test("a person registers, watches ticks, places an order and sees it filled", async ({ page, baseURL }) => {
   const complaints = await watched(page, new URL(baseURL!).origin);

@@ -1,0 +1,31 @@
+"""A page in a real Chromium while what it stands on dies: its ticks have no seam that it is not told of."""
+
+from pathlib import Path
+
+import pytest
+
+from services.web import build
+from tests import page
+from tests.stack import Stack
+
+
+@pytest.mark.timeout(600)
+def test_a_page_lives_through_a_restart_of_everything_and_through_a_lost_connection(
+    stack: Stack, tmp_path: Path
+) -> None:
+    node, chromium = page.node(), page.chromium()
+    build.build()
+    told = page.run(
+        node,
+        "node_modules/@playwright/test/cli.js",
+        "test",
+        "faults",
+        # One after the other: the first kills what the second stands on.
+        "--workers=1",
+        seconds=540,
+        EDGE_URL=f"http://{stack.edge}",
+        CHROMIUM=chromium,
+        E2E_OUTPUT=str(tmp_path),
+        STACK_STATE=str(stack.folder.state),
+    )
+    print(told)
