@@ -6,7 +6,7 @@ import signal
 
 import uvloop
 
-from bench import auth, disk, edge, history, orders, ticks, up
+from bench import auth, candles, disk, edge, memory, orders, ticks, up
 from bench.rounds import FULL, SHORT, Form
 from bench.stack import stack_of
 
@@ -14,7 +14,8 @@ ON_ONE_STACK = {
     "edge": edge.bench,
     "auth": auth.bench,
     "ticks": ticks.bench,
-    "history": history.bench,
+    "candles": candles.bench,
+    "memory": memory.bench,
     "orders": orders.bench,
 }
 SERVICES = "auth,marketdata,feeds,orders"

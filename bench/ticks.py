@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -226,7 +226,7 @@ class Feeder:
         """Feeds during the block, and returns when every subscriber has everything, once."""
         self._appended = 0
         stopping = asyncio.Event()
-        task = asyncio.create_task(self._feed(subscribers, stopping))
+        task = asyncio.create_task(self._feed(subscribers, stopping.is_set))
         try:
             yield
             stopping.set()
@@ -245,6 +245,12 @@ class Feeder:
             await self.append(1)
         await self._taken(subscribers)
 
+    async def deliver(self, subscribers: Subscribers, ticks: int) -> None:
+        """Feeds so many ticks as fast as they are taken, and returns when every subscriber has everything, once."""
+        self._appended = 0
+        await self._feed(subscribers, lambda: self._appended * self.batch_ticks >= ticks)
+        await self._taken(subscribers)
+
     async def _taken(self, subscribers: Subscribers) -> None:
         async with asyncio.timeout(TAKEN_SECONDS_MAX):
             while min(subscribers.bytes) < self._appended * self.batch_bytes:  # noqa: ASYNC110 (over in a moment)
@@ -252,8 +258,8 @@ class Feeder:
         if max(subscribers.bytes) > self._appended * self.batch_bytes:
             raise RuntimeError("a subscriber was sent more than was appended")
 
-    async def _feed(self, subscribers: Subscribers, stopping: asyncio.Event) -> None:
-        while not stopping.is_set():
+    async def _feed(self, subscribers: Subscribers, is_over: Callable[[], bool]) -> None:
+        while not is_over():
             if self._appended - min(subscribers.bytes) // self.batch_bytes >= AHEAD_BATCHES:
                 subscribers.woken.clear()
                 await subscribers.woken.wait()
@@ -494,20 +500,21 @@ async def put_by_hand(stack: Stack, instrument_id: str) -> None:
     await market.PutInstrument(request, metadata=await stack.admin(), timeout=CALL_SECONDS)
 
 
-async def announce_stored(stack: Stack) -> None:
-    """A recording of one trade, played to its end by feeds: what follows is appended by the bench, as its next feeder."""
+async def announce_stored(stack: Stack, instrument_ids: Sequence[str] = (STORED_ID,)) -> None:
+    """Recordings of one trade, played to their end by feeds: what follows is appended by the bench, as its next feeder."""
     async with open_redis(stack.redis_url("feeds")) as redis:
-        if await feed.stored(redis, [STORED_ID]):
+        if await feed.stored(redis, instrument_ids):
             return  # for another bench on this stack
-    file = "bench.csv"
-    recording = "timestamp,id,side,price,amount\n1767571200000,1,buy,60000,1\n"
-    await asyncio.to_thread((stack.folder.replays / file).write_text, recording)
-    admin = await stack.admin()
-    feeds = feeds_pb2_grpc.FeedServiceStub(stack.edge())
-    source = feeds_pb2.ReplaySource(files=[feeds_pb2.RecordedFile(file=file, instrument=instrument(STORED_ID))])
-    await feeds.StartFeed(
-        feeds_pb2.StartFeedRequest(request_id=str(uuid7()), replay=source), metadata=admin, timeout=CALL_SECONDS
-    )
-    async with asyncio.timeout(START_SECONDS), open_redis(stack.redis_url("feeds")) as redis:
-        while not await feed.stored(redis, [STORED_ID]):  # noqa: ASYNC110 (Redis only answers)
-            await asyncio.sleep(POLL_SECONDS)
+        file = "bench.csv"
+        recording = "timestamp,id,side,price,amount\n1767571200000,1,buy,60000,1\n"
+        await asyncio.to_thread((stack.folder.replays / file).write_text, recording)
+        feeds = feeds_pb2_grpc.FeedServiceStub(stack.edge())
+        files = [feeds_pb2.RecordedFile(file=file, instrument=instrument(each)) for each in instrument_ids]
+        await feeds.StartFeed(
+            feeds_pb2.StartFeedRequest(request_id=str(uuid7()), replay=feeds_pb2.ReplaySource(files=files)),
+            metadata=await stack.admin(),
+            timeout=CALL_SECONDS,
+        )
+        async with asyncio.timeout(START_SECONDS):
+            while len(await feed.stored(redis, instrument_ids)) < len(instrument_ids):  # noqa: ASYNC110 (Redis only answers)
+                await asyncio.sleep(POLL_SECONDS)

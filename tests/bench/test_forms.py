@@ -16,7 +16,8 @@ RATIOS = {
         *("fanout_vs_naive", "fanout_vs_ceiling", "fanout_vs_naive_1", "fanout_vs_ceiling_1", "cost_growth"),
         *("storing_vs_naive", "storing_vs_ceiling", "p99_vs_ceiling", "stalled_vs_none"),
     },
-    "history": {"dense_vs_copy", "sparse_vs_copy", "candles_vs_query"},
+    "candles": {"copy_vs_bare", "copy_sparse_vs_bare", "candles_vs_query"},
+    "memory": {"growth"},
     "orders": {"p50_vs_floor", "throughput_vs_floor", "p50_vs_echo", "throughput_vs_echo", "until_drained_vs_floor"},
     "up": {"cold_vs_aim", "warm_vs_aim", "memory_vs_aim"},
 }
