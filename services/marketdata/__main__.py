@@ -20,6 +20,7 @@ from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
 from services.marketdata.importing import Importing
+from services.marketdata.remaking import remaking
 from services.marketdata.retention import retaining
 from services.marketdata.servicer import MarketDataServicer
 from services.marketdata.settings import Settings
@@ -28,7 +29,7 @@ from services.marketdata.telling import telling_again
 from services.marketdata.tick_stream import TickStreams
 
 WORKER_CONNECTIONS_MAX = 7
-"""Relay, facts, leases, storing and the parts it needs, and two imports; what is told again or dropped waits for one of them."""
+"""Relay, facts, leases, storing and the parts it needs, and two imports; what is told again, dropped or made anew waits for one of them."""
 
 
 @asynccontextmanager
@@ -45,6 +46,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             reading(worker, redis, "feeds", apply_feeds_facts) as feeds_facts,
             telling_again(worker),
             retaining(worker, settings.kept_days),
+            remaking(worker),
             storing(worker, redis, interval_seconds=settings.store_interval_seconds),
             reading_ticks(redis) as hub,
             reading_books(hub, redis) as book_hub,

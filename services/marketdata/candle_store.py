@@ -1,8 +1,13 @@
 """Where bars live, of every size.
 
-Ticks make the bars of the shortest size that is kept, and each longer size is derived from the one before it in the same
+Ticks make the bars of the shortest size that is kept, and each longer size is derived from a shorter one in the same
 transaction, over the windows that were touched; so do imported bars. A bar that was imported at its own size is changed by
 no tick and by no derivation.
+
+Each is derived from the size before it, but for the days of an instrument with a calendar: those are made of hours, or of
+quarters where an exchange's days do not begin at whole hours. The end of a bar is stored where it is not its open time and
+the size's length. `calendar` of a series names the calendar that its days and weeks follow; whoever changes its bars has
+loaded that one before, and looks again once the series is locked.
 
 A series is the bars of one instrument. Its `change` counts the commits that changed any of them, and each bar carries the
 count of its newest. Whoever changes bars holds the row lock of the series until the commit, so changes are
@@ -11,33 +16,49 @@ newest market time of its stored ticks, or the end of its newest imported bar; a
 A bar that was closed before a transaction and has other values after it has a higher revision.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from libs.store.database import Connection
-from services.marketdata import copying, parts
+from services.marketdata import copying, parts, sessions
 from services.marketdata.bars import Bars
-from services.marketdata.columns import Integers
+from services.marketdata.columns import SECOND_NS, Integers
 from services.marketdata.copying import POSTGRES_EPOCH_SECONDS
-from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND, BarSize, Candle
+from services.marketdata.domain import (
+    BAR_SIZES,
+    CALENDAR_SIZES,
+    DAYS,
+    EPOCH,
+    HOURS,
+    QUARTERS,
+    SECOND,
+    BarSize,
+    CalendarChanged,
+    Candle,
+)
+from services.marketdata.sessions import Calendar
 
 IMPORT_STATEMENT_SECONDS = 300.0
 """For one statement of an import; the largest file takes about a minute."""
 WINDOWS_AT_ONCE = 50_000
 """Derived in one statement, so that it needs little memory."""
 
+HOUR_NS = 3_600 * SECOND_NS
+CALENDAR_BAR_LONGER_MAX = timedelta(days=2)
+"""By so much at most a trading day or week is longer than its size's length: Friday's may begin on Thursday's evening."""
+
 COPIED_BARS_MIN = 500
 """From so many on, COPY of those that are new takes less than half of what joining them does."""
 
 WATERMARK = "coalesce(greatest(market_time, imported_until), '1970-01-01Z')"
 HEAD = f"SELECT change, {WATERMARK} AS watermark FROM series WHERE instrument_id = $1"
-COLUMNS = "open_time, open, high, low, close, volume, trade_count, revision"
+COLUMNS = "open_time, open, high, low, close, volume, trade_count, revision, end_time"
 VALUES = "open, high, low, close, volume, trade_count"
 FIRST, LAST = "first_time_ns, first_sequence", "last_time_ns, last_sequence"
 """The ticks of open and close."""
@@ -56,6 +77,22 @@ KINDS = {
 def of(row: str, columns: str) -> str:
     """The columns, named of a row."""
     return ", ".join(f"{row}.{name}" for name in columns.split(", "))
+
+
+SMALLER: Mapping[str, BarSize] = {longer.name: smaller for smaller, longer in pairwise(BAR_SIZES.values())}
+"""The size before each."""
+
+Calendars = Mapping[str, Calendar | None]
+"""By instrument; None where it has none, and nothing where it has one that is not known."""
+
+
+class Window(NamedTuple):
+    """When a bar begins and ends, and which bars make it."""
+
+    instrument_id: str
+    open_time: datetime
+    end_time: datetime
+    made_of: BarSize
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +162,7 @@ async def read_changes(
 
     A bar that has changed again after `until` is left to the next reading, so that nobody is told twice of the same.
     """
+    follows_calendar = size in CALENDAR_SIZES
     bars = f"SELECT {COLUMNS} FROM market_data_ohlcv, head WHERE instrument_id = $1 AND bar_size = '{size.name}'"
     found = await rows.fetch(
         f"""
@@ -134,7 +172,8 @@ async def read_changes(
           {bars} AND open_time > $7 AND market_data_ohlcv.change > $5 AND market_data_ohlcv.change <= head.change
           UNION
           {bars} AND open_time > $7 AND market_data_ohlcv.change <= head.change
-          AND open_time > $6::timestamptz - $4::interval AND open_time <= head.watermark - $4::interval
+          AND open_time > $6::timestamptz - $9::interval AND open_time <= head.watermark - $10::interval
+          AND {END} > $6::timestamptz AND {END} <= head.watermark
           ORDER BY open_time LIMIT $8)
         SELECT head.*, bars.* FROM head LEFT JOIN bars ON true ORDER BY open_time
         """,
@@ -146,6 +185,9 @@ async def read_changes(
         since.watermark,
         after,
         limit + 1,
+        # No bar that ends in between opens outside of these.
+        size.length + CALENDAR_BAR_LONGER_MAX * follows_calendar,
+        size.length * (not follows_calendar),
     )
     if not found:
         return Candles([], NOTHING_YET, more=False)
@@ -163,28 +205,41 @@ async def read_heads(rows: Connection, instrument_ids: Sequence[str]) -> dict[st
 
 
 def candles_from(found: Iterable[Sequence[Any]], size: BarSize, head: Head) -> list[Candle]:
-    closed_until = head.watermark - size.length
+    watermark = head.watermark
+    closed_until = watermark - size.length
     # By place: by name each of the thousands would cost half as much again.
     return [
-        Candle(time, first, high, low, last, volume, trade_count, revision, time <= closed_until)
-        for time, first, high, low, last, volume, trade_count, revision in found
+        Candle(
+            *(time, first, high, low, last, volume, trade_count, revision),
+            time <= closed_until if end is None else end <= watermark,
+            end,
+        )
+        for time, first, high, low, last, volume, trade_count, revision, end in found
     ]
 
 
-async def lock_series(rows: Connection, instrument_ids: Sequence[str]) -> list[str]:
-    """Locks those series that nobody else changes at this moment, and says which."""
+async def lock_series(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, str]:
+    """Locks those series that nobody else changes at this moment, and says which, each with its calendar's name."""
     found = await rows.fetch(
         """
-        SELECT instrument_id FROM series WHERE instrument_id = ANY($1)
+        SELECT instrument_id, calendar FROM series WHERE instrument_id = ANY($1)
         ORDER BY instrument_id FOR NO KEY UPDATE SKIP LOCKED
         """,
         instrument_ids,
     )
-    return [row["instrument_id"] for row in found]
+    return {row["instrument_id"]: row["calendar"] for row in found}
 
 
+async def read_calendars(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, str]:
+    """The names of the calendars that the instruments' days and weeks follow; empty for none."""
+    found = await rows.fetch("SELECT instrument_id, calendar FROM series WHERE instrument_id = ANY($1)", instrument_ids)
+    return {row["instrument_id"]: row["calendar"] for row in found}
+
+
+END = "coalesce(end_time, open_time + $4::interval)"
 WAS_CLOSED = f"""
-(kept.open_time + $1::interval <= (SELECT {WATERMARK} FROM series WHERE series.instrument_id = kept.instrument_id))
+(coalesce(kept.end_time, kept.open_time + $1::interval)
+ <= (SELECT {WATERMARK} FROM series WHERE series.instrument_id = kept.instrument_id))
 """
 """Whether a bar that is there, of the length $1, was closed before this transaction: heads are written at its end."""
 
@@ -195,19 +250,20 @@ LATER = f"({of('excluded', LAST)}) > ({of('kept', LAST)})"
 
 
 async def store_bars(
-    rows: Connection, made: Mapping[str, Sequence[tuple[str, Bars]]], kept_from: Mapping[str, datetime]
+    rows: Connection,
+    made: Mapping[str, Sequence[tuple[str, Bars]]],
+    kept_from: Mapping[str, datetime],
+    calendars: Calendars,
 ) -> None:
     """Joins bars of new ticks, by their size, to what is stored, and makes all longer ones anew that they touch."""
     touched: dict[str, Integers] = {}
-    smaller = None
     for size in BAR_SIZES.values():
-        if smaller is not None and touched:
-            await derive(rows, size, smaller, touched, kept_from)
+        if touched:
+            await derive(rows, size, touched, kept_from, calendars)
         await merge_bars(rows, size, made.get(size.name, ()))
         for instrument_id, bars in made.get(size.name, ()):
             before = touched.get(instrument_id)
             touched[instrument_id] = bars.open_seconds if before is None else np.append(before, bars.open_seconds)
-        smaller = size
 
 
 def parts_for(size: BarSize, seconds: Integers) -> set[parts.Part]:
@@ -287,9 +343,9 @@ async def copy_new(rows: Connection, size: BarSize, made: Sequence[tuple[str, Ba
 async def derive(
     rows: Connection,
     size: BarSize,
-    smaller: BarSize,
     touched: Mapping[str, Integers],
     kept_from: Mapping[str, datetime],
+    calendars: Calendars,
     *,
     timeout: float | None = None,  # noqa: ASYNC109 (Postgres is to stop)
 ) -> None:
@@ -297,11 +353,17 @@ async def derive(
 
     A window of which smaller bars were dropped stays as it is.
     """
-    since = max(kept_from[smaller.name], kept_from[size.name])
-    windows = [each for item in touched.items() for each in windows_of(size, *item, since)]
-    for start in range(0, len(windows), WINDOWS_AT_ONCE):
-        columns = [list(column) for column in zip(*windows[start : start + WINDOWS_AT_ONCE], strict=True)]
-        await rows.execute(derivation(size, smaller), size.length, *columns, timeout=timeout)
+    made_of: dict[str, list[Window]] = {}
+    for item in touched.items():
+        for window in windows_of(size, *item, calendars):
+            if window.open_time >= max(kept_from[window.made_of.name], kept_from[size.name]):
+                made_of.setdefault(window.made_of.name, []).append(window)
+    for name, windows in made_of.items():
+        for start in range(0, len(windows), WINDOWS_AT_ONCE):
+            instrument_ids, opens, ends, _ = zip(*windows[start : start + WINDOWS_AT_ONCE], strict=True)
+            await rows.execute(
+                derivation(size, BAR_SIZES[name]), size.length, instrument_ids, opens, ends, timeout=timeout
+            )
 
 
 def sizes_from(base: BarSize) -> list[BarSize]:
@@ -309,26 +371,37 @@ def sizes_from(base: BarSize) -> list[BarSize]:
     return sizes[sizes.index(base) :]
 
 
-def windows_of(
-    size: BarSize, instrument_id: str, seconds: Integers, since: datetime
-) -> Iterable[tuple[str, datetime, datetime]]:
-    """The instrument's bars of a size that hold these moments, each with its end; not those that open before `since`.
+def windows_of(size: BarSize, instrument_id: str, seconds: Integers, calendars: Calendars) -> Iterator[Window]:
+    """The instrument's bars of a size that hold these moments, in their order.
 
     Whatever decides when a bar of this instrument begins and ends decides it here.
     """
-    origin = (size.origin - EPOCH) // SECOND
-    opens = np.unique(seconds - (seconds - origin) % size.seconds)
-    for opened in opens[opens >= (since - EPOCH) // SECOND].tolist():
-        open_time = EPOCH + timedelta(seconds=opened)
-        yield instrument_id, open_time, open_time + size.length
+    made_of = SMALLER[size.name]
+    follows_calendar = size in CALENDAR_SIZES
+    if follows_calendar and instrument_id not in calendars:
+        return
+    calendar = calendars[instrument_id] if follows_calendar else None
+    if calendar is None:
+        origin = (size.origin - EPOCH) // SECOND
+        for opened in np.unique(seconds - (seconds - origin) % size.seconds).tolist():
+            open_time = EPOCH + timedelta(seconds=opened)
+            yield Window(instrument_id, open_time, open_time + size.length, made_of)
+    else:
+        begins, ends = sessions.spans_holding(calendar, size, seconds * SECOND_NS)
+        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+            if size == DAYS:
+                made_of = QUARTERS if begin % HOUR_NS or end % HOUR_NS else HOURS
+            yield Window(instrument_id, sessions.moment(begin), sessions.moment(end), made_of)
 
 
 def derivation(size: BarSize, smaller: BarSize) -> str:
     """Makes the bars of the windows ($2 instruments, $3 starts, $4 ends) out of the smaller ones in them."""
+    differs = f"({of('kept', VALUES)}) IS DISTINCT FROM ({of('excluded', VALUES)})"
     return f"""
         INSERT INTO market_data_ohlcv AS kept (
-          instrument_id, bar_size, open_time, {VALUES}, revision, change, imported, {FIRST}, {LAST})
-        SELECT instrument_id, '{size.name}', touched.open_time, {VALUES}, 1, change + 1, false, {FIRST}, {LAST}
+          instrument_id, bar_size, open_time, end_time, {VALUES}, revision, change, imported, {FIRST}, {LAST})
+        SELECT instrument_id, '{size.name}', touched.open_time, nullif(touched.end_time, touched.open_time + $1::interval),
+          {VALUES}, 1, change + 1, false, {FIRST}, {LAST}
         FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) AS touched (instrument_id, open_time, end_time)
         JOIN series USING (instrument_id)
         -- Each window by itself, so that no plan reads more than the windows.
@@ -341,9 +414,9 @@ def derivation(size: BarSize, smaller: BarSize) -> str:
           AND part.open_time >= touched.open_time AND part.open_time < touched.end_time
           HAVING count(*) > 0) AS made
         ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
-          {", ".join(f"{name} = excluded.{name}" for name in f"{VALUES}, {FIRST}, {LAST}, change".split(", "))},
-          revision = kept.revision + {WAS_CLOSED}::int
-        WHERE NOT kept.imported AND ({of("kept", VALUES)}) IS DISTINCT FROM ({of("excluded", VALUES)})
+          {", ".join(f"{name} = excluded.{name}" for name in f"end_time, {VALUES}, {FIRST}, {LAST}, change".split(", "))},
+          revision = kept.revision + ({differs} AND {WAS_CLOSED})::int
+        WHERE NOT kept.imported AND ({differs} OR kept.end_time IS DISTINCT FROM excluded.end_time)
         """
 
 
@@ -376,41 +449,57 @@ class Imported:
     changed: int
 
 
-async def import_bars(rows: Connection, instrument_id: str, size: BarSize, bars: pl.DataFrame) -> Imported:
+async def import_bars(
+    rows: Connection, instrument_id: str, size: BarSize, bars: pl.DataFrame, calendar: Calendar | None
+) -> Imported:
     """Stores the bars of a file, in place of what was there, and makes the longer ones of them.
 
     Waits until nobody else changes the series. Bars that were there alike change for nobody; from now on they are imported.
+    Raises CalendarChanged if the series follows another calendar.
     """
     kept_from = parts.kept_from(await parts.read_dropped(rows, hold=True))
-    await rows.execute("SELECT FROM series WHERE instrument_id = $1 FOR NO KEY UPDATE", instrument_id)
+    followed = await rows.fetchval(
+        "SELECT calendar FROM series WHERE instrument_id = $1 FOR NO KEY UPDATE", instrument_id
+    )
+    if followed != (calendar.name if calendar else ""):
+        raise CalendarChanged("the instrument's calendar has changed meanwhile", instrument_id=instrument_id)
+    calendars = {instrument_id: calendar}
     await rows.execute(
         """
         CREATE TEMP TABLE imported_bars (
-          open_time timestamptz, open float8, high float8, low float8, close float8, volume float8) ON COMMIT DROP
+          open_time timestamptz, open float8, high float8, low float8, close float8, volume float8, end_time timestamptz)
+        ON COMMIT DROP
         """
     )
+    if size in CALENDAR_SIZES:
+        opens = bars["open_time"].dt.epoch("s").to_numpy()
+        ends = [window.end_time for window in windows_of(size, instrument_id, opens, calendars)]
+        bars = bars.with_columns(pl.Series("end_time", ends, dtype=bars.schema["open_time"]))
     for some in bars.iter_slices(WINDOWS_AT_ONCE):
-        await rows.copy_records_to_table("imported_bars", records=some.rows(), timeout=IMPORT_STATEMENT_SECONDS)
+        await rows.copy_records_to_table(
+            "imported_bars", records=some.rows(), columns=bars.columns, timeout=IMPORT_STATEMENT_SECONDS
+        )
     prices = "open, high, low, close, volume"
     differs = f"({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)})"
     written = await rows.fetchrow(
         f"""
         WITH written AS (
           INSERT INTO market_data_ohlcv AS kept (
-            instrument_id, bar_size, open_time, open, high, low, close, volume, trade_count, revision, change, imported)
-          SELECT instrument_id, '{size.name}', bars.*, 0, 1, change + 1, true
+            instrument_id, bar_size, open_time, {prices}, end_time, trade_count, revision, change, imported)
+          SELECT instrument_id, '{size.name}', bars.open_time, {prices}, nullif(bars.end_time, bars.open_time + $1::interval),
+            0, 1, change + 1, true
           FROM imported_bars AS bars JOIN series ON instrument_id = $2
           ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
             open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-            volume = excluded.volume, imported = true,
+            volume = excluded.volume, end_time = excluded.end_time, imported = true,
             trade_count = CASE WHEN {differs} THEN 0 ELSE kept.trade_count END,
             revision = kept.revision + ({differs} AND {WAS_CLOSED})::int,
             change = CASE WHEN {differs} THEN excluded.change ELSE kept.change END,
             first_time_ns = NULL, first_sequence = NULL, last_time_ns = NULL, last_sequence = NULL
           WHERE NOT kept.imported OR {differs}
-          RETURNING new.open_time, old.open_time IS NULL AS is_new, old.change IS DISTINCT FROM new.change AS is_changed)
+          RETURNING coalesce(new.end_time, new.open_time + $1::interval) AS end_time, old.open_time IS NULL AS is_new, old.change IS DISTINCT FROM new.change AS is_changed)
         SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE is_changed AND NOT is_new) AS changed,
-               max(open_time) AS newest
+               max(end_time) AS newest_end
         FROM written
         """,
         size.length,
@@ -418,15 +507,15 @@ async def import_bars(rows: Connection, instrument_id: str, size: BarSize, bars:
         timeout=IMPORT_STATEMENT_SECONDS,
     )
     assert written
-    if written["newest"] is not None:
-        opens = bars["open_time"].dt.epoch("s").to_numpy()
-        for smaller, longer in pairwise(sizes_from(size)):
-            await derive(rows, longer, smaller, {instrument_id: opens}, kept_from, timeout=IMPORT_STATEMENT_SECONDS)
+    if written["newest_end"] is not None:
+        touched = {instrument_id: bars["open_time"].dt.epoch("s").to_numpy()}
+        for longer in sizes_from(size)[1:]:
+            await derive(rows, longer, touched, kept_from, calendars, timeout=IMPORT_STATEMENT_SECONDS)
         await rows.execute(
             """
             UPDATE series SET change = change + 1, imported_until = greatest(imported_until, $2) WHERE instrument_id = $1
             """,
             instrument_id,
-            written["newest"] + size.length,
+            written["newest_end"],
         )
     return Imported(written["inserted"], written["changed"])

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
-from libs.errors import Exhausted, Invalid, NotAllowed, NotFound
+from libs.errors import Conflict, Exhausted, Invalid, NotAllowed, NotFound
 from libs.money import ZERO
 
 SECOND = timedelta(seconds=1)
@@ -94,7 +94,10 @@ def check_put(instrument: Instrument, existing: Instrument | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class BarSize:
-    """How long a bar is. Bars are half-open and open at whole multiples of the size since the origin."""
+    """How long a bar is. Bars are half-open and open at whole multiples of the size since the origin.
+
+    Of an instrument with a calendar, days and weeks are those that its exchange trades, and as long as these are.
+    """
 
     name: str
     length: timedelta
@@ -120,6 +123,9 @@ BAR_SIZES: Mapping[str, BarSize] = {
 }
 """From the shortest on: each is made of the one before it."""
 BAR_SIZE_USUAL = "1m"
+QUARTERS, HOURS, DAYS, WEEKS = (BAR_SIZES[name] for name in ("15m", "1h", "1d", "1w"))
+CALENDAR_SIZES = (DAYS, WEEKS)
+"""The sizes of which an exchange's calendar says when a bar begins and ends."""
 
 
 def bar_size(name: str) -> BarSize:
@@ -142,6 +148,8 @@ class Candle(NamedTuple):
     trade_count: int
     revision: int
     closed: bool
+    end_time: datetime | None = None
+    """Where it is not the open_time and the size's length."""
 
 
 class GapKind(Enum):
@@ -217,6 +225,12 @@ class NoBook(NotFound):
     """The instrument has no order book, or has had none yet."""
 
     reason = "NO_BOOK"
+
+
+class CalendarChanged(Conflict):
+    """Another calendar says since when the instrument's days and weeks begin."""
+
+    reason = "CALENDAR_CHANGED"
 
 
 class ImportLinesInvalid(Invalid):

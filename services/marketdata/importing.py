@@ -12,7 +12,7 @@ from libs.mesh.requests import DIGEST_BYTES, answer_once, key_of
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection, Database
 from libs.store.requests import RequestKey
-from services.marketdata import candle_store, imports, parts, store
+from services.marketdata import candle_store, imports, parts, sessions, store
 from services.marketdata.domain import ImportMalformed, bar_size
 
 METHOD = "tradeloom.marketdata.v1.ImportCandles"
@@ -29,15 +29,16 @@ class Importing:
     async def __call__(self, requests: AsyncIterator[ImportCandlesRequest]) -> ImportCandlesResponse:
         async with self._at_once:
             async with asyncio.timeout(RECEIVE_SECONDS):
-                header, kept_from = await self._header(requests)
+                header, kept_from, calendar_name = await self._header(requests)
                 content = await received(requests)
-            size = bar_size(header.bar_size)
-            bars = await asyncio.to_thread(imports.read_bars, content, datetime.now(UTC), size, kept_from[size.name])
+            size, now = bar_size(header.bar_size), datetime.now(UTC)
+            calendar = await sessions.known(calendar_name, now, "instrument.calendar") if calendar_name else None
+            bars = await asyncio.to_thread(imports.read_bars, content, now, size, kept_from[size.name], calendar)
             async with self._database.transaction() as rows:
                 await parts.ensure(rows, candle_store.parts_for(size, bars["open_time"].dt.epoch("s").to_numpy()))
 
             async def work(rows: Connection) -> ImportCandlesResponse:
-                imported = await candle_store.import_bars(rows, header.instrument_id, size, bars)
+                imported = await candle_store.import_bars(rows, header.instrument_id, size, bars, calendar)
                 return ImportCandlesResponse(
                     read_count=bars.height,
                     inserted_count=imported.inserted,
@@ -49,14 +50,18 @@ class Importing:
 
             return await answer_once(self._database, key_of_import(header, content), ImportCandlesResponse, work)
 
-    async def _header(self, requests: AsyncIterator[ImportCandlesRequest]) -> tuple[ImportHeader, dict[str, datetime]]:
-        """The first part, if it is one and its instrument exists; and from when on bars of each size are kept."""
+    async def _header(
+        self, requests: AsyncIterator[ImportCandlesRequest]
+    ) -> tuple[ImportHeader, dict[str, datetime], str]:
+        """The first part, if it is one and its instrument exists; from when on bars of each size are kept; its calendar's name."""
         first = await anext(requests, None)
         if first is None or not first.HasField("header"):
             raise ImportMalformed({"header": "must come first"})
         async with self._database.transaction() as rows:
-            await store.get_instrument(rows, first.header.instrument_id)
-            return first.header, parts.kept_from(await parts.read_dropped(rows))
+            instrument_id = first.header.instrument_id
+            await store.get_instrument(rows, instrument_id)
+            calendars = await candle_store.read_calendars(rows, [instrument_id])
+            return first.header, parts.kept_from(await parts.read_dropped(rows)), calendars[instrument_id]
 
 
 async def received(requests: AsyncIterator[ImportCandlesRequest]) -> bytes:

@@ -148,7 +148,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         token = ""
         if found.more:
             direction = BACKWARDS if start is None else FORWARDS
-            at = found.candles[0].open_time if start is None else found.candles[-1].open_time + size.length
+            at = found.candles[0].open_time if start is None else found.candles[-1].open_time + MICROSECOND
             token = pages.token_after(direction, (at - domain.EPOCH) // MICROSECOND)
         response = marketdata_pb2.GetCandlesResponse(next_page_token=token)
         wire.add_candles(response, found.candles)

@@ -5,6 +5,7 @@
   date, whichever is earlier. Days are half-open, and none overlaps another.
 - A moment outside every day, as on a weekend or a holiday, belongs to none.
 - A week is the sessions of one ISO week, by their dates: from the begin of its first day to the end of its last.
+- Of an instrument that trades in them, a bar of a day is a trading day and a bar of a week a trading week.
 
 Times are nanoseconds since 1970 in arrays, and aware datetimes elsewhere. What trades round the clock has no calendar.
 """
@@ -13,6 +14,8 @@ import asyncio
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -21,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libs.errors import Invalid
-from services.marketdata.domain import EPOCH, Instrument, MarketState, Session
+from services.marketdata.domain import DAYS, EPOCH, BarSize, Instrument, MarketState, Session
 
 COVERED_FROM = date(1990, 1, 1)
 COVERED_AHEAD = timedelta(days=366)
@@ -30,6 +33,9 @@ CALENDARS_MAX = 24
 NOT_MICS = frozenset({"CBOT", "HKEX", "NYSE", "TASE"})
 """Nicknames that look like one."""
 MICROSECOND_NS = 1_000
+DAY_NS = 86_400 * 1_000_000_000
+MONDAY_AHEAD = 3
+"""So many days before 1970 began, a Thursday, there was a Monday."""
 DAY = timedelta(days=1)
 
 Nanoseconds = NDArray[np.int64]
@@ -99,6 +105,41 @@ def day_numbers(calendar: Calendar, times: Nanoseconds) -> NDArray[np.intp]:
     numbers = np.searchsorted(calendar.day_begins, times, side="right") - 1
     # Before the first day the number is -1 already, and what the last one ends at is of no account.
     return np.where(times < calendar.day_ends[numbers], numbers, -1)
+
+
+def spans(calendar: Calendar, size: BarSize) -> tuple[Nanoseconds, Nanoseconds]:
+    """The begins and ends of the days or the weeks, one for each session."""
+    if size == DAYS:
+        return calendar.day_begins, calendar.day_ends
+    return calendar.week_begins, calendar.week_ends
+
+
+def spans_holding(calendar: Calendar, size: BarSize, times: Nanoseconds) -> tuple[Nanoseconds, Nanoseconds]:
+    """The begins and ends of the days or weeks that hold the moments, each once and in their order."""
+    numbers = day_numbers(calendar, times)
+    begins, ends = (each[numbers[numbers >= 0]] for each in spans(calendar, size))
+    begins, places = np.unique(begins, return_index=True)
+    return begins, ends[places]
+
+
+def places_named(calendar: Calendar, size: BarSize, timestamps: Nanoseconds) -> NDArray[np.intp]:
+    """For each timestamp of a file the place of a session of the day or week that it names; -1 where it names none.
+
+    At midnight in UTC it is a date, as most daily files write it: that of the session, and of a week also its Monday. At any
+    other time it is a moment within, as the day's begin or, as TradingView writes it, the session's open.
+    """
+    dates = calendar.dates.astype("datetime64[D]").astype(np.int64)
+    asked, time_of_day = np.divmod(timestamps, DAY_NS)
+    places = np.minimum(np.searchsorted(dates, asked), len(dates) - 1)
+    is_named = dates[places] == asked
+    if size != DAYS:
+        is_named |= (weeks_of(asked) == weeks_of(dates[places])) & (weeks_of(asked - 1) < weeks_of(asked))
+    return np.where(time_of_day == 0, np.where(is_named, places, -1), day_numbers(calendar, timestamps))
+
+
+def weeks_of(dates: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ISO weeks of dates; both are counted from 1970."""
+    return (dates + MONDAY_AHEAD) // 7
 
 
 def sessions_of(calendar: Calendar, places: range) -> list[Session]:
@@ -182,8 +223,7 @@ def make_calendar(
     )
     day_begins = np.minimum(midnights, opens)
     day_ends = np.minimum(next_midnights, np.append(day_begins[1:], np.iinfo(np.int64).max))
-    # 1970-01-01 was a Thursday: with three days more, weeks are counted from Mondays.
-    weeks = (dates.astype("datetime64[D]").astype(np.int64) + 3) // 7
+    weeks = weeks_of(dates.astype("datetime64[D]").astype(np.int64))
     _, firsts, numbers = np.unique(weeks, return_index=True, return_inverse=True)
     lasts = np.append(firsts[1:], len(weeks)) - 1
     has_break = break_starts < break_ends
@@ -237,6 +277,15 @@ async def known(name: str, now: datetime, field: str) -> Calendar:
         return await asyncio.to_thread(load, name, now.date())
     except UnknownCalendar:
         raise Invalid({field: f"is no calendar that is known here: {name}"}) from None
+
+
+async def of_series(calendars: Mapping[str, str], now: datetime) -> dict[str, Calendar | None]:
+    """The calendars of these names, as load() gives them, beside the event loop: None for none, nothing for what is not known."""
+    loaded: dict[str, Calendar | None] = {"": None}
+    for name in {*calendars.values()} - {""}:
+        with suppress(UnknownCalendar):
+            loaded[name] = await asyncio.to_thread(load, name, now.date())
+    return {key: loaded[name] for key, name in calendars.items() if name in loaded}
 
 
 async def zoned(instrument: Instrument, now: datetime) -> Instrument:

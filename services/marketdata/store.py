@@ -76,8 +76,11 @@ async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument
     )
     if row is None:
         return await get_instrument(rows, instrument.instrument_id)
+    # Bars that are there follow another calendar once they have been made anew (remaking.py).
     await rows.execute(
-        "INSERT INTO series (instrument_id) VALUES ($1) ON CONFLICT DO NOTHING", instrument.instrument_id
+        "INSERT INTO series (instrument_id, calendar) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        instrument.instrument_id,
+        instrument.calendar,
     )
     # In one order, so that two who put instruments wait for each other once at most. Words that nobody has any more stay,
     # and lead nowhere.

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import structlog
 from prometheus_client import Counter
@@ -27,11 +27,13 @@ from libs.store.background import running
 from libs.store.database import Connection, Database
 from libs.store.leases import Lease, fence
 from libs.store.shares import Share, sharing
-from services.marketdata import candle_store, columns, gap_store, parts, tick_store, wire
+from services.marketdata import candle_store, columns, gap_store, parts, sessions, tick_store, wire
 from services.marketdata.bars import Bars, bars_of
+from services.marketdata.candle_store import Calendars
 from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, Told
 from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND
 from services.marketdata.parts import TICKS, Part
+from services.marketdata.sessions import Calendar
 
 TOO_LATE = Counter(
     "tradeloom_ticks_too_late", "Ticks that were not stored, being older than what is kept.", ["instrument_id"]
@@ -67,6 +69,8 @@ class Series:
 
     lease: Lease
     cursor: Cursor
+    calendar_name: str = ""
+    """Of the calendar that was looked for."""
 
 
 @dataclass(slots=True)
@@ -163,6 +167,10 @@ class Storer:
         self._parts: set[Part] = set()
         """Those that are known to be there."""
         self._leases: dict[str, Lease] = {}
+        self._calendars: dict[str, Calendar | None] = {}
+        """By instrument, of those that are known."""
+        self._calendars_of: tuple[date, Mapping[str, str]] | None = None
+        """The day for which they were loaded, and their names."""
         self._look_at = 0.0
 
     async def step(self, share: Share) -> None:
@@ -195,10 +203,23 @@ class Storer:
             mine = [row["instrument_id"] for row in found if share_of(row["instrument_id"]) in held]
             new = [instrument_id for instrument_id in mine if instrument_id not in self._series]
             spans = await tick_store.newest_spans(rows, new)
+            names = await candle_store.read_calendars(rows, mine)
         for instrument_id in new:
             cursor = spans[instrument_id].until if instrument_id in spans else Cursor(instrument_id, 0, 0)
             self._series[instrument_id] = Series(self._leases[share_of(instrument_id)], cursor)
+        await self._load_calendars(names)
         self._look_at = now + LOOK_SECONDS
+
+    async def _load_calendars(self, names: Mapping[str, str]) -> None:
+        """Those of the instruments that are stored here; loading one takes up to seconds the first time."""
+        now = datetime.now(UTC)
+        if self._calendars_of != (now.date(), names):
+            self._calendars = await sessions.of_series(names, now)
+            self._calendars_of = now.date(), names
+            if unknown := names.keys() - self._calendars.keys():
+                log.error("calendars are not known any more, so there are no new days", instrument_ids=sorted(unknown))
+        for instrument_id, name in names.items():
+            self._series[instrument_id].calendar_name = name
 
     async def _store_new(self) -> bool:
         """Whether there is more than was read."""
@@ -223,8 +244,12 @@ class Storer:
         async with self._database.transaction() as rows:
             for lease in leases.values():
                 await fence(rows, lease)
-            # A series that an import changes at this moment is left for the next time; its ticks wait in Redis.
-            locked = await candle_store.lock_series(rows, list(entries))
+            # A series that an import changes at this moment, or that follows another calendar since, is left for the next
+            # time; its ticks wait in Redis.
+            found = await candle_store.lock_series(rows, list(entries))
+            locked = [key for key, calendar_name in found.items() if self._series[key].calendar_name == calendar_name]
+            if len(locked) < len(found):
+                self._look_at = 0.0
             if not locked:
                 return
             dropped = await parts.read_dropped(rows, hold=True)
@@ -232,7 +257,7 @@ class Storer:
             async with copying(rows) as copy:
                 for instrument_id, change in changes.items():
                     await self._copy(rows, copy, change, entries[instrument_id], dropped)
-            await self._write_bars(rows, changes, parts.kept_from(dropped))
+            await self._write_bars(rows, changes, parts.kept_from(dropped), self._calendars)
             await write_gaps(rows, changes)
             await candle_store.write_heads(rows, {key: change.market_time for key, change in changes.items()})
             await tick_store.write_spans(rows, [span for change in changes.values() for span in change.spans])
@@ -269,7 +294,7 @@ class Storer:
         await give_way(time.perf_counter() - started)
 
     async def _write_bars(
-        self, rows: Connection, changes: Mapping[str, Change], kept_from: Mapping[str, datetime]
+        self, rows: Connection, changes: Mapping[str, Change], kept_from: Mapping[str, datetime], calendars: Calendars
     ) -> None:
         by_size: dict[str, list[tuple[str, Bars]]] = {}
         needed: set[Part] = set()
@@ -278,7 +303,7 @@ class Storer:
                 by_size.setdefault(size, []).append((instrument_id, bars))
                 needed |= candle_store.parts_for(BAR_SIZES[size], bars.open_seconds)
         await self._ensure(needed)
-        await candle_store.store_bars(rows, by_size, kept_from)
+        await candle_store.store_bars(rows, by_size, kept_from, calendars)
 
     async def _ensure(self, needed: set[Part]) -> None:
         """In a transaction of its own, so that the parts are there for everybody at once."""

@@ -155,7 +155,7 @@ def add_candles(
 ) -> None:
     """Field by field, thousands of times a page: to make each message and have it copied takes three times as long."""
     add = response.candles.add
-    for open_time, first, high, low, last, volume, trade_count, revision, closed in candles:
+    for open_time, first, high, low, last, volume, trade_count, revision, closed, end_time in candles:
         elapsed = open_time - EPOCH  # bars open at whole seconds
         candle = add()
         candle.open_time.seconds = elapsed.days * 86_400 + elapsed.seconds
@@ -167,3 +167,5 @@ def add_candles(
         candle.trade_count = trade_count
         candle.closed = closed
         candle.revision = revision
+        if end_time is not None:
+            candle.end_time.FromDatetime(end_time)

@@ -20,7 +20,7 @@ from libs.mesh.wire import timestamp
 from libs.store.database import open_database
 from libs.store.leases import Lease, holding
 from libs.store.outbox import Fact
-from services.marketdata import tick_store
+from services.marketdata import candle_store, tick_store
 from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.storing import Series, Storer
 from tests.mesh import Installation, sign_in
@@ -49,18 +49,15 @@ def instrument(instrument_id: str) -> marketdata_pb2.Instrument:
     )
 
 
-async def announce(installation: Installation, *instrument_ids: str) -> None:
+async def announce(installation: Installation, *instrument_ids: str, calendar: str = "") -> None:
     """As if feeds had told that it brings these instruments."""
-    facts = [
-        Fact(
-            key=instrument_id,
-            sequence=1,
-            user_id=None,
-            kind=events_pb2.InstrumentAnnounced.DESCRIPTOR.full_name,
-            payload=events_pb2.InstrumentAnnounced(instrument=instrument(instrument_id)).SerializeToString(),
-        )
-        for instrument_id in instrument_ids
-    ]
+    facts = []
+    for instrument_id in instrument_ids:
+        announced = instrument(instrument_id)
+        announced.calendar = calendar
+        payload = events_pb2.InstrumentAnnounced(instrument=announced).SerializeToString()
+        kind = events_pb2.InstrumentAnnounced.DESCRIPTOR.full_name
+        facts.append(Fact(key=instrument_id, sequence=1, user_id=None, kind=kind, payload=payload))
     async with open_database(installation.url("marketdata_worker"), 1) as database, database.transaction() as rows:
         await apply_feeds_facts(rows, facts)
 
@@ -148,6 +145,9 @@ class Desk:
             )
         for instrument_id in entries:
             self._storer._series.setdefault(instrument_id, Series(self._lease, Cursor(instrument_id, 0, 0)))
+        async with self._storer._database.transaction() as rows:
+            names = await candle_store.read_calendars(rows, list(self._storer._series))
+        await self._storer._load_calendars(names)
         await self._storer._store(entries)
 
     async def resume(self, instrument_id: str) -> None:

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
 
 from services.marketdata import candle_store
-from services.marketdata.domain import BAR_SIZES, EPOCH
+from services.marketdata.domain import BAR_SIZES, EPOCH, BarSize
 from tests.marketdata.stand import (
     BTC,
     START,
@@ -47,18 +47,24 @@ class Trade:
 class Model:
     """Bars as one would say what they are, slowly: of all trades there are, made anew after every transaction."""
 
+    start: datetime = MONDAY
     trades: list[tuple[datetime, int, Trade]] = field(default_factory=list)
     known: set[tuple[datetime, str]] = field(default_factory=set)
     watermark: datetime = EPOCH
     bars: dict[tuple[str, datetime], tuple] = field(default_factory=dict)
     sequence: int = 0
 
+    def span(self, size: BarSize, time: datetime) -> tuple[datetime, datetime] | None:
+        """Begin and end of the bar that holds the moment, if one does."""
+        begin = time - (time - size.origin) % size.length
+        return begin, begin + size.length
+
     def store(self, trades: Sequence[Trade]) -> None:
         closed_until, watermark = self.watermark, self.watermark
         # What was fetched later is looked for among all that the same transaction brings as well.
         for trade in trades:
             self.sequence += 1
-            time = MONDAY + timedelta(seconds=trade.seconds)
+            time = self.start + timedelta(seconds=trade.seconds)
             if trade.backfill and (time, trade.name) in self.known:
                 continue
             self.known.add((time, trade.name))
@@ -66,10 +72,11 @@ class Model:
             if not trade.backfill:
                 watermark = max(watermark, time)
         for size in BAR_SIZES.values():
-            made: dict[datetime, list[tuple[datetime, int, Trade]]] = {}
+            made: dict[tuple[datetime, datetime], list[tuple[datetime, int, Trade]]] = {}
             for each in sorted(self.trades, key=lambda each: each[:2]):
-                made.setdefault(each[0] - (each[0] - size.origin) % size.length, []).append(each)
-            for open_time, held in made.items():
+                if span := self.span(size, each[0]):
+                    made.setdefault(span, []).append(each)
+            for (open_time, end_time), held in made.items():
                 prices = [trade.price for *_, trade in held]
                 volume = sum(trade.quantity for *_, trade in held)
                 values = (prices[0], max(prices), min(prices), prices[-1], volume, len(held))
@@ -77,15 +84,15 @@ class Model:
                 if before is None:
                     self.bars[size.name, open_time] = (*values, 1)
                 elif before[:-1] != values:
-                    was_closed = open_time + size.length <= closed_until
+                    was_closed = end_time <= closed_until
                     self.bars[size.name, open_time] = (*values, before[-1] + was_closed)
         self.watermark = watermark
 
 
-def batches_of(feeder: Feeder, trades: Sequence[Trade]) -> list[TickBatch]:
+def batches_of(feeder: Feeder, trades: Sequence[Trade], start: datetime = MONDAY) -> list[TickBatch]:
     return [
         feeder.batch(
-            [tick_at(MONDAY + timedelta(seconds=trade.seconds), trade.price, trade.quantity, trade.name)],
+            [tick_at(start + timedelta(seconds=trade.seconds), trade.price, trade.quantity, trade.name)],
             backfill=trade.backfill,
         )
         for trade in trades

@@ -153,9 +153,9 @@ async def test_an_error_after_the_bars_were_built_does_not_count_a_tick_twice(in
     feeder = Feeder(redis)
     store_bars, failures = candle_store.store_bars, 2
 
-    async def fail_twice(rows, made, kept_from):
+    async def fail_twice(rows, made, kept_from, calendars):
         nonlocal failures
-        await store_bars(rows, made, kept_from)
+        await store_bars(rows, made, kept_from, calendars)
         if failures:
             failures -= 1
             raise ZeroDivisionError
@@ -259,7 +259,7 @@ async def test_an_import_that_takes_long_holds_up_only_its_own_instrument(instal
     feeder, other = Feeder(redis), Feeder(redis, ETH)
     async with storer_of(installation, redis), open_database(installation.url("marketdata_worker"), 1) as importer:
         async with importer.transaction() as rows:
-            await candle_store.import_bars(rows, BTC, BAR_SIZES["1m"], pl.DataFrame())
+            await candle_store.import_bars(rows, BTC, BAR_SIZES["1m"], pl.DataFrame(), None)
             await feeder.tick((0, 10))
             await other.tick((0, 20))
             await stored_through(installation, other)

@@ -4,13 +4,17 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import polars as pl
 
 from libs.bus.feed import Cursor
+from libs.store.database import open_database
+from services.marketdata import candle_store, sessions
 from services.marketdata.domain import BAR_SIZES
+from services.marketdata.remaking import remake_next
 from tests.marketdata.stand import BTC, Feeder, announce, desk_of, select, stored_bars, tick_at
 
 MINUTE = timedelta(minutes=1)
@@ -125,6 +129,37 @@ async def test_stored_minutes_are_taken_over_and_make_all_that_is_longer(install
     ]
     await asyncio.to_thread(migrate, installation, "upgrade", "head")
     assert await stored_bars(installation) == before
+
+
+async def test_days_are_in_utc_again_without_the_migration_that_lets_them_follow_calendars(installation, redis):
+    await announce(installation, BTC, calendar="XNYS")
+    monday = datetime(2025, 3, 3, 15, tzinfo=UTC)
+    async with desk_of(installation, redis) as desk, open_database(installation.url("marketdata_worker"), 2) as worker:
+        times = [monday + timedelta(hours=10 * number) for number in range(20)]
+        await desk.store(Feeder(redis).batch([tick_at(time, 1.0) for time in times]))
+        imported = pl.DataFrame({"open_time": [datetime(2025, 3, 12, 4, tzinfo=UTC)]}).with_columns(
+            pl.lit(7.0).alias(name) for name in ("open", "high", "low", "close", "volume")
+        )
+        calendar = sessions.load("XNYS", datetime.now(UTC).date())
+        async with worker.transaction() as rows:
+            await candle_store.import_bars(rows, BTC, BAR_SIZES["1d"], imported, calendar)
+        before = {size: await stored_bars(installation, BTC, size) for size in BAR_SIZES}
+        await asyncio.to_thread(migrate, installation, "downgrade", "0003")
+        days = await stored_bars(installation, BTC, "1d")
+        assert [(row["open_time"].day, row["trade_count"], row["imported"]) for row in days] == [
+            *((day, count, False) for day, count in Counter(time.day for time in times).items()),
+            (12, 0, True),
+        ]
+        assert {row["open_time"].hour for row in days} == {0}
+        weeks = await stored_bars(installation, BTC, "1w")
+        in_first = sum(time.day < 10 for time in times)
+        assert [(row["open_time"].day, row["trade_count"]) for row in weeks] == [(3, in_first), (10, 20 - in_first)]
+        await asyncio.to_thread(migrate, installation, "upgrade", "head")
+        assert await remake_next(worker)
+    names = ("open_time", "end_time", *candle_store.VALUES.split(", "), "revision", "imported")
+    for size, rows in before.items():
+        after = await stored_bars(installation, BTC, size)
+        assert [[row[name] for name in names] for row in after] == [[row[name] for name in names] for row in rows], size
 
 
 async def fill(installation, stored: pl.DataFrame) -> None:

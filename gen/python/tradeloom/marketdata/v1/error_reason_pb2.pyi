@@ -42,6 +42,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the reader was too slow and did not ask for conflation; resume by cursor."""
     ERROR_REASON_NO_BOOK: _ErrorReason.ValueType  # 7
     """NOT_FOUND: the instrument has no order book, or has had none yet. Metadata: instrument_id."""
+    ERROR_REASON_CALENDAR_CHANGED: _ErrorReason.ValueType  # 11
+    """ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -66,4 +68,6 @@ ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 6
 """RESOURCE_EXHAUSTED: the reader was too slow and did not ask for conflation; resume by cursor."""
 ERROR_REASON_NO_BOOK: ErrorReason.ValueType  # 7
 """NOT_FOUND: the instrument has no order book, or has had none yet. Metadata: instrument_id."""
+ERROR_REASON_CALENDAR_CHANGED: ErrorReason.ValueType  # 11
+"""ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -167,7 +167,12 @@ class Instrument(_message.Message):
     state: Global___InstrumentState.ValueType
     """Whether it can be traded now."""
     calendar: _builtins.str
-    """The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock."""
+    """The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock.
+    Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
+    are made anew within seconds out of the shorter ones; of imported ones each keeps its date, or its place where the
+    calendar has no session of that date. Days are made of hours, or of quarters of an hour where an exchange's days do not
+    begin at whole hours: imported candles of 4 hours make none.
+    """
     time_zone: _builtins.str
     """The time zone of its calendar, such as "America/New_York"; "UTC" without one."""
     @_builtins.property
@@ -675,7 +680,7 @@ Global___BookUpdate: _TypeAlias = BookUpdate  # noqa: Y015
 
 @_typing.final
 class Candle(_message.Message):
-    """What happened between open_time and open_time plus the bar's size, the end excluded."""
+    """What happened between the start of the bar and its end, the end excluded."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -688,6 +693,7 @@ class Candle(_message.Message):
     TRADE_COUNT_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     open: _builtins.float
     """First price."""
     high: _builtins.float
@@ -709,7 +715,15 @@ class Candle(_message.Message):
     """
     @_builtins.property
     def open_time(self) -> _timestamp_pb2.Timestamp:
-        """Start of the bar; a multiple of its size since 1970-01-01 UTC, weeks from Monday."""
+        """Start of the bar; a multiple of its size since 1970-01-01 UTC, weeks from Monday. Of an instrument with a calendar, a
+        day is a trading day: it begins at midnight at its exchange or, where the session opens earlier, such as on the evening
+        before, with the session, and ends at the next midnight or where the next day begins. A week is the trading days of one
+        ISO week. What happened outside of every trading day is in bars of hours and less only.
+        """
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the bar, excluded, where that is not open_time plus the bar's size; unset where it is."""
 
     def __init__(
         self,
@@ -723,10 +737,11 @@ class Candle(_message.Message):
         trade_count: _builtins.int = ...,
         closed: _builtins.bool = ...,
         revision: _builtins.int = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["open_time", b"open_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "open_time", b"open_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "closed", b"closed", "high", b"high", "low", b"low", "open", b"open", "open_time", b"open_time", "revision", b"revision", "trade_count", b"trade_count", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["close", b"close", "closed", b"closed", "end_time", b"end_time", "high", b"high", "low", b"low", "open", b"open", "open_time", b"open_time", "revision", b"revision", "trade_count", b"trade_count", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -202,7 +202,9 @@ class MarketDataServiceServicer:
         """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
         of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
         Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-        shorter bar, only by another import of its size.
+        shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+        in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
+        the date of its Monday. The bar is stored where the day or week begins.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

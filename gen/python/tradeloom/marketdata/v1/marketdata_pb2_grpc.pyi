@@ -57,7 +57,9 @@ class MarketDataServiceStub:
     """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
     of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
     Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-    shorter bar, only by another import of its size.
+    shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+    in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
+    the date of its Monday. The bar is stored where the day or week begins.
     """
 
 class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -181,7 +183,9 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
         of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
         Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-        shorter bar, only by another import of its size.
+        shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+        in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
+        the date of its Monday. The bar is stored where the day or week begins.
         """
 
 def add_MarketDataServiceServicer_to_server(servicer: MarketDataServiceServicer, server: _aio.Server) -> None: ...

@@ -1,0 +1,194 @@
+"""Makes days and weeks anew where an instrument has another calendar than its bars follow.
+
+So it is after somebody or a feed has given it another one, and with instruments that had one before bars followed it. All of a
+series is made in one transaction, so a process may die at any moment; storing of that series waits as for an import. What is
+made of shorter bars that are no longer kept stays as it is.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import numpy as np
+import structlog
+
+from libs.store.background import running
+from libs.store.database import Connection, Database
+from services.marketdata import candle_store, parts, sessions
+from services.marketdata.candle_store import IMPORT_STATEMENT_SECONDS, Window
+from services.marketdata.columns import Integers
+from services.marketdata.domain import CALENDAR_SIZES, DAYS, EPOCH, HOURS, SECOND, BarSize
+from services.marketdata.sessions import DAY_NS, MONDAY_AHEAD, Calendar, Nanoseconds
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+OUTDATED_MAX = 100
+"""Looked at in one turn: should the calendars of so many not be known any more, the others have to wait."""
+
+
+async def remake_next(database: Database) -> bool:
+    """Makes one series follow its instrument's calendar, and says whether there was one that did not."""
+    async with database.transaction() as rows:
+        outdated = await rows.fetch(
+            """
+            SELECT instrument_id, series.calendar, instruments.calendar FROM series JOIN instruments USING (instrument_id)
+            WHERE series.calendar <> instruments.calendar ORDER BY instrument_id LIMIT $1
+            """,
+            OUTDATED_MAX,
+        )
+    for instrument_id, before, after in outdated:
+        names = {"before": before, "after": after}
+        calendars = await sessions.of_series(names, datetime.now(UTC))
+        if len(calendars) == len(names):
+            async with database.transaction() as rows:
+                await remake(rows, instrument_id, calendars["before"], calendars["after"])
+            log.info("days and weeks follow another calendar", instrument_id=instrument_id, **names)
+            return True
+    return False
+
+
+async def remake(rows: Connection, instrument_id: str, before: Calendar | None, after: Calendar | None) -> None:
+    """Makes the days and weeks of a series follow the calendar `after`, if they still follow the one before."""
+    kept_from = parts.kept_from(await parts.read_dropped(rows, hold=True))
+    followed = await rows.fetchval(
+        "SELECT calendar FROM series WHERE instrument_id = $1 FOR NO KEY UPDATE", instrument_id
+    )
+    if followed != name_of(before):
+        return
+    calendars = {instrument_id: after}
+    touched = await hours_of(rows, instrument_id)
+    for size in CALENDAR_SIZES:
+        touched = np.append(touched, await move_imported(rows, instrument_id, size, before, after))
+        windows = list(candle_store.windows_of(size, instrument_id, touched, calendars))
+        since = max((kept_from[window.made_of.name] for window in windows), default=EPOCH)
+        await delete_derived(rows, instrument_id, size, windows, since)
+        await candle_store.derive(
+            rows, size, {instrument_id: touched}, kept_from, calendars, timeout=IMPORT_STATEMENT_SECONDS
+        )
+    await rows.execute(
+        "UPDATE series SET change = change + 1, calendar = $2 WHERE instrument_id = $1", instrument_id, name_of(after)
+    )
+
+
+def name_of(calendar: Calendar | None) -> str:
+    return calendar.name if calendar else ""
+
+
+async def hours_of(rows: Connection, instrument_id: str) -> Integers:
+    """Every hour from the first that has a bar to the last."""
+    found = await rows.fetchrow(
+        f"""
+        SELECT min(open_time) AS first, max(open_time) AS last FROM market_data_ohlcv
+        WHERE instrument_id = $1 AND bar_size = '{HOURS.name}'
+        """,
+        instrument_id,
+    )
+    if not found or found["first"] is None:
+        return np.array([], dtype=np.int64)
+    first, last = ((found[name] - EPOCH) // SECOND for name in ("first", "last"))
+    return np.arange(first, last + 1, HOURS.seconds, dtype=np.int64)
+
+
+async def move_imported(
+    rows: Connection, instrument_id: str, size: BarSize, before: Calendar | None, after: Calendar | None
+) -> Integers:
+    """Moves imported bars to where those of their date open; returns where they are now.
+
+    Of a date without a session they stay where they are.
+    """
+    found = await rows.fetch(
+        f"""
+        SELECT open_time FROM market_data_ohlcv WHERE instrument_id = $1 AND bar_size = '{size.name}' AND imported
+        ORDER BY open_time
+        """,
+        instrument_id,
+    )
+    opens = np.array([sessions.nanoseconds(row["open_time"]) for row in found], dtype=np.int64)
+    dates = dates_of(size, opens, before)
+    if after is None:
+        new_opens = dates * DAY_NS
+        new_ends = new_opens + size.seconds * candle_store.SECOND_NS
+    else:
+        places = sessions.places_named(after, size, dates * DAY_NS)
+        begins, ends = (each[places] for each in sessions.spans(after, size))
+        new_opens = np.where(places < 0, opens, begins)
+        new_ends = np.where(places < 0, opens + size.seconds * candle_store.SECOND_NS, ends)
+    columns = [[sessions.moment(each) for each in column.tolist()] for column in (opens, new_opens, new_ends)]
+    await rows.execute(
+        f"""
+        DELETE FROM market_data_ohlcv
+        WHERE instrument_id = $1 AND bar_size = '{size.name}' AND NOT imported AND open_time = ANY($2)
+        """,
+        instrument_id,
+        columns[1],
+    )
+    await rows.execute(
+        f"""
+        UPDATE market_data_ohlcv AS kept SET
+          open_time = moved.open_time, end_time = nullif(moved.end_time, moved.open_time + $2::interval),
+          change = series.change + 1
+        FROM unnest($3::timestamptz[], $4::timestamptz[], $5::timestamptz[]) AS moved (old_time, open_time, end_time), series
+        WHERE kept.instrument_id = $1 AND bar_size = '{size.name}' AND imported AND kept.open_time = moved.old_time
+        AND series.instrument_id = $1
+        AND (kept.open_time, coalesce(kept.end_time, kept.open_time + $2::interval))
+          IS DISTINCT FROM (moved.open_time, moved.end_time)
+        """,
+        instrument_id,
+        size.length,
+        *columns,
+    )
+    if columns[2]:
+        await rows.execute(
+            "UPDATE series SET imported_until = greatest(imported_until, $2) WHERE instrument_id = $1",
+            instrument_id,
+            max(columns[2]),
+        )
+    return new_opens // candle_store.SECOND_NS
+
+
+def dates_of(size: BarSize, opens: Nanoseconds, calendar: Calendar | None) -> Integers:
+    """The dates of days, and the Mondays of weeks, that open there."""
+    dates = opens // DAY_NS
+    if calendar is not None:
+        places = sessions.day_numbers(calendar, opens)
+        dates = np.where(places < 0, dates, calendar.dates[places].astype("datetime64[D]").astype(np.int64))
+    return dates if size == DAYS else sessions.weeks_of(dates) * 7 - MONDAY_AHEAD
+
+
+async def delete_derived(
+    rows: Connection, instrument_id: str, size: BarSize, windows: Sequence[Window], since: datetime
+) -> None:
+    """Deletes what was derived and cannot be made anew at the same place; the others keep their revisions."""
+    _, opens, ends, made_of = zip(*windows, strict=True) if windows else ((), (), (), ())
+    await rows.execute(
+        f"""
+        DELETE FROM market_data_ohlcv AS kept
+        WHERE instrument_id = $1 AND bar_size = '{size.name}' AND NOT imported AND open_time >= $2
+        AND NOT EXISTS (
+          SELECT FROM unnest($3::timestamptz[], $4::timestamptz[], $5::text[]) AS anew (open_time, end_time, made_of)
+          WHERE anew.open_time = kept.open_time AND EXISTS (
+            SELECT FROM market_data_ohlcv AS part
+            WHERE part.instrument_id = $1 AND part.bar_size = made_of
+            AND part.open_time >= anew.open_time AND part.open_time < anew.end_time))
+        """,
+        instrument_id,
+        since,
+        opens,
+        ends,
+        [size.name for size in made_of],
+        timeout=IMPORT_STATEMENT_SECONDS,
+    )
+
+
+@asynccontextmanager
+async def remaking(database: Database) -> AsyncIterator[None]:
+    """Looks for such instruments during the block; harmless when several replicas do. database is of the worker role."""
+
+    async def work() -> None:
+        if not await remake_next(database):
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async with running("making days and weeks anew", work):
+        yield
