@@ -20,6 +20,7 @@ from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
 from services.marketdata.importing import Importing
+from services.marketdata.putting import Putting
 from services.marketdata.remaking import remaking
 from services.marketdata.retention import retaining
 from services.marketdata.servicer import MarketDataServicer
@@ -28,8 +29,9 @@ from services.marketdata.storing import storing
 from services.marketdata.telling import telling_again
 from services.marketdata.tick_stream import TickStreams
 
-WORKER_CONNECTIONS_MAX = 7
-"""Relay, facts, leases, storing and the parts it needs, and two imports; what is told again, dropped or made anew waits for one of them."""
+WORKER_CONNECTIONS_MAX = 8
+"""Relay, facts, leases, storing and the parts it needs, two imports, and one putting; what is told again, dropped or made anew
+waits for one of them."""
 
 
 @asynccontextmanager
@@ -77,6 +79,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 ),
                 candle_streams=candle_streams,
                 importing=Importing(worker, at_once_max=settings.imports_at_once_max),
+                putting=Putting(worker),
             )
             yield Service(
                 registers=[partial(marketdata_pb2_grpc.add_MarketDataServiceServicer_to_server, servicer)],

@@ -452,9 +452,10 @@ class Imported:
 async def import_bars(
     rows: Connection, instrument_id: str, size: BarSize, bars: pl.DataFrame, calendar: Calendar | None
 ) -> Imported:
-    """Stores the bars of a file, in place of what was there, and makes the longer ones of them.
+    """Stores bars of a file or of a venue's record, in place of what was there, and makes the longer ones of them.
 
     Waits until nobody else changes the series. Bars that were there alike change for nobody; from now on they are imported.
+    A column trade_count may be among them, in which 0 is: not known.
     Raises CalendarChanged if the series follows another calendar.
     """
     kept_from = parts.kept_from(await parts.read_dropped(rows, hold=True))
@@ -467,7 +468,8 @@ async def import_bars(
     await rows.execute(
         """
         CREATE TEMP TABLE imported_bars (
-          open_time timestamptz, open float8, high float8, low float8, close float8, volume float8, end_time timestamptz)
+          open_time timestamptz, open float8, high float8, low float8, close float8, volume float8, end_time timestamptz,
+          trade_count bigint NOT NULL DEFAULT 0)
         ON COMMIT DROP
         """
     )
@@ -480,19 +482,20 @@ async def import_bars(
             "imported_bars", records=some.rows(), columns=bars.columns, timeout=IMPORT_STATEMENT_SECONDS
         )
     prices = "open, high, low, close, volume"
-    differs = f"({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)})"
+    recounts = "excluded.trade_count > 0 AND kept.trade_count <> excluded.trade_count"
+    differs = f"(({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)}) OR {recounts})"
     written = await rows.fetchrow(
         f"""
         WITH written AS (
           INSERT INTO market_data_ohlcv AS kept (
-            instrument_id, bar_size, open_time, {prices}, end_time, trade_count, revision, change, imported)
-          SELECT instrument_id, '{size.name}', bars.open_time, {prices}, nullif(bars.end_time, bars.open_time + $1::interval),
-            0, 1, change + 1, true
+            instrument_id, bar_size, open_time, {VALUES}, end_time, revision, change, imported)
+          SELECT instrument_id, '{size.name}', bars.open_time, {of("bars", VALUES)},
+            nullif(bars.end_time, bars.open_time + $1::interval), 1, change + 1, true
           FROM imported_bars AS bars JOIN series ON instrument_id = $2
           ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
             open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
             volume = excluded.volume, end_time = excluded.end_time, imported = true,
-            trade_count = CASE WHEN {differs} THEN 0 ELSE kept.trade_count END,
+            trade_count = CASE WHEN {differs} THEN excluded.trade_count ELSE kept.trade_count END,
             revision = kept.revision + ({differs} AND {WAS_CLOSED})::int,
             change = CASE WHEN {differs} THEN excluded.change ELSE kept.change END,
             first_time_ns = NULL, first_sequence = NULL, last_time_ns = NULL, last_sequence = NULL

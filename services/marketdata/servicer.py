@@ -16,6 +16,7 @@ from services.marketdata.book_hub import BookHub
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
 from services.marketdata.importing import Importing
+from services.marketdata.putting import Putting
 from services.marketdata.tick_store import Moment
 from services.marketdata.tick_stream import TickStreams, cursors_from
 
@@ -52,9 +53,11 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         book_streams: BookStreams,
         candle_streams: CandleStreams,
         importing: Importing,
+        putting: Putting,
     ) -> None:
         self._database, self._worker, self._redis = database, worker, redis
-        self._tick_streams, self._candle_streams, self._import = tick_streams, candle_streams, importing
+        self._tick_streams, self._candle_streams = tick_streams, candle_streams
+        self._import, self._put = importing, putting
         self._book_hub, self._book_streams = book_hub, book_streams
 
     async def SearchInstruments(self, request, context):
@@ -216,3 +219,6 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
 
     async def ImportCandles(self, request_iterator, context):
         return await self._import(request_iterator)
+
+    async def PutCandles(self, request, context):
+        return await self._put(request)

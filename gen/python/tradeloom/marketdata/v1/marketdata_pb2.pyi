@@ -2030,3 +2030,71 @@ class ImportCandlesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportCandlesResponse: _TypeAlias = ImportCandlesResponse  # noqa: Y015
+
+@_typing.final
+class PutCandlesRequest(_message.Message):
+    """Bars of a venue's record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BAR_SIZE_FIELD_NUMBER: _builtins.int
+    CANDLES_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose bars; it must exist."""
+    bar_size: _builtins.str
+    """How long they are; of an instrument with a calendar, whose days a venue does not know, below a day."""
+    @_builtins.property
+    def candles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candle]:
+        """The bars, each once and in any order; all must have ended. `closed` and `revision` are passed over;
+        where trade_count is 0 the count stays as it is, unless the bar's other values change.
+        """
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        bar_size: _builtins.str = ...,
+        candles: _abc.Iterable[Global___Candle] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "candles", b"candles", "instrument_id", b"instrument_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutCandlesRequest: _TypeAlias = PutCandlesRequest  # noqa: Y015
+
+@_typing.final
+class PutCandlesResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSERTED_COUNT_FIELD_NUMBER: _builtins.int
+    CHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    SKIPPED_COUNT_FIELD_NUMBER: _builtins.int
+    inserted_count: _builtins.int
+    """Bars that were new."""
+    changed_count: _builtins.int
+    """Bars that were there with other values and now have these."""
+    unchanged_count: _builtins.int
+    """Bars that were there alike."""
+    skipped_count: _builtins.int
+    """Bars that are older than those of their size are kept."""
+    def __init__(
+        self,
+        *,
+        inserted_count: _builtins.int = ...,
+        changed_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+        skipped_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "inserted_count", b"inserted_count", "skipped_count", b"skipped_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutCandlesResponse: _TypeAlias = PutCandlesResponse  # noqa: Y015

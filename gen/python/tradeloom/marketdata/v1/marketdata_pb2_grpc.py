@@ -101,6 +101,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesResponse.FromString,
                 _registered_method=True)
+        self.PutCandles = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/PutCandles',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesResponse.FromString,
+                _registered_method=True)
 
 
 class MarketDataServiceServicer:
@@ -210,6 +215,16 @@ class MarketDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutCandles(self, request, context):
+        """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
+        them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
+        than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
+        it may be repeated without a request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MarketDataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -277,6 +292,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.ImportCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesResponse.SerializeToString,
+            ),
+            'PutCandles': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutCandles,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -632,6 +652,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/ImportCandles',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutCandles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/PutCandles',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,12 @@ class MarketDataServiceStub:
     in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
     the date of its Monday. The bar is stored where the day or week begins.
     """
+    PutCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutCandlesRequest, _marketdata_pb2.PutCandlesResponse]
+    """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
+    them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
+    than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
+    it may be repeated without a request_id.
+    """
 
 class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers what can be traded and what the market does and did: instruments, quotes, ticks
@@ -186,6 +192,18 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
         in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
         the date of its Monday. The bar is stored where the day or week begins.
+        """
+
+    @_abc_1.abstractmethod
+    def PutCandles(
+        self,
+        request: _marketdata_pb2.PutCandlesRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.PutCandlesRequest, _abc.Awaitable[_marketdata_pb2.PutCandlesResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.PutCandlesResponse]:
+        """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
+        them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
+        than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
+        it may be repeated without a request_id.
         """
 
 def add_MarketDataServiceServicer_to_server(servicer: MarketDataServiceServicer, server: _aio.Server) -> None: ...
