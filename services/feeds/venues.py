@@ -349,6 +349,7 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
         raise VenueNotFound(venue)
     opened = Venue(venue, manner, ccxt, exchange, Budget(redis, venue, from_address, limits_from(exchange.rateLimit)))
     exchange.throttle = opened.throttle
+    exchange.fetch = in_json(exchange.fetch)
     if manner.book_levels:
         # Of itself ccxt keeps as many levels as there were asks at first, and does not know of others that come to be the best.
         book = exchange.order_book
@@ -358,6 +359,18 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
     finally:
         async with asyncio.timeout(CLOSE_SECONDS):
             await exchange.close()
+
+
+def in_json(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Of itself ccxt may take an answer that is no JSON for one in which nothing is."""
+
+    async def fetched(*asked: Any, **more: Any) -> Any:
+        answer = await fetch(*asked, **more)
+        if not isinstance(answer, (dict, list)):
+            raise ValueError("the answer is no JSON")  # noqa: TRY004 (it is the venue that is wrong)
+        return answer
+
+    return fetched
 
 
 def budget_of(venue: str, redis: Redis, from_address: str) -> Budget:
