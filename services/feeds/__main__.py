@@ -16,6 +16,7 @@ from libs.store.background import running
 from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
+from services.feeds.clients import MarketData
 from services.feeds.domain import InstrumentTaken, SimulatedSource, TooManyFeeds
 from services.feeds.open_sources import Sources
 from services.feeds.runner import Runner
@@ -38,13 +39,14 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
         open_database(settings.worker_database_url.get_secret_value(), settings.database_connections_max) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
+        mesh.channel("marketdata", settings.market_data_url) as marketdata,
     ):
         async with database.transaction() as rows:
             await check_revision(rows, settings.word)
         if settings.keeps_simulated_market:
             await keep_simulated_market(database, start_feed, settings)
         sources = Sources(redis, settings.replay_folder, settings.addresses, settings.from_address)
-        runner = Runner(worker, redis, sources)
+        runner = Runner(worker, redis, sources, MarketData(marketdata))
         servicer = FeedServicer(
             database=database,
             start_feed=start_feed,

@@ -102,6 +102,56 @@ class Backfilled(NamedTuple):
         return self.ticks[-1].time_ns if self.ticks else 0
 
 
+class Bar(NamedTuple):
+    """What was traded within some time, as a venue counts it."""
+
+    open_ns: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    trade_count: int
+    """0 where the venue does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class BarSize:
+    """How long a bar is. Bars are half-open and open at whole multiples of the length since the origin."""
+
+    name: str
+    length_ns: int
+    origin_ns: int = 0
+
+    def at_or_before(self, time_ns: int) -> int:
+        """The last moment up to then at which a bar opens."""
+        return time_ns - (time_ns - self.origin_ns) % self.length_ns
+
+    def at_or_after(self, time_ns: int) -> int:
+        return time_ns + (self.origin_ns - time_ns) % self.length_ns
+
+
+SECOND_NS = 1_000_000_000
+MINUTE_NS, HOUR_NS, DAY_NS = 60 * SECOND_NS, 3_600 * SECOND_NS, 86_400 * SECOND_NS
+MONDAY_NS = 4 * DAY_NS
+"""The first after 1970 began."""
+BAR_SIZES: Mapping[str, BarSize] = {
+    size.name: size
+    for size in (
+        BarSize("1s", SECOND_NS),
+        BarSize("1m", MINUTE_NS),
+        BarSize("5m", 5 * MINUTE_NS),
+        BarSize("15m", 15 * MINUTE_NS),
+        BarSize("1h", HOUR_NS),
+        BarSize("4h", 4 * HOUR_NS),
+        BarSize("1d", DAY_NS),
+        BarSize("1w", 7 * DAY_NS, MONDAY_NS),
+    )
+}
+"""Those of marketdata."""
+HISTORY_BAR_SIZE = BAR_SIZES["1m"]
+"""Of what a feed brings by itself."""
+
 Event = Tick | Book | Moment | Missed | Backfilled
 """What a line tells, in its order."""
 
@@ -148,6 +198,8 @@ class ExchangeSource:
     venue: str
     symbols: tuple[str, ...]
     has_book: bool
+    history_days: int = 0
+    """Of bars that are brought from before its start; 0: it brings no bars by itself."""
 
 
 Source = SimulatedSource | ReplaySource | ExchangeSource
@@ -212,7 +264,10 @@ class BackfillState(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backfill:
-    """An order to bring trades of the past: those after one and before another, by id where ids are known, else by time."""
+    """An order to bring trades of the past: those after one and before another, by id where ids are known, else by time.
+
+    With a size it is bars: those that lie whole between the two times.
+    """
 
     backfill_id: UUID
     instrument_id: str
@@ -222,8 +277,15 @@ class Backfill:
     reached_trade_id: str
     """What was brought so far goes up to here."""
     reached_ns: int
+    """Of bars: the end of the last, or of what the venue has none of."""
     tick_count: int = 0
     create_time: datetime
+    bar_size: str = ""
+    bar_count: int = 0
+    from_ns: int = 0
+    """When the first bar opens that the venue told; 0 until one was."""
+    due_ns: int = 0
+    """No bar is to be asked for before; 0 for trades."""
 
     def wants(self, trade: Tick, *, ids_follow: bool) -> bool:
         """Whether a trade of the record after what was reached is within the bounds."""
@@ -241,9 +303,28 @@ class Backfill:
             tick_count=self.tick_count + len(trades),
         )
 
+    def after_bars(self, told: Sequence[Bar], bar_count: int, reached_ns: int, settle_ns: int) -> "Backfill":
+        """As it stands once these were told and so many of them brought; a bar may be asked for `settle_ns` after its end."""
+        next_end_ns = reached_ns + BAR_SIZES[self.bar_size].length_ns
+        return replace(
+            self,
+            state=BackfillState.FINISHED if next_end_ns > self.bounds.end_ns else self.state,
+            reached_ns=reached_ns,
+            bar_count=self.bar_count + bar_count,
+            from_ns=self.from_ns or (told[0].open_ns if told else 0),
+            due_ns=next_end_ns + settle_ns,
+        )
 
-def backfill_of(backfill_id: UUID, instrument_id: str, bounds: Missed, now: datetime) -> Backfill:
-    """An order that nothing was brought of yet."""
+
+def backfill_of(
+    backfill_id: UUID, instrument_id: str, bounds: Missed, now: datetime, *, bar_size: str = ""
+) -> Backfill:
+    """An order that nothing was brought of yet. The bounds of bars are made to be where bars open."""
+    due_ns = 0
+    if bar_size:
+        size = BAR_SIZES[bar_size]
+        bounds = Missed("", "", size.at_or_after(bounds.start_ns), size.at_or_before(bounds.end_ns))
+        due_ns = bounds.start_ns + size.length_ns
     return Backfill(
         backfill_id=backfill_id,
         instrument_id=instrument_id,
@@ -251,7 +332,24 @@ def backfill_of(backfill_id: UUID, instrument_id: str, bounds: Missed, now: date
         reached_trade_id=bounds.after_trade_id,
         reached_ns=bounds.start_ns,
         create_time=now,
+        bar_size=bar_size,
+        due_ns=due_ns,
     )
+
+
+def history_of(backfill_id: UUID, instrument_id: str, start_ns: int, last_ns: int, now: datetime) -> Backfill:
+    """An order of the bars that a feed brings by itself: from the one that holds a moment to the one that holds another."""
+    size = HISTORY_BAR_SIZE
+    bounds = Missed("", "", size.at_or_before(start_ns), size.at_or_before(last_ns) + size.length_ns)
+    return backfill_of(backfill_id, instrument_id, bounds, now, bar_size=size.name)
+
+
+class MarketDataAway(Exception):
+    """Nobody takes bars now; some time somebody will."""
+
+
+class BarsRefused(Exception):
+    """marketdata takes what the venue tells for wrong."""
 
 
 class Instant(NamedTuple):
@@ -330,6 +428,10 @@ class RecordingTooOld(NotAllowed):
 
 def time_of(time_ns: int) -> datetime:
     return EPOCH_START + timedelta(microseconds=time_ns // 1_000)
+
+
+def ns_of(time: datetime) -> int:
+    return (time - EPOCH_START) // timedelta(microseconds=1) * 1_000
 
 
 class ReplayFileInvalid(Invalid):

@@ -5,6 +5,8 @@ venue's record, while what is newer waits. After PATIENCE_SECONDS the market goe
 brought later as backfill. After a reconnection, and where it has been quiet for long, the record is asked as well.
 
 All of an instrument's state that another replica needs is in its stream and its place: the id and the time of its last trade.
+
+Minutes that the trades cannot have whole, as those before a feed's start, are brought as the venue's own bars, beside the stream.
 """
 
 import asyncio
@@ -22,22 +24,27 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 from libs.store.background import Backoff, running
 from libs.store.database import DatabaseUnavailable
 from services.feeds.domain import (
+    BAR_SIZES,
+    SECOND_NS,
     Backfill,
     Backfilled,
     BackfillState,
+    Bar,
+    BarsRefused,
     Book,
     Event,
     ExchangeSource,
     Instant,
     Instrument,
+    MarketDataAway,
     Missed,
     Moment,
     Place,
     Tick,
 )
-from services.feeds.lines import BATCH_TICKS_MAX, SECOND_NS, Line
+from services.feeds.lines import BATCH_TICKS_MAX, Line
 from services.feeds.live import TRADES_WAITING_MAX, Hole, LiveLine, Sequencer, sequencer_of
-from services.feeds.venues import MILLISECOND_NS, Venue, VenueTrouble
+from services.feeds.venues import MILLISECOND_NS, PAGE_BARS, Venue, VenueTrouble
 
 LOOK_SECONDS = 0.1
 LATE_SECONDS = 0.3
@@ -58,6 +65,13 @@ SILENCE_SECONDS = 2.0
 REFRESH_SECONDS = 3_600.0
 BACKFILL_LOOK_SECONDS = 1.0
 BACKFILL_FAILURES_MAX = 6
+SETTLE_SECONDS = 1.0
+"""So long after its end a bar is asked for: then the venue has counted all of its trades."""
+AWAY_SECONDS_FIRST = 1.0
+AWAY_SECONDS_MAX = 30.0
+"""So long bars wait for a marketdata that takes none, before the venue is asked for them again."""
+LISTEN_SECONDS = 10.0
+"""So long after a connection it may take until trades are told; the minute that holds the end of it is not whole either."""
 RECONNECT_SECONDS_FIRST = 0.25
 RECONNECT_SECONDS_MAX = 30.0
 
@@ -80,8 +94,16 @@ class Desk(Protocol):
         """Has these trades brought some time."""
         ...
 
-    async def next_backfill(self) -> Backfill | None:
-        """One that is to be done; the same again until it has ended."""
+    async def order_history(self, starts_ns: Mapping[str, int | None], last_ns: int) -> None:
+        """Has bars of instruments brought: from the one of a moment, or of the feed's start, to the one of another."""
+        ...
+
+    async def put_bars(self, instrument_id: str, bar_size: str, bars: Sequence[Bar]) -> None:
+        """Has bars stored in place of those that are there. Raises MarketDataAway, BarsRefused."""
+        ...
+
+    async def next_backfill(self, now_ns: int | None) -> Backfill | None:
+        """One that is to be done by now, of trades or of bars; of trades alone without a time."""
         ...
 
     async def note_backfill(self, backfill: Backfill) -> None:
@@ -124,9 +146,15 @@ class OpenExchange:
     """None is known before the venue was asked; then they are announced."""
 
     def __init__(
-        self, source: ExchangeSource, connect: Callable[[], AbstractAsyncContextManager[Venue]], *, ids_follow: bool
+        self,
+        source: ExchangeSource,
+        connect: Callable[[], AbstractAsyncContextManager[Venue]],
+        *,
+        ids_follow: bool,
+        has_history: bool,
     ) -> None:
-        self._source, self._connect, self._ids_follow = source, connect, ids_follow
+        """With has_history the bars of minutes are brought that the trades have only in part."""
+        self._source, self._connect, self._ids_follow, self._has_history = source, connect, ids_follow, has_history
         self.woken = asyncio.Event()
         self._announced: dict[str, Instrument] = {}
         self._channels: dict[str, Channel] = {}
@@ -186,6 +214,8 @@ class OpenExchange:
     async def _listen(self, venue: Venue, desk: Desk) -> None:
         """One connection, until VenueTrouble."""
         await self._refresh(venue, desk)
+        if self._has_history:
+            await self._order_history(venue, desk)
         symbols = list(self._channels)
         async with asyncio.TaskGroup() as together:
             together.create_task(venue.hear_trades(symbols, lambda: self._take(venue)))
@@ -193,6 +223,22 @@ class OpenExchange:
                 together.create_task(venue.hear_books(symbols))
             together.create_task(self._tend(venue, desk))
             together.create_task(self._bring_back(venue, desk))
+
+    async def _order_history(self, venue: Venue, desk: Desk) -> None:
+        """Has bars brought where nothing was told yet, or trades that were missed cannot be known by their ids."""
+        starts_ns = {
+            channel.line.instrument_id: (last.time_ns if (last := channel.trades.last) else channel.line.cut_time_ns)
+            or None
+            for channel in self._channels.values()
+            if not channel.trades.last_id or not self._ids_follow
+        }
+        if not starts_ns:
+            return
+        try:
+            await desk.order_history(starts_ns, venue.now_ns() + round(LISTEN_SECONDS * SECOND_NS))
+        except DatabaseUnavailable:
+            # The market goes on without; they can be ordered by hand.
+            log.exception("bars of the past were not ordered", venue=self._source.venue)
 
     async def _refresh(self, venue: Venue, desk: Desk) -> None:
         """Announces what has changed of the instruments; one that the venue no longer lists is not traded."""
@@ -409,18 +455,29 @@ class OpenExchange:
 
     async def _bring_back(self, venue: Venue, desk: Desk) -> None:
         """Brings ordered backfills, one after the other."""
-        failures, trouble = 0, None
+        failures, trouble, tried_id = 0, None, None
+        away, bars_at = Backoff(AWAY_SECONDS_FIRST, AWAY_SECONDS_MAX), 0.0
         while True:
             try:
-                backfill = await desk.next_backfill()
+                backfill = await desk.next_backfill(past_ns(venue) if self._loop.time() >= bars_at else None)
                 if backfill is None:
                     await asyncio.sleep(BACKFILL_LOOK_SECONDS)
-                elif failures < BACKFILL_FAILURES_MAX:
-                    trouble = await self._bring(venue, desk, backfill)
+                    continue
+                if backfill.backfill_id != tried_id:
+                    failures, tried_id = 0, backfill.backfill_id
+                if failures < BACKFILL_FAILURES_MAX:
+                    bring = self._bring_bars if backfill.bar_size else self._bring
+                    trouble = await bring(venue, desk, backfill)
                     failures = failures + 1 if trouble else 0
+                    if backfill.bar_size and not trouble:
+                        away.reset()
                 else:
                     await desk.note_backfill(replace(backfill, state=BackfillState.FAILED, failure=str(trouble)))
                     failures = 0
+            except MarketDataAway as error:
+                seconds = away.next_seconds()
+                log.warning("bars wait for marketdata", venue=self._source.venue, cause=str(error), seconds=seconds)
+                bars_at = self._loop.time() + seconds
             except DatabaseUnavailable as error:
                 # The market goes on without: what was brought and not noted is brought again.
                 log.warning("backfills wait for Postgres", cause=str(error))
@@ -446,6 +503,38 @@ class OpenExchange:
             backfill = backfill.after(wanted, has_ended=is_last)
             await desk.note_backfill(backfill)
         return None
+
+    async def _bring_bars(self, venue: Venue, desk: Desk, backfill: Backfill) -> VenueTrouble | BarsRefused | None:
+        """Brings one page, noted once it is stored; what stopped it, if anything did. Raises MarketDataAway.
+
+        Bars without trades are none: made of trades alone the longer bars are as the venue's own.
+        """
+        size, settle_ns = BAR_SIZES[backfill.bar_size], round(SETTLE_SECONDS * SECOND_NS)
+        start_ns = backfill.reached_ns
+        until_ns = min(backfill.bounds.end_ns, size.at_or_before(past_ns(venue) - settle_ns))
+        try:
+            page = await venue.bars_from(backfill.instrument_id.partition(":")[2], size, start_ns)
+        except VenueTrouble as trouble:
+            return trouble
+        told = [bar for bar in page if bar.open_ns + size.length_ns <= until_ns]
+        bars = [bar for bar in told if bar.trade_count or bar.volume]
+        try:
+            if bars:
+                await desk.put_bars(backfill.instrument_id, size.name, bars)
+        except BarsRefused as refusal:
+            return refusal
+        # A page that ends before may have been all that is given at once, and where it is empty nothing was traded for long.
+        reached_ns = told[-1].open_ns + size.length_ns if told else start_ns + PAGE_BARS * size.length_ns
+        if len(told) < len(page):
+            reached_ns = until_ns
+        reached_ns = max(start_ns, min(reached_ns, until_ns))
+        await desk.note_backfill(backfill.after_bars(told, len(bars), reached_ns, settle_ns))
+        return None
+
+
+def past_ns(venue: Venue) -> int:
+    """Up to when it is past by the venue's clock and by ours, which is that of who takes its bars."""
+    return min(venue.now_ns(), time.time_ns())
 
 
 def first_of(troubles: BaseExceptionGroup) -> BaseException:

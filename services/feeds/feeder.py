@@ -8,7 +8,7 @@ number is given once: what was made and not appended is made again, under the nu
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,8 +27,11 @@ from libs.store.background import Backoff
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import Lease, LeaseLost, fence
 from services.feeds import wire
+from services.feeds.clients import MarketData
 from services.feeds.domain import (
+    DAY_NS,
     Backfill,
+    ExchangeSource,
     Feed,
     FeedState,
     Instant,
@@ -36,7 +39,10 @@ from services.feeds.domain import (
     Missed,
     Place,
     ReplaySource,
+    Source,
     backfill_of,
+    history_of,
+    ns_of,
     time_of,
 )
 from services.feeds.lines import BATCH_TICKS_MAX, Line
@@ -71,10 +77,12 @@ def clock() -> Instant:
 
 
 class Feeder:
-    def __init__(self, database: Database, redis: Redis, lease: Lease, sources: Sources, now: Clock) -> None:
+    def __init__(
+        self, database: Database, redis: Redis, lease: Lease, sources: Sources, marketdata: MarketData, now: Clock
+    ) -> None:
         """`database` is of the worker role; the lease is the feed's."""
         self._database, self._redis, self._lease, self._sources = database, redis, lease, sources
-        self._now = now
+        self._marketdata, self._now = marketdata, now
         self._redis_run = ""
         self._kept: defaultdict[str, deque[Batch]] = defaultdict(deque)
         self._stored: dict[str, int] = {}
@@ -99,7 +107,7 @@ class Feeder:
             feed, lines = await self._begin(feed, source, places)
             log.info("playing", feed_id=str(feed_id), epochs=[place.epoch for place in places])
             try:
-                async with source.running(FeedDesk(self._database, self._lease, feed)):
+                async with source.running(FeedDesk(self._database, self._lease, self._marketdata, feed)):
                     has_ended = await self._pump(feed, source, lines)
             finally:
                 # What a successor would otherwise have to read from the streams, and could not if Redis forgot it.
@@ -291,6 +299,11 @@ def is_after(batch: Batch, newest: Cursor | None) -> bool:
     return newest is None or (batch.cursor.epoch, batch.cursor.sequence) > (newest.epoch, newest.sequence)
 
 
+def history_ns(source: Source) -> int:
+    """How long before its start a feed's bars are brought at most."""
+    return source.history_days * DAY_NS if isinstance(source, ExchangeSource) else 0
+
+
 async def run_of(redis: Redis) -> str:
     """Redis's own name of itself since it was started last."""
     return str((await redis.info("server"))["run_id"])
@@ -299,8 +312,9 @@ async def run_of(redis: Redis) -> str:
 class FeedDesk:
     """The desk of one feed's source."""
 
-    def __init__(self, database: Database, lease: Lease, feed: Feed) -> None:
+    def __init__(self, database: Database, lease: Lease, marketdata: MarketData, feed: Feed) -> None:
         self._database, self._lease, self._feed = database, lease, feed
+        self.put_bars = marketdata.put_bars
 
     @asynccontextmanager
     async def _store(self) -> AsyncIterator[FeedStore]:
@@ -316,9 +330,17 @@ class FeedDesk:
         async with self._store() as store:
             await store.add_backfill(backfill_of(uuid7(), instrument_id, missed, datetime.now(UTC)))
 
-    async def next_backfill(self) -> Backfill | None:
+    async def order_history(self, starts_ns: Mapping[str, int | None], last_ns: int) -> None:
+        now = datetime.now(UTC)
+        begin_ns = ns_of(self._feed.create_time)
         async with self._store() as store:
-            return await store.oldest_backfill(self._feed.instrument_ids)
+            for instrument_id, start_ns in sorted(starts_ns.items()):
+                first_ns = begin_ns if start_ns is None else max(start_ns, begin_ns - history_ns(self._feed.source))
+                await store.add_history(history_of(uuid7(), instrument_id, min(first_ns, last_ns), last_ns, now))
+
+    async def next_backfill(self, now_ns: int | None) -> Backfill | None:
+        async with self._store() as store:
+            return await store.oldest_backfill(self._feed.instrument_ids, now_ns)
 
     async def note_backfill(self, backfill: Backfill) -> None:
         async with self._store() as store:

@@ -8,7 +8,7 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus.feed import Batch, Cursor
 from services.feeds import wire
-from services.feeds.domain import Backfilled, Book, Event, Instant, Missed, Moment, Place, Tick
+from services.feeds.domain import SECOND_NS, Backfilled, Book, Event, Instant, Missed, Moment, Place, Tick
 
 BATCH_TICKS_MAX = 500
 BATCHES_AT_ONCE_MAX = 20
@@ -21,7 +21,6 @@ WAIT_SECONDS_MAX = 5
 APART_SECONDS = 1
 """Instruments that are replayed together are at most so far apart in market time."""
 
-SECOND_NS = 1_000_000_000
 HELD_UP_NS = 1_000_000
 TIME_MAX_NS = 2**63 - 1
 

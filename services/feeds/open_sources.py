@@ -14,6 +14,8 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 from libs.bus.budget import Budget
 from services.feeds import wire
 from services.feeds.domain import (
+    HISTORY_BAR_SIZE,
+    SECOND_NS,
     ExchangeSource,
     Instant,
     Instrument,
@@ -27,10 +29,10 @@ from services.feeds.domain import (
     VenueUnavailable,
 )
 from services.feeds.exchange import Desk, OpenExchange
-from services.feeds.lines import CATCH_UP_SECONDS, SECOND_NS, Line, Pace, SimulatedLine
+from services.feeds.lines import CATCH_UP_SECONDS, Line, Pace, SimulatedLine
 from services.feeds.sources.replay import Recording, read_recordings
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
-from services.feeds.venues import Addresses, Venue, VenueTrouble, budget_of, connected, manner_of
+from services.feeds.venues import Addresses, Venue, VenueTrouble, bar_sizes_of, budget_of, connected, manner_of
 
 LOOK_SECONDS = 20.0
 """A venue that is to be brought has so long to say what it lists."""
@@ -83,7 +85,13 @@ class Sources:
                 return OpenReplay(source, await asyncio.to_thread(read_recordings, self.replay_folder, source))
             case ExchangeSource(venue):
                 manner = await asyncio.to_thread(manner_of, venue)
-                return OpenExchange(source, partial(self.connected, venue), ids_follow=manner.ids_follow)
+                sizes = await asyncio.to_thread(bar_sizes_of, venue)
+                return OpenExchange(
+                    source,
+                    partial(self.connected, venue),
+                    ids_follow=manner.ids_follow,
+                    has_history=source.history_days > 0 and HISTORY_BAR_SIZE.name in sizes,
+                )
             case SimulatedSource(seed, trades_per_second):
                 return OpenSimulation(SimulatedMarket(seed, trades_per_second))
 

@@ -13,6 +13,7 @@ from libs.bus.feed import Outdated
 from libs.store.background import Backoff
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import LeaseLost, fence, holding
+from services.feeds.clients import MarketData
 from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound
 from services.feeds.feeder import Clock, Feeder, clock
 from services.feeds.open_sources import Sources
@@ -27,9 +28,12 @@ log = structlog.get_logger(__name__)
 class Runner:
     """Tends every running feed: waits for its lease, then plays it. Every replica runs one."""
 
-    def __init__(self, database: Database, redis: Redis, sources: Sources, now: Clock = clock) -> None:
+    def __init__(
+        self, database: Database, redis: Redis, sources: Sources, marketdata: MarketData, now: Clock = clock
+    ) -> None:
         """`database` is of the worker role, with a connection for each feed that runs at once and a few more."""
         self._database, self._redis, self._sources, self._now = database, redis, sources, now
+        self._marketdata = marketdata
         self._woken = asyncio.Event()
         self._tending: dict[UUID, asyncio.Task[None]] = {}
         self._ended: set[UUID] = set()  # and what they brought is not let go yet
@@ -102,7 +106,8 @@ class Runner:
                 await self._prepare(feed_id)
                 async with holding(self._database, f"feed/{feed_id}") as lease:
                     try:
-                        await Feeder(self._database, self._redis, lease, self._sources, self._now).play(feed_id)
+                        feeder = Feeder(self._database, self._redis, lease, self._sources, self._marketdata, self._now)
+                        await feeder.play(feed_id)
                     except (ReplayFileInvalid, RecordingTooOld, VenueNotFound) as error:
                         async with self._database.transaction() as rows:
                             await fence(rows, lease)

@@ -62,7 +62,7 @@ class FeedServicer(feeds_pb2_grpc.FeedServiceServicer):
     async def Backfill(self, request, context):
         async def work(rows: Connection) -> feeds_pb2.BackfillResponse:
             bounds = wire.bounds_from_proto(request)
-            backfill = await self._order_backfill(FeedStore(rows), request.instrument_id, bounds)
+            backfill = await self._order_backfill(FeedStore(rows), request.instrument_id, bounds, request.bar_size)
             return feeds_pb2.BackfillResponse(backfill=wire.backfill_order_to_proto(backfill))
 
         return await answer_once(self._database, key_of(request), feeds_pb2.BackfillResponse, work)

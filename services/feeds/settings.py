@@ -22,6 +22,8 @@ class Settings(ServiceSettings):
     simulated_seed: int = 1
     simulated_trades_per_second: float = TRADES_PER_SECOND
 
+    # Where bars of the past are put.
+    market_data_url: str = "127.0.0.1:18016"
     # Names the address that venues see requests come from. Whoever shares it shares what may be asked; replicas that leave
     # through different gateways have different names.
     from_address: str = "default"

@@ -30,7 +30,10 @@ from services.feeds.domain import (
 
 _FEED = "feed_id, source, instrument_ids, state, failure, tick_count, market_time, create_time"
 _PLACE = "instrument_id, epoch, position_epoch, sequence, position, offset_ns, market_time_ns, trade_id, redis_run"
-_BACKFILL = "backfill_id, instrument_id, bounds, state, failure, reached_trade_id, reached_ns, tick_count, create_time"
+_BACKFILL = """
+backfill_id, instrument_id, bounds, state, failure, reached_trade_id, reached_ns, tick_count, create_time,
+bar_size, bar_count, from_ns, due_ns
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +216,7 @@ class FeedStore:
 
     async def add_backfill(self, backfill: Backfill) -> None:
         await self.rows.execute(
-            f"INSERT INTO backfills ({_BACKFILL}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            f"INSERT INTO backfills ({_BACKFILL}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
             backfill.backfill_id,
             backfill.instrument_id,
             json.dumps(backfill.bounds._asdict()),
@@ -223,7 +226,30 @@ class FeedStore:
             backfill.reached_ns,
             backfill.tick_count,
             backfill.create_time,
+            backfill.bar_size,
+            backfill.bar_count,
+            backfill.from_ns,
+            backfill.due_ns,
         )
+
+    async def add_history(self, backfill: Backfill) -> None:
+        """Adds an order of bars; one that begins within another that has not ended moves the other's end instead."""
+        prolonged = await self.rows.fetchval(
+            """
+            UPDATE backfills SET bounds = jsonb_set(bounds, '{end_ns}', to_jsonb(greatest((bounds->>'end_ns')::bigint, $4)))
+            WHERE backfill_id = (
+              SELECT backfill_id FROM backfills WHERE instrument_id = $1 AND state = 'running' AND bar_size = $2
+              AND $3 BETWEEN (bounds->>'start_ns')::bigint AND (bounds->>'end_ns')::bigint
+              ORDER BY backfill_id LIMIT 1 FOR UPDATE)
+            RETURNING backfill_id
+            """,
+            backfill.instrument_id,
+            backfill.bar_size,
+            backfill.bounds.start_ns,
+            backfill.bounds.end_ns,
+        )
+        if prolonged is None:
+            await self.add_backfill(backfill)
 
     async def count_running_backfills(self, instrument_id: str) -> int:
         found = await self.rows.fetchval(
@@ -231,21 +257,26 @@ class FeedStore:
         )
         return found or 0
 
-    async def oldest_backfill(self, instrument_ids: Sequence[str]) -> Backfill | None:
-        """The first that is to be done for any of these instruments."""
+    async def oldest_backfill(self, instrument_ids: Sequence[str], now_ns: int | None) -> Backfill | None:
+        """The first that is to be done for any of these instruments: trades, else bars that are due, none without a time."""
         row = await self.rows.fetchrow(
             f"""
             SELECT {_BACKFILL} FROM backfills WHERE instrument_id = ANY ($1) AND state = 'running'
-            ORDER BY backfill_id LIMIT 1
+            AND (bar_size = '' OR due_ns <= $2)
+            ORDER BY bar_size <> '', backfill_id LIMIT 1
             """,
             list(instrument_ids),
+            now_ns,
         )
         return row and _backfill_from(row)
 
     async def note_backfill(self, backfill: Backfill) -> None:
+        """Notes how far it has come. One of which the end was moved meanwhile has not ended."""
         await self.rows.execute(
             """
-            UPDATE backfills SET state = $2, failure = $3, reached_trade_id = $4, reached_ns = $5, tick_count = $6
+            UPDATE backfills SET
+              state = CASE WHEN $2 = 'finished' AND (bounds->>'end_ns')::bigint > $10 THEN state ELSE $2 END, failure = $3,
+              reached_trade_id = $4, reached_ns = $5, tick_count = $6, bar_count = $7, from_ns = $8, due_ns = $9
             WHERE backfill_id = $1
             """,
             backfill.backfill_id,
@@ -254,6 +285,10 @@ class FeedStore:
             backfill.reached_trade_id,
             backfill.reached_ns,
             backfill.tick_count,
+            backfill.bar_count,
+            backfill.from_ns,
+            backfill.due_ns,
+            backfill.bounds.end_ns,
         )
 
     async def backfills(self, instrument_id: str, after_backfill_id: UUID | None, size: int) -> list[Backfill]:
@@ -299,7 +334,7 @@ def _source_from_json(text: str) -> Source:
         return SimulatedSource(**stored["simulated"])
     if "exchange" in stored:
         exchange = stored["exchange"]
-        return ExchangeSource(exchange["venue"], tuple(exchange["symbols"]), exchange["has_book"])
+        return ExchangeSource(**{**exchange, "symbols": tuple(exchange["symbols"])})
     replay = stored["replay"]
     files = tuple(RecordedFile(each["file"], _instrument_from_json(each["instrument"])) for each in replay["files"])
     return ReplaySource(files, replay["speed"])

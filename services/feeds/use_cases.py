@@ -1,5 +1,6 @@
 """What the service does, one per intention. Each works on a store that is bound to one transaction."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +9,9 @@ from uuid import UUID
 
 from libs.errors import Invalid
 from services.feeds.domain import (
+    BAR_SIZES,
+    DAY_NS,
+    HISTORY_BAR_SIZE,
     NOTHING_PLAYED,
     Backfill,
     BackfillUnavailable,
@@ -23,12 +27,16 @@ from services.feeds.domain import (
     TooManyBackfills,
     TooManyFeeds,
     backfill_of,
+    history_of,
+    ns_of,
 )
 from services.feeds.sources.simulated import CHARACTERS
-from services.feeds.venues import do_ids_follow
+from services.feeds.venues import bar_sizes_of, do_ids_follow
 
 RUNNING_BACKFILLS_MAX = 100
 """Of one instrument; they are brought one after the other."""
+BARS_ORDERED_MAX = 10_000_000
+"""In one order: minutes of 19 years, or seconds of 115 days."""
 
 
 class Feeds(Protocol):
@@ -43,11 +51,12 @@ class Feeds(Protocol):
     async def brings(self, instrument_id: str) -> Feed | None: ...
     async def count_running_backfills(self, instrument_id: str) -> int: ...
     async def add_backfill(self, backfill: Backfill) -> None: ...
+    async def add_history(self, backfill: Backfill) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class StartFeed:
-    """Adds a running feed; raises InstrumentTaken, RecordingTooOld, or TooManyFeeds."""
+    """Adds a running feed, and orders the bars from before it; raises InstrumentTaken, RecordingTooOld, or TooManyFeeds."""
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
@@ -77,7 +86,19 @@ class StartFeed:
                     raise RecordingTooOld(source, instrument_id, first_time_ns, market_time_ns)
         if await feeds.count_running() > self.running_feeds_max:
             raise TooManyFeeds("too many feeds run", running_feeds_max=self.running_feeds_max)
+        if isinstance(source, ExchangeSource) and source.history_days:
+            await self._order_history(feeds, feed, source)
         return feed
+
+    async def _order_history(self, feeds: Feeds, feed: Feed, source: ExchangeSource) -> None:
+        """Up to the minute of the start: which minutes the ticks do not have whole is known once they come."""
+        if HISTORY_BAR_SIZE.name not in await asyncio.to_thread(bar_sizes_of, source.venue):
+            return
+        start_ns = ns_of(feed.create_time)
+        last_ns = start_ns - HISTORY_BAR_SIZE.length_ns
+        for instrument_id in feed.instrument_ids:
+            first_ns = start_ns - source.history_days * DAY_NS
+            await feeds.add_history(history_of(self.next_id(), instrument_id, first_ns, last_ns, feed.create_time))
 
 
 async def stop_feed(feeds: Feeds, feed_id: UUID) -> Feed:
@@ -89,19 +110,24 @@ async def stop_feed(feeds: Feeds, feed_id: UUID) -> Feed:
 
 @dataclass(frozen=True, slots=True)
 class OrderBackfill:
-    """Orders trades of the past; raises BackfillUnavailable, TooManyBackfills, or Invalid for bounds that the venue has not."""
+    """Orders trades of the past, or bars of a size.
+
+    Raises BackfillUnavailable, TooManyBackfills, or Invalid for bounds and sizes that the venue has not.
+    """
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
 
-    async def __call__(self, feeds: Feeds, instrument_id: str, bounds: Missed) -> Backfill:
+    async def __call__(self, feeds: Feeds, instrument_id: str, bounds: Missed, bar_size: str = "") -> Backfill:
         feed = await feeds.brings(instrument_id)
         if feed is None or not isinstance(feed.source, ExchangeSource):
             raise BackfillUnavailable(
                 f"no running feed brings {instrument_id} from a venue that has its trades on record",
                 instrument_id=instrument_id,
             )
-        if not do_ids_follow(feed.source.venue) and not (bounds.start_ns and bounds.end_ns):
+        if bar_size:
+            await self._check_bars(feed.source.venue, bounds, bar_size)
+        elif not do_ids_follow(feed.source.venue) and not (bounds.start_ns and bounds.end_ns):
             times = {"bounds.start_time": bounds.start_ns, "bounds.end_time": bounds.end_ns}
             raise Invalid(
                 {field: "must be there: this venue does not number its trades" for field, at in times.items() if not at}
@@ -110,6 +136,21 @@ class OrderBackfill:
             raise TooManyBackfills(
                 "too many backfills of the instrument have not ended", running_backfills_max=RUNNING_BACKFILLS_MAX
             )
-        backfill = backfill_of(self.next_id(), instrument_id, bounds, self.now())
+        backfill = backfill_of(self.next_id(), instrument_id, bounds, self.now(), bar_size=bar_size)
         await feeds.add_backfill(backfill)
         return backfill
+
+    async def _check_bars(self, venue: str, bounds: Missed, bar_size: str) -> None:
+        sizes = await asyncio.to_thread(bar_sizes_of, venue)
+        if bar_size not in sizes:
+            raise Invalid({"bar_size": f"must be one of which {venue} has bars: {', '.join(sizes) or 'there is none'}"})
+        if bounds.start_ns < 0:
+            raise Invalid({"bounds.start_time": "must not be before 1970"})
+        if bounds.end_ns > ns_of(self.now()):
+            raise Invalid({"bounds.end_time": "must not be in the future: bars are brought once they have ended"})
+        size = BAR_SIZES[bar_size]
+        count = (size.at_or_before(bounds.end_ns) - size.at_or_after(bounds.start_ns)) // size.length_ns
+        if count < 1:
+            raise Invalid({"bounds.end_time": f"must be so late that a bar of {bar_size} lies whole after start_time"})
+        if count > BARS_ORDERED_MAX:
+            raise Invalid({"bounds.start_time": f"must be so late that there are no more than {BARS_ORDERED_MAX} bars"})

@@ -19,9 +19,12 @@ from redis.asyncio import Redis
 from libs.bus.budget import Budget, Limits, Use
 from libs.venues import below, retry_seconds
 from services.feeds.domain import (
+    BAR_SIZES,
     EPOCH_START,
     Aggressor,
     AssetClass,
+    Bar,
+    BarSize,
     Book,
     BookLevel,
     Instrument,
@@ -31,6 +34,8 @@ from services.feeds.domain import (
 
 PAGE_TRADES = 1_000
 """Asked for at once; also what venues give at most."""
+PAGE_BARS = 1_000
+"""The same of bars; Kraken gives 720."""
 BOOK_LEVELS = 20
 REQUEST_SECONDS = 10.0
 BUDGET_WAIT_SECONDS = 60.0
@@ -77,6 +82,10 @@ class Manner:
     """How many of a book's levels are asked for; without it, as many as the venue tells unasked."""
     is_told: Callable[[Mapping[str, Any]], bool] = lambda _: True
     """Whether the venue's streams know a market by the name that ccxt has for it."""
+    other_bars: frozenset[str] = frozenset()
+    """Sizes of which the venue's bars open at other times than those of others."""
+    count_at: int | None = None
+    """Where in a bar, as the venue tells it, the number of its trades stands; without it, nowhere."""
     pause_seconds: float = 1.0
     """How long the venue is left alone where it was asked too much, and does not say until when."""
     too_much: str = ""
@@ -111,6 +120,7 @@ MANNERS: Mapping[str, Manner] = {
         stream_paths={"spot": "/ws"},
         by_id=True,
         since=("startTime", MILLISECOND_NS),
+        count_at=8,
     ),
     "KRAKEN": Manner(
         "kraken",
@@ -121,6 +131,9 @@ MANNERS: Mapping[str, Manner] = {
         time_ns_of=kraken_time_ns,
         book_levels=25,
         is_told=is_told_by_kraken,
+        # Its weeks begin on Thursdays.
+        other_bars=frozenset({"1w"}),
+        count_at=7,
         # It restricts for a few seconds, and for longer who goes on.
         pause_seconds=15.0,
         too_much="Throttled",
@@ -303,6 +316,19 @@ class Venue:
     def _tick(self, trade: Mapping[str, Any]) -> Tick:
         return tick_of(trade, self.manner.time_ns_of(trade))
 
+    async def bars_from(self, symbol: str, size: BarSize, time_ns: int) -> list[Bar]:
+        """The next bars on record that open from a time on, the oldest first; also such as have not ended.
+
+        Where the record does not reach back so far it begins later, and after long without a bar there may be none.
+        """
+
+        async def ask() -> list[Bar]:
+            since = time_ns // MILLISECOND_NS
+            found = await self._exchange.fetch_ohlcv(self._names[symbol], size.name, since, PAGE_BARS)
+            return sorted(bar for bar in map(bar_of, found) if bar.open_ns >= time_ns)
+
+        return await self._ask(ask())
+
     # How it goes wrong.
 
     async def _ask(self, asked: Awaitable[T]) -> T:
@@ -354,6 +380,10 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
         # Of itself ccxt keeps as many levels as there were asks at first, and does not know of others that come to be the best.
         book = exchange.order_book
         exchange.order_book = lambda snapshot, _: book(snapshot, manner.book_levels)
+    if (count_at := manner.count_at) is not None:
+        # Of itself ccxt leaves it out.
+        parse = exchange.parse_ohlcv
+        exchange.parse_ohlcv = lambda bar, market=None: [*parse(bar, market), bar[count_at]]
     try:
         yield opened
     finally:
@@ -377,6 +407,17 @@ def budget_of(venue: str, redis: Redis, from_address: str) -> Budget:
     """What may be asked of a venue. Raises VenueNotFound; the first time it takes a second."""
     exchange = getattr(import_module("ccxt"), manner_of(venue).ccxt_id)()
     return Budget(redis, venue, from_address, limits_from(exchange.rateLimit))
+
+
+def bar_sizes_of(venue: str) -> list[str]:
+    """The names of those sizes of ours of which the venue has bars on record, the shortest first.
+
+    Raises VenueNotFound; the first time it takes a second.
+    """
+    manner = manner_of(venue)
+    exchange = getattr(import_module("ccxt"), manner.ccxt_id)()
+    told = (exchange.timeframes or {}) if exchange.has["fetchOHLCV"] else {}
+    return [name for name in BAR_SIZES if name in told and name not in manner.other_bars]
 
 
 def do_ids_follow(venue: str) -> bool:
@@ -439,6 +480,13 @@ def tick_of(trade: Mapping[str, Any], time_ns: int) -> Tick:
         {"buy": Aggressor.BUYER, "sell": Aggressor.SELLER}.get(side) if side else None,
         str(trade["id"] or ""),
     )
+
+
+def bar_of(told: Sequence[Any]) -> Bar:
+    """Raises for a bar without a time, a price or a volume."""
+    opened, *values = told[:6]
+    first, high, low, last, volume = map(float, values)
+    return Bar(int(opened) * MILLISECOND_NS, first, high, low, last, volume, int(told[6]) if len(told) > 6 else 0)
 
 
 def is_before(page: Sequence[Tick], trade_id: int) -> bool:

@@ -16,6 +16,7 @@ from services.feeds.domain import (
     Backfill,
     Backfilled,
     BackfillState,
+    Bar,
     Book,
     BookLevel,
     ExchangeSource,
@@ -34,6 +35,7 @@ from services.feeds.sources.simulated import TRADES_PER_SECOND
 
 REPLAY_VENUE = "FILE"
 TRADE_ID_DIGITS_MAX = 18
+HISTORY_DAYS_USUAL = 1
 
 _STATES = {
     FeedState.RUNNING: feeds_pb2.FEED_STATE_RUNNING,
@@ -65,7 +67,9 @@ def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
         asked = request.simulated
         return SimulatedSource(asked.seed, asked.trades_per_second or TRADES_PER_SECOND)
     if request.WhichOneof("source") == "exchange":
-        return ExchangeSource(request.exchange.venue, tuple(request.exchange.symbols), request.exchange.has_book)
+        exchange = request.exchange
+        days = exchange.history_days if exchange.HasField("history_days") else HISTORY_DAYS_USUAL
+        return ExchangeSource(exchange.venue, tuple(exchange.symbols), exchange.has_book, days)
     replay = request.replay
     files = tuple(
         RecordedFile(each.file, _replayed_instrument(each.instrument, f"replay.files[{number}].instrument"))
@@ -131,16 +135,19 @@ def feed_to_proto(feed: Feed) -> feeds_pb2.Feed:
             message.replay.speed = speed
             for each in files:
                 message.replay.files.add(file=each.file, instrument=instrument_to_proto(each.instrument))
-        case ExchangeSource(venue, symbols, has_book):
+        case ExchangeSource(venue, symbols, has_book, history_days):
             message.exchange.venue = venue
             message.exchange.symbols.extend(symbols)
             message.exchange.has_book = has_book
+            message.exchange.history_days = history_days
     return message
 
 
 def bounds_from_proto(request: feeds_pb2.BackfillRequest) -> Missed:
     """Raises Invalid for bounds between which nothing can be."""
     bounds = request.bounds
+    if request.bar_size:
+        return _bounds_of_bars(bounds)
     violations = {
         f"bounds.{name}": "must be a whole number, as this venue's ids are"
         for name in ("after_trade_id", "before_trade_id")
@@ -167,6 +174,22 @@ def bounds_from_proto(request: feeds_pb2.BackfillRequest) -> Missed:
     return missed
 
 
+def _bounds_of_bars(bounds: marketdata_pb2.MissedTrades) -> Missed:
+    violations = {
+        f"bounds.{name}": "must be there: bars are named by time"
+        for name in ("start_time", "end_time")
+        if not bounds.HasField(name)
+    }
+    violations |= {
+        f"bounds.{name}": "must be empty: bars are named by time"
+        for name in ("after_trade_id", "before_trade_id")
+        if getattr(bounds, name)
+    }
+    if violations:
+        raise Invalid(violations)
+    return Missed("", "", bounds.start_time.ToNanoseconds(), bounds.end_time.ToNanoseconds())
+
+
 def backfill_order_to_proto(backfill: Backfill) -> feeds_pb2.OrderedBackfill:
     return feeds_pb2.OrderedBackfill(
         backfill_id=str(backfill.backfill_id),
@@ -176,7 +199,25 @@ def backfill_order_to_proto(backfill: Backfill) -> feeds_pb2.OrderedBackfill:
         failure=backfill.failure,
         tick_count=backfill.tick_count,
         create_time=timestamp(backfill.create_time),
+        bar_size=backfill.bar_size,
+        bar_count=backfill.bar_count,
+        from_time=time_to_proto(backfill.from_ns) if backfill.from_ns else None,
     )
+
+
+def bars_to_proto(instrument_id: str, bar_size: str, bars: Sequence[Bar]) -> marketdata_pb2.PutCandlesRequest:
+    request = marketdata_pb2.PutCandlesRequest(instrument_id=instrument_id, bar_size=bar_size)
+    for open_ns, first, high, low, last, volume, trade_count in bars:
+        request.candles.add(
+            open_time=time_to_proto(open_ns),
+            open=first,
+            high=high,
+            low=low,
+            close=last,
+            volume=volume,
+            trade_count=trade_count,
+        )
+    return request
 
 
 def budget_to_proto(budget: Budget, state: BudgetState) -> feeds_pb2.VenueBudget:

@@ -171,8 +171,8 @@ async def standing(installation: Installation) -> AsyncIterator[Stand]:
         market = venue.list_market("BTC", "USDT")
         addresses = {"binance_url": venue.url, "binance_stream_url": venue.streams_url, "simulated": "0"}
         with (
-            installation.start("feeds", **addresses) as feeds,
             installation.start("marketdata", store_interval_seconds="0.3") as marketdata,
+            installation.start("feeds", market_data_url=marketdata.served.address, **addresses) as feeds,
         ):
             for process in (feeds, marketdata):
                 await until(lambda process=process: is_served(process))

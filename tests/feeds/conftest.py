@@ -12,11 +12,13 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from grpc import aio
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, TickBatch
 
 from libs.bus import feed as streams
 from libs.store.database import Database, open_database
+from services.feeds.clients import MarketData
 from services.feeds.domain import Instant
 from services.feeds.feeder import Clock, clock
 from services.feeds.open_sources import Sources
@@ -25,6 +27,7 @@ from services.feeds.venues import Addresses
 from tests.servers import PASSWORD, PostgresServer
 
 TEMPLATE = "feeds_template"
+NOWHERE = "127.0.0.1:1"
 numbers = itertools.count(1)
 
 
@@ -84,15 +87,21 @@ async def playing(
     folder: Path | None = None,
     now: Clock = clock,
     addresses: Mapping[str, Addresses] | None = None,
+    marketdata: aio.Channel | None = None,
 ) -> AsyncIterator[Runner]:
-    """A runner at work beside the block, which leaves as a process does that is told to stop."""
-    runner = Runner(worker, redis, Sources(redis, folder, addresses or {}), now)
-    task = asyncio.create_task(runner.run())
-    try:
-        yield runner
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+    """A runner at work beside the block, which leaves as a process does that is told to stop.
+
+    Without a channel nobody is where marketdata should be.
+    """
+    async with aio.insecure_channel(NOWHERE) as nowhere:
+        sources = Sources(redis, folder, addresses or {})
+        runner = Runner(worker, redis, sources, MarketData(marketdata or nowhere), now)
+        task = asyncio.create_task(runner.run())
+        try:
+            yield runner
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 class SetClock:

@@ -1,10 +1,11 @@
 """The proved venues for tests of feeds, what was traded at them, and what was told of it."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
@@ -12,9 +13,22 @@ from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
 from tests.feeds.conftest import batches_of
 from tests.venues import faults
 from tests.venues.binance import Binance, binance
+from tests.venues.binance_klines import klines
 from tests.venues.binance_market import Market as BinanceMarket
 from tests.venues.kraken import Kraken, kraken
 from tests.venues.market import Market
+
+
+class Bar(NamedTuple):
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    trade_count: int
+
+
+KRAKEN_MINUTES = {"1m": 1, "5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,11 @@ class Port:
     too_many: Callable[[int], faults.RequestFault]
     """Refuses the record for so many seconds, in the venue's words."""
 
+    bars: str
+    """How the path of the record of bars ends."""
+    bar_weight: float
+    """What ccxt counts for a page of it."""
+
     @property
     def symbol(self) -> str:
         return f"BTC{self.quote}"
@@ -44,6 +63,27 @@ class Port:
     def times_asked(self) -> int:
         """How often the record was."""
         return sum(path.endswith(self.record) for path in self.venue.asked)
+
+    def times_asked_for_bars(self) -> int:
+        return sum(path.endswith(self.bars) for path in self.venue.asked)
+
+    def set_clock(self, second: int) -> None:
+        """Sets the venue's clock back, to that second of its minute."""
+        self.venue.clock_offset_milliseconds = -round((time.time() - second) % 60 * 1_000)
+
+    def now_ns(self) -> int:
+        return time.time_ns() + self.venue.clock_offset_milliseconds * 1_000_000
+
+    def bars_of(self, size: str) -> dict[int, Bar]:
+        """The bars of Bitcoin that were traded in, as the venue's record has them, by the second in which they open."""
+        market: Any = self.venue.market(self.symbol)
+        if isinstance(market, BinanceMarket):
+            rows = [kline.row() for kline in klines(market.symbol, size, market.trades, 0, market.now())]
+            told = [(row[0] // 1_000, *row[1:6], row[8]) for row in rows]
+        else:
+            minutes = KRAKEN_MINUTES[size]
+            told = [(row[0], *row[1:5], row[6], row[7]) for row in market.ohlc_rows(minutes, 0)]
+        return {opened: Bar(*map(float, values), count) for opened, *values, count in told if count}
 
 
 @asynccontextmanager
@@ -57,6 +97,8 @@ async def binance_port() -> AsyncIterator[Port]:
             "aggTrades",
             1_000_000,
             partial(faults.too_many, path="aggTrades"),
+            "klines",
+            0.4,
         )
 
 
@@ -65,7 +107,15 @@ async def kraken_port() -> AsyncIterator[Port]:
     async with kraken() as venue:
         # It does not say for how long.
         yield Port(
-            "KRAKEN", venue, "USD", "trade@BTC/USD", "Trades", 1, lambda seconds: faults.kraken_error(path="Trades")
+            "KRAKEN",
+            venue,
+            "USD",
+            "trade@BTC/USD",
+            "Trades",
+            1,
+            lambda seconds: faults.kraken_error(path="Trades"),
+            "OHLC",
+            1.2,
         )
 
 

@@ -19,8 +19,7 @@ from libs.bus import feed as streams
 from libs.ids import uuid7
 from libs.store.database import Database
 from services.feeds import exchange, live, venues
-from services.feeds.domain import ExchangeSource, Feed, Missed
-from services.feeds.lines import SECOND_NS
+from services.feeds.domain import SECOND_NS, ExchangeSource, Feed, Missed
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import OrderBackfill, StartFeed, stop_feed
 from services.feeds.venues import BOOK_LEVELS, Addresses
@@ -410,15 +409,18 @@ async def test_a_feed_that_was_stopped_brings_what_was_traded_meanwhile_when_it_
 
 PLAYER = """
 import asyncio, sys
+from grpc import aio
 from libs.bus.connection import open_redis
 from libs.store.database import open_database
+from services.feeds.clients import MarketData
 from services.feeds.open_sources import Sources
 from services.feeds.runner import Runner
 from services.feeds.venues import Addresses
 
 async def main(worker_url, redis_url, rest, stream):
     async with open_database(worker_url) as worker, open_redis(redis_url) as redis:
-        await Runner(worker, redis, Sources(redis, None, {"BINANCE": Addresses(rest, stream)})).run()
+        sources = Sources(redis, None, {"BINANCE": Addresses(rest, stream)})
+        await Runner(worker, redis, sources, MarketData(aio.insecure_channel("127.0.0.1:1"))).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
+from grpc import aio
 from tradeloom.feeds.v1.events_pb2 import InstrumentAnnounced
 from tradeloom.marketdata.v1.marketdata_pb2 import Quote, TickBatch
 
@@ -21,6 +22,7 @@ from libs.store.background import Backoff
 from libs.store.database import Database
 from libs.store.leases import Lease
 from services.feeds import feeder, runner
+from services.feeds.clients import MarketData
 from services.feeds.domain import (
     AssetClass,
     Feed,
@@ -39,6 +41,7 @@ from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import StartFeed, stop_feed
 from tests.feeds.conftest import (
+    NOWHERE,
     SetClock,
     Urls,
     assert_numbered_without_gap_or_repeat,
@@ -263,7 +266,8 @@ async def test_a_feeder_without_its_lease_neither_begins_nor_notes(rpc, worker, 
     feed = await start_simulated(rpc)
     stolen = Lease(f"feed/{feed.feed_id}", "nobody", 99)
     with pytest.raises(leases.LeaseLost):
-        await Feeder(worker, redis, stolen, Sources(redis), feeder.clock).play(feed.feed_id)
+        async with aio.insecure_channel(NOWHERE) as nowhere:
+            await Feeder(worker, redis, stolen, Sources(redis), MarketData(nowhere), feeder.clock).play(feed.feed_id)
     assert await streams.newest(redis, [BTC]) == {}
 
 
@@ -439,14 +443,16 @@ async def test_a_stopped_feed_is_silent_and_another_may_bring_its_instruments(rp
 
 PLAYER = """
 import asyncio, sys
+from grpc import aio
 from libs.bus.connection import open_redis
 from libs.store.database import open_database
+from services.feeds.clients import MarketData
 from services.feeds.open_sources import Sources
 from services.feeds.runner import Runner
 
 async def main(worker_url, redis_url):
     async with open_database(worker_url) as worker, open_redis(redis_url) as redis:
-        await Runner(worker, redis, Sources(redis)).run()
+        await Runner(worker, redis, Sources(redis), MarketData(aio.insecure_channel("127.0.0.1:1"))).run()
 
 asyncio.run(main(*sys.argv[1:]))
 """

@@ -9,8 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from services.feeds import venues
-from services.feeds.domain import Aggressor, Tick
-from services.feeds.lines import SECOND_NS
+from services.feeds.domain import SECOND_NS, Aggressor, Tick
 from services.feeds.venues import BOOK_LEVELS, PAGE_TRADES, Addresses, Venue, VenueTrouble, budget_of, connected
 from tests.feeds.conftest import until
 from tests.venues import faults

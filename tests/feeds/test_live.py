@@ -218,7 +218,7 @@ class Desk:
         self.asked.set()
         await self.let.wait()
 
-    async def next_backfill(self) -> Backfill | None:
+    async def next_backfill(self, now_ns: int | None) -> Backfill | None:
         return self.backfill if self.backfill and self.backfill.state is BackfillState.RUNNING else None
 
     async def note_backfill(self, backfill: Backfill) -> None:
@@ -228,6 +228,9 @@ class Desk:
 class Broken(Record):
     """Has a page to give, and no other."""
 
+    def now_ns(self) -> int:
+        return NOW.wall_ns
+
     async def trades_after(self, symbol: str, trade_id: str, time_ns: int) -> list[Tick]:
         if trade_id != "100":
             raise VenueTrouble("the record is out of order")
@@ -235,7 +238,9 @@ class Broken(Record):
 
 
 def listening() -> tuple[OpenExchange, Channel]:
-    source = OpenExchange(ExchangeSource("BINANCE", ("BTCUSDT",), has_book=False), nullcontext, ids_follow=True)
+    source = OpenExchange(
+        ExchangeSource("BINANCE", ("BTCUSDT",), has_book=False), nullcontext, ids_follow=True, has_history=False
+    )
     place = replace(line().place(), trade_id="100", position=100_000)
     source.lines([place], {place.instrument_id: Quote()}, NOW)
     return source, source._channels["BTCUSDT"]

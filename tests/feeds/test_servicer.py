@@ -1,10 +1,11 @@
 """The feeds API on the real Postgres, as one signed-in operator."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ from libs.mesh.identity import Identity
 from services.feeds import use_cases, venues
 from services.feeds.__main__ import keep_simulated_market
 from services.feeds.domain import (
+    MINUTE_NS,
+    BackfillState,
     BackfillUnavailable,
+    ExchangeSource,
     FeedNotFound,
     InstrumentTaken,
     RecordingTooOld,
@@ -29,10 +33,13 @@ from services.feeds.domain import (
     TooManyFeeds,
     VenueNotFound,
     VenueUnavailable,
+    history_of,
+    ns_of,
 )
 from services.feeds.open_sources import Sources
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
+from services.feeds.store import FeedStore
 from services.feeds.use_cases import OrderBackfill, StartFeed
 from services.feeds.venues import Addresses
 from tests.feeds.conftest import playing, until
@@ -250,8 +257,12 @@ def with_venue(servicer, venue, rpc, redis) -> FeedServicer:
     )
 
 
-def exchanged(*symbols: str, venue: str = "BINANCE", request_id: str = "exchange") -> feeds_pb2.StartFeedRequest:
-    source = feeds_pb2.ExchangeSource(venue=venue, symbols=symbols or ["BTCUSDT"], has_book=True)
+def exchanged(
+    *symbols: str, venue: str = "BINANCE", request_id: str = "exchange", history_days: int | None = 0
+) -> feeds_pb2.StartFeedRequest:
+    source = feeds_pb2.ExchangeSource(
+        venue=venue, symbols=symbols or ["BTCUSDT"], has_book=True, history_days=history_days
+    )
     return feeds_pb2.StartFeedRequest(request_id=request_id, exchange=source)
 
 
@@ -330,6 +341,98 @@ async def test_a_venue_that_does_not_number_its_trades_is_asked_by_time_alone(wi
         times = {"start_time": Timestamp(seconds=5), "end_time": Timestamp(seconds=6)}
         await with_venue.Backfill(ordered("by time", **times), None)
     assert set(caught.value.violations) == {"bounds.start_time", "bounds.end_time"}
+
+
+async def test_a_feed_orders_the_minutes_of_so_many_days_before_it_and_of_one_unless_it_is_said(with_venue, venue):
+    venue.list_market("ETH", "USDT")
+    venue.list_market("XRP", "USDT")
+    before = datetime.now(UTC)
+    with operator():
+        started = (await with_venue.StartFeed(exchanged(history_days=None), None)).feed
+        assert started.exchange.history_days == 1
+        await with_venue.StartFeed(exchanged("ETHUSDT", request_id="week", history_days=7), None)
+        await with_venue.StartFeed(exchanged("XRPUSDT", request_id="none", history_days=0), None)
+        found = (await with_venue.ListBackfills(feeds_pb2.ListBackfillsRequest(), None)).backfills
+    for backfill, symbol, days in zip(found, ("BTCUSDT", "ETHUSDT"), (1, 7), strict=True):
+        assert (backfill.instrument_id, backfill.bar_size) == (f"BINANCE:{symbol}", "1m")
+        assert (backfill.bar_count, backfill.HasField("from_time")) == (0, False)
+        start, end = backfill.bounds.start_time.ToDatetime(UTC), backfill.bounds.end_time.ToDatetime(UTC)
+        assert (start.second, start.microsecond, end - start) == (0, 0, timedelta(days=days))
+        assert before - timedelta(minutes=1) < end <= datetime.now(UTC)
+
+
+async def test_a_feed_that_is_started_again_moves_the_end_of_what_is_still_to_be_brought(with_venue):
+    with operator():
+        started = (await with_venue.StartFeed(exchanged(history_days=2), None)).feed
+        await with_venue.StopFeed(feeds_pb2.StopFeedRequest(request_id="stop", feed_id=started.feed_id), None)
+        await with_venue.StartFeed(exchanged(history_days=1, request_id="again"), None)
+        [backfill] = (await with_venue.ListBackfills(feeds_pb2.ListBackfillsRequest(), None)).backfills
+    start, end = backfill.bounds.start_time.ToDatetime(UTC), backfill.bounds.end_time.ToDatetime(UTC)
+    assert timedelta(days=2) <= end - start <= timedelta(days=2, minutes=1)
+
+
+async def test_what_gets_a_later_end_while_its_last_page_is_brought_has_not_ended(with_venue, rpc, worker):
+    with operator():
+        await with_venue.StartFeed(exchanged(history_days=1), None)
+    now = datetime.now(UTC)
+    async with worker.transaction() as rows:
+        bringing = await FeedStore(rows).oldest_backfill(["BINANCE:BTCUSDT"], ns_of(now))
+    assert bringing
+    end_ns = bringing.bounds.end_ns
+    later = history_of(uuid7(), "BINANCE:BTCUSDT", end_ns, end_ns, now)
+    async with rpc.transaction() as rows:
+        await FeedStore(rows).add_history(later)
+    for state in (BackfillState.RUNNING, BackfillState.FINISHED):
+        async with worker.transaction() as rows:
+            await FeedStore(rows).note_backfill(bringing.after_bars([], 0, bringing.bounds.end_ns, 0))
+            [bringing] = await FeedStore(rows).backfills("BINANCE:BTCUSDT", None, 10)
+        assert bringing.state is state
+        assert bringing.bounds.end_ns == later.bounds.end_ns == end_ns + MINUTE_NS
+
+
+HOUR_AGO, NOW = (Timestamp(seconds=round(time.time()) - ago) for ago in (3_600, 0))
+
+
+@pytest.mark.parametrize(
+    ("bar_size", "bounds", "fields"),
+    [
+        ("1m", {}, {"bounds.start_time", "bounds.end_time"}),
+        ("1m", {"start_time": HOUR_AGO}, {"bounds.end_time"}),
+        ("1m", {"start_time": HOUR_AGO, "end_time": NOW, "after_trade_id": "1"}, {"bounds.after_trade_id"}),
+        ("1m", {"start_time": HOUR_AGO, "end_time": Timestamp(seconds=NOW.seconds + 600)}, {"bounds.end_time"}),
+        ("1m", {"start_time": NOW, "end_time": HOUR_AGO}, {"bounds.end_time"}),
+        ("1d", {"start_time": HOUR_AGO, "end_time": Timestamp(seconds=HOUR_AGO.seconds + 60)}, {"bounds.end_time"}),
+        ("1m", {"start_time": Timestamp(seconds=-1), "end_time": NOW}, {"bounds.start_time"}),
+        ("1s", {"start_time": Timestamp(seconds=1), "end_time": NOW}, {"bounds.start_time"}),
+        ("3m", {"start_time": HOUR_AGO, "end_time": NOW}, {"bar_size"}),
+    ],
+)
+async def test_bars_between_bounds_that_cannot_be_are_refused_by_field(with_venue, bar_size, bounds, fields):
+    with operator():
+        await with_venue.StartFeed(exchanged(), None)
+        request = ordered(**bounds)
+        request.bar_size = bar_size
+        with pytest.raises(Invalid) as caught:
+            await with_venue.Backfill(request, None)
+    assert set(caught.value.violations) == fields
+
+
+async def test_bars_of_a_size_that_the_venue_has_not_are_refused_with_those_that_it_has(rpc, servicer):
+    async with rpc.transaction() as rows:
+        source = ExchangeSource("KRAKEN", ("BTCUSD",), has_book=False)
+        await StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX)(FeedStore(rows), source)
+    request = ordered(start_time=HOUR_AGO, end_time=NOW)
+    request.instrument_id = "KRAKEN:BTCUSD"
+    with operator():
+        for bar_size in ("1s", "1w"):
+            request.bar_size = bar_size
+            with pytest.raises(Invalid) as caught:
+                await servicer.Backfill(request, None)
+            assert caught.value.violations == {
+                "bar_size": "must be one of which KRAKEN has bars: 1m, 5m, 15m, 1h, 4h, 1d"
+            }
+        request.bar_size = "1m"
+        assert (await servicer.Backfill(request, None)).backfill.bar_size == "1m"
 
 
 async def test_no_more_backfills_of_an_instrument_wait_than_may(with_venue, monkeypatch):

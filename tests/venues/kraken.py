@@ -56,17 +56,21 @@ class Kraken(Venue[Streams]):
 
     keys: dict[str, Key] = field(default_factory=dict)
     heartbeat_seconds: float = 1.0
+    clock_offset_milliseconds: int = 0
 
     def __post_init__(self) -> None:
         self.markets: dict[str, Market] = {}
         self.streams = Streams(self.faults)
         self._connection_ids = itertools.count(12_393_906_104_898_154_338)
 
+    def now_ns(self) -> int:
+        return time.time_ns() + self.clock_offset_milliseconds * 1_000_000
+
     # What a test does.
 
     def list_market(self, base: str, quote: str, **of: Any) -> Market:
         """Opens a market, by the names that streams have for its assets; its tick, step and the like may be said."""
-        market = Market(pair_id(base, quote), base, quote, tell=self.streams.tell, **of)
+        market = Market(pair_id(base, quote), base, quote, **{"now": self.now_ns, "tell": self.streams.tell, **of})
         self.markets[market.symbol] = market
         return market
 
@@ -114,7 +118,7 @@ class Kraken(Venue[Streams]):
     # What it answers.
 
     async def server_time(self, request: web.Request) -> Any:
-        seconds = time.time_ns() // SECOND
+        seconds = self.now_ns() // SECOND
         return {"unixtime": seconds, "rfc1123": f"{datetime.fromtimestamp(seconds, UTC):%a, %d %b %y %H:%M:%S} +0000"}
 
     async def system_status(self, request: web.Request) -> Any:

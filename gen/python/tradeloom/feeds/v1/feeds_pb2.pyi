@@ -34,7 +34,7 @@ class _BackfillStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Backfil
     BACKFILL_STATE_FINISHED: _BackfillState.ValueType  # 2
     """Everything the venue has on record within the bounds was brought."""
     BACKFILL_STATE_FAILED: _BackfillState.ValueType  # 3
-    """The venue did not give it; `failure` says why."""
+    """The venue did not give it, or it was refused; `failure` says why."""
 
 class BackfillState(_BackfillState, metaclass=_BackfillStateEnumTypeWrapper):
     """How an ordered backfill stands."""
@@ -46,7 +46,7 @@ BACKFILL_STATE_RUNNING: BackfillState.ValueType  # 1
 BACKFILL_STATE_FINISHED: BackfillState.ValueType  # 2
 """Everything the venue has on record within the bounds was brought."""
 BACKFILL_STATE_FAILED: BackfillState.ValueType  # 3
-"""The venue did not give it; `failure` says why."""
+"""The venue did not give it, or it was refused; `failure` says why."""
 Global___BackfillState: _TypeAlias = BackfillState  # noqa: Y015
 
 class _FeedState:
@@ -256,6 +256,7 @@ class ExchangeSource(_message.Message):
     VENUE_FIELD_NUMBER: _builtins.int
     SYMBOLS_FIELD_NUMBER: _builtins.int
     HAS_BOOK_FIELD_NUMBER: _builtins.int
+    HISTORY_DAYS_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
     """The venue. BINANCE and KRAKEN are proved: their trades are numbered, so none is missed without being
     told, and what was missed is fetched. Any other name, in capitals, that ccxt knows as an exchange
@@ -263,6 +264,11 @@ class ExchangeSource(_message.Message):
     """
     has_book: _builtins.bool
     """Whether to bring the books too."""
+    history_days: _builtins.int
+    """The bars of so many days before the start are brought too, of a minute each, up to and with the
+    minute in which the feed starts; 1 if unset, 0 brings none. Of an experimental venue also those of
+    the minutes in which a connection was lost, unless it is 0. They are among the backfills.
+    """
     @_builtins.property
     def symbols(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market.
@@ -275,18 +281,21 @@ class ExchangeSource(_message.Message):
         venue: _builtins.str = ...,
         symbols: _abc.Iterable[_builtins.str] | None = ...,
         has_book: _builtins.bool = ...,
+        history_days: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_history_days", b"_history_days", "history_days", b"history_days"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_book", b"has_book", "symbols", b"symbols", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_history_days", b"_history_days", "has_book", b"has_book", "history_days", b"history_days", "symbols", b"symbols", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__history_days: _TypeAlias = _typing.Literal["history_days"]  # noqa: Y015
+    _WhichOneofArgType__history_days: _TypeAlias = _typing.Literal["_history_days", b"_history_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__history_days) -> _WhichOneofReturnType__history_days | None: ...
 
 Global___ExchangeSource: _TypeAlias = ExchangeSource  # noqa: Y015
 
 @_typing.final
 class OrderedBackfill(_message.Message):
-    """Trades that were ordered from a venue's record."""
+    """Trades or bars that were ordered from a venue's record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -297,23 +306,39 @@ class OrderedBackfill(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     TICK_COUNT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    BAR_SIZE_FIELD_NUMBER: _builtins.int
+    BAR_COUNT_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
     backfill_id: _builtins.str
     """Server-assigned, UUIDv7."""
     instrument_id: _builtins.str
-    """Whose trades."""
+    """Whose."""
     state: Global___BackfillState.ValueType
     """How it stands."""
     failure: _builtins.str
     """Why it failed; empty otherwise."""
     tick_count: _builtins.int
     """Trades brought so far."""
+    bar_size: _builtins.str
+    """How long the bars are; empty where trades were ordered."""
+    bar_count: _builtins.int
+    """Bars brought so far. What the venue leaves out, or tells without trades, is no bar."""
     @_builtins.property
     def bounds(self) -> _marketdata_pb2.MissedTrades:
-        """Which: those after one and before another."""
+        """Which trades: those after one and before another. Which bars: those that lie whole between the two
+        times. A feed that misses more minutes moves the end of what it still brings.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was ordered."""
+
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Where the first bar opens that the venue's record has within the bounds; unset until it was told.
+        Later than the bounds begin where the record does not reach back so far: Kraken's has the last 720
+        bars of each size.
+        """
 
     def __init__(
         self,
@@ -325,10 +350,13 @@ class OrderedBackfill(_message.Message):
         failure: _builtins.str = ...,
         tick_count: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        bar_size: _builtins.str = ...,
+        bar_count: _builtins.int = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "create_time", b"create_time", "from_time", b"from_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill_id", b"backfill_id", "bounds", b"bounds", "create_time", b"create_time", "failure", b"failure", "instrument_id", b"instrument_id", "state", b"state", "tick_count", b"tick_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill_id", b"backfill_id", "bar_count", b"bar_count", "bar_size", b"bar_size", "bounds", b"bounds", "create_time", b"create_time", "failure", b"failure", "from_time", b"from_time", "instrument_id", b"instrument_id", "state", b"state", "tick_count", b"tick_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -562,8 +590,8 @@ Global___StopFeedResponse: _TypeAlias = StopFeedResponse  # noqa: Y015
 
 @_typing.final
 class BackfillRequest(_message.Message):
-    """Asks for trades of the past. Either bound may be an id of a trade or a time; where both are given the
-    id counts. Of an experimental venue both times have to be given.
+    """Asks for trades or bars of the past. Of trades either bound may be an id or a time; where both are
+    given the id counts. Of an experimental venue, and of bars, both times have to be given.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -571,10 +599,16 @@ class BackfillRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
     BOUNDS_FIELD_NUMBER: _builtins.int
+    BAR_SIZE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe."""
     instrument_id: _builtins.str
-    """Whose trades; a running feed brings it from a venue."""
+    """Whose; a running feed brings it from a venue."""
+    bar_size: _builtins.str
+    """Bars of this size in place of trades, where the venue has them: those that lie whole between
+    start_time and end_time, which is not in the future; ten million at most. Neither bound may then
+    have an id.
+    """
     @_builtins.property
     def bounds(self) -> _marketdata_pb2.MissedTrades:
         """Those after the first and before the second, as a gap tells it; times are start_time, which is
@@ -587,10 +621,11 @@ class BackfillRequest(_message.Message):
         request_id: _builtins.str = ...,
         instrument_id: _builtins.str = ...,
         bounds: _marketdata_pb2.MissedTrades | None = ...,
+        bar_size: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bounds", b"bounds", "instrument_id", b"instrument_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "bounds", b"bounds", "instrument_id", b"instrument_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,9 +94,10 @@ class FeedServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Backfill(self, request, context):
-        """Orders trades of the past from the venue's own record. They come on the instrument's stream
-        as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
-        first answer again.
+        """Orders trades of the past from the venue's own record, or with a `bar_size` its bars. Trades come
+        on the instrument's stream as batches marked `backfill`, are stored once, and correct bars. Bars
+        take the place of those that are stored, as imported ones do: no tick changes them. Repeating a
+        request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,9 +25,10 @@ class FeedServiceStub:
     StopFeed: _aio.UnaryUnaryMultiCallable[_feeds_pb2.StopFeedRequest, _feeds_pb2.StopFeedResponse]
     """Stops a feed. Stopping a stopped one changes nothing."""
     Backfill: _aio.UnaryUnaryMultiCallable[_feeds_pb2.BackfillRequest, _feeds_pb2.BackfillResponse]
-    """Orders trades of the past from the venue's own record. They come on the instrument's stream
-    as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
-    first answer again.
+    """Orders trades of the past from the venue's own record, or with a `bar_size` its bars. Trades come
+    on the instrument's stream as batches marked `backfill`, are stored once, and correct bars. Bars
+    take the place of those that are stored, as imported ones do: no tick changes them. Repeating a
+    request_id returns the first answer again.
     """
     ListBackfills: _aio.UnaryUnaryMultiCallable[_feeds_pb2.ListBackfillsRequest, _feeds_pb2.ListBackfillsResponse]
     """Lists what was ordered to be brought, also by feeds themselves after they missed something, in
@@ -71,9 +72,10 @@ class FeedServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feeds_pb2.BackfillRequest,
         context: _aio.ServicerContext[_feeds_pb2.BackfillRequest, _abc.Awaitable[_feeds_pb2.BackfillResponse]],
     ) -> _abc.Awaitable[_feeds_pb2.BackfillResponse]:
-        """Orders trades of the past from the venue's own record. They come on the instrument's stream
-        as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
-        first answer again.
+        """Orders trades of the past from the venue's own record, or with a `bar_size` its bars. Trades come
+        on the instrument's stream as batches marked `backfill`, are stored once, and correct bars. Bars
+        take the place of those that are stored, as imported ones do: no tick changes them. Repeating a
+        request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

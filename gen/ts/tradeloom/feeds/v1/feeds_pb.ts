@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/feeds/v1/feeds.proto.
  */
 export const file_tradeloom_feeds_v1_feeds: GenFile = /*@__PURE__*/
-  fileDesc("Ch50cmFkZWxvb20vZmVlZHMvdjEvZmVlZHMucHJvdG8SEnRyYWRlbG9vbS5mZWVkcy52MSKUAwoERmVlZBIPCgdmZWVkX2lkGAEgASgJEjgKCXNpbXVsYXRlZBgCIAEoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5TaW11bGF0ZWRTb3VyY2VIABIyCgZyZXBsYXkYAyABKAsyIC50cmFkZWxvb20uZmVlZHMudjEuUmVwbGF5U291cmNlSAASNgoIZXhjaGFuZ2UYCiABKAsyIi50cmFkZWxvb20uZmVlZHMudjEuRXhjaGFuZ2VTb3VyY2VIABIWCg5pbnN0cnVtZW50X2lkcxgEIAMoCRIsCgVzdGF0ZRgFIAEoDjIdLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkU3RhdGUSDwoHZmFpbHVyZRgGIAEoCRISCgp0aWNrX2NvdW50GAcgASgDEi8KC21hcmtldF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCAoGc291cmNlIjoKD1NpbXVsYXRlZFNvdXJjZRIMCgRzZWVkGAEgASgDEhkKEXRyYWRlc19wZXJfc2Vjb25kGAIgASgBImwKDFJlcGxheVNvdXJjZRINCgVzcGVlZBgDIAEoARIvCgVmaWxlcxgEIAMoCzIgLnRyYWRlbG9vbS5mZWVkcy52MS5SZWNvcmRlZEZpbGVKBAgBEAJKBAgCEANSBGZpbGVSCmluc3RydW1lbnQiVQoMUmVjb3JkZWRGaWxlEgwKBGZpbGUYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQiQgoORXhjaGFuZ2VTb3VyY2USDQoFdmVudWUYASABKAkSDwoHc3ltYm9scxgCIAMoCRIQCghoYXNfYm9vaxgDIAEoCCL8AQoPT3JkZXJlZEJhY2tmaWxsEhMKC2JhY2tmaWxsX2lkGAEgASgJEhUKDWluc3RydW1lbnRfaWQYAiABKAkSNQoGYm91bmRzGAMgASgLMiUudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTWlzc2VkVHJhZGVzEjAKBXN0YXRlGAQgASgOMiEudHJhZGVsb29tLmZlZWRzLnYxLkJhY2tmaWxsU3RhdGUSDwoHZmFpbHVyZRgFIAEoCRISCgp0aWNrX2NvdW50GAYgASgDEi8KC2NyZWF0ZV90aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLUAQoLVmVudWVCdWRnZXQSDQoFdmVudWUYASABKAkSFAoMZnJvbV9hZGRyZXNzGAIgASgJEhAKCGNhcGFjaXR5GAMgASgBEhEKCWF2YWlsYWJsZRgEIAEoARIYChB1bml0c19wZXJfc2Vjb25kGAUgASgBEhcKD2Jsb2NrZWRfc2Vjb25kcxgGIAEoARIYChBzcGVudF9vbl9jYW5jZWxzGAcgASgBEhcKD3NwZW50X29uX29yZGVycxgIIAEoARIVCg1zcGVudF9vbl9kYXRhGAkgASgBIjkKEExpc3RGZWVkc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiVQoRTGlzdEZlZWRzUmVzcG9uc2USJwoFZmVlZHMYASADKAsyGC50cmFkZWxvb20uZmVlZHMudjEuRmVlZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAki1gEKEFN0YXJ0RmVlZFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRI4CglzaW11bGF0ZWQYAiABKAsyIy50cmFkZWxvb20uZmVlZHMudjEuU2ltdWxhdGVkU291cmNlSAASMgoGcmVwbGF5GAMgASgLMiAudHJhZGVsb29tLmZlZWRzLnYxLlJlcGxheVNvdXJjZUgAEjYKCGV4Y2hhbmdlGAQgASgLMiIudHJhZGVsb29tLmZlZWRzLnYxLkV4Y2hhbmdlU291cmNlSABCCAoGc291cmNlIjsKEVN0YXJ0RmVlZFJlc3BvbnNlEiYKBGZlZWQYASABKAsyGC50cmFkZWxvb20uZmVlZHMudjEuRmVlZCI2Cg9TdG9wRmVlZFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIPCgdmZWVkX2lkGAIgASgJIjoKEFN0b3BGZWVkUmVzcG9uc2USJgoEZmVlZBgBIAEoCzIYLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkInMKD0JhY2tmaWxsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhUKDWluc3RydW1lbnRfaWQYAiABKAkSNQoGYm91bmRzGAMgASgLMiUudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTWlzc2VkVHJhZGVzIkkKEEJhY2tmaWxsUmVzcG9uc2USNQoIYmFja2ZpbGwYASABKAsyIy50cmFkZWxvb20uZmVlZHMudjEuT3JkZXJlZEJhY2tmaWxsIlQKFExpc3RCYWNrZmlsbHNSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiaAoVTGlzdEJhY2tmaWxsc1Jlc3BvbnNlEjYKCWJhY2tmaWxscxgBIAMoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5PcmRlcmVkQmFja2ZpbGwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiYKFUdldFZlbnVlQnVkZ2V0UmVxdWVzdBINCgV2ZW51ZRgBIAEoCSJJChZHZXRWZW51ZUJ1ZGdldFJlc3BvbnNlEi8KBmJ1ZGdldBgBIAEoCzIfLnRyYWRlbG9vbS5mZWVkcy52MS5WZW51ZUJ1ZGdldCqDAQoNQmFja2ZpbGxTdGF0ZRIeChpCQUNLRklMTF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFkJBQ0tGSUxMX1NUQVRFX1JVTk5JTkcQARIbChdCQUNLRklMTF9TVEFURV9GSU5JU0hFRBACEhkKFUJBQ0tGSUxMX1NUQVRFX0ZBSUxFRBADKocBCglGZWVkU3RhdGUSGgoWRkVFRF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkZFRURfU1RBVEVfUlVOTklORxABEhYKEkZFRURfU1RBVEVfU1RPUFBFRBACEhcKE0ZFRURfU1RBVEVfRklOSVNIRUQQAxIVChFGRUVEX1NUQVRFX0ZBSUxFRBAEMs0ECgtGZWVkU2VydmljZRJdCglMaXN0RmVlZHMSJC50cmFkZWxvb20uZmVlZHMudjEuTGlzdEZlZWRzUmVxdWVzdBolLnRyYWRlbG9vbS5mZWVkcy52MS5MaXN0RmVlZHNSZXNwb25zZSIDkAIBElgKCVN0YXJ0RmVlZBIkLnRyYWRlbG9vbS5mZWVkcy52MS5TdGFydEZlZWRSZXF1ZXN0GiUudHJhZGVsb29tLmZlZWRzLnYxLlN0YXJ0RmVlZFJlc3BvbnNlElUKCFN0b3BGZWVkEiMudHJhZGVsb29tLmZlZWRzLnYxLlN0b3BGZWVkUmVxdWVzdBokLnRyYWRlbG9vbS5mZWVkcy52MS5TdG9wRmVlZFJlc3BvbnNlElUKCEJhY2tmaWxsEiMudHJhZGVsb29tLmZlZWRzLnYxLkJhY2tmaWxsUmVxdWVzdBokLnRyYWRlbG9vbS5mZWVkcy52MS5CYWNrZmlsbFJlc3BvbnNlEmkKDUxpc3RCYWNrZmlsbHMSKC50cmFkZWxvb20uZmVlZHMudjEuTGlzdEJhY2tmaWxsc1JlcXVlc3QaKS50cmFkZWxvb20uZmVlZHMudjEuTGlzdEJhY2tmaWxsc1Jlc3BvbnNlIgOQAgESbAoOR2V0VmVudWVCdWRnZXQSKS50cmFkZWxvb20uZmVlZHMudjEuR2V0VmVudWVCdWRnZXRSZXF1ZXN0GioudHJhZGVsb29tLmZlZWRzLnYxLkdldFZlbnVlQnVkZ2V0UmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_tradeloom_marketdata_v1_marketdata]);
+  fileDesc("Ch50cmFkZWxvb20vZmVlZHMvdjEvZmVlZHMucHJvdG8SEnRyYWRlbG9vbS5mZWVkcy52MSKUAwoERmVlZBIPCgdmZWVkX2lkGAEgASgJEjgKCXNpbXVsYXRlZBgCIAEoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5TaW11bGF0ZWRTb3VyY2VIABIyCgZyZXBsYXkYAyABKAsyIC50cmFkZWxvb20uZmVlZHMudjEuUmVwbGF5U291cmNlSAASNgoIZXhjaGFuZ2UYCiABKAsyIi50cmFkZWxvb20uZmVlZHMudjEuRXhjaGFuZ2VTb3VyY2VIABIWCg5pbnN0cnVtZW50X2lkcxgEIAMoCRIsCgVzdGF0ZRgFIAEoDjIdLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkU3RhdGUSDwoHZmFpbHVyZRgGIAEoCRISCgp0aWNrX2NvdW50GAcgASgDEi8KC21hcmtldF90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgtjcmVhdGVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCCAoGc291cmNlIjoKD1NpbXVsYXRlZFNvdXJjZRIMCgRzZWVkGAEgASgDEhkKEXRyYWRlc19wZXJfc2Vjb25kGAIgASgBImwKDFJlcGxheVNvdXJjZRINCgVzcGVlZBgDIAEoARIvCgVmaWxlcxgEIAMoCzIgLnRyYWRlbG9vbS5mZWVkcy52MS5SZWNvcmRlZEZpbGVKBAgBEAJKBAgCEANSBGZpbGVSCmluc3RydW1lbnQiVQoMUmVjb3JkZWRGaWxlEgwKBGZpbGUYASABKAkSNwoKaW5zdHJ1bWVudBgCIAEoCzIjLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkluc3RydW1lbnQibgoORXhjaGFuZ2VTb3VyY2USDQoFdmVudWUYASABKAkSDwoHc3ltYm9scxgCIAMoCRIQCghoYXNfYm9vaxgDIAEoCBIZCgxoaXN0b3J5X2RheXMYBCABKAVIAIgBAUIPCg1faGlzdG9yeV9kYXlzItACCg9PcmRlcmVkQmFja2ZpbGwSEwoLYmFja2ZpbGxfaWQYASABKAkSFQoNaW5zdHJ1bWVudF9pZBgCIAEoCRI1CgZib3VuZHMYAyABKAsyJS50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5NaXNzZWRUcmFkZXMSMAoFc3RhdGUYBCABKA4yIS50cmFkZWxvb20uZmVlZHMudjEuQmFja2ZpbGxTdGF0ZRIPCgdmYWlsdXJlGAUgASgJEhIKCnRpY2tfY291bnQYBiABKAMSLwoLY3JlYXRlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGJhcl9zaXplGAggASgJEhEKCWJhcl9jb3VudBgJIAEoAxItCglmcm9tX3RpbWUYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wItQBCgtWZW51ZUJ1ZGdldBINCgV2ZW51ZRgBIAEoCRIUCgxmcm9tX2FkZHJlc3MYAiABKAkSEAoIY2FwYWNpdHkYAyABKAESEQoJYXZhaWxhYmxlGAQgASgBEhgKEHVuaXRzX3Blcl9zZWNvbmQYBSABKAESFwoPYmxvY2tlZF9zZWNvbmRzGAYgASgBEhgKEHNwZW50X29uX2NhbmNlbHMYByABKAESFwoPc3BlbnRfb25fb3JkZXJzGAggASgBEhUKDXNwZW50X29uX2RhdGEYCSABKAEiOQoQTGlzdEZlZWRzUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJVChFMaXN0RmVlZHNSZXNwb25zZRInCgVmZWVkcxgBIAMoCzIYLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSLWAQoQU3RhcnRGZWVkUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEjgKCXNpbXVsYXRlZBgCIAEoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5TaW11bGF0ZWRTb3VyY2VIABIyCgZyZXBsYXkYAyABKAsyIC50cmFkZWxvb20uZmVlZHMudjEuUmVwbGF5U291cmNlSAASNgoIZXhjaGFuZ2UYBCABKAsyIi50cmFkZWxvb20uZmVlZHMudjEuRXhjaGFuZ2VTb3VyY2VIAEIICgZzb3VyY2UiOwoRU3RhcnRGZWVkUmVzcG9uc2USJgoEZmVlZBgBIAEoCzIYLnRyYWRlbG9vbS5mZWVkcy52MS5GZWVkIjYKD1N0b3BGZWVkUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEg8KB2ZlZWRfaWQYAiABKAkiOgoQU3RvcEZlZWRSZXNwb25zZRImCgRmZWVkGAEgASgLMhgudHJhZGVsb29tLmZlZWRzLnYxLkZlZWQihQEKD0JhY2tmaWxsUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhUKDWluc3RydW1lbnRfaWQYAiABKAkSNQoGYm91bmRzGAMgASgLMiUudHJhZGVsb29tLm1hcmtldGRhdGEudjEuTWlzc2VkVHJhZGVzEhAKCGJhcl9zaXplGAQgASgJIkkKEEJhY2tmaWxsUmVzcG9uc2USNQoIYmFja2ZpbGwYASABKAsyIy50cmFkZWxvb20uZmVlZHMudjEuT3JkZXJlZEJhY2tmaWxsIlQKFExpc3RCYWNrZmlsbHNSZXF1ZXN0EhUKDWluc3RydW1lbnRfaWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiaAoVTGlzdEJhY2tmaWxsc1Jlc3BvbnNlEjYKCWJhY2tmaWxscxgBIAMoCzIjLnRyYWRlbG9vbS5mZWVkcy52MS5PcmRlcmVkQmFja2ZpbGwSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIiYKFUdldFZlbnVlQnVkZ2V0UmVxdWVzdBINCgV2ZW51ZRgBIAEoCSJJChZHZXRWZW51ZUJ1ZGdldFJlc3BvbnNlEi8KBmJ1ZGdldBgBIAEoCzIfLnRyYWRlbG9vbS5mZWVkcy52MS5WZW51ZUJ1ZGdldCqDAQoNQmFja2ZpbGxTdGF0ZRIeChpCQUNLRklMTF9TVEFURV9VTlNQRUNJRklFRBAAEhoKFkJBQ0tGSUxMX1NUQVRFX1JVTk5JTkcQARIbChdCQUNLRklMTF9TVEFURV9GSU5JU0hFRBACEhkKFUJBQ0tGSUxMX1NUQVRFX0ZBSUxFRBADKocBCglGZWVkU3RhdGUSGgoWRkVFRF9TVEFURV9VTlNQRUNJRklFRBAAEhYKEkZFRURfU1RBVEVfUlVOTklORxABEhYKEkZFRURfU1RBVEVfU1RPUFBFRBACEhcKE0ZFRURfU1RBVEVfRklOSVNIRUQQAxIVChFGRUVEX1NUQVRFX0ZBSUxFRBAEMs0ECgtGZWVkU2VydmljZRJdCglMaXN0RmVlZHMSJC50cmFkZWxvb20uZmVlZHMudjEuTGlzdEZlZWRzUmVxdWVzdBolLnRyYWRlbG9vbS5mZWVkcy52MS5MaXN0RmVlZHNSZXNwb25zZSIDkAIBElgKCVN0YXJ0RmVlZBIkLnRyYWRlbG9vbS5mZWVkcy52MS5TdGFydEZlZWRSZXF1ZXN0GiUudHJhZGVsb29tLmZlZWRzLnYxLlN0YXJ0RmVlZFJlc3BvbnNlElUKCFN0b3BGZWVkEiMudHJhZGVsb29tLmZlZWRzLnYxLlN0b3BGZWVkUmVxdWVzdBokLnRyYWRlbG9vbS5mZWVkcy52MS5TdG9wRmVlZFJlc3BvbnNlElUKCEJhY2tmaWxsEiMudHJhZGVsb29tLmZlZWRzLnYxLkJhY2tmaWxsUmVxdWVzdBokLnRyYWRlbG9vbS5mZWVkcy52MS5CYWNrZmlsbFJlc3BvbnNlEmkKDUxpc3RCYWNrZmlsbHMSKC50cmFkZWxvb20uZmVlZHMudjEuTGlzdEJhY2tmaWxsc1JlcXVlc3QaKS50cmFkZWxvb20uZmVlZHMudjEuTGlzdEJhY2tmaWxsc1Jlc3BvbnNlIgOQAgESbAoOR2V0VmVudWVCdWRnZXQSKS50cmFkZWxvb20uZmVlZHMudjEuR2V0VmVudWVCdWRnZXRSZXF1ZXN0GioudHJhZGVsb29tLmZlZWRzLnYxLkdldFZlbnVlQnVkZ2V0UmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_tradeloom_marketdata_v1_marketdata]);
 
 /**
  * One source of ticks and what it brings.
@@ -230,6 +230,15 @@ export type ExchangeSource = Message<"tradeloom.feeds.v1.ExchangeSource"> & {
    * @generated from field: bool has_book = 3;
    */
   hasBook: boolean;
+
+  /**
+   * The bars of so many days before the start are brought too, of a minute each, up to and with the
+   * minute in which the feed starts; 1 if unset, 0 brings none. Of an experimental venue also those of
+   * the minutes in which a connection was lost, unless it is 0. They are among the backfills.
+   *
+   * @generated from field: optional int32 history_days = 4;
+   */
+  historyDays?: number | undefined;
 };
 
 /**
@@ -240,7 +249,7 @@ export const ExchangeSourceSchema: GenMessage<ExchangeSource> = /*@__PURE__*/
   messageDesc(file_tradeloom_feeds_v1_feeds, 4);
 
 /**
- * Trades that were ordered from a venue's record.
+ * Trades or bars that were ordered from a venue's record.
  *
  * @generated from message tradeloom.feeds.v1.OrderedBackfill
  */
@@ -253,14 +262,15 @@ export type OrderedBackfill = Message<"tradeloom.feeds.v1.OrderedBackfill"> & {
   backfillId: string;
 
   /**
-   * Whose trades.
+   * Whose.
    *
    * @generated from field: string instrument_id = 2;
    */
   instrumentId: string;
 
   /**
-   * Which: those after one and before another.
+   * Which trades: those after one and before another. Which bars: those that lie whole between the two
+   * times. A feed that misses more minutes moves the end of what it still brings.
    *
    * @generated from field: tradeloom.marketdata.v1.MissedTrades bounds = 3;
    */
@@ -293,6 +303,29 @@ export type OrderedBackfill = Message<"tradeloom.feeds.v1.OrderedBackfill"> & {
    * @generated from field: google.protobuf.Timestamp create_time = 7;
    */
   createTime?: Timestamp | undefined;
+
+  /**
+   * How long the bars are; empty where trades were ordered.
+   *
+   * @generated from field: string bar_size = 8;
+   */
+  barSize: string;
+
+  /**
+   * Bars brought so far. What the venue leaves out, or tells without trades, is no bar.
+   *
+   * @generated from field: int64 bar_count = 9;
+   */
+  barCount: bigint;
+
+  /**
+   * Where the first bar opens that the venue's record has within the bounds; unset until it was told.
+   * Later than the bounds begin where the record does not reach back so far: Kraken's has the last 720
+   * bars of each size.
+   *
+   * @generated from field: google.protobuf.Timestamp from_time = 10;
+   */
+  fromTime?: Timestamp | undefined;
 };
 
 /**
@@ -559,8 +592,8 @@ export const StopFeedResponseSchema: GenMessage<StopFeedResponse> = /*@__PURE__*
   messageDesc(file_tradeloom_feeds_v1_feeds, 12);
 
 /**
- * Asks for trades of the past. Either bound may be an id of a trade or a time; where both are given the
- * id counts. Of an experimental venue both times have to be given.
+ * Asks for trades or bars of the past. Of trades either bound may be an id or a time; where both are
+ * given the id counts. Of an experimental venue, and of bars, both times have to be given.
  *
  * @generated from message tradeloom.feeds.v1.BackfillRequest
  */
@@ -573,7 +606,7 @@ export type BackfillRequest = Message<"tradeloom.feeds.v1.BackfillRequest"> & {
   requestId: string;
 
   /**
-   * Whose trades; a running feed brings it from a venue.
+   * Whose; a running feed brings it from a venue.
    *
    * @generated from field: string instrument_id = 2;
    */
@@ -586,6 +619,15 @@ export type BackfillRequest = Message<"tradeloom.feeds.v1.BackfillRequest"> & {
    * @generated from field: tradeloom.marketdata.v1.MissedTrades bounds = 3;
    */
   bounds?: MissedTrades | undefined;
+
+  /**
+   * Bars of this size in place of trades, where the venue has them: those that lie whole between
+   * start_time and end_time, which is not in the future; ten million at most. Neither bound may then
+   * have an id.
+   *
+   * @generated from field: string bar_size = 4;
+   */
+  barSize: string;
 };
 
 /**
@@ -749,7 +791,7 @@ export enum BackfillState {
   FINISHED = 2,
 
   /**
-   * The venue did not give it; `failure` says why.
+   * The venue did not give it, or it was refused; `failure` says why.
    *
    * @generated from enum value: BACKFILL_STATE_FAILED = 3;
    */
@@ -848,9 +890,10 @@ export const FeedService: GenService<{
     output: typeof StopFeedResponseSchema;
   },
   /**
-   * Orders trades of the past from the venue's own record. They come on the instrument's stream
-   * as batches marked `backfill`, are stored once, and correct bars. Repeating a request_id returns the
-   * first answer again.
+   * Orders trades of the past from the venue's own record, or with a `bar_size` its bars. Trades come
+   * on the instrument's stream as batches marked `backfill`, are stored once, and correct bars. Bars
+   * take the place of those that are stored, as imported ones do: no tick changes them. Repeating a
+   * request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.feeds.v1.FeedService.Backfill
    */
