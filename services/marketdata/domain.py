@@ -8,7 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
-from libs.errors import Conflict, Exhausted, Invalid, NotAllowed, NotFound
+from libs.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotAllowed, NotFound
 from libs.money import ZERO
 
 SECOND = timedelta(seconds=1)
@@ -177,6 +177,70 @@ class Gap:
     filled_time: datetime | None = None
 
 
+class Adjustment(Enum):
+    """What of corporate actions prices and volumes are adjusted for."""
+
+    RAW = "raw"
+    SPLITS = "splits"
+    SPLITS_AND_DIVIDENDS = "splits and dividends"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """So many new shares for so many old ones."""
+
+    new_shares: Decimal
+    old_shares: Decimal
+
+    @property
+    def ratio(self) -> float:
+        return float(self.new_shares) / float(self.old_shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CashDividend:
+    """What is paid for each share; with a split of the same date, for each new one."""
+
+    amount: Decimal
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorporateAction:
+    """Something that changes what a share is worth from its ex date on; known from one time until it is withdrawn."""
+
+    action_id: UUID
+    instrument_id: str
+    ex_date: date
+    what: Split | CashDividend
+    known_time: datetime
+    withdrawn_time: datetime | None = None
+    put_number: int = 0
+
+
+CORPORATE_ACTIONS_MAX = 2_000
+"""Of one instrument, with those that were withdrawn."""
+
+
+def check_action(action: CorporateAction, instrument: Instrument, now: datetime) -> None:
+    """Whether it can be so, whatever else is known; raises Invalid."""
+    violations: dict[str, str] = {}
+    match action.what:
+        case Split(new_shares=new_shares, old_shares=old_shares):
+            numbers = {"split.new_shares": new_shares, "split.old_shares": old_shares}
+            if new_shares == old_shares:
+                violations["action.split.new_shares"] = "must not be as many as old_shares"
+        case CashDividend(amount=amount, currency=currency):
+            numbers = {"cash_dividend.amount": amount}
+            if currency != instrument.quote_asset:
+                violations["action.cash_dividend.currency"] = f"must be {instrument.quote_asset}, the quote asset"
+    violations |= {f"action.{name}": "must be above zero" for name, value in numbers.items() if value <= ZERO}
+    if action.known_time > now:
+        violations["action.known_time"] = "must not be in the future"
+    if violations:
+        raise Invalid(violations)
+
+
 @dataclass(frozen=True, slots=True)
 class MarketState:
     """Whether a market trades, and when that next changes as far as is known."""
@@ -225,6 +289,36 @@ class NoBook(NotFound):
     """The instrument has no order book, or has had none yet."""
 
     reason = "NO_BOOK"
+
+
+class ActionNotFound(NotFound):
+    """No corporate action has this id."""
+
+    reason = "CORPORATE_ACTION_NOT_FOUND"
+
+
+class SplitExists(AlreadyExists):
+    """Another split of the same date was known at the same time."""
+
+    reason = "SPLIT_EXISTS"
+
+
+class TooManyActions(Exhausted):
+    """The instrument has as many corporate actions as it may have."""
+
+    reason = "TOO_MANY_CORPORATE_ACTIONS"
+
+
+class DividendNotBelowClose(NotAllowed):
+    """The bars that are there now make a dividend as large as the price before it."""
+
+    reason = "DIVIDEND_NOT_BELOW_CLOSE"
+
+
+class BarSpansExDate(NotAllowed):
+    """A bar holds prices from before and from after an ex date, and there are no shorter ones that tell which."""
+
+    reason = "BAR_SPANS_EX_DATE"
 
 
 class CalendarChanged(Conflict):

@@ -32,7 +32,7 @@ class Importing:
                 header, kept_from, calendar_name = await self._header(requests)
                 content = await received(requests)
             size, now = bar_size(header.bar_size), datetime.now(UTC)
-            calendar = await sessions.known(calendar_name, now, "instrument.calendar") if calendar_name else None
+            calendar = await sessions.known_or_none(calendar_name, now)
             bars = await asyncio.to_thread(imports.read_bars, content, now, size, kept_from[size.name], calendar)
             async with self._database.transaction() as rows:
                 await parts.ensure(rows, candle_store.parts_for(size, bars["open_time"].dt.epoch("s").to_numpy()))

@@ -2,16 +2,31 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
+from tradeloom.marketdata.v1.marketdata_pb2 import GetCandlesRequest, ListCorporateActionsRequest
 
 from libs.bus import feed
+from libs.errors import Invalid
 from libs.mesh import pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.marketdata import books, candle_store, domain, gap_store, search, sessions, store, tick_store, wire
+from services.marketdata import (
+    action_store,
+    adjusting,
+    books,
+    candle_store,
+    domain,
+    gap_store,
+    search,
+    sessions,
+    store,
+    tick_store,
+    wire,
+)
 from services.marketdata.book_hub import BookHub
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
@@ -25,6 +40,7 @@ CANDLES_USUAL = 500
 TICKS_USUAL = 500
 SNAPSHOT_USUAL = 100
 GAPS_USUAL = 50
+ACTIONS_USUAL = 50
 SESSIONS_USUAL = 100
 FORWARDS, BACKWARDS = "after", "before"
 MICROSECOND = timedelta(microseconds=1)
@@ -34,9 +50,47 @@ MICROSECONDS_MAX = timedelta(days=700_000) // MICROSECOND  # from the epoch, eit
 def moment_of(page: Sequence[str | int]) -> Moment:
     """The place that a page of ticks ended at. Raises PageTokenInvalid."""
     match page:
-        case [int(microseconds), int(sequence)] if abs(microseconds) <= MICROSECONDS_MAX:
-            return Moment(domain.EPOCH + microseconds * MICROSECOND, sequence)
+        case [int(microseconds), int(sequence)]:
+            return Moment(time_of(microseconds), sequence)
     raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
+
+
+def place_of(page: Sequence[str | int]) -> tuple[bool, datetime]:
+    """Whether a page of candles goes on forwards, and from where. Raises PageTokenInvalid."""
+    match page[:2]:
+        case [str(direction), int(microseconds)] if direction in (FORWARDS, BACKWARDS):
+            return direction == FORWARDS, time_of(microseconds)
+    raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
+
+
+def known_of(page: Sequence[str | int]) -> tuple[int, datetime]:
+    """How many corporate actions the first page of adjusted candles knew, and how far the market had come.
+
+    Raises PageTokenInvalid.
+    """
+    match page[2:]:
+        case [int(number), int(microseconds)]:
+            return number, time_of(microseconds)
+    raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
+
+
+def time_of(microseconds: int) -> datetime:
+    """Raises PageTokenInvalid for what no time can be."""
+    if abs(microseconds) > MICROSECONDS_MAX:
+        raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
+    return domain.EPOCH + microseconds * MICROSECOND
+
+
+def microseconds_of(time: datetime) -> int:
+    return (time - domain.EPOCH) // MICROSECOND
+
+
+def not_in_future(request: ListCorporateActionsRequest | GetCandlesRequest, now: datetime) -> datetime | None:
+    """The request's as_of_time, if it has one. Raises Invalid."""
+    as_of = time_from_proto(request.as_of_time) if request.HasField("as_of_time") else None
+    if as_of is not None and as_of > now:
+        raise Invalid({"as_of_time": "must not be in the future"})
+    return as_of
 
 
 class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
@@ -133,29 +187,76 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         # With a start, pages go on towards the end; without one, back in time from the end.
         start = time_from_proto(request.start_time) if request.HasField("start_time") else None
         before = time_from_proto(request.end_time) if request.HasField("end_time") else None
-        if page := pages.key_of(request.page_token, 2):
-            direction, microseconds = page
-            if (
-                direction not in (FORWARDS, BACKWARDS)
-                or not isinstance(microseconds, int)
-                or abs(microseconds) > MICROSECONDS_MAX
-            ):
-                raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
-            at = domain.EPOCH + microseconds * MICROSECOND
-            start, before = (at, before) if direction == FORWARDS else (None, at)
+        adjustment, now = wire.ADJUSTMENTS_BACK[request.adjustment], datetime.now(UTC)
+        is_adjusted, as_of = adjustment is not domain.Adjustment.RAW, not_in_future(request, now)
+        known = None
+        if page := pages.key_of(request.page_token, 4 if is_adjusted else 2):
+            is_forwards, at = place_of(page)
+            start, before = (at, before) if is_forwards else (None, at)
+            known = known_of(page) if is_adjusted else None
+        calendar = await adjusting.calendar_of(self._database, request.instrument_id, now) if is_adjusted else None
         async with self._database.transaction(snapshot=True) as rows:
             await store.get_instrument(rows, request.instrument_id)
             found = await candle_store.read_candles(
                 rows, request.instrument_id, size, start=start, before=before, limit=limit
             )
+            candles = found.candles
+            if is_adjusted:
+                await adjusting.require_calendar(rows, request.instrument_id, calendar)
+                number, reached = known = known or (
+                    await action_store.newest_number(rows, request.instrument_id),
+                    found.head.watermark,
+                )
+                factors = await adjusting.factors_for(
+                    rows, request.instrument_id, calendar, adjustment, (number, as_of), reached
+                )
+                candles = await adjusting.adjusted_candles(rows, request.instrument_id, size, candles, factors)
         token = ""
         if found.more:
             direction = BACKWARDS if start is None else FORWARDS
             at = found.candles[0].open_time if start is None else found.candles[-1].open_time + MICROSECOND
-            token = pages.token_after(direction, (at - domain.EPOCH) // MICROSECOND)
+            pinned = (known[0], microseconds_of(known[1])) if known else ()
+            token = pages.token_after(direction, microseconds_of(at), *pinned)
         response = marketdata_pb2.GetCandlesResponse(next_page_token=token)
-        wire.add_candles(response, found.candles)
+        wire.add_candles(response, candles)
         return response
+
+    async def PutCorporateAction(self, request, context):
+        now = datetime.now(UTC)
+        action = wire.action_from_proto(request.action, now)
+        replaced_id = UUID(request.replaced_action_id) if request.replaced_action_id else None
+        calendar = await adjusting.calendar_of(self._worker, action.instrument_id, now)
+
+        async def work(rows: Connection) -> marketdata_pb2.PutCorporateActionResponse:
+            stored = await adjusting.put_action(rows, action, replaced_id, calendar, now)
+            return marketdata_pb2.PutCorporateActionResponse(action=wire.action_to_proto(stored))
+
+        return await answer_once(self._worker, key_of(request), marketdata_pb2.PutCorporateActionResponse, work)
+
+    async def WithdrawCorporateAction(self, request, context):
+        async def work(rows: Connection) -> marketdata_pb2.WithdrawCorporateActionResponse:
+            stored = await adjusting.withdraw_action(rows, UUID(request.action_id), datetime.now(UTC))
+            return marketdata_pb2.WithdrawCorporateActionResponse(action=wire.action_to_proto(stored))
+
+        return await answer_once(self._worker, key_of(request), marketdata_pb2.WithdrawCorporateActionResponse, work)
+
+    async def ListCorporateActions(self, request, context):
+        size = pages.size_of(request.page_size, ACTIONS_USUAL)
+        as_of = not_in_future(request, datetime.now(UTC))
+        async with self._database.transaction() as rows:
+            await store.get_instrument(rows, request.instrument_id)
+            found = await action_store.list_actions(
+                rows,
+                request.instrument_id,
+                (await action_store.newest_number(rows, request.instrument_id), as_of),
+                include_withdrawn=request.include_withdrawn,
+                after=pages.number_after(request.page_token),
+                limit=size + 1,
+            )
+        return marketdata_pb2.ListCorporateActionsResponse(
+            actions=map(wire.action_to_proto, found[:size]),
+            next_page_token=pages.token_after(found[size - 1].put_number) if len(found) > size else "",
+        )
 
     async def ListGaps(self, request, context):
         size = pages.size_of(request.page_size, GAPS_USUAL)
@@ -187,7 +288,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
                 rows, request.instrument_id, after=after, before=before, backwards=backwards, limit=limit
             )
         end = found.first if backwards else found.last
-        token = pages.token_after((end.time - domain.EPOCH) // MICROSECOND, end.sequence) if found.more and end else ""
+        token = pages.token_after(microseconds_of(end.time), end.sequence) if found.more and end else ""
         return marketdata_pb2.GetTicksResponse(ticks=found.ticks, next_page_token=token)
 
     async def StreamTicks(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)

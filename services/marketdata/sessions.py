@@ -137,6 +137,21 @@ def places_named(calendar: Calendar, size: BarSize, timestamps: Nanoseconds) -> 
     return np.where(time_of_day == 0, np.where(is_named, places, -1), day_numbers(calendar, timestamps))
 
 
+def date_begins(calendar: Calendar | None, day: date) -> datetime:
+    """When the date begins for who trades by the calendar: with its session's day, else that of the next; in UTC without one."""
+    if calendar is None:
+        return datetime(day.year, day.month, day.day, tzinfo=UTC)
+    place = int(np.searchsorted(calendar.dates.astype("datetime64[D]"), np.datetime64(day)))
+    if place == len(calendar.dates):
+        return local_midnight(day, ZoneInfo(calendar.time_zone))
+    return moment(calendar.day_begins[place])
+
+
+def is_session(calendar: Calendar, day: date) -> bool:
+    """Whether there is a session of this date."""
+    return bool(np.isin(np.datetime64(day), calendar.dates.astype("datetime64[D]")))
+
+
 def weeks_of(dates: NDArray[np.int64]) -> NDArray[np.int64]:
     """The ISO weeks of dates; both are counted from 1970."""
     return (dates + MONDAY_AHEAD) // 7
@@ -286,6 +301,11 @@ async def of_series(calendars: Mapping[str, str], now: datetime) -> dict[str, Ca
         with suppress(UnknownCalendar):
             loaded[name] = await asyncio.to_thread(load, name, now.date())
     return {key: loaded[name] for key, name in calendars.items() if name in loaded}
+
+
+async def known_or_none(name: str, now: datetime) -> Calendar | None:
+    """As known() does; None for no name."""
+    return await known(name, now, "instrument.calendar") if name else None
 
 
 async def zoned(instrument: Instrument, now: datetime) -> Instrument:

@@ -1,15 +1,21 @@
 """Translates between the marketdata API and what the service works with."""
 
 from collections.abc import Iterable
+from datetime import date, datetime
 
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.errors import Invalid
 from libs.ids import uuid7
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
+from libs.money import plain
 from services.marketdata.domain import (
     EPOCH,
+    Adjustment,
     AssetClass,
     Candle,
+    CashDividend,
+    CorporateAction,
     Gap,
     GapKind,
     Instrument,
@@ -17,6 +23,7 @@ from services.marketdata.domain import (
     InstrumentState,
     MarketState,
     Session,
+    Split,
 )
 
 ASSET_CLASSES = {
@@ -32,6 +39,12 @@ STATES = {
 GAP_KINDS = {
     GapKind.MISSED: marketdata_pb2.GAP_KIND_MISSED,
     GapKind.LOST: marketdata_pb2.GAP_KIND_LOST,
+}
+ADJUSTMENTS_BACK = {
+    marketdata_pb2.ADJUSTMENT_UNSPECIFIED: Adjustment.RAW,
+    marketdata_pb2.ADJUSTMENT_RAW: Adjustment.RAW,
+    marketdata_pb2.ADJUSTMENT_SPLITS: Adjustment.SPLITS,
+    marketdata_pb2.ADJUSTMENT_SPLITS_AND_DIVIDENDS: Adjustment.SPLITS_AND_DIVIDENDS,
 }
 ASSET_CLASSES_BACK = {value: key for key, value in ASSET_CLASSES.items()}
 STATES_BACK = {value: key for key, value in STATES.items()}
@@ -148,6 +161,47 @@ def gap_to_proto(gap: Gap) -> marketdata_pb2.Gap:
         found_time=timestamp(gap.found_time),
         filled_time=timestamp(gap.filled_time),
     )
+
+
+def action_from_proto(message: marketdata_pb2.CorporateAction, now: datetime) -> CorporateAction:
+    """A new one, known from now on if nothing else is said. Raises Invalid."""
+    try:
+        ex_date = date.fromisoformat(message.ex_date)
+    except ValueError:
+        raise Invalid({"action.ex_date": "is no date such as 2020-08-31"}) from None
+    if message.WhichOneof("what") == "split":
+        what = Split(
+            new_shares=decimal_from_proto(message.split.new_shares),
+            old_shares=decimal_from_proto(message.split.old_shares),
+        )
+    else:
+        dividend = message.cash_dividend
+        what = CashDividend(amount=decimal_from_proto(dividend.amount), currency=dividend.currency)
+    return CorporateAction(
+        action_id=uuid7(),
+        instrument_id=message.instrument_id,
+        ex_date=ex_date,
+        what=what,
+        known_time=time_from_proto(message.known_time) if message.HasField("known_time") else now,
+    )
+
+
+def action_to_proto(action: CorporateAction) -> marketdata_pb2.CorporateAction:
+    message = marketdata_pb2.CorporateAction(
+        action_id=str(action.action_id),
+        instrument_id=action.instrument_id,
+        ex_date=action.ex_date.isoformat(),
+        known_time=timestamp(action.known_time),
+        withdrawn_time=timestamp(action.withdrawn_time),
+    )
+    match action.what:
+        case Split(new_shares=new_shares, old_shares=old_shares):
+            message.split.new_shares.value = plain(new_shares)
+            message.split.old_shares.value = plain(old_shares)
+        case CashDividend(amount=amount, currency=currency):
+            message.cash_dividend.amount.value = plain(amount)
+            message.cash_dividend.currency = currency
+    return message
 
 
 def add_candles(

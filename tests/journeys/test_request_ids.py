@@ -124,6 +124,19 @@ def importing(request_id: str, instrument_id: str, content: bytes) -> Iterator[m
     )
 
 
+def acting(world: World, request_id: str, amount: str = "1") -> marketdata_pb2.PutCorporateActionRequest:
+    """A dividend of an instrument of its own."""
+    put = instrument(symbol())
+    request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid4()), instrument=put)
+    world.market.PutInstrument(request, metadata=world.admin)
+    action = marketdata_pb2.CorporateAction(
+        instrument_id=put.instrument_id,
+        ex_date="2022-01-03",
+        cash_dividend={"amount": {"value": amount}, "currency": put.quote_asset},
+    )
+    return marketdata_pb2.PutCorporateActionRequest(request_id=request_id, action=action)
+
+
 def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]:
     """The method, a function that makes its request, one that makes the same request_id with another body, the caller."""
     request_id = str(uuid4())
@@ -197,6 +210,19 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
                 marketdata_pb2.PutInstrumentRequest(request_id=request_id, instrument=each) for each in (put, other)
             ]
             return world.market.PutInstrument, *(lambda each=each: each for each in requests), world.admin
+        case "PutCorporateAction":
+            requests = [acting(world, request_id, amount) for amount in ("1", "2")]
+            requests[1].action.instrument_id = requests[0].action.instrument_id
+            return world.market.PutCorporateAction, *(lambda each=each: each for each in requests), world.admin
+        case "WithdrawCorporateAction":
+            ids = [
+                world.market.PutCorporateAction(acting(world, str(uuid4())), metadata=world.admin).action.action_id
+                for _ in range(2)
+            ]
+            requests = [
+                marketdata_pb2.WithdrawCorporateActionRequest(request_id=request_id, action_id=each) for each in ids
+            ]
+            return world.market.WithdrawCorporateAction, *(lambda each=each: each for each in requests), world.admin
         case "ImportCandles":
             put = instrument(symbol())
             request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid4()), instrument=put)

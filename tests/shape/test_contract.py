@@ -20,7 +20,11 @@ MUTATING = [method for method in METHODS if not method.read_only]
 PERSONAL = (policy_pb2.ACCESS_USER, policy_pb2.ACCESS_OPERATOR, policy_pb2.ACCESS_ADMIN)
 NOT_WORDS = {"policy", "type"}
 # Zero is a true answer here: the venue does not say, or the usual one is meant.
-ZERO_MEANS_SOMETHING = {"tradeloom.marketdata.v1.Aggressor", "tradeloom.orders.v1.TimeInForce"}
+ZERO_MEANS_SOMETHING = {
+    "tradeloom.marketdata.v1.Adjustment",
+    "tradeloom.marketdata.v1.Aggressor",
+    "tradeloom.orders.v1.TimeInForce",
+}
 # What is never money: research data and speeds.
 DOUBLES = {
     "tradeloom.marketdata.v1.Tick",

@@ -46,6 +46,7 @@ NOBODYS = {
     ("marketdata", "series"): "what is known of a market",
     ("marketdata", "coverage"): "what is known of a market",
     ("marketdata", "gaps"): "what is not known of a market",
+    ("marketdata", "corporate_actions"): "what befell shares",
     ("marketdata", "dropped"): "how far back a market is kept",
     ("marketdata", "market_data_ohlcv"): "prices",
     ("marketdata", "market_data_ticks"): "prices",

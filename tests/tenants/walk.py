@@ -143,6 +143,7 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
         "start_time": timestamp(NOW - timedelta(hours=1)),
         "end_time": timestamp(NOW),
     },
+    "MarketDataService/ListCorporateActions": {"instrument_id": INSTRUMENT, "include_withdrawn": True},
     "MarketDataService/GetTicks": {
         "instrument_id": INSTRUMENT,
         "start_time": timestamp(NOW - timedelta(hours=1)),

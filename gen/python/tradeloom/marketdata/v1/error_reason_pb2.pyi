@@ -44,6 +44,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the instrument has no order book, or has had none yet. Metadata: instrument_id."""
     ERROR_REASON_CALENDAR_CHANGED: _ErrorReason.ValueType  # 11
     """ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
+    ERROR_REASON_CORPORATE_ACTION_NOT_FOUND: _ErrorReason.ValueType  # 12
+    """NOT_FOUND: no corporate action has this id. Metadata: action_id."""
+    ERROR_REASON_SPLIT_EXISTS: _ErrorReason.ValueType  # 13
+    """ALREADY_EXISTS: another split of the same date was known at the same time; withdraw it first, or replace it.
+    Metadata: action_id (the other's).
+    """
+    ERROR_REASON_TOO_MANY_CORPORATE_ACTIONS: _ErrorReason.ValueType  # 14
+    """RESOURCE_EXHAUSTED: the instrument has as many corporate actions as it may have, with those that were withdrawn.
+    Metadata: limit.
+    """
+    ERROR_REASON_DIVIDEND_NOT_BELOW_CLOSE: _ErrorReason.ValueType  # 15
+    """FAILED_PRECONDITION: by the bars that are there now, the dividends of a date are not below the close before it.
+    Withdraw them or mend the bars. Metadata: ex_time, close.
+    """
+    ERROR_REASON_BAR_SPANS_EX_DATE: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
+    make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -70,4 +88,22 @@ ERROR_REASON_NO_BOOK: ErrorReason.ValueType  # 7
 """NOT_FOUND: the instrument has no order book, or has had none yet. Metadata: instrument_id."""
 ERROR_REASON_CALENDAR_CHANGED: ErrorReason.ValueType  # 11
 """ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
+ERROR_REASON_CORPORATE_ACTION_NOT_FOUND: ErrorReason.ValueType  # 12
+"""NOT_FOUND: no corporate action has this id. Metadata: action_id."""
+ERROR_REASON_SPLIT_EXISTS: ErrorReason.ValueType  # 13
+"""ALREADY_EXISTS: another split of the same date was known at the same time; withdraw it first, or replace it.
+Metadata: action_id (the other's).
+"""
+ERROR_REASON_TOO_MANY_CORPORATE_ACTIONS: ErrorReason.ValueType  # 14
+"""RESOURCE_EXHAUSTED: the instrument has as many corporate actions as it may have, with those that were withdrawn.
+Metadata: limit.
+"""
+ERROR_REASON_DIVIDEND_NOT_BELOW_CLOSE: ErrorReason.ValueType  # 15
+"""FAILED_PRECONDITION: by the bars that are there now, the dividends of a date are not below the close before it.
+Withdraw them or mend the bars. Metadata: ex_time, close.
+"""
+ERROR_REASON_BAR_SPANS_EX_DATE: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
+make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

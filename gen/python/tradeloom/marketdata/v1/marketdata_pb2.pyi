@@ -77,6 +77,38 @@ INSTRUMENT_STATE_HALTED: InstrumentState.ValueType  # 2
 """It cannot: the venue halted it, or it only has history."""
 Global___InstrumentState: _TypeAlias = InstrumentState  # noqa: Y015
 
+class _Adjustment:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdjustmentEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adjustment.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADJUSTMENT_UNSPECIFIED: _Adjustment.ValueType  # 0
+    """As ADJUSTMENT_RAW."""
+    ADJUSTMENT_RAW: _Adjustment.ValueType  # 1
+    """Nothing: as it was traded."""
+    ADJUSTMENT_SPLITS: _Adjustment.ValueType  # 2
+    """Splits: prices before the ex date are divided by the new shares for an old one, volumes multiplied."""
+    ADJUSTMENT_SPLITS_AND_DIVIDENDS: _Adjustment.ValueType  # 3
+    """Splits, and dividends: prices before the ex date are multiplied by 1 - amount / the last close before it. Volumes are
+    adjusted for splits alone.
+    """
+
+class Adjustment(_Adjustment, metaclass=_AdjustmentEnumTypeWrapper):
+    """What candles are adjusted for."""
+
+ADJUSTMENT_UNSPECIFIED: Adjustment.ValueType  # 0
+"""As ADJUSTMENT_RAW."""
+ADJUSTMENT_RAW: Adjustment.ValueType  # 1
+"""Nothing: as it was traded."""
+ADJUSTMENT_SPLITS: Adjustment.ValueType  # 2
+"""Splits: prices before the ex date are divided by the new shares for an old one, volumes multiplied."""
+ADJUSTMENT_SPLITS_AND_DIVIDENDS: Adjustment.ValueType  # 3
+"""Splits, and dividends: prices before the ex date are multiplied by 1 - amount / the last close before it. Volumes are
+adjusted for splits alone.
+"""
+Global___Adjustment: _TypeAlias = Adjustment  # noqa: Y015
+
 class _GapKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -170,7 +202,7 @@ class Instrument(_message.Message):
     """The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock.
     Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
     are made anew within seconds out of the shorter ones; of imported ones each keeps its date, or its place where the
-    calendar has no session of that date. Days are made of hours, or of quarters of an hour where an exchange's days do not
+    calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of quarters of an hour where an exchange's days do not
     begin at whole hours: imported candles of 4 hours make none.
     """
     time_zone: _builtins.str
@@ -748,6 +780,122 @@ class Candle(_message.Message):
 Global___Candle: _TypeAlias = Candle  # noqa: Y015
 
 @_typing.final
+class CorporateAction(_message.Message):
+    """What changes the worth of a share from one date on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    EX_DATE_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    CASH_DIVIDEND_FIELD_NUMBER: _builtins.int
+    KNOWN_TIME_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_TIME_FIELD_NUMBER: _builtins.int
+    action_id: _builtins.str
+    """Set by the service."""
+    instrument_id: _builtins.str
+    """Whose shares."""
+    ex_date: _builtins.str
+    """The first date of shares without what they had before, such as "2020-08-31". Of an instrument with a calendar it is that
+    of a session, and takes effect where its trading day begins; else at midnight in UTC.
+    """
+    @_builtins.property
+    def split(self) -> Global___Split:
+        """Old shares become new ones."""
+
+    @_builtins.property
+    def cash_dividend(self) -> Global___CashDividend:
+        """Money is paid for each share."""
+
+    @_builtins.property
+    def known_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became known, not in the future; now if unset."""
+
+    @_builtins.property
+    def withdrawn_time(self) -> _timestamp_pb2.Timestamp:
+        """When it became known to be wrong; set by the service, and unset where it is not."""
+
+    def __init__(
+        self,
+        *,
+        action_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        ex_date: _builtins.str = ...,
+        split: Global___Split | None = ...,
+        cash_dividend: Global___CashDividend | None = ...,
+        known_time: _timestamp_pb2.Timestamp | None = ...,
+        withdrawn_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cash_dividend", b"cash_dividend", "known_time", b"known_time", "split", b"split", "what", b"what", "withdrawn_time", b"withdrawn_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "cash_dividend", b"cash_dividend", "ex_date", b"ex_date", "instrument_id", b"instrument_id", "known_time", b"known_time", "split", b"split", "what", b"what", "withdrawn_time", b"withdrawn_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["split", "cash_dividend"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___CorporateAction: _TypeAlias = CorporateAction  # noqa: Y015
+
+@_typing.final
+class Split(_message.Message):
+    """So many new shares for so many old ones, such as 4 for 1, or 1 for 3 in a reverse split; above zero, and not alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEW_SHARES_FIELD_NUMBER: _builtins.int
+    OLD_SHARES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def new_shares(self) -> _decimal_pb2.Decimal:
+        """New shares."""
+
+    @_builtins.property
+    def old_shares(self) -> _decimal_pb2.Decimal:
+        """Old shares."""
+
+    def __init__(
+        self,
+        *,
+        new_shares: _decimal_pb2.Decimal | None = ...,
+        old_shares: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["new_shares", b"new_shares", "old_shares", b"old_shares"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_shares", b"new_shares", "old_shares", b"old_shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Split: _TypeAlias = Split  # noqa: Y015
+
+@_typing.final
+class CashDividend(_message.Message):
+    """What is paid for each share. There may be several of one date. With a split of the same date, it is for each new share."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    currency: _builtins.str
+    """The instrument's quote asset."""
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """Above zero; all of one date together are below the last close before it."""
+
+    def __init__(
+        self,
+        *,
+        amount: _decimal_pb2.Decimal | None = ...,
+        currency: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "currency", b"currency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CashDividend: _TypeAlias = CashDividend  # noqa: Y015
+
+@_typing.final
 class Gap(_message.Message):
     """Trades that are not stored."""
 
@@ -1200,6 +1348,182 @@ class GetOrderBookResponse(_message.Message):
 Global___GetOrderBookResponse: _TypeAlias = GetOrderBookResponse  # noqa: Y015
 
 @_typing.final
+class PutCorporateActionRequest(_message.Message):
+    """Puts a corporate action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    REPLACED_ACTION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    replaced_action_id: _builtins.str
+    """One of the same instrument that this one corrects: it is withdrawn at the time at which this one became known, which is
+    not before that one did. Empty for none.
+    """
+    @_builtins.property
+    def action(self) -> Global___CorporateAction:
+        """The action; action_id and withdrawn_time are set by the service. Of one date, one split at most is known at any time."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        action: Global___CorporateAction | None = ...,
+        replaced_action_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "replaced_action_id", b"replaced_action_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutCorporateActionRequest: _TypeAlias = PutCorporateActionRequest  # noqa: Y015
+
+@_typing.final
+class PutCorporateActionResponse(_message.Message):
+    """The stored action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___CorporateAction:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        action: Global___CorporateAction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutCorporateActionResponse: _TypeAlias = PutCorporateActionResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawCorporateActionRequest(_message.Message):
+    """Withdraws a corporate action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTION_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    action_id: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        action_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action_id", b"action_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawCorporateActionRequest: _TypeAlias = WithdrawCorporateActionRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawCorporateActionResponse(_message.Message):
+    """The withdrawn action."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def action(self) -> Global___CorporateAction:
+        """As it stands."""
+
+    def __init__(
+        self,
+        *,
+        action: Global___CorporateAction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawCorporateActionResponse: _TypeAlias = WithdrawCorporateActionResponse  # noqa: Y015
+
+@_typing.final
+class ListCorporateActionsRequest(_message.Message):
+    """Asks for corporate actions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
+    INCLUDE_WITHDRAWN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose."""
+    include_withdrawn: _builtins.bool
+    """Whether also those are listed that were withdrawn by then."""
+    page_size: _builtins.int
+    """At most so many, up to 200; 50 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Those that were known then; those known now if unset."""
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
+        include_withdrawn: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "include_withdrawn", b"include_withdrawn", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCorporateActionsRequest: _TypeAlias = ListCorporateActionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCorporateActionsResponse(_message.Message):
+    """A page of corporate actions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___CorporateAction]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        actions: _abc.Iterable[Global___CorporateAction] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCorporateActionsResponse: _TypeAlias = ListCorporateActionsResponse  # noqa: Y015
+
+@_typing.final
 class GetCandlesRequest(_message.Message):
     """Asks for candles."""
 
@@ -1211,6 +1535,8 @@ class GetCandlesRequest(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ADJUSTMENT_FIELD_NUMBER: _builtins.int
+    AS_OF_TIME_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """Venue and symbol."""
     bar_size: _builtins.str
@@ -1220,7 +1546,11 @@ class GetCandlesRequest(_message.Message):
     page_size: _builtins.int
     """At most so many, up to 5000; 500 if unset."""
     page_token: _builtins.str
-    """Continues where the previous page ended."""
+    """Continues where the previous page ended: adjusted for the same corporate actions as the first page."""
+    adjustment: Global___Adjustment.ValueType
+    """What prices and volumes are adjusted for; nothing if unset. Stored candles are never changed. An action of which the
+    market has not yet reached the ex date adjusts nothing.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The first bar opens at or after it; without it, the newest bars before end_time are returned."""
@@ -1228,6 +1558,12 @@ class GetCandlesRequest(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """The last bar opens before it; the newest bar is the last if unset."""
+
+    @_builtins.property
+    def as_of_time(self) -> _timestamp_pb2.Timestamp:
+        """Adjusts for the corporate actions that were known then, not in the future; for those known now if unset. Only with an
+        adjustment.
+        """
 
     def __init__(
         self,
@@ -1238,10 +1574,12 @@ class GetCandlesRequest(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        adjustment: Global___Adjustment.ValueType = ...,
+        as_of_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["as_of_time", b"as_of_time", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "end_time", b"end_time", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustment", b"adjustment", "as_of_time", b"as_of_time", "bar_size", b"bar_size", "end_time", b"end_time", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

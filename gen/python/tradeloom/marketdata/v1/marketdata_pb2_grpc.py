@@ -71,6 +71,21 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesResponse.FromString,
                 _registered_method=True)
+        self.PutCorporateAction = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/PutCorporateAction',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCorporateActionRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCorporateActionResponse.FromString,
+                _registered_method=True)
+        self.WithdrawCorporateAction = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/WithdrawCorporateAction',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.WithdrawCorporateActionRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.WithdrawCorporateActionResponse.FromString,
+                _registered_method=True)
+        self.ListCorporateActions = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/ListCorporateActions',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCorporateActionsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCorporateActionsResponse.FromString,
+                _registered_method=True)
         self.GetTicks = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/GetTicks',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetTicksRequest.SerializeToString,
@@ -164,6 +179,29 @@ class MarketDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutCorporateAction(self, request, context):
+        """Puts a corporate action of an instrument, such as a split. What was put stays: a correction withdraws it, and what was
+        known at an earlier moment can still be asked for. Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawCorporateAction(self, request, context):
+        """Withdraws a corporate action: from now on it is known to be wrong. One that is withdrawn already stays as it is.
+        Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCorporateActions(self, request, context):
+        """Lists an instrument's corporate actions in the order in which they were put, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetTicks(self, request, context):
         """Returns stored ticks in the order of their times, a page at a time. What has just come is stored within about a second.
         """
@@ -189,7 +227,8 @@ class MarketDataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamCandles(self, request, context):
-        """Streams candles: the forming one as it grows, then closed, resuming after a cursor.
+        """Streams candles: the forming one as it grows, then closed, resuming after a cursor. They are not adjusted for corporate
+        actions: from the newest ex date on adjusted ones are the same.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -262,6 +301,21 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.GetCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesResponse.SerializeToString,
+            ),
+            'PutCorporateAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutCorporateAction,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCorporateActionRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCorporateActionResponse.SerializeToString,
+            ),
+            'WithdrawCorporateAction': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawCorporateAction,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.WithdrawCorporateActionRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.WithdrawCorporateActionResponse.SerializeToString,
+            ),
+            'ListCorporateActions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCorporateActions,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCorporateActionsRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCorporateActionsResponse.SerializeToString,
             ),
             'GetTicks': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTicks,
@@ -490,6 +544,87 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/GetCandles',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutCorporateAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/PutCorporateAction',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCorporateActionRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCorporateActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawCorporateAction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/WithdrawCorporateAction',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.WithdrawCorporateActionRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.WithdrawCorporateActionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCorporateActions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/ListCorporateActions',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCorporateActionsRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ListCorporateActionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,16 @@ class MarketDataServiceStub:
     """Returns the newest order book."""
     GetCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetCandlesRequest, _marketdata_pb2.GetCandlesResponse]
     """Returns candles in the order of their opening, a page at a time."""
+    PutCorporateAction: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutCorporateActionRequest, _marketdata_pb2.PutCorporateActionResponse]
+    """Puts a corporate action of an instrument, such as a split. What was put stays: a correction withdraws it, and what was
+    known at an earlier moment can still be asked for. Repeating a request_id returns the first answer again.
+    """
+    WithdrawCorporateAction: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.WithdrawCorporateActionRequest, _marketdata_pb2.WithdrawCorporateActionResponse]
+    """Withdraws a corporate action: from now on it is known to be wrong. One that is withdrawn already stays as it is.
+    Repeating a request_id returns the first answer again.
+    """
+    ListCorporateActions: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListCorporateActionsRequest, _marketdata_pb2.ListCorporateActionsResponse]
+    """Lists an instrument's corporate actions in the order in which they were put, a page at a time."""
     GetTicks: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetTicksRequest, _marketdata_pb2.GetTicksResponse]
     """Returns stored ticks in the order of their times, a page at a time. What has just come is stored within about a second."""
     StreamTicks: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamTicksRequest, _marketdata_pb2.StreamTicksResponse]
@@ -48,7 +58,9 @@ class MarketDataServiceStub:
     else, so their bytes may be concatenated.
     """
     StreamCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamCandlesRequest, _marketdata_pb2.StreamCandlesResponse]
-    """Streams candles: the forming one as it grows, then closed, resuming after a cursor."""
+    """Streams candles: the forming one as it grows, then closed, resuming after a cursor. They are not adjusted for corporate
+    actions: from the newest ex date on adjusted ones are the same.
+    """
     ListGaps: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListGapsRequest, _marketdata_pb2.ListGapsResponse]
     """Lists what is not stored of a market: what its feed missed at the venue, and what was lost
     between the feed and the database. In the order it was found, a page at a time.
@@ -134,6 +146,34 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns candles in the order of their opening, a page at a time."""
 
     @_abc_1.abstractmethod
+    def PutCorporateAction(
+        self,
+        request: _marketdata_pb2.PutCorporateActionRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.PutCorporateActionRequest, _abc.Awaitable[_marketdata_pb2.PutCorporateActionResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.PutCorporateActionResponse]:
+        """Puts a corporate action of an instrument, such as a split. What was put stays: a correction withdraws it, and what was
+        known at an earlier moment can still be asked for. Repeating a request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawCorporateAction(
+        self,
+        request: _marketdata_pb2.WithdrawCorporateActionRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.WithdrawCorporateActionRequest, _abc.Awaitable[_marketdata_pb2.WithdrawCorporateActionResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.WithdrawCorporateActionResponse]:
+        """Withdraws a corporate action: from now on it is known to be wrong. One that is withdrawn already stays as it is.
+        Repeating a request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCorporateActions(
+        self,
+        request: _marketdata_pb2.ListCorporateActionsRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.ListCorporateActionsRequest, _abc.Awaitable[_marketdata_pb2.ListCorporateActionsResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.ListCorporateActionsResponse]:
+        """Lists an instrument's corporate actions in the order in which they were put, a page at a time."""
+
+    @_abc_1.abstractmethod
     def GetTicks(
         self,
         request: _marketdata_pb2.GetTicksRequest,
@@ -168,7 +208,9 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marketdata_pb2.StreamCandlesRequest,
         context: _aio.ServicerContext[_marketdata_pb2.StreamCandlesRequest, _abc.AsyncIterator[_marketdata_pb2.StreamCandlesResponse]],
     ) -> _abc.AsyncIterator[_marketdata_pb2.StreamCandlesResponse]:
-        """Streams candles: the forming one as it grows, then closed, resuming after a cursor."""
+        """Streams candles: the forming one as it grows, then closed, resuming after a cursor. They are not adjusted for corporate
+        actions: from the newest ex date on adjusted ones are the same.
+        """
 
     @_abc_1.abstractmethod
     def ListGaps(

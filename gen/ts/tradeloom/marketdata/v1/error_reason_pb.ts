@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/marketdata/v1/error_reason.proto.
  */
 export const file_tradeloom_marketdata_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("Cip0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9lcnJvcl9yZWFzb24ucHJvdG8SF3RyYWRlbG9vbS5tYXJrZXRkYXRhLnYxKrwCCgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIlCiFFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9OT1RfRk9VTkQQARIkCiBFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9IQVNfRkVFRBACEhkKFUVSUk9SX1JFQVNPTl9OT19RVU9URRADEiUKIUVSUk9SX1JFQVNPTl9JTVBPUlRfTElORVNfSU5WQUxJRBAEEiEKHUVSUk9SX1JFQVNPTl9JTVBPUlRfTUFMRk9STUVEEAUSIAocRVJST1JfUkVBU09OX1JFQURFUl9UT09fU0xPVxAGEhgKFEVSUk9SX1JFQVNPTl9OT19CT09LEAcSIQodRVJST1JfUkVBU09OX0NBTEVOREFSX0NIQU5HRUQQC2IGcHJvdG8z");
+  fileDesc("Cip0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9lcnJvcl9yZWFzb24ucHJvdG8SF3RyYWRlbG9vbS5tYXJrZXRkYXRhLnYxKoQECgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIlCiFFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9OT1RfRk9VTkQQARIkCiBFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9IQVNfRkVFRBACEhkKFUVSUk9SX1JFQVNPTl9OT19RVU9URRADEiUKIUVSUk9SX1JFQVNPTl9JTVBPUlRfTElORVNfSU5WQUxJRBAEEiEKHUVSUk9SX1JFQVNPTl9JTVBPUlRfTUFMRk9STUVEEAUSIAocRVJST1JfUkVBU09OX1JFQURFUl9UT09fU0xPVxAGEhgKFEVSUk9SX1JFQVNPTl9OT19CT09LEAcSIQodRVJST1JfUkVBU09OX0NBTEVOREFSX0NIQU5HRUQQCxIrCidFUlJPUl9SRUFTT05fQ09SUE9SQVRFX0FDVElPTl9OT1RfRk9VTkQQDBIdChlFUlJPUl9SRUFTT05fU1BMSVRfRVhJU1RTEA0SKwonRVJST1JfUkVBU09OX1RPT19NQU5ZX0NPUlBPUkFURV9BQ1RJT05TEA4SKQolRVJST1JfUkVBU09OX0RJVklERU5EX05PVF9CRUxPV19DTE9TRRAPEiIKHkVSUk9SX1JFQVNPTl9CQVJfU1BBTlNfRVhfREFURRAQYgZwcm90bzM");
 
 /**
  * Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -81,6 +81,45 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_CALENDAR_CHANGED = 11;
    */
   CALENDAR_CHANGED = 11,
+
+  /**
+   * NOT_FOUND: no corporate action has this id. Metadata: action_id.
+   *
+   * @generated from enum value: ERROR_REASON_CORPORATE_ACTION_NOT_FOUND = 12;
+   */
+  CORPORATE_ACTION_NOT_FOUND = 12,
+
+  /**
+   * ALREADY_EXISTS: another split of the same date was known at the same time; withdraw it first, or replace it.
+   * Metadata: action_id (the other's).
+   *
+   * @generated from enum value: ERROR_REASON_SPLIT_EXISTS = 13;
+   */
+  SPLIT_EXISTS = 13,
+
+  /**
+   * RESOURCE_EXHAUSTED: the instrument has as many corporate actions as it may have, with those that were withdrawn.
+   * Metadata: limit.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_CORPORATE_ACTIONS = 14;
+   */
+  TOO_MANY_CORPORATE_ACTIONS = 14,
+
+  /**
+   * FAILED_PRECONDITION: by the bars that are there now, the dividends of a date are not below the close before it.
+   * Withdraw them or mend the bars. Metadata: ex_time, close.
+   *
+   * @generated from enum value: ERROR_REASON_DIVIDEND_NOT_BELOW_CLOSE = 15;
+   */
+  DIVIDEND_NOT_BELOW_CLOSE = 15,
+
+  /**
+   * FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
+   * make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
+   *
+   * @generated from enum value: ERROR_REASON_BAR_SPANS_EX_DATE = 16;
+   */
+  BAR_SPANS_EX_DATE = 16,
 }
 
 /**
