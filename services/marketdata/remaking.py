@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import structlog
@@ -18,11 +19,12 @@ from libs.store.database import Connection, Database
 from services.marketdata import candle_store, parts, sessions
 from services.marketdata.candle_store import IMPORT_STATEMENT_SECONDS, Window
 from services.marketdata.columns import Integers
-from services.marketdata.domain import CALENDAR_SIZES, DAYS, EPOCH, HOURS, SECOND, BarSize
+from services.marketdata.domain import BAR_SIZES, CALENDAR_SIZES, DAYS, EPOCH, HOURS, SECOND, BarSize
 from services.marketdata.sessions import DAY_NS, MONDAY_AHEAD, Calendar, Nanoseconds
 
 log = structlog.get_logger(__name__)
 
+FOUR_HOURS = BAR_SIZES["4h"]
 LOOK_SECONDS = 2.0
 OUTDATED_MAX = 100
 """Looked at in one turn: should the calendars of so many not be known any more, the others have to wait."""
@@ -77,18 +79,18 @@ def name_of(calendar: Calendar | None) -> str:
 
 
 async def hours_of(rows: Connection, instrument_id: str) -> Integers:
-    """Every hour from the first that has a bar to the last."""
+    """Every hour from the first bar of four hours, into which all shorter ones are made, to the last."""
     found = await rows.fetchrow(
         f"""
         SELECT min(open_time) AS first, max(open_time) AS last FROM market_data_ohlcv
-        WHERE instrument_id = $1 AND bar_size = '{HOURS.name}'
+        WHERE instrument_id = $1 AND bar_size = '{FOUR_HOURS.name}'
         """,
         instrument_id,
     )
     if not found or found["first"] is None:
         return np.array([], dtype=np.int64)
     first, last = ((found[name] - EPOCH) // SECOND for name in ("first", "last"))
-    return np.arange(first, last + 1, HOURS.seconds, dtype=np.int64)
+    return np.arange(first, last + FOUR_HOURS.seconds, HOURS.seconds, dtype=np.int64)
 
 
 async def move_imported(
@@ -161,23 +163,43 @@ async def delete_derived(
     rows: Connection, instrument_id: str, size: BarSize, windows: Sequence[Window], since: datetime
 ) -> None:
     """Deletes what was derived and cannot be made anew at the same place; the others keep their revisions."""
-    _, opens, ends, made_of = zip(*windows, strict=True) if windows else ((), (), (), ())
-    await rows.execute(
+    found = await rows.fetch(
         f"""
-        DELETE FROM market_data_ohlcv AS kept
+        SELECT open_time FROM market_data_ohlcv
         WHERE instrument_id = $1 AND bar_size = '{size.name}' AND NOT imported AND open_time >= $2
-        AND NOT EXISTS (
-          SELECT FROM unnest($3::timestamptz[], $4::timestamptz[], $5::text[]) AS anew (open_time, end_time, made_of)
-          WHERE anew.open_time = kept.open_time AND EXISTS (
-            SELECT FROM market_data_ohlcv AS part
-            WHERE part.instrument_id = $1 AND part.bar_size = made_of
-            AND part.open_time >= anew.open_time AND part.open_time < anew.end_time))
         """,
         instrument_id,
         since,
-        opens,
-        ends,
-        [size.name for size in made_of],
+    )
+    made_of: dict[str, list[Window]] = {}
+    for window in windows:
+        made_of.setdefault(window.made_of.name, []).append(window)
+    made = {row["open_time"] for item in made_of.items() for row in await not_empty(rows, instrument_id, *item)}
+    await rows.execute(
+        f"""
+        DELETE FROM market_data_ohlcv
+        WHERE instrument_id = $1 AND bar_size = '{size.name}' AND NOT imported AND open_time = ANY($2)
+        """,
+        instrument_id,
+        [row["open_time"] for row in found if row["open_time"] not in made],
+        timeout=IMPORT_STATEMENT_SECONDS,
+    )
+
+
+async def not_empty(rows: Connection, instrument_id: str, name: str, windows: Sequence[Window]) -> list[Any]:
+    """The open_time of each of the windows that holds a bar of the size of this name."""
+    return await rows.fetch(
+        f"""
+        SELECT anew.open_time FROM unnest($2::timestamptz[], $3::timestamptz[]) AS anew (open_time, end_time)
+        -- Each window by itself, so that no plan reads more than one bar of it.
+        CROSS JOIN LATERAL (
+          SELECT FROM market_data_ohlcv AS part
+          WHERE part.instrument_id = $1 AND bar_size = '{name}'
+          AND part.open_time >= anew.open_time AND part.open_time < anew.end_time LIMIT 1) AS piece
+        """,
+        instrument_id,
+        [window.open_time for window in windows],
+        [window.end_time for window in windows],
         timeout=IMPORT_STATEMENT_SECONDS,
     )
 

@@ -435,6 +435,8 @@ async def test_days_and_weeks_are_made_anew_with_another_calendar_and_back(insta
     await caller.load(ABC, content_of(bars), bar_size="15m")
     # Of a Sunday and of a Tuesday after the quarters' end, imported at their own size.
     await caller.load(ABC, file_of("2025-01-19 00:00:00,1,1,1,1,1", "2025-01-21 00:00:00,2,2,2,2,2"), bar_size="1d")
+    # Four hours make days in UTC alone.
+    await caller.load(ABC, file_of("2024-11-01 08:00:00,3,3,3,3,3"), bar_size="4h")
     before = {size: await stored_bars(installation, ABC, size) for size in ("15m", "1h", "4h", "1d", "1w")}
     stream = caller.candles(ABC, bar_size="1d")
     await next_of(stream)
