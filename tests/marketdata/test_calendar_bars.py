@@ -537,6 +537,24 @@ async def test_ticks_are_stored_without_days_while_their_calendar_is_not_known(i
     assert [len(await stored_bars(installation, XYZ, size)) for size in ("1s", "4h", "1d", "1w")] == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize(("name", "trade_count"), [("XNYS", 2), ("XBOM", 1)])
+async def test_a_day_stays_as_it_is_once_what_makes_it_is_dropped_and_hours_are_kept_for_ever(
+    installation, redis, name, trade_count
+):
+    await announce(installation, XYZ, calendar=name)
+    feeder, time = Feeder(redis, XYZ), datetime(2025, 3, 12, 6, tzinfo=UTC)
+    async with desk_of(installation, redis) as desk:
+        await desk.store(feeder.batch([tick_at(time, 1.0)]))
+        await select(
+            installation,
+            "UPDATE dropped SET until_time = '2026-01-01Z' WHERE parent <> 'market_data_ticks'",
+        )
+        await desk.store(feeder.batch([tick_at(time + HOUR, 2.0)]))
+    (day,) = await stored_bars(installation, XYZ, "1d")
+    assert day["trade_count"] == trade_count
+    assert [row["trade_count"] for row in await stored_bars(installation, XYZ, "1h")] == [1, 1]
+
+
 async def test_a_database_whose_instruments_had_calendars_before_its_days_did_is_made_anew(installation, caller):
     bars = quarters(datetime(2025, 3, 3, tzinfo=UTC), datetime(2025, 3, 22, tzinfo=UTC))
     await caller.put(ABC)
