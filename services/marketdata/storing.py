@@ -199,11 +199,12 @@ class Storer:
         self._leases = dict(held)
         self._series = {key: one for key, one in self._series.items() if held.get(share_of(key)) == one.lease}
         async with self._database.transaction() as rows:
-            found = await rows.fetch("SELECT instrument_id FROM instruments WHERE has_feed")
-            mine = [row["instrument_id"] for row in found if share_of(row["instrument_id"]) in held]
-            new = [instrument_id for instrument_id in mine if instrument_id not in self._series]
+            found = await rows.fetch(
+                "SELECT instrument_id, series.calendar FROM instruments JOIN series USING (instrument_id) WHERE has_feed"
+            )
+            names = {row["instrument_id"]: row["calendar"] for row in found if share_of(row["instrument_id"]) in held}
+            new = [instrument_id for instrument_id in names if instrument_id not in self._series]
             spans = await tick_store.newest_spans(rows, new)
-            names = await candle_store.read_calendars(rows, mine)
         for instrument_id in new:
             cursor = spans[instrument_id].until if instrument_id in spans else Cursor(instrument_id, 0, 0)
             self._series[instrument_id] = Series(self._leases[share_of(instrument_id)], cursor)
