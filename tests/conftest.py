@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 numbers = itertools.count(1)
 
 
+TIMESCALE_PORT = "TRADELOOM_TEST_TIMESCALE_PORT"
+"""Of a new Postgres on loopback that has TimescaleDB, to run on that one; see tests.timescale."""
 SHARED_AUTH_REDIS = 1
 """The number of the shared auth's database of Valkey; the tests' is 0."""
 STACK_FOLDERS = ("tests/journeys/", "tests/faults/test_browser.py", "tests/faults/test_killed_services.py")
@@ -102,6 +104,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Sche
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    if port := os.environ.get(TIMESCALE_PORT):
+        yield PostgresServer(int(port))
+        return
     with servers.quick_folder(tmp_path_factory.mktemp("postgres")) as folder, servers.postgres(folder) as server:
         yield server
 

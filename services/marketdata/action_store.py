@@ -9,6 +9,7 @@ from uuid import UUID
 from libs.store.database import Connection
 from services.marketdata.adjustments import Close
 from services.marketdata.domain import DAYS, EPOCH, HOURS, SECOND, WEEKS, CashDividend, CorporateAction, Split
+from services.marketdata.parts import table_of
 
 COLUMNS = """
 action_id, instrument_id, kind, ex_date, new_shares, old_shares, amount, currency, known_time, withdrawn_time, put_number
@@ -116,7 +117,7 @@ async def closes_before(rows: Connection, instrument_id: str, times: Sequence[da
     others = " UNION ALL ".join(
         f"""
         (SELECT 1 AS turn, open_time, close, coalesce(end_time, open_time + interval '{size.seconds} s') AS end_time
-         FROM market_data_ohlcv WHERE instrument_id = $1 AND bar_size = '{size.name}'
+         FROM {table_of(size)} WHERE instrument_id = $1 AND bar_size = '{size.name}'
          AND open_time < ex.time AND coalesce(end_time, open_time + interval '{size.seconds} s') <= ex.time
          ORDER BY open_time DESC LIMIT 1)
         """
@@ -127,7 +128,7 @@ async def closes_before(rows: Connection, instrument_id: str, times: Sequence[da
         SELECT ex.time, last.open_time, last.close FROM unnest($2::timestamptz[]) AS ex (time)
         CROSS JOIN LATERAL (
           (SELECT 0 AS turn, open_time, close, open_time AS end_time
-           FROM market_data_ohlcv WHERE instrument_id = $1 AND bar_size = '{DAYS.name}' AND open_time < ex.time
+           FROM {table_of(DAYS)} WHERE instrument_id = $1 AND bar_size = '{DAYS.name}' AND open_time < ex.time
            ORDER BY open_time DESC LIMIT 1)
           UNION ALL {others}
           ORDER BY turn, end_time DESC LIMIT 1) AS last

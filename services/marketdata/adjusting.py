@@ -40,6 +40,7 @@ from services.marketdata.domain import (
     SplitExists,
     TooManyActions,
 )
+from services.marketdata.parts import table_of
 from services.marketdata.sessions import Calendar
 
 VOLUME_TOLERANCE = 1e-9
@@ -198,7 +199,7 @@ async def read_pieces(rows: Connection, instrument_id: str, size: BarSize, bars:
           extract(epoch FROM coalesce(part.end_time, part.open_time + $4::interval))::bigint, open, high, low, close, volume
         FROM unnest($2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS whole (open_time, end_time, place)
         CROSS JOIN LATERAL (
-          SELECT * FROM market_data_ohlcv
+          SELECT * FROM {table_of(size)}
           WHERE instrument_id = $1 AND bar_size = '{size.name}'
           AND open_time >= whole.open_time AND open_time < whole.end_time) AS part
         ORDER BY place, part.open_time

@@ -42,6 +42,7 @@ from services.marketdata.domain import (
     CalendarChanged,
     Candle,
 )
+from services.marketdata.parts import table_of
 from services.marketdata.sessions import Calendar
 
 IMPORT_STATEMENT_SECONDS = 300.0
@@ -133,7 +134,7 @@ async def read_candles(
     backwards = start is None
     found = await rows.fetch(
         f"""
-        SELECT {COLUMNS} FROM market_data_ohlcv
+        SELECT {COLUMNS} FROM {table_of(size)}
         WHERE instrument_id = $1 AND bar_size = '{size.name}'
         AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
         ORDER BY open_time {"DESC" if backwards else ""} LIMIT $4
@@ -163,15 +164,15 @@ async def read_changes(
     A bar that has changed again after `until` is left to the next reading, so that nobody is told twice of the same.
     """
     follows_calendar = size in CALENDAR_SIZES
-    bars = f"SELECT {COLUMNS} FROM market_data_ohlcv, head WHERE instrument_id = $1 AND bar_size = '{size.name}'"
+    bars = f"SELECT {COLUMNS} FROM {table_of(size)} AS bar, head WHERE instrument_id = $1 AND bar_size = '{size.name}'"
     found = await rows.fetch(
         f"""
         WITH newest AS ({HEAD}),
         head AS (SELECT coalesce($2::bigint, change) AS change, coalesce($3::timestamptz, watermark) AS watermark FROM newest),
         bars AS (
-          {bars} AND open_time > $7 AND market_data_ohlcv.change > $5 AND market_data_ohlcv.change <= head.change
+          {bars} AND open_time > $7 AND bar.change > $5 AND bar.change <= head.change
           UNION
-          {bars} AND open_time > $7 AND market_data_ohlcv.change <= head.change
+          {bars} AND open_time > $7 AND bar.change <= head.change
           AND open_time > $6::timestamptz - $9::interval AND open_time <= head.watermark - $10::interval
           AND {END} > $6::timestamptz AND {END} <= head.watermark
           ORDER BY open_time LIMIT $8)
@@ -281,7 +282,7 @@ async def merge_bars(rows: Connection, size: BarSize, made: Sequence[tuple[str, 
     columns = [np.concatenate(column).tolist() for column in zip(*(bars for _, bars in made), strict=True)]
     await rows.execute(
         f"""
-        INSERT INTO market_data_ohlcv AS kept (
+        INSERT INTO {table_of(size)} AS kept (
           instrument_id, bar_size, open_time, {VALUES}, revision, change, imported, {FIRST}, {LAST})
         SELECT instrument_id, '{size.name}', to_timestamp(open_seconds), {VALUES}, 1, change + 1, false, {FIRST}, {LAST}
         FROM unnest(
@@ -312,7 +313,7 @@ async def copy_new(rows: Connection, size: BarSize, made: Sequence[tuple[str, Ba
     found = await rows.fetch(
         f"""
         SELECT instrument_id, change, coalesce(extract(epoch FROM newest), -1)::bigint AS newest FROM series,
-        LATERAL (SELECT max(open_time) AS newest FROM market_data_ohlcv AS kept
+        LATERAL (SELECT max(open_time) AS newest FROM {table_of(size)} AS kept
                  WHERE kept.instrument_id = series.instrument_id AND bar_size = '{size.name}') AS kept
         WHERE instrument_id = ANY($1)
         """,
@@ -336,7 +337,7 @@ async def copy_new(rows: Connection, size: BarSize, made: Sequence[tuple[str, Ba
         content += copying.encoded(kinds, values, new.number)
         if new.number < bars.number:
             left.append((instrument_id, bars.where(~is_new)))
-    await copying.copy(rows, "market_data_ohlcv", [*KINDS], content)
+    await copying.copy(rows, table_of(size), [*KINDS], content)
     return left
 
 
@@ -398,7 +399,7 @@ def derivation(size: BarSize, smaller: BarSize) -> str:
     """Makes the bars of the windows ($2 instruments, $3 starts, $4 ends) out of the smaller ones in them."""
     differs = f"({of('kept', VALUES)}) IS DISTINCT FROM ({of('excluded', VALUES)})"
     return f"""
-        INSERT INTO market_data_ohlcv AS kept (
+        INSERT INTO {table_of(size)} AS kept (
           instrument_id, bar_size, open_time, end_time, {VALUES}, revision, change, imported, {FIRST}, {LAST})
         SELECT instrument_id, '{size.name}', touched.open_time, nullif(touched.end_time, touched.open_time + $1::interval),
           {VALUES}, 1, change + 1, false, {FIRST}, {LAST}
@@ -409,7 +410,7 @@ def derivation(size: BarSize, smaller: BarSize) -> str:
           SELECT {first_of("open")}, max(high) AS high, min(low) AS low, {last_of("close")},
             sum(volume ORDER BY open_time) AS volume, sum(trade_count) AS trade_count,
             {first_of("first_time_ns")}, {first_of("first_sequence")}, {last_of("last_time_ns")}, {last_of("last_sequence")}
-          FROM market_data_ohlcv AS part
+          FROM {table_of(smaller)} AS part
           WHERE part.instrument_id = touched.instrument_id AND bar_size = '{smaller.name}'
           AND part.open_time >= touched.open_time AND part.open_time < touched.end_time
           HAVING count(*) > 0) AS made
@@ -486,8 +487,11 @@ async def import_bars(
     differs = f"(({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)}) OR {recounts})"
     written = await rows.fetchrow(
         f"""
-        WITH written AS (
-          INSERT INTO market_data_ohlcv AS kept (
+        WITH known AS (
+          SELECT count(*) AS number FROM {table_of(size)} JOIN imported_bars USING (open_time)
+          WHERE instrument_id = $2 AND bar_size = '{size.name}'),
+        written AS (
+          INSERT INTO {table_of(size)} AS kept (
             instrument_id, bar_size, open_time, {VALUES}, end_time, revision, change, imported)
           SELECT instrument_id, '{size.name}', bars.open_time, {of("bars", VALUES)},
             nullif(bars.end_time, bars.open_time + $1::interval), 1, change + 1, true
@@ -500,13 +504,16 @@ async def import_bars(
             change = CASE WHEN {differs} THEN excluded.change ELSE kept.change END,
             first_time_ns = NULL, first_sequence = NULL, last_time_ns = NULL, last_sequence = NULL
           WHERE NOT kept.imported OR {differs}
-          RETURNING coalesce(new.end_time, new.open_time + $1::interval) AS end_time, old.open_time IS NULL AS is_new, old.change IS DISTINCT FROM new.change AS is_changed)
-        SELECT count(*) FILTER (WHERE is_new) AS inserted, count(*) FILTER (WHERE is_changed AND NOT is_new) AS changed,
-               max(end_time) AS newest_end
-        FROM written
+          RETURNING coalesce(kept.end_time, kept.open_time + $1::interval) AS end_time, kept.change),
+        stored AS (
+          SELECT count(*) FILTER (WHERE written.change > series.change) AS number, max(end_time) AS newest_end
+          FROM written, series WHERE instrument_id = $2)
+        SELECT $3::bigint - known.number AS inserted, stored.number - $3::bigint + known.number AS changed, newest_end
+        FROM known, stored
         """,
         size.length,
         instrument_id,
+        bars.height,
         timeout=IMPORT_STATEMENT_SECONDS,
     )
     assert written

@@ -1,6 +1,7 @@
 """The parts of the tables that are divided by time: which hold what, and up to when they are dropped.
 
-Ticks and the shorter bars stand in parts of a day, a month or a year, and are dropped by whole parts. `dropped` says up to when
+Ticks and the shorter bars stand in parts of a day, a month or a year (with TimescaleDB in chunks of 1, 30 or 365 days, which
+it makes by itself), and are dropped by whole parts. `dropped` says up to when
 those of each table are gone, or will be at once. Whoever writes reads it first and keeps it from moving until the commit; so
 nothing is written to a part that goes, and no bar is made of others that are not all there.
 """
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libs.store.database import Connection
-from services.marketdata.domain import BAR_SIZES, EPOCH
+from services.marketdata.domain import BAR_SIZES, EPOCH, BarSize
 
 TICKS = "market_data_ticks"
 PARTS_OF_SIZES = {
@@ -21,6 +22,7 @@ PARTS_OF_SIZES = {
     "5m": "market_data_ohlcv_5m_15m",
     "15m": "market_data_ohlcv_5m_15m",
 }
+LONG = "market_data_ohlcv_1h_1w"
 """The other sizes are few bars, and stand in one table."""
 UNITS = {TICKS: "M", "market_data_ohlcv_1s": "D", "market_data_ohlcv_1m": "M", "market_data_ohlcv_5m_15m": "Y"}
 """What a part of each table holds, as numpy spells it: a day, a month, a year."""
@@ -29,11 +31,9 @@ Part = tuple[str, datetime]
 """A table and the start of one of its parts."""
 
 
-def start_of(parent: str, moment: datetime) -> datetime:
-    """When the part begins that holds the moment."""
-    unit = UNITS[parent]
-    start = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
-    return start if unit == "D" else start.replace(day=1) if unit == "M" else start.replace(month=1, day=1)
+def table_of(size: BarSize) -> str:
+    """Where bars of this size stand. `market_data_ohlcv` has those of all sizes; with TimescaleDB it can only be read."""
+    return PARTS_OF_SIZES.get(size.name, LONG)
 
 
 def parts_of(parent: str, seconds: NDArray[np.int64]) -> set[Part]:
@@ -54,9 +54,16 @@ async def read_dropped(rows: Connection, *, hold: bool = False) -> dict[str, dat
     return {row["parent"]: row["until_time"] for row in found}
 
 
-async def drop_until(rows: Connection, parent: str, until: datetime) -> None:
-    """Says that the parts up to then are dropped. Waits for those who write, and never goes back."""
-    await rows.execute("UPDATE dropped SET until_time = $2 WHERE parent = $1 AND until_time < $2", parent, until)
+async def drop_before(rows: Connection, parent: str, moment: datetime) -> None:
+    """Says that the parts before the one that holds the moment are dropped. Waits for those who write, and never goes back."""
+    await rows.execute(
+        """
+        UPDATE dropped SET until_time = start
+        FROM part_start($1, $2) AS start WHERE parent = $1 AND until_time < start
+        """,
+        parent,
+        moment,
+    )
 
 
 async def to_drop(rows: Connection) -> list[tuple[str, str]]:

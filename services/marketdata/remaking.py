@@ -20,6 +20,7 @@ from services.marketdata import candle_store, parts, sessions
 from services.marketdata.candle_store import IMPORT_STATEMENT_SECONDS, Window
 from services.marketdata.columns import Integers
 from services.marketdata.domain import BAR_SIZES, CALENDAR_SIZES, DAYS, EPOCH, HOURS, SECOND, BarSize
+from services.marketdata.parts import table_of
 from services.marketdata.sessions import DAY_NS, MONDAY_AHEAD, Calendar, Nanoseconds
 
 log = structlog.get_logger(__name__)
@@ -82,7 +83,7 @@ async def hours_of(rows: Connection, instrument_id: str) -> Integers:
     """Every hour from the first bar of four hours, into which all shorter ones are made, to the last."""
     found = await rows.fetchrow(
         f"""
-        SELECT min(open_time) AS first, max(open_time) AS last FROM market_data_ohlcv
+        SELECT min(open_time) AS first, max(open_time) AS last FROM {table_of(FOUR_HOURS)}
         WHERE instrument_id = $1 AND bar_size = '{FOUR_HOURS.name}'
         """,
         instrument_id,
@@ -102,7 +103,7 @@ async def move_imported(
     """
     found = await rows.fetch(
         f"""
-        SELECT open_time FROM market_data_ohlcv WHERE instrument_id = $1 AND bar_size = '{size.name}' AND imported
+        SELECT open_time FROM {table_of(size)} WHERE instrument_id = $1 AND bar_size = '{size.name}' AND imported
         ORDER BY open_time
         """,
         instrument_id,
@@ -120,7 +121,7 @@ async def move_imported(
     columns = [[sessions.moment(each) for each in column.tolist()] for column in (opens, new_opens, new_ends)]
     await rows.execute(
         f"""
-        DELETE FROM market_data_ohlcv
+        DELETE FROM {table_of(size)}
         WHERE instrument_id = $1 AND bar_size = '{size.name}' AND NOT imported AND open_time = ANY($2)
         """,
         instrument_id,
@@ -128,7 +129,7 @@ async def move_imported(
     )
     await rows.execute(
         f"""
-        UPDATE market_data_ohlcv AS kept SET
+        UPDATE {table_of(size)} AS kept SET
           open_time = moved.open_time, end_time = nullif(moved.end_time, moved.open_time + $2::interval),
           change = series.change + 1
         FROM unnest($3::timestamptz[], $4::timestamptz[], $5::timestamptz[]) AS moved (old_time, open_time, end_time), series
@@ -165,7 +166,7 @@ async def delete_derived(
     """Deletes what was derived and cannot be made anew at the same place; the others keep their revisions."""
     found = await rows.fetch(
         f"""
-        SELECT open_time FROM market_data_ohlcv
+        SELECT open_time FROM {table_of(size)}
         WHERE instrument_id = $1 AND bar_size = '{size.name}' AND NOT imported AND open_time >= $2
         """,
         instrument_id,
@@ -177,7 +178,7 @@ async def delete_derived(
     made = {row["open_time"] for item in made_of.items() for row in await not_empty(rows, instrument_id, *item)}
     await rows.execute(
         f"""
-        DELETE FROM market_data_ohlcv
+        DELETE FROM {table_of(size)}
         WHERE instrument_id = $1 AND bar_size = '{size.name}' AND NOT imported AND open_time = ANY($2)
         """,
         instrument_id,
@@ -193,7 +194,7 @@ async def not_empty(rows: Connection, instrument_id: str, name: str, windows: Se
         SELECT anew.open_time FROM unnest($2::timestamptz[], $3::timestamptz[]) AS anew (open_time, end_time)
         -- Each window by itself, so that no plan reads more than one bar of it.
         CROSS JOIN LATERAL (
-          SELECT FROM market_data_ohlcv AS part
+          SELECT FROM {table_of(BAR_SIZES[name])} AS part
           WHERE part.instrument_id = $1 AND bar_size = '{name}'
           AND part.open_time >= anew.open_time AND part.open_time < anew.end_time LIMIT 1) AS piece
         """,

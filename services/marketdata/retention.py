@@ -54,7 +54,7 @@ class Retention:
             await fence(rows, lease)
             for parent, days in self._kept_days.items():
                 if days:
-                    await parts.drop_until(rows, parent, parts.start_of(parent, now - timedelta(days=days)))
+                    await parts.drop_before(rows, parent, now - timedelta(days=days))
             return await parts.to_drop(rows), (await parts.read_dropped(rows))[TICKS]
 
     async def _move_coverage(self, lease: Lease, until: datetime) -> None:

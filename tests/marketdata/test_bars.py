@@ -12,7 +12,7 @@ from libs.mesh.wire import timestamp
 from services.marketdata.bars import bars_of
 from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, told_by
 from services.marketdata.domain import BAR_SIZES
-from services.marketdata.parts import parts_of, start_of
+from services.marketdata.parts import parts_of
 from tests.marketdata.stand import START, tick_at
 
 
@@ -131,7 +131,6 @@ def test_moments_are_found_in_the_part_that_holds_them():
     }.items():
         found = parts_of(parent, moments)
         assert found == {(parent, datetime(*start, tzinfo=UTC)) for start in starts}
-        assert {start_of(parent, start) for _, start in found} == {start for _, start in found}
 
 
 def test_every_size_is_a_whole_number_of_the_one_before_it():

@@ -163,7 +163,7 @@ async def test_market_time_lets_a_bar_end_that_has_not_by_the_wall(installation,
 async def test_what_is_older_than_bars_are_kept_is_passed_over(installation, feeds, redis):
     kept_from = START.replace(hour=0) + timedelta(days=1)
     async with desk_of(installation, redis) as desk, desk._storer._database.transaction() as rows:
-        await parts.drop_until(rows, "market_data_ohlcv_1s", kept_from)
+        await parts.drop_before(rows, "market_data_ohlcv_1s", kept_from)
     seconds = [bar(0, open_time=timestamp(kept_from + timedelta(seconds=second))) for second in range(-3, 2)]
     assert counts(await feeds.PutCandles(putting(*seconds, bar_size="1s"))) == (2, 0, 0, 3)
     assert counts(await feeds.PutCandles(putting(*seconds[:2], bar_size="1s"))) == (0, 0, 0, 2)

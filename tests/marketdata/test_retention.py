@@ -27,7 +27,8 @@ from tests.marketdata.stand import (
 )
 from tests.marketdata.test_candles import page
 
-NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+NOW = datetime(2026, 6, 25, 12, tzinfo=UTC)
+"""Late in its month, and in its chunk of TimescaleDB, which begins on the 6th."""
 TICKS, SECONDS, MINUTES = "market_data_ticks", "market_data_ohlcv_1s", "market_data_ohlcv_1m"
 DAY = timedelta(days=1)
 
@@ -47,12 +48,13 @@ async def retention_of(installation, **kept_days: int):
 
 
 async def parts_of(installation, parent: str) -> list[str]:
-    found = await select(
-        installation,
-        "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = $1::regclass ORDER BY 1",
-        parent,
+    """Of each part the day of the oldest that is in it, however Postgres or TimescaleDB call the part."""
+    moment = "time" if parent == TICKS else "open_time"
+    parts = await select(
+        installation, "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = $1::regclass", parent
     )
-    return [row["relname"].removeprefix(parent) for row in found]
+    days = [await select(installation, f"SELECT min({moment})::date::text AS day FROM {part[0]}") for part in parts]
+    return sorted(found[0]["day"] for found in days)
 
 
 async def test_whole_parts_go_once_all_of_them_is_old_enough(installation, redis):
@@ -65,13 +67,13 @@ async def test_whole_parts_go_once_all_of_them_is_old_enough(installation, redis
         await desk.store(Feeder(redis).batch([tick_at(time, 10.0) for time in times]))
         before = await stored_bars(installation, BTC, "1d")
         assert await turn()
-        assert await parts_of(installation, TICKS) == ["_2026_06"]
-        assert await parts_of(installation, SECONDS) == ["_2026_06_14", "_2026_06_15"]
-        assert await parts_of(installation, MINUTES) == ["_2026_05", "_2026_06"]
-        assert await parts_of(installation, "market_data_ohlcv_5m_15m") == ["_2026"]
+        assert await parts_of(installation, TICKS) == ["2026-06-24"]
+        assert await parts_of(installation, SECONDS) == ["2026-06-24", "2026-06-25"]
+        assert await parts_of(installation, MINUTES) == ["2026-05-31", "2026-06-24"]
+        assert await parts_of(installation, "market_data_ohlcv_5m_15m") == ["2026-04-30"]
         assert await stored_bars(installation, BTC, "1d") == before
         assert await turn()
-        assert await parts_of(installation, TICKS) == ["_2026_06"]
+        assert await parts_of(installation, TICKS) == ["2026-06-24"]
 
 
 async def test_nothing_goes_where_all_is_kept_for_ever(installation, redis):
@@ -84,7 +86,7 @@ async def test_nothing_goes_where_all_is_kept_for_ever(installation, redis):
         await desk.store(Feeder(redis).batch([tick_at(datetime(1999, 1, 1, tzinfo=UTC), 10.0)]))
         async with holding(database, "retention of a test") as lease:
             assert await Retention(database, settings.kept_days).turn(lease, NOW)
-    assert await parts_of(installation, TICKS) == ["_1999_01"]
+    assert await parts_of(installation, TICKS) == ["1999-01-01"]
     assert await parts_of(installation, SECONDS) == []
     assert len(await stored_bars(installation, BTC)) == 1
 
@@ -92,7 +94,7 @@ async def test_nothing_goes_where_all_is_kept_for_ever(installation, redis):
 async def test_who_resumes_before_what_was_dropped_is_told_of_a_gap(installation, caller, redis):
     await announce(installation, BTC, ETH)
     feeder, gone = Feeder(redis), Feeder(redis, ETH)
-    old, new = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 6, 1, tzinfo=UTC)
+    old, new = datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 6, 10, tzinfo=UTC)
     async with desk_of(installation, redis) as desk, retention_of(installation, ticks=10) as turn:
         await desk.store(feeder.batch([tick_at(old, 1.0), tick_at(old, 2.0)]), gone.batch([tick_at(old, 9.0)]))
         await desk.store(feeder.batch([tick_at(new, 3.0)]), feeder.batch([tick_at(new, 4.0)]))
@@ -126,12 +128,12 @@ async def test_coverage_is_moved_before_anything_goes_and_storing_does_not_mind(
             await rows.fetch("SELECT FROM market_data_ticks")
             # Somebody reads: the part stays a while, and nobody waits behind it for long.
             assert not await turn()
-            assert await parts_of(installation, TICKS) == ["_2026_04", "_2026_06"]
+            assert await parts_of(installation, TICKS) == ["2026-04-01", "2026-06-25"]
             spans = await select(installation, "SELECT after_sequence FROM coverage")
             assert [span["after_sequence"] for span in spans] == [1]
             await asyncio.wait_for(desk.store(feeder.batch([tick_at(NOW, 3.0)])), 2)
         assert await turn()
-    assert await parts_of(installation, TICKS) == ["_2026_06"]
+    assert await parts_of(installation, TICKS) == ["2026-06-25"]
     spans = await select(installation, "SELECT after_sequence, sequence FROM coverage")
     assert [tuple(span) for span in spans] == [(1, 3)]
 
@@ -148,9 +150,9 @@ async def test_what_is_dropped_moves_only_while_nobody_writes_and_nobody_waits_f
                 await until(lambda: is_waiting(installation))
                 await asyncio.wait_for(desk.store(feeder.batch([tick_at(NOW, 2.0)])), 1)
                 assert not await waiting
-        assert await parts_of(installation, TICKS) == ["_2026_04", "_2026_06"]
+        assert await parts_of(installation, TICKS) == ["2026-04-01", "2026-06-25"]
         assert await turn()
-    assert await parts_of(installation, TICKS) == ["_2026_06"]
+    assert await parts_of(installation, TICKS) == ["2026-06-25"]
 
 
 async def is_waiting(installation) -> bool:
