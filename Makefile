@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help up demo test faults check gen bench fmt clean
+.PHONY: help up demo test faults timescale check gen bench fmt clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,6 +24,9 @@ test: $(VENV)/dev ## Run every test against real servers, three at a time (ARGS=
 
 faults: $(VENV)/dev ## Kill, cut and confuse whatever can be, in every combination (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest --numprocesses 2 --long tests/faults $(ARGS)
+
+timescale: $(VENV)/dev ## Test the market's record on TimescaleDB, in a Debian that root makes with debootstrap (ARGS="-k name" for some)
+	@$(BIN)/python -m tests.timescale $(ARGS)
 
 check: $(VENV)/dev ## Lint, types, architecture, contract
 	@$(BIN)/python -m libs.codegen.check

@@ -59,9 +59,11 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long") and (long := [item for item in items if item.get_closest_marker("long")]):
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    runs = {"long": config.getoption("--long"), "timescale": TIMESCALE_PORT in os.environ}
+    for name in (name for name, is_run in runs.items() if not is_run):
+        if left := [item for item in items if item.get_closest_marker(name)]:
+            config.hook.pytest_deselected(items=left)
+            items[:] = [item for item in items if item not in left]
     # A stack that stands idle takes a quarter of a core: it starts late, and leaves enough to do beside it.
     items.sort(
         key=lambda item: STACK_PLACE if item.nodeid.startswith(STACK_FOLDERS) else item.nodeid.partition("::")[0]

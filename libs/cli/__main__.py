@@ -25,6 +25,7 @@ COMMANDS = {
         "psql",
         "audit",
         "rotate_keys",
+        "timescale",
     )
 }
 """The files of this folder by their commands: neither `import` alone nor a name with a hyphen can name a module."""
