@@ -167,7 +167,9 @@ async def test_a_token_of_another_list_is_refused(known, caller, token):
 
 
 async def test_without_trigrams_words_are_still_found(installation, known, caller):
-    async with installation.connect() as superuser:
+    async with installation.connect() as superuser, superuser.transaction():
+        # In the order in which the service's statements lock them, or one would wait for the other.
+        await superuser.execute("LOCK TABLE marketdata.instruments, marketdata.instrument_words")
         await superuser.execute("DROP EXTENSION pg_trgm CASCADE")
     assert (await find(caller, "btc/usdt"))[:2] == ["KRAKEN:BTC/USDT", "SIM:BTCUSDT"]
     assert await find(caller, "crosoft") == ["NASDAQ:MSFT"]
