@@ -1,6 +1,7 @@
 """How fast the marketdata service stores ticks and reads candles, beside the bare statements on the same tables."""
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -204,7 +205,12 @@ async def import_bars(stack: Stack, count: int) -> None:
 
     async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
         yield marketdata_pb2.ImportCandlesRequest(
-            header=marketdata_pb2.ImportHeader(request_id=str(uuid7()), instrument_id=PLAIN_ID)
+            header=marketdata_pb2.ImportHeader(
+                request_id=str(uuid7()),
+                instrument_id=PLAIN_ID,
+                size_bytes=len(content),
+                sha256=hashlib.sha256(content).digest(),
+            )
         )
         for start in range(0, len(content), PART_BYTES):
             yield marketdata_pb2.ImportCandlesRequest(chunk=content[start : start + PART_BYTES])

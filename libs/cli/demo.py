@@ -1,6 +1,7 @@
 """`tradeloom demo`: one person's first trade, from registration to the fill, through the one port."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -268,11 +269,16 @@ async def import_history(
     content = history_before(instrument, first.open_time.ToDatetime(UTC), first.open)
 
     async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
-        header = marketdata_pb2.ImportHeader(request_id=str(uuid7()), instrument_id=instrument.instrument_id)
+        header = marketdata_pb2.ImportHeader(
+            request_id=str(uuid7()),
+            instrument_id=instrument.instrument_id,
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).digest(),
+        )
         yield marketdata_pb2.ImportCandlesRequest(header=header)
         yield marketdata_pb2.ImportCandlesRequest(chunk=content)
 
-    done = await market.ImportCandles(parts(), metadata=admin, timeout=CALL_SECONDS)
+    done = (await market.ImportCandles(parts(), metadata=admin, timeout=CALL_SECONDS)).candle_import
     story.history = {"read": done.read_count, "inserted": done.inserted_count, "unchanged": done.unchanged_count}
     console.print(f"history     {done.read_count} bars read, {done.inserted_count} new")
 

@@ -1,84 +1,276 @@
-"""`tradeloom import`: a file of bars into a running stack, all of it or nothing."""
+"""`tradeloom import`: files of bars into a running stack, each all of it or nothing.
+
+A command that was stopped goes on when it is given again: the request_id is made of the file and of what its bars are.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import grpc
 import typer
 from google.rpc import error_details_pb2
 from grpc import aio
 from grpc_status import rpc_status
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
-from libs.cli.client import edge_channel, sign_in_admin
+from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in_admin
 from libs.cli.options import DataDir, running_stack
-from libs.ids import uuid7
 from libs.stack.errors import StackError
 from libs.stack.state import Snapshot
+from libs.store.background import Backoff
 
 app = typer.Typer(add_completion=False)
 
 CHUNK_BYTES = 512 * 1024
-FILE_BYTES_MAX = 256 * 1024 * 1024
+FILE_BYTES_MAX = 2 * 1024 * 1024 * 1024
 """What the service takes; refused here before anything is sent."""
-IMPORT_SECONDS = 600.0
+IMPORT_SECONDS = 900.0
+"""For one call; then the next goes on."""
+LOOK_SECONDS = 0.5
+FAILURES_MAX = 8
+"""Calls one after the other that bring nothing forward."""
+REPEATS_MAX = 100
+"""So often the same file is imported within the thirty days for which its import is known."""
+STOPPED_EXIT_CODE = 130
+PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+)
+"""What is over when one calls again, with a new session."""
+
+CandleImport = marketdata_pb2.CandleImport
+DESCRIPTIONS = {
+    marketdata_pb2.IMPORT_STATE_RECEIVING: "sending",
+    marketdata_pb2.IMPORT_STATE_CHECKING: "checking",
+    marketdata_pb2.IMPORT_STATE_STORING: "storing",
+}
 
 
 @app.command("import")
-def import_file(
-    file: Annotated[Path, typer.Argument(help="CSV with timestamp, open, high, low, close and volume.")],
+def import_files(
+    files: Annotated[
+        list[Path], typer.Argument(help="CSV (Binance, Kraken, TradingView, or with named columns), Parquet or Arrow.")
+    ],
     instrument: Annotated[str, typer.Option(help="Whose bars: an instrument that exists, such as SIM:BTCUSDT.")],
     bar_size: Annotated[str, typer.Option(help="How long its bars are: 1s, 1m, 5m, 15m, 1h, 4h, 1d or 1w.")] = "1m",
     data_dir: DataDir = None,
 ) -> None:
-    """Import a file of bars; a timestamp is the bar's opening in UTC. Longer bars are made of them."""
-    try:
-        size = file.stat().st_size
-        content = file.read_bytes() if size <= FILE_BYTES_MAX else b""
-    except OSError as error:
-        raise StackError(f"{file} cannot be read: {error.strerror}") from error
-    if size > FILE_BYTES_MAX:
-        raise StackError(f"{file} is larger than {FILE_BYTES_MAX >> 20} MiB; split it by time")
+    """Import files of bars, perhaps packed by gzip or zip; a time is the bar's opening, in UTC unless it has an offset.
+
+    Longer bars are made of them. Stopped, it goes on when the same command is given again.
+    """
+    sizes = [size_of(path) for path in files]
     snapshot = running_stack(data_dir)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        done = asyncio.run(send(snapshot, content, instrument.upper(), bar_size, console))
-    except aio.AioRpcError as error:
-        for line in wrong_lines(error):
-            console.print(line, markup=False)
-        raise StackError(f"nothing was imported: {error.details()}") from error
+        failed = asyncio.run(
+            send_all(snapshot, list(zip(files, sizes, strict=True)), instrument.upper(), bar_size, console)
+        )
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on")
+        raise typer.Exit(STOPPED_EXIT_CODE) from None
+    if failed:
+        raise StackError("; ".join(failed))
+
+
+def size_of(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise StackError(f"{path} cannot be read: {error.strerror}") from error
+    if size == 0:
+        raise StackError(f"{path} is empty")
+    if size > FILE_BYTES_MAX:
+        raise StackError(f"{path} is larger than {FILE_BYTES_MAX >> 30} GiB; split it by time")
+    return size
+
+
+async def send_all(
+    snapshot: Snapshot, files: Sequence[tuple[Path, int]], instrument_id: str, bar_size: str, console: Console
+) -> list[str]:
+    """Why some were not imported, if they were not."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    failed: list[str] = []
+    async with edge_channel(snapshot) as channel:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            for path, size in files:
+                name = f"{path.name}: " if len(files) > 1 else ""
+                if name:
+                    console.print(f"file       {path}")
+                sha256 = await asyncio.to_thread(digest_of, path)
+                header = marketdata_pb2.ImportHeader(
+                    instrument_id=instrument_id, bar_size=bar_size, size_bytes=size, sha256=sha256
+                )
+                sending = Sending(snapshot, channel, path, header, progress)
+                try:
+                    show(await sending(), console)
+                except aio.AioRpcError as error:
+                    for line in wrong_lines(error):
+                        console.print(line, markup=False)
+                    failed.append(f"{name}nothing was imported: {error.details()}")
+                except Refused as refused:
+                    for line in refused.lines:
+                        console.print(line, markup=False)
+                    failed.append(f"{name}nothing was imported: {refused}")
+    return failed
+
+
+def show(done: CandleImport, console: Console) -> None:
     first, last = done.start_time.ToDatetime(), done.end_time.ToDatetime()
-    console.print(f"read       {done.read_count} bars, {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
+    console.print(
+        f"read       {done.read_count} bars, {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC, {done.layout}"
+    )
     console.print(f"inserted   {done.inserted_count}")
     console.print(f"changed    {done.changed_count}")
     console.print(f"unchanged  {done.unchanged_count}")
 
 
-async def send(
-    snapshot: Snapshot, content: bytes, instrument_id: str, bar_size: str, console: Console
-) -> marketdata_pb2.ImportCandlesResponse:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    shown = console.is_terminal
-    async with edge_channel(snapshot) as channel:
-        admin = await sign_in_admin(channel, snapshot)
-        market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
-        with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-            sending = progress.add_task(f"importing into {instrument_id}", total=len(content))
+def digest_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
-            async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
-                header = marketdata_pb2.ImportHeader(
-                    request_id=str(uuid7()), instrument_id=instrument_id, bar_size=bar_size
-                )
-                yield marketdata_pb2.ImportCandlesRequest(header=header)
-                for start in range(0, len(content), CHUNK_BYTES):
-                    chunk = content[start : start + CHUNK_BYTES]
+
+class Refused(Exception):
+    """The file is wrong, as was learnt by asking; lines name where."""
+
+    def __init__(self, refusal: marketdata_pb2.ImportRefusal) -> None:
+        super().__init__(refusal.message)
+        violations = refusal.violations if refusal.wrong_line_count else ()
+        named = [f"{each.field}: {each.description}" for each in violations]
+        more = refusal.wrong_line_count - len(named)
+        self.lines = [*named, f"and {more} more lines"] if more > 0 else named
+
+
+@dataclass
+class Sending:
+    """One file on its way: sent from where it was, then followed to its end, however often the connection is lost."""
+
+    snapshot: Snapshot
+    channel: aio.Channel
+    path: Path
+    header: marketdata_pb2.ImportHeader
+    progress: Progress
+    _session: Metadata = ()
+    _is_sent: bool = False
+
+    def __post_init__(self) -> None:
+        self._market: Any = marketdata_pb2_grpc.MarketDataServiceStub(self.channel)
+        self._shown = CandleImport()
+        self._task = self.progress.add_task(f"{self.path.name}: reading", total=None)
+
+    async def __call__(self) -> CandleImport:
+        backoff, reached = Backoff(), (0, 0, 0)
+        try:
+            while True:
+                try:
+                    return await self._follow()
+                except aio.AioRpcError as error:
+                    now = (self._shown.held_bytes, self._shown.checked_count, self._shown.stored_count)
+                    if now > reached:
+                        backoff.reset()
+                        reached = now
+                    if error.code() not in PASSING or backoff.failures >= FAILURES_MAX:
+                        raise
+                    self._session = ()
+                    await asyncio.sleep(backoff.next_seconds())
+        finally:
+            self.progress.remove_task(self._task)
+
+    async def _follow(self) -> CandleImport:
+        if not self._session:
+            self._session = await sign_in_admin(self.channel, self.snapshot)
+        if not self.header.request_id:
+            self.header.request_id = await self._request_id()
+        while True:
+            found = await self._look()
+            # A file that was refused before may be right by now: its last bar has ended.
+            was_refused = found is not None and found.state == marketdata_pb2.IMPORT_STATE_REFUSED
+            if (
+                found is None
+                or found.state == marketdata_pb2.IMPORT_STATE_RECEIVING
+                or (was_refused and not self._is_sent)
+            ):
+                found = await self._send(found)
+            if found.state == marketdata_pb2.IMPORT_STATE_DONE:
+                return found
+            if found.state == marketdata_pb2.IMPORT_STATE_REFUSED:
+                raise Refused(found.refusal)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _request_id(self) -> str:
+        """The same whenever this file is imported, until that has ended well: the next time is another import."""
+        said = self.header.SerializeToString(deterministic=True)
+        base = hashlib.sha256(said).hexdigest()[:32]
+        for number in range(REPEATS_MAX):
+            found = await self._ask(f"{base}-{number}")
+            if found is None or found.state != marketdata_pb2.IMPORT_STATE_DONE:
+                return f"{base}-{number}"
+        raise StackError(f"{self.path} was imported {REPEATS_MAX} times in thirty days")
+
+    async def _send(self, found: CandleImport | None) -> CandleImport:
+        header = marketdata_pb2.ImportHeader()
+        header.CopyFrom(self.header)
+        if found is not None and found.state == marketdata_pb2.IMPORT_STATE_RECEIVING:
+            header.start_byte = found.held_bytes
+
+        async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
+            self._is_sent = True
+            yield marketdata_pb2.ImportCandlesRequest(header=header)
+            with self.path.open("rb") as file:
+                file.seek(header.start_byte)
+                while chunk := file.read(CHUNK_BYTES):
                     yield marketdata_pb2.ImportCandlesRequest(chunk=chunk)
-                    progress.update(sending, advance=len(chunk))
 
-            return await market.ImportCandles(parts(), metadata=admin, timeout=IMPORT_SECONDS)
+        call = asyncio.ensure_future(
+            self._market.ImportCandles(parts(), metadata=self._session, timeout=IMPORT_SECONDS)
+        )
+        try:
+            while not (await asyncio.wait([call], timeout=LOOK_SECONDS))[0]:
+                await self._look()
+            return (await call).candle_import
+        finally:
+            call.cancel()
+
+    async def _look(self) -> CandleImport | None:
+        found = await self._ask(self.header.request_id)
+        if found is not None and (description := DESCRIPTIONS.get(found.state)):
+            self._shown = found
+            total, completed = {
+                marketdata_pb2.IMPORT_STATE_RECEIVING: (found.size_bytes, found.held_bytes),
+                marketdata_pb2.IMPORT_STATE_CHECKING: (None, found.checked_count),
+                marketdata_pb2.IMPORT_STATE_STORING: (found.read_count, found.stored_count),
+            }[found.state]
+            rows = f" {found.checked_count} rows" if total is None else ""
+            self.progress.update(
+                self._task, description=f"{self.path.name}: {description}{rows}", total=total, completed=completed
+            )
+        return found
+
+    async def _ask(self, request_id: str) -> CandleImport | None:
+        request = marketdata_pb2.GetImportRequest(request_id=request_id)
+        try:
+            answer = await self._market.GetImport(request, metadata=self._session, timeout=CALL_SECONDS)
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
+        return answer.candle_import
 
 
 def wrong_lines(error: Any) -> list[str]:
@@ -87,6 +279,8 @@ def wrong_lines(error: Any) -> list[str]:
     bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
     for detail in status.details if status else ():
         _ = detail.Unpack(bad) or detail.Unpack(info)
+    if "wrong_lines" not in info.metadata:
+        return []
     lines = [f"{violation.field}: {violation.description}" for violation in bad.field_violations if violation.field]
-    more = int(info.metadata.get("wrong_lines", 0)) - len(lines)
+    more = int(info.metadata["wrong_lines"]) - len(lines)
     return [*lines, f"and {more} more lines"] if more > 0 else lines

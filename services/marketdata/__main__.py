@@ -19,8 +19,9 @@ from services.marketdata.candle_stream import reading_candles
 from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
-from services.marketdata.importing import Importing
+from services.marketdata.importing import importing
 from services.marketdata.putting import Putting
+from services.marketdata.receiving import Receiving
 from services.marketdata.remaking import remaking
 from services.marketdata.retention import retaining
 from services.marketdata.servicer import MarketDataServicer
@@ -30,8 +31,8 @@ from services.marketdata.telling import telling_again
 from services.marketdata.tick_stream import TickStreams
 
 WORKER_CONNECTIONS_MAX = 8
-"""Relay, facts, leases, storing and the parts it needs, two imports, and one putting; what is told again, dropped or made anew
-waits for one of them."""
+"""Relay, facts, leases, storing and the parts it needs, two imports, and one putting; what is told again, dropped or made anew, and
+files that come, wait for one of them."""
 
 
 @asynccontextmanager
@@ -49,6 +50,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             telling_again(worker),
             retaining(worker, settings.kept_days),
             remaking(worker),
+            importing(worker),
             storing(worker, redis, interval_seconds=settings.store_interval_seconds),
             reading_ticks(redis) as hub,
             reading_books(hub, redis) as book_hub,
@@ -78,7 +80,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     message_bytes=settings.tick_message_bytes,
                 ),
                 candle_streams=candle_streams,
-                importing=Importing(worker, at_once_max=settings.imports_at_once_max),
+                receiving=Receiving(worker),
                 putting=Putting(worker),
             )
             yield Service(

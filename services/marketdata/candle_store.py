@@ -46,7 +46,8 @@ from services.marketdata.parts import table_of
 from services.marketdata.sessions import Calendar
 
 IMPORT_STATEMENT_SECONDS = 300.0
-"""For one statement of an import; the largest file takes about a minute."""
+"""For one statement of a slice of an import, whose longer bars may be made of years."""
+MICROSECONDS = 1_000_000
 WINDOWS_AT_ONCE = 50_000
 """Derived in one statement, so that it needs little memory."""
 
@@ -474,14 +475,16 @@ async def import_bars(
         ON COMMIT DROP
         """
     )
+    bars = bars.sort("open_time")
+    opens = bars["open_time"].dt.epoch("s").to_numpy()
     if size in CALENDAR_SIZES:
-        opens = bars["open_time"].dt.epoch("s").to_numpy()
         ends = [window.end_time for window in windows_of(size, instrument_id, opens, calendars)]
         bars = bars.with_columns(pl.Series("end_time", ends, dtype=bars.schema["open_time"]))
-    for some in bars.iter_slices(WINDOWS_AT_ONCE):
-        await rows.copy_records_to_table(
-            "imported_bars", records=some.rows(), columns=bars.columns, timeout=IMPORT_STATEMENT_SECONDS
-        )
+    kinds = {name: kind for name, kind in (KINDS | {"end_time": ">i8"}).items() if name in bars.columns}
+    times = [name for name in ("open_time", "end_time") if name in kinds]
+    since = POSTGRES_EPOCH_SECONDS * MICROSECONDS
+    values = {name: bars[name].to_physical().to_numpy() - (since if name in times else 0) for name in kinds}
+    await copying.copy(rows, "imported_bars", [*kinds], copying.encoded(kinds, values, bars.height))
     prices = "open, high, low, close, volume"
     recounts = "excluded.trade_count > 0 AND kept.trade_count <> excluded.trade_count"
     differs = f"(({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)}) OR {recounts})"
@@ -518,7 +521,7 @@ async def import_bars(
     )
     assert written
     if written["newest_end"] is not None:
-        touched = {instrument_id: bars["open_time"].dt.epoch("s").to_numpy()}
+        touched = {instrument_id: opens}
         for longer in sizes_from(size)[1:]:
             await derive(rows, longer, touched, kept_from, calendars, timeout=IMPORT_STATEMENT_SECONDS)
         await rows.execute(

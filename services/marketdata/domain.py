@@ -241,6 +241,57 @@ def check_action(action: CorporateAction, instrument: Instrument, now: datetime)
         raise Invalid(violations)
 
 
+class ImportState(Enum):
+    RECEIVING = "receiving"
+    CHECKING = "checking"
+    STORING = "storing"
+    DONE = "done"
+    REFUSED = "refused"
+
+    @property
+    def has_ended(self) -> bool:
+        return self in (ImportState.DONE, ImportState.REFUSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRefusal:
+    """Why an import was refused, as it is kept until somebody asks."""
+
+    reason: str
+    message: str
+    violations: Mapping[str, str]
+    wrong_line_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """A file of bars of somebody's, and how far it has come."""
+
+    import_id: UUID
+    user_id: UUID
+    request_id: str
+    digest: bytes
+    """Of its header: another under the same request_id is refused."""
+    instrument_id: str
+    bar_size: str
+    state: ImportState
+    size_bytes: int
+    sha256: bytes
+    held_bytes: int = 0
+    calendar: str = ""
+    """Of the instrument, as it was checked."""
+    layout: str = ""
+    checked_count: int = 0
+    read_count: int = 0
+    stored_count: int = 0
+    inserted_count: int = 0
+    changed_count: int = 0
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    refusal: ImportRefusal | None = None
+    create_time: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class MarketState:
     """Whether a market trades, and when that next changes as far as is known."""
@@ -337,6 +388,30 @@ class ImportMalformed(Invalid):
     """The import breaks its own form."""
 
     reason = "IMPORT_MALFORMED"
+
+
+class ImportNotFound(NotFound):
+    """The caller has no import under this request_id."""
+
+    reason = "IMPORT_NOT_FOUND"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__("you have no import under this request_id", request_id=request_id)
+
+
+class TooManyImports(Exhausted):
+    """As many imports as may be are unfinished."""
+
+    reason = "TOO_MANY_IMPORTS"
+
+
+class ImportOvertaken(Conflict):
+    """Another call sends the same file."""
+
+    reason = "IMPORT_OVERTAKEN"
+
+    def __init__(self) -> None:
+        super().__init__("another call sends the same file; ask how far it has come and call again")
 
 
 class ReaderTooSlow(Exhausted):

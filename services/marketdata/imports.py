@@ -1,102 +1,181 @@
-"""Reads a file of bars of one size, and finds every line that is wrong.
+"""Reads a file of bars of one size: finds every row that is wrong, and then gives its bars slice by slice.
 
-The file is CSV in UTF-8. Its first line names the columns; timestamp, open, high, low, close and volume must be among them,
-in any order, and others are passed over. Values are not quoted. A timestamp is the bar's open time in UTC, such as
-"2021-12-31 23:01:00", "2021-12-31T23:01:00Z" or with a fraction, at which a bar of the size opens. Of an instrument with a
-calendar, that of a day or week is its date at midnight or a moment within it (sessions.places_named). Bars may be in any
-order; blank lines count as lines and hold no bar.
+A row's time is that at which a bar of the size opens; of an instrument with a calendar, that of a day or week is its date at
+midnight or a moment within it (sessions.places_named).
+
+Whatever the file's length, only some of its rows are in memory; beside them eight bytes for each row, which tell whether a time
+comes twice. All of it is work for a thread.
 """
 
-from collections.abc import Mapping
-from datetime import datetime
+import struct
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import IO
 
+import numpy as np
 import polars as pl
 
 from libs.errors import Invalid
 from services.marketdata import sessions
-from services.marketdata.domain import (
-    BAR_SIZE_USUAL,
-    BAR_SIZES,
-    CALENDAR_SIZES,
-    EPOCH,
-    BarSize,
-    ImportLinesInvalid,
-    ImportMalformed,
-)
+from services.marketdata.columns import Integers
+from services.marketdata.domain import CALENDAR_SIZES, EPOCH, BarSize, ImportLinesInvalid, ImportMalformed
+from services.marketdata.layouts import NUMBERS, Block, blocks
 from services.marketdata.sessions import Calendar
+from services.marketdata.unpacking import unpacked_well
 
-FILE_BYTES_MAX = 256 * 1024 * 1024
+ROWS_MAX = 40_000_000
+"""Each takes eight bytes of memory while the file is checked."""
+SLICE_ROWS = 20_000
+"""Bars that are stored in one transaction."""
 NAMED_LINES_MAX = 40
 """As many as fit into a status whatever is wrong with them."""
-COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
-NUMBERS = COLUMNS[1:]
-NO_LINE_HAS_IT = "\x01"
-"""As a separator it keeps every line whole."""
-TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
-UTC_SUFFIX = r"(Z|\+00:?00)$"
+COUNT_MAX = 2**53
+MICROSECOND = timedelta(microseconds=1)
 
 
-def read_bars(
-    content: bytes,
-    now: datetime,
-    size: BarSize = BAR_SIZES[BAR_SIZE_USUAL],
-    kept_from: datetime = EPOCH,
-    calendar: Calendar | None = None,
-) -> pl.DataFrame:
-    """The file's bars by time: open_time, open, high, low, close, volume.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """A bar must open where bars of its size do, have ended before now, and not be older than bars of its size are kept."""
 
-    A bar must have ended before now, and not be older than bars of its size are kept.
+    size: BarSize
+    now: datetime
+    kept_from: datetime = EPOCH
+    calendar: Calendar | None = None
 
-    Raises ImportMalformed if it is no such file, and ImportLinesInvalid with the number of wrong lines and the first
-    forty of them by their numbers, counted from 1 with the header.
+    @property
+    def follows_calendar(self) -> bool:
+        return self.calendar is not None and self.size in CALENDAR_SIZES
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file in which nothing is wrong."""
+
+    layout: str
+    row_count: int
+    first: datetime
+    last: datetime
+
+
+@dataclass(slots=True)
+class Wrong:
+    """The first wrong rows by their places, and how many there are."""
+
+    named: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, place: str, found: pl.DataFrame) -> None:
+        self.count += found.height
+        for line, why in found.head(NAMED_LINES_MAX - len(self.named)).iter_rows():
+            self.named[f"{place} {line}"] = why
+
+    def refusal(self) -> Invalid:
+        first, why = next(iter(self.named.items()))
+        return ImportLinesInvalid(
+            self.named,
+            f"{self.count} {'line is' if self.count == 1 else 'lines are'} wrong, the first is {first}: {why}; "
+            "nothing was imported",
+            line=first.rpartition(" ")[2],
+            wrong_lines=self.count,
+        )
+
+
+class Repeats:
+    """Times that come more than once, and where each came first as far as the file was read."""
+
+    def __init__(self, times: Integers) -> None:
+        self._times = times
+        self._lines = np.zeros(len(times), np.int64)
+        self._places = np.zeros(len(times), np.int32)
+        self._names: list[str] = []
+
+    def of(self, block: Block, bars: pl.DataFrame) -> pl.Series:
+        """For each bar of a block whose time was there before, where that was."""
+        times = bars["open_time"].to_physical()
+        known = times.fill_null(-1).to_numpy()
+        at = np.searchsorted(self._times, known).clip(max=len(self._times) - 1)
+        (rows,) = np.nonzero((self._times[at] == known) & times.is_not_null().to_numpy())
+        at = at[rows]
+        if block.place not in self._names:
+            self._names.append(block.place)
+        first_at, first_rows = np.unique(at, return_index=True)
+        is_new = self._lines[first_at] == 0
+        lines = block.rows["line"].to_numpy()
+        self._lines[first_at[is_new]] = lines[rows[first_rows[is_new]]]
+        self._places[first_at[is_new]] = self._names.index(block.place)
+        is_first = np.zeros(len(rows), np.bool_)
+        is_first[first_rows[is_new]] = True
+        rows, at = rows[~is_first], at[~is_first]
+        where = pl.DataFrame(
+            {"row": rows, "place": pl.Series(self._names).gather(self._places[at]), "line": self._lines[at]}
+        ).select(pl.col("row").cast(pl.Int64), pl.format("{} {}", "place", "line").alias("where"))
+        every = pl.DataFrame({"row": pl.int_range(block.rows.height, eager=True)})
+        return every.join(where, on="row", how="left", maintain_order="left")["where"]
+
+
+def check(file: IO[bytes], rules: Rules, told: Callable[[int], None] = lambda _: None) -> Checked:
+    """Reads the whole file; told is given the number of rows that were checked so far.
+
+    Raises ImportMalformed if it is no file of bars, and ImportLinesInvalid with the number of wrong lines and the first forty
+    of them by their numbers, counted from 1 with the header.
     """
-    lines = whole_lines(content)
-    names = header(lines)
-    bars = (
-        lines.slice(1)
-        .filter(pl.col("text") != "")
-        .with_columns(pl.col("text").str.split(",").alias("fields"))
-        .with_columns(
-            pl.col("fields").list.len().alias("field_count"),
-            *(
-                pl.col("fields").list.get(names.index(name), null_on_oob=True).str.strip_chars().alias(name)
-                for name in COLUMNS
-            ),
-        )
-        .with_columns(
-            pl.col("timestamp")
-            .str.replace("T", " ", literal=True)
-            .str.replace(UTC_SUFFIX, "")
-            .str.to_datetime(TIME_FORMAT, strict=False, time_unit="us", time_zone="UTC")
-            .alias("open_time"),
-            *(pl.col(name).cast(pl.Float64, strict=False) for name in NUMBERS),
-        )
-    )
-    if bars.is_empty():
-        raise ImportMalformed({"chunk": "has no bars"})
-    bars = placed(bars, size, calendar)
-    found = (
-        bars.with_columns(wrong(len(names), size, now, kept_from, calendar))
-        .filter(pl.col("wrong").is_not_null())
-        .select("line", "wrong")
-    )
-    if not found.is_empty():
-        raise lines_invalid(found)
-    return bars.select("open_time", *NUMBERS).sort("open_time")
+    with readable():
+        wrong, times, layout = scan(file, rules, None, told)
+        if not times:
+            raise wrong.refusal() if wrong.count else ImportMalformed({"file": "has no bars"})
+        sorted_times = np.frombuffer(times, np.int64)
+        sorted_times.sort()
+        first, last = (EPOCH + int(each) * MICROSECOND for each in (sorted_times[0], sorted_times[-1]))
+        repeated = np.unique(sorted_times[1:][sorted_times[1:] == sorted_times[:-1]])
+        row_count = len(times)
+        if len(repeated):
+            # Once more, now that it is known which to look for.
+            del sorted_times, times
+            wrong, _, _ = scan(file, rules, Repeats(repeated), told)
+        if wrong.count:
+            raise wrong.refusal()
+    return Checked(layout, row_count, first, last)
 
 
-def placed(bars: pl.DataFrame, size: BarSize, calendar: Calendar | None) -> pl.DataFrame:
-    """The bars with the open_time at which each is stored, which is null where none opens, and their end_time."""
-    time = pl.col("open_time")
-    bars = bars.with_columns(time.is_null().alias("has_no_time"))
-    if calendar is None or size not in CALENDAR_SIZES:
+def scan(
+    file: IO[bytes], rules: Rules, repeats: Repeats | None, told: Callable[[int], None]
+) -> tuple[Wrong, "array[int]", str]:
+    """What is wrong in the file; the time of each row that has one, unless repeats are looked for; and the layout."""
+    wrong, times, layout = Wrong(), array("q"), ""
+    row_count = 0
+    for block in blocks(file):
+        layout = block.layout.name
+        row_count += block.rows.height
+        if row_count > ROWS_MAX:
+            raise ImportMalformed({"file": f"has more than {ROWS_MAX} rows; split it by time"})
+        rows = placed(block.rows, rules)
+        repeated = repeats.of(block, rows) if repeats else pl.repeat(None, rows.height, dtype=pl.String, eager=True)
+        rows = rows.with_columns(repeated.alias("repeated"))
+        found = rows.select("line", wrongs(rules, is_counted=block.layout.is_counted)).filter(
+            pl.col("wrong").is_not_null()
+        )
+        wrong.add(block.place, found)
+        if repeats is None:
+            times.frombytes(rows["open_time"].drop_nulls().to_physical().to_numpy().tobytes())
+        told(row_count)
+    return wrong, times, layout
+
+
+def placed(rows: pl.DataFrame, rules: Rules) -> pl.DataFrame:
+    """The rows with the open_time at which each bar is stored, which is null where none opens, and their end_time."""
+    time, size = pl.col("open_time"), rules.size
+    rows = rows.with_columns(time.is_null().alias("has_no_time"))
+    if rules.calendar is None or not rules.follows_calendar:
         opens_there = time == time.dt.truncate(size.name)
-        return bars.with_columns(pl.when(opens_there).then(time)).with_columns((time + size.length).alias("end_time"))
-    timestamps = bars["open_time"].fill_null(EPOCH).dt.epoch("ns").to_numpy()
-    places = sessions.places_named(calendar, size, timestamps)
-    opens, ends = (pl.lit(pl.Series(each[places])) for each in sessions.spans(calendar, size))
+        return rows.with_columns(pl.when(opens_there).then(time)).with_columns((time + size.length).alias("end_time"))
+    timestamps = rows["open_time"].fill_null(EPOCH).dt.epoch("ns").to_numpy()
+    places = sessions.places_named(rules.calendar, size, timestamps)
+    opens, ends = (pl.lit(pl.Series(each[places])) for each in sessions.spans(rules.calendar, size))
     is_named = ~pl.col("has_no_time") & pl.lit(pl.Series(places >= 0))
-    return bars.with_columns(
+    return rows.with_columns(
         pl.when(is_named)
         .then(pl.from_epoch(each, "ns").dt.cast_time_unit("us").dt.replace_time_zone("UTC"))
         .alias(name)
@@ -104,71 +183,70 @@ def placed(bars: pl.DataFrame, size: BarSize, calendar: Calendar | None) -> pl.D
     )
 
 
-def whole_lines(content: bytes) -> pl.DataFrame:
-    if not content.strip():
-        raise ImportMalformed({"chunk": "the file is empty"})
-    lines = pl.read_csv(
-        content.removeprefix(b"\xef\xbb\xbf").replace(NO_LINE_HAS_IT.encode(), b"?"),
-        separator=NO_LINE_HAS_IT,
-        quote_char=None,
-        has_header=False,
-        new_columns=["text"],
-        infer_schema=False,
-        # A byte that is no text makes its own line wrong, not the whole file unreadable.
-        encoding="utf8-lossy",
-        truncate_ragged_lines=True,
-    )
-    return lines.select(pl.col("text").fill_null("").str.strip_chars_end("\r ")).with_row_index("line", offset=1)
-
-
-def header(lines: pl.DataFrame) -> list[str]:
-    names = [name.strip().lower() for name in lines["text"][0].split(",")]
-    missing = [name for name in COLUMNS if names.count(name) != 1]
-    if missing:
-        raise ImportMalformed({"line 1": f"must name each of these columns once: {', '.join(missing)}"})
-    return names
-
-
-def wrong(field_count: int, size: BarSize, now: datetime, kept_from: datetime, calendar: Calendar | None) -> pl.Expr:
-    """What is wrong with a line, the first thing found; null where nothing is."""
+def wrongs(rules: Rules, *, is_counted: bool) -> pl.Expr:
+    """What is wrong with a row, the first thing found; null where nothing is."""
+    size = rules.size
     nowhere = f"timestamp is not where a bar of {size.name} opens"
-    if calendar is not None and size in CALENDAR_SIZES:
-        nowhere = f"timestamp is neither the date of a session of {calendar.name} nor within its trading day"
+    if rules.calendar is not None and rules.follows_calendar:
+        nowhere = f"timestamp is neither the date of a session of {rules.calendar.name} nor within its trading day"
     low_of_two, high_of_two = pl.min_horizontal("open", "close"), pl.max_horizontal("open", "close")
+    count = pl.col("trade_count")
     checks: list[tuple[pl.Expr, pl.Expr]] = [
-        (
-            pl.col("field_count") != field_count,
-            pl.format(f"has {{}} fields, the header {field_count}", "field_count"),
-        ),
+        (pl.col("problem").is_not_null(), pl.col("problem")),
         (pl.col("has_no_time"), pl.lit("timestamp is not a time such as 2021-12-31 23:01:00")),
         (pl.col("open_time").is_null(), pl.lit(nowhere)),
         (pl.col("open_time") < EPOCH, pl.lit("timestamp is before 1970")),
-        (pl.col("end_time") > now, pl.lit("the bar has not ended yet")),
-        (pl.col("open_time") < kept_from, pl.lit(f"the bar is older than bars of {size.name} are kept")),
+        (pl.col("end_time") > rules.now, pl.lit("the bar has not ended yet")),
+        (pl.col("open_time") < rules.kept_from, pl.lit(f"the bar is older than bars of {size.name} are kept")),
         *((pl.col(name).is_null(), pl.lit(f"{name} is not a number")) for name in NUMBERS),
         *((~pl.col(name).is_finite(), pl.lit(f"{name} is not finite")) for name in NUMBERS),
         (pl.col("high") < pl.col("low"), pl.lit("high is below low")),
         (pl.col("high") < high_of_two, pl.lit("high is below open or close")),
         (pl.col("low") > low_of_two, pl.lit("low is above open or close")),
         (pl.col("volume") < 0, pl.lit("volume is negative")),
-        (
-            ~pl.col("open_time").is_first_distinct(),
-            pl.format("repeats the timestamp of line {}", pl.col("line").first().over("open_time")),
-        ),
+        (pl.col("repeated").is_not_null(), pl.format("repeats the timestamp of {}", "repeated")),
     ]
+    if is_counted:
+        is_whole = count.is_not_null() & count.is_between(0, COUNT_MAX) & (count == count.floor())
+        checks.append((~is_whole, pl.lit("the number of trades is not a whole number")))
     found = pl.lit(None, dtype=pl.String)
     for is_wrong, why in reversed(checks):
         found = pl.when(is_wrong).then(why).otherwise(found)
     return found.alias("wrong")
 
 
-def lines_invalid(found: pl.DataFrame) -> Invalid:
-    named: Mapping[str, str] = {f"line {line}": why for line, why in found.head(NAMED_LINES_MAX).iter_rows()}
-    count = found.height
-    first, why = found.row(0)
-    return ImportLinesInvalid(
-        named,
-        f"{count} {'line is' if count == 1 else 'lines are'} wrong, the first is line {first}: {why}; nothing was imported",
-        line=first,
-        wrong_lines=count,
-    )
+def slices(
+    file: IO[bytes], rules: Rules, after: int = 0, told: Callable[[int], None] = lambda _: None
+) -> Iterator[pl.DataFrame]:
+    """The bars of a file in which nothing is wrong, beyond the first `after`, in its order; trade_count where the file has it."""
+    waiting: list[pl.DataFrame] = []
+    count = 0
+    with readable():
+        for block in blocks(file):
+            told(0)
+            rows = placed(block.rows, rules).drop("line", "problem", "has_no_time", "end_time")
+            skipped = min(after, rows.height)
+            after -= skipped
+            waiting.append(rows.slice(skipped))
+            count += rows.height - skipped
+            while count >= SLICE_ROWS:
+                together = pl.concat(waiting)
+                yield stored(together.head(SLICE_ROWS))
+                waiting, count = [together.slice(SLICE_ROWS)], count - SLICE_ROWS
+    if count:
+        yield stored(pl.concat(waiting))
+
+
+def stored(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(pl.col("trade_count").cast(pl.Int64)) if "trade_count" in rows.columns else rows
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Raises ImportMalformed for whatever is wrong with the form of a file."""
+    try:
+        with unpacked_well():
+            yield
+    # What polars did not foresee is no Exception; a table that it cannot read is only the file's own fault.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, struct.error, IndexError) as error:
+        raise ImportMalformed({"file": f"is not readable: {str(error)[:200]}"}) from error

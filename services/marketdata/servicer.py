@@ -10,7 +10,7 @@ from tradeloom.marketdata.v1.marketdata_pb2 import GetCandlesRequest, ListCorpor
 
 from libs.bus import feed
 from libs.errors import Invalid
-from libs.mesh import pages
+from libs.mesh import identity, pages
 from libs.mesh.requests import answer_once, key_of
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
@@ -21,6 +21,7 @@ from services.marketdata import (
     candle_store,
     domain,
     gap_store,
+    import_store,
     search,
     sessions,
     store,
@@ -30,8 +31,8 @@ from services.marketdata import (
 from services.marketdata.book_hub import BookHub
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
-from services.marketdata.importing import Importing
 from services.marketdata.putting import Putting
+from services.marketdata.receiving import Receiving
 from services.marketdata.tick_store import Moment
 from services.marketdata.tick_stream import TickStreams, cursors_from
 
@@ -106,12 +107,12 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         book_hub: BookHub,
         book_streams: BookStreams,
         candle_streams: CandleStreams,
-        importing: Importing,
+        receiving: Receiving,
         putting: Putting,
     ) -> None:
         self._database, self._worker, self._redis = database, worker, redis
         self._tick_streams, self._candle_streams = tick_streams, candle_streams
-        self._import, self._put = importing, putting
+        self._receive, self._put = receiving, putting
         self._book_hub, self._book_streams = book_hub, book_streams
 
     async def SearchInstruments(self, request, context):
@@ -319,7 +320,16 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             yield message
 
     async def ImportCandles(self, request_iterator, context):
-        return await self._import(request_iterator)
+        ended = await self._receive(request_iterator)
+        return marketdata_pb2.ImportCandlesResponse(candle_import=wire.import_to_proto(ended))
+
+    async def GetImport(self, request, context):
+        user_id = identity.current().user_id
+        async with self._database.transaction(user_id) as rows:
+            found = await import_store.find(rows, user_id, request.request_id)
+        if found is None:
+            raise domain.ImportNotFound(request.request_id)
+        return marketdata_pb2.GetImportResponse(candle_import=wire.import_to_proto(found))
 
     async def PutCandles(self, request, context):
         return await self._put(request)

@@ -20,8 +20,6 @@ class Settings(ServiceSettings):
     reader_book_updates_max: int = 2_000
     # Ready batches are joined into messages of about this size when a reader has several to take.
     tick_message_bytes: int = 256 * 1024
-    # Files imported at once; others wait. Each is held in memory whole.
-    imports_at_once_max: int = 2
     # How long what is stored is kept, in days; 0 is for ever. It goes by whole parts: ticks and bars of a minute by the month,
     # bars of a second by the day, bars of 5 and 15 minutes by the year. Longer bars are kept for ever.
     tick_kept_days: NonNegativeInt = 0

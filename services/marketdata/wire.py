@@ -18,6 +18,9 @@ from services.marketdata.domain import (
     CorporateAction,
     Gap,
     GapKind,
+    Import,
+    ImportRefusal,
+    ImportState,
     Instrument,
     InstrumentFilter,
     InstrumentState,
@@ -45,6 +48,13 @@ ADJUSTMENTS_BACK = {
     marketdata_pb2.ADJUSTMENT_RAW: Adjustment.RAW,
     marketdata_pb2.ADJUSTMENT_SPLITS: Adjustment.SPLITS,
     marketdata_pb2.ADJUSTMENT_SPLITS_AND_DIVIDENDS: Adjustment.SPLITS_AND_DIVIDENDS,
+}
+IMPORT_STATES = {
+    ImportState.RECEIVING: marketdata_pb2.IMPORT_STATE_RECEIVING,
+    ImportState.CHECKING: marketdata_pb2.IMPORT_STATE_CHECKING,
+    ImportState.STORING: marketdata_pb2.IMPORT_STATE_STORING,
+    ImportState.DONE: marketdata_pb2.IMPORT_STATE_DONE,
+    ImportState.REFUSED: marketdata_pb2.IMPORT_STATE_REFUSED,
 }
 ASSET_CLASSES_BACK = {value: key for key, value in ASSET_CLASSES.items()}
 STATES_BACK = {value: key for key, value in STATES.items()}
@@ -223,3 +233,37 @@ def add_candles(
         candle.revision = revision
         if end_time is not None:
             candle.end_time.FromDatetime(end_time)
+
+
+def import_to_proto(found: Import) -> marketdata_pb2.CandleImport:
+    return marketdata_pb2.CandleImport(
+        request_id=found.request_id,
+        instrument_id=found.instrument_id,
+        bar_size=found.bar_size,
+        state=IMPORT_STATES[found.state],
+        size_bytes=found.size_bytes,
+        held_bytes=found.held_bytes,
+        layout=found.layout,
+        checked_count=found.checked_count,
+        read_count=found.read_count,
+        stored_count=found.stored_count,
+        inserted_count=found.inserted_count,
+        changed_count=found.changed_count,
+        unchanged_count=found.stored_count - found.inserted_count - found.changed_count,
+        start_time=timestamp(found.start_time),
+        end_time=timestamp(found.end_time),
+        refusal=import_refusal_to_proto(found.refusal) if found.refusal else None,
+        create_time=timestamp(found.create_time),
+    )
+
+
+def import_refusal_to_proto(refusal: ImportRefusal) -> marketdata_pb2.ImportRefusal:
+    return marketdata_pb2.ImportRefusal(
+        reason=refusal.reason,
+        message=refusal.message,
+        violations=[
+            marketdata_pb2.ImportViolation(field=field, description=description)
+            for field, description in refusal.violations.items()
+        ],
+        wrong_line_count=refusal.wrong_line_count,
+    )

@@ -294,7 +294,7 @@ async def test_a_file_is_uploaded_in_parts(stand: Stand) -> None:
 
     answer = await stand.marketdata.ImportCandles(parts(), metadata=stand.metadata())
 
-    assert answer.read_count == 8 * 1_048_576
+    assert answer.candle_import.held_bytes == 8 * 1_048_576
 
 
 LIST_SERVICES = reflection_pb2.ServerReflectionRequest(list_services="*")

@@ -1,5 +1,6 @@
 """Every RPC that changes something: the same request has one effect and one answer, another body is refused."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
@@ -118,7 +119,12 @@ def bars(close: str) -> bytes:
 
 
 def importing(request_id: str, instrument_id: str, content: bytes) -> Iterator[marketdata_pb2.ImportCandlesRequest]:
-    header = marketdata_pb2.ImportHeader(request_id=request_id, instrument_id=instrument_id)
+    header = marketdata_pb2.ImportHeader(
+        request_id=request_id,
+        instrument_id=instrument_id,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).digest(),
+    )
     return iter(
         [marketdata_pb2.ImportCandlesRequest(header=header), marketdata_pb2.ImportCandlesRequest(chunk=content)]
     )

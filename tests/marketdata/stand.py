@@ -1,7 +1,8 @@
 """What the tests of marketdata stand on: instruments, a feed to append to, and a caller of the real port."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -187,15 +188,15 @@ class Caller:
         return self.stub.StreamCandles(request, metadata=self.metadata, timeout=60)
 
     async def load(self, instrument_id: str, content: bytes, request_id: str | None = None, bar_size: str = "") -> Any:
-        async def parts() -> AsyncIterator[marketdata_pb2.ImportCandlesRequest]:
-            header = marketdata_pb2.ImportHeader(
-                request_id=request_id or str(uuid7()), instrument_id=instrument_id, bar_size=bar_size
-            )
-            yield marketdata_pb2.ImportCandlesRequest(header=header)
-            for start in range(0, len(content), 500_000):
-                yield marketdata_pb2.ImportCandlesRequest(chunk=content[start : start + 500_000])
+        """Imports a whole file; what the answer says of it."""
+        header = header_of(instrument_id, content, request_id, bar_size)
+        return (
+            await self.stub.ImportCandles(parts_of(header, content), metadata=self.metadata, timeout=60)
+        ).candle_import
 
-        return await self.stub.ImportCandles(parts(), metadata=self.metadata, timeout=60)
+    async def import_of(self, request_id: str, metadata: Any = None) -> Any:
+        request = marketdata_pb2.GetImportRequest(request_id=request_id)
+        return (await self.ask("GetImport", request, metadata)).candle_import
 
     async def put(self, instrument_id: str, request_id: str | None = None, **more: Any) -> Any:
         put = instrument(instrument_id)
@@ -203,6 +204,25 @@ class Caller:
             setattr(put, name, value)
         request = marketdata_pb2.PutInstrumentRequest(request_id=request_id or str(uuid7()), instrument=put)
         return await self.ask("PutInstrument", request)
+
+
+def header_of(
+    instrument_id: str, content: bytes, request_id: str | None = None, bar_size: str = "", **more: Any
+) -> marketdata_pb2.ImportHeader:
+    return marketdata_pb2.ImportHeader(
+        request_id=request_id or str(uuid7()),
+        instrument_id=instrument_id,
+        bar_size=bar_size,
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).digest(),
+        **more,
+    )
+
+
+def parts_of(header: marketdata_pb2.ImportHeader, content: bytes) -> Iterator[marketdata_pb2.ImportCandlesRequest]:
+    yield marketdata_pb2.ImportCandlesRequest(header=header)
+    for start in range(header.start_byte, len(content), 500_000):
+        yield marketdata_pb2.ImportCandlesRequest(chunk=content[start : start + 500_000])
 
 
 @asynccontextmanager

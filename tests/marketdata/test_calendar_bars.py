@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from io import BytesIO
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -18,7 +19,7 @@ from libs.mesh.wire import timestamp
 from libs.store.database import open_database
 from services.marketdata import candle_store, sessions
 from services.marketdata.domain import BAR_SIZES, DAYS, WEEKS, BarSize, CalendarChanged, ImportLinesInvalid
-from services.marketdata.imports import read_bars
+from services.marketdata.imports import Rules, check, slices
 from services.marketdata.remaking import remake_next
 from tests.marketdata.stand import (
     Feeder,
@@ -339,12 +340,14 @@ async def test_a_stream_that_resumes_is_told_each_day_and_week_that_has_closed_s
 
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
+NO_BARS = pl.DataFrame(schema={"open_time": pl.Datetime("us", "UTC")})
 
 
 def read(name: str, size: BarSize, *timestamps: str, now: datetime = NOW) -> list[datetime]:
-    calendar = sessions.load(name, now.date())
-    lines = [f"{each},10,12,9,11,5" for each in timestamps]
-    return read_bars(file_of(*lines), now, size, calendar=calendar)["open_time"].to_list()
+    rules = Rules(size, now, calendar=sessions.load(name, now.date()))
+    file = BytesIO(file_of(*(f"{each},10,12,9,11,5" for each in timestamps)))
+    check(file, rules)
+    return sorted(time for bars in slices(file, rules) for time in bars["open_time"])
 
 
 @pytest.mark.parametrize(
@@ -521,7 +524,7 @@ async def test_nothing_is_stored_by_a_calendar_that_is_not_followed_any_more(ins
         assert bar["open_time"] == datetime(2025, 1, 6, 5, tzinfo=UTC)
         async with database.transaction() as rows:
             with pytest.raises(CalendarChanged):
-                await candle_store.import_bars(rows, XYZ, DAYS, pl.DataFrame(), None)
+                await candle_store.import_bars(rows, XYZ, DAYS, NO_BARS, None)
 
 
 async def test_ticks_are_stored_without_days_while_their_calendar_is_not_known(installation, redis, monkeypatch):

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any
 
 import grpc
@@ -10,13 +11,14 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from libs.errors import Invalid
-from services.marketdata.domain import ImportLinesInvalid, ImportMalformed
-from services.marketdata.imports import read_bars
+from services.marketdata.domain import BAR_SIZES, ImportLinesInvalid, ImportMalformed
+from services.marketdata.imports import Rules, check, slices
 from tests.marketdata.stand import BTC, START, Feeder, announce, desk_of, served, stored_bars, stored_through, tick_at
 from tests.marketdata.test_instruments import reason_of, refused
 
 HAND = "HAND:BTCPERP"
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
+RULES = Rules(BAR_SIZES["1m"], NOW)
 MINUTE = timedelta(minutes=1)
 HEADER = "timestamp,open,high,low,close,volume\n"
 
@@ -182,9 +184,15 @@ async def test_bars_that_are_older_than_their_size_is_kept_are_refused(caller):
     assert counts(await caller.load(HAND, line, bar_size="1m")) == (1, 1, 0, 0)
 
 
+def bars_of(content: bytes, rules: Rules = RULES) -> list[tuple[Any, ...]]:
+    """All rows of a file in which nothing is wrong."""
+    check(BytesIO(content), rules)
+    return [row for bars in slices(BytesIO(content), rules) for row in bars.rows()]
+
+
 def wrong_lines(content: bytes) -> dict[str, str]:
     with pytest.raises(ImportLinesInvalid) as caught:
-        read_bars(content, NOW)
+        check(BytesIO(content), RULES)
     return dict(caught.value.violations)
 
 
@@ -208,7 +216,9 @@ def wrong_lines(content: bytes) -> dict[str, str]:
         ("2026-03-02 10:00:00,10,12,9,11", "has 5 fields, the header 6"),
         ("2026-03-02 10:00:00,10,12,9,11,5,6", "has 7 fields, the header 6"),
         ("2026-03-02 09:58:00,10,12,9,11,5", "repeats the timestamp of line 2"),
-        ('"2026-03-02 10:00:00",10,12,9,11,5', "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ('"2026-03-02 10:00:00,10,12,9,11,5', "has 1 fields, the header 6"),
+        ("20260302,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ("2026-03-02 10:00:00+01:00:00,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
         ("\xff,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
     ],
 )
@@ -222,7 +232,7 @@ def test_each_kind_of_wrong_line_is_named(line, why):
 
 def test_all_wrong_lines_are_counted_and_the_first_forty_named():
     with pytest.raises(ImportLinesInvalid) as caught:
-        read_bars(file_of(bar(0), *(["x"] * 250), bar(1)), NOW)
+        check(BytesIO(file_of(bar(0), *(["x"] * 250), bar(1))), RULES)
     assert len(caught.value.violations) == 40
     assert next(iter(caught.value.violations)) == "line 3"
     assert caught.value.metadata == {"line": "3", "wrong_lines": "250"}
@@ -234,7 +244,7 @@ def test_all_wrong_lines_are_counted_and_the_first_forty_named():
 )
 def test_a_file_of_another_form_is_malformed(content):
     with pytest.raises(ImportMalformed):
-        read_bars(content, NOW)
+        check(BytesIO(content), RULES)
 
 
 def test_columns_in_any_order_times_in_several_spellings_and_windows_lines_are_read():
@@ -244,14 +254,14 @@ def test_columns_in_any_order_times_in_several_spellings_and_windows_lines_are_r
         b"5,11,9,12,10,2026-03-02 10:00:00.000000,7\r\n"
         b"1e1, 11 ,9,12,10,2026-03-02 10:01:00+00:00,7\r\n"
     )
-    assert [(row[0].minute, *row[1:]) for row in read_bars(content, NOW).rows()] == [
-        (0, 10, 12, 9, 11, 5),
-        (1, 10, 12, 9, 11, 10),
-        (2, 10, 12, 9, 11, 5),
+    assert [(row[0].minute, *row[1:]) for row in bars_of(content)] == [
+        (2, 10, 12, 9, 11, 5, 7),
+        (0, 10, 12, 9, 11, 5, 7),
+        (1, 10, 12, 9, 11, 10, 7),
     ]
 
 
 def test_a_refusal_says_in_one_line_what_is_wrong():
     with pytest.raises(Invalid) as caught:
-        read_bars(file_of(bar(0), "x"), NOW)
+        check(BytesIO(file_of(bar(0), "x")), RULES)
     assert str(caught.value) == "1 line is wrong, the first is line 3: has 1 fields, the header 6; nothing was imported"

@@ -259,7 +259,8 @@ async def test_an_import_that_takes_long_holds_up_only_its_own_instrument(instal
     feeder, other = Feeder(redis), Feeder(redis, ETH)
     async with storer_of(installation, redis), open_database(installation.url("marketdata_worker"), 1) as importer:
         async with importer.transaction() as rows:
-            await candle_store.import_bars(rows, BTC, BAR_SIZES["1m"], pl.DataFrame(), None)
+            nothing = pl.DataFrame(schema={"open_time": pl.Datetime("us", "UTC")})
+            await candle_store.import_bars(rows, BTC, BAR_SIZES["1m"], nothing, None)
             await feeder.tick((0, 10))
             await other.tick((0, 20))
             await stored_through(installation, other)

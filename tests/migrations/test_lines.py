@@ -23,7 +23,7 @@ TABLES = {
     "billing": ("plans", "features", "plan_features", "subscriptions", "invoices", "usage"),
     "users": ("user_preferences", "user_broker_credentials", "profiles", "onboarding_progress"),
     "orders": ("trading_orders", "trading_executions", "accounts", "positions", "ledger_entries"),
-    "marketdata": ("market_data_ohlcv", "market_data_ticks", "instruments", "coverage", "gaps", "dropped"),
+    "marketdata": ("market_data_ohlcv", "market_data_ticks", "instruments", "coverage", "gaps", "dropped", "imports"),
     "feeds": ("feed_subscriptions",),
     "execution": ("venue_orders", "venue_fills"),
 }

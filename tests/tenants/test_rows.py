@@ -60,6 +60,8 @@ POLICIES_OF_EVERY_SERVICE = {
     ("request_keys", "worker_purges_old"): "answers are kept for thirty days",
 }
 POLICIES = {
+    ("marketdata", "imports", "worker_reads_all"): "files are worked on in the order they came, whoever sent them",
+    ("marketdata", "import_chunks", "worker_reads_all"): "bytes that nobody needs any more are found and deleted",
     ("auth", "refresh_tokens", "worker_finds_old"): "spent tokens are removed a day after their end",
     ("auth", "refresh_tokens", "worker_purges_old"): "spent tokens are removed a day after their end",
     ("auth", "sessions", "worker_finds_old"): "sessions are removed two days after their end",

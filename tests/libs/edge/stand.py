@@ -154,7 +154,7 @@ class MarketData(marketdata_pb2_grpc.MarketDataServiceServicer):
         read = 0
         async for part in request_iterator:
             read += len(part.chunk)
-        return marketdata_pb2.ImportCandlesResponse(read_count=read)
+        return marketdata_pb2.ImportCandlesResponse(candle_import=marketdata_pb2.CandleImport(held_bytes=read))
 
 
 class Stand:

@@ -153,7 +153,7 @@ async def test_each_part_of_an_upload_is_held_against_the_rules(place):
     async def import_candles(requests: Any, context: aio.ServicerContext) -> None:
         read.extend([part async for part in requests])
 
-    header = marketdata_pb2.ImportHeader(request_id="1", instrument_id="SIM:BTCUSDT")
+    header = marketdata_pb2.ImportHeader(request_id="1", instrument_id="SIM:BTCUSDT", size_bytes=1, sha256=bytes(32))
     parts = [marketdata_pb2.ImportCandlesRequest(header=header), marketdata_pb2.ImportCandlesRequest()]
     async with serving_works(place, "marketdata", ImportCandles=import_candles) as served:
         stub = served.stub(marketdata_pb2_grpc.MarketDataServiceStub)

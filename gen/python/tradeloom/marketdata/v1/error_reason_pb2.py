@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tradeloom/marketdata/v1/error_reason.proto\x12\x17tradeloom.marketdata.v1*\x84\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12%\n!ERROR_REASON_INSTRUMENT_NOT_FOUND\x10\x01\x12$\n ERROR_REASON_INSTRUMENT_HAS_FEED\x10\x02\x12\x19\n\x15\x45RROR_REASON_NO_QUOTE\x10\x03\x12%\n!ERROR_REASON_IMPORT_LINES_INVALID\x10\x04\x12!\n\x1d\x45RROR_REASON_IMPORT_MALFORMED\x10\x05\x12 \n\x1c\x45RROR_REASON_READER_TOO_SLOW\x10\x06\x12\x18\n\x14\x45RROR_REASON_NO_BOOK\x10\x07\x12!\n\x1d\x45RROR_REASON_CALENDAR_CHANGED\x10\x0b\x12+\n\'ERROR_REASON_CORPORATE_ACTION_NOT_FOUND\x10\x0c\x12\x1d\n\x19\x45RROR_REASON_SPLIT_EXISTS\x10\r\x12+\n\'ERROR_REASON_TOO_MANY_CORPORATE_ACTIONS\x10\x0e\x12)\n%ERROR_REASON_DIVIDEND_NOT_BELOW_CLOSE\x10\x0f\x12\"\n\x1e\x45RROR_REASON_BAR_SPANS_EX_DATE\x10\x10\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*tradeloom/marketdata/v1/error_reason.proto\x12\x17tradeloom.marketdata.v1*\xed\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12%\n!ERROR_REASON_INSTRUMENT_NOT_FOUND\x10\x01\x12$\n ERROR_REASON_INSTRUMENT_HAS_FEED\x10\x02\x12\x19\n\x15\x45RROR_REASON_NO_QUOTE\x10\x03\x12%\n!ERROR_REASON_IMPORT_LINES_INVALID\x10\x04\x12!\n\x1d\x45RROR_REASON_IMPORT_MALFORMED\x10\x05\x12 \n\x1c\x45RROR_REASON_READER_TOO_SLOW\x10\x06\x12\x18\n\x14\x45RROR_REASON_NO_BOOK\x10\x07\x12!\n\x1d\x45RROR_REASON_IMPORT_NOT_FOUND\x10\x08\x12!\n\x1d\x45RROR_REASON_TOO_MANY_IMPORTS\x10\t\x12!\n\x1d\x45RROR_REASON_IMPORT_OVERTAKEN\x10\n\x12!\n\x1d\x45RROR_REASON_CALENDAR_CHANGED\x10\x0b\x12+\n\'ERROR_REASON_CORPORATE_ACTION_NOT_FOUND\x10\x0c\x12\x1d\n\x19\x45RROR_REASON_SPLIT_EXISTS\x10\r\x12+\n\'ERROR_REASON_TOO_MANY_CORPORATE_ACTIONS\x10\x0e\x12)\n%ERROR_REASON_DIVIDEND_NOT_BELOW_CLOSE\x10\x0f\x12\"\n\x1e\x45RROR_REASON_BAR_SPANS_EX_DATE\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.marketdata.v1.err
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=72
-  _globals['_ERRORREASON']._serialized_end=588
+  _globals['_ERRORREASON']._serialized_end=693
 # @@protoc_insertion_point(module_scope)

@@ -37,11 +37,21 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: line (the first), wrong_lines.
     """
     ERROR_REASON_IMPORT_MALFORMED: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, too large."""
+    """INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says, a
+    layout that is not known, or more unpacked bytes than any file of bars has.
+    """
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 6
     """RESOURCE_EXHAUSTED: the reader was too slow and did not ask for conflation; resume by cursor."""
     ERROR_REASON_NO_BOOK: _ErrorReason.ValueType  # 7
     """NOT_FOUND: the instrument has no order book, or has had none yet. Metadata: instrument_id."""
+    ERROR_REASON_IMPORT_NOT_FOUND: _ErrorReason.ValueType  # 8
+    """NOT_FOUND: the caller has no import under this request_id. Metadata: request_id."""
+    ERROR_REASON_TOO_MANY_IMPORTS: _ErrorReason.ValueType  # 9
+    """RESOURCE_EXHAUSTED: as many imports as may be are unfinished, of the caller or of all; finish one, or wait until
+    it is dropped. Metadata: limit.
+    """
+    ERROR_REASON_IMPORT_OVERTAKEN: _ErrorReason.ValueType  # 10
+    """ABORTED: another call sends the same file; ask GetImport how far it has come and call again."""
     ERROR_REASON_CALENDAR_CHANGED: _ErrorReason.ValueType  # 11
     """ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
     ERROR_REASON_CORPORATE_ACTION_NOT_FOUND: _ErrorReason.ValueType  # 12
@@ -81,11 +91,21 @@ ERROR_REASON_IMPORT_LINES_INVALID: ErrorReason.ValueType  # 4
 Metadata: line (the first), wrong_lines.
 """
 ERROR_REASON_IMPORT_MALFORMED: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, too large."""
+"""INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says, a
+layout that is not known, or more unpacked bytes than any file of bars has.
+"""
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 6
 """RESOURCE_EXHAUSTED: the reader was too slow and did not ask for conflation; resume by cursor."""
 ERROR_REASON_NO_BOOK: ErrorReason.ValueType  # 7
 """NOT_FOUND: the instrument has no order book, or has had none yet. Metadata: instrument_id."""
+ERROR_REASON_IMPORT_NOT_FOUND: ErrorReason.ValueType  # 8
+"""NOT_FOUND: the caller has no import under this request_id. Metadata: request_id."""
+ERROR_REASON_TOO_MANY_IMPORTS: ErrorReason.ValueType  # 9
+"""RESOURCE_EXHAUSTED: as many imports as may be are unfinished, of the caller or of all; finish one, or wait until
+it is dropped. Metadata: limit.
+"""
+ERROR_REASON_IMPORT_OVERTAKEN: ErrorReason.ValueType  # 10
+"""ABORTED: another call sends the same file; ask GetImport how far it has come and call again."""
 ERROR_REASON_CALENDAR_CHANGED: ErrorReason.ValueType  # 11
 """ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
 ERROR_REASON_CORPORATE_ACTION_NOT_FOUND: ErrorReason.ValueType  # 12

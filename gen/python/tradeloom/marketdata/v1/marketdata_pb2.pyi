@@ -53,6 +53,42 @@ ASSET_CLASS_PERPETUAL: AssetClass.ValueType  # 4
 """A perpetual future."""
 Global___AssetClass: _TypeAlias = AssetClass  # noqa: Y015
 
+class _ImportState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImportStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMPORT_STATE_UNSPECIFIED: _ImportState.ValueType  # 0
+    """Never sent."""
+    IMPORT_STATE_RECEIVING: _ImportState.ValueType  # 1
+    """Bytes of the file are missing: held a day since the last that came."""
+    IMPORT_STATE_CHECKING: _ImportState.ValueType  # 2
+    """Every row is being checked; nothing is stored yet."""
+    IMPORT_STATE_STORING: _ImportState.ValueType  # 3
+    """Bars are being stored."""
+    IMPORT_STATE_DONE: _ImportState.ValueType  # 4
+    """All is stored."""
+    IMPORT_STATE_REFUSED: _ImportState.ValueType  # 5
+    """Something in it is wrong: nothing was stored."""
+
+class ImportState(_ImportState, metaclass=_ImportStateEnumTypeWrapper):
+    """What is being done for an import."""
+
+IMPORT_STATE_UNSPECIFIED: ImportState.ValueType  # 0
+"""Never sent."""
+IMPORT_STATE_RECEIVING: ImportState.ValueType  # 1
+"""Bytes of the file are missing: held a day since the last that came."""
+IMPORT_STATE_CHECKING: ImportState.ValueType  # 2
+"""Every row is being checked; nothing is stored yet."""
+IMPORT_STATE_STORING: ImportState.ValueType  # 3
+"""Bars are being stored."""
+IMPORT_STATE_DONE: ImportState.ValueType  # 4
+"""All is stored."""
+IMPORT_STATE_REFUSED: ImportState.ValueType  # 5
+"""Something in it is wrong: nothing was stored."""
+Global___ImportState: _TypeAlias = ImportState  # noqa: Y015
+
 class _InstrumentState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -2272,7 +2308,7 @@ class ImportCandlesRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """At most 1 MiB of the file; all parts together at most 256 MiB."""
+    """At most 1 MiB of the file."""
     @_builtins.property
     def header(self) -> Global___ImportHeader:
         """What the bytes are."""
@@ -2295,29 +2331,50 @@ Global___ImportCandlesRequest: _TypeAlias = ImportCandlesRequest  # noqa: Y015
 
 @_typing.final
 class ImportHeader(_message.Message):
-    """What is being imported."""
+    """What is being imported.
+
+    A file is CSV in UTF-8, Parquet, or Arrow IPC as a file or a stream. CSV and Arrow may be packed by gzip or in a zip,
+    whose members are read in the order of their names and have one layout. A CSV's columns are separated by commas, semicolons or
+    tabs and named by its first line: a time (open_time, timestamp, time, datetime or date), open, high, low, close,
+    volume (or vol), and perhaps a number of trades (trades, trade_count, count or number_of_trades); others are passed
+    over. So are TradingView's exports named and Binance's klines; Binance's 12 columns and Kraken's 7 are also known without
+    names. Parquet and Arrow have the same names. A time is ISO 8601, in UTC where it has no offset, or a number of
+    seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their magnitude.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
     BAR_SIZE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    START_BYTE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """Makes retries safe."""
+    """Makes retries safe, and names the import to GetImport."""
     instrument_id: _builtins.str
     """Whose bars; it must exist."""
     bar_size: _builtins.str
     """How long the file's bars are; "1m" if empty."""
+    size_bytes: _builtins.int
+    """Of the whole file, at most 2 GiB."""
+    sha256: _builtins.bytes
+    """The SHA-256 of the whole file: the request_id is refused for any other."""
+    start_byte: _builtins.int
+    """Where in the file the bytes that follow begin; not beyond what is held of it."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         instrument_id: _builtins.str = ...,
         bar_size: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.bytes = ...,
+        start_byte: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "instrument_id", b"instrument_id", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "instrument_id", b"instrument_id", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "start_byte", b"start_byte"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2325,24 +2382,123 @@ Global___ImportHeader: _TypeAlias = ImportHeader  # noqa: Y015
 
 @_typing.final
 class ImportCandlesResponse(_message.Message):
-    """What the import did."""
+    """How far the import came."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    CANDLE_IMPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candle_import(self) -> Global___CandleImport:
+        """It has ended unless its bytes ended too soon, or it takes very long."""
+
+    def __init__(
+        self,
+        *,
+        candle_import: Global___CandleImport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candle_import", b"candle_import"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candle_import", b"candle_import"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportCandlesResponse: _TypeAlias = ImportCandlesResponse  # noqa: Y015
+
+@_typing.final
+class GetImportRequest(_message.Message):
+    """Which import to return."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request_id of its header."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImportRequest: _TypeAlias = GetImportRequest  # noqa: Y015
+
+@_typing.final
+class GetImportResponse(_message.Message):
+    """How far it has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDLE_IMPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candle_import(self) -> Global___CandleImport:
+        """The import."""
+
+    def __init__(
+        self,
+        *,
+        candle_import: Global___CandleImport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candle_import", b"candle_import"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candle_import", b"candle_import"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetImportResponse: _TypeAlias = GetImportResponse  # noqa: Y015
+
+@_typing.final
+class CandleImport(_message.Message):
+    """An import of a file of bars."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BAR_SIZE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    HELD_BYTES_FIELD_NUMBER: _builtins.int
+    LAYOUT_FIELD_NUMBER: _builtins.int
+    CHECKED_COUNT_FIELD_NUMBER: _builtins.int
     READ_COUNT_FIELD_NUMBER: _builtins.int
+    STORED_COUNT_FIELD_NUMBER: _builtins.int
     INSERTED_COUNT_FIELD_NUMBER: _builtins.int
     CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request_id of its header."""
+    instrument_id: _builtins.str
+    """Whose bars."""
+    bar_size: _builtins.str
+    """How long they are."""
+    state: Global___ImportState.ValueType
+    """What is being done."""
+    size_bytes: _builtins.int
+    """Of the whole file."""
+    held_bytes: _builtins.int
+    """Of the file's bytes, from its beginning, that need not be sent again."""
+    layout: _builtins.str
+    """How the file was understood, such as "CSV of Binance, gzip"; empty until it was checked."""
+    checked_count: _builtins.int
+    """Rows that were checked so far."""
     read_count: _builtins.int
-    """Bars in the file."""
+    """Bars in the file; 0 until all were checked."""
+    stored_count: _builtins.int
+    """Bars that were stored so far."""
     inserted_count: _builtins.int
-    """Bars that were new."""
+    """Of those, bars that were new."""
     changed_count: _builtins.int
-    """Bars that were there with other values and now have the file's."""
+    """Of those, bars that were there with other values and now have the file's."""
     unchanged_count: _builtins.int
-    """Bars that were there alike."""
+    """Of those, bars that were there alike."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """The first bar's start."""
@@ -2351,23 +2507,104 @@ class ImportCandlesResponse(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """The last bar's start."""
 
+    @_builtins.property
+    def refusal(self) -> Global___ImportRefusal:
+        """Why it was refused, if it was."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
     def __init__(
         self,
         *,
+        request_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        bar_size: _builtins.str = ...,
+        state: Global___ImportState.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        held_bytes: _builtins.int = ...,
+        layout: _builtins.str = ...,
+        checked_count: _builtins.int = ...,
         read_count: _builtins.int = ...,
+        stored_count: _builtins.int = ...,
         inserted_count: _builtins.int = ...,
         changed_count: _builtins.int = ...,
         unchanged_count: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        refusal: Global___ImportRefusal | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "refusal", b"refusal", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "end_time", b"end_time", "inserted_count", b"inserted_count", "read_count", b"read_count", "start_time", b"start_time", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "changed_count", b"changed_count", "checked_count", b"checked_count", "create_time", b"create_time", "end_time", b"end_time", "held_bytes", b"held_bytes", "inserted_count", b"inserted_count", "instrument_id", b"instrument_id", "layout", b"layout", "read_count", b"read_count", "refusal", b"refusal", "request_id", b"request_id", "size_bytes", b"size_bytes", "start_time", b"start_time", "state", b"state", "stored_count", b"stored_count", "unchanged_count", b"unchanged_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ImportCandlesResponse: _TypeAlias = ImportCandlesResponse  # noqa: Y015
+Global___CandleImport: _TypeAlias = CandleImport  # noqa: Y015
+
+@_typing.final
+class ImportRefusal(_message.Message):
+    """Why an import was refused: what ImportCandles fails with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    WRONG_LINE_COUNT_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """The reason of ErrorInfo, such as "IMPORT_LINES_INVALID"."""
+    message: _builtins.str
+    """For people."""
+    wrong_line_count: _builtins.int
+    """How many lines are wrong."""
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportViolation]:
+        """The first forty wrong places of the file, in its order."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        violations: _abc.Iterable[Global___ImportViolation] | None = ...,
+        wrong_line_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "violations", b"violations", "wrong_line_count", b"wrong_line_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportRefusal: _TypeAlias = ImportRefusal  # noqa: Y015
+
+@_typing.final
+class ImportViolation(_message.Message):
+    """One place of a file that is wrong."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Such as "line 7", counted from 1 with the header, "row 7" of a file without lines, or "member.csv line 7" in a zip."""
+    description: _builtins.str
+    """What is wrong with it."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "field", b"field"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportViolation: _TypeAlias = ImportViolation  # noqa: Y015
 
 @_typing.final
 class PutCandlesRequest(_message.Message):

@@ -116,6 +116,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesResponse.FromString,
                 _registered_method=True)
+        self.GetImport = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/GetImport',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportResponse.FromString,
+                _registered_method=True)
         self.PutCandles = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/PutCandles',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.SerializeToString,
@@ -243,12 +248,27 @@ class MarketDataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportCandles(self, request_iterator, context):
-        """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
-        of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
+        """Imports a file of bars of one size: first a header, then the file's bytes in order. Layouts and containers are
+        recognised by the content; see ImportHeader. Every row is checked before any is stored: if one is wrong, nothing is
+        imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
+        runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
         Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
         shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
         in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
         the date of its Monday. The bar is stored where the day or week begins.
+
+        What has come is kept for a day: a call that was cut off is gone on with by calling again with the same header, from
+        the byte that GetImport names or from the beginning (bytes that are held are passed over). Once the file is whole
+        nobody has to wait: the import goes on by itself, also when this process ends. The call answers when the import has
+        ended, and at the latest after ten minutes with the state as it stands then. An import that was refused leaves its
+        request_id unused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetImport(self, request, context):
+        """Returns how far an import of the caller's own has come, for thirty days after its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -346,6 +366,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.ImportCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesResponse.SerializeToString,
+            ),
+            'GetImport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetImport,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportResponse.SerializeToString,
             ),
             'PutCandles': grpc.unary_unary_rpc_method_handler(
                     servicer.PutCandles,
@@ -787,6 +812,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/ImportCandles',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ImportCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetImport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/GetImport',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

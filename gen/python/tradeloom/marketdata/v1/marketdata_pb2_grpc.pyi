@@ -66,13 +66,23 @@ class MarketDataServiceStub:
     between the feed and the database. In the order it was found, a page at a time.
     """
     ImportCandles: _aio.StreamUnaryMultiCallable[_marketdata_pb2.ImportCandlesRequest, _marketdata_pb2.ImportCandlesResponse]
-    """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
-    of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
+    """Imports a file of bars of one size: first a header, then the file's bytes in order. Layouts and containers are
+    recognised by the content; see ImportHeader. Every row is checked before any is stored: if one is wrong, nothing is
+    imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
+    runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
     Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
     shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
     in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
     the date of its Monday. The bar is stored where the day or week begins.
+
+    What has come is kept for a day: a call that was cut off is gone on with by calling again with the same header, from
+    the byte that GetImport names or from the beginning (bytes that are held are passed over). Once the file is whole
+    nobody has to wait: the import goes on by itself, also when this process ends. The call answers when the import has
+    ended, and at the latest after ten minutes with the state as it stands then. An import that was refused leaves its
+    request_id unused.
     """
+    GetImport: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetImportRequest, _marketdata_pb2.GetImportResponse]
+    """Returns how far an import of the caller's own has come, for thirty days after its end."""
     PutCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutCandlesRequest, _marketdata_pb2.PutCandlesResponse]
     """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
     them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
@@ -228,13 +238,29 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _abc.AsyncIterator[_marketdata_pb2.ImportCandlesRequest],
         context: _aio.ServicerContext[_abc.AsyncIterator[_marketdata_pb2.ImportCandlesRequest], _abc.Awaitable[_marketdata_pb2.ImportCandlesResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.ImportCandlesResponse]:
-        """Imports a file of bars of one size: first a header, then the file's bytes in order. Either all
-        of it is stored or, if one line is wrong, nothing. Importing the same bars again changes nothing.
+        """Imports a file of bars of one size: first a header, then the file's bytes in order. Layouts and containers are
+        recognised by the content; see ImportHeader. Every row is checked before any is stored: if one is wrong, nothing is
+        imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
+        runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
         Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
         shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
         in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
         the date of its Monday. The bar is stored where the day or week begins.
+
+        What has come is kept for a day: a call that was cut off is gone on with by calling again with the same header, from
+        the byte that GetImport names or from the beginning (bytes that are held are passed over). Once the file is whole
+        nobody has to wait: the import goes on by itself, also when this process ends. The call answers when the import has
+        ended, and at the latest after ten minutes with the state as it stands then. An import that was refused leaves its
+        request_id unused.
         """
+
+    @_abc_1.abstractmethod
+    def GetImport(
+        self,
+        request: _marketdata_pb2.GetImportRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.GetImportRequest, _abc.Awaitable[_marketdata_pb2.GetImportResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.GetImportResponse]:
+        """Returns how far an import of the caller's own has come, for thirty days after its end."""
 
     @_abc_1.abstractmethod
     def PutCandles(

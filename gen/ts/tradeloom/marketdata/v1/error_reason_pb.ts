@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/marketdata/v1/error_reason.proto.
  */
 export const file_tradeloom_marketdata_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("Cip0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9lcnJvcl9yZWFzb24ucHJvdG8SF3RyYWRlbG9vbS5tYXJrZXRkYXRhLnYxKoQECgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIlCiFFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9OT1RfRk9VTkQQARIkCiBFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9IQVNfRkVFRBACEhkKFUVSUk9SX1JFQVNPTl9OT19RVU9URRADEiUKIUVSUk9SX1JFQVNPTl9JTVBPUlRfTElORVNfSU5WQUxJRBAEEiEKHUVSUk9SX1JFQVNPTl9JTVBPUlRfTUFMRk9STUVEEAUSIAocRVJST1JfUkVBU09OX1JFQURFUl9UT09fU0xPVxAGEhgKFEVSUk9SX1JFQVNPTl9OT19CT09LEAcSIQodRVJST1JfUkVBU09OX0NBTEVOREFSX0NIQU5HRUQQCxIrCidFUlJPUl9SRUFTT05fQ09SUE9SQVRFX0FDVElPTl9OT1RfRk9VTkQQDBIdChlFUlJPUl9SRUFTT05fU1BMSVRfRVhJU1RTEA0SKwonRVJST1JfUkVBU09OX1RPT19NQU5ZX0NPUlBPUkFURV9BQ1RJT05TEA4SKQolRVJST1JfUkVBU09OX0RJVklERU5EX05PVF9CRUxPV19DTE9TRRAPEiIKHkVSUk9SX1JFQVNPTl9CQVJfU1BBTlNfRVhfREFURRAQYgZwcm90bzM");
+  fileDesc("Cip0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9lcnJvcl9yZWFzb24ucHJvdG8SF3RyYWRlbG9vbS5tYXJrZXRkYXRhLnYxKu0ECgtFcnJvclJlYXNvbhIcChhFUlJPUl9SRUFTT05fVU5TUEVDSUZJRUQQABIlCiFFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9OT1RfRk9VTkQQARIkCiBFUlJPUl9SRUFTT05fSU5TVFJVTUVOVF9IQVNfRkVFRBACEhkKFUVSUk9SX1JFQVNPTl9OT19RVU9URRADEiUKIUVSUk9SX1JFQVNPTl9JTVBPUlRfTElORVNfSU5WQUxJRBAEEiEKHUVSUk9SX1JFQVNPTl9JTVBPUlRfTUFMRk9STUVEEAUSIAocRVJST1JfUkVBU09OX1JFQURFUl9UT09fU0xPVxAGEhgKFEVSUk9SX1JFQVNPTl9OT19CT09LEAcSIQodRVJST1JfUkVBU09OX0lNUE9SVF9OT1RfRk9VTkQQCBIhCh1FUlJPUl9SRUFTT05fVE9PX01BTllfSU1QT1JUUxAJEiEKHUVSUk9SX1JFQVNPTl9JTVBPUlRfT1ZFUlRBS0VOEAoSIQodRVJST1JfUkVBU09OX0NBTEVOREFSX0NIQU5HRUQQCxIrCidFUlJPUl9SRUFTT05fQ09SUE9SQVRFX0FDVElPTl9OT1RfRk9VTkQQDBIdChlFUlJPUl9SRUFTT05fU1BMSVRfRVhJU1RTEA0SKwonRVJST1JfUkVBU09OX1RPT19NQU5ZX0NPUlBPUkFURV9BQ1RJT05TEA4SKQolRVJST1JfUkVBU09OX0RJVklERU5EX05PVF9CRUxPV19DTE9TRRAPEiIKHkVSUk9SX1JFQVNPTl9CQVJfU1BBTlNfRVhfREFURRAQYgZwcm90bzM");
 
 /**
  * Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -55,7 +55,8 @@ export enum ErrorReason {
   IMPORT_LINES_INVALID = 4,
 
   /**
-   * INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, too large.
+   * INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says, a
+   * layout that is not known, or more unpacked bytes than any file of bars has.
    *
    * @generated from enum value: ERROR_REASON_IMPORT_MALFORMED = 5;
    */
@@ -74,6 +75,28 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_NO_BOOK = 7;
    */
   NO_BOOK = 7,
+
+  /**
+   * NOT_FOUND: the caller has no import under this request_id. Metadata: request_id.
+   *
+   * @generated from enum value: ERROR_REASON_IMPORT_NOT_FOUND = 8;
+   */
+  IMPORT_NOT_FOUND = 8,
+
+  /**
+   * RESOURCE_EXHAUSTED: as many imports as may be are unfinished, of the caller or of all; finish one, or wait until
+   * it is dropped. Metadata: limit.
+   *
+   * @generated from enum value: ERROR_REASON_TOO_MANY_IMPORTS = 9;
+   */
+  TOO_MANY_IMPORTS = 9,
+
+  /**
+   * ABORTED: another call sends the same file; ask GetImport how far it has come and call again.
+   *
+   * @generated from enum value: ERROR_REASON_IMPORT_OVERTAKEN = 10;
+   */
+  IMPORT_OVERTAKEN = 10,
 
   /**
    * ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id.
