@@ -21,6 +21,7 @@ COMMANDS = {
         "health",
         "demo",
         "import_command",
+        "export_command",
         "migrate",
         "psql",
         "audit",

@@ -17,6 +17,7 @@ from services.marketdata.book_hub import reading_books
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import reading_candles
 from services.marketdata.consumers import apply_feeds_facts
+from services.marketdata.exporting import Exporting
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
 from services.marketdata.importing import importing
@@ -82,6 +83,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 candle_streams=candle_streams,
                 receiving=Receiving(worker),
                 putting=Putting(worker),
+                exporting=Exporting(database),
             )
             yield Service(
                 registers=[partial(marketdata_pb2_grpc.add_MarketDataServiceServicer_to_server, servicer)],

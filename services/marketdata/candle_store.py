@@ -16,7 +16,7 @@ newest market time of its stored ticks, or the end of its newest imported bar; a
 A bar that was closed before a transaction and has other values after it has a higher revision.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -47,6 +47,7 @@ from services.marketdata.sessions import Calendar
 
 IMPORT_STATEMENT_SECONDS = 300.0
 """For one statement of a slice of an import, whose longer bars may be made of years."""
+COUNT_SECONDS = 60.0
 MICROSECONDS = 1_000_000
 WINDOWS_AT_ONCE = 50_000
 """Derived in one statement, so that it needs little memory."""
@@ -196,6 +197,54 @@ async def read_changes(
     head = Head(*found[0][:2])
     bars_found = [row[2:] for row in found if row["open_time"] is not None]
     return Candles(candles_from(bars_found[:limit], size, head), head, len(bars_found) > limit)
+
+
+BETWEEN = """
+instrument_id = $1 AND bar_size = $2 AND open_time >= $3 AND open_time < coalesce($4::timestamptz, 'infinity')
+"""
+
+
+async def count_bars(
+    rows: Connection, instrument_id: str, size: BarSize, start: datetime | None, end: datetime | None
+) -> int:
+    found = await rows.fetchval(
+        f"SELECT count(*) FROM {table_of(size)} WHERE {BETWEEN}",
+        instrument_id,
+        size.name,
+        start or EPOCH,
+        end,
+        timeout=COUNT_SECONDS,
+    )
+    return found or 0
+
+
+async def copy_bars(
+    rows: Connection,
+    instrument_id: str,
+    size: BarSize,
+    start: datetime | None,
+    end: datetime | None,
+    watermark: datetime,
+    take: Callable[[bytes], Awaitable[None]],
+    *,
+    timeout: float,  # noqa: ASYNC109 (Postgres is to stop)
+) -> None:
+    """Gives the bars between, in the binary form of COPY and in the order of their opening, as fast as they are taken."""
+    closed = "coalesce(end_time, open_time + $6::interval) <= $5::timestamptz"
+    await rows.copy_from_query(
+        f"""
+        SELECT open_time, {VALUES}, {closed} AS closed, revision FROM {table_of(size)} WHERE {BETWEEN} ORDER BY open_time
+        """,
+        instrument_id,
+        size.name,
+        start or EPOCH,
+        end,
+        watermark,
+        size.length,
+        output=take,
+        format="binary",
+        timeout=timeout,
+    )
 
 
 async def read_heads(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, Head]:

@@ -38,6 +38,16 @@ def record(kinds: tuple[tuple[str, str], ...]) -> NDArray[np.void]:
     return made
 
 
+def row_bytes(kinds: Mapping[str, str]) -> int:
+    """How long a row of these columns is."""
+    return record(tuple(kinds.items())).dtype.itemsize
+
+
+def decoded(kinds: Mapping[str, str], content: bytes) -> NDArray[np.void]:
+    """Rows of these columns, none of which is null, as COPY gave them."""
+    return np.frombuffer(content, record(tuple(kinds.items())).dtype)
+
+
 async def copy(rows: Connection, table: str, columns: Sequence[str], content: bytes) -> None:
     """Stores rows that are encoded, one after the other."""
     await rows.copy_to_table(table, source=BytesIO(BEGINS + content + ENDS), format="binary", columns=[*columns])

@@ -292,6 +292,24 @@ class Import:
     create_time: datetime | None = None
 
 
+class ExportFormat(Enum):
+    CSV = "csv"
+    CSV_GZIP = "csv, gzip"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """Which bars are wanted, and as what file."""
+
+    instrument_id: str
+    size: BarSize
+    start: datetime | None
+    end: datetime | None
+    format: ExportFormat
+
+
 @dataclass(frozen=True, slots=True)
 class MarketState:
     """Whether a market trades, and when that next changes as far as is known."""
@@ -403,6 +421,15 @@ class TooManyImports(Exhausted):
     """As many imports as may be are unfinished."""
 
     reason = "TOO_MANY_IMPORTS"
+
+
+class TooManyExports(Exhausted):
+    """As many exports as may be are under way here."""
+
+    reason = "TOO_MANY_EXPORTS"
+
+    def __init__(self) -> None:
+        super().__init__("other exports are under way; try again soon", retry_after_seconds=5.0)
 
 
 class ImportOvertaken(Conflict):

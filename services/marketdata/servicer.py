@@ -1,6 +1,7 @@
 """Speaks the marketdata API: reads the request, asks for the data, writes the response."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from services.marketdata import (
 from services.marketdata.book_hub import BookHub
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
+from services.marketdata.exporting import Exporting
 from services.marketdata.putting import Putting
 from services.marketdata.receiving import Receiving
 from services.marketdata.tick_store import Moment
@@ -109,10 +111,11 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         candle_streams: CandleStreams,
         receiving: Receiving,
         putting: Putting,
+        exporting: Exporting,
     ) -> None:
         self._database, self._worker, self._redis = database, worker, redis
         self._tick_streams, self._candle_streams = tick_streams, candle_streams
-        self._receive, self._put = receiving, putting
+        self._receive, self._put, self._exporting = receiving, putting, exporting
         self._book_hub, self._book_streams = book_hub, book_streams
 
     async def SearchInstruments(self, request, context):
@@ -333,3 +336,9 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
 
     async def PutCandles(self, request, context):
         return await self._put(request)
+
+    async def ExportCandles(self, request, context):
+        wanted = wire.export_from_proto(request)
+        async with aclosing(self._exporting.stream(wanted)) as messages:
+            async for message in messages:
+                yield message

@@ -16,6 +16,8 @@ from services.marketdata.domain import (
     Candle,
     CashDividend,
     CorporateAction,
+    Export,
+    ExportFormat,
     Gap,
     GapKind,
     Import,
@@ -27,6 +29,7 @@ from services.marketdata.domain import (
     MarketState,
     Session,
     Split,
+    bar_size,
 )
 
 ASSET_CLASSES = {
@@ -55,6 +58,12 @@ IMPORT_STATES = {
     ImportState.STORING: marketdata_pb2.IMPORT_STATE_STORING,
     ImportState.DONE: marketdata_pb2.IMPORT_STATE_DONE,
     ImportState.REFUSED: marketdata_pb2.IMPORT_STATE_REFUSED,
+}
+EXPORT_FORMATS = {
+    marketdata_pb2.EXPORT_FORMAT_CSV: ExportFormat.CSV,
+    marketdata_pb2.EXPORT_FORMAT_CSV_GZIP: ExportFormat.CSV_GZIP,
+    marketdata_pb2.EXPORT_FORMAT_PARQUET: ExportFormat.PARQUET,
+    marketdata_pb2.EXPORT_FORMAT_ARROW: ExportFormat.ARROW,
 }
 ASSET_CLASSES_BACK = {value: key for key, value in ASSET_CLASSES.items()}
 STATES_BACK = {value: key for key, value in STATES.items()}
@@ -266,4 +275,14 @@ def import_refusal_to_proto(refusal: ImportRefusal) -> marketdata_pb2.ImportRefu
             for field, description in refusal.violations.items()
         ],
         wrong_line_count=refusal.wrong_line_count,
+    )
+
+
+def export_from_proto(request: marketdata_pb2.ExportCandlesRequest) -> Export:
+    return Export(
+        instrument_id=request.instrument_id,
+        size=bar_size(request.bar_size),
+        start=time_from_proto(request.start_time) if request.HasField("start_time") else None,
+        end=time_from_proto(request.end_time) if request.HasField("end_time") else None,
+        format=EXPORT_FORMATS[request.format],
     )

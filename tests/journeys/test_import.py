@@ -1,5 +1,7 @@
 """`tradeloom import` on a running stack: what a person reads, and with which exit code it ends."""
 
+import gzip
+
 from tests.stack import Stack
 
 HEADER = "timestamp,open,high,low,close,volume\n"
@@ -38,6 +40,38 @@ def test_of_very_many_wrong_lines_the_first_are_named_and_the_rest_counted(stack
     assert named[0] == "line 2: has 1 fields, the header 6"
     assert len(named) == 40
     assert more == "and 460 more lines"
+
+
+def test_several_files_are_imported_and_what_is_wrong_with_one_is_told(stack: Stack, tmp_path):
+    right, packed, wrong = tmp_path / "right.csv", tmp_path / "packed.csv.gz", tmp_path / "wrong.csv"
+    right.write_text(HEADER + "2024-05-07 07:00:00,10,12,9,11,5\n")
+    packed.write_bytes(gzip.compress((HEADER + "2024-05-07 07:01:00,10,12,9,11,5\n").encode()))
+    wrong.write_text("a,b\n1,2\n")
+    done = stack.command("import", str(right), str(wrong), str(packed), "--instrument", INSTRUMENT)
+    assert done.returncode == 1
+    assert done.stdout.count("inserted   1") == 2
+    assert "UTC, CSV, gzip" in done.stdout
+    assert "wrong.csv: nothing was imported: line 1 must name time" in done.stderr
+
+
+def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path):
+    file = tmp_path / "bars.csv"
+    file.write_text(HEADER + BARS.replace("2024-05-06", "2024-05-08"))
+    assert stack.command("import", str(file), "--instrument", INSTRUMENT).returncode == 0
+    period = ("--start", "2024-05-08T07:10Z", "--end", "2024-05-08T09:20+02:00")
+    for name in ("out.csv", "out.csv.gz", "out.parquet", "out.arrow"):
+        out = tmp_path / name
+        done = stack.command("export", INSTRUMENT, *period, "-o", str(out))
+        assert done.returncode == 0, done.stderr
+        assert f"exported   10 bars into {out}" in done.stdout
+        again = stack.command("import", str(out), "--instrument", INSTRUMENT)
+        assert "inserted   0\nchanged    0\nunchanged  10" in again.stdout, again.stderr
+    left = [path.name for path in tmp_path.iterdir()]
+    assert sorted(left) == ["bars.csv", "out.arrow", "out.csv", "out.csv.gz", "out.parquet"]
+    unknown = stack.command("export", "SIM:NOTHING", "-o", str(tmp_path / "none.csv"))
+    assert unknown.returncode == 1
+    assert "no instrument is called SIM:NOTHING" in unknown.stderr
+    assert "the format is one of" in stack.command("export", INSTRUMENT, "-o", str(tmp_path / "none")).stderr
 
 
 def test_an_unknown_instrument_and_a_missing_file_are_refused_plainly(stack: Stack, tmp_path):

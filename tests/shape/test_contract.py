@@ -119,7 +119,13 @@ def test_looking_is_never_counted_as_writing_nor_writing_as_looking(method: Meth
         assert method.read_only
 
 
-@pytest.mark.parametrize("method", [one for one in METHODS if one.server_streaming], ids=named)
+FILES = {"ExportCandles": "a file is of one moment: the second half of a later one would not fit"}
+"""Streams that end by themselves and are begun anew, each with the reason."""
+
+
+@pytest.mark.parametrize(
+    "method", [one for one in METHODS if one.server_streaming and one.name not in FILES], ids=named
+)
 def test_every_stream_can_be_resumed(method: Method) -> None:
     assert method.name.startswith("Stream")
     assert not method.client_streaming, "browsers cannot speak such"

@@ -26,6 +26,7 @@ from grpc import aio
 from grpc_status import rpc_status
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
+from tradeloom.marketdata.v1 import marketdata_pb2
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
@@ -153,6 +154,11 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "MarketDataService/StreamOrderBook": {"instrument_ids": [INSTRUMENT]},
     "MarketDataService/StreamTicks": {"instrument_ids": [INSTRUMENT]},
     "MarketDataService/StreamCandles": BARS,
+    "MarketDataService/ExportCandles": {
+        **BARS,
+        "end_time": timestamp(NOW - timedelta(hours=1)),
+        "format": marketdata_pb2.EXPORT_FORMAT_CSV,
+    },
     "ExecutionService/ListVenues": {},
     "ExecutionService/GetVenue": {"venue": "paper"},
 }

@@ -72,6 +72,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
     make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
     """
+    ERROR_REASON_TOO_MANY_EXPORTS: _ErrorReason.ValueType  # 17
+    """RESOURCE_EXHAUSTED: as many exports as one process makes at once are under way; try again after the delay."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -126,4 +128,6 @@ ERROR_REASON_BAR_SPANS_EX_DATE: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
 make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
 """
+ERROR_REASON_TOO_MANY_EXPORTS: ErrorReason.ValueType  # 17
+"""RESOURCE_EXHAUSTED: as many exports as one process makes at once are under way; try again after the delay."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

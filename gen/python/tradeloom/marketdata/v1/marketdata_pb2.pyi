@@ -21,6 +21,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
+    """Never valid."""
+    EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 1
+    """CSV with a header, separated by commas."""
+    EXPORT_FORMAT_CSV_GZIP: _ExportFormat.ValueType  # 2
+    """The same, packed by gzip."""
+    EXPORT_FORMAT_PARQUET: _ExportFormat.ValueType  # 3
+    """Apache Parquet, compressed by Zstandard."""
+    EXPORT_FORMAT_ARROW: _ExportFormat.ValueType  # 4
+    """An Apache Arrow IPC file, compressed by Zstandard."""
+
+class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
+    """Kinds of file."""
+
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
+"""Never valid."""
+EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 1
+"""CSV with a header, separated by commas."""
+EXPORT_FORMAT_CSV_GZIP: ExportFormat.ValueType  # 2
+"""The same, packed by gzip."""
+EXPORT_FORMAT_PARQUET: ExportFormat.ValueType  # 3
+"""Apache Parquet, compressed by Zstandard."""
+EXPORT_FORMAT_ARROW: ExportFormat.ValueType  # 4
+"""An Apache Arrow IPC file, compressed by Zstandard."""
+Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
+
 class _AssetClass:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -2673,3 +2705,83 @@ class PutCandlesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutCandlesResponse: _TypeAlias = PutCandlesResponse  # noqa: Y015
+
+@_typing.final
+class ExportCandlesRequest(_message.Message):
+    """Which bars to export, and as what file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BAR_SIZE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Whose bars."""
+    bar_size: _builtins.str
+    """How long they are; "1m" if empty."""
+    format: Global___ExportFormat.ValueType
+    """What kind of file."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Bars that open at or after it; from the first on if unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Bars that open before it; up to the newest if unset. At most twenty million bars are exported at once."""
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        bar_size: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        format: Global___ExportFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "end_time", b"end_time", "format", b"format", "instrument_id", b"instrument_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCandlesRequest: _TypeAlias = ExportCandlesRequest  # noqa: Y015
+
+@_typing.final
+class ExportCandlesResponse(_message.Message):
+    """A step of the export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BAR_COUNT_FIELD_NUMBER: _builtins.int
+    WRITTEN_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    bar_count: _builtins.int
+    """Bars in the file; 0 until they are counted."""
+    written_count: _builtins.int
+    """Bars that are written into it so far."""
+    size_bytes: _builtins.int
+    """Of the whole file; 0 until it is made."""
+    chunk: _builtins.bytes
+    """The next bytes of it, at most 1 MiB."""
+    sha256: _builtins.bytes
+    """The SHA-256 of the whole file, in the last message: without it, bytes are missing."""
+    def __init__(
+        self,
+        *,
+        bar_count: _builtins.int = ...,
+        written_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        chunk: _builtins.bytes = ...,
+        sha256: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_count", b"bar_count", "chunk", b"chunk", "sha256", b"sha256", "size_bytes", b"size_bytes", "written_count", b"written_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCandlesResponse: _TypeAlias = ExportCandlesResponse  # noqa: Y015

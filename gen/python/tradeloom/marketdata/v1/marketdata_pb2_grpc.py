@@ -126,6 +126,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesResponse.FromString,
                 _registered_method=True)
+        self.ExportCandles = channel.unary_stream(
+                '/tradeloom.marketdata.v1.MarketDataService/ExportCandles',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ExportCandlesRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ExportCandlesResponse.FromString,
+                _registered_method=True)
 
 
 class MarketDataServiceServicer:
@@ -284,6 +289,16 @@ class MarketDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportCandles(self, request, context):
+        """Streams a file of stored bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
+        its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count, closed and revision. A bar
+        that is still forming is among them and cannot be imported yet; an end_time leaves it out. A file is of one moment, so a
+        call that was cut off is begun anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MarketDataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -376,6 +391,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.PutCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesResponse.SerializeToString,
+            ),
+            'ExportCandles': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportCandles,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ExportCandlesRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ExportCandlesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -866,6 +886,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/PutCandles',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportCandles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/ExportCandles',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ExportCandlesRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.ExportCandlesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,12 @@ class MarketDataServiceStub:
     than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
     it may be repeated without a request_id.
     """
+    ExportCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.ExportCandlesRequest, _marketdata_pb2.ExportCandlesResponse]
+    """Streams a file of stored bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
+    its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count, closed and revision. A bar
+    that is still forming is among them and cannot be imported yet; an end_time leaves it out. A file is of one moment, so a
+    call that was cut off is begun anew.
+    """
 
 class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers what can be traded and what the market does and did: instruments, quotes, ticks
@@ -272,6 +278,18 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
         than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
         it may be repeated without a request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportCandles(
+        self,
+        request: _marketdata_pb2.ExportCandlesRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.ExportCandlesRequest, _abc.AsyncIterator[_marketdata_pb2.ExportCandlesResponse]],
+    ) -> _abc.AsyncIterator[_marketdata_pb2.ExportCandlesResponse]:
+        """Streams a file of stored bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
+        its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count, closed and revision. A bar
+        that is still forming is among them and cannot be imported yet; an end_time leaves it out. A file is of one moment, so a
+        call that was cut off is begun anew.
         """
 
 def add_MarketDataServiceServicer_to_server(servicer: MarketDataServiceServicer, server: _aio.Server) -> None: ...
