@@ -5,6 +5,7 @@ What is kept is gone on with by any replica, whenever the caller comes again wit
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 
 from tradeloom.marketdata.v1.marketdata_pb2 import ImportCandlesRequest, ImportHeader
@@ -28,6 +29,7 @@ RECEIVE_SECONDS = 900.0
 """For one call; the next goes on."""
 ANSWER_SECONDS = 600.0
 LOOK_SECONDS = 0.25
+PASS_OVER_SECONDS = 5.0
 CHUNK_BYTES = 1024 * 1024
 """Kept at once, however small the parts are that come."""
 
@@ -40,19 +42,29 @@ class Receiving:
 
     async def __call__(self, requests: AsyncIterator[ImportCandlesRequest]) -> Import:
         """The import when it has ended, or as it is when its bytes end too soon or it takes too long."""
-        async with asyncio.timeout(RECEIVE_SECONDS):
-            first = await anext(requests, None)
-            if first is None or not first.HasField("header"):
-                raise ImportMalformed({"header": "must come first"})
-            begun = await self._begin(first.header)
-            if begun.state is ImportState.RECEIVING:
-                try:
-                    await self._receive(begun, first.header.start_byte, requests)
-                except ImportMalformed:
-                    async with self._database.transaction(begun.user_id) as rows:
-                        await import_store.remove(rows, begun)
-                    raise
+        try:
+            async with asyncio.timeout(RECEIVE_SECONDS):
+                begun = await self._received(requests)
+        except Refusal:
+            await passed_over(requests)
+            raise
+        await passed_over(requests)
         return await self._awaited(begun)
+
+    async def _received(self, requests: AsyncIterator[ImportCandlesRequest]) -> Import:
+        """The import that the header names, with all the bytes that came."""
+        first = await anext(requests, None)
+        if first is None or not first.HasField("header"):
+            raise ImportMalformed({"header": "must come first"})
+        begun = await self._begin(first.header)
+        if begun.state is ImportState.RECEIVING:
+            try:
+                await self._receive(begun, first.header.start_byte, requests)
+            except ImportMalformed:
+                async with self._database.transaction(begun.user_id) as rows:
+                    await import_store.remove(rows, begun)
+                raise
+        return begun
 
     async def _begin(self, header: ImportHeader) -> Import:
         """The import that this header began before, or begins now."""
@@ -123,6 +135,14 @@ class Receiving:
             if now.state in (ImportState.RECEIVING, ImportState.DONE) or not in_time:
                 return now
             await asyncio.sleep(LOOK_SECONDS)
+
+
+async def passed_over(requests: AsyncIterator[ImportCandlesRequest]) -> None:
+    """Lets the caller end: who is answered while they send is told by grpc.aio of an internal error, and of no reason."""
+    with suppress(TimeoutError, Refusal):
+        async with asyncio.timeout(PASS_OVER_SECONDS):
+            async for _ in requests:
+                pass
 
 
 def refused(ended: Import) -> Refusal:
