@@ -460,7 +460,8 @@ async def outcome(
         async with asyncio.timeout(ANSWER_SECONDS):
             while len(said) <= MESSAGES_AFTER and (message := await call.read()) is not aio.EOF:
                 said.append(message)
-        call.cancel()
         return Outcome("OK", text="".join(json_format.MessageToJson(message) for message in said))
     except aio.AioRpcError as error:
         return outcome_of(error)
+    finally:
+        call.cancel()
