@@ -30,10 +30,11 @@ ASKERS_OF_VENUES = frozenset({"feeds", "execution"})
 
 COMMANDS = (
     "+@read +@write +@stream +@connection +@transaction +@scripting "
-    "-@admin -@dangerous -function +info +client|setinfo +client|setname"
+    "-@admin -@dangerous -function +info +time +client|setinfo +client|setname"
 )
-"""Data and streams. No KEYS, FLUSHALL, CONFIG; no functions: they are shared by all users, and whoever replaces one
-would be run with the rights of its callers. Scripts run with the rights of their own caller."""
+"""Data and streams, and Redis's own time, by which budgets fill. No KEYS, FLUSHALL, CONFIG; no functions: they are shared by
+all users, and whoever replaces one would be run with the rights of its callers. Scripts run with the rights of their own
+caller."""
 
 
 def rights(word: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from libs.bus.budget import Budget, Limits, Use
 from libs.stack.probes import valkey_answers
 from libs.stack.supervisor import Record
 from libs.stack.valkey import ValkeyServer, valkey
@@ -83,6 +84,17 @@ async def test_orders_reads_quotes_and_no_more_of_the_market(server):
         await orders.mget(["quote:SIM:BTCUSDT"])
         with pytest.raises(NoPermissionError):
             await orders.get("ticks-stored:SIM:BTCUSDT")
+
+
+async def test_who_asks_venues_takes_from_their_budgets_and_nobody_else(server):
+    limits = Limits(capacity=10, units_per_second=1)
+    for user in ("feeds", "execution"):
+        async with client(server, user) as service:
+            await Budget(service, "BINANCE", "default", limits).take(1, Use.CANCEL, wait_seconds_max=0)
+            assert (await Budget(service, "BINANCE", "default", limits).state()).available < 10
+    async with client(server, "orders") as orders:
+        with pytest.raises(NoPermissionError):
+            await Budget(orders, "BINANCE", "default", limits).take(1, Use.CANCEL, wait_seconds_max=0)
 
 
 async def test_keys_of_no_stream_that_is_told_are_nobodys(server):
