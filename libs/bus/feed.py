@@ -8,10 +8,11 @@ are sent; `s`, the sequence of its first tick, by which a reader sees that somet
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha1
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 
 from libs.errors import CursorInvalid
@@ -19,13 +20,13 @@ from libs.errors import CursorInvalid
 # Kept for readers that resume, even when stored. Events are ticks and books.
 RESUME_BATCHES = 5_000
 RESUME_EVENTS = 100_000
-# Kept if they are not stored: the memory bound, at which a gap is preferred.
-BATCHES_MAX = 20_000
-EVENTS_MAX = 1_000_000
+STREAM_BYTES_MAX = 80 * 1024 * 1024
+"""Of one instrument, stored or not, if what it appends with names no less: the memory bound, at which a gap is preferred."""
+ENTRY_BYTES = 192  # of Redis's memory for an entry at most, beside its batch and a quarter of that for rounding
 # Trimmed at once.
 TRIM_BATCHES = 100
 TRIM_EVENTS = 5_000
-STREAM_BYTES_MAX = 80 * 1024 * 1024  # what the memory bound comes to, for one instrument
+TRIM_PART = 16  # of the memory bound, one part
 IDLE_SECONDS = 7 * 86_400  # a stream that nobody has appended to for so long is forgotten, as facts are
 ENDED_SECONDS = 3_600  # what has ended and is stored is kept so long for readers that resume
 READ_BATCHES = 100  # of one instrument, at once
@@ -44,47 +45,81 @@ local function before(one, other)
 end
 """
 
-# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants that append gives; the last is the
-# id that must be the newest, if any must. A refused XADD ends the script before the quote is touched; 0 if something was
-# lost before. Sequences count events, so their difference is how many there are after the oldest batch.
+# What an entry takes, and what those take that were appended before it: the difference of two is what lies between them.
+_BYTES = """
+local function cost(batch) return math.ceil(#batch * 1.25) + %d end
+local function bytes_before(entry) return tonumber(entry[2][6] or 0) end
+local function edge(command, from, to) return redis.call(command, KEYS[1], from, to, 'COUNT', 1)[1] end
+""" % (ENTRY_BYTES)  # noqa: UP031 (the braces are Lua's)
+
+# KEYS: ticks, quote, stored. ARGV: id, batch, first sequence, quote, and the constants that append gives; then the memory
+# bound, and the id that must be the newest, if any must. A refused XADD ends the script before the quote is touched; 0 if
+# something was lost before. Sequences count events, so their difference is how many there are after the oldest batch.
+#
+# The oldest go first, and what is stored is older than what is not: so at the memory bound it is the part for readers that
+# resume which becomes shorter, before anything is lost. Only so much is trimmed at once, but never less than is appended.
 _APPEND = (
     _IDS
+    + _BYTES
     + """
-if ARGV[12] ~= '' then
-  local held = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-  if not held or before(held[1], ARGV[12]) then return 0 end
-end
-redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3])
-if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4]) end
-for key = 1, 3 do redis.call('EXPIRE', KEYS[key], ARGV[11]) end
+local held = edge('XREVRANGE', '+', '-')
+if ARGV[12] ~= '' and (not held or (held[1] ~= ARGV[12] and before(held[1], ARGV[12]))) then return 0 end
+local own, earlier = cost(ARGV[2]), held and bytes_before(held) + cost(held[2][2]) or 0
+local total = earlier + own
+redis.call('XADD', KEYS[1], ARGV[1], 'b', ARGV[2], 's', ARGV[3], 't', earlier)
+if ARGV[4] ~= '' then redis.call('SET', KEYS[2], ARGV[4], 'EX', ARGV[10]) else redis.call('EXPIRE', KEYS[2], ARGV[10]) end
+for key = 1, 3, 2 do redis.call('EXPIRE', KEYS[key], ARGV[10]) end
 
-local resume_batches, resume_events = tonumber(ARGV[5]), tonumber(ARGV[6])
-local batches_max, events_max = tonumber(ARGV[7]), tonumber(ARGV[8])
-local trim_batches, trim_events = tonumber(ARGV[9]), tonumber(ARGV[10])
+local batches, events, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[11])
+local trim_batches, trim_events = tonumber(ARGV[7]), tonumber(ARGV[8])
 local _, newest = parts(ARGV[1])
 local function events_after(id)
   local _, sequence = parts(id)
   return newest - sequence
 end
 
-local length, oldest = redis.call('XLEN', KEYS[1]), redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1]
-if length < resume_batches + trim_batches and events_after(oldest) < resume_events + trim_events then return 1 end
-local stored = redis.call('GET', KEYS[3]) or '0-0'
-local batches, events = resume_batches, resume_events
-local is_full = length > batches_max or events_after(oldest) > events_max
-if is_full then
-  batches, events = batches_max - trim_batches, events_max - trim_events
-elseif not before(oldest, stored) then
-  return 1
+local length, first = redis.call('XLEN', KEYS[1]), edge('XRANGE', '-', '+')
+local bytes = total - bytes_before(first)
+local is_full = bytes > bytes_max
+local stored = '0-0'
+if not is_full then
+  if length < batches + trim_batches and events_after(first[1]) < events + trim_events then return 1 end
+  stored = redis.call('GET', KEYS[3]) or stored
+  if not before(first[1], stored) then return 1 end
 end
-local first_kept, trimmed = oldest, 0
-while trimmed < trim_batches and (length - trimmed > batches or events_after(first_kept) > events) do
-  first_kept = redis.call('XRANGE', KEYS[1], '(' .. first_kept, '+', 'COUNT', 1)[1][1]
+local left, trimmed = bytes_max - bytes_max / ARGV[9], 0
+local function is_beyond()
+  local held = total - bytes_before(first)
+  if is_full then return held > left and (trimmed < trim_batches or held > bytes - own) end
+  return trimmed < trim_batches and (length - trimmed > batches or events_after(first[1]) > events)
+end
+while trimmed + 1 < length and is_beyond() do
+  first = edge('XRANGE', '(' .. first[1], '+')
   trimmed = trimmed + 1
 end
+local first_kept = first[1]
 if not is_full and before(stored, first_kept) then first_kept = stored end
 redis.call('XTRIM', KEYS[1], 'MINID', first_kept)
 return 1
+"""
+)
+
+_APPEND_NAME = sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
+
+# KEYS: ticks. ARGV: the memory bound, TRIM_BATCHES. 0 while it takes more, of which the oldest go.
+_TRIM = (
+    _BYTES
+    + """
+local newest, first = edge('XREVRANGE', '+', '-'), edge('XRANGE', '-', '+')
+if not newest then return 1 end
+local total, trimmed = bytes_before(newest) + cost(newest[2][2]), 0
+while trimmed < tonumber(ARGV[2]) and first[1] ~= newest[1] and total - bytes_before(first) > tonumber(ARGV[1]) do
+  first = edge('XRANGE', '(' .. first[1], '+')
+  trimmed = trimmed + 1
+end
+if trimmed == 0 then return 1 end
+redis.call('XTRIM', KEYS[1], 'MINID', first[1])
+return 0
 """
 )
 
@@ -173,25 +208,18 @@ def parse_cursor(text: str, field: str = "after_cursor") -> Cursor:
     return Cursor(found[1], int(found[2]), int(found[3]))
 
 
-async def append(redis: Redis, batches: Sequence[Batch]) -> None:
-    """Append batches, and set their quotes, in one round trip.
+async def append(redis: Redis, batches: Sequence[Batch], *, bytes_max: int = STREAM_BYTES_MAX) -> None:
+    """Append batches, and set their quotes, in one round trip; no instrument's stream takes more than bytes_max after it.
 
+    One that took more before, as when others were fewer, does not grow.
     Outdated if Redis refused one, Lost if it lacks what one comes after; others may be appended.
     """
-    pipeline = redis.pipeline(transaction=False)
-    for batch in batches:
-        instrument_id = batch.cursor.instrument_id
-        pipeline.eval(
-            _APPEND,
-            3,
-            f"ticks:{instrument_id}",
-            f"quote:{instrument_id}",
-            f"ticks-stored:{instrument_id}",
-            *(batch.cursor.stream_id, batch.response, batch.first_sequence, batch.quote),
-            *(RESUME_BATCHES, RESUME_EVENTS, BATCHES_MAX, EVENTS_MAX, TRIM_BATCHES, TRIM_EVENTS, IDLE_SECONDS),
-            batch.after.stream_id if batch.after else "",
-        )
-    results = await pipeline.execute(raise_on_error=False)
+    results = await _append(redis, batches, bytes_max)
+    unknown = [batch for batch, result in zip(batches, results, strict=True) if isinstance(result, NoScriptError)]
+    if unknown:
+        # Redis was started since: the first of them brings the script.
+        results = [result for result in results if not isinstance(result, NoScriptError)]
+        results += await _append(redis, unknown, bytes_max, brings_script=True)
     for result in results:
         if isinstance(result, ResponseError) and "equal or smaller" in str(result):
             raise Outdated(str(result))
@@ -199,6 +227,41 @@ async def append(redis: Redis, batches: Sequence[Batch]) -> None:
             raise result
     if not all(results):
         raise Lost("Redis no longer holds what was appended before")
+
+
+async def _append(redis: Redis, batches: Sequence[Batch], bytes_max: int, *, brings_script: bool = False) -> list[Any]:
+    """What came of each. The script goes by its name, since to read it takes Redis nearly as long as to run it."""
+    pipeline = redis.pipeline(transaction=False)
+    for number, batch in enumerate(batches):
+        instrument_id = batch.cursor.instrument_id
+        run, script = (pipeline.eval, _APPEND) if brings_script and number == 0 else (pipeline.evalsha, _APPEND_NAME)
+        run(
+            script,
+            3,
+            f"ticks:{instrument_id}",
+            f"quote:{instrument_id}",
+            f"ticks-stored:{instrument_id}",
+            *(batch.cursor.stream_id, batch.response, batch.first_sequence, batch.quote),
+            *(RESUME_BATCHES, RESUME_EVENTS, TRIM_BATCHES, TRIM_EVENTS, TRIM_PART, IDLE_SECONDS, bytes_max),
+            batch.after.stream_id if batch.after else "",
+        )
+    return await pipeline.execute(raise_on_error=False)
+
+
+async def trim(redis: Redis, instrument_ids: Sequence[str], bytes_max: int) -> None:
+    """Have no stream of these instruments take more than bytes_max, whether anything is appended or not."""
+    left = list(instrument_ids)
+    while left:
+        pipeline = redis.pipeline(transaction=False)
+        for instrument_id in left:
+            pipeline.eval(_TRIM, 1, f"ticks:{instrument_id}", bytes_max, TRIM_BATCHES)
+        done: list[Any] = await pipeline.execute()
+        left = [instrument_id for instrument_id, is_done in zip(left, done, strict=True) if not is_done]
+
+
+async def count_held(redis: Redis, instrument_ids: Sequence[str]) -> int:
+    """How many of these instruments have a stream."""
+    return await redis.exists(*(f"ticks:{instrument_id}" for instrument_id in instrument_ids)) if instrument_ids else 0
 
 
 async def shut_out(redis: Redis, epochs: Mapping[str, int]) -> None:

@@ -20,7 +20,10 @@ from libs.stack.supervisor import Process, Supervisor
 OPERATOR = "stack"
 """May do everything: health checks, and people with the password file."""
 MEMORY_MAX = "1gb"
-"""Facts take less than half of it (see tests/shape/test_memory.py); beyond it writes are refused, nothing is evicted."""
+"""Facts take less than half of it, ticks as much as feeds lets them (tests/shape/test_memory.py does the sum).
+
+Beyond it writes are refused, nothing is evicted.
+"""
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 

@@ -17,8 +17,9 @@ from libs.store.database import Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.feeds.clients import MarketData
-from services.feeds.domain import InstrumentTaken, SimulatedSource, TooManyFeeds
+from services.feeds.domain import InstrumentTaken, SimulatedSource, TooManyFeeds, TooManyInstruments
 from services.feeds.open_sources import Sources
+from services.feeds.room import Room
 from services.feeds.runner import Runner
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
@@ -34,7 +35,7 @@ def now() -> datetime:
 
 @asynccontextmanager
 async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
-    start_feed = StartFeed(uuid7, now, settings.running_feeds_max)
+    start_feed = StartFeed(uuid7, now, settings.running_feeds_max, settings.instruments_max)
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
         open_database(settings.worker_database_url.get_secret_value(), settings.database_connections_max) as worker,
@@ -46,7 +47,8 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         if settings.keeps_simulated_market:
             await keep_simulated_market(database, start_feed, settings)
         sources = Sources(redis, settings.replay_folder, settings.addresses, settings.from_address)
-        runner = Runner(worker, redis, sources, MarketData(marketdata))
+        room = Room(worker, redis, ticks_bytes_max=settings.ticks_bytes_max, kept_bytes_max=settings.kept_bytes_max)
+        runner = Runner(worker, redis, sources, MarketData(marketdata), room=room)
         servicer = FeedServicer(
             database=database,
             start_feed=start_feed,
@@ -69,7 +71,7 @@ async def keep_simulated_market(database: Database, start_feed: StartFeed, setti
             await start_feed(FeedStore(rows), source)
     except InstrumentTaken:
         return
-    except TooManyFeeds:
+    except (TooManyFeeds, TooManyInstruments):
         log.warning("the simulated market does not run: too many other feeds do; stop one and start it with StartFeed")
 
 

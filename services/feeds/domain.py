@@ -135,6 +135,8 @@ SECOND_NS = 1_000_000_000
 MINUTE_NS, HOUR_NS, DAY_NS = 60 * SECOND_NS, 3_600 * SECOND_NS, 86_400 * SECOND_NS
 MONDAY_NS = 4 * DAY_NS
 """The first after 1970 began."""
+INSTRUMENT_BYTES_MIN = 256 * 1024
+"""Of Redis, for an instrument that runs: several of the largest batches, and minutes of a market of one trade a second."""
 BAR_SIZES: Mapping[str, BarSize] = {
     size.name: size
     for size in (
@@ -408,6 +410,12 @@ class TooManyFeeds(Exhausted):
     """As many feeds run as may at once."""
 
     reason = "TOO_MANY_FEEDS"
+
+
+class TooManyInstruments(Exhausted):
+    """Running feeds bring as many instruments as there is room for."""
+
+    reason = "TOO_MANY_INSTRUMENTS"
 
 
 class RecordingTooOld(NotAllowed):

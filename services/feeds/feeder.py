@@ -7,7 +7,7 @@ number is given once: what was made and not appended is made again, under the nu
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus import feed as streams
-from libs.bus.feed import BATCHES_MAX, EVENTS_MAX, Batch, Cursor, Lost, Outdated
+from libs.bus.feed import Batch, Cursor, Lost, Outdated
 from libs.ids import uuid7
 from libs.store.background import Backoff
 from libs.store.database import Database, DatabaseUnavailable
@@ -47,6 +47,7 @@ from services.feeds.domain import (
 )
 from services.feeds.lines import BATCH_TICKS_MAX, Line
 from services.feeds.open_sources import OpenSource, Sources
+from services.feeds.room import EVENT_BYTES_MAX, Kept, Room
 from services.feeds.store import FeedStore
 
 LINGER_SECONDS_MIN = 0.02
@@ -55,7 +56,7 @@ LINGER_SECONDS_MAX = 0.25
 PAUSE_SECONDS_MAX = 1.0
 NOTE_SECONDS = 1.0
 LEAD_TICKS_MAX = 100 * BATCH_TICKS_MAX
-"""A replay is never further ahead of what marketdata has stored."""
+"""A replay is never further ahead of what marketdata has stored, nor by more than its share of the room holds."""
 READ_SECONDS = 0.1
 RESTORE_SECONDS_MAX = 1.0
 RESTORED_BATCHES = 100
@@ -78,13 +79,20 @@ def clock() -> Instant:
 
 class Feeder:
     def __init__(
-        self, database: Database, redis: Redis, lease: Lease, sources: Sources, marketdata: MarketData, now: Clock
+        self,
+        database: Database,
+        redis: Redis,
+        lease: Lease,
+        sources: Sources,
+        marketdata: MarketData,
+        now: Clock,
+        room: Room,
     ) -> None:
         """`database` is of the worker role; the lease is the feed's."""
         self._database, self._redis, self._lease, self._sources = database, redis, lease, sources
-        self._marketdata, self._now = marketdata, now
+        self._marketdata, self._now, self._room = marketdata, now, room
         self._redis_run = ""
-        self._kept: defaultdict[str, deque[Batch]] = defaultdict(deque)
+        self._kept: defaultdict[str, Kept] = defaultdict(Kept)
         self._stored: dict[str, int] = {}
 
     async def play(self, feed_id: UUID) -> None:
@@ -217,14 +225,11 @@ class Feeder:
     async def _append(self, batches: Sequence[Batch], lines: Sequence[Line]) -> None:
         """Appends what was cut. It is kept until it is stored, so that Redis may lose it."""
         for batch in batches:
-            kept = self._kept[batch.cursor.instrument_id]
-            kept.append(batch)
-            while kept[-1].cursor.sequence - kept[0].cursor.sequence > EVENTS_MAX or len(kept) > BATCHES_MAX:
-                kept.popleft()
+            self._kept[batch.cursor.instrument_id].add(batch, self._room.kept_bytes)
         await _to_its_end(self._have_appended(batches, lines))
 
     async def _have_appended(self, batches: Sequence[Batch], lines: Sequence[Line]) -> None:
-        await streams.append(self._redis, batches)
+        await streams.append(self._redis, batches, bytes_max=self._room.stream_bytes)
         for line in lines:
             told_before = line.done.tick_count
             line.acknowledge()
@@ -244,7 +249,8 @@ class Feeder:
                     if is_after(batch, newest.get(each))
                 ]
                 for start in range(0, len(missing), RESTORED_BATCHES):
-                    await streams.append(self._redis, missing[start : start + RESTORED_BATCHES])
+                    restored = missing[start : start + RESTORED_BATCHES]
+                    await streams.append(self._redis, restored, bytes_max=self._room.stream_bytes)
                 self._redis_run = await run_of(self._redis)
                 await _to_its_end(self._have_appended([], lines))
             except RedisError as error:
@@ -254,21 +260,24 @@ class Feeder:
                 return
 
     async def _look_at_stored(self, lines: Sequence[Line]) -> None:
-        """Forgets what was kept and is stored by now."""
+        """Forgets what was kept and is stored by now, or is more than the share of the room, which may be smaller by now."""
         stored = await streams.stored(self._redis, [line.instrument_id for line in lines])
         for instrument_id, cursor in stored.items():
             # What was stored once stays stored, also when Redis has lost that it was.
             reached = max(cursor.sequence, self._stored.get(instrument_id, 0))
             self._stored[instrument_id] = reached
-            kept = self._kept[instrument_id]
-            while kept and kept[0].cursor.sequence <= reached:
-                kept.popleft()
+            self._kept[instrument_id].forget(reached)
+        for kept in self._kept.values():
+            kept.keep_to(self._room.kept_bytes)
 
     def _sequence_max(self, feed: Feed, line: Line) -> int:
         """Up to which sequence a line may go: a file's trades wait for those who store them."""
         if not isinstance(feed.source, ReplaySource):
             return SEQUENCE_MAX
-        return max(line.start_sequence, self._stored.get(line.instrument_id, 0)) + LEAD_TICKS_MAX
+        reached = max(line.start_sequence, self._stored.get(line.instrument_id, 0))
+        kept = self._kept[line.instrument_id]
+        left_bytes = max(0, self._room.lead_bytes - kept.bytes)
+        return min(reached + LEAD_TICKS_MAX, kept.sequence(reached) + left_bytes // EVENT_BYTES_MAX)
 
     async def _note(
         self, feed: Feed, lines: Sequence[Line], *, announcements: Sequence[tuple[str, str, bytes]] = ()

@@ -10,13 +10,14 @@ from redis.exceptions import RedisError
 
 from libs.bus import feed as streams
 from libs.bus.feed import Outdated
-from libs.store.background import Backoff
+from libs.store.background import Backoff, running
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import LeaseLost, fence, holding
 from services.feeds.clients import MarketData
 from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound
 from services.feeds.feeder import Clock, Feeder, clock
 from services.feeds.open_sources import Sources
+from services.feeds.room import Room
 from services.feeds.store import FeedStore
 
 LOOK_SECONDS = 0.5
@@ -29,11 +30,17 @@ class Runner:
     """Tends every running feed: waits for its lease, then plays it. Every replica runs one."""
 
     def __init__(
-        self, database: Database, redis: Redis, sources: Sources, marketdata: MarketData, now: Clock = clock
+        self,
+        database: Database,
+        redis: Redis,
+        sources: Sources,
+        marketdata: MarketData,
+        now: Clock = clock,
+        room: Room | None = None,
     ) -> None:
         """`database` is of the worker role, with a connection for each feed that runs at once and a few more."""
         self._database, self._redis, self._sources, self._now = database, redis, sources, now
-        self._marketdata = marketdata
+        self._marketdata, self._room = marketdata, room or Room(database, redis)
         self._woken = asyncio.Event()
         self._tending: dict[UUID, asyncio.Task[None]] = {}
         self._ended: set[UUID] = set()  # and what they brought is not let go yet
@@ -43,6 +50,10 @@ class Runner:
         self._woken.set()
 
     async def run(self) -> None:
+        async with running("room", self._room.run):
+            await self._run()
+
+    async def _run(self) -> None:
         try:
             while True:
                 self._woken.clear()
@@ -106,7 +117,9 @@ class Runner:
                 await self._prepare(feed_id)
                 async with holding(self._database, f"feed/{feed_id}") as lease:
                     try:
-                        feeder = Feeder(self._database, self._redis, lease, self._sources, self._marketdata, self._now)
+                        feeder = Feeder(
+                            self._database, self._redis, lease, self._sources, self._marketdata, self._now, self._room
+                        )
                         await feeder.play(feed_id)
                     except (ReplayFileInvalid, RecordingTooOld, VenueNotFound) as error:
                         async with self._database.transaction() as rows:

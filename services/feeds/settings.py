@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from libs.mesh.settings import Environment, ServiceSettings
+from services.feeds.domain import INSTRUMENT_BYTES_MIN
+from services.feeds.room import KEPT_BYTES_MAX, TICKS_BYTES_MAX
 from services.feeds.sources.simulated import TRADES_PER_SECOND
 from services.feeds.venues import Addresses
 
@@ -17,6 +19,11 @@ class Settings(ServiceSettings):
     replay_folder: Path | None = None
     # Feeds that run at once; each takes one of the worker's database connections, and a replay holds its file in memory.
     running_feeds_max: PositiveInt = 8
+    # Bytes of Redis's memory for ticks, divided among all instruments; as many run as leave each a quarter of a megabyte. It
+    # has to leave room below Redis's maxmemory for all else: facts take less than half a gigabyte.
+    ticks_bytes_max: int = Field(default=TICKS_BYTES_MAX, ge=INSTRUMENT_BYTES_MIN)
+    # Bytes of this process's memory for ticks that are not known to be stored, in case Redis loses them; divided alike.
+    kept_bytes_max: PositiveInt = KEPT_BYTES_MAX
     # Whether the simulated market is kept running; in development it is, unless this says no.
     simulated: bool | None = None
     simulated_seed: int = 1
@@ -32,6 +39,11 @@ class Settings(ServiceSettings):
     binance_stream_url: str = ""
     kraken_url: str = ""
     kraken_stream_url: str = ""
+
+    @property
+    def instruments_max(self) -> int:
+        """Those that may run at once."""
+        return self.ticks_bytes_max // INSTRUMENT_BYTES_MIN
 
     @property
     def addresses(self) -> dict[str, Addresses]:

@@ -144,6 +144,16 @@ class FeedStore:
         await self.rows.execute("SELECT pg_advisory_xact_lock(hashtext('running feeds'))")
         return await self.rows.fetchval("SELECT count(*) FROM feed_subscriptions WHERE state = 'running'") or 0
 
+    async def count_brought(self) -> int:
+        """The instruments that are brought by running feeds."""
+        return await self.rows.fetchval("SELECT count(*) FROM instrument_streams WHERE feed_id IS NOT NULL") or 0
+
+    async def streams(self) -> tuple[list[str], list[str]]:
+        """The instruments that are brought, and those that once were."""
+        rows = await self.rows.fetch("SELECT instrument_id, feed_id FROM instrument_streams ORDER BY instrument_id")
+        brought = [row["instrument_id"] for row in rows if row["feed_id"] is not None]
+        return brought, [row["instrument_id"] for row in rows if row["feed_id"] is None]
+
     async def running(self) -> set[UUID]:
         rows = await self.rows.fetch("SELECT feed_id FROM feed_subscriptions WHERE state = 'running'")
         return {row["feed_id"] for row in rows}

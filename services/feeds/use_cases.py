@@ -26,6 +26,7 @@ from services.feeds.domain import (
     Source,
     TooManyBackfills,
     TooManyFeeds,
+    TooManyInstruments,
     backfill_of,
     history_of,
     ns_of,
@@ -43,6 +44,7 @@ class Feeds(Protocol):
     """Where feeds live, in one transaction."""
 
     async def count_running(self) -> int: ...
+    async def count_brought(self) -> int: ...
     async def add(self, feed: Feed) -> None: ...
     async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int | None) -> str | None: ...
     async def market_time_ns(self, instrument_id: str) -> int: ...
@@ -56,11 +58,15 @@ class Feeds(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StartFeed:
-    """Adds a running feed, and orders the bars from before it; raises InstrumentTaken, RecordingTooOld, or TooManyFeeds."""
+    """Adds a running feed, and orders the bars from before it.
+
+    Raises InstrumentTaken, RecordingTooOld, TooManyFeeds, or TooManyInstruments.
+    """
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
     running_feeds_max: int
+    instruments_max: int
 
     async def __call__(self, feeds: Feeds, source: Source, first_times_ns: Mapping[str, int] | None = None) -> Feed:
         """The times are those of the files' first trades, by instrument.
@@ -86,6 +92,8 @@ class StartFeed:
                     raise RecordingTooOld(source, instrument_id, first_time_ns, market_time_ns)
         if await feeds.count_running() > self.running_feeds_max:
             raise TooManyFeeds("too many feeds run", running_feeds_max=self.running_feeds_max)
+        if await feeds.count_brought() > self.instruments_max:
+            raise TooManyInstruments("running feeds bring too many instruments", instruments_max=self.instruments_max)
         if isinstance(source, ExchangeSource) and source.history_days:
             await self._order_history(feeds, feed, source)
         return feed

@@ -22,6 +22,7 @@ from services.feeds.clients import MarketData
 from services.feeds.domain import Instant
 from services.feeds.feeder import Clock, clock
 from services.feeds.open_sources import Sources
+from services.feeds.room import Room
 from services.feeds.runner import Runner
 from services.feeds.venues import Addresses
 from tests.servers import PASSWORD, PostgresServer
@@ -88,6 +89,7 @@ async def playing(
     now: Clock = clock,
     addresses: Mapping[str, Addresses] | None = None,
     marketdata: aio.Channel | None = None,
+    room: Room | None = None,
 ) -> AsyncIterator[Runner]:
     """A runner at work beside the block, which leaves as a process does that is told to stop.
 
@@ -95,7 +97,7 @@ async def playing(
     """
     async with aio.insecure_channel(NOWHERE) as nowhere:
         sources = Sources(redis, folder, addresses or {})
-        runner = Runner(worker, redis, sources, MarketData(marketdata or nowhere), now)
+        runner = Runner(worker, redis, sources, MarketData(marketdata or nowhere), now, room)
         task = asyncio.create_task(runner.run())
         try:
             yield runner

@@ -65,7 +65,7 @@ async def start(database: Database, port: Port, *bases: str, has_book: bool = Fa
     async with database.transaction() as rows:
         symbols = tuple(f"{base}{port.quote}" for base in bases or ("BTC",))
         source = ExchangeSource(port.name, symbols, has_book)
-        return await StartFeed(uuid7, lambda: datetime.now(UTC), 8)(FeedStore(rows), source)
+        return await StartFeed(uuid7, lambda: datetime.now(UTC), 8, 400)(FeedStore(rows), source)
 
 
 @asynccontextmanager

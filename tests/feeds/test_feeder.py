@@ -36,6 +36,7 @@ from services.feeds.domain import (
 from services.feeds.feeder import Feeder
 from services.feeds.lines import BATCH_TICKS_MAX
 from services.feeds.open_sources import Sources
+from services.feeds.room import Room
 from services.feeds.sources.replay import read_recording
 from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
 from services.feeds.store import FeedStore
@@ -81,7 +82,7 @@ def replay_of(file: str, instrument: Instrument, speed: float) -> ReplaySource:
 
 async def start(database: Database, source) -> Feed:
     async with database.transaction() as rows:
-        return await StartFeed(uuid7, lambda: datetime.now(UTC), 8)(FeedStore(rows), source)
+        return await StartFeed(uuid7, lambda: datetime.now(UTC), 8, 400)(FeedStore(rows), source)
 
 
 async def start_simulated(database: Database) -> Feed:
@@ -267,7 +268,9 @@ async def test_a_feeder_without_its_lease_neither_begins_nor_notes(rpc, worker, 
     stolen = Lease(f"feed/{feed.feed_id}", "nobody", 99)
     with pytest.raises(leases.LeaseLost):
         async with aio.insecure_channel(NOWHERE) as nowhere:
-            await Feeder(worker, redis, stolen, Sources(redis), MarketData(nowhere), feeder.clock).play(feed.feed_id)
+            await Feeder(
+                worker, redis, stolen, Sources(redis), MarketData(nowhere), feeder.clock, Room(worker, redis)
+            ).play(feed.feed_id)
     assert await streams.newest(redis, [BTC]) == {}
 
 

@@ -31,6 +31,7 @@ from services.feeds.domain import (
     SymbolsNotFound,
     TooManyBackfills,
     TooManyFeeds,
+    TooManyInstruments,
     VenueNotFound,
     VenueUnavailable,
     history_of,
@@ -47,6 +48,7 @@ from tests.venues import faults
 from tests.venues.binance import Binance, binance
 
 RUNNING_MAX = 5
+INSTRUMENTS_MAX = 60
 TRADES = "timestamp,id,side,price,amount\n1000,1,buy,2,3\n"
 
 
@@ -73,7 +75,7 @@ def operator() -> Iterator[None]:
 @pytest.fixture
 def servicer(rpc, redis, tmp_path: Path) -> FeedServicer:
     (tmp_path / "trades.csv").write_text(TRADES, encoding="utf-8")
-    start_feed = StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX)
+    start_feed = StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX, INSTRUMENTS_MAX)
     return FeedServicer(
         database=rpc,
         start_feed=start_feed,
@@ -165,6 +167,23 @@ async def test_no_more_feeds_run_at_once_than_may_also_when_they_start_together(
         await servicer.StartFeed(replay("after", "FILE:AFTER"), None)
 
 
+async def test_no_more_instruments_are_brought_at_once_than_there_is_room_for(servicer):
+    def market(number: int, count: int) -> feeds_pb2.StartFeedRequest:
+        request = feeds_pb2.StartFeedRequest(request_id=f"r{number}")
+        for each in range(count):
+            request.replay.files.append(replay(instrument_id=f"FILE:X{number}Y{each}").replay.files[0])
+        return request
+
+    with operator():
+        await servicer.StartFeed(market(1, 40), None)
+        with pytest.raises(TooManyInstruments) as caught:
+            await servicer.StartFeed(market(2, INSTRUMENTS_MAX - 39), None)
+        assert caught.value.metadata == {"instruments_max": str(INSTRUMENTS_MAX)}
+        last = (await servicer.StartFeed(market(3, INSTRUMENTS_MAX - 40), None)).feed
+        await servicer.StopFeed(feeds_pb2.StopFeedRequest(request_id="stop", feed_id=last.feed_id), None)
+        await servicer.StartFeed(market(4, 1), None)
+
+
 async def test_a_file_that_begins_before_its_instruments_market_time_is_refused_with_both_times(
     servicer, worker, redis, tmp_path
 ):
@@ -230,7 +249,9 @@ async def test_the_simulated_market_is_kept_running_once_however_many_replicas_s
     settings = Settings(mesh_port=1, probe_port=1, tls_folder=tmp_path)
     assert settings.keeps_simulated_market
     for _ in range(2):
-        await keep_simulated_market(rpc, StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX), settings)
+        await keep_simulated_market(
+            rpc, StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX, INSTRUMENTS_MAX), settings
+        )
     with operator():
         feeds = (await servicer.ListFeeds(feeds_pb2.ListFeedsRequest(), None)).feeds
     assert [feed.simulated.seed for feed in feeds] == [settings.simulated_seed]
@@ -250,7 +271,7 @@ async def venue() -> AsyncIterator[Binance]:
 def with_venue(servicer, venue, rpc, redis) -> FeedServicer:
     return FeedServicer(
         database=rpc,
-        start_feed=StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX),
+        start_feed=StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX, INSTRUMENTS_MAX),
         order_backfill=OrderBackfill(uuid7, lambda: datetime.now(UTC)),
         sources=Sources(redis, None, {"BINANCE": Addresses(venue.url, venue.streams_url)}, "here"),
         look=lambda: None,
@@ -420,7 +441,7 @@ async def test_bars_between_bounds_that_cannot_be_are_refused_by_field(with_venu
 async def test_bars_of_a_size_that_the_venue_has_not_are_refused_with_those_that_it_has(rpc, servicer):
     async with rpc.transaction() as rows:
         source = ExchangeSource("KRAKEN", ("BTCUSD",), has_book=False)
-        await StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX)(FeedStore(rows), source)
+        await StartFeed(uuid7, lambda: datetime.now(UTC), RUNNING_MAX, INSTRUMENTS_MAX)(FeedStore(rows), source)
     request = ordered(start_time=HOUR_AGO, end_time=NOW)
     request.instrument_id = "KRAKEN:BTCUSD"
     with operator():

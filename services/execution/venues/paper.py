@@ -58,7 +58,7 @@ BATCHES_AT_ONCE_MAX = 200  # of one instrument, in one transaction
 BATCHES_BETWEEN_PAUSES = 8  # so that leases are renewed and probes answered while thousands of ticks are matched
 LOOK_BACK_BATCHES_FIRST = 16  # twice as many with every further look
 LOOK_BACK_BATCHES_AT_ONCE = 512
-LOOK_BACK_BATCHES_MAX = feed.BATCHES_MAX
+LOOK_BACK_BATCHES_MAX = 20_000
 
 GAPS = Counter("tradeloom_paper_tick_gaps", "Times the paper venue missed ticks the feed no longer kept.")
 FILLS = Counter("tradeloom_paper_fills", "Fills the paper venue has committed.")

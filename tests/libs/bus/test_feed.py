@@ -3,9 +3,7 @@ from dataclasses import replace
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.marketdata.v1.marketdata_pb2 import (
-    AGGRESSOR_SELLER,
     Book,
-    BookLevel,
     StreamTicksResponse,
     Tick,
     TickBatch,
@@ -87,6 +85,14 @@ async def test_a_batch_is_not_appended_where_what_it_comes_after_was_lost(redis)
     await append(redis, [first, second])
     await append(redis, [replace(batch(7, 9), after=Cursor(BTC, 1, 6))])
     assert prices(*await read_all(redis, Cursor(BTC, 0, 0))) == list(range(1, 10))
+
+
+async def test_batches_are_appended_in_order_also_by_a_redis_that_has_forgotten_the_script(redis):
+    await append(redis, [batch(1, 3)])
+    await redis.script_flush()
+    await append(redis, [batch(4, 4), batch(1, 2, of=ETH), replace(batch(5, 6), after=Cursor(BTC, 1, 4))])
+    assert prices(*await read_all(redis, Cursor(BTC, 0, 0))) == [1, 2, 3, 4, 5, 6]
+    assert await newest(redis, [ETH]) == {ETH: Cursor(ETH, 1, 2)}
 
 
 async def test_one_refused_instrument_does_not_hold_up_the_others_of_its_round_trip(redis):
@@ -182,20 +188,92 @@ async def test_trimming_keeps_what_is_not_stored_and_what_readers_may_resume(red
     assert feed.RESUME_BATCHES <= await redis.xlen(f"ticks:{BTC}") < feed.RESUME_BATCHES + feed.TRIM_BATCHES
 
 
-async def test_at_the_memory_bound_a_gap_is_preferred_and_a_reader_sees_it(redis, monkeypatch):
-    monkeypatch.setattr(feed, "RESUME_BATCHES", 50)
-    monkeypatch.setattr(feed, "BATCHES_MAX", 300)
+def sized(first: int, last: int, size: int) -> Batch:
+    """A batch of about so many bytes, none of which repeat."""
+    rest = max(0, size - len(batch(first, last).response))
+    response = StreamTicksResponse.FromString(batch(first, last).response)
+    response.batches[0].ticks[0].trade_id = "9" * rest
+    return replace(batch(first, last), response=response.SerializeToString())
+
+
+async def bytes_of(redis, of: str = BTC) -> int:
+    return await redis.memory_usage(f"ticks:{of}", samples=0) or 0
+
+
+@pytest.mark.parametrize(
+    "sizes", [(80,), (1_000,), (3_000,), (4_200,), (25_000,), (60_000,), (80, 60_000), (4_200, 90)]
+)
+async def test_a_stream_takes_no_more_memory_than_its_bound_whatever_its_batches_and_uses_most_of_it(redis, sizes):
+    bound = 1024 * 1024
+    count = 3 * bound // min(sizes) if len(sizes) == 1 else 4_000
+    some = [sized(number, number, sizes[number * len(sizes) // (count + 1)]) for number in range(1, count + 1)]
+    most = 0
+    for start in range(0, count, 200):
+        await append(redis, some[start : start + 200], bytes_max=bound)
+        used = await bytes_of(redis)
+        assert used <= bound
+        most = max(most, used)
+    # An entry of a few bytes is counted with all that it may take.
+    assert most > bound * (0.25 if sizes[0] < 100 else 0.7)
+    assert (await newest(redis, [BTC]))[BTC].sequence == count
+
+
+async def test_at_the_memory_bound_what_is_stored_goes_before_anything_is_lost(redis):
+    bound = 200_000
+    await append(redis, [sized(number, number, 1_000) for number in range(1, 101)], bytes_max=bound)
+    await set_stored(redis, Cursor(BTC, 1, 100))
+    await append(redis, [sized(number, number, 1_000) for number in range(101, 201)], bytes_max=bound)
+    kept = await read_all(redis, Cursor(BTC, 0, 0))
+    # Far fewer than are kept for readers that resume elsewhere, but all that is not stored.
+    assert 60 < kept[0].first_sequence <= 101
+    assert len(await read_all(redis, Cursor(BTC, 1, 100))) == 100
+
+
+async def test_at_the_memory_bound_a_gap_is_preferred_and_a_reader_sees_it(redis):
+    bound = 200_000
     await set_stored(redis, Cursor(BTC, 1, 10))
-    await append(redis, [batch(number, number) for number in range(1, 401)])
-    assert await redis.xlen(f"ticks:{BTC}") <= 300
+    await append(redis, [sized(number, number, 1_000) for number in range(1, 401)], bytes_max=bound)
     cursor = Cursor(BTC, 1, 10)
     first, *_ = await read_all(redis, cursor)
     assert first.first_sequence > cursor.sequence + 1
+    assert first.first_sequence < 400 - 0.9 * bound / (1_250 + feed.ENTRY_BYTES)
+    assert (await newest(redis, [BTC]))[BTC].sequence == 400
 
 
-async def test_large_batches_are_trimmed_by_their_ticks_when_they_are_stored_or_at_the_memory_bound(redis, monkeypatch):
+async def test_a_bound_that_became_smaller_is_kept_to_step_by_step_by_appends_and_at_once_by_trimming(redis):
+    many = [sized(number, number, 500) for number in range(1, 2_001)]
+    for each in (BTC, ETH):
+        await append(redis, [replace(one, cursor=replace(one.cursor, instrument_id=each)) for one in many])
+    bound, before = 100_000, await redis.xlen(f"ticks:{BTC}")
+    for number in range(2_001, 2_006):
+        await append(redis, [sized(number, number, 60_000)], bytes_max=bound)
+        length = await redis.xlen(f"ticks:{BTC}")
+        # No append takes long, and none leaves more than there was.
+        assert before - 2 * feed.TRIM_BATCHES <= length <= before - feed.TRIM_BATCHES + 1
+        before = length
+    await feed.trim(redis, [BTC, ETH, "SIM:NONE"], bound)
+    assert [await bytes_of(redis, each) <= bound for each in (BTC, ETH)] == [True, True]
+    assert await feed.count_held(redis, [BTC, ETH, "SIM:NONE"]) == 2
+    assert (await newest(redis, [BTC, ETH])) == {BTC: Cursor(BTC, 1, 2_005), ETH: Cursor(ETH, 1, 2_000)}
+
+
+async def test_a_batch_above_the_bound_is_appended_alone(redis):
+    await append(redis, [batch(1, 1), sized(2, 2, 5_000), sized(3, 3, 5_000)], bytes_max=1_000)
+    assert [entry.cursor.sequence for entry in await read_all(redis, Cursor(BTC, 0, 0))] == [3]
+
+
+async def test_bytes_are_counted_on_across_feeders_and_from_entries_that_do_not_tell_them(redis):
+    bound = 100_000
+    for number in range(1, 51):  # as a release before told them
+        await redis.xadd(f"ticks:{BTC}", {"b": sized(number, number, 1_000).response, "s": number}, id=f"1-{number}")
+    await feed.shut_out(redis, {BTC: 2})
+    for number in range(51, 301):
+        await append(redis, [replace(sized(number, number, 1_000), cursor=Cursor(BTC, 2, number))], bytes_max=bound)
+    assert 0.7 * bound < await bytes_of(redis) <= bound
+
+
+async def test_large_batches_are_trimmed_by_their_ticks_when_they_are_stored(redis, monkeypatch):
     monkeypatch.setattr(feed, "RESUME_EVENTS", 1_000)
-    monkeypatch.setattr(feed, "EVENTS_MAX", 3_000)
     monkeypatch.setattr(feed, "TRIM_EVENTS", 100)
 
     async def append_many(first: int, last: int) -> None:
@@ -212,41 +290,6 @@ async def test_large_batches_are_trimmed_by_their_ticks_when_they_are_stored_or_
     await set_stored(redis, Cursor(BTC, 1, 2_500))
     await append_many(2_501, 2_600)
     assert 2_600 - 1_200 < await first_kept() <= 2_600 - 1_000
-    await append_many(2_601, 9_000)
-    assert 9_000 - 3_100 < await first_kept() <= 9_000 - 2_900
-    cursor = Cursor(BTC, 1, 2_600)
-    first, *_ = await read_all(redis, cursor)
-    assert first.first_sequence > cursor.sequence + 1
-
-
-async def test_a_stream_at_its_bounds_takes_no_more_memory_than_is_said(redis):
-    late, level = Timestamp(seconds=1_790_000_000, nanos=999_999_999), BookLevel(price=60_000.01, quantity=0.12345)
-    full = TickBatch(
-        instrument_id=BTC,
-        epoch=1,
-        ticks=[
-            Tick(
-                time=late,
-                price=60_000.01,
-                quantity=0.12345,
-                aggressor=AGGRESSOR_SELLER,
-                trade_id="9" * 19,
-            )
-        ]
-        * (feed.EVENTS_MAX // feed.BATCHES_MAX),
-        book=Book(time=late, bids=[level] * 10, asks=[level] * 10),
-    )
-    step, ready = len(full.ticks) + 1, []
-    for first in range(1, feed.EVENTS_MAX + 20 * step, step):
-        full.first_sequence = first
-        full.previous_cursor, full.cursor = f"{BTC}@1-{first - 1}", f"{BTC}@1-{first + step - 1}"
-        response = StreamTicksResponse(batches=[full]).SerializeToString()
-        ready.append(Batch(Cursor(BTC, 1, first + step - 1), first, response, b""))
-    for start in range(0, len(ready), 500):
-        await append(redis, ready[start : start + 500])
-    assert await redis.xlen(f"ticks:{BTC}") > feed.BATCHES_MAX * 0.9
-    used = await redis.memory_usage(f"ticks:{BTC}", samples=0)
-    assert feed.STREAM_BYTES_MAX / 2 < used < feed.STREAM_BYTES_MAX
 
 
 async def test_a_stream_that_nobody_appends_to_is_forgotten_in_the_end(redis):

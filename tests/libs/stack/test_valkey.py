@@ -10,10 +10,14 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
+from libs.bus import feed
 from libs.bus.budget import Budget, Limits, Use
+from libs.bus.feed import Batch, Cursor
 from libs.stack.probes import valkey_answers
 from libs.stack.supervisor import Record
 from libs.stack.valkey import ValkeyServer, valkey
+from services.feeds.room import TICKS_BYTES_MAX
+from tests.shape.test_memory import RUNNING_FEEDS_MAX, facts_bytes, memory_bytes
 
 WAIT_SECONDS = 20.0
 KEPT = "facts:orders:0"
@@ -158,3 +162,27 @@ async def test_it_comes_back_by_itself_with_what_it_had_when_it_is_killed(tmp_pa
                 await asyncio.sleep(0.02)
         async with client(server, "orders") as orders:
             assert await orders.get(KEPT) == b"here"
+
+
+async def test_ticks_that_fill_all_they_may_stop_neither_cancels_nor_facts(tmp_path: Path):
+    ids = [f"BINANCE:S{number}" for number in range(RUNNING_FEEDS_MAX * 50)]
+    share = TICKS_BYTES_MAX // len(ids)
+    async with (
+        valkey(tmp_path, passwords=PASSWORDS) as server,
+        client(server, "feeds") as feeds,
+        client(server, "execution") as execution,
+        client(server, "orders") as orders,
+    ):
+        for number, instrument_id in enumerate(ids):
+            batch = bytes(50_000 if number % 2 else 12_000)
+            some = [
+                Batch(Cursor(instrument_id, 1, sequence), sequence, batch, b"quote")
+                for sequence in range(1, round(1.2 * share / len(batch)))
+            ]
+            await feed.append(feeds, some, bytes_max=share)
+        used = (await feeds.info("memory"))["used_memory"]
+        assert 0.75 * TICKS_BYTES_MAX < used < memory_bytes() - facts_bytes()
+        budget = Budget(execution, "BINANCE", "default", Limits(capacity=10, units_per_second=1))
+        await budget.take(1, Use.CANCEL, wait_seconds_max=0)
+        await orders.xadd("facts:orders:3", {"f": b"cancelled"})
+        await feed.append(feeds, [Batch(Cursor(ids[0], 1, 10**6), 10**6, bytes(50_000), b"quote")], bytes_max=share)

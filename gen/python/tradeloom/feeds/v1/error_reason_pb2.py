@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tradeloom/feeds/v1/error_reason.proto\x12\x12tradeloom.feeds.v1*\x90\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45RROR_REASON_FEED_NOT_FOUND\x10\x01\x12!\n\x1d\x45RROR_REASON_INSTRUMENT_TAKEN\x10\x02\x12$\n ERROR_REASON_REPLAY_FILE_INVALID\x10\x03\x12\"\n\x1e\x45RROR_REASON_RECORDING_TOO_OLD\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_TOO_MANY_FEEDS\x10\x05\x12 \n\x1c\x45RROR_REASON_VENUE_NOT_FOUND\x10\x06\x12\"\n\x1e\x45RROR_REASON_SYMBOLS_NOT_FOUND\x10\x07\x12\"\n\x1e\x45RROR_REASON_VENUE_UNAVAILABLE\x10\x08\x12%\n!ERROR_REASON_BACKFILL_UNAVAILABLE\x10\t\x12#\n\x1f\x45RROR_REASON_TOO_MANY_BACKFILLS\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%tradeloom/feeds/v1/error_reason.proto\x12\x12tradeloom.feeds.v1*\xb7\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x45RROR_REASON_FEED_NOT_FOUND\x10\x01\x12!\n\x1d\x45RROR_REASON_INSTRUMENT_TAKEN\x10\x02\x12$\n ERROR_REASON_REPLAY_FILE_INVALID\x10\x03\x12\"\n\x1e\x45RROR_REASON_RECORDING_TOO_OLD\x10\x04\x12\x1f\n\x1b\x45RROR_REASON_TOO_MANY_FEEDS\x10\x05\x12 \n\x1c\x45RROR_REASON_VENUE_NOT_FOUND\x10\x06\x12\"\n\x1e\x45RROR_REASON_SYMBOLS_NOT_FOUND\x10\x07\x12\"\n\x1e\x45RROR_REASON_VENUE_UNAVAILABLE\x10\x08\x12%\n!ERROR_REASON_BACKFILL_UNAVAILABLE\x10\t\x12#\n\x1f\x45RROR_REASON_TOO_MANY_BACKFILLS\x10\n\x12%\n!ERROR_REASON_TOO_MANY_INSTRUMENTS\x10\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.feeds.v1.error_re
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=62
-  _globals['_ERRORREASON']._serialized_end=462
+  _globals['_ERRORREASON']._serialized_end=501
 # @@protoc_insertion_point(module_scope)

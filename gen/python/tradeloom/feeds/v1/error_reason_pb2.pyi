@@ -55,6 +55,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: as many backfills of the instrument have not ended as may. Metadata:
     running_backfills_max.
     """
+    ERROR_REASON_TOO_MANY_INSTRUMENTS: _ErrorReason.ValueType  # 11
+    """RESOURCE_EXHAUSTED: running feeds would bring more instruments than there is room for in Redis.
+    Metadata: instruments_max.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why feeds refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -91,5 +95,9 @@ record. Metadata: instrument_id.
 ERROR_REASON_TOO_MANY_BACKFILLS: ErrorReason.ValueType  # 10
 """RESOURCE_EXHAUSTED: as many backfills of the instrument have not ended as may. Metadata:
 running_backfills_max.
+"""
+ERROR_REASON_TOO_MANY_INSTRUMENTS: ErrorReason.ValueType  # 11
+"""RESOURCE_EXHAUSTED: running feeds would bring more instruments than there is room for in Redis.
+Metadata: instruments_max.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
