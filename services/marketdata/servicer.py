@@ -153,7 +153,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             return marketdata_pb2.ListSessionsResponse(
                 time_zone=domain.UTC_ZONE, market_state=wire.market_state_to_proto(domain.ALWAYS_OPEN)
             )
-        calendar = await sessions.known(name, now, "calendar")
+        calendar = await sessions.asked_for(name, now, "calendar")
         start = time_from_proto(request.start_time) if request.HasField("start_time") else None
         end = time_from_proto(request.end_time) if request.HasField("end_time") else None
         start, end = sessions.asked_within(calendar, start, end, now)

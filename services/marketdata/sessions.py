@@ -15,21 +15,29 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libs.errors import Invalid
+from libs.errors import Exhausted, Invalid
 from services.marketdata.domain import DAYS, EPOCH, BarSize, Instrument, MarketState, Session
 
 COVERED_FROM = date(1990, 1, 1)
 COVERED_AHEAD = timedelta(days=366)
-CALENDARS_MAX = 24
-"""Held at once, of about 1 MB each."""
+CALENDARS_MAX = 96
+"""Held at once, of 0.8 MB each: more than the 75 names that are known, so that who asks for many has none loaded again."""
+UNKNOWN_MAX = 1_000
+"""Names held at once of which none is known, of some hundred bytes each."""
+WAITING_MAX = 4
+"""Calendars that may wait to be loaded, the one that is being loaded among them, when callers ask for one more."""
+RETRY_SECONDS = 2.0
+"""What two calendars take, about."""
 NOT_MICS = frozenset({"CBOT", "HKEX", "NYSE", "TASE"})
 """Nicknames that look like one."""
 MICROSECOND_NS = 1_000
@@ -39,6 +47,7 @@ MONDAY_AHEAD = 3
 DAY = timedelta(days=1)
 
 Nanoseconds = NDArray[np.int64]
+T = TypeVar("T")
 
 
 class UnknownCalendar(Exception):
@@ -265,8 +274,34 @@ def make_calendar(
     )
 
 
-_loaded: OrderedDict[tuple[str, date], Calendar] = OrderedDict()
-_loading = threading.Lock()
+Key = tuple[str, date]
+"""A calendar's name and the last day that is asked of it."""
+
+_loaded: OrderedDict[Key, Calendar] = OrderedDict()
+_unknown: OrderedDict[Key, None] = OrderedDict()
+_holding = threading.Lock()
+"""Around these two; never while a calendar is loaded."""
+_loader = ThreadPoolExecutor(1, "calendars")
+"""Of their own: no calendar takes a thread that storing needs, or whoever looks for an address."""
+_loads: dict[Key, Future[Calendar]] = {}
+"""What is being loaded or waits for it: one load for all who want the calendar."""
+
+
+def key_of(name: str, today: date) -> Key:
+    """With the end of a whole month, so that what is loaded serves for a while."""
+    last_date = (today + COVERED_AHEAD).replace(day=1) + timedelta(days=31)
+    return name, last_date.replace(day=1) - DAY
+
+
+def held(name: str, today: date) -> Calendar | None:
+    """The calendar, if it is loaded already. Raises UnknownCalendar if it is known to be none."""
+    key = key_of(name, today)
+    with _holding:
+        if not re.fullmatch("[A-Z0-9]{4}", name) or name in NOT_MICS or key in _unknown:
+            raise UnknownCalendar(name)
+        if key in _loaded:
+            _loaded.move_to_end(key)
+        return _loaded.get(key)
 
 
 def load(name: str, today: date) -> Calendar:
@@ -274,33 +309,64 @@ def load(name: str, today: date) -> Calendar:
 
     Takes some tenths of a second, for Korea's exchange some seconds, once a month. Raises UnknownCalendar.
     """
-    # Whole months, so that what is loaded serves for a while.
-    last_date = (today + COVERED_AHEAD).replace(day=1) + timedelta(days=31)
-    last_date = last_date.replace(day=1) - DAY
-    with _loading:
-        if (calendar := _loaded.get((name, last_date))) is None:
-            calendar = _loaded[name, last_date] = _read(name, today, last_date)
-            if len(_loaded) > CALENDARS_MAX:
-                _loaded.popitem(last=False)
-        _loaded.move_to_end((name, last_date))
+    if (calendar := held(name, today)) is not None:
+        return calendar
+    key = key_of(name, today)
+    try:
+        calendar = _read(name, today, last_date=key[1])
+    except UnknownCalendar:
+        with _holding:
+            hold(_unknown, key, None, UNKNOWN_MAX)
+        raise
+    with _holding:
+        hold(_loaded, key, calendar, CALENDARS_MAX)
     return calendar
 
 
+def hold(those: OrderedDict[Key, T], key: Key, value: T, number_max: int) -> None:
+    those[key] = value
+    if len(those) > number_max:
+        those.popitem(last=False)
+
+
+async def loaded(name: str, today: date) -> Calendar:
+    """As load() does, beside the event loop."""
+    if (calendar := held(name, today)) is not None:
+        return calendar
+    key = key_of(name, today)
+    if (future := _loads.get(key)) is None:
+        future = _loads[key] = _loader.submit(load, name, today)
+        future.add_done_callback(lambda _: _loads.pop(key))
+    # Whoever leaves takes nothing from the others who wait.
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
 async def known(name: str, now: datetime, field: str) -> Calendar:
-    """As load() does, beside the event loop; raises Invalid, naming the field."""
+    """As loaded() does; raises Invalid, naming the field."""
     try:
-        return await asyncio.to_thread(load, name, now.date())
+        return await loaded(name, now.date())
     except UnknownCalendar:
         raise Invalid({field: f"is no calendar that is known here: {name}"}) from None
 
 
+async def asked_for(name: str, now: datetime, field: str) -> Calendar:
+    """As known() does, for callers who may be anybody: raises Exhausted while too many calendars wait to be loaded."""
+    with suppress(UnknownCalendar):
+        is_new = held(name, now.date()) is None and key_of(name, now.date()) not in _loads
+        if is_new and len(_loads) >= WAITING_MAX:
+            raise Exhausted(
+                "too many calendars are being loaded; retry", retry_after_seconds=RETRY_SECONDS, limit="calendars"
+            )
+    return await known(name, now, field)
+
+
 async def of_series(calendars: Mapping[str, str], now: datetime) -> dict[str, Calendar | None]:
-    """The calendars of these names, as load() gives them, beside the event loop: None for none, nothing for what is not known."""
-    loaded: dict[str, Calendar | None] = {"": None}
+    """The calendars of these names, as loaded() gives them: None for none, nothing for what is not known."""
+    found: dict[str, Calendar | None] = {"": None}
     for name in {*calendars.values()} - {""}:
         with suppress(UnknownCalendar):
-            loaded[name] = await asyncio.to_thread(load, name, now.date())
-    return {key: loaded[name] for key, name in calendars.items() if name in loaded}
+            found[name] = await loaded(name, now.date())
+    return {key: found[name] for key, name in calendars.items() if name in found}
 
 
 async def known_or_none(name: str, now: datetime) -> Calendar | None:
@@ -316,13 +382,11 @@ async def zoned(instrument: Instrument, now: datetime) -> Instrument:
     return replace(instrument, time_zone=calendar.time_zone)
 
 
-def _read(name: str, today: date, last_date: date) -> Calendar:
+def _read(name: str, today: date, *, last_date: date) -> Calendar:
     # Brings pandas: 40 MB and a third of a second that a process without calendars does without.
     import exchange_calendars
     from exchange_calendars.errors import InvalidCalendarName
 
-    if not re.fullmatch("[A-Z0-9]{4}", name) or name in NOT_MICS:
-        raise UnknownCalendar(name)
     try:
         # A short one, only to learn how far it can be asked for.
         kind = type(exchange_calendars.get_calendar(name, start=today - timedelta(days=30), end=today))

@@ -13,6 +13,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -55,6 +56,8 @@ DECODE_BYTES = 40_000
 """Decoded at once: about a thousand ticks, in two milliseconds."""
 THREAD_BYTES = 4_000
 """Decoded in a thread, if it is as much: readers are held up for a third of the time that they are otherwise."""
+DECODER = ThreadPoolExecutor(1, "decoding")
+"""Of its own: whatever else takes threads holds up no ticks."""
 COPY_BYTES = 512 * 1024
 """Sent to Postgres at once. While it takes them, the next are decoded."""
 
@@ -346,7 +349,7 @@ def pieces(change: Change, entries: Sequence[Entry]) -> Iterator[bytes]:
 async def decoded(response: bytes) -> Told:
     if len(response) < THREAD_BYTES:
         return columns.told_by(response)
-    return await asyncio.to_thread(columns.told_by, response)
+    return await asyncio.get_running_loop().run_in_executor(DECODER, columns.told_by, response)
 
 
 def bars_by_size(ticks: Ticks, kept_from: Mapping[str, datetime]) -> Iterator[tuple[str, Bars]]:

@@ -1,6 +1,7 @@
 """Days and weeks of instruments that trade in an exchange's sessions: against polars and zoneinfo, which know no code of ours."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -530,10 +531,8 @@ async def test_nothing_is_stored_by_a_calendar_that_is_not_followed_any_more(ins
 async def test_ticks_are_stored_without_days_while_their_calendar_is_not_known(installation, redis, monkeypatch):
     await announce(installation, XYZ, calendar="XNYS")
 
-    def load(name: str, today: date):
-        raise sessions.UnknownCalendar(name)
-
-    monkeypatch.setattr(sessions, "load", load)
+    today = datetime.now(UTC).date()
+    monkeypatch.setattr(sessions, "_unknown", OrderedDict({sessions.key_of("XNYS", today): None}))
     feeder = Feeder(redis, XYZ)
     async with desk_of(installation, redis) as desk:
         await desk.store(feeder.batch([tick_at(datetime(2025, 1, 7, 15, tzinfo=UTC), 1.0)]))

@@ -1,7 +1,12 @@
 """When exchanges trade: trading days over changes of the clock, known sessions, and what is told of them."""
 
+import asyncio
 import subprocess
 import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -12,11 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tradeloom.feeds.v1 import events_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, TickBatch
 
+from libs.errors import Invalid
 from libs.mesh.wire import time_from_proto, timestamp
 from libs.store.database import open_database
 from libs.store.outbox import Fact
-from services.marketdata import sessions
+from services.marketdata import sessions, storing
 from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.sessions import (
     Calendar,
@@ -33,7 +40,9 @@ from services.marketdata.sessions import (
     trading_day,
     trading_week,
 )
-from tests.marketdata.stand import BTC, announce, instrument
+from services.marketdata.storing import THREAD_BYTES
+from tests.auth.people import wait_of
+from tests.marketdata.stand import BTC, WAIT_SECONDS, announce, instrument, tick_at, until
 from tests.marketdata.test_instruments import find, reason_of
 
 TODAY = date(2026, 3, 2)
@@ -271,6 +280,8 @@ def test_every_exchange_that_is_known_can_be_asked_for():
         name for name in exchange_calendars.get_calendar_names() if len(name) == 4 and name not in sessions.NOT_MICS
     ]
     assert {"XNYS", "XNAS", "XLON", "XTKS", "XETR", "ASEX", "XTAE", "CMES"} <= set(names)
+    # Whoever asks for one after the other has none loaded again.
+    assert len(names) <= sessions.CALENDARS_MAX
     for name in ("ASEX", "XTAE", "XSHG", "XBOM", "XNAS"):
         calendar = of(name)
         assert sessions.COVERED_FROM <= calendar.first_date < calendar.last_date <= date(2027, 3, 31)
@@ -291,6 +302,93 @@ def test_calendars_are_held_only_so_many(monkeypatch):
     assert [name for name, _ in sessions._loaded] == ["XNYS", "XAMS"]
     # A month later it reaches a month further.
     assert load("XNYS", date(2026, 4, 1)).last_date == date(2027, 4, 30)
+
+
+@dataclass
+class Gate:
+    """Calendars are read while it is open, and those that began to be are counted."""
+
+    is_open: threading.Event = field(default_factory=threading.Event)
+    reads: Counter[str] = field(default_factory=Counter)
+
+
+@pytest.fixture
+def gate(monkeypatch) -> Iterator[Gate]:
+    """Closed, and nothing is loaded yet."""
+    gate, read = Gate(), sessions._read
+
+    def behind_the_gate(name: str, today: date, *, last_date: date) -> Calendar:
+        gate.reads[name] += 1
+        gate.is_open.wait()
+        return read(name, today, last_date=last_date)
+
+    monkeypatch.setattr(sessions, "_read", behind_the_gate)
+    monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
+    monkeypatch.setattr(sessions, "_unknown", type(sessions._unknown)())
+    yield gate
+    gate.is_open.set()
+
+
+NAMES = ("XNYS", "XLON", "XAMS", "XASX", "XBRU", "XCSE", "XDUB", "XHEL", "XLIS", "XOSL", "XSTO", "XTSE")
+
+
+async def test_calendars_that_take_long_hold_up_nobody_who_needs_a_thread(gate):
+    now = datetime.now(UTC)
+    asked = [asyncio.create_task(sessions.known(name, now, "calendar")) for name in NAMES]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT_SECONDS):
+        await asyncio.to_thread(lambda: None)
+        told = StreamTicksResponse(batches=[TickBatch(ticks=[tick_at(now, 1.0, trade_id="1" * THREAD_BYTES)])])
+        assert (await storing.decoded(told.SerializeToString())).ticks.number == 1
+    gate.is_open.set()
+    assert [calendar.name for calendar in await asyncio.gather(*asked)] == list(NAMES)
+
+
+async def test_a_calendar_is_loaded_once_for_all_who_wait_whoever_of_them_leaves(gate):
+    now = datetime.now(UTC)
+    asked = [asyncio.create_task(sessions.known("XNYS", now, "calendar")) for _ in range(5)]
+    await asyncio.sleep(0)
+    asked.pop(0).cancel()
+    await asyncio.sleep(0)
+    gate.is_open.set()
+    first, *others = await asyncio.gather(*asked)
+    assert all(calendar is first for calendar in others)
+    assert gate.reads == {"XNYS": 1}
+
+
+async def test_whoever_asks_for_one_calendar_too_many_is_told_when_to_come_back(caller, gate):
+    waiting = [asyncio.create_task(ask(caller, calendar=name)) for name in NAMES[: sessions.WAITING_MAX]]
+    await until(lambda: _is(len(sessions._loads) == sessions.WAITING_MAX))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(caller, calendar=NAMES[-1])
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert reason_of(caught.value) == "RATE_LIMITED"
+    assert await wait_of(ask(caller, calendar=NAMES[-1])) == sessions.RETRY_SECONDS
+    # What is waited for already, or no calendar, costs nothing more; and who stores or puts waits with the others.
+    waiting.append(asyncio.create_task(ask(caller, calendar=NAMES[0])))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(caller, calendar="nyse")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    stored = asyncio.create_task(sessions.of_series({BTC: NAMES[-1]}, datetime.now(UTC)))
+    gate.is_open.set()
+    assert [found.calendar for found in await asyncio.gather(*waiting)] == [*NAMES[: sessions.WAITING_MAX], NAMES[0]]
+    assert (await stored).keys() == {BTC}
+    assert (await ask(caller, calendar=NAMES[-1])).calendar == NAMES[-1]
+
+
+async def _is(holds: bool) -> bool:
+    return holds
+
+
+async def test_a_name_of_no_calendar_is_looked_for_once_and_only_so_many_are_held(gate, monkeypatch):
+    monkeypatch.setattr(sessions, "UNKNOWN_MAX", 2)
+    gate.is_open.set()
+    for name in ("ZZZZ", "ZZZZ", "YYYY", "ZZZZ", "WWWW", "ZZZZ"):
+        with pytest.raises(Invalid):
+            await sessions.known(name, datetime.now(UTC), "calendar")
+    assert gate.reads == {"ZZZZ": 2, "YYYY": 1, "WWWW": 1}
+    # However many they are, no calendar is forgotten for them.
+    assert not sessions._loaded
 
 
 def test_a_service_without_calendars_does_not_load_pandas():

@@ -163,6 +163,7 @@ class MarketDataServiceServicer:
 
     def ListSessions(self, request, context):
         """Returns when an exchange trades, session by session, and whether it does now.
+        While too many other exchanges are being looked up for the first time in a month, it refuses with RATE_LIMITED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -29,7 +29,9 @@ class MarketDataServiceStub:
     returns the first answer again.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListSessionsRequest, _marketdata_pb2.ListSessionsResponse]
-    """Returns when an exchange trades, session by session, and whether it does now."""
+    """Returns when an exchange trades, session by session, and whether it does now.
+    While too many other exchanges are being looked up for the first time in a month, it refuses with RATE_LIMITED.
+    """
     GetQuote: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetQuoteRequest, _marketdata_pb2.GetQuoteResponse]
     """Returns the newest quote."""
     GetOrderBook: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetOrderBookRequest, _marketdata_pb2.GetOrderBookResponse]
@@ -135,7 +137,9 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marketdata_pb2.ListSessionsRequest,
         context: _aio.ServicerContext[_marketdata_pb2.ListSessionsRequest, _abc.Awaitable[_marketdata_pb2.ListSessionsResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.ListSessionsResponse]:
-        """Returns when an exchange trades, session by session, and whether it does now."""
+        """Returns when an exchange trades, session by session, and whether it does now.
+        While too many other exchanges are being looked up for the first time in a month, it refuses with RATE_LIMITED.
+        """
 
     @_abc_1.abstractmethod
     def GetQuote(

@@ -3244,6 +3244,7 @@ export const MarketDataService: GenService<{
   },
   /**
    * Returns when an exchange trades, session by session, and whether it does now.
+   * While too many other exchanges are being looked up for the first time in a month, it refuses with RATE_LIMITED.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.ListSessions
    */
