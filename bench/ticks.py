@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -34,7 +34,7 @@ from bench.rounds import Form, Measure, Report, Values, alternate, series
 from bench.stack import Stack, cpu_seconds
 from libs.bus import feed
 from libs.bus.connection import open_redis
-from libs.bus.feed import Batch
+from libs.bus.feed import Batch, Cursor
 from libs.cli.client import CALL_SECONDS, Metadata
 from libs.ids import uuid7
 
@@ -49,6 +49,12 @@ AHEAD_BATCHES = 8
 """So far the feeder runs ahead of the slowest subscriber, however many there are: about what one message may hold."""
 STALLED_BATCHES = 1_000
 """So much waits for the stalled subscriber already when the others come: megabytes, and less than ends its stream."""
+RESUMED_TICKS = 180_000
+"""What the resuming subscriber has missed: an hour of 50 a second. Redis keeps at most 100,000 of them."""
+RESUMED_PAGES = 15
+"""Of 5,000 ticks, all out of Postgres; then it resumes from the beginning again, and is not done before the others."""
+SMALL_BYTES = 1_000
+"""No page is so small, and whatever else a stream brings is: pages are not decoded, which would hold up the others' client."""
 WARM_SECONDS = 0.3
 TAKEN_SECONDS_MAX = 30.0
 STORED_SECONDS_MAX = 300.0
@@ -62,12 +68,16 @@ CPU_SECONDS_MIN = 0.01
 MICROSECONDS = 1_000_000
 NANOSECONDS = 1_000_000_000
 BUCKETS_MILLISECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-BAR = 20
+BAR = 14
 PLAIN_ID = "BENCH:LIVE"
 """Put by hand: its ticks are passed on and not stored."""
 STORED_ID = "FILE:BENCH"
 """Announced by feeds: its ticks are passed on and stored."""
 START_SECONDS = 60.0
+
+
+Beside = Callable[[], AbstractAsyncContextManager[None]]
+"""What goes on while something else is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +225,10 @@ class Feeder:
         made = ready_made(self.instrument_id, self._epoch, count, self._sequence, self.batch_ticks)
         return [replace(batch, response=stamped(batch.response)) for batch in made]
 
+    @property
+    def cursor(self) -> str:
+        return str(Cursor(self.instrument_id, self._epoch, self._sequence))
+
     async def append(self, count: int) -> None:
         batches = self._next(count)
         await feed.append(self._redis, batches)
@@ -296,6 +310,55 @@ async def stalled(side: Side, session: Metadata, feeder: Feeder) -> AsyncIterato
         call.cancel()
 
 
+class Missed:
+    """Ticks that are stored, for a subscriber that has missed them."""
+
+    def __init__(self, feeder: Feeder) -> None:
+        self._feeder = feeder
+        self._after = ""
+        self.pages = 0
+
+    async def store(self) -> None:
+        self._after = self._feeder.cursor
+        for _ in range(0, RESUMED_TICKS, self._feeder.batch_ticks * APPENDED_AT_ONCE):
+            await self._feeder.append(APPENDED_AT_ONCE)
+        await self._feeder.stored()
+
+    async def read(self, side: Side, session: Metadata) -> None:
+        """Until cancelled, over and over."""
+        request = marketdata_pb2.StreamTicksRequest(
+            instrument_ids=[self._feeder.instrument_id], after_cursors=[self._after]
+        ).SerializeToString()
+        while True:
+            call = side.channels[-1].unary_stream(side.path)(request, metadata=session)
+            until = self.pages + RESUMED_PAGES
+            try:
+                async for message in call:
+                    if len(message) > SMALL_BYTES:
+                        self.pages += 1
+                    elif (told := marketdata_pb2.StreamTicksResponse.FromString(message)).HasField("gap"):
+                        raise RuntimeError(f"what was missed is not there: {told}")
+                    if self.pages == until:
+                        break
+            finally:
+                call.cancel()
+
+
+@asynccontextmanager
+async def resuming(side: Side, session: Metadata, missed: Missed) -> AsyncIterator[None]:
+    """One more subscriber, on a connection of its own, that reads what it has missed for as long as the block takes."""
+    pages, task = missed.pages, asyncio.create_task(missed.read(side, session))
+    try:
+        yield
+        if task.done():
+            task.result()
+        if missed.pages == pages:
+            raise RuntimeError("the resuming stream brought nothing")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 class Bench:
     """The sides, in one arrangement of processes."""
 
@@ -326,12 +389,11 @@ class Bench:
             messages, cpu = sum(subscribers.messages) - before, cpu_seconds(side.pid) - cpu_before
         return costs(messages * ticks_in_message, messages, cpu)
 
-    async def steady(self, name: str, side: Side, count: int, stalling: Side | None = None) -> Values:
+    async def steady(self, name: str, side: Side, count: int, beside: Beside = nullcontext) -> Values:
         """Latencies at a steady pace; that of the service's side is the feeder's, a baseline has its own."""
         feeder, seconds = self._feeders[PACED_ID], self._seconds * STEADY_FACTOR
         async with AsyncExitStack() as around:
-            if stalling:
-                await around.enter_async_context(stalled(stalling, self._sessions[0], feeder))
+            await around.enter_async_context(beside())
             subscribers = Timed(side, count, self._sessions, PACED_ID, feeder.batch_bytes)
             await around.enter_async_context(reading(subscribers))
             if side.path == STREAM:
@@ -361,7 +423,7 @@ async def bench(stack: Stack, form: Form) -> Report:
     async with stack.baselines() as beside, open_redis(stack.redis_url("feeds")) as redis:
         to_baselines = [stack.direct("orders", beside.port) for _ in range(CONNECTIONS)]
         service = Side(STREAM, [stack.direct("marketdata") for _ in range(CONNECTIONS)], stack.pid("marketdata"))
-        stalling = replace(service, channels=[stack.direct("marketdata")])
+        stalling, catching_up = (replace(service, channels=[stack.direct("marketdata")]) for _ in range(2))
         naive, ceiling, paced = (Side(path, to_baselines, beside.pid) for path in (NAIVE, CEILING, PACED))
         feeders = {
             instrument_id: Feeder(redis, instrument_id, await next_epoch(redis, instrument_id), batch_ticks)
@@ -386,11 +448,16 @@ async def bench(stack: Stack, form: Form) -> Report:
                 sides["storing"] = partial(measuring.fed, service, STORED_ID, count)
             rounds = form.rounds if count == size.headline else min(form.rounds, OTHER_ROUNDS_MAX)
             fanout[count] = await alternate(sides, rounds)
+        missed = Missed(feeders[STORED_ID])
+        await missed.store()
+        one_stalled = partial(stalled, stalling, sessions[0], feeders[PACED_ID])
+        one_resuming = partial(resuming, catching_up, sessions[0], missed)
         steady = await alternate(
             {
                 "ceiling": partial(measuring.steady, "ceiling", paced, size.steady),
                 "service": partial(measuring.steady, "service", service, size.steady),
-                "stalled": partial(measuring.steady, "stalled", service, size.steady, stalling),
+                "stalled": partial(measuring.steady, "stalled", service, size.steady, one_stalled),
+                "resuming": partial(measuring.steady, "resuming", service, size.steady, one_resuming),
             },
             form.rounds,
         )
@@ -443,6 +510,7 @@ def tell_steady(report: Report, size: Size, steady: Mapping[str, Sequence[Values
     for name, what, subject, baseline, of in (
         ("p99_vs_ceiling", "", "service", "ceiling", "bare"),
         ("stalled_vs_none", ", one more stalled", "stalled", "service", "none stalled"),
+        ("resuming_vs_none", ", one more resuming", "resuming", "service", "none resuming"),
     ):
         report.compare(
             name,

@@ -93,11 +93,12 @@ class History:
             if span is None or start.sequence > after.sequence:
                 return gap(after, start)
             until = span.until if limit is None or span.until.sequence <= limit.sequence else limit
-            batches, cursor = await tick_store.read_batches(rows, after, until, PAGE_TICKS)
+            found, cursor = await tick_store.read_after(rows, after, until, PAGE_TICKS)
             # Ticks are dropped only after their span has lost its beginning: if it has not, all were there.
             still = await tick_store.span_beyond(rows, after)
         if still is None or still.after_sequence > after.sequence:
             return await self._stored(after, limit)
+        batches = await tick_store.batches_of(found, after, cursor)
         return Page(marketdata_pb2.StreamTicksResponse(batches=batches), cursor)
 
 

@@ -293,7 +293,8 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             )
         end = found.first if backwards else found.last
         token = pages.token_after(microseconds_of(end.time), end.sequence) if found.more and end else ""
-        return marketdata_pb2.GetTicksResponse(ticks=found.ticks, next_page_token=token)
+        ticks = await tick_store.ticks_of(found.found)
+        return marketdata_pb2.GetTicksResponse(ticks=ticks, next_page_token=token)
 
     async def StreamTicks(self, request, context):  # pyright: ignore[reportIncompatibleMethodOverride] (the mesh sends bytes as they are)
         after = cursors_from(request.after_cursors, request.instrument_ids)

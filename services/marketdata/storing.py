@@ -35,6 +35,7 @@ from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, Told
 from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND
 from services.marketdata.parts import TICKS, Part
 from services.marketdata.sessions import Calendar
+from services.marketdata.turns import give_way
 
 TOO_LATE = Counter(
     "tradeloom_ticks_too_late", "Ticks that were not stored, being older than what is kept.", ["instrument_id"]
@@ -50,8 +51,6 @@ READ_INSTRUMENTS = 25
 """Instruments read at once: with READ_BATCHES of 500 ticks each, that is 50 MB."""
 STORED_BYTES = 4 * 1024 * 1024
 """Stored in one transaction, unless one instrument has more: what is made of it on the way takes less than 100 MB."""
-BUSY_SECONDS = 0.0002
-"""What one turn of the event loop takes when nobody else has anything to do is far below it."""
 DECODE_BYTES = 40_000
 """Decoded at once: about a thousand ticks, in two milliseconds."""
 THREAD_BYTES = 4_000
@@ -379,14 +378,6 @@ async def write_gaps(rows: Connection, changes: Mapping[str, Change]) -> None:
         for told in change.told:
             for filled in told.filled:
                 await gap_store.fill(rows, wire.missed_from_proto(instrument_id, filled))
-
-
-async def give_way(spent_seconds: float) -> None:
-    """Lets readers of live ticks go first: while others are busy, storing takes at most a third of the time."""
-    started = time.perf_counter()
-    await asyncio.sleep(0)
-    if time.perf_counter() - started > BUSY_SECONDS:
-        await asyncio.sleep(spent_seconds * 2)
 
 
 def ns_of(time: datetime) -> int:

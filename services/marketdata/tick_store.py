@@ -15,8 +15,11 @@ from services.marketdata import copying
 from services.marketdata.columns import Flags, Ticks
 from services.marketdata.copying import POSTGRES_EPOCH_SECONDS
 from services.marketdata.domain import EPOCH
+from services.marketdata.turns import in_pieces
 
 BATCH_TICKS_MAX = 500
+PIECE_TICKS = 100
+"""Made in one turn of the event loop, in about a millisecond; a thread would hold the interpreter for five at a time."""
 COLUMNS = {
     "instrument_id": "S",
     "sequence": ">i8",
@@ -154,11 +157,8 @@ async def are_stored(rows: Connection, instrument_id: str, ticks: Ticks) -> Flag
     return np.array(stored, np.bool_)
 
 
-async def read_batches(rows: Connection, after: Cursor, until: Cursor, limit: int) -> tuple[list[TickBatch], Cursor]:
-    """At most limit ticks after one cursor and up to another, in batches as a feed would send, and the cursor after them.
-
-    Books are not stored. The sequences they took belong to the batch before them, so that cursors follow on each other.
-    """
+async def read_after(rows: Connection, after: Cursor, until: Cursor, limit: int) -> tuple[list[Any], Cursor]:
+    """At most limit ticks after one cursor and up to another, as they are stored, and the cursor after them."""
     found = await rows.fetch(
         """
         SELECT sequence, epoch, time, price, quantity, aggressor, backfill, trade_id FROM market_data_ticks
@@ -171,17 +171,28 @@ async def read_batches(rows: Connection, after: Cursor, until: Cursor, limit: in
     )
     if len(found) == limit:
         until = Cursor(after.instrument_id, found[-1]["epoch"], found[-1]["sequence"])
-    runs = runs_of(found)
-    if not runs:
-        return [empty_batch(after, until)], until
+    return found, until
+
+
+async def batches_of(found: Sequence[Any], after: Cursor, until: Cursor) -> list[TickBatch]:
+    """What read_after has found, in batches as a feed would send.
+
+    Books are not stored. The sequences they took belong to the batch before them, so that cursors follow on each other.
+    """
     batches: list[TickBatch] = []
-    for number, run in enumerate(runs):
-        follows = runs[number + 1][0]["sequence"] - 1 if number + 1 < len(runs) else until.sequence
-        epoch = run[-1]["epoch"] if number + 1 < len(runs) else until.epoch
-        cursor = Cursor(after.instrument_id, epoch, follows)
-        batches.append(batch_from(run, after, cursor))
-        after = cursor
-    return batches, until
+    last: Any = None
+    async for piece in in_pieces(found, PIECE_TICKS):
+        for row in piece:
+            if last is None or not follows(row, last) or len(batches[-1].ticks) == BATCH_TICKS_MAX:
+                if last is not None:
+                    after = ended(batches[-1], after, Cursor(after.instrument_id, last["epoch"], row["sequence"] - 1))
+                batches.append(begun_with(row, after.instrument_id))
+            batches[-1].ticks.append(tick_from(row))
+            last = row
+    if last is None:
+        return [empty_batch(after, until)]
+    ended(batches[-1], after, until)
+    return batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +205,9 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class TickPage:
-    """Some ticks, oldest first, with the places of the first and the last; `more` remain beyond."""
+    """Some ticks as they are stored, oldest first, with the places of the first and the last; `more` remain beyond."""
 
-    ticks: list[Tick]
+    found: Sequence[Any]
     first: Moment | None
     last: Moment | None
     more: bool
@@ -225,35 +236,34 @@ async def read_ticks(
     )
     kept = found[:limit][::-1] if backwards else found[:limit]
     ends = [Moment(row["time"], row["sequence"]) for row in (*kept[:1], *kept[-1:])]
-    return TickPage(
-        [tick_from(row) for row in kept], ends[0] if ends else None, ends[-1] if ends else None, len(found) > limit
-    )
+    return TickPage(kept, ends[0] if ends else None, ends[-1] if ends else None, len(found) > limit)
 
 
-def runs_of(found: Sequence[Any]) -> list[list[Any]]:
-    """Ticks whose sequences follow on each other, of one epoch, as many as a batch holds, fetched later or not."""
-    runs: list[list[Any]] = []
-    for row in found:
-        if runs and (last := runs[-1][-1]):
-            follows = row["sequence"] == last["sequence"] + 1
-            is_alike = row["epoch"] == last["epoch"] and row["backfill"] == last["backfill"]
-            if follows and is_alike and len(runs[-1]) < BATCH_TICKS_MAX:
-                runs[-1].append(row)
-                continue
-        runs.append([row])
-    return runs
+async def ticks_of(found: Sequence[Any]) -> list[Tick]:
+    """What read_ticks has found."""
+    ticks: list[Tick] = []
+    async for piece in in_pieces(found, PIECE_TICKS):
+        ticks += map(tick_from, piece)
+    return ticks
 
 
-def batch_from(run: Sequence[Any], after: Cursor, cursor: Cursor) -> TickBatch:
+def follows(row: Any, last: Any) -> bool:
+    """Whether a tick may be in one batch with the tick before it."""
+    is_next = row["sequence"] == last["sequence"] + 1
+    return is_next and row["epoch"] == last["epoch"] and row["backfill"] == last["backfill"]
+
+
+def begun_with(row: Any, instrument_id: str) -> TickBatch:
+    """A batch to which its ticks are still to be added, this one first."""
     return TickBatch(
-        instrument_id=cursor.instrument_id,
-        epoch=run[0]["epoch"],
-        first_sequence=run[0]["sequence"],
-        ticks=[tick_from(row) for row in run],
-        previous_cursor=str(after),
-        cursor=str(cursor),
-        backfill=run[0]["backfill"],
+        instrument_id=instrument_id, epoch=row["epoch"], first_sequence=row["sequence"], backfill=row["backfill"]
     )
+
+
+def ended(batch: TickBatch, after: Cursor, cursor: Cursor) -> Cursor:
+    """Says of a batch which cursors it lies between; returns the second."""
+    batch.previous_cursor, batch.cursor = str(after), str(cursor)
+    return cursor
 
 
 def tick_from(row: Any) -> Tick:

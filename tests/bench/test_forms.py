@@ -14,7 +14,7 @@ RATIOS = {
     "auth": {"login_p50_vs_argon2", "seen_p50_vs_bare", "new_p50_vs_bare", "verification_vs_signature"},
     "ticks": {
         *("fanout_vs_naive", "fanout_vs_ceiling", "fanout_vs_naive_1", "fanout_vs_ceiling_1", "cost_growth"),
-        *("storing_vs_naive", "storing_vs_ceiling", "p99_vs_ceiling", "stalled_vs_none"),
+        *("storing_vs_naive", "storing_vs_ceiling", "p99_vs_ceiling", "stalled_vs_none", "resuming_vs_none"),
     },
     "candles": {"copy_vs_bare", "copy_sparse_vs_bare", "candles_vs_query"},
     "memory": {"growth"},
@@ -65,7 +65,7 @@ def test_a_bench_prints_a_table_and_last_its_json(printed, name):
 def test_the_ticks_bench_draws_how_long_they_took_and_names_what_a_subscriber_costs(printed):
     table, told = found(printed, "ticks")
     heading = next(number for number, line in enumerate(table) if line.startswith("feed to client"))
-    assert table[heading].split()[3:] == ["ceiling", "service", "stalled"]
+    assert table[heading].split()[3:] == ["ceiling", "service", "stalled", "resuming"]
     parts = [[float(part) for part in re.findall(r"([\d.]+)%", line)] for line in table[heading + 1 : heading + 10]]
     assert all(sum(column) == pytest.approx(100, abs=0.1) for column in zip(*parts, strict=True))
     assert told["absolute"]["cost_per_subscriber_1"] > 0
