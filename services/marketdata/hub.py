@@ -1,7 +1,8 @@
 """Passes live ticks on: one reader per process over the feed, and the feed's very bytes to every reader of a stream.
 
 On this path nothing is done per tick, and no batch is decoded or encoded. A reader that takes too little holds up nobody:
-what waits for it is bounded, and beyond that it is either conflated to the newest batch of each instrument or ended.
+what waits for it is bounded, and beyond that it is either ended or conflated: of each instrument the newest batch is left and,
+as that may have only a book or trades that were fetched later, the newest with live ticks.
 """
 
 import asyncio
@@ -9,19 +10,22 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 from redis.asyncio import Redis
+from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, TickBatch
 
 from libs.bus import feed
 from libs.bus.feed import Cursor, Entry
 from libs.store.background import running
+from services.marketdata import tick_store
 
 BLOCK_SECONDS = 0.1
 """How long a new instrument may have to wait until it is read with the others."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chunk:
     """Consecutive batches of one instrument, their bytes joined once for all readers."""
 
@@ -34,23 +38,56 @@ class Chunk:
     def cursor(self) -> Cursor:
         return self.entries[-1].cursor
 
+    @cached_property
+    def ticks_at(self) -> int | None:
+        """The place of the newest entry with live ticks. Entries are decoded only here, once, for readers that are conflated."""
+        places = reversed(range(len(self.entries)))
+        return next((at for at in places if has_live_ticks(batches_of(self.entries[at]))), None)
+
+
+def batches_of(entry: Entry) -> Sequence[TickBatch]:
+    return StreamTicksResponse.FromString(entry.response).batches
+
+
+def has_live_ticks(batches: Sequence[TickBatch]) -> bool:
+    return any(batch.ticks and not batch.backfill for batch in batches)
+
 
 def chunk_of(before: Cursor, entries: Sequence[Entry]) -> Chunk:
     response = entries[0].response if len(entries) == 1 else b"".join([entry.response for entry in entries])
     return Chunk(before.instrument_id, before, entries, response)
 
 
+class Kept(NamedTuple):
+    """A batch for a conflated reader; so many before it were left out, after the cursor."""
+
+    skipped: int
+    after: Cursor
+    response: bytes
+
+
 @dataclass(slots=True)
 class Conflated:
-    """What is left of an instrument's batches: the newest; `after` is the cursor before the first left out."""
+    """What is left of an instrument's batches after a cursor: the newest, and the newest with live ticks."""
 
     after: Cursor
     batches: int
     newest: Entry
+    ticks: Entry | None
+    ticks_number: int
+    """Which of the batches that is, counted from 1."""
 
-    @property
-    def skipped(self) -> int:
-        return self.batches - 1
+    def kept(self) -> Iterator[Kept]:
+        """Of trades that were fetched later only the cursor is kept: they would pass for the newest."""
+        after, number = self.after, 0
+        if self.ticks is not None and self.ticks is not self.newest:
+            yield Kept(self.ticks_number - 1, after, self.ticks.response)
+            after, number = self.ticks.cursor, self.ticks_number
+        skipped, response = self.batches - number - 1, self.newest.response
+        if any(batch.backfill for batch in batches_of(self.newest)):
+            empty = tick_store.empty_batch(after, self.newest.cursor)
+            skipped, response = skipped + 1, StreamTicksResponse(batches=[empty]).SerializeToString()
+        yield Kept(skipped, after, response)
 
 
 class Listener(Protocol):
@@ -148,12 +185,13 @@ class Reader:
             self._fold(chunk)
 
     def _fold(self, chunk: Chunk) -> None:
-        before = self._conflated.get(chunk.instrument_id)
-        if before is None:
-            self._conflated[chunk.instrument_id] = Conflated(chunk.before, len(chunk.entries), chunk.entries[-1])
-        else:
-            before.batches += len(chunk.entries)
-            before.newest = chunk.entries[-1]
+        conflated = self._conflated.setdefault(
+            chunk.instrument_id, Conflated(chunk.before, 0, chunk.entries[-1], None, 0)
+        )
+        if (at := chunk.ticks_at) is not None:
+            conflated.ticks, conflated.ticks_number = chunk.entries[at], conflated.batches + at + 1
+        conflated.batches += len(chunk.entries)
+        conflated.newest = chunk.entries[-1]
 
 
 def chunk_after(chunk: Chunk, cursor: Cursor) -> Chunk:

@@ -109,16 +109,15 @@ class TickStreams:
         """Everything that waits for the reader; what comes while it is being sent is taken too."""
         for conflated in reader.take_conflated():
             cursor = conflated.newest.cursor
-            if conflated.skipped:
-                yield StreamTicksResponse(
-                    conflation=Conflation(
-                        instrument_id=cursor.instrument_id,
-                        skipped_batches=conflated.skipped,
-                        after_cursor=str(conflated.after),
+            for skipped, after, response in conflated.kept():
+                if skipped:
+                    yield StreamTicksResponse(
+                        conflation=Conflation(
+                            instrument_id=cursor.instrument_id, skipped_batches=skipped, after_cursor=str(after)
+                        )
                     )
-                )
+                yield response
             positions[cursor.instrument_id] = cursor
-            yield conflated.newest.response
         while True:
             chunks, message = reader.take(self._message_bytes)
             if not chunks:

@@ -256,6 +256,55 @@ async def test_a_slow_reader_is_conflated_and_told_while_a_fast_one_gets_everyth
         await fast.aclose()
 
 
+async def test_a_conflated_reader_has_the_newest_live_tick_whatever_came_after_it(installation, redis):
+    await announce(installation, BTC, ETH)
+    booked, filled = Feeder(redis), Feeder(redis, ETH)
+    async with streams_of(installation, redis) as streams:
+        slow = streams.stream([BTC, ETH], {}, conflate=True)
+        await anext(slow)
+        taking = await joined(streams, slow, BTC, ETH)
+        for feeder in (booked, filled):
+            await feed_many(feeder, 50)
+            await feeder.append([tick_at(START + timedelta(hours=1), 777.0)])
+        for second in range(3):
+            await booked.append([], book=START + timedelta(hours=1, seconds=second))
+        await filled.append([], book=START + timedelta(hours=1))
+        await filled.append(ticks(3), backfill=True)
+
+        async def offered() -> bool:
+            return all(
+                str(streams._hub._channels[each.instrument_id].position) == each.cursor for each in (booked, filled)
+            )
+
+        await until(offered)
+        got, told = {BTC: [], ETH: []}, {BTC: 0, ETH: 0}
+        is_told: set[str] = set()
+        last, ends = {BTC: f"{BTC}@0-0", ETH: f"{ETH}@0-0"}, {BTC: booked.cursor, ETH: filled.cursor}
+        message = await taking
+        while True:
+            if isinstance(message, bytes):
+                for batch in batches_of(message):
+                    if batch.instrument_id not in is_told:
+                        assert batch.previous_cursor == last[batch.instrument_id]
+                    is_told.discard(batch.instrument_id)
+                    got[batch.instrument_id].append(batch)
+                    last[batch.instrument_id] = batch.cursor
+            else:
+                assert message.conflation.after_cursor == last[message.conflation.instrument_id]
+                told[message.conflation.instrument_id] += message.conflation.skipped_batches
+                is_told.add(message.conflation.instrument_id)
+            if last == ends:
+                break
+            message = await asyncio.wait_for(anext(slow), WAIT_SECONDS)
+        for instrument_id, batches in got.items():
+            assert [tick.price for tick in ticks_of(batches)][-1] == 777.0
+            assert not any(batch.backfill for batch in batches)
+            with_ticks = [batch for batch in batches if batch.ticks or batch.HasField("book")]
+            assert len(with_ticks) + told[instrument_id] == {BTC: 54, ETH: 53}[instrument_id]
+        assert got[BTC][-1].HasField("book")
+        await slow.aclose()
+
+
 def batches_of(message: Any):
     from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse
 

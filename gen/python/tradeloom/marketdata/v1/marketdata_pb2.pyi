@@ -1823,8 +1823,9 @@ class StreamTicksRequest(_message.Message):
     AFTER_CURSORS_FIELD_NUMBER: _builtins.int
     CONFLATE_FIELD_NUMBER: _builtins.int
     conflate: _builtins.bool
-    """Whether a reader that falls behind gets only the newest tick of each instrument, announced
-    by a Conflation; without it such a stream ends with RESOURCE_EXHAUSTED and may be resumed.
+    """Whether a reader that falls behind gets, of all that waits for it, only two batches of each instrument: the newest
+    with live ticks, and the newest of all, without ticks if those were fetched later. What is left out before each is
+    announced by a Conflation; without it such a stream ends with RESOURCE_EXHAUSTED and may be resumed.
     """
     @_builtins.property
     def instrument_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

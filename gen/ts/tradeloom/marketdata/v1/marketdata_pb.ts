@@ -1838,8 +1838,9 @@ export type StreamTicksRequest = Message<"tradeloom.marketdata.v1.StreamTicksReq
   afterCursors: string[];
 
   /**
-   * Whether a reader that falls behind gets only the newest tick of each instrument, announced
-   * by a Conflation; without it such a stream ends with RESOURCE_EXHAUSTED and may be resumed.
+   * Whether a reader that falls behind gets, of all that waits for it, only two batches of each instrument: the newest
+   * with live ticks, and the newest of all, without ticks if those were fetched later. What is left out before each is
+   * announced by a Conflation; without it such a stream ends with RESOURCE_EXHAUSTED and may be resumed.
    *
    * @generated from field: bool conflate = 3;
    */
