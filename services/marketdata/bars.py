@@ -1,7 +1,9 @@
 """Bars out of ticks: aligned to the clock and half-open, so that a tick of the bar's end belongs to the next one.
 
 These are bars of the ticks at hand alone; the store joins them to what it has (candle_store.merge_bars). Open and close are
-the prices of the first and last tick by (time, sequence), whatever the order of arrival. A bar without a trade does not exist.
+the prices of the first and last tick by (time, place, sequence), whatever the order of arrival: the place is the number that the
+venue gave the trade, as a trade that was fetched later has a higher sequence than those that came live. Where ids are no
+numbers it is the sequence. A bar without a trade does not exist.
 """
 
 from typing import NamedTuple
@@ -10,9 +12,15 @@ import numpy as np
 
 from services.marketdata.columns import SECOND_NS, Flags, Floats, Integers, Ticks
 
+NUMBER_DIGITS_MAX = 18
+"""Of a trade's id: so many are less than what 64 bits hold."""
+
 
 class Bars(NamedTuple):
-    """Bars of one instrument and size in columns, oldest first; first and last are the ticks of open and close."""
+    """Bars of one instrument and size in columns, oldest first; first and last are the ticks of open and close.
+
+    Their places are kept in columns that once held sequences, and of bars from before still do.
+    """
 
     open_seconds: Integers
     open: Floats
@@ -37,9 +45,9 @@ class Bars(NamedTuple):
 
 def bars_of(ticks: Ticks, seconds: int) -> Bars:
     """The bars of these ticks, which are one at least; each is so many seconds long."""
-    # By time, and ticks of one moment by their sequences, in which they come.
-    order = np.lexsort((ticks.sequence, ticks.time_ns))
-    time_ns, sequence = ticks.time_ns[order], ticks.sequence[order]
+    places = places_of(ticks)
+    order = np.lexsort((ticks.sequence, places, ticks.time_ns))
+    time_ns, place = ticks.time_ns[order], places[order]
     price, quantity = ticks.price[order], ticks.quantity[order]
     opens = time_ns // (seconds * SECOND_NS)
     first = np.flatnonzero(np.diff(opens, prepend=opens[0] - 1))
@@ -53,7 +61,15 @@ def bars_of(ticks: Ticks, seconds: int) -> Bars:
         volume=np.add.reduceat(quantity, first),
         trade_count=last - first + 1,
         first_time_ns=time_ns[first],
-        first_sequence=sequence[first],
+        first_sequence=place[first],
         last_time_ns=time_ns[last],
-        last_sequence=sequence[last],
+        last_sequence=place[last],
     )
+
+
+def places_of(ticks: Ticks) -> Integers:
+    """Among ticks of one moment. As PLACE of tick_store says it."""
+    is_number = np.char.isdigit(ticks.trade_id) & (np.char.str_len(ticks.trade_id) <= NUMBER_DIGITS_MAX)
+    places = ticks.sequence.copy()
+    places[is_number] = ticks.trade_id[is_number].astype(np.int64)
+    return places

@@ -296,8 +296,8 @@ WAS_CLOSED = f"""
 
 
 EARLIER = f"({of('excluded', FIRST)}) < ({of('kept', FIRST)})"
-LATER = f"({of('excluded', LAST)}) > ({of('kept', LAST)})"
-"""Of a bar that has no first and last tick, as one that imported bars have made, open and close stay."""
+LATER = f"({of('excluded', LAST)}) >= ({of('kept', LAST)})"
+"""What comes now has a higher sequence than all that came before. Of a bar that has no first and last tick, as one that imported bars have made, open and close stay."""
 
 
 async def store_bars(

@@ -53,8 +53,8 @@ MICROSECONDS_MAX = timedelta(days=700_000) // MICROSECOND  # from the epoch, eit
 def moment_of(page: Sequence[str | int]) -> Moment:
     """The place that a page of ticks ended at. Raises PageTokenInvalid."""
     match page:
-        case [int(microseconds), int(sequence)]:
-            return Moment(time_of(microseconds), sequence)
+        case [int(microseconds), int(place), int(sequence)]:
+            return Moment(time_of(microseconds), place, sequence)
     raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
 
 
@@ -280,10 +280,9 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
     async def GetTicks(self, request, context):
         limit = pages.size_of(request.page_size, TICKS_USUAL)
         backwards = not request.HasField("start_time")
-        # Sequences begin with 1: a time alone is the place before all of its ticks.
-        after = None if backwards else Moment(time_from_proto(request.start_time), 0)
-        before = Moment(time_from_proto(request.end_time), 0) if request.HasField("end_time") else None
-        if page := pages.key_of(request.page_token, 2):
+        after = None if backwards else Moment(time_from_proto(request.start_time))
+        before = Moment(time_from_proto(request.end_time)) if request.HasField("end_time") else None
+        if page := pages.key_of(request.page_token, 3):
             at = moment_of(page)
             after, before = (after, at) if backwards else (at, before)
         async with self._database.transaction() as rows:
@@ -292,7 +291,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
                 rows, request.instrument_id, after=after, before=before, backwards=backwards, limit=limit
             )
         end = found.first if backwards else found.last
-        token = pages.token_after(microseconds_of(end.time), end.sequence) if found.more and end else ""
+        token = pages.token_after(microseconds_of(end.time), end.place, end.sequence) if found.more and end else ""
         ticks = await tick_store.ticks_of(found.found)
         return marketdata_pb2.GetTicksResponse(ticks=ticks, next_page_token=token)
 

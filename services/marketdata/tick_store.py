@@ -12,6 +12,7 @@ from libs.bus.feed import Cursor
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
 from services.marketdata import copying
+from services.marketdata.bars import NUMBER_DIGITS_MAX
 from services.marketdata.columns import Flags, Ticks
 from services.marketdata.copying import POSTGRES_EPOCH_SECONDS
 from services.marketdata.domain import EPOCH
@@ -195,12 +196,17 @@ async def batches_of(found: Sequence[Any], after: Cursor, until: Cursor) -> list
     return batches
 
 
+PLACE = f"CASE WHEN trade_id ~ '^[0-9]{{1,{NUMBER_DIGITS_MAX}}}$' THEN trade_id::bigint ELSE sequence END"
+"""Of a tick among those of one moment: the venue's number of the trade, where its ids are numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A place in the order of ticks by their times."""
+    """Where a tick is in the order by which bars have their first and last; a time alone is before all of its ticks."""
 
     time: datetime
-    sequence: int
+    place: int = -1
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,22 +226,20 @@ async def read_ticks(
     order = "DESC" if backwards else "ASC"
     found = await rows.fetch(
         f"""
-        SELECT time, sequence, price, quantity, aggressor, trade_id FROM market_data_ticks
+        SELECT time, {PLACE} AS place, sequence, price, quantity, aggressor, trade_id FROM market_data_ticks
         WHERE instrument_id = $1
-        AND time >= coalesce($2::timestamptz, '-infinity') AND time <= coalesce($4::timestamptz, 'infinity')
-        AND ($2::timestamptz IS NULL OR (time, sequence) > ($2, $3::bigint))
-        AND ($4::timestamptz IS NULL OR (time, sequence) < ($4, $5::bigint))
-        ORDER BY time {order}, sequence {order} LIMIT $6
+        AND time >= coalesce($2::timestamptz, '-infinity') AND time <= coalesce($5::timestamptz, 'infinity')
+        AND ($2::timestamptz IS NULL OR (time, {PLACE}, sequence) > ($2, $3::bigint, $4::bigint))
+        AND ($5::timestamptz IS NULL OR (time, {PLACE}, sequence) < ($5, $6::bigint, $7::bigint))
+        ORDER BY time {order}, place {order}, sequence {order} LIMIT $8
         """,
         instrument_id,
-        after and after.time,
-        after and after.sequence,
-        before and before.time,
-        before and before.sequence,
+        *((after.time, after.place, after.sequence) if after else (None, None, None)),
+        *((before.time, before.place, before.sequence) if before else (None, None, None)),
         limit + 1,
     )
     kept = found[:limit][::-1] if backwards else found[:limit]
-    ends = [Moment(row["time"], row["sequence"]) for row in (*kept[:1], *kept[-1:])]
+    ends = [Moment(row["time"], row["place"], row["sequence"]) for row in (*kept[:1], *kept[-1:])]
     return TickPage(kept, ends[0] if ends else None, ends[-1] if ends else None, len(found) > limit)
 
 

@@ -4,7 +4,7 @@ closed changes without a higher revision."""
 import asyncio
 from collections.abc import Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
 
+from libs.mesh.wire import timestamp
 from services.marketdata import candle_store
 from services.marketdata.domain import BAR_SIZES, EPOCH, BarSize
 from tests.marketdata.stand import (
@@ -29,6 +30,7 @@ from tests.marketdata.stand import (
     stored_ticks,
     tick_at,
 )
+from tests.marketdata.test_ticks import pages
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
 VALUES = ("open", "high", "low", "close", "volume", "trade_count", "revision")
@@ -73,7 +75,7 @@ class Model:
                 watermark = max(watermark, time)
         for size in BAR_SIZES.values():
             made: dict[tuple[datetime, datetime], list[tuple[datetime, int, Trade]]] = {}
-            for each in sorted(self.trades, key=lambda each: each[:2]):
+            for each in sorted(self.trades, key=place_of):
                 if span := self.span(size, each[0]):
                     made.setdefault(span, []).append(each)
             for (open_time, end_time), held in made.items():
@@ -87,6 +89,12 @@ class Model:
                     was_closed = end_time <= closed_until
                     self.bars[size.name, open_time] = (*values, before[-1] + was_closed)
         self.watermark = watermark
+
+
+def place_of(each: tuple[datetime, int, Trade]) -> tuple[datetime, int, int]:
+    """Of one moment the venue's numbers count, and where there is none the order in which they came."""
+    time, sequence, trade = each
+    return time, int(trade.name) if trade.name.isdigit() else sequence, sequence
 
 
 def batches_of(feeder: Feeder, trades: Sequence[Trade], start: datetime = MONDAY) -> list[TickBatch]:
@@ -115,7 +123,7 @@ trade_lists = st.lists(
         ),
         price=st.integers(min_value=1, max_value=9),
         quantity=st.integers(min_value=1, max_value=9),
-        name=st.sampled_from("abcdefgh"),
+        name=st.sampled_from("abcde123"),
         backfill=st.sampled_from([False, False, True]),
     ),
     min_size=1,
@@ -150,6 +158,41 @@ async def test_ticks_in_any_order_at_any_cut_make_the_bars_of_all_of_them_with_t
 
     async with desk_of(installation, redis) as desk:
         await asyncio.to_thread(any_order)
+
+
+async def test_of_one_moment_the_venues_order_counts_whatever_was_fetched_later(installation, redis, caller):
+    ids = [f"SIM:V{number}" for number in range(100)]
+    await announce(installation, *ids)
+    unused = iter(ids)
+    loop = asyncio.get_running_loop()
+
+    async def play(moments: Sequence[tuple[int, bool]]) -> None:
+        instrument_id = next(unused)
+        seconds = sorted(each for each, _ in moments)
+        trades = [Trade(each, 1 + number % 97, 1, str(number)) for number, each in enumerate(seconds, start=95)]
+        late = {str(number) for number, (_, is_late) in enumerate(moments, start=95) if is_late}
+        live = [trade for trade in trades if trade.name not in late]
+        fetched = [replace(trade, backfill=True) for trade in trades if trade.name in late]
+        feeder = Feeder(redis, instrument_id)
+        for some in (live, fetched):
+            if some:
+                await desk.store(*batches_of(feeder, some))
+        for bar in await stored_bars(installation, instrument_id, "1s"):
+            held = [trade.price for trade in trades if MONDAY + timedelta(seconds=trade.seconds) == bar["open_time"]]
+            assert (bar["open"], bar["close"]) == (held[0], held[-1])
+        for size in (1, 4):
+            found = await pages(caller, instrument_id=instrument_id, start_time=timestamp(MONDAY), page_size=size)
+            assert [trade_id for page in found for trade_id in page] == [trade.name for trade in trades]
+
+    @settings(max_examples=30, deadline=None)
+    @given(st.lists(st.tuples(st.integers(min_value=0, max_value=2), st.booleans()), min_size=1, max_size=12))
+    def any_moments(moments):
+        asyncio.run_coroutine_threadsafe(play(moments), loop).result(30)
+
+    async with desk_of(installation, redis) as desk:
+        await play([(0, True), (0, False)])
+        await play([(0, False), (0, True), (0, False)])
+        await asyncio.to_thread(any_moments)
 
 
 async def test_a_tick_corrects_its_bars_however_late_it_comes(installation, redis):

@@ -35,7 +35,8 @@ def in_order() -> list[str]:
 async def pages(caller, **asked) -> list[list[str]]:
     found, token = [], ""
     while True:
-        request = marketdata_pb2.GetTicksRequest(instrument_id=BTC, page_token=token, **asked)
+        request = marketdata_pb2.GetTicksRequest(page_token=token, **asked)
+        request.instrument_id = request.instrument_id or BTC
         answer = await caller.ask("GetTicks", request)
         found.append([tick.trade_id for tick in answer.ticks])
         token = answer.next_page_token

@@ -795,13 +795,15 @@ class Candle(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     open: _builtins.float
-    """First price."""
+    """First price. Trades of one moment are in the order of their numbers, where the venue's ids are numbers, whether they
+    came live or were fetched later; else in the order in which they came.
+    """
     high: _builtins.float
     """Highest price."""
     low: _builtins.float
     """Lowest price."""
     close: _builtins.float
-    """Last price."""
+    """Last price, in the same order."""
     volume: _builtins.float
     """Traded quantity."""
     trade_count: _builtins.int
@@ -1787,7 +1789,9 @@ Global___GetTicksRequest: _TypeAlias = GetTicksRequest  # noqa: Y015
 
 @_typing.final
 class GetTicksResponse(_message.Message):
-    """A page of ticks, oldest first; those of one moment in the order in which they came."""
+    """A page of ticks, oldest first; those of one moment in the order of the venue's numbers, where its ids are numbers, else in
+    that in which they came.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -689,7 +689,8 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
   openTime?: Timestamp | undefined;
 
   /**
-   * First price.
+   * First price. Trades of one moment are in the order of their numbers, where the venue's ids are numbers, whether they
+   * came live or were fetched later; else in the order in which they came.
    *
    * @generated from field: double open = 2;
    */
@@ -710,7 +711,7 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
   low: number;
 
   /**
-   * Last price.
+   * Last price, in the same order.
    *
    * @generated from field: double close = 5;
    */
@@ -1790,7 +1791,8 @@ export const GetTicksRequestSchema: GenMessage<GetTicksRequest> = /*@__PURE__*/
   messageDesc(file_tradeloom_marketdata_v1_marketdata, 38);
 
 /**
- * A page of ticks, oldest first; those of one moment in the order in which they came.
+ * A page of ticks, oldest first; those of one moment in the order of the venue's numbers, where its ids are numbers, else in
+ * that in which they came.
  *
  * @generated from message tradeloom.marketdata.v1.GetTicksResponse
  */
