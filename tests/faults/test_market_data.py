@@ -5,7 +5,7 @@ killed in the midst of trading, and a reader resumes by cursor as clients do.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -138,8 +138,8 @@ class Stand:
         stored = await self.stored()
         if not stored or stored != self.traded(stored[0][0]):
             return False
-        seen = set(self.reader.live_ids) | set(self.reader.late_ids)
-        return not self.reader.gaps or (bool(seen) and max(seen) == stored[-1][0])
+        seen = {*self.reader.live_ids, *self.reader.late_ids}
+        return bool(seen) and max(seen) == stored[-1][0]
 
 
 async def until(holds: Callable[[], Awaitable[bool]], seconds: float = WAIT_SECONDS) -> None:
@@ -208,18 +208,28 @@ def assert_seamless(reader: Reader) -> None:
     assert all(later == earlier + 1 for earlier, later in pairwise(reader.live_ids))
 
 
-def assert_told(reader: Reader) -> None:
-    """What is not in its place among the live trades was said to be missed, and came later; numbers that were lost are a gap."""
+def assert_told(reader: Reader, lost: Collection[int] = ()) -> None:
+    """What is not in its place among the live trades was said to be missed, or lost, and came later."""
     seen = reader.live_ids
     assert seen == sorted(set(seen))
     between = set(range(seen[0], seen[-1] + 1)) - set(seen)
-    assert between <= set(reader.missed_ids) | lost_ids(reader)
+    assert between <= {*reader.missed_ids, *lost}
     assert between <= set(reader.late_ids)
 
 
-def lost_ids(reader: Reader) -> set[int]:
-    """What was not told since the numbers it had were lost: it lies around the gaps."""
-    return set() if not reader.gaps else set(range(min(reader.live_ids), max(reader.live_ids)))
+async def lost_ids(installation: Installation, gap: marketdata_pb2.TicksGap) -> set[int]:
+    """The trades whose numbers were lost: between the last that is stored before the gap and the first after it."""
+    async with installation.connect() as rows:
+        around = await rows.fetchrow(
+            """
+            SELECT max(trade_id::bigint) FILTER (WHERE sequence <= $2) AS last,
+              min(trade_id::bigint) FILTER (WHERE sequence > $3) AS first
+            FROM marketdata.market_data_ticks WHERE instrument_id = $1 AND NOT backfill
+            """,
+            *(gap.instrument_id, sequence_of(gap.after_cursor), sequence_of(gap.resume_cursor)),
+        )
+    assert around
+    return set(range(around["last"] + 1, around["first"]))
 
 
 async def test_killed_feeds_are_taken_up_again_without_a_seam(installation):
@@ -254,7 +264,7 @@ async def test_redis_and_feeds_killed_at_once_leave_a_gap_with_its_bounds_and_al
         stand.feeds.start()
     [gap] = stand.reader.gaps
     assert sequence_of(gap.resume_cursor) > sequence_of(gap.after_cursor) + 100_000
-    assert_told(stand.reader)
+    assert_told(stand.reader, await lost_ids(installation, gap))
     async with installation.connect() as rows:
         # What was lost between feed and storage was written down, and marked when it had come.
         lost = await rows.fetch("SELECT filled_time FROM marketdata.gaps WHERE instrument_id = $1", BTC)
