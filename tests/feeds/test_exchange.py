@@ -1,6 +1,7 @@
 """A venue brought by feeds: offline ones through an unmodified ccxt, real Postgres and Valkey, and all that goes wrong."""
 
 import asyncio
+import math
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from tradeloom.feeds.v1.events_pb2 import InstrumentAnnounced
 from tradeloom.marketdata.v1.marketdata_pb2 import Quote, TickBatch
@@ -22,7 +24,7 @@ from services.feeds import exchange, live, venues
 from services.feeds.domain import SECOND_NS, ExchangeSource, Feed, Missed
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import OrderBackfill, StartFeed, stop_feed
-from services.feeds.venues import BOOK_LEVELS, Addresses
+from services.feeds.venues import BOOK_LEVELS, Addresses, Untrue, tick_of
 from tests.feeds.conftest import assert_numbered_without_gap_or_repeat, playing, until
 from tests.feeds.ports import PORTS, Port, Told, late_ids, live_ids, made_ids, made_in
 from tests.venues import faults
@@ -193,6 +195,73 @@ async def has_traded(market: Market, count: int) -> bool:
     return len(made_in(market)) >= count
 
 
+LIES: dict[str, Callable[[str], faults.MessageFault]] = {
+    "time": lambda stream: faults.lying_time(stream=stream),
+    "time before 1970": lambda stream: faults.lying_time(-100 * faults.YEAR_SECONDS, stream=stream),
+    "price": lambda stream: faults.lying_price(stream=stream),
+    "quantity": lambda stream: faults.lying_quantity(stream=stream),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_trade_that_cannot_be_is_asked_for_again_and_told_as_it_was(
+    rpc, worker, redis, port, venue, market, told, lie
+):
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            dropped = dropped_for(port, lie.split()[0])
+            venue.faults.messages.append(LIES[lie](port.stream))
+            count = len(made_in(market))
+            await until(lambda: has_traded(market, count + 40))
+            assert not venue.faults.messages
+        # Also where no other trade comes after it.
+        venue.faults.messages.append(LIES[lie](port.stream))
+        market.trade(100, 1)
+        await until(lambda: told.has_all_of(market))
+    assert dropped_for(port, lie.split()[0]) == dropped + 2
+    assert_told_as_it_was_traded(await told.batches(), market)
+    quote = Quote.FromString((await streams.quotes(redis, [port.btc]))[port.btc])
+    assert quote.time.ToNanoseconds() <= port.now_ns()
+
+
+def dropped_for(port: Port, reason: str) -> float:
+    labels = {"venue": port.name, "reason": reason}
+    return REGISTRY.get_sample_value("tradeloom_feed_untrue_trades_total", labels) or 0.0
+
+
+@on_binance
+async def test_a_trade_that_cannot_be_on_record_either_is_missed_alone_and_its_backfill_says_why(
+    rpc, worker, redis, port, venue, market, told, monkeypatch
+):
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(exchange, "BACKFILL_FAILURES_MAX", 2)
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            # Of five that do not come, the first is not told as it was made: each page of the record begins with it.
+            venue.faults.requests.append(faults.lying(faults.later(faults.YEAR_SECONDS), path=port.record, times=10**6))
+            venue.faults.messages.append(faults.missing(stream=port.stream, times=5))
+            await until(lambda: told.has_missed())
+            await until(lambda: has_failed(rpc, port))
+            venue.faults.requests.clear()
+        count = len(made_ids(market, min(live_ids(await told.batches())))) - 1
+        await until(lambda: told.has_ticks(count))
+    batches = await told.batches()
+    assert_numbered_without_gap_or_repeat(batches)
+    [missed] = [batch.missed for batch in batches if batch.HasField("missed")]
+    [left_out] = set(made_ids(market, min(live_ids(batches)))) - set(live_ids(batches))
+    assert (missed.after_trade_id, missed.before_trade_id) == (str(left_out - 1), str(left_out + 1))
+    [backfill] = await backfills_of(rpc, port)
+    assert f"trade {left_out} cannot be" in backfill.failure
+
+
+async def has_failed(database: Database, port: Port) -> bool:
+    return [one.state.value for one in await backfills_of(database, port)] == ["failed"]
+
+
 async def test_what_is_traded_while_the_venue_cannot_be_reached_is_told_afterwards_in_order(
     rpc, worker, redis, port, venue, market, told
 ):
@@ -337,6 +406,25 @@ async def test_an_experimental_venue_repeats_nothing_and_leaves_out_nothing_over
     batches = await told.batches()
     assert_numbered_without_gap_or_repeat(batches)
     assert sorted(live_ids(batches)) == made_ids(market, min(live_ids(batches)))
+
+
+TRADE = {"id": "7", "timestamp": 1_700_000_000_000, "price": 100.0, "amount": 2.0, "side": "buy"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        *(("id", {"id": told}) for told in (None, "", "7\x00", "7" * 65, "-7", "7a", "٧")),
+        *(("time", {"timestamp": told}) for told in (None, 0, -1, 1_700_000_000_001)),
+        *(("price", {"price": told}) for told in (None, "", 0, -5.0, math.nan, math.inf, 1e18)),
+        *(("quantity", {"amount": told}) for told in (None, "", 0, -1.0, math.nan, math.inf, 1e18)),
+    ],
+)
+def test_what_cannot_be_of_a_trade_is_named(reason, told):
+    manner, latest_ns = venues.MANNERS["BINANCE"], TRADE["timestamp"] * 1_000_000
+    assert tick_of(TRADE, manner, latest_ns).trade_id == "7"
+    with pytest.raises(Untrue, match=reason):
+        tick_of({**TRADE, **told}, manner, latest_ns)
 
 
 # What goes wrong behind the feed.
