@@ -14,8 +14,8 @@ from libs.store.background import Backoff, running
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import LeaseLost, fence, holding
 from services.feeds.clients import MarketData
-from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound
-from services.feeds.feeder import Clock, Feeder, clock
+from services.feeds.domain import Clock, FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound, clock
+from services.feeds.feeder import Feeder
 from services.feeds.open_sources import Sources
 from services.feeds.room import Room
 from services.feeds.store import FeedStore

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -28,9 +29,11 @@ from services.feeds.domain import (
     BarSize,
     Book,
     BookLevel,
+    Clock,
     Instrument,
     Tick,
     VenueNotFound,
+    clock,
 )
 
 PAGE_TRADES = 1_000
@@ -58,6 +61,11 @@ BEHIND_NS = 2_000 * MILLISECOND_NS
 """The time by a venue's clock may be so much later than we take it for: some tell whole seconds."""
 AHEAD_NS = 5_000 * MILLISECOND_NS
 """A trade that is dated later than this after the venue's time was not made then."""
+ROUND_TRIP_NS_MAX = 1_000 * MILLISECOND_NS
+CLOCK_TRIES = 3
+"""A venue that takes longer to say what time it is is asked again so often: in half a round trip lies all that is not known."""
+DOUBT_NS = 5_000 * MILLISECOND_NS
+"""At most so often a venue is asked what time it is because its trades are dated later."""
 TRADE_ID_MAX = 64
 UNTRUE_LOG_SECONDS = 60.0
 """So seldom is it logged that a venue tells of trades that cannot be; each is counted."""
@@ -165,6 +173,9 @@ UNTRUE = Counter(
     "tradeloom_feed_untrue_trades", "Trades that cannot be as a venue told them, and were dropped.", ["venue", "reason"]
 )
 
+ASKED_NS: ContextVar[int] = ContextVar("asked_ns")
+"""When the task's last request was let through to the venue, on the steady clock: before, it waited for the budget."""
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -227,24 +238,26 @@ class Page:
 class Venue:
     """One connection to a venue, as `connected` opens it. Every question may end in VenueTrouble."""
 
-    def __init__(self, venue: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget) -> None:
-        self.venue, self.manner = venue, manner
+    def __init__(self, venue: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget, now: Clock) -> None:
+        self.venue, self.manner, self._now = venue, manner, now
         self._ccxt, self._exchange, self._budget = ccxt, exchange, budget
         self._names: dict[str, str] = {}
         """ccxt's, by symbol."""
         self._symbols: dict[str, str] = {}
         """And back."""
-        self._clock_ahead_ns = 0
+        self._ahead_ns = 0
+        """Of the steady clock, so that nobody who sets the wall's changes the time here."""
+        self._is_clock_known = self._is_clock_doubtful = False
+        self._clock_asked_ns = 0
+        self._pongs: dict[str, tuple[int, int]] = {}
+        """By connection: the last one by ccxt's clock, which is the wall's, and when it was first seen, on the steady clock."""
         self._untrue_log_at = 0.0
 
     # What there is.
 
     async def load(self) -> dict[str, Instrument]:
         """The instruments of the venue's spot market, by symbol."""
-        if self._exchange.has["fetchTime"]:
-            asked_ns = time.time_ns()
-            told = await self._ask(self._exchange.fetch_time())
-            self._clock_ahead_ns = told * MILLISECOND_NS - (asked_ns + time.time_ns()) // 2
+        await self._ask_time()
         markets = await self._ask(self._exchange.load_markets(True))
         found: dict[str, Instrument] = {}
         for market in sorted(markets.values(), key=lambda market: market["symbol"]):
@@ -255,6 +268,24 @@ class Venue:
                 self._names[instrument.symbol] = market["symbol"]
                 self._symbols[market["symbol"]] = instrument.symbol
         return found
+
+    async def _ask_time(self) -> None:
+        """Raises VenueTrouble if it takes the venue too long to say, unless it has said before. Who does not say has our time."""
+        self._is_clock_doubtful, self._clock_asked_ns = False, self._now().steady_ns
+        if not self._exchange.has["fetchTime"]:
+            now = self._now()
+            self._ahead_ns = now.wall_ns - now.steady_ns
+            return
+        for _ in range(CLOCK_TRIES):
+            told = await self._ask(self._exchange.fetch_time())
+            asked_ns, answered_ns = ASKED_NS.get(), self._now().steady_ns
+            if answered_ns - asked_ns <= ROUND_TRIP_NS_MAX:
+                self._ahead_ns = told * MILLISECOND_NS - (asked_ns + answered_ns) // 2
+                self._is_clock_known = True
+                return
+            log.warning("a venue takes long to say what time it is", venue=self.venue)
+        if not self._is_clock_known:
+            raise VenueTrouble("it takes too long to say what time it is")
 
     # What comes.
 
@@ -288,6 +319,7 @@ class Venue:
 
     def take_trades(self) -> dict[str, list[Tick | None]]:
         """The trades told since the last time, by symbol; None for each that cannot be as it was told."""
+        self._look_at_pongs()
         # Only what is listened to is held there: venues list thousands.
         held, self._exchange.trades = self._exchange.trades or {}, {}
         return {
@@ -306,13 +338,23 @@ class Venue:
 
     def now_ns(self) -> int:
         """The time by the venue's clock."""
-        return time.time_ns() + self._clock_ahead_ns
+        return self._now().steady_ns + self._ahead_ns
 
     @property
     def heard_ns(self) -> int:
-        """When pings were answered last, by the venue's clock: what was told before has come. 0: never."""
-        heard = [client.lastPong for client in self._exchange.clients.values()]
-        return min(heard) * MILLISECOND_NS + self._clock_ahead_ns if heard and all(heard) else 0
+        """When pings were answered last, by the venue's clock: what was told before has come. 0: never.
+
+        It is as near as trades are taken often.
+        """
+        heard = [seen_ns for _, seen_ns in self._pongs.values()]
+        return min(heard) + self._ahead_ns if heard and len(heard) == len(self._exchange.clients) else 0
+
+    def _look_at_pongs(self) -> None:
+        steady_ns = self._now().steady_ns
+        for url, client in self._exchange.clients.items():
+            known = self._pongs.get(url)
+            if client.lastPong and (known is None or known[0] != client.lastPong):
+                self._pongs[url] = client.lastPong, steady_ns
 
     # What is on record.
 
@@ -321,6 +363,9 @@ class Venue:
 
         Where ids do not follow on each other, trades of that time may come again.
         """
+        if self._is_clock_doubtful and self._now().steady_ns - self._clock_asked_ns > DOUBT_NS:
+            # The venue's clock may have been set, or the machine have slept, and with it the steady clock.
+            await self._ask_time()
         if trade_id and self.manner.by_id:
             page = await self._record(symbol, None, PAGE_TRADES, {"fromId": int(trade_id) + 1})
             return page.after(int(trade_id)) if self.manner.ids_follow else list(page.trades)
@@ -393,6 +438,7 @@ class Venue:
         try:
             return tick_of(trade, self.manner, self.now_ns() + AHEAD_NS)
         except Untrue as untrue:
+            self._is_clock_doubtful = self._is_clock_doubtful or untrue.reason == "time"
             UNTRUE.labels(self.venue, untrue.reason).inc()
             if time.monotonic() >= self._untrue_log_at:
                 self._untrue_log_at = time.monotonic() + UNTRUE_LOG_SECONDS
@@ -436,10 +482,13 @@ class Venue:
     async def throttle(self, cost: float | None = None) -> None:
         """Asked by ccxt before each request."""
         await self._budget.take(cost or 1.0, Use.DATA, wait_seconds_max=BUDGET_WAIT_SECONDS)
+        ASKED_NS.set(self._now().steady_ns)
 
 
 @asynccontextmanager
-async def connected(venue: str, addresses: Addresses, redis: Redis, from_address: str) -> AsyncIterator[Venue]:
+async def connected(
+    venue: str, addresses: Addresses, redis: Redis, from_address: str, now: Clock = clock
+) -> AsyncIterator[Venue]:
     """A venue to be asked during the block. Raises VenueNotFound."""
     # A second, and 100 MB: for those who bring an exchange's data, and beside the loop.
     manner = await asyncio.to_thread(manner_of, venue)
@@ -463,7 +512,8 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
     if exchange.precisionMode != ccxt.TICK_SIZE or not exchange.has["watchTrades"]:
         await exchange.close()
         raise VenueNotFound(venue)
-    opened = Venue(venue, manner, ccxt, exchange, Budget(redis, venue, from_address, limits_from(exchange.rateLimit)))
+    budget = Budget(redis, venue, from_address, limits_from(exchange.rateLimit))
+    opened = Venue(venue, manner, ccxt, exchange, budget, now)
     exchange.throttle = opened.throttle
     exchange.fetch = in_json(exchange.fetch)
     if manner.book_levels:

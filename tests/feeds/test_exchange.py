@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from ccxt.async_support.base.ws import client as ccxt_client
 from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from tradeloom.feeds.v1.events_pb2 import InstrumentAnnounced
@@ -21,11 +22,11 @@ from libs.bus import feed as streams
 from libs.ids import uuid7
 from libs.store.database import Database
 from services.feeds import exchange, live, venues
-from services.feeds.domain import SECOND_NS, ExchangeSource, Feed, Missed
+from services.feeds.domain import SECOND_NS, Clock, ExchangeSource, Feed, Missed, clock
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import OrderBackfill, StartFeed, stop_feed
-from services.feeds.venues import BOOK_LEVELS, Addresses, Untrue, tick_of
-from tests.feeds.conftest import assert_numbered_without_gap_or_repeat, playing, until
+from services.feeds.venues import BOOK_LEVELS, Addresses, Untrue, VenueTrouble, tick_of
+from tests.feeds.conftest import SetClock, assert_numbered_without_gap_or_repeat, playing, until
 from tests.feeds.ports import PORTS, Port, Told, late_ids, live_ids, made_ids, made_in
 from tests.venues import faults
 from tests.venues.binance import Binance
@@ -71,10 +72,10 @@ async def start(database: Database, port: Port, *bases: str, has_book: bool = Fa
 
 
 @asynccontextmanager
-async def bringing(worker: Database, redis: Redis, port: Port) -> AsyncIterator[None]:
+async def bringing(worker: Database, redis: Redis, port: Port, now: Clock = clock) -> AsyncIterator[None]:
     """Feeds at work, and the venue followed by them."""
     addresses = {port.name: Addresses(port.venue.url, port.venue.streams_url)}
-    async with playing(worker, redis, addresses=addresses):
+    async with playing(worker, redis, addresses=addresses, now=now):
         await until(lambda: is_followed(port), seconds=20)
         yield
 
@@ -622,6 +623,68 @@ async def test_on_a_quiet_market_time_goes_on_as_long_as_the_venue_answers_pings
     assert moments == sorted(set(moments))
     assert moments[0] > made_in(market)[-1].time_ns // 1_000_000
     assert moments[-1] < time.time_ns() // 1_000_000 - 1_000
+
+
+async def test_a_wall_clock_that_is_set_changes_nothing_of_the_time_of_a_quiet_market(
+    rpc, worker, redis, port, market, told, monkeypatch
+):
+    monkeypatch.setattr(venues, "KEEPALIVE_SECONDS", 0.5)
+    set_clock = SetClock()
+    # ccxt has its own eyes for the wall's clock.
+    monkeypatch.setattr(ccxt_client, "milliseconds", lambda: set_clock().wall_ns // 1_000_000)
+    await start(rpc, port)
+    async with bringing(worker, redis, port, set_clock):
+        market.trade(100, 1)
+        await until(lambda: told.has_moments(2))
+        for seconds in (3_600, -3_600):
+            set_clock.set_seconds = seconds
+            count = len(moments_in(await told.batches()))
+            await until(lambda count=count: told.has_moments(count + 3))
+    moments = moments_in(await told.batches())
+    assert moments == sorted(set(moments))
+    assert moments[-1] < time.time_ns() // 1_000_000 - 1_000
+
+
+def moments_in(batches: list[TickBatch]) -> list[int]:
+    return [batch.market_time.ToMilliseconds() for batch in batches if batch.HasField("market_time")]
+
+
+async def test_a_venues_time_is_known_however_long_asking_waits_for_its_budget(redis, port):
+    port.venue.clock_offset_milliseconds = -7_200_000
+    addresses = Addresses(port.venue.url, port.venue.streams_url)
+    async with venues.connected(port.name, addresses, redis, "") as asked:
+        port.venue.faults.requests.append(replace(port.too_many(10), path="ime"))
+        with pytest.raises(VenueTrouble):
+            await asked.load()
+        await asked.load()
+        # Kraken tells whole seconds.
+        assert -1.2 * SECOND_NS < asked.now_ns() - port.now_ns() < 0.2 * SECOND_NS
+
+
+@on_binance
+async def test_a_venue_that_sets_its_clock_forward_is_asked_for_its_time_and_goes_on(
+    rpc, worker, redis, port, venue, market, told
+):
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            venue.clock_offset_milliseconds += 3_600_000
+            count = len(made_in(market))
+            await until(lambda: told.has_ticks(count + 20))
+        await until(lambda: told.has_all_of(market))
+    assert_told_as_it_was_traded(await told.batches(), market)
+
+
+@on_binance
+async def test_a_venue_that_takes_long_to_say_what_time_it_is_is_asked_again_and_then_not_believed(redis, port):
+    addresses = Addresses(port.venue.url, port.venue.streams_url)
+    async with venues.connected(port.name, addresses, redis, "") as asked:
+        port.venue.faults.requests.append(faults.slow(1.5, path="time", times=4))
+        with pytest.raises(VenueTrouble, match="what time it is"):
+            await asked.load()
+        await asked.load()
+        assert abs(asked.now_ns() - port.now_ns()) < SECOND_NS // 2
 
 
 @on_binance
