@@ -192,7 +192,7 @@ class Feeder:
                 log.warning("Redis takes no ticks", feed_id=str(feed.feed_id), cause=str(error))
                 await self._restore(lines)
             if loop.time() >= note_at:
-                # Without Postgres it goes on for as long as the lease is held.
+                # Without Postgres it goes on until another takes over.
                 with suppress(DatabaseUnavailable):
                     await self._note(feed, lines)
                 note_at = loop.time() + NOTE_SECONDS
