@@ -3,7 +3,8 @@
 Times of ticks and books are nanoseconds since 1970, their prices and quantities doubles.
 """
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -359,6 +360,14 @@ class Instant(NamedTuple):
 
     wall_ns: int
     steady_ns: int
+
+
+Clock = Callable[[], Instant]
+
+
+def clock() -> Instant:
+    """The machine's clocks."""
+    return Instant(time.time_ns(), time.monotonic_ns())
 
 
 class FeedNotFound(NotFound):

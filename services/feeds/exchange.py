@@ -44,7 +44,7 @@ from services.feeds.domain import (
 )
 from services.feeds.lines import BATCH_TICKS_MAX, Line
 from services.feeds.live import TRADES_WAITING_MAX, Hole, LiveLine, Sequencer, sequencer_of
-from services.feeds.venues import MILLISECOND_NS, PAGE_BARS, Venue, VenueTrouble
+from services.feeds.venues import MILLISECOND_NS, PAGE_BARS, UntrueTrade, Venue, VenueTrouble
 
 LOOK_SECONDS = 0.1
 LATE_SECONDS = 0.3
@@ -259,8 +259,12 @@ class OpenExchange:
     # What the venue tells.
 
     def _take(self, venue: Venue) -> None:
-        for symbol, trades in venue.take_trades().items():
+        for symbol, told in venue.take_trades().items():
             if channel := self._channels.get(symbol):
+                trades = [trade for trade in told if trade]
+                if len(trades) < len(told):
+                    # The record may know what could not be as it was told.
+                    channel.is_unsure = channel.is_unsure or bool(channel.trades.last_id)
                 channel.asked_at, channel.quiet_seconds = self._loop.time(), QUIET_SECONDS
                 if channel.is_torn:
                     channel.early.extend(trades)
@@ -352,8 +356,8 @@ class OpenExchange:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while await self._fetch(venue, symbol, channel):
                     pass
-        except TimeoutError:
-            # So much that it is still coming: the next live trade makes a hole of the rest.
+        except (TimeoutError, UntrueTrade):
+            # It is still coming, or cannot be as it is told: the next trade makes a hole of the rest.
             pass
         except VenueTrouble as trouble:
             log.warning("the record is asked again", instrument_id=channel.line.instrument_id, cause=str(trouble))
@@ -386,7 +390,13 @@ class OpenExchange:
         last, last_id = channel.trades.last, channel.trades.last_id
         time_ns = last.time_ns if last else channel.line.cut_time_ns or channel.begin_ns
         drop_count = channel.drop_count
-        page = await venue.trades_after(symbol, last_id, time_ns)
+        try:
+            page = await venue.trades_after(symbol, last_id, time_ns)
+        except UntrueTrade as untrue:
+            # What comes after it waits, so that it is a hole like another: asked for again, and then missed.
+            if channel.drop_count == drop_count:
+                self._tell(channel, channel.trades.add(untrue.later, time.monotonic_ns()))
+            raise
         if channel.drop_count != drop_count:
             return 0
         found = channel.trades.fill(page, time.monotonic_ns())

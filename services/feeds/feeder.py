@@ -6,9 +6,8 @@ number is given once: what was made and not appended is made again, under the nu
 """
 
 import asyncio
-import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,10 +30,10 @@ from services.feeds.clients import MarketData
 from services.feeds.domain import (
     DAY_NS,
     Backfill,
+    Clock,
     ExchangeSource,
     Feed,
     FeedState,
-    Instant,
     Instrument,
     Missed,
     Place,
@@ -68,13 +67,7 @@ SEQUENCE_MAX = 2**63 - 1
 TICKS = Counter("tradeloom_feed_ticks", "Ticks appended to the streams.", ["instrument_id"])
 LINGER_SECONDS = Gauge("tradeloom_feed_linger_seconds", "How long ticks wait for others now.", ["feed_id"])
 
-Clock = Callable[[], Instant]
-
 log = structlog.get_logger(__name__)
-
-
-def clock() -> Instant:
-    return Instant(time.time_ns(), time.monotonic_ns())
 
 
 class Feeder:
@@ -199,7 +192,7 @@ class Feeder:
                 log.warning("Redis takes no ticks", feed_id=str(feed.feed_id), cause=str(error))
                 await self._restore(lines)
             if loop.time() >= note_at:
-                # Without Postgres it goes on for as long as the lease is held.
+                # Without Postgres it goes on until another takes over.
                 with suppress(DatabaseUnavailable):
                     await self._note(feed, lines)
                 note_at = loop.time() + NOTE_SECONDS

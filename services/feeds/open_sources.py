@@ -16,6 +16,7 @@ from services.feeds import wire
 from services.feeds.domain import (
     HISTORY_BAR_SIZE,
     SECOND_NS,
+    Clock,
     ExchangeSource,
     Instant,
     Instrument,
@@ -27,6 +28,7 @@ from services.feeds.domain import (
     SymbolsNotFound,
     VenueNotFound,
     VenueUnavailable,
+    clock,
 )
 from services.feeds.exchange import Desk, OpenExchange
 from services.feeds.lines import CATCH_UP_SECONDS, Line, Pace, SimulatedLine
@@ -77,6 +79,7 @@ class Sources:
     replay_folder: Path | None = None
     addresses: Mapping[str, Addresses] = field(default_factory=dict)
     from_address: str = ""
+    now: Clock = clock
 
     async def open(self, source: Source) -> OpenSource:
         """Raises ReplayFileInvalid or VenueNotFound."""
@@ -131,7 +134,7 @@ class Sources:
 
     def connected(self, venue: str) -> AbstractAsyncContextManager[Venue]:
         """The venue, to be asked during the block. Raises VenueNotFound."""
-        return connected(venue, self.addresses.get(venue, Addresses()), self.redis, self.from_address)
+        return connected(venue, self.addresses.get(venue, Addresses()), self.redis, self.from_address, self.now)
 
 
 class Planned:

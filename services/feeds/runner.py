@@ -14,8 +14,8 @@ from libs.store.background import Backoff, running
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import LeaseLost, fence, holding
 from services.feeds.clients import MarketData
-from services.feeds.domain import FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound
-from services.feeds.feeder import Clock, Feeder, clock
+from services.feeds.domain import Clock, FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound, clock
+from services.feeds.feeder import Feeder
 from services.feeds.open_sources import Sources
 from services.feeds.room import Room
 from services.feeds.store import FeedStore
@@ -60,7 +60,7 @@ class Runner:
                 try:
                     await self._look()
                 except DatabaseUnavailable as error:
-                    # What is played goes on for as long as its lease is held.
+                    # What is played goes on until another takes it.
                     log.warning("feeds are not looked after", cause=str(error))
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
@@ -115,7 +115,9 @@ class Runner:
             started_at = time.monotonic()
             try:
                 await self._prepare(feed_id)
-                async with holding(self._database, f"feed/{feed_id}") as lease:
+                # Without Postgres it goes on: Redis takes nothing from who was succeeded. What nobody can store meanwhile waits
+                # there, as far as the room of its instrument goes, and beyond is told as a gap.
+                async with holding(self._database, f"feed/{feed_id}", until_taken=True) as lease:
                     try:
                         feeder = Feeder(
                             self._database, self._redis, lease, self._sources, self._marketdata, self._now, self._room

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 import structlog
+from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from libs.bus.budget import Budget, Limits, Use
@@ -27,9 +29,11 @@ from services.feeds.domain import (
     BarSize,
     Book,
     BookLevel,
+    Clock,
     Instrument,
     Tick,
     VenueNotFound,
+    clock,
 )
 
 PAGE_TRADES = 1_000
@@ -49,12 +53,22 @@ BUDGET_BURST_SECONDS = 20.0
 """The share of what a venue allows that fills the bucket, and how much of it is saved: in no minute both exceed the whole."""
 CLOSE_SECONDS = 5.0
 NUMBERS_MAX = 10**18
-"""What a precision or a limit may be, either way; anything else is not understood."""
+"""What a precision, a limit, a price or a quantity may be; anything else is not understood."""
 MICROSECOND_NS, MILLISECOND_NS = 1_000, 1_000_000
 UNSURE_NS = 1_000 * MILLISECOND_NS
 """The time of a trade in the stream is this near to the one on record."""
 BEHIND_NS = 2_000 * MILLISECOND_NS
 """The time by a venue's clock may be so much later than we take it for: some tell whole seconds."""
+AHEAD_NS = 5_000 * MILLISECOND_NS
+"""A trade that is dated later than this after the venue's time was not made then."""
+ROUND_TRIP_NS_MAX = 1_000 * MILLISECOND_NS
+CLOCK_TRIES = 3
+"""A venue that takes longer to say what time it is is asked again so often: in half a round trip lies all that is not known."""
+DOUBT_NS = 5_000 * MILLISECOND_NS
+"""At most so often a venue is asked what time it is because its trades are dated later."""
+TRADE_ID_MAX = 64
+UNTRUE_LOG_SECONDS = 60.0
+"""So seldom is it logged that a venue tells of trades that cannot be; each is counted."""
 
 TROUBLE_CHARACTERS_MAX = 200
 ASSET = re.compile(r"[A-Z0-9._-]{1,16}", re.ASCII)
@@ -155,6 +169,13 @@ def limits_from(rate_limit_milliseconds: float) -> Limits:
     return Limits(units_per_second * BUDGET_BURST_SECONDS, units_per_second)
 
 
+UNTRUE = Counter(
+    "tradeloom_feed_untrue_trades", "Trades that cannot be as a venue told them, and were dropped.", ["venue", "reason"]
+)
+
+ASKED_NS: ContextVar[int] = ContextVar("asked_ns")
+"""When the task's last request was let through to the venue, on the steady clock: before, it waited for the budget."""
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -165,26 +186,78 @@ class VenueTrouble(Exception):
     """The venue did not do what it was asked; another time it may."""
 
 
+class UntrueTrade(VenueTrouble):
+    """The next trade on record cannot be as it is told; later are those of its page that come after it."""
+
+    def __init__(self, trade_id: int, later: Sequence[Tick]) -> None:
+        super().__init__(f"trade {trade_id} cannot be as it is on record")
+        self.later = later
+
+
+class Untrue(Exception):
+    """A trade cannot be as it is told: the reason is what of it cannot."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Of the record, the oldest first. At least one of its trades can be, unless it is empty."""
+
+    trades: Sequence[Tick]
+    untrue_ids: Sequence[int] = ()
+    """Of those that cannot be as they are told, where ids follow."""
+    is_full: bool = False
+
+    @property
+    def first_id(self) -> int:
+        return min([int(self.trades[0].trade_id), *self.untrue_ids])
+
+    @property
+    def last_id(self) -> int:
+        return max([int(self.trades[-1].trade_id), *self.untrue_ids])
+
+    def is_before(self, trade_id: int) -> bool:
+        """Whether it is full and does not go beyond an id."""
+        return self.is_full and self.last_id <= trade_id
+
+    def after(self, trade_id: int) -> list[Tick]:
+        """The trades after an id, up to one that cannot be. Raises UntrueTrade if that is the first of them."""
+        later = [trade for trade in self.trades if int(trade.trade_id) > trade_id]
+        untrue_id = min((each for each in self.untrue_ids if each > trade_id), default=None)
+        if untrue_id is None:
+            return later
+        before = [trade for trade in later if int(trade.trade_id) < untrue_id]
+        if not before:
+            raise UntrueTrade(untrue_id, later)
+        return before
+
+
 class Venue:
     """One connection to a venue, as `connected` opens it. Every question may end in VenueTrouble."""
 
-    def __init__(self, venue: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget) -> None:
-        self.venue, self.manner = venue, manner
+    def __init__(self, venue: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget, now: Clock) -> None:
+        self.venue, self.manner, self._now = venue, manner, now
         self._ccxt, self._exchange, self._budget = ccxt, exchange, budget
         self._names: dict[str, str] = {}
         """ccxt's, by symbol."""
         self._symbols: dict[str, str] = {}
         """And back."""
-        self._clock_ahead_ns = 0
+        self._ahead_ns = 0
+        """Of the steady clock, so that nobody who sets the wall's changes the time here."""
+        self._is_clock_known = self._is_clock_doubtful = False
+        self._clock_asked_ns = 0
+        self._pongs: dict[str, tuple[int, int]] = {}
+        """By connection: the last one by ccxt's clock, which is the wall's, and when it was first seen, on the steady clock."""
+        self._untrue_log_at = 0.0
 
     # What there is.
 
     async def load(self) -> dict[str, Instrument]:
         """The instruments of the venue's spot market, by symbol."""
-        if self._exchange.has["fetchTime"]:
-            asked_ns = time.time_ns()
-            told = await self._ask(self._exchange.fetch_time())
-            self._clock_ahead_ns = told * MILLISECOND_NS - (asked_ns + time.time_ns()) // 2
+        await self._ask_time()
         markets = await self._ask(self._exchange.load_markets(True))
         found: dict[str, Instrument] = {}
         for market in sorted(markets.values(), key=lambda market: market["symbol"]):
@@ -195,6 +268,24 @@ class Venue:
                 self._names[instrument.symbol] = market["symbol"]
                 self._symbols[market["symbol"]] = instrument.symbol
         return found
+
+    async def _ask_time(self) -> None:
+        """Raises VenueTrouble if it takes the venue too long to say, unless it has said before. Who does not say has our time."""
+        self._is_clock_doubtful, self._clock_asked_ns = False, self._now().steady_ns
+        if not self._exchange.has["fetchTime"]:
+            now = self._now()
+            self._ahead_ns = now.wall_ns - now.steady_ns
+            return
+        for _ in range(CLOCK_TRIES):
+            told = await self._ask(self._exchange.fetch_time())
+            asked_ns, answered_ns = ASKED_NS.get(), self._now().steady_ns
+            if answered_ns - asked_ns <= ROUND_TRIP_NS_MAX:
+                self._ahead_ns = told * MILLISECOND_NS - (asked_ns + answered_ns) // 2
+                self._is_clock_known = True
+                return
+            log.warning("a venue takes long to say what time it is", venue=self.venue)
+        if not self._is_clock_known:
+            raise VenueTrouble("it takes too long to say what time it is")
 
     # What comes.
 
@@ -226,14 +317,16 @@ class Venue:
             await self._ask(watch(about))
             wake()
 
-    def take_trades(self) -> dict[str, list[Tick]]:
-        """The trades told since the last time, by symbol. Raises VenueTrouble for one that is none."""
+    def take_trades(self) -> dict[str, list[Tick | None]]:
+        """The trades told since the last time, by symbol; None for each that cannot be as it was told."""
+        self._look_at_pongs()
         # Only what is listened to is held there: venues list thousands.
         held, self._exchange.trades = self._exchange.trades or {}, {}
-        try:
-            return {self._symbols[name]: [self._tick(trade) for trade in trades] for name, trades in held.items()}
-        except (TypeError, ValueError, KeyError) as error:
-            raise VenueTrouble(f"a trade is none: {error}") from error
+        return {
+            symbol: [self._tick(trade) for trade in trades]
+            for name, trades in held.items()
+            if (symbol := self._symbols.get(name))
+        }
 
     def book(self, symbol: str) -> Book | None:
         """The best of the book as it now stands; None before it was told, or while a side of it is empty."""
@@ -245,13 +338,23 @@ class Venue:
 
     def now_ns(self) -> int:
         """The time by the venue's clock."""
-        return time.time_ns() + self._clock_ahead_ns
+        return self._now().steady_ns + self._ahead_ns
 
     @property
     def heard_ns(self) -> int:
-        """When pings were answered last, by the venue's clock: what was told before has come. 0: never."""
-        heard = [client.lastPong for client in self._exchange.clients.values()]
-        return min(heard) * MILLISECOND_NS + self._clock_ahead_ns if heard and all(heard) else 0
+        """When pings were answered last, by the venue's clock: what was told before has come. 0: never.
+
+        It is as near as trades are taken often.
+        """
+        heard = [seen_ns for _, seen_ns in self._pongs.values()]
+        return min(heard) + self._ahead_ns if heard and len(heard) == len(self._exchange.clients) else 0
+
+    def _look_at_pongs(self) -> None:
+        steady_ns = self._now().steady_ns
+        for url, client in self._exchange.clients.items():
+            known = self._pongs.get(url)
+            if client.lastPong and (known is None or known[0] != client.lastPong):
+                self._pongs[url] = client.lastPong, steady_ns
 
     # What is on record.
 
@@ -260,26 +363,33 @@ class Venue:
 
         Where ids do not follow on each other, trades of that time may come again.
         """
+        if self._is_clock_doubtful and self._now().steady_ns - self._clock_asked_ns > DOUBT_NS:
+            # The venue's clock may have been set, or the machine have slept, and with it the steady clock.
+            await self._ask_time()
         if trade_id and self.manner.by_id:
-            return await self._record(symbol, None, PAGE_TRADES, {"fromId": int(trade_id) + 1})
+            page = await self._record(symbol, None, PAGE_TRADES, {"fromId": int(trade_id) + 1})
+            return page.after(int(trade_id)) if self.manner.ids_follow else list(page.trades)
         page = await self._page_from(symbol, time_ns)
-        if not (trade_id and self.manner.ids_follow):
-            ids = [trade.trade_id for trade in page]
+        if not self.manner.ids_follow:
+            ids = [trade.trade_id for trade in page.trades]
             if trade_id in ids:
-                return page[ids.index(trade_id) + 1 :]
-            return [trade for trade in page if trade.time_ns >= time_ns]
-        if page and int(page[0].trade_id) > int(trade_id) + 1:
+                return list(page.trades[ids.index(trade_id) + 1 :])
+            return [trade for trade in page.trades if trade.time_ns >= time_ns]
+        if not trade_id:
+            earlier = [int(trade.trade_id) for trade in page.trades if trade.time_ns < time_ns]
+            return page.after(max(earlier, default=-1))
+        if page.trades and page.first_id > int(trade_id) + 1:
             # Either there is no such id, or the time was not the one on record.
             page = await self._page_from(symbol, time_ns - UNSURE_NS)
-        if is_before(page, int(trade_id)):
-            page = await self._page_beyond(symbol, int(trade_id), page[-1].time_ns)
-        return [trade for trade in page if int(trade.trade_id) > int(trade_id)]
+        if page.trades and page.is_before(int(trade_id)):
+            page = await self._page_beyond(symbol, int(trade_id), page.trades[-1].time_ns)
+        return page.after(int(trade_id))
 
     async def newest_trade(self, symbol: str) -> Tick | None:
         found = await self._record(symbol, None, 1, {})
-        return found[-1] if found else None
+        return found.trades[-1] if found.trades else None
 
-    async def _page_from(self, symbol: str, time_ns: int) -> list[Tick]:
+    async def _page_from(self, symbol: str, time_ns: int) -> Page:
         """The oldest trades on record from a time on, or from a little before."""
         if not self.manner.since:
             return await self._record(symbol, time_ns // MILLISECOND_NS, PAGE_TRADES, {})
@@ -288,33 +398,57 @@ class Venue:
         since = max(0, time_ns - max(unit_ns, MICROSECOND_NS)) // unit_ns
         return await self._record(symbol, None, PAGE_TRADES, {name: since})
 
-    async def _page_beyond(self, symbol: str, trade_id: int, low_ns: int) -> list[Tick]:
+    async def _page_beyond(self, symbol: str, trade_id: int, low_ns: int) -> Page:
         """The page that goes beyond an id, of a record that can only be asked by time: from one before it, near or far."""
         high_ns, at_ns = self.now_ns() + BEHIND_NS, low_ns
         while high_ns - low_ns > MICROSECOND_NS:
             page = await self._page_from(symbol, at_ns)
-            if at_ns > low_ns and (not page or int(page[0].trade_id) > trade_id + 1):
+            if at_ns > low_ns and (not page.trades or page.first_id > trade_id + 1):
                 high_ns = at_ns
-            elif not is_before(page, trade_id):
+            elif not page.trades or not page.is_before(trade_id):
                 return page
-            elif (reached_ns := max(at_ns, page[-1].time_ns)) > low_ns:
+            elif (reached_ns := max(at_ns, page.trades[-1].time_ns)) > low_ns:
                 low_ns = reached_ns
-                if trade_id - int(page[-1].trade_id) < PAGE_TRADES:
+                if trade_id - page.last_id < PAGE_TRADES:
                     at_ns = low_ns
                     continue
             at_ns = (low_ns + high_ns) // 2
         raise VenueTrouble(f"more trades were made at once than can be asked for, after {trade_id}")
 
-    async def _record(self, symbol: str, since: int | None, limit: int, more: Mapping[str, Any]) -> list[Tick]:
-        async def ask() -> list[Tick]:
+    async def _record(self, symbol: str, since: int | None, limit: int, more: Mapping[str, Any]) -> Page:
+        async def ask() -> Page:
             found = await self._exchange.fetch_trades(self._names[symbol], since, limit, dict(more))
-            ticks = [self._tick(trade) for trade in found]
-            return sorted(ticks, key=lambda tick: int(tick.trade_id) if self.manner.ids_follow else tick.time_ns)
+            told = [(trade, self._tick(trade)) for trade in found]
+            ids_follow = self.manner.ids_follow
+            # One of which not even the id is known cannot be told from others: then the page is none.
+            untrue_ids = (
+                sorted(int(id_of(trade, self.manner)) for trade, tick in told if not tick) if ids_follow else ()
+            )
+            ticks = [tick for _, tick in told if tick is not None]
+            if found and not ticks:
+                if untrue_ids:
+                    raise UntrueTrade(untrue_ids[0], [])
+                raise ValueError("no trade of a page can be as it is on record")
+            ticks.sort(key=lambda tick: int(tick.trade_id) if ids_follow else tick.time_ns)
+            return Page(ticks, untrue_ids, is_full=len(found) >= PAGE_TRADES)
 
         return await self._ask(ask())
 
-    def _tick(self, trade: Mapping[str, Any]) -> Tick:
-        return tick_of(trade, self.manner.time_ns_of(trade))
+    def _tick(self, trade: Mapping[str, Any]) -> Tick | None:
+        try:
+            return tick_of(trade, self.manner, self.now_ns() + AHEAD_NS)
+        except Untrue as untrue:
+            self._is_clock_doubtful = self._is_clock_doubtful or untrue.reason == "time"
+            UNTRUE.labels(self.venue, untrue.reason).inc()
+            if time.monotonic() >= self._untrue_log_at:
+                self._untrue_log_at = time.monotonic() + UNTRUE_LOG_SECONDS
+                log.warning(
+                    "a trade cannot be as it is told",
+                    venue=self.venue,
+                    reason=untrue.reason,
+                    told=repr(trade.get("info"))[:TROUBLE_CHARACTERS_MAX],
+                )
+            return None
 
     async def bars_from(self, symbol: str, size: BarSize, time_ns: int) -> list[Bar]:
         """The next bars on record that open from a time on, the oldest first; also such as have not ended.
@@ -335,6 +469,8 @@ class Venue:
         """Makes one exception of the many ways in which venues fail, and ccxt in reading what they say."""
         try:
             return await asked
+        except VenueTrouble:
+            raise
         except Exception as error:
             if isinstance(error, (self._ccxt.DDoSProtection, self._ccxt.RateLimitExceeded)):
                 # Whoever goes on asking is banned, and banned for longer.
@@ -346,10 +482,13 @@ class Venue:
     async def throttle(self, cost: float | None = None) -> None:
         """Asked by ccxt before each request."""
         await self._budget.take(cost or 1.0, Use.DATA, wait_seconds_max=BUDGET_WAIT_SECONDS)
+        ASKED_NS.set(self._now().steady_ns)
 
 
 @asynccontextmanager
-async def connected(venue: str, addresses: Addresses, redis: Redis, from_address: str) -> AsyncIterator[Venue]:
+async def connected(
+    venue: str, addresses: Addresses, redis: Redis, from_address: str, now: Clock = clock
+) -> AsyncIterator[Venue]:
     """A venue to be asked during the block. Raises VenueNotFound."""
     # A second, and 100 MB: for those who bring an exchange's data, and beside the loop.
     manner = await asyncio.to_thread(manner_of, venue)
@@ -373,7 +512,8 @@ async def connected(venue: str, addresses: Addresses, redis: Redis, from_address
     if exchange.precisionMode != ccxt.TICK_SIZE or not exchange.has["watchTrades"]:
         await exchange.close()
         raise VenueNotFound(venue)
-    opened = Venue(venue, manner, ccxt, exchange, Budget(redis, venue, from_address, limits_from(exchange.rateLimit)))
+    budget = Budget(redis, venue, from_address, limits_from(exchange.rateLimit))
+    opened = Venue(venue, manner, ccxt, exchange, budget, now)
     exchange.throttle = opened.throttle
     exchange.fetch = in_json(exchange.fetch)
     if manner.book_levels:
@@ -470,16 +610,44 @@ def decimal_of(number: Any) -> Decimal | None:
     return found if found.is_finite() and 0 <= found < NUMBERS_MAX else None
 
 
-def tick_of(trade: Mapping[str, Any], time_ns: int) -> Tick:
-    """Raises for a trade without a price or a quantity."""
+def tick_of(trade: Mapping[str, Any], manner: Manner, latest_ns: int) -> Tick:
+    """Raises Untrue for a trade that cannot be, as without a price, or after that time."""
     side = trade.get("side")
+    trade_id = id_of(trade, manner)
+    try:
+        time_ns = manner.time_ns_of(trade)
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
+        raise Untrue("time") from error
+    if not 0 < time_ns <= latest_ns:
+        raise Untrue("time")
     return Tick(
         time_ns,
-        float(trade["price"]),
-        float(trade["amount"]),
+        number_of(trade, "price", "price"),
+        number_of(trade, "amount", "quantity"),
         {"buy": Aggressor.BUYER, "sell": Aggressor.SELLER}.get(side) if side else None,
-        str(trade["id"] or ""),
+        trade_id,
     )
+
+
+def number_of(trade: Mapping[str, Any], name: str, reason: str) -> float:
+    """A number above 0. Raises Untrue."""
+    try:
+        number = float(trade[name])
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        raise Untrue(reason) from error
+    if not 0 < number < NUMBERS_MAX:
+        raise Untrue(reason)
+    return number
+
+
+def id_of(trade: Mapping[str, Any], manner: Manner) -> str:
+    """Raises Untrue for what is none."""
+    trade_id = str(trade.get("id") or "")
+    if not 0 < len(trade_id) <= TRADE_ID_MAX or not trade_id.isprintable():
+        raise Untrue("id")
+    if manner.ids_follow and not (trade_id.isascii() and trade_id.isdigit()):
+        raise Untrue("id")
+    return trade_id
 
 
 def bar_of(told: Sequence[Any]) -> Bar:
@@ -487,11 +655,6 @@ def bar_of(told: Sequence[Any]) -> Bar:
     opened, *values = told[:6]
     first, high, low, last, volume = map(float, values)
     return Bar(int(opened) * MILLISECOND_NS, first, high, low, last, volume, int(told[6]) if len(told) > 6 else 0)
-
-
-def is_before(page: Sequence[Tick], trade_id: int) -> bool:
-    """Whether a page of the record is full and does not go beyond an id."""
-    return len(page) >= PAGE_TRADES and int(page[-1].trade_id) <= trade_id
 
 
 def levels_of(side: Sequence[Sequence[float]]) -> tuple[BookLevel, ...]:

@@ -5,6 +5,8 @@ reaches, fenced by the share's lease, so whatever dies in between, the next stor
 is Redis told how far it may trim. If ticks were trimmed before they were stored (its memory bound), a new span of coverage begins,
 readers are told of the gap, and it is written down.
 
+An instrument that cannot be stored, as Postgres refuses what it has, is set aside and tried again later by itself; the others go on.
+
 A tick corrects its bars however late it comes, as long as they are kept; one that is older than what is kept of ticks is counted
 and not stored. Nothing of a market is kept in memory but the cursor: bars are joined to those that the database has.
 """
@@ -21,12 +23,13 @@ from datetime import UTC, date, datetime, timedelta
 import structlog
 from prometheus_client import Counter
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from libs.bus import feed
 from libs.bus.feed import READ_BATCHES, Cursor, Entry
-from libs.store.background import running
-from libs.store.database import Connection, Database
-from libs.store.leases import Lease, fence
+from libs.store.background import Backoff, running
+from libs.store.database import Connection, Database, DatabaseUnavailable
+from libs.store.leases import Lease, LeaseLost, fence
 from libs.store.shares import Share, sharing
 from services.marketdata import candle_store, columns, gap_store, parts, sessions, tick_store, wire
 from services.marketdata.bars import Bars, bars_of
@@ -40,12 +43,16 @@ from services.marketdata.turns import give_way
 TOO_LATE = Counter(
     "tradeloom_ticks_too_late", "Ticks that were not stored, being older than what is kept.", ["instrument_id"]
 )
+SET_ASIDE = Counter("tradeloom_storing_set_aside", "Times that an instrument could not be stored.", ["instrument_id"])
 
 log = structlog.get_logger(__name__)
 
 SHARES = 16
 LOOK_SECONDS = 1.0
 """How often it is asked which instruments there are."""
+ASIDE_SECONDS_FIRST = 1.0
+ASIDE_SECONDS_MAX = 60.0
+"""So long an instrument that could not be stored is left alone; its ticks wait in Redis."""
 BLOCK_SECONDS = 0.25
 READ_INSTRUMENTS = 25
 """Instruments read at once: with READ_BATCHES of 500 ticks each, that is 50 MB."""
@@ -73,6 +80,15 @@ class Series:
     cursor: Cursor
     calendar_name: str = ""
     """Of the calendar that was looked for."""
+
+
+@dataclass(slots=True)
+class Aside:
+    """An instrument that could not be stored the last time."""
+
+    backoff: Backoff = field(default_factory=lambda: Backoff(ASIDE_SECONDS_FIRST, ASIDE_SECONDS_MAX))
+    try_at: float = 0.0
+    """By the event loop's time."""
 
 
 @dataclass(slots=True)
@@ -166,6 +182,7 @@ class Storer:
     def __init__(self, database: Database, redis: Redis, *, interval_seconds: float) -> None:
         self._database, self._redis, self._interval_seconds = database, redis, interval_seconds
         self._series: dict[str, Series] = {}
+        self._aside: dict[str, Aside] = {}
         self._parts: set[Part] = set()
         """Those that are known to be there."""
         self._leases: dict[str, Lease] = {}
@@ -205,7 +222,8 @@ class Storer:
                 "SELECT instrument_id, series.calendar FROM instruments JOIN series USING (instrument_id) WHERE has_feed"
             )
             names = {row["instrument_id"]: row["calendar"] for row in found if share_of(row["instrument_id"]) in held}
-            new = [instrument_id for instrument_id in names if instrument_id not in self._series]
+            self._aside = {key: aside for key, aside in self._aside.items() if key in names}
+            new = [key for key in names if key not in self._series and self._may_be_tried(key, now)]
             spans = await tick_store.newest_spans(rows, new)
         for instrument_id in new:
             cursor = spans[instrument_id].until if instrument_id in spans else Cursor(instrument_id, 0, 0)
@@ -222,7 +240,11 @@ class Storer:
             if unknown := names.keys() - self._calendars.keys():
                 log.error("calendars are not known any more, so there are no new days", instrument_ids=sorted(unknown))
         for instrument_id, name in names.items():
-            self._series[instrument_id].calendar_name = name
+            if instrument_id in self._series:
+                self._series[instrument_id].calendar_name = name
+
+    def _may_be_tried(self, instrument_id: str, now: float) -> bool:
+        return instrument_id not in self._aside or self._aside[instrument_id].try_at <= now
 
     async def _store_new(self) -> bool:
         """Whether there is more than was read."""
@@ -235,10 +257,35 @@ class Storer:
             by_instrument: dict[str, list[Entry]] = {}
             for entry in entries:
                 by_instrument.setdefault(entry.cursor.instrument_id, []).append(entry)
-            for some in at_once(by_instrument):
-                await self._store(some)
+            doubtful = by_instrument.keys() & self._aside.keys()
+            sound = {key: read for key, read in by_instrument.items() if key not in doubtful}
+            for some in [*at_once(sound), *({key: by_instrument[key]} for key in sorted(doubtful))]:
+                await self._store_what_can_be(some)
             is_behind = is_behind or any(len(read) >= READ_BATCHES for read in by_instrument.values())
         return is_behind
+
+    async def _store_what_can_be(self, entries: Mapping[str, Sequence[Entry]]) -> None:
+        """Stores them together or, if that fails, each by itself; sets those aside that cannot be."""
+        try:
+            await self._store(entries)
+        except (DatabaseUnavailable, LeaseLost, RedisError):
+            raise
+        except Exception:
+            self._parts.clear()
+            if len(entries) > 1:
+                for instrument_id, read in entries.items():
+                    await self._store_what_can_be({instrument_id: read})
+                return
+            [instrument_id] = entries
+            aside = self._aside.setdefault(instrument_id, Aside())
+            seconds = aside.backoff.next_seconds()
+            aside.try_at = asyncio.get_running_loop().time() + seconds
+            # What is in memory may not be what was committed.
+            del self._series[instrument_id]
+            SET_ASIDE.labels(instrument_id).inc()
+            log.exception(
+                "an instrument cannot be stored", instrument_id=instrument_id, again_seconds=round(seconds, 1)
+            )
 
     async def _store(self, entries: Mapping[str, Sequence[Entry]]) -> None:
         leases = {
@@ -266,6 +313,7 @@ class Storer:
             await tick_store.write_spans(rows, [span for change in changes.values() for span in change.spans])
         for instrument_id, change in changes.items():
             self._series[instrument_id].cursor = change.cursor
+            self._aside.pop(instrument_id, None)
             if change.too_late:
                 TOO_LATE.labels(instrument_id).inc(change.too_late)
                 log.warning("ticks are older than what is kept", instrument_id=instrument_id, ticks=change.too_late)

@@ -287,9 +287,11 @@ async def test_a_killed_postgres_holds_up_no_reader_and_has_everything_afterward
     await copy_database(mortal_postgres.server, mesh.TEMPLATE, "mesh_faults")
     async with standing(replace(installation, postgres=mortal_postgres.server, database="mesh_faults")) as stand:
         mortal_postgres.kill()
-        await stand.sees(40)
+        # More than twice as long as a lease is good for.
+        await stand.sees(round(RATE * 15))
         mortal_postgres.start()
     assert_seamless(stand.reader)
+    assert len({batch.epoch for batch in stand.reader.batches}) == 1
 
 
 MISHAPS: dict[str, Callable[[Binance], Any]] = {

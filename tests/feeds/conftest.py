@@ -19,8 +19,7 @@ from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, TickBatc
 from libs.bus import feed as streams
 from libs.store.database import Database, open_database
 from services.feeds.clients import MarketData
-from services.feeds.domain import Instant
-from services.feeds.feeder import Clock, clock
+from services.feeds.domain import Clock, Instant, clock
 from services.feeds.open_sources import Sources
 from services.feeds.room import Room
 from services.feeds.runner import Runner
@@ -96,7 +95,7 @@ async def playing(
     Without a channel nobody is where marketdata should be.
     """
     async with aio.insecure_channel(NOWHERE) as nowhere:
-        sources = Sources(redis, folder, addresses or {})
+        sources = Sources(redis, folder, addresses or {}, now=now)
         runner = Runner(worker, redis, sources, MarketData(marketdata or nowhere), now, room)
         task = asyncio.create_task(runner.run())
         try:

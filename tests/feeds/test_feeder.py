@@ -32,6 +32,7 @@ from services.feeds.domain import (
     ReplaySource,
     SimulatedSource,
     Tick,
+    clock,
 )
 from services.feeds.feeder import Feeder
 from services.feeds.lines import BATCH_TICKS_MAX
@@ -268,9 +269,9 @@ async def test_a_feeder_without_its_lease_neither_begins_nor_notes(rpc, worker, 
     stolen = Lease(f"feed/{feed.feed_id}", "nobody", 99)
     with pytest.raises(leases.LeaseLost):
         async with aio.insecure_channel(NOWHERE) as nowhere:
-            await Feeder(
-                worker, redis, stolen, Sources(redis), MarketData(nowhere), feeder.clock, Room(worker, redis)
-            ).play(feed.feed_id)
+            await Feeder(worker, redis, stolen, Sources(redis), MarketData(nowhere), clock, Room(worker, redis)).play(
+                feed.feed_id
+            )
     assert await streams.newest(redis, [BTC]) == {}
 
 

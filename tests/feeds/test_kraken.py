@@ -10,7 +10,17 @@ from redis.asyncio import Redis
 
 from services.feeds import venues
 from services.feeds.domain import SECOND_NS, Aggressor, Tick
-from services.feeds.venues import BOOK_LEVELS, PAGE_TRADES, Addresses, Venue, VenueTrouble, budget_of, connected
+from services.feeds.venues import (
+    BOOK_LEVELS,
+    PAGE_TRADES,
+    Addresses,
+    Page,
+    UntrueTrade,
+    Venue,
+    VenueTrouble,
+    budget_of,
+    connected,
+)
 from tests.feeds.conftest import until
 from tests.venues import faults
 from tests.venues.kraken import Kraken, kraken
@@ -125,6 +135,18 @@ async def test_more_trades_at_one_time_than_a_page_holds_are_no_end_of_the_recor
     assert ids(await all_after(venue, str(last.trade_id - 1), first.time)) == [last.trade_id]
 
 
+def test_a_page_ends_before_a_trade_that_cannot_be_and_is_as_full_with_it_as_without():
+    first, third = (Tick(number, 1.0, 1.0, None, str(number)) for number in (1, 3))
+    page = Page([first, third], untrue_ids=[2, 4], is_full=True)
+    assert page.after(0) == [first]
+    with pytest.raises(UntrueTrade, match="trade 2 cannot be") as raised:
+        page.after(1)
+    assert raised.value.later == [third]
+    assert page.after(2) == [third]
+    assert (page.first_id, page.last_id) == (1, 4)
+    assert (page.is_before(3), page.is_before(4)) == (False, True)
+
+
 async def test_a_trade_has_the_same_time_in_the_stream_and_on_record(there: Kraken, market: Market, venue: Venue):
     hearing = asyncio.create_task(venue.hear_trades([SYMBOL], lambda: None))
     await until(lambda: follows(there))
@@ -134,7 +156,7 @@ async def test_a_trade_has_the_same_time_in_the_stream_and_on_record(there: Krak
     heard: list[Tick] = []
 
     async def have_come() -> bool:
-        heard.extend(venue.take_trades().get(SYMBOL, []))
+        heard.extend(trade for trade in venue.take_trades().get(SYMBOL, []) if trade)
         return len(heard) >= 6
 
     await until(have_come)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import polars as pl
 import pytest
+from prometheus_client import REGISTRY
 
 from libs.bus import feed
 from libs.bus.feed import Outdated
@@ -267,3 +268,35 @@ async def test_an_import_that_takes_long_holds_up_only_its_own_instrument(instal
             assert await stored_ticks(installation) == []
         await stored_through(installation, feeder)
     assert await stored_ticks(installation) == sent(feeder)
+
+
+async def test_an_instrument_that_postgres_refuses_holds_up_no_other_and_is_tried_until_it_is_stored(
+    installation, redis, monkeypatch
+):
+    monkeypatch.setattr(storing, "LOOK_SECONDS", 0.05)
+    await announce(installation, BTC, ETH)
+    feeder, other = Feeder(redis), Feeder(redis, ETH)
+    await select(installation, f"ALTER TABLE market_data_ticks ADD CONSTRAINT refused CHECK (instrument_id <> '{BTC}')")
+    for one in (feeder, other):
+        await one.tick((0, 10), (1, 11))
+    times_before = times_set_aside(BTC)
+    async with storer_of(installation, redis):
+        await stored_through(installation, other)
+
+        async def was_tried_again() -> bool:
+            return times_set_aside(BTC) >= times_before + 2
+
+        await until(was_tried_again)
+        for one in (feeder, other):
+            await one.tick((2, 12))
+        await stored_through(installation, other)
+        assert await stored_ticks(installation) == []
+        await select(installation, "ALTER TABLE market_data_ticks DROP CONSTRAINT refused")
+        await stored_through(installation, feeder)
+    assert await stored_ticks(installation) == sent(feeder)
+    assert await stored_ticks(installation, ETH) == sent(other)
+    assert times_set_aside(ETH) == 0
+
+
+def times_set_aside(instrument_id: str) -> float:
+    return REGISTRY.get_sample_value("tradeloom_storing_set_aside_total", {"instrument_id": instrument_id}) or 0.0

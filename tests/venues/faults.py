@@ -6,13 +6,19 @@ A test writes the script beforehand, and what happens follows from it alone: not
 import asyncio
 import json
 import math
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from typing import Any
 
 from aiohttp import web
+
+YEAR_SECONDS = 365 * 86_400
+Lie = Callable[[str], str]
+"""Makes another text of a true one."""
 
 
 @dataclass
@@ -20,7 +26,8 @@ class RequestFault:
     """Befalls so many requests of that method to a path that ends so; what is not said is any.
 
     The asker waits for those seconds, and then has the status and the body, or a broken connection, or waits for ever. It
-    has the true answer where there is no status. Nothing is done of what was asked, unless it says done.
+    has the true answer where there is no status, or what a lie makes of it. Nothing is done of what was asked, unless it says
+    done.
     """
 
     status: int = 0
@@ -30,6 +37,7 @@ class RequestFault:
     breaks: bool = False
     silent: bool = False
     done: bool = False
+    lie: Lie | None = None
     method: str = ""
     path: str = ""
     times: float = 1
@@ -81,11 +89,16 @@ def lost_answer(**of: Any) -> RequestFault:
     return RequestFault(breaks=True, done=True, **of)
 
 
+def lying(lie: Lie, **of: Any) -> RequestFault:
+    return RequestFault(lie=lie, **of)
+
+
 class Mishap(Enum):
     DUPLICATE = auto()  # sent twice
     OUT_OF_ORDER = auto()  # sent after the stream's next
     MISSING = auto()  # not sent
     MALFORMED = auto()  # sent cut off
+    LYING = auto()  # sent with something in it that is not so
     DISCONNECT = auto()  # not sent, and whoever would have had it is disconnected
 
 
@@ -103,6 +116,7 @@ class MessageFault:
     after: int = 0
     times: float = 1
     close_frame: bool = True
+    lie: Lie = str
 
 
 def duplicate(times: int = 1, **of: Any) -> MessageFault:
@@ -129,6 +143,36 @@ def malformed(times: int = 1, **of: Any) -> MessageFault:
 
 def disconnect(*, close_frame: bool = True, **of: Any) -> MessageFault:
     return MessageFault(Mishap.DISCONNECT, close_frame=close_frame, **of)
+
+
+def later(seconds: int) -> Lie:
+    """Dates the first trade in a text so much later."""
+
+    def moved(found: re.Match[str]) -> str:
+        if milliseconds := found["milliseconds"]:
+            return str(int(milliseconds) + seconds * 1_000)
+        return (datetime.fromisoformat(found["written"]) + timedelta(seconds=seconds)).isoformat()
+
+    times = r'(?:(?<="T":)|(?<="T": ))(?P<milliseconds>\d+)|(?<="timestamp":")(?P<written>[^"]+)'
+    return lambda text: re.sub(times, moved, text, count=1)
+
+
+def instead(names: str, value: str) -> Lie:
+    """Gives the first number of that name, or of one of those, another value."""
+    return lambda text: re.sub(rf'("(?:{names})": ?"?)[\d.]+', rf"\g<1>{value}", text, count=1)
+
+
+def lying_time(seconds: int = YEAR_SECONDS, **of: Any) -> MessageFault:
+    """A trade is dated so much later than it was made."""
+    return MessageFault(Mishap.LYING, lie=later(seconds), **of)
+
+
+def lying_price(price: str = "-5", **of: Any) -> MessageFault:
+    return MessageFault(Mishap.LYING, lie=instead("p|price", price), **of)
+
+
+def lying_quantity(quantity: str = "-1", **of: Any) -> MessageFault:
+    return MessageFault(Mishap.LYING, lie=instead("q|qty", quantity), **of)
 
 
 @dataclass
@@ -174,4 +218,7 @@ async def befall(
         request.transport.abort()
     if fault.status or fault.breaks:
         return web.Response(status=fault.status or 500, headers=fault.headers, text=fault.body)
-    return response or await answered(request)
+    response = response or await answered(request)
+    if fault.lie and isinstance(response, web.Response):
+        response.text = fault.lie(response.text or "")
+    return response

@@ -108,6 +108,8 @@ class Streams:
         if fault and mishap is Mishap.DISCONNECT:
             self.cut(stream, close_frame=fault.close_frame)
             return
+        if fault and mishap is Mishap.LYING:
+            text = fault.lie(text)
         copies = {Mishap.MISSING: 0, Mishap.DUPLICATE: 2}.get(mishap, 1) if mishap else 1
         for _ in range(copies):
             self._send(stream, text[: len(text) // 2] if mishap is Mishap.MALFORMED else text)

@@ -1,9 +1,14 @@
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from libs.store import leases
+from libs.store.database import Connection, Database, DatabaseUnavailable
 from libs.store.leases import Lease, LeaseLost, acquire, fence, holding, new_owner, release, renew
 from libs.store.shares import Share
 
@@ -133,12 +138,48 @@ async def test_holding_waits_for_the_other_to_let_go(worker):
     assert order == ["first", "first done", "second", "second done"]
 
 
-async def test_a_holder_that_lost_its_lease_is_cancelled(worker, sample):
+@pytest.mark.parametrize("until_taken", [False, True])
+async def test_a_holder_that_lost_its_lease_is_cancelled(worker, sample, until_taken):
     with pytest.raises(LeaseLost):
-        async with holding(worker, "feed"):
+        async with holding(worker, "feed", until_taken=until_taken):
             await expire(sample)
             assert await take(worker, "thief", "feed")
             await asyncio.sleep(leases.LEASE_SECONDS * 2)
+
+
+class Away(Database):
+    """The database of another, which goes away and comes back."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database._pool)
+        self.is_away = False
+
+    @asynccontextmanager
+    async def transaction(self, *user_ids: UUID, **more: Any) -> AsyncIterator[Connection]:
+        if self.is_away:
+            raise DatabaseUnavailable("it is away")
+        async with super().transaction(*user_ids, **more) as rows:
+            yield rows
+
+
+async def test_a_holder_that_cannot_renew_is_cancelled_in_time(worker):
+    database = Away(worker)
+    with pytest.raises(LeaseLost):
+        async with holding(database, "orders"):
+            database.is_away = True
+            await asyncio.sleep(leases.LEASE_SECONDS * 2)
+
+
+async def test_until_it_is_taken_a_holder_goes_on_without_postgres_and_renews_afterwards(worker):
+    database = Away(worker)
+    async with holding(database, "feed", until_taken=True) as lease:
+        database.is_away = True
+        await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
+        database.is_away = False
+        await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
+        async with worker.transaction() as rows:
+            await fence(rows, lease)
+        assert await take(worker, "thief", "feed") == []
 
 
 async def test_a_holder_keeps_its_lease_beyond_its_life(worker):
