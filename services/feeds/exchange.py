@@ -4,6 +4,9 @@ A trade that does not come when the one after it has is waited for a moment, as 
 venue's record, while what is newer waits. After PATIENCE_SECONDS the market goes on: what is missing is told as missed, and
 brought later as backfill. After a reconnection, and where it has been quiet for long, the record is asked as well.
 
+Ids are believed as far as the record bears them out: a trade beyond the newest on record is let go, and where a venue numbers
+anew from below, the market goes on from the record, and what lies between is told as missed.
+
 All of an instrument's state that another replica needs is in its stream and its place: the id and the time of its last trade.
 
 Minutes that the trades cannot have whole, as those before a feed's start, are brought as the venue's own bars, beside the stream.
@@ -51,6 +54,8 @@ LATE_SECONDS = 0.3
 """A trade may come so long after the one that follows it, before it is fetched."""
 PATIENCE_SECONDS = 5.0
 """The market waits so long for what is missing."""
+NEWEST_SECONDS = 2.0
+"""And then so long to learn whether it can be missing at all."""
 RETRY_SECONDS = 0.5
 BOOK_SECONDS = 0.2
 """At most so often is a book told."""
@@ -78,6 +83,9 @@ RECONNECT_SECONDS_MAX = 30.0
 REPEATS = Counter("tradeloom_feed_repeats", "Trades that a venue told again.", ["instrument_id"])
 MISSED = Counter("tradeloom_feed_missed", "Times that trades were told as missed.", ["instrument_id"])
 MENDED = Counter("tradeloom_feed_mended", "Trades that were fetched since they had not come.", ["instrument_id"])
+UNRECORDED = Counter(
+    "tradeloom_feed_unrecorded", "Trades let go with ids beyond the newest on record.", ["instrument_id"]
+)
 RECONNECTIONS = Counter("tradeloom_feed_reconnections", "Connections to a venue that were lost.", ["venue"])
 
 log = structlog.get_logger(__name__)
@@ -126,7 +134,7 @@ class Channel:
     reached_ns: int
     """Market time of the newest event offered."""
     early: deque[Tick]
-    """Told while it was torn, which is for as long as it takes to ask the record for the newest trade."""
+    """Told while it was held, which is for as long as it takes to ask the record for the newest trade."""
     drop_count: int = 0
     """How often what waited was let go: what was asked of the record before then begins too late."""
     event_at: float = 0.0
@@ -136,6 +144,11 @@ class Channel:
     book_at: float = 0.0
     book: Book | None = None
     mending: asyncio.Task[None] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what is told now waits for what is on record."""
+        return self.is_torn or self.trades.is_astray
 
 
 class OpenExchange:
@@ -172,7 +185,7 @@ class OpenExchange:
         self._channels = {
             place.instrument_id.partition(":")[2]: Channel(
                 line=LiveLine(place, quotes[place.instrument_id], self.woken.set),
-                trades=sequencer_of(self._ids_follow, place.trade_id),
+                trades=sequencer_of(self._ids_follow, place.trade_id, place.position),
                 begin_ns=now.wall_ns,
                 is_unsure=bool(place.trade_id),
                 is_torn=place.is_torn and bool(place.trade_id),
@@ -266,7 +279,7 @@ class OpenExchange:
                     # The record may know what could not be as it was told.
                     channel.is_unsure = channel.is_unsure or bool(channel.trades.last_id)
                 channel.asked_at, channel.quiet_seconds = self._loop.time(), QUIET_SECONDS
-                if channel.is_torn:
+                if channel.is_held:
                     channel.early.extend(trades)
                 else:
                     self._add(channel, trades)
@@ -283,7 +296,7 @@ class OpenExchange:
         if channel.line.is_full:
             # Redis takes less than comes. What waits is let go, and fetched again after what was cut.
             dropped = [*channel.line.drop(), *trades]
-            channel.trades.go_back(channel.line.cut_trade_id, dropped)
+            channel.trades.go_back(channel.line.cut_trade_id, channel.line.cut_time_ns, dropped)
             channel.is_unsure = True
             channel.drop_count += 1
             return
@@ -318,7 +331,7 @@ class OpenExchange:
     def _mending(self, venue: Venue, desk: Desk, symbol: str, channel: Channel) -> Coroutine[None, None, None] | None:
         """What there is to do for an instrument now, if anything is."""
         hole = channel.trades.hole
-        if channel.is_torn:
+        if channel.is_held:
             return self._begin_anew(venue, desk, symbol, channel)
         if hole is not None:
             waited_seconds = (time.monotonic_ns() - hole.since_ns) / SECOND_NS
@@ -342,12 +355,33 @@ class OpenExchange:
             if isinstance(error, VenueTrouble) and patience_seconds > RETRY_SECONDS:
                 await asyncio.sleep(RETRY_SECONDS)
                 return
-        if (hole_left := channel.trades.hole) is not None:
+        newest = await self._newest(venue, symbol)
+        if (hole_left := channel.trades.hole) is not None and newest and self._is_later(hole_left.before, newest):
+            # Whoever follows such an id takes all real trades for told. If the record is only late, they are fetched.
+            count = channel.trades.drop_waiting()
+            channel.is_unsure = True
+            UNRECORDED.labels(channel.line.instrument_id).inc(count)
+            log.warning(
+                "trades beyond the record were let go",
+                instrument_id=channel.line.instrument_id,
+                count=count,
+                first=hole_left.before.trade_id,
+                newest=newest.trade_id,
+            )
+        elif hole_left is not None:
             await self._order(desk, channel, hole_left.missed)
             # It may have come after all while that was noted: only what is still missing is told so.
             if (hole_left := channel.trades.hole) is not None:
                 self._miss(channel, hole_left.missed)
                 self._tell(channel, channel.trades.pass_over())
+
+    async def _newest(self, venue: Venue, symbol: str) -> Tick | None:
+        """The newest trade on record; None where it does not say so soon."""
+        try:
+            async with asyncio.timeout(NEWEST_SECONDS):
+                return await venue.newest_trade(symbol)
+        except (TimeoutError, VenueTrouble):
+            return None
 
     async def _catch_up(self, venue: Venue, symbol: str, channel: Channel) -> None:
         """Brings what was traded while nobody listened, up to the newest on record."""
@@ -387,11 +421,10 @@ class OpenExchange:
 
     async def _fetch(self, venue: Venue, symbol: str, channel: Channel) -> int:
         """Takes a page of the record after the last trade; how many trades of it were new."""
-        last, last_id = channel.trades.last, channel.trades.last_id
-        time_ns = last.time_ns if last else channel.line.cut_time_ns or channel.begin_ns
+        time_ns = channel.trades.last_ns or channel.begin_ns
         drop_count = channel.drop_count
         try:
-            page = await venue.trades_after(symbol, last_id, time_ns)
+            page = await venue.trades_after(symbol, channel.trades.last_id, time_ns)
         except UntrueTrade as untrue:
             # What comes after it waits, so that it is a hole like another: asked for again, and then missed.
             if channel.drop_count == drop_count:
@@ -412,17 +445,38 @@ class OpenExchange:
             log.warning("the record is asked again", instrument_id=channel.line.instrument_id, cause=str(trouble))
             await asyncio.sleep(RETRY_SECONDS)
             return
-        last_id = channel.trades.last_id
-        if newest is not None and newest.trade_id != last_id:
+        trades, missed = channel.trades, None
+        if newest is not None and self._is_below(newest, trades):
+            log.warning(
+                "a venue numbers its trades anew",
+                instrument_id=channel.line.instrument_id,
+                last=trades.last_id,
+                newest=newest.trade_id,
+            )
+            # By their ids nothing would lie between.
+            missed = Missed("", "", trades.last_ns, newest.time_ns + MILLISECOND_NS)
+        elif newest is not None and channel.is_torn and newest.trade_id != trades.last_id:
             before_id = str(int(newest.trade_id) + 1) if self._ids_follow else ""
-            missed = Missed(last_id, before_id, channel.line.cut_time_ns, newest.time_ns + MILLISECOND_NS)
+            missed = Missed(trades.last_id, before_id, trades.last_ns, newest.time_ns + MILLISECOND_NS)
+        if newest is not None and missed is not None:
             await self._order(desk, channel, missed)
             self._miss(channel, missed)
-            channel.trades = sequencer_of(self._ids_follow, newest.trade_id)
+            channel.trades = sequencer_of(self._ids_follow, newest.trade_id, newest.time_ns)
+        elif trades.is_astray:
+            # The record knows of no such thing, or not yet.
+            await asyncio.sleep(RETRY_SECONDS)
+            channel.trades = sequencer_of(self._ids_follow, trades.last_id, trades.last_ns)
+            channel.is_unsure = True
         channel.is_torn = False
         # Those up to the newest are within what is brought.
-        self._add(channel, [trade for trade in channel.early if newest is None or self._is_later(trade, newest)])
+        held = [trade for trade in channel.early if newest is None or self._is_later(trade, newest)]
         channel.early.clear()
+        self._add(channel, held)
+
+    def _is_below(self, trade: Tick, trades: Sequencer) -> bool:
+        """Whether a trade was made after the last one, and has a lower id."""
+        is_lower = self._ids_follow and trades.last_id != "" and int(trade.trade_id) < int(trades.last_id)
+        return is_lower and trade.time_ns > trades.last_ns
 
     def _is_later(self, trade: Tick, other: Tick) -> bool:
         if self._ids_follow:
@@ -455,7 +509,7 @@ class OpenExchange:
 
     def _tell_moment(self, venue: Venue, channel: Channel) -> None:
         """On a quiet market, time goes on as long as pings are answered."""
-        if channel.is_unsure or channel.is_torn or self._loop.time() - channel.event_at < MOMENT_SECONDS:
+        if channel.is_unsure or channel.is_held or self._loop.time() - channel.event_at < MOMENT_SECONDS:
             return
         moment_ns = venue.heard_ns - round(MOMENT_LAG_SECONDS * SECOND_NS)
         if moment_ns > channel.reached_ns:

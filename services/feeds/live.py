@@ -17,6 +17,9 @@ TRADES_WAITING_MAX = 20_000
 """Of one instrument, for one that is missing before them. Beyond, it is told as missed."""
 IDS_KNOWN_MAX = 20_000
 """Of trades whose ids do not follow on each other: so many are known again."""
+ASTRAY_TRADES = 3
+ASTRAY_NS = 1_000_000_000
+"""So many in a row with ids up to the last trade's, and so much later than it: they are not the trades that had these ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,16 @@ class Sequencer(Protocol):
         ...
 
     @property
+    def last_ns(self) -> int:
+        """When that was; 0 where it is not known."""
+        ...
+
+    @property
+    def is_astray(self) -> bool:
+        """Whether the venue numbers anew, from below the last trade's id; or that one was none of its ids."""
+        ...
+
+    @property
     def waiting_count(self) -> int:
         """Trades that wait for one before them."""
         ...
@@ -72,7 +85,11 @@ class Sequencer(Protocol):
         """Goes on without what is missing; returns what is in order now."""
         ...
 
-    def go_back(self, last_id: str, dropped: Iterable[Tick]) -> None:
+    def drop_waiting(self) -> int:
+        """Lets go of the trades that wait; how many they were."""
+        ...
+
+    def go_back(self, last_id: str, last_ns: int, dropped: Iterable[Tick]) -> None:
         """Goes on after an earlier trade: those dropped have not been told, and nothing waits any more."""
         ...
 
@@ -80,16 +97,26 @@ class Sequencer(Protocol):
 class FollowingIds:
     """For venues that number an instrument's trades one by one."""
 
-    def __init__(self, last_id: str) -> None:
+    def __init__(self, last_id: str, last_ns: int = 0) -> None:
         self.last: Tick | None = None
         self.repeat_count = 0
         self._last = int(last_id) if last_id else None
+        self._begin_ns = last_ns
         self._waiting: dict[int, Tick] = {}
         self._since_ns = 0
+        self._astray_count = 0
 
     @property
     def last_id(self) -> str:
         return "" if self._last is None else str(self._last)
+
+    @property
+    def last_ns(self) -> int:
+        return self.last.time_ns if self.last else self._begin_ns
+
+    @property
+    def is_astray(self) -> bool:
+        return self._astray_count >= ASTRAY_TRADES
 
     def add(self, trades: Iterable[Tick], now_ns: int) -> list[Tick]:
         was_whole = not self._waiting
@@ -97,11 +124,15 @@ class FollowingIds:
             number = int(trade.trade_id)
             if (self._last is not None and number <= self._last) or number in self._waiting:
                 self.repeat_count += 1
+                if self._begins_anew(number, trade):
+                    self._astray_count += 1
             else:
                 self._waiting[number] = trade
         if self._last is None and self._waiting:
             self._last = min(self._waiting) - 1
         ready = self._in_order()
+        if ready:
+            self._astray_count = 0
         if was_whole:
             self._since_ns = now_ns
         return ready
@@ -132,13 +163,24 @@ class FollowingIds:
         self._last = min(self._waiting) - 1
         return self._in_order()
 
-    def go_back(self, last_id: str, dropped: Iterable[Tick]) -> None:
+    def drop_waiting(self) -> int:
+        count = len(self._waiting)
+        self._waiting.clear()
+        return count
+
+    def go_back(self, last_id: str, last_ns: int, dropped: Iterable[Tick]) -> None:
         self._last, self.last = int(last_id) if last_id else None, None
+        self._begin_ns = last_ns
         self._waiting.clear()
 
     @property
     def waiting_count(self) -> int:
         return len(self._waiting)
+
+    def _begins_anew(self, number: int, trade: Tick) -> bool:
+        """Whether a trade that is told again by its id is another one by its time."""
+        is_known = self._last is not None and number <= self._last
+        return is_known and 0 < self.last_ns < trade.time_ns - ASTRAY_NS
 
     def _in_order(self) -> list[Tick]:
         ready: list[Tick] = []
@@ -154,10 +196,11 @@ class DistinctIds:
 
     hole = None
     waiting_count = 0
+    is_astray = False
 
-    def __init__(self, last_id: str) -> None:
+    def __init__(self, last_id: str, last_ns: int = 0) -> None:
         self.last: Tick | None = None
-        self.last_id = last_id
+        self.last_id, self.last_ns = last_id, last_ns
         self.repeat_count = 0
         self._known: OrderedDict[str, None] = OrderedDict.fromkeys([last_id])
 
@@ -170,7 +213,7 @@ class DistinctIds:
             self._known[trade.trade_id] = None
             if len(self._known) > IDS_KNOWN_MAX:
                 self._known.popitem(last=False)
-            self.last, self.last_id = trade, trade.trade_id
+            self.last, self.last_id, self.last_ns = trade, trade.trade_id, trade.time_ns
             ready.append(trade)
         return ready
 
@@ -180,14 +223,17 @@ class DistinctIds:
     def pass_over(self) -> list[Tick]:
         return []
 
-    def go_back(self, last_id: str, dropped: Iterable[Tick]) -> None:
-        self.last, self.last_id = None, last_id
+    def drop_waiting(self) -> int:
+        return 0
+
+    def go_back(self, last_id: str, last_ns: int, dropped: Iterable[Tick]) -> None:
+        self.last, self.last_id, self.last_ns = None, last_id, last_ns
         for trade in dropped:
             self._known.pop(trade.trade_id, None)
 
 
-def sequencer_of(ids_follow: bool, last_id: str) -> Sequencer:
-    return FollowingIds(last_id) if ids_follow else DistinctIds(last_id)
+def sequencer_of(ids_follow: bool, last_id: str, last_ns: int) -> Sequencer:
+    return FollowingIds(last_id, last_ns) if ids_follow else DistinctIds(last_id, last_ns)
 
 
 class LiveLine(Line):

@@ -356,6 +356,83 @@ async def test_ids_that_the_venue_has_never_given_are_not_missed(rpc, worker, re
     assert_told_as_it_was_traded(await told.batches(), market)
 
 
+async def test_a_trade_with_an_id_beyond_the_record_is_let_go_and_every_other_is_told(
+    rpc, worker, redis, port, venue, market, told, monkeypatch
+):
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 0.5)
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            venue.faults.messages.append(faults.lying_id(stream=port.stream, times=2))
+            await until(lambda: told.has_ticks(100))
+        await until(lambda: told.has_all_of(market))
+    assert_told_as_it_was_traded(await told.batches(), market)
+
+
+LIE = 10**12
+
+
+async def test_an_id_that_was_believed_while_the_record_failed_does_not_end_the_market(
+    rpc, worker, redis, port, venue, market, told, monkeypatch
+):
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 0.5)
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            venue.faults.requests.append(faults.server_error(path=port.record, times=10**6))
+            venue.faults.messages.append(faults.lying_id(LIE, stream=port.stream))
+
+            async def is_believed() -> bool:
+                return LIE in live_ids(await told.batches())
+
+            await until(is_believed)
+    # Nor does it for who takes over from there.
+    venue.faults.requests.clear()
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=2):
+            count = len(live_ids(await told.batches()))
+            await until(lambda: told.has_ticks(count + 60))
+        await until(lambda: told.has_all_of(market))
+    batches = await told.batches()
+    assert_numbered_without_gap_or_repeat(batches)
+    live = live_ids(batches)
+    assert live.count(LIE) == 1
+    assert len(set(live)) == len(live)
+    assert live[-1] == made_ids(market)[-1]
+    assert set(live + late_ids(batches)) - {LIE} == set(made_ids(market, live[0]))
+
+
+@on_binance
+async def test_a_venue_that_numbers_anew_from_below_goes_on_from_its_record_and_what_lies_between_is_told_as_missed(
+    rpc, worker, redis, port, venue, market, told
+):
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+        last = made_in(market)[-1]
+        await until(lambda: told.has_all_of(market))
+        market.renumber()
+        async with venue.trading(port.symbol, RATE, seed=2):
+            await until(lambda: told.has_missed())
+            await until(lambda: told.has_filled())
+            await until(lambda: told.has_ticks(150))
+        await until(lambda: told.has_all_of(market))
+    batches = await told.batches()
+    assert_numbered_without_gap_or_repeat(batches)
+    live = live_ids(batches)
+    after = live[live.index(last.trade_id) + 1 :]
+    assert after == list(range(after[0], made_ids(market)[-1] + 1))
+    assert set(after + late_ids(batches)) == set(made_ids(market))
+    [missed] = [batch.missed for batch in batches if batch.HasField("missed")]
+    assert (missed.after_trade_id, missed.before_trade_id) == ("", "")
+    assert missed.start_time.ToNanoseconds() == last.time_ns
+    [filled] = [batch.filled for batch in batches if batch.HasField("filled")]
+    assert filled == missed
+
+
 def make_experimental(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nothing were known of the venue but that ccxt speaks to it."""
     known = venues.MANNERS["BINANCE"]

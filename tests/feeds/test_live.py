@@ -114,6 +114,23 @@ def test_of_ids_that_only_tell_trades_apart_so_many_are_known_again():
     assert numbers(one.add([trade(0), trade(IDS_KNOWN_MAX)], 0)) == [0]
 
 
+@pytest.mark.parametrize(("ids", "is_astray"), [((5, 6, 7), True), ((5, 6), False), ((5, 6, 101, 7), False)])
+def test_ids_that_begin_anew_from_below_are_seen_by_the_times_of_their_trades(ids, is_astray):
+    one = FollowingIds("100", 100_000)
+    for number in ids:
+        one.add([trade(number)._replace(time_ns=2_000_000_000 if number < 100 else 101_000)], 0)
+    assert one.is_astray is is_astray
+    assert one.repeat_count == sum(number < 100 for number in ids)
+
+
+@given(messages)
+def test_trades_that_come_late_or_again_are_never_taken_for_such_that_begin_anew(pushed):
+    one = FollowingIds(str(FIRST - 1), (FIRST - 1) * 1_000)
+    for message in pushed:
+        one.add(map(trade, message), 0)
+    assert not one.is_astray
+
+
 NOW = Instant(0, 0)
 
 
@@ -184,6 +201,9 @@ class Record:
 
     def __init__(self) -> None:
         self.asked, self.let = asyncio.Event(), asyncio.Event()
+
+    async def newest_trade(self, symbol: str) -> Tick | None:
+        return trade(110)
 
     async def trades_after(self, symbol: str, trade_id: str, time_ns: int) -> list[Tick]:
         self.asked.set()

@@ -66,6 +66,10 @@ class Market(AnyMarket):
     def stream(self) -> str:
         return self.symbol.lower()
 
+    def renumber(self, first_id: int = 1) -> None:
+        super().renumber(first_id)
+        self.aggregates.clear()
+
     # What it tells at once.
 
     def traded(self, trade: Trade) -> None:

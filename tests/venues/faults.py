@@ -175,6 +175,11 @@ def lying_quantity(quantity: str = "-1", **of: Any) -> MessageFault:
     return MessageFault(Mishap.LYING, lie=instead("q|qty", quantity), **of)
 
 
+def lying_id(trade_id: int = 10**12, **of: Any) -> MessageFault:
+    """A trade is told under an id that the venue has not given."""
+    return MessageFault(Mishap.LYING, lie=instead("a|trade_id", str(trade_id)), **of)
+
+
 @dataclass
 class Faults:
     """The script of a venue. The first fault that is for a request or a message befalls it."""

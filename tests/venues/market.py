@@ -120,6 +120,11 @@ class Market:
         self._next_trade_id += count
         self._next_aggregate_id += count
 
+    def renumber(self, first_id: int = 1) -> None:
+        """Ids begin anew, from lower ones; under the old ones nothing is on record any more."""
+        self._next_trade_id = self._next_aggregate_id = first_id
+        self.trades.clear()
+
     def take(self, side: Side | str, quantity: Number, *, limit: Number | None = None) -> list[Trade]:
         """Others take from the book what it offers, no worse than the limit."""
         limit = None if limit is None else Decimal(limit)
