@@ -296,6 +296,12 @@ class Backfill:
             return int(trade.trade_id) < int(self.bounds.before_trade_id)
         return trade.time_ns < self.bounds.end_ns
 
+    @property
+    def has_all_ids(self) -> bool:
+        """Whether no id is left between what was reached and the trade that ends it, where ids follow on each other."""
+        before_id, reached_id = self.bounds.before_trade_id, self.reached_trade_id
+        return bool(before_id and reached_id) and int(reached_id) + 1 >= int(before_id)
+
     def after(self, trades: Sequence[Tick], *, has_ended: bool) -> "Backfill":
         """As it stands once these have been brought."""
         return replace(

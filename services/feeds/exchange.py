@@ -559,7 +559,13 @@ class OpenExchange:
             except VenueTrouble as trouble:
                 return trouble
             wanted = [trade for trade in page if backfill.wants(trade, ids_follow=self._ids_follow)]
-            is_last = len(wanted) < len(page) or not wanted or wanted[-1].trade_id == backfill.reached_trade_id
+            if self._ids_follow and backfill.bounds.before_trade_id:
+                is_last = len(wanted) < len(page) or backfill.after(wanted, has_ended=False).has_all_ids
+                if not page and not is_last:
+                    # There is such a trade, so this is not the end of what there is.
+                    return VenueTrouble(f"the record ends before {backfill.bounds.before_trade_id}")
+            else:
+                is_last = len(wanted) < len(page) or not wanted or wanted[-1].trade_id == backfill.reached_trade_id
             chunks = [tuple(wanted[at : at + BATCH_TICKS_MAX]) for at in range(0, len(wanted), BATCH_TICKS_MAX)] or [()]
             for chunk in chunks[:-1]:
                 await line.tell_backfill(Backfilled(chunk, None))

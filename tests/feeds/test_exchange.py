@@ -656,6 +656,58 @@ async def test_trades_of_the_past_are_brought_by_time_and_by_id_to_exactly_their
 
 
 @on_binance
+async def test_a_page_without_trades_ends_no_backfill_before_the_trade_that_it_goes_up_to(
+    rpc, worker, redis, port, venue, market, told
+):
+    for number in range(1_500):
+        market.trade(100 + number % 7, 1)
+    ids = made_ids(market)
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        venue.faults.requests.extend([faults.empty_page(path=port.record), faults.empty_page(path=port.record)])
+        order = OrderBackfill(uuid7, lambda: datetime.now(UTC))
+        async with rpc.transaction() as rows:
+            await order(FeedStore(rows), port.btc, Missed(str(ids[9]), str(ids[-1]), 0, 0))
+            # Nothing of its last id is known yet, but that none is left before it.
+            await order(FeedStore(rows), port.btc, Missed(str(ids[-3]), str(ids[-1] + 1), 0, 0))
+
+        async def have_ended() -> bool:
+            return all(one.state.value != "running" for one in await backfills_of(rpc, port))
+
+        await until(have_ended)
+    assert not venue.faults.requests
+    assert late_ids(await told.batches()) == ids[10:-1] + ids[-2:]
+    assert [(one.state.value, one.tick_count) for one in await backfills_of(rpc, port)] == [
+        ("finished", 1_489),
+        ("finished", 2),
+    ]
+
+
+@on_binance
+async def test_a_backfill_up_to_a_trade_that_the_record_never_comes_to_fails_and_nothing_is_told_as_filled(
+    rpc, worker, redis, port, market, told, monkeypatch
+):
+    monkeypatch.setattr(exchange, "BACKFILL_FAILURES_MAX", 2)
+    for number in range(20):
+        market.trade(100 + number % 7, 1)
+    ids = made_ids(market)
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        order = OrderBackfill(uuid7, lambda: datetime.now(UTC))
+        async with rpc.transaction() as rows:
+            await order(FeedStore(rows), port.btc, Missed(str(ids[9]), str(LIE), 0, 0))
+
+        async def has_failed() -> bool:
+            return [one.state.value for one in await backfills_of(rpc, port)] == ["failed"]
+
+        await until(has_failed)
+    batches = await told.batches()
+    assert late_ids(batches) == ids[10:]
+    assert not any(batch.HasField("filled") for batch in batches)
+    assert [one.failure for one in await backfills_of(rpc, port)] == [f"the record ends before {LIE}"]
+
+
+@on_binance
 async def test_instruments_are_told_with_the_venues_own_steps_and_limits_and_told_again_when_they_change(
     rpc, worker, redis, port, venue, market, monkeypatch
 ):

@@ -72,6 +72,11 @@ def malformed_answer(**of: Any) -> RequestFault:
     return RequestFault(200, {"Content-Type": "application/json"}, '{"symbol":"BTCUSDT","orderId":', **of)
 
 
+def empty_page(**of: Any) -> RequestFault:
+    """As if nothing were on record, as Binance says it."""
+    return RequestFault(200, {"Content-Type": "application/json"}, "[]", **of)
+
+
 def slow(seconds: float, **of: Any) -> RequestFault:
     return RequestFault(seconds=seconds, **of)
 
