@@ -7,6 +7,9 @@ brought later as backfill. After a reconnection, and where it has been quiet for
 Ids are believed as far as the record bears them out: a trade beyond the newest on record is let go, and where a venue numbers
 anew from below, the market goes on from the record, and what lies between is told as missed.
 
+Where ids only tell trades apart, or there are none, holes cannot be seen. There the place at which a connection was lost is kept:
+what the next one tells is held until the record has come to it, or patience is at its end and what lies between is told as missed.
+
 All of an instrument's state that another replica needs is in its stream and its place: the id and the time of its last trade.
 
 Minutes that the trades cannot have whole, as those before a feed's start, are brought as the venue's own bars, beside the stream.
@@ -134,7 +137,11 @@ class Channel:
     reached_ns: int
     """Market time of the newest event offered."""
     early: deque[Tick]
-    """Told while it was held, which is for as long as it takes to ask the record for the newest trade."""
+    """Told while it was held, which is for as long as it takes to ask the record."""
+    is_heard: bool = False
+    """Whether a trade came over this connection."""
+    held_at: float = 0.0
+    """When the first of the early ones came."""
     drop_count: int = 0
     """How often what waited was let go: what was asked of the record before then begins too late."""
     event_at: float = 0.0
@@ -148,7 +155,7 @@ class Channel:
     @property
     def is_held(self) -> bool:
         """Whether what is told now waits for what is on record."""
-        return self.is_torn or self.trades.is_astray
+        return self.is_torn or self.trades.is_astray or (self.is_unsure and not self.trades.sees_holes)
 
 
 class OpenExchange:
@@ -187,8 +194,8 @@ class OpenExchange:
                 line=LiveLine(place, quotes[place.instrument_id], self.woken.set),
                 trades=sequencer_of(self._ids_follow, place.trade_id, place.position),
                 begin_ns=now.wall_ns,
-                is_unsure=bool(place.trade_id),
-                is_torn=place.is_torn and bool(place.trade_id),
+                is_unsure=place.position > 0,
+                is_torn=place.is_torn and place.position > 0,
                 reached_ns=place.market_time_ns,
                 early=deque(maxlen=TRADES_WAITING_MAX),
                 asked_at=self._loop.time(),
@@ -221,7 +228,9 @@ class OpenExchange:
                 log.warning("a connection was lost", venue=self._source.venue, cause=cause, after_seconds=seconds)
             RECONNECTIONS.labels(self._source.venue).inc()
             for channel in self._channels.values():
-                channel.is_unsure = bool(channel.trades.last_id)
+                channel.is_unsure, channel.is_heard = channel.trades.last_ns > 0, False
+                # It is on record, after what was told last.
+                channel.early.clear()
             await asyncio.sleep(backoff.next_seconds())
 
     async def _listen(self, venue: Venue, desk: Desk) -> None:
@@ -240,8 +249,7 @@ class OpenExchange:
     async def _order_history(self, venue: Venue, desk: Desk) -> None:
         """Has bars brought where nothing was told yet, or trades that were missed cannot be known by their ids."""
         starts_ns = {
-            channel.line.instrument_id: (last.time_ns if (last := channel.trades.last) else channel.line.cut_time_ns)
-            or None
+            channel.line.instrument_id: channel.trades.last_ns or None
             for channel in self._channels.values()
             if not channel.trades.last_id or not self._ids_follow
         }
@@ -279,10 +287,20 @@ class OpenExchange:
                     # The record may know what could not be as it was told.
                     channel.is_unsure = channel.is_unsure or bool(channel.trades.last_id)
                 channel.asked_at, channel.quiet_seconds = self._loop.time(), QUIET_SECONDS
-                if channel.is_held:
-                    channel.early.extend(trades)
-                else:
-                    self._add(channel, trades)
+                if not channel.is_heard:
+                    # From here on all is told. What was traded before may have come after the record was asked.
+                    channel.is_heard = True
+                    channel.is_unsure |= channel.trades.last_ns > 0 and not channel.trades.sees_holes
+                self._hear(channel, trades)
+
+    def _hear(self, channel: Channel, trades: Sequence[Tick]) -> None:
+        """Takes what the venue told now, or holds it."""
+        if not channel.is_held:
+            self._add(channel, trades)
+            return
+        if not channel.early:
+            channel.held_at = self._loop.time()
+        channel.early.extend(trades)
 
     def _add(self, channel: Channel, trades: Iterable[Tick]) -> None:
         repeats = channel.trades.repeat_count
@@ -331,13 +349,15 @@ class OpenExchange:
     def _mending(self, venue: Venue, desk: Desk, symbol: str, channel: Channel) -> Coroutine[None, None, None] | None:
         """What there is to do for an instrument now, if anything is."""
         hole = channel.trades.hole
-        if channel.is_held:
+        if channel.is_torn or channel.trades.is_astray:
             return self._begin_anew(venue, desk, symbol, channel)
         if hole is not None:
             waited_seconds = (time.monotonic_ns() - hole.since_ns) / SECOND_NS
             if waited_seconds > LATE_SECONDS or channel.trades.waiting_count > TRADES_WAITING_MAX:
                 return self._fill(venue, desk, symbol, channel, hole)
         elif channel.is_unsure:
+            if not channel.trades.sees_holes:
+                return self._catch_up_with_held(venue, desk, symbol, channel)
             return self._catch_up(venue, symbol, channel)
         elif self._loop.time() - channel.asked_at > channel.quiet_seconds:
             return self._ask_quiet(venue, symbol, channel)
@@ -399,11 +419,41 @@ class OpenExchange:
             return
         channel.is_unsure = channel.drop_count != drop_count
 
+    async def _catch_up_with_held(self, venue: Venue, desk: Desk, symbol: str, channel: Channel) -> None:
+        """The same where holes are not seen: up to the first trade that is held, or until patience with it is at its end."""
+        drop_count, trouble = channel.drop_count, None
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await self._fetch(venue, symbol, channel):
+                    pass
+        except (TimeoutError, VenueTrouble) as error:
+            trouble = error
+            log.warning("the record is asked again", instrument_id=channel.line.instrument_id, cause=str(trouble))
+        if channel.drop_count != drop_count:
+            return
+        first = channel.early[0] if channel.early else None
+        if trouble is None and (first is None or channel.trades.has_told(first)):
+            self._let_on(channel)
+        elif first is None or self._loop.time() - channel.held_at < PATIENCE_SECONDS:
+            await asyncio.sleep(RETRY_SECONDS)
+        else:
+            missed = Missed(channel.trades.last_id, "", channel.trades.last_ns, first.time_ns + MILLISECOND_NS)
+            await self._order(desk, channel, missed)
+            self._miss(channel, missed)
+            self._let_on(channel)
+
+    def _let_on(self, channel: Channel) -> None:
+        """Has told what was held, but for what the record had of it."""
+        channel.is_unsure = False
+        held = list(channel.early)
+        channel.early.clear()
+        self._tell(channel, channel.trades.fill(held, time.monotonic_ns()))
+
     async def _ask_quiet(self, venue: Venue, symbol: str, channel: Channel) -> None:
         """Asks the record of a market that is quiet. Raises VenueTrouble if it was not: then nobody tells us any more."""
         channel.asked_at = self._loop.time()
         channel.quiet_seconds = min(QUIET_SECONDS_MAX, channel.quiet_seconds * 2)
-        last_before = channel.trades.last_id
+        last_before = channel.trades.last
         try:
             await self._fetch(venue, symbol, channel)
         except VenueTrouble as trouble:
@@ -412,11 +462,7 @@ class OpenExchange:
             )
             return
         last = channel.trades.last
-        if (
-            last
-            and channel.trades.last_id != last_before
-            and venue.now_ns() - last.time_ns > SILENCE_SECONDS * SECOND_NS
-        ):
+        if last and last is not last_before and venue.now_ns() - last.time_ns > SILENCE_SECONDS * SECOND_NS:
             raise VenueTrouble(f"{channel.line.instrument_id} was traded, and it was not told")
 
     async def _fetch(self, venue: Venue, symbol: str, channel: Channel) -> int:
@@ -455,7 +501,7 @@ class OpenExchange:
             )
             # By their ids nothing would lie between.
             missed = Missed("", "", trades.last_ns, newest.time_ns + MILLISECOND_NS)
-        elif newest is not None and channel.is_torn and newest.trade_id != trades.last_id:
+        elif newest is not None and channel.is_torn and (newest.trade_id != trades.last_id or not newest.trade_id):
             before_id = str(int(newest.trade_id) + 1) if self._ids_follow else ""
             missed = Missed(trades.last_id, before_id, trades.last_ns, newest.time_ns + MILLISECOND_NS)
         if newest is not None and missed is not None:
@@ -471,7 +517,7 @@ class OpenExchange:
         # Those up to the newest are within what is brought.
         held = [trade for trade in channel.early if newest is None or self._is_later(trade, newest)]
         channel.early.clear()
-        self._add(channel, held)
+        self._hear(channel, held)
 
     def _is_below(self, trade: Tick, trades: Sequencer) -> bool:
         """Whether a trade was made after the last one, and has a lower id."""

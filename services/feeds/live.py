@@ -40,6 +40,8 @@ class Hole:
 class Sequencer(Protocol):
     """Puts an instrument's trades in order, whatever comes late, twice or not at all."""
 
+    sees_holes: bool
+    """Whether it is known when a trade is missing before another."""
     repeat_count: int
     """Trades that came again."""
 
@@ -81,6 +83,10 @@ class Sequencer(Protocol):
         """What is missing, while later trades wait for it."""
         ...
 
+    def has_told(self, trade: Tick) -> bool:
+        """Whether it is one of those that were in order."""
+        ...
+
     def pass_over(self) -> list[Tick]:
         """Goes on without what is missing; returns what is in order now."""
         ...
@@ -96,6 +102,8 @@ class Sequencer(Protocol):
 
 class FollowingIds:
     """For venues that number an instrument's trades one by one."""
+
+    sees_holes = True
 
     def __init__(self, last_id: str, last_ns: int = 0) -> None:
         self.last: Tick | None = None
@@ -159,6 +167,9 @@ class FollowingIds:
             return None
         return Hole(self.last, self.last_id, self._waiting[min(self._waiting)], self._since_ns)
 
+    def has_told(self, trade: Tick) -> bool:
+        return self._last is not None and int(trade.trade_id) <= self._last
+
     def pass_over(self) -> list[Tick]:
         self._last = min(self._waiting) - 1
         return self._in_order()
@@ -192,8 +203,12 @@ class FollowingIds:
 
 
 class DistinctIds:
-    """For venues whose ids only tell trades apart: what is missing cannot be seen, but what comes again can."""
+    """For venues whose ids only tell trades apart: what is missing cannot be seen, but what comes again can.
 
+    Without ids nothing tells trades apart, and all that come are told; of the record those later than the last.
+    """
+
+    sees_holes = False
     hole = None
     waiting_count = 0
     is_astray = False
@@ -202,7 +217,7 @@ class DistinctIds:
         self.last: Tick | None = None
         self.last_id, self.last_ns = last_id, last_ns
         self.repeat_count = 0
-        self._known: OrderedDict[str, None] = OrderedDict.fromkeys([last_id])
+        self._known: OrderedDict[str, None] = OrderedDict.fromkeys([last_id] if last_id else [])
 
     def add(self, trades: Iterable[Tick], now_ns: int) -> list[Tick]:
         ready: list[Tick] = []
@@ -210,7 +225,8 @@ class DistinctIds:
             if trade.trade_id in self._known:
                 self.repeat_count += 1
                 continue
-            self._known[trade.trade_id] = None
+            if trade.trade_id:
+                self._known[trade.trade_id] = None
             if len(self._known) > IDS_KNOWN_MAX:
                 self._known.popitem(last=False)
             self.last, self.last_id, self.last_ns = trade, trade.trade_id, trade.time_ns
@@ -218,7 +234,11 @@ class DistinctIds:
         return ready
 
     def fill(self, trades: Iterable[Tick], now_ns: int) -> list[Tick]:
-        return self.add(trades, now_ns)
+        told_ns = self.last_ns
+        return self.add((trade for trade in trades if trade.trade_id or trade.time_ns > told_ns), now_ns)
+
+    def has_told(self, trade: Tick) -> bool:
+        return trade.trade_id in self._known or trade.time_ns <= self.last_ns
 
     def pass_over(self) -> list[Tick]:
         return []

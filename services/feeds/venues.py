@@ -372,7 +372,7 @@ class Venue:
         page = await self._page_from(symbol, time_ns)
         if not self.manner.ids_follow:
             ids = [trade.trade_id for trade in page.trades]
-            if trade_id in ids:
+            if trade_id and trade_id in ids:
                 return list(page.trades[ids.index(trade_id) + 1 :])
             return [trade for trade in page.trades if trade.time_ns >= time_ns]
         if not trade_id:
@@ -641,8 +641,10 @@ def number_of(trade: Mapping[str, Any], name: str, reason: str) -> float:
 
 
 def id_of(trade: Mapping[str, Any], manner: Manner) -> str:
-    """Raises Untrue for what is none."""
+    """Raises Untrue for what is none. Only where ids follow each trade must have one."""
     trade_id = str(trade.get("id") or "")
+    if not trade_id and not manner.ids_follow:
+        return ""
     if not 0 < len(trade_id) <= TRADE_ID_MAX or not trade_id.isprintable():
         raise Untrue("id")
     if manner.ids_follow and not (trade_id.isascii() and trade_id.isdigit()):

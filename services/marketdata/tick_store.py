@@ -1,5 +1,6 @@
 """Where ticks live: appended as they come, in spans of sequences without a gap, and read again by who resumes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -140,21 +141,33 @@ async def write_ticks(rows: Connection, content: bytes) -> None:
 
 
 async def are_stored(rows: Connection, instrument_id: str, ticks: Ticks) -> Flags:
-    """Which of the ticks are there already, or before in these: those of one time with one trade id are one trade."""
+    """Which of the ticks are there already, or before in these: those of one time with one trade id are one trade.
+
+    Without an id, as many of one time are there as are stored with the same price, quantity and aggressor.
+    """
     microseconds = (ticks.time_ns // 1_000).tolist()
     found = await rows.fetch(
         """
-        SELECT (extract(epoch FROM time) * 1000000)::bigint AS microseconds, trade_id FROM market_data_ticks
+        SELECT (extract(epoch FROM time) * 1000000)::bigint AS microseconds, trade_id, price, quantity, aggressor
+        FROM market_data_ticks
         WHERE instrument_id = $1 AND time = ANY($2::timestamptz[])
         """,
         instrument_id,
         [EPOCH + timedelta(microseconds=each) for each in set(microseconds)],
     )
-    known = {(row["microseconds"], row["trade_id"].encode()) for row in found}
+    named = {(row["microseconds"], row["trade_id"].encode()) for row in found}
+    unnamed = Counter(
+        (row["microseconds"], row["price"], row["quantity"], row["aggressor"]) for row in found if not row["trade_id"]
+    )
     stored = []
-    for key in zip(microseconds, ticks.trade_id.tolist(), strict=True):
-        stored.append(key in known)
-        known.add(key)
+    columns = (ticks.trade_id, ticks.price, ticks.quantity, ticks.aggressor)
+    for time, trade_id, *rest in zip(microseconds, *(column.tolist() for column in columns), strict=True):
+        if trade_id:
+            stored.append((time, trade_id) in named)
+            named.add((time, trade_id))
+        else:
+            stored.append(unnamed[time, *rest] > 0)
+            unnamed[time, *rest] -= 1
     return np.array(stored, np.bool_)
 
 

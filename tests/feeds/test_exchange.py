@@ -149,6 +149,10 @@ MISHAPS: dict[str, Callable[[Port], None]] = {
     "cut off": lambda port: port.venue.faults.messages.append(
         faults.disconnect(stream=port.stream, after=10, close_frame=False)
     ),
+    "cut off and record fails": lambda port: (
+        port.venue.faults.messages.append(faults.disconnect(stream=port.stream, after=10, close_frame=False)),
+        port.venue.faults.requests.extend([faults.server_error(path=port.record), faults.broken(path=port.record)]),
+    )[0],
     "closed": lambda port: port.venue.faults.messages.append(faults.disconnect(stream=port.stream, after=10)),
     "silent": lambda port: port.venue.faults.messages.append(faults.missing(stream=port.stream, times=10**6, after=10)),
     "record fails": lambda port: (
@@ -467,7 +471,7 @@ async def test_an_experimental_venue_is_taken_over_without_a_repeat_of_trades_of
 
 @on_binance
 @pytest.mark.usefixtures("soon")
-@pytest.mark.parametrize("mishap", ["duplicates", "cut off", "silent", "malformed"])
+@pytest.mark.parametrize("mishap", ["duplicates", "cut off", "silent", "malformed", "cut off and record fails"])
 async def test_an_experimental_venue_repeats_nothing_and_leaves_out_nothing_over_a_lost_connection(
     rpc, worker, redis, port, venue, market, told, monkeypatch, mishap
 ):
@@ -482,8 +486,65 @@ async def test_an_experimental_venue_repeats_nothing_and_leaves_out_nothing_over
             venue.faults.messages.clear()
         await until(lambda: told.has_all_of(market))
     batches = await told.batches()
+    assert_told_as_it_was_traded(batches, market)
+
+
+@on_binance
+async def test_what_an_experimental_venues_record_does_not_have_in_time_is_told_as_missed_and_brought_later(
+    rpc, worker, redis, port, venue, market, told, monkeypatch
+):
+    monkeypatch.setattr(exchange, "PATIENCE_SECONDS", 1.0)
+    make_experimental(monkeypatch)
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            venue.faults.requests.append(faults.server_error(path=port.record, times=10**6))
+            venue.faults.messages.append(faults.disconnect(stream=port.stream, close_frame=False))
+            await until(lambda: told.has_missed())
+            venue.faults.requests.clear()
+            await until(lambda: told.has_filled())
+        await until(lambda: told.has_all_of(market))
+    batches = await told.batches()
     assert_numbered_without_gap_or_repeat(batches)
-    assert sorted(live_ids(batches)) == made_ids(market, min(live_ids(batches)))
+    live, late = live_ids(batches), late_ids(batches)
+    assert live == sorted(set(live))
+    assert set(live + late) == set(made_ids(market, live[0]))
+    [missed] = [batch.missed for batch in batches if batch.HasField("missed")]
+    times = {one.trade_id: one.time_ns for one in made_in(market)}
+    after = int(missed.after_trade_id)
+    assert missed.start_time.ToNanoseconds() == times[after]
+    assert missed.end_time.ToNanoseconds() == times[live[live.index(after) + 1]] + port.unit_ns
+
+
+@on_binance
+async def test_of_a_venue_without_trade_ids_every_trade_is_told_and_none_again_after_a_lost_connection(
+    rpc, worker, redis, port, venue, market, told, monkeypatch
+):
+    make_experimental(monkeypatch)
+    market.has_ids = False
+    await start(rpc, port)
+    now = market.now()
+
+    def trade(number: int) -> None:
+        market.trade(100 + number, 1, time=now + number)
+
+    async with bringing(worker, redis, port):
+        for number in range(50):
+            trade(number)
+        await until(lambda: told.has_ticks(50))
+        venue.faults.requests.append(faults.server_error(path=port.record))
+        venue.streams.cut()
+        for number in range(50, 80):
+            trade(number)
+        await until(lambda: is_followed(port))
+        for number in range(80, 100):
+            trade(number)
+        await until(lambda: told.has_ticks(100))
+    batches = await told.batches()
+    assert_numbered_without_gap_or_repeat(batches)
+    assert [tick.price for batch in batches for tick in batch.ticks] == [100.0 + number for number in range(100)]
+    assert not any(batch.HasField("missed") or batch.backfill for batch in batches)
 
 
 TRADE = {"id": "7", "timestamp": 1_700_000_000_000, "price": 100.0, "amount": 2.0, "side": "buy"}

@@ -108,6 +108,15 @@ def test_ids_that_only_tell_trades_apart_are_told_once_in_the_order_they_came(pu
     assert told == list(dict.fromkeys(number for message in pushed for number in message))
 
 
+def test_of_trades_without_ids_all_that_come_are_told_and_of_the_record_those_later_than_the_last():
+    one = DistinctIds("", 1_000)
+    unnamed = [trade(number)._replace(trade_id="") for number in (1, 1, 2, 2)]
+    assert one.add(unnamed, 0) == unnamed
+    assert one.fill(unnamed, 0) == []
+    later = [trade(number)._replace(trade_id="") for number in (2, 3, 3)]
+    assert one.fill(later, 0) == later[1:]
+
+
 def test_of_ids_that_only_tell_trades_apart_so_many_are_known_again():
     one = DistinctIds("")
     one.add(map(trade, range(IDS_KNOWN_MAX + 1)), 0)

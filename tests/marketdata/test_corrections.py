@@ -284,6 +284,26 @@ async def test_what_was_fetched_later_is_stored_once_and_passes_no_market_time(i
     assert await select(installation, "SELECT DISTINCT sequence FROM coverage") == [(feeder.sequence,)]
 
 
+async def test_trades_without_ids_are_told_apart_by_what_they_say_and_stored_as_often_as_they_were_made(
+    installation, redis
+):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+
+    def tick(seconds: float, price: float):
+        return tick_at(START + timedelta(seconds=seconds), price, 1.0, "")
+
+    async with desk_of(installation, redis) as desk:
+        await desk.store(feeder.batch([tick(0, 10), tick(0, 11)]))
+        # The first is there, the others of its moment and of the next are not; twins are two.
+        later = [tick(0, 10), tick(0, 12), tick(5, 13), tick(5, 14), tick(5, 14)]
+        for _ in range(2):
+            await desk.store(feeder.batch(later, backfill=True))
+    assert sorted(price for _, price in await stored_ticks(installation)) == [10, 11, 12, 13, 14, 14]
+    (bar,) = await stored_bars(installation)
+    assert (bar["trade_count"], bar["volume"]) == (6, 6)
+
+
 class Died(Exception):
     """The process is gone."""
 

@@ -195,13 +195,15 @@ def aggregate_trades(market: Market, parameters: Parameters) -> Any:
     limit, found = limit_of(parameters), market.aggregates
     if "fromId" in parameters:
         start = bisect_left(found, whole(parameters, "fromId", 0), key=lambda aggregate: aggregate.aggregate_id)
-        return [aggregate.row() for aggregate in found[start : start + limit]]
+        return [market.row_of(aggregate) for aggregate in found[start : start + limit]]
     start = bisect_left(found, whole(parameters, "startTime", 0), key=lambda aggregate: aggregate.time)
     end = len(found)
     if "endTime" in parameters:
         end = bisect_left(found, whole(parameters, "endTime", 0) + 1, key=lambda aggregate: aggregate.time)
     chosen = found[start:end]
-    return [aggregate.row() for aggregate in (chosen[:limit] if "startTime" in parameters else chosen[-limit:])]
+    return [
+        market.row_of(aggregate) for aggregate in (chosen[:limit] if "startTime" in parameters else chosen[-limit:])
+    ]
 
 
 def kline_rows(market: Market, parameters: Parameters) -> Any:

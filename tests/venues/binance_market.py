@@ -55,6 +55,8 @@ class Market(AnyMarket):
 
     publish: Callable[[str, dict[str, Any]], None] = field(kw_only=True)
     aggregates: list[Aggregate] = field(default_factory=list)
+    has_ids: bool = True
+    """Whether aggregates are told with their ids; there are venues that have none."""
     update_id: int = FIRST_UPDATE_ID
 
     def __post_init__(self) -> None:
@@ -102,8 +104,14 @@ class Market(AnyMarket):
                 first.buyer_is_maker,
             )
             self.aggregates.append(aggregate)
-            event = {"e": "aggTrade", "E": self.now(), "s": self.symbol, **aggregate.row()}
+            event = {"e": "aggTrade", "E": self.now(), "s": self.symbol, **self.row_of(aggregate)}
             self.publish(f"{self.stream}@aggTrade", event)
+
+    def row_of(self, aggregate: Aggregate) -> dict[str, Any]:
+        row = aggregate.row()
+        if not self.has_ids:
+            del row["a"]
+        return row
 
     def changed(self, side: Side, price: Decimal) -> None:
         self.update_id += 1
