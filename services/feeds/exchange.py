@@ -50,7 +50,7 @@ from services.feeds.domain import (
 )
 from services.feeds.lines import BATCH_TICKS_MAX, Line
 from services.feeds.live import TRADES_WAITING_MAX, Hole, LiveLine, Sequencer, sequencer_of
-from services.feeds.venues import MILLISECOND_NS, PAGE_BARS, UntrueTrade, Venue, VenueTrouble
+from services.feeds.venues import MILLISECOND_NS, PAGE_BARS, Known, UntrueTrade, Venue, VenueTrouble
 
 LOOK_SECONDS = 0.1
 LATE_SECONDS = 0.3
@@ -71,6 +71,9 @@ MOMENT_LAG_SECONDS = 2.0
 SILENCE_SECONDS = 2.0
 """A trade on record that is older should have been told."""
 REFRESH_SECONDS = 3_600.0
+REFRESH_AGAIN_SECONDS_FIRST = 5.0
+REFRESH_AGAIN_SECONDS_MAX = 300.0
+"""So long after a venue did not say what it lists it is asked again."""
 BACKFILL_LOOK_SECONDS = 1.0
 BACKFILL_FAILURES_MAX = 6
 SETTLE_SECONDS = 1.0
@@ -178,6 +181,8 @@ class OpenExchange:
         self.woken = asyncio.Event()
         self._announced: dict[str, Instrument] = {}
         self._channels: dict[str, Channel] = {}
+        self._known: Known | None = None
+        """None before the venue has said for the first time what it lists."""
         self._loop = asyncio.get_running_loop()
 
     def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
@@ -235,7 +240,12 @@ class OpenExchange:
 
     async def _listen(self, venue: Venue, desk: Desk) -> None:
         """One connection, until VenueTrouble."""
-        await self._refresh(venue, desk)
+        refresh_seconds = 0.0
+        if self._known is None:
+            await self._refresh(venue, desk)
+            refresh_seconds = REFRESH_SECONDS
+        else:
+            venue.know(self._known)
         if self._has_history:
             await self._order_history(venue, desk)
         symbols = list(self._channels)
@@ -244,6 +254,7 @@ class OpenExchange:
             if self._source.has_book:
                 together.create_task(venue.hear_books(symbols))
             together.create_task(self._tend(venue, desk))
+            together.create_task(self._keep_refreshed(venue, desk, refresh_seconds))
             together.create_task(self._bring_back(venue, desk))
 
     async def _order_history(self, venue: Venue, desk: Desk) -> None:
@@ -261,9 +272,24 @@ class OpenExchange:
             # The market goes on without; they can be ordered by hand.
             log.exception("bars of the past were not ordered", venue=self._source.venue)
 
+    async def _keep_refreshed(self, venue: Venue, desk: Desk, seconds: float) -> None:
+        """Refreshes again and again, the first time after so long. A venue that cannot say what it lists may still tell trades."""
+        backoff = Backoff(REFRESH_AGAIN_SECONDS_FIRST, REFRESH_AGAIN_SECONDS_MAX)
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self._refresh(venue, desk)
+            except VenueTrouble as trouble:
+                seconds = backoff.next_seconds()
+                log.warning("instruments are kept as they are", venue=venue.venue, cause=str(trouble), seconds=seconds)
+            else:
+                backoff.reset()
+                seconds = REFRESH_SECONDS
+
     async def _refresh(self, venue: Venue, desk: Desk) -> None:
         """Announces what has changed of the instruments; one that the venue no longer lists is not traded."""
         listed = await venue.load()
+        self._known = venue.known
         now = {
             symbol: replace(known, has_book=self._source.has_book, is_trading=known.is_trading and symbol in listed)
             for symbol in self._channels
@@ -329,7 +355,6 @@ class OpenExchange:
 
     async def _tend(self, venue: Venue, desk: Desk) -> None:
         """Looks after every instrument: what is missing, how the book stands, how late it is."""
-        refresh_at = self._loop.time() + REFRESH_SECONDS
         async with asyncio.TaskGroup() as together:
             while True:
                 self._take(venue)
@@ -341,9 +366,6 @@ class OpenExchange:
                     if channel.mending is None and channel.trades.hole is None:
                         self._tell_book(venue, symbol, channel)
                         self._tell_moment(venue, channel)
-                if self._loop.time() >= refresh_at:
-                    await self._refresh(venue, desk)
-                    refresh_at = self._loop.time() + REFRESH_SECONDS
                 await asyncio.sleep(LOOK_SECONDS)
 
     def _mending(self, venue: Venue, desk: Desk, symbol: str, channel: Channel) -> Coroutine[None, None, None] | None:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 from prometheus_client import Counter
@@ -186,6 +186,16 @@ class VenueTrouble(Exception):
     """The venue did not do what it was asked; another time it may."""
 
 
+class Known(NamedTuple):
+    """What a connection has learnt of its venue: ccxt's markets and currencies, its names by symbol and back, and the clock."""
+
+    markets: Mapping[str, Any]
+    currencies: Mapping[str, Any]
+    names: Mapping[str, str]
+    symbols: Mapping[str, str]
+    ahead_ns: int
+
+
 class UntrueTrade(VenueTrouble):
     """The next trade on record cannot be as it is told; later are those of its page that come after it."""
 
@@ -258,7 +268,8 @@ class Venue:
     async def load(self) -> dict[str, Instrument]:
         """The instruments of the venue's spot market, by symbol."""
         await self._ask_time()
-        markets = await self._ask(self._exchange.load_markets(True))
+        # By load_markets itself whatever is asked or listened to meanwhile would wait for it, and fail with it.
+        markets = await self._ask(self._exchange.load_markets_helper(True))
         found: dict[str, Instrument] = {}
         for market in sorted(markets.values(), key=lambda market: market["symbol"]):
             is_told = market.get("spot") and self.manner.is_told(market)
@@ -268,6 +279,17 @@ class Venue:
                 self._names[instrument.symbol] = market["symbol"]
                 self._symbols[market["symbol"]] = instrument.symbol
         return found
+
+    @property
+    def known(self) -> Known:
+        markets, currencies = self._exchange.markets, self._exchange.currencies
+        return Known(markets, currencies, self._names, self._symbols, self._ahead_ns)
+
+    def know(self, known: Known) -> None:
+        """Takes what an earlier connection knew, until it is asked for again."""
+        self._exchange.set_markets(list(known.markets.values()), known.currencies)
+        self._names, self._symbols = dict(known.names), dict(known.symbols)
+        self._ahead_ns, self._is_clock_known = known.ahead_ns, True
 
     async def _ask_time(self) -> None:
         """Raises VenueTrouble if it takes the venue too long to say, unless it has said before. Who does not say has our time."""

@@ -789,6 +789,43 @@ async def test_instruments_are_told_with_the_venues_own_steps_and_limits_and_tol
     assert (first.maker_fee_rate.value, first.taker_fee_rate.value) == ("0.001", "0.001")
 
 
+async def test_while_the_venue_does_not_say_what_it_lists_its_trades_are_told_over_lost_connections_too(
+    rpc, worker, redis, port, venue, market, told, monkeypatch
+):
+    monkeypatch.setattr(exchange, "REFRESH_SECONDS", 0.2)
+    monkeypatch.setattr(exchange, "REFRESH_AGAIN_SECONDS_FIRST", 0.2)
+    monkeypatch.setattr(exchange, "REFRESH_AGAIN_SECONDS_MAX", 0.2)
+    path = {"BINANCE": "exchangeInfo", "KRAKEN": "AssetPairs"}[port.name]
+
+    def lost() -> float:
+        return exchange.RECONNECTIONS.labels(port.name)._value.get()
+
+    await start(rpc, port)
+    async with bringing(worker, redis, port):
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            failing = faults.server_error(path=path, times=10**6)
+            venue.faults.requests.append(failing)
+
+            async def has_failed(times: int) -> bool:
+                return 10**6 - failing.times >= times
+
+            lost_before = lost()
+            await until(lambda: has_failed(3))
+            assert lost() == lost_before
+            venue.streams.cut()
+            count = len(live_ids(await told.batches()))
+            await until(lambda: told.has_ticks(count + 40))
+            assert lost() == lost_before + 1
+            await until(lambda: has_failed(6))
+            # And once it says so again, it is heard.
+            market.tick = Decimal("0.05")
+            venue.faults.requests.clear()
+            await until(lambda: has_been_announced(worker, port, 2))
+        await until(lambda: told.has_all_of(market))
+    assert_told_as_it_was_traded(await told.batches(), market)
+
+
 async def announced(worker: Database, port: Port) -> list:
     async with worker.transaction() as rows:
         facts = await rows.fetch("SELECT payload FROM outbox WHERE key = $1 ORDER BY sequence", port.btc)
