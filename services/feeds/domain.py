@@ -72,6 +72,8 @@ class Book(NamedTuple):
     time_ns: int
     bids: tuple[BookLevel, ...]
     asks: tuple[BookLevel, ...]
+    tells_time: bool = False
+    """Whether no tick at or before its time will still come; venues tell books and trades apart from each other."""
 
 
 class Moment(NamedTuple):

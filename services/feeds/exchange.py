@@ -67,7 +67,7 @@ QUIET_SECONDS_MAX = 60.0
 """Without a trade for so long the record is asked whether there was none; each time there was none, it may be longer."""
 MOMENT_SECONDS = 1.0
 MOMENT_LAG_SECONDS = 2.0
-"""Without any event for so long, market time goes on to so long before the last answered ping."""
+"""Without a trade for so long, market time goes on to so long before the last answered ping."""
 SILENCE_SECONDS = 2.0
 """A trade on record that is older should have been told."""
 REFRESH_SECONDS = 3_600.0
@@ -138,7 +138,7 @@ class Channel:
     is_torn: bool
     """Whether Redis may have lost what came after the place: then trades after it may have been told already."""
     reached_ns: int
-    """Market time of the newest event offered."""
+    """Market time that was offered, by trades and moments."""
     early: deque[Tick]
     """Told while it was held, which is for as long as it takes to ask the record."""
     is_heard: bool = False
@@ -573,7 +573,8 @@ class OpenExchange:
         before = channel.book
         if book is not None and (before is None or (book.bids, book.asks) != (before.bids, before.asks)):
             channel.book, channel.book_at = book, self._loop.time()
-            self._offer(channel, [book], book.time_ns)
+            # Not market time: trades come on another socket, and may be on their way or not come at all.
+            channel.line.offer([book])
 
     def _tell_moment(self, venue: Venue, channel: Channel) -> None:
         """On a quiet market, time goes on as long as pings are answered."""

@@ -39,7 +39,7 @@ class Progress:
 class Line(ABC):
     """Numbers the events of one instrument in the order of its source.
 
-    Each tick, book and moment takes one sequence, however they are cut into batches: so what has to be made again, because
+    Each tick, book and market time takes one sequence, however they are cut into batches: so what has to be made again, because
     Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows
     whether Redis has it.
     """
@@ -144,14 +144,17 @@ class Line(ABC):
             if ticks and self._missed is not None:
                 batch.missed.CopyFrom(wire.missed_to_proto(self._missed))
                 self._missed = None
-            count = len(ticks) + (last is not None)
+            tells_time = isinstance(last, Moment) or (last is not None and last.tells_time)
+            count = len(ticks) + isinstance(last, Book) + tells_time
             time_ns = last.time_ns if last is not None else ticks[-1].time_ns
             self._cut = replace(
                 self._cut,
                 position=self._position_after(ticks, time_ns),
                 trade_id=ticks[-1].trade_id if ticks else self._cut.trade_id,
                 tick_count=self._cut.tick_count + len(ticks),
-                market_time_ns=max(self._cut.market_time_ns, time_ns),
+                market_time_ns=max(
+                    self._cut.market_time_ns, *(tick.time_ns for tick in ticks[-1:]), time_ns if tells_time else 0
+                ),
             )
         cursor = Cursor(self.instrument_id, self._place.epoch, self._previous.sequence + count)
         batch.previous_cursor, batch.cursor = str(self._previous), str(cursor)

@@ -268,10 +268,12 @@ def batch_to_proto(
     batch = marketdata_pb2.TickBatch(instrument_id=instrument_id, epoch=epoch, first_sequence=first_sequence)
     _add_ticks(batch, ticks)
     match last:
-        case Book(time_ns, bids, asks):
+        case Book(time_ns, bids, asks, tells_time):
             batch.book.time.CopyFrom(time_to_proto(time_ns))
             _add_levels(batch.book.bids, bids)
             _add_levels(batch.book.asks, asks)
+            if tells_time:
+                batch.market_time.CopyFrom(batch.book.time)
         case Moment(time_ns):
             batch.market_time.CopyFrom(time_to_proto(time_ns))
     return batch

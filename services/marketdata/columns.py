@@ -72,7 +72,7 @@ class Told:
 
     ticks: Ticks
     market_time_ns: int
-    """The newest that books, market times and ticks have told; not those that were fetched later. 0 if none has."""
+    """The newest that ticks and market times have told; not those that were fetched later, nor books. 0 if none has."""
     missed: Sequence[MissedTrades]
     filled: Sequence[MissedTrades]
 
@@ -97,7 +97,6 @@ def told_by(response: bytes) -> Told:
     )
     live = columns.time_ns[~columns.backfill]
     told = [int(live.max())] if len(live) else []
-    told += [ns_of(batch.book.time) for batch in batches if batch.HasField("book")]
     told += [ns_of(batch.market_time) for batch in batches if batch.HasField("market_time")]
     return Told(
         columns,

@@ -190,7 +190,7 @@ async def test_a_killed_service_loses_nothing_and_repeats_nothing(stack: Stack, 
         await trader.sees(lambda: len(trader.batches) > seen + 3)
         for earlier, later in zip(trader.batches, trader.batches[1:], strict=False):
             assert later.previous_cursor == earlier.cursor
-            numbered = len(earlier.ticks) + earlier.HasField("book")
+            numbered = len(earlier.ticks) + earlier.HasField("book") + earlier.HasField("market_time")
             assert later.first_sequence == earlier.first_sequence + numbered
 
         await trader.sees(lambda: process(stack, word).state is State.READY)

@@ -1,6 +1,7 @@
 """A venue brought by feeds: offline ones through an unmodified ccxt, real Postgres and Valkey, and all that goes wrong."""
 
 import asyncio
+import itertools
 import math
 import subprocess
 import sys
@@ -912,6 +913,38 @@ async def test_a_venue_that_takes_long_to_say_what_time_it_is_is_asked_again_and
             await asked.load()
         await asked.load()
         assert abs(asked.now_ns() - port.now_ns()) < SECOND_NS // 2
+
+
+@on_binance
+async def test_books_tell_no_market_time_but_hold_up_none_where_nothing_trades(
+    rpc, worker, redis, port, venue, market, told, monkeypatch
+):
+    monkeypatch.setattr(venues, "KEEPALIVE_SECONDS", 0.5)
+    await start(rpc, port, has_book=True)
+
+    async def move() -> None:
+        for number in itertools.count():
+            market.book({100: 1 + number % 7}, {101: 1 + number % 5})
+            await asyncio.sleep(0.1)
+
+    async with bringing(worker, redis, port):
+        market.trade(100, 1)
+        moving = asyncio.create_task(move())
+        await until(lambda: told.has_moments(3))
+        await until(lambda: told.has_books(5))
+        moving.cancel()
+    batches = await told.batches()
+    assert_numbered_without_gap_or_repeat(batches)
+    assert not any(batch.HasField("market_time") for batch in batches if batch.HasField("book"))
+    moments = [batch.market_time.ToMilliseconds() for batch in batches if batch.HasField("market_time")]
+    assert moments == sorted(set(moments))
+    books = [batch.book.time.ToMilliseconds() for batch in batches if batch.HasField("book")]
+    assert moments[-1] < books[-1]
+    async with worker.transaction() as rows:
+        reached_ns = await rows.fetchval(
+            "SELECT market_time_ns FROM instrument_streams WHERE instrument_id = $1", port.btc
+        )
+    assert reached_ns // 1_000_000 < books[-1]
 
 
 @on_binance

@@ -286,7 +286,8 @@ async def test_numbers_that_were_given_are_not_given_again_when_redis_lost_every
     batches = await batches_of(redis, BTC)
     assert batches[0].previous_cursor == before.cursor
     assert batches[0].epoch > before.epoch
-    assert_numbered_without_gap_or_repeat(batches, before.first_sequence + len(before.ticks) + before.HasField("book"))
+    numbered = len(before.ticks) + before.HasField("book") + before.HasField("market_time")
+    assert_numbered_without_gap_or_repeat(batches, before.first_sequence + numbered)
 
 
 async def test_numbers_go_on_rising_when_the_database_was_made_anew_and_redis_was_not(rpc, worker, redis):

@@ -49,6 +49,14 @@ def test_every_block_boundary_can_be_resumed_at(hour):
         assert first.time_ns == min(trades.time_ns[0], books.time_ns[0])
 
 
+def test_of_each_second_one_book_tells_the_time_though_nothing_trades():
+    quiet = events(SimulatedMarket(seed=1, trades_per_second=0.001), "SIM:BTCUSDT", 500)
+    times = [event.time_ns // 1_000_000_000 for event in quiet if isinstance(event, Book) and event.tells_time]
+    assert times == list(range(len(times)))
+    assert len(times) > 40
+    assert sum(isinstance(event, Tick) for event in quiet) < 20
+
+
 @pytest.mark.parametrize("instrument_id", INSTRUMENTS)
 def test_events_have_rising_times_within_their_blocks(hour, instrument_id: str):
     for index, (trades, books) in enumerate(hour[instrument_id]):

@@ -62,12 +62,17 @@ async def stored_ticks(installation: Installation, instrument_id: str) -> list[t
 
 def ticks_made(instrument_id: str, until_sequence: int) -> list[tuple[int, float, float, str]]:
     """What a market that nothing disturbed brings up to a sequence."""
-    events = islice(SimulatedMarket(SEED, RATE).events_after(instrument_id, -1, 0), until_sequence)
-    return [
-        (sequence, event.price, event.quantity, event.trade_id)
-        for sequence, event in enumerate(events, 1)
-        if isinstance(event, Tick)
-    ]
+    made, sequence = [], 0
+    for event in islice(SimulatedMarket(SEED, RATE).events_after(instrument_id, -1, 0), until_sequence):
+        sequence += 1
+        if sequence > until_sequence:
+            break
+        if isinstance(event, Tick):
+            made.append((sequence, event.price, event.quantity, event.trade_id))
+        else:
+            # The time that a book tells takes one too.
+            sequence += event.tells_time
+    return made
 
 
 async def test_a_feeder_that_died_when_redis_lost_its_tail_makes_every_tick_again_under_the_number_it_had(

@@ -125,7 +125,12 @@ async def test_a_bar_is_closed_once_market_time_has_passed_its_end(installation,
         return [candle.closed for candle in (await page(caller, bar_size=bar_size)).candles]
 
     assert await closed("1m") == [False]
-    await feeder.append([], book=START + MINUTE)
+    # A book may come before trades that were made before it.
+    await feeder.append([], book=START + MINUTE + timedelta(milliseconds=10))
+    await stored_through(installation, feeder)
+    assert await closed("1m") == [False]
+    await feeder.tick((59.9995, 12))
+    await feeder.append([], market_time=START + MINUTE)
     await stored_through(installation, feeder)
     assert await closed("1m") == [True]
     assert await closed("5m") == [False]
@@ -133,7 +138,7 @@ async def test_a_bar_is_closed_once_market_time_has_passed_its_end(installation,
     await stored_through(installation, feeder)
     assert await closed("5m") == [True, False]
     first = (await page(caller)).candles[0]
-    assert (first.open, first.close, first.volume, first.trade_count, first.revision) == (10, 12, 2, 2, 1)
+    assert (first.open, first.close, first.volume, first.trade_count, first.revision) == (10, 12, 3, 3, 1)
 
 
 async def test_a_token_that_was_not_given_out_and_an_unknown_instrument_are_refused(installation, caller):

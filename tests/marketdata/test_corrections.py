@@ -274,13 +274,17 @@ async def test_what_was_fetched_later_is_stored_once_and_passes_no_market_time(i
         assert series["market_time"] == START + timedelta(seconds=30)
         first, second = await stored_bars(installation)
         assert [(bar["trade_count"], bar["revision"]) for bar in (first, second)] == [(3, 1), (1, 1)]
-        # A quiet market closes its bars as well, and so does a book.
+        # A quiet market closes its bars as well; a book does not.
         await desk.store(feeder.batch([], market_time=START + timedelta(seconds=60)))
         await desk.store(feeder.batch([tick(20, 12, "c")], backfill=True))
         await desk.store(feeder.batch([], book=START + timedelta(seconds=120), market_time=START))
         await desk.store(feeder.batch([tick(80, 98, "f")], backfill=True))
+        await desk.store(
+            feeder.batch([], book=START + timedelta(seconds=120), market_time=START + timedelta(seconds=120))
+        )
+        await desk.store(feeder.batch([tick(90, 97, "g")], backfill=True))
     first, second = await stored_bars(installation)
-    assert [(bar["trade_count"], bar["revision"]) for bar in (first, second)] == [(4, 2), (2, 2)]
+    assert [(bar["trade_count"], bar["revision"]) for bar in (first, second)] == [(4, 2), (3, 2)]
     assert await select(installation, "SELECT DISTINCT sequence FROM coverage") == [(feeder.sequence,)]
 
 

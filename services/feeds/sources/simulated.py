@@ -34,7 +34,8 @@ BLOCK_SECONDS = 16
 BOOK_INTERVAL_MILLISECONDS = 200
 BOOK_LEVELS = 10
 
-_BLOCK_NS = BLOCK_SECONDS * 1_000_000_000
+_SECOND_NS = 1_000_000_000
+_BLOCK_NS = BLOCK_SECONDS * _SECOND_NS
 _BOOK_INTERVAL_NS = BOOK_INTERVAL_MILLISECONDS * 1_000_000
 _BOOK_PHASE_NS = 500
 """Books stand between whole microseconds, where trades are, so that an event is found again by its time."""
@@ -398,6 +399,8 @@ def _merged(
             book_times[row] + offset_ns,
             tuple(map(BookLevel, bid_prices[row], bid_sizes[row])),
             tuple(map(BookLevel, ask_prices[row], ask_sizes[row])),
+            # The first of each second: often enough for bars to end where nothing trades.
+            tells_time=book_times[row] % _SECOND_NS < _BOOK_INTERVAL_NS,
         )
 
 

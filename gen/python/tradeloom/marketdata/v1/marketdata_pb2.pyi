@@ -581,8 +581,10 @@ class TickBatch(_message.Message):
 
     @_builtins.property
     def market_time(self) -> _timestamp_pb2.Timestamp:
-        """Set where nothing traded for a while: no tick at or before it will still come, but for
-        backfill. It lets bars end on a quiet market.
+        """No tick at or before it will still come, but for backfill. It lets bars end on a quiet market.
+        The simulated market tells it with the first book of each second. A venue's books tell nothing
+        of its trades; its feed tells it where nothing traded for a second, up to two seconds before the
+        venue last answered on every connection.
         """
 
     @_builtins.property
@@ -809,7 +811,9 @@ class Candle(_message.Message):
     trade_count: _builtins.int
     """Number of trades; 0 where it is not known."""
     closed: _builtins.bool
-    """Whether market time has passed the bar's end."""
+    """Whether market time has come to the bar's end: that of the newest live tick, or what a batch's
+    market_time tells; a book's time does not count. Ticks that are fetched later do not either.
+    """
     revision: _builtins.int
     """Rises whenever the bar gets other values after it has closed, as by a late tick, by ticks that
     were fetched later or by an import; from 1. A tick corrects its bars however late it comes, as

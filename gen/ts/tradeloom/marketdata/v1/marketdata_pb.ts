@@ -434,8 +434,10 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
   cursor: string;
 
   /**
-   * Set where nothing traded for a while: no tick at or before it will still come, but for
-   * backfill. It lets bars end on a quiet market.
+   * No tick at or before it will still come, but for backfill. It lets bars end on a quiet market.
+   * The simulated market tells it with the first book of each second. A venue's books tell nothing
+   * of its trades; its feed tells it where nothing traded for a second, up to two seconds before the
+   * venue last answered on every connection.
    *
    * @generated from field: google.protobuf.Timestamp market_time = 8;
    */
@@ -732,7 +734,8 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
   tradeCount: bigint;
 
   /**
-   * Whether market time has passed the bar's end.
+   * Whether market time has come to the bar's end: that of the newest live tick, or what a batch's
+   * market_time tells; a book's time does not count. Ticks that are fetched later do not either.
    *
    * @generated from field: bool closed = 8;
    */
