@@ -22,8 +22,8 @@ demo: $(VENV)/core ## Trade once through the mesh, starting it if it is not runn
 test: $(VENV)/dev ## Run every test against real servers, three at a time (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder $(ARGS)
 
-faults: $(VENV)/dev ## Kill, cut and confuse whatever can be, in every combination (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses 2 --long tests/faults $(ARGS)
+faults: $(VENV)/dev ## Kill, cut and confuse whatever can be, in the long forms too (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest --numprocesses 2 --long -m long $(ARGS)
 
 timescale: $(VENV)/dev ## Test the market's record on TimescaleDB, in a Debian that root makes with debootstrap (ARGS="-k name" for some)
 	@$(BIN)/python -m tests.timescale $(ARGS)

@@ -10,8 +10,9 @@ from tests.stack import Stack
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("long", ["", pytest.param("1", marks=pytest.mark.long)], ids=["cut", "cut and hung"])
 def test_a_page_lives_through_a_restart_of_everything_and_through_a_lost_connection(
-    stack: Stack, tmp_path: Path
+    stack: Stack, tmp_path: Path, long: str
 ) -> None:
     node, chromium = page.node(), page.chromium()
     build.build()
@@ -27,5 +28,6 @@ def test_a_page_lives_through_a_restart_of_everything_and_through_a_lost_connect
         CHROMIUM=chromium,
         E2E_OUTPUT=str(tmp_path),
         STACK_STATE=str(stack.folder.state),
+        LONG=long,
     )
     print(told)

@@ -38,6 +38,10 @@ RATE = 40.0
 
 on_binance = pytest.mark.parametrize("port", ["BINANCE"], indirect=True)
 """For what has nothing to do with how a venue speaks."""
+on_binance_first = pytest.mark.parametrize(
+    "port", ["BINANCE", pytest.param("KRAKEN", marks=pytest.mark.long)], indirect=True
+)
+"""For what waits long, and is alike where a venue speaks otherwise."""
 
 
 @pytest.fixture(params=PORTS)
@@ -853,6 +857,7 @@ async def test_on_a_quiet_market_time_goes_on_as_long_as_the_venue_answers_pings
     assert moments[-1] < time.time_ns() // 1_000_000 - 1_000
 
 
+@on_binance_first
 async def test_a_wall_clock_that_is_set_changes_nothing_of_the_time_of_a_quiet_market(
     rpc, worker, redis, port, market, told, monkeypatch
 ):
@@ -877,6 +882,7 @@ def moments_in(batches: list[TickBatch]) -> list[int]:
     return [batch.market_time.ToMilliseconds() for batch in batches if batch.HasField("market_time")]
 
 
+@on_binance_first
 async def test_a_venues_time_is_known_however_long_asking_waits_for_its_budget(redis, port):
     port.venue.clock_offset_milliseconds = -7_200_000
     addresses = Addresses(port.venue.url, port.venue.streams_url)
