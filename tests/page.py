@@ -9,7 +9,9 @@ from typing import NoReturn
 import pytest
 
 from services.web import build
+from tests.stack import Stack
 
+WALK_SECONDS = 540.0
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -51,3 +53,20 @@ def run(node: build.Node, *arguments: str, seconds: float, **environment: str) -
     )
     assert done.returncode == 0, Path(arguments[0]).name + "\n" + done.stdout + done.stderr
     return done.stdout
+
+
+def walk(stack: Stack, output: Path, *arguments: str, **environment: str) -> str:
+    """A real Chromium goes through the page's own scripts of these names; what was printed."""
+    node_found, chromium_found = node(), chromium()
+    build.build()
+    return run(
+        node_found,
+        "node_modules/@playwright/test/cli.js",
+        "test",
+        *arguments,
+        seconds=WALK_SECONDS,
+        EDGE_URL=f"http://{stack.edge}",
+        CHROMIUM=chromium_found,
+        E2E_OUTPUT=str(output),
+        **environment,
+    )

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from libs.cli.client import edge_channel, sign_in_admin
-from libs.cli.options import DataDir, running_stack
+from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack
 from libs.mesh.wire import timestamp
 from libs.stack.errors import StackError
 from libs.stack.state import Snapshot
@@ -22,7 +22,6 @@ from libs.stack.state import Snapshot
 app = typer.Typer(add_completion=False)
 
 EXPORT_SECONDS = 3_600.0
-STOPPED_EXIT_CODE = 130
 FORMATS = {
     "csv": marketdata_pb2.EXPORT_FORMAT_CSV,
     "csv.gz": marketdata_pb2.EXPORT_FORMAT_CSV_GZIP,

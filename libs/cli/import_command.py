@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in_admin
-from libs.cli.options import DataDir, running_stack
+from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack
 from libs.stack.errors import StackError
 from libs.stack.state import Snapshot
 from libs.store.background import Backoff
@@ -37,7 +37,6 @@ FAILURES_MAX = 8
 """Calls one after the other that bring nothing forward."""
 REPEATS_MAX = 100
 """So often the same file is imported within the thirty days for which its import is known."""
-STOPPED_EXIT_CODE = 130
 PASSING = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -9,6 +9,9 @@ from libs.stack.errors import StackError
 from libs.stack.folder import FOLDER_VARIABLE, DataFolder
 from libs.stack.state import Snapshot, running
 
+STOPPED_EXIT_CODE = 130
+"""Of a command that Ctrl-C has stopped, as shells have it."""
+
 DataDir = Annotated[
     Path | None,
     typer.Option(

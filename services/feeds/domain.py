@@ -12,6 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
+from libs.bar_sizes import BAR_SIZES
 from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
 
 
@@ -118,42 +119,10 @@ class Bar(NamedTuple):
     """0 where the venue does not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class BarSize:
-    """How long a bar is. Bars are half-open and open at whole multiples of the length since the origin."""
-
-    name: str
-    length_ns: int
-    origin_ns: int = 0
-
-    def at_or_before(self, time_ns: int) -> int:
-        """The last moment up to then at which a bar opens."""
-        return time_ns - (time_ns - self.origin_ns) % self.length_ns
-
-    def at_or_after(self, time_ns: int) -> int:
-        return time_ns + (self.origin_ns - time_ns) % self.length_ns
-
-
 SECOND_NS = 1_000_000_000
 MINUTE_NS, HOUR_NS, DAY_NS = 60 * SECOND_NS, 3_600 * SECOND_NS, 86_400 * SECOND_NS
-MONDAY_NS = 4 * DAY_NS
-"""The first after 1970 began."""
 INSTRUMENT_BYTES_MIN = 256 * 1024
 """Of Redis, for an instrument that runs: several of the largest batches, and minutes of a market of one trade a second."""
-BAR_SIZES: Mapping[str, BarSize] = {
-    size.name: size
-    for size in (
-        BarSize("1s", SECOND_NS),
-        BarSize("1m", MINUTE_NS),
-        BarSize("5m", 5 * MINUTE_NS),
-        BarSize("15m", 15 * MINUTE_NS),
-        BarSize("1h", HOUR_NS),
-        BarSize("4h", 4 * HOUR_NS),
-        BarSize("1d", DAY_NS),
-        BarSize("1w", 7 * DAY_NS, MONDAY_NS),
-    )
-}
-"""Those of marketdata."""
 HISTORY_BAR_SIZE = BAR_SIZES["1m"]
 """Of what a feed brings by itself."""
 

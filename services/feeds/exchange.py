@@ -27,10 +27,10 @@ import structlog
 from prometheus_client import Counter
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.bar_sizes import BAR_SIZES
 from libs.store.background import Backoff, running
 from libs.store.database import DatabaseUnavailable
 from services.feeds.domain import (
-    BAR_SIZES,
     SECOND_NS,
     Backfill,
     Backfilled,

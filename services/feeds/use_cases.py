@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from libs.bar_sizes import BAR_SIZES
 from libs.errors import Invalid
 from services.feeds.domain import (
-    BAR_SIZES,
     DAY_NS,
     HISTORY_BAR_SIZE,
     NOTHING_PLAYED,

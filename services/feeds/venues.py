@@ -18,15 +18,14 @@ import structlog
 from prometheus_client import Counter
 from redis.asyncio import Redis
 
+from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.bus.budget import Budget, Limits, Use
 from libs.venues import below, retry_seconds
 from services.feeds.domain import (
-    BAR_SIZES,
     EPOCH_START,
     Aggressor,
     AssetClass,
     Bar,
-    BarSize,
     Book,
     BookLevel,
     Clock,

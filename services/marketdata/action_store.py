@@ -6,9 +6,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from libs.bar_sizes import EPOCH, SECOND
 from libs.store.database import Connection
 from services.marketdata.adjustments import Close
-from services.marketdata.domain import DAYS, EPOCH, HOURS, SECOND, WEEKS, CashDividend, CorporateAction, Split
+from services.marketdata.domain import DAYS, HOURS, WEEKS, CashDividend, CorporateAction, Split
 from services.marketdata.parts import table_of
 
 COLUMNS = """

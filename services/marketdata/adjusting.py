@@ -12,6 +12,7 @@ from uuid import UUID
 
 import numpy as np
 
+from libs.bar_sizes import EPOCH, SECOND, BarSize
 from libs.errors import Invalid
 from libs.store.database import Connection, Database
 from services.marketdata import action_store, adjustments, candle_store, domain, sessions, store
@@ -20,14 +21,11 @@ from services.marketdata.adjustments import Columns, Factors
 from services.marketdata.columns import Flags, Integers
 from services.marketdata.domain import (
     DAYS,
-    EPOCH,
     HOURS,
     QUARTERS,
-    SECOND,
     WEEKS,
     ActionNotFound,
     Adjustment,
-    BarSize,
     BarSpansExDate,
     CalendarChanged,
     Candle,

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from libs.bar_sizes import EPOCH, SECOND
 from services.marketdata.columns import Flags, Floats, Integers
-from services.marketdata.domain import EPOCH, SECOND, CashDividend, DividendNotBelowClose, Split
+from services.marketdata.domain import CashDividend, DividendNotBelowClose, Split
 
 
 class Columns(NamedTuple):

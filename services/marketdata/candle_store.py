@@ -25,23 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND, BarSize
 from libs.store.database import Connection
 from services.marketdata import copying, parts, sessions
 from services.marketdata.bars import Bars
 from services.marketdata.columns import SECOND_NS, Integers
 from services.marketdata.copying import POSTGRES_EPOCH_SECONDS
-from services.marketdata.domain import (
-    BAR_SIZES,
-    CALENDAR_SIZES,
-    DAYS,
-    EPOCH,
-    HOURS,
-    QUARTERS,
-    SECOND,
-    BarSize,
-    CalendarChanged,
-    Candle,
-)
+from services.marketdata.domain import CALENDAR_SIZES, DAYS, HOURS, QUARTERS, CalendarChanged, Candle
 from services.marketdata.parts import table_of
 from services.marketdata.sessions import Calendar
 

@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 
 from tradeloom.marketdata.v1.marketdata_pb2 import CandlesGap, StreamCandlesResponse
 
+from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND, BarSize
 from libs.errors import CursorInvalid
 from libs.mesh.wire import timestamp
 from libs.store.background import running
 from libs.store.database import Database
 from services.marketdata import candle_store, parts, wire
 from services.marketdata.candle_store import Head
-from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND, BarSize
 from services.marketdata.heartbeat import Heartbeat
 
 CANDLES_MAX = 1_000

@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import NamedTuple
 from uuid import UUID
 
+from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotAllowed, NotFound
 from libs.money import ZERO
 
-SECOND = timedelta(seconds=1)
-MINUTE = timedelta(minutes=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 UTC_ZONE = "UTC"
 
 
@@ -92,36 +89,6 @@ def check_put(instrument: Instrument, existing: Instrument | None) -> None:
         raise Invalid(violations)
 
 
-@dataclass(frozen=True, slots=True)
-class BarSize:
-    """How long a bar is. Bars are half-open and open at whole multiples of the size since the origin.
-
-    Of an instrument with a calendar, days and weeks are those that its exchange trades, and as long as these are.
-    """
-
-    name: str
-    length: timedelta
-    origin: datetime = EPOCH
-
-    @property
-    def seconds(self) -> int:
-        return self.length // SECOND
-
-
-BAR_SIZES: Mapping[str, BarSize] = {
-    size.name: size
-    for size in (
-        BarSize("1s", SECOND),
-        BarSize("1m", MINUTE),
-        BarSize("5m", timedelta(minutes=5)),
-        BarSize("15m", timedelta(minutes=15)),
-        BarSize("1h", timedelta(hours=1)),
-        BarSize("4h", timedelta(hours=4)),
-        BarSize("1d", timedelta(days=1)),
-        BarSize("1w", timedelta(days=7), MONDAY),
-    )
-}
-"""From the shortest on: each is made of the one before it."""
 BAR_SIZE_USUAL = "1m"
 QUARTERS, HOURS, DAYS, WEEKS = (BAR_SIZES[name] for name in ("15m", "1h", "1d", "1w"))
 CALENDAR_SIZES = (DAYS, WEEKS)

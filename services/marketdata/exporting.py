@@ -18,10 +18,11 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from tradeloom.marketdata.v1.marketdata_pb2 import ExportCandlesResponse
 
+from libs.bar_sizes import EPOCH
 from libs.errors import Invalid
 from libs.store.database import Connection, Database
 from services.marketdata import candle_store, copying, store
-from services.marketdata.domain import EPOCH, Export, ExportFormat, TooManyExports
+from services.marketdata.domain import Export, ExportFormat, TooManyExports
 
 AT_ONCE_MAX = 2
 """Exports of one process."""

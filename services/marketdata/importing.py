@@ -14,12 +14,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import IO, TypeVar
 
+from libs.bar_sizes import BAR_SIZES
 from libs.errors import Invalid
 from libs.store.background import running
 from libs.store.database import Database
 from libs.store.leases import Lease, fence, holding
 from services.marketdata import candle_store, import_store, imports, parts, sessions
-from services.marketdata.domain import BAR_SIZES, CalendarChanged, Import, ImportMalformed, ImportRefusal, ImportState
+from services.marketdata.domain import CalendarChanged, Import, ImportMalformed, ImportRefusal, ImportState
 
 LANES = 2
 """Imports that are worked on at once, of all replicas."""

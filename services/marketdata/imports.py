@@ -18,10 +18,11 @@ from typing import IO
 import numpy as np
 import polars as pl
 
+from libs.bar_sizes import EPOCH, BarSize
 from libs.errors import Invalid
 from services.marketdata import sessions
 from services.marketdata.columns import Integers
-from services.marketdata.domain import CALENDAR_SIZES, EPOCH, BarSize, ImportLinesInvalid, ImportMalformed
+from services.marketdata.domain import CALENDAR_SIZES, ImportLinesInvalid, ImportMalformed
 from services.marketdata.layouts import NUMBERS, Block, blocks
 from services.marketdata.sessions import Calendar
 from services.marketdata.unpacking import unpacked_well

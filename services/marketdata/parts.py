@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from libs.bar_sizes import BAR_SIZES, EPOCH, BarSize
 from libs.store.database import Connection
-from services.marketdata.domain import BAR_SIZES, EPOCH, BarSize
 
 TICKS = "market_data_ticks"
 PARTS_OF_SIZES = {

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 import polars as pl
 from tradeloom.marketdata.v1.marketdata_pb2 import Candle, PutCandlesRequest, PutCandlesResponse
 
+from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND, BarSize
 from libs.errors import Invalid
 from libs.mesh.wire import time_from_proto
 from libs.store.database import Database
 from services.marketdata import candle_store, parts, sessions, store
-from services.marketdata.domain import BAR_SIZES, CALENDAR_SIZES, EPOCH, SECOND, BarSize
+from services.marketdata.domain import CALENDAR_SIZES
 
 AT_ONCE_MAX = 1
 """Others wait: for it and what it derives there is one of the worker's connections."""

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import structlog
 
+from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND, BarSize
 from libs.store.background import running
 from libs.store.database import Connection, Database
 from services.marketdata import candle_store, parts, sessions
 from services.marketdata.candle_store import IMPORT_STATEMENT_SECONDS, Window
 from services.marketdata.columns import Integers
-from services.marketdata.domain import BAR_SIZES, CALENDAR_SIZES, DAYS, EPOCH, HOURS, SECOND, BarSize
+from services.marketdata.domain import CALENDAR_SIZES, DAYS, HOURS
 from services.marketdata.parts import table_of
 from services.marketdata.sessions import DAY_NS, MONDAY_AHEAD, Calendar, Nanoseconds
 

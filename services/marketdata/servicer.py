@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.marketdata.v1.marketdata_pb2 import GetCandlesRequest, ListCorporateActionsRequest
 
+from libs.bar_sizes import EPOCH
 from libs.bus import feed
 from libs.errors import Invalid
 from libs.mesh import identity, pages
@@ -81,11 +82,11 @@ def time_of(microseconds: int) -> datetime:
     """Raises PageTokenInvalid for what no time can be."""
     if abs(microseconds) > MICROSECONDS_MAX:
         raise pages.PageTokenInvalid({"page_token": "is not one that was given out"})
-    return domain.EPOCH + microseconds * MICROSECOND
+    return EPOCH + microseconds * MICROSECOND
 
 
 def microseconds_of(time: datetime) -> int:
-    return (time - domain.EPOCH) // MICROSECOND
+    return (time - EPOCH) // MICROSECOND
 
 
 def not_in_future(request: ListCorporateActionsRequest | GetCandlesRequest, now: datetime) -> datetime | None:

@@ -25,8 +25,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from libs.bar_sizes import EPOCH, BarSize
 from libs.errors import Exhausted, Invalid
-from services.marketdata.domain import DAYS, EPOCH, BarSize, Instrument, MarketState, Session
+from services.marketdata.domain import DAYS, Instrument, MarketState, Session
 
 COVERED_FROM = date(1990, 1, 1)
 COVERED_AHEAD = timedelta(days=366)

@@ -25,6 +25,7 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND
 from libs.bus import feed
 from libs.bus.feed import READ_BATCHES, Cursor, Entry
 from libs.store.background import Backoff, running
@@ -35,7 +36,6 @@ from services.marketdata import candle_store, columns, gap_store, parts, session
 from services.marketdata.bars import Bars, bars_of
 from services.marketdata.candle_store import Calendars
 from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, Told
-from services.marketdata.domain import BAR_SIZES, EPOCH, SECOND
 from services.marketdata.parts import TICKS, Part
 from services.marketdata.sessions import Calendar
 from services.marketdata.turns import give_way

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tradeloom.marketdata.v1.marketdata_pb2 import Tick, TickBatch
 
+from libs.bar_sizes import EPOCH
 from libs.bus.feed import Cursor
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
@@ -16,7 +17,6 @@ from services.marketdata import copying
 from services.marketdata.bars import NUMBER_DIGITS_MAX
 from services.marketdata.columns import Flags, Ticks
 from services.marketdata.copying import POSTGRES_EPOCH_SECONDS
-from services.marketdata.domain import EPOCH
 from services.marketdata.turns import in_pieces
 
 BATCH_TICKS_MAX = 500

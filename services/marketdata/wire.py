@@ -5,12 +5,12 @@ from datetime import date, datetime
 
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.bar_sizes import EPOCH
 from libs.errors import Invalid
 from libs.ids import uuid7
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
 from libs.money import plain
 from services.marketdata.domain import (
-    EPOCH,
     Adjustment,
     AssetClass,
     Candle,

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from services.web import build
 from tests import page
 from tests.stack import Stack
 
@@ -14,20 +13,5 @@ from tests.stack import Stack
 def test_a_page_lives_through_a_restart_of_everything_and_through_a_lost_connection(
     stack: Stack, tmp_path: Path, long: str
 ) -> None:
-    node, chromium = page.node(), page.chromium()
-    build.build()
-    told = page.run(
-        node,
-        "node_modules/@playwright/test/cli.js",
-        "test",
-        "faults",
-        # One after the other: the first kills what the second stands on.
-        "--workers=1",
-        seconds=540,
-        EDGE_URL=f"http://{stack.edge}",
-        CHROMIUM=chromium,
-        E2E_OUTPUT=str(tmp_path),
-        STACK_STATE=str(stack.folder.state),
-        LONG=long,
-    )
-    print(told)
+    # One after the other: the first kills what the second stands on.
+    print(page.walk(stack, tmp_path, "faults", "--workers=1", STACK_STATE=str(stack.folder.state), LONG=long))

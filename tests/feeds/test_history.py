@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.bar_sizes import BAR_SIZES
 from libs.ids import uuid7
 from services.feeds import exchange, venues
 from services.feeds.domain import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
@@ -104,7 +105,7 @@ class Stand:
 
     def told(self, size: str, start_ns: int, end_ns: int) -> dict[int, Bar]:
         """What of the venue's record lies within."""
-        length_ns = venues.BAR_SIZES[size].length_ns
+        length_ns = BAR_SIZES[size].length_ns
         return {
             opened: bar
             for opened, bar in self.port.bars_of(size).items()
@@ -208,7 +209,7 @@ async def test_bars_are_ordered_by_size_and_brought_to_exactly_their_bounds(stan
         assert await stand.stored(backfill.bar_size) == told
         assert backfill.bar_count == len(told) > 0
         assert min(told) >= backfill.from_time.seconds
-        length_ns = venues.BAR_SIZES[backfill.bar_size].length_ns
+        length_ns = BAR_SIZES[backfill.bar_size].length_ns
         assert 0 <= backfill.bounds.start_time.ToNanoseconds() - start_ns < length_ns
         assert 0 <= end_ns - backfill.bounds.end_time.ToNanoseconds() < length_ns
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1.marketdata_pb2 import MissedTrades, StreamTicksResponse, TickBatch
 
+from libs.bar_sizes import BAR_SIZES
 from libs.mesh.wire import timestamp
 from services.marketdata.bars import bars_of
 from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, told_by
-from services.marketdata.domain import BAR_SIZES
 from services.marketdata.parts import parts_of
 from tests.marketdata.stand import START, tick_at
 

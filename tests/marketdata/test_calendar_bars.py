@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.mesh.wire import timestamp
 from libs.store.database import open_database
 from services.marketdata import candle_store, sessions
-from services.marketdata.domain import BAR_SIZES, DAYS, WEEKS, BarSize, CalendarChanged, ImportLinesInvalid
+from services.marketdata.domain import DAYS, WEEKS, CalendarChanged, ImportLinesInvalid
 from services.marketdata.imports import Rules, check, slices
 from services.marketdata.remaking import remake_next
 from tests.marketdata.stand import (

@@ -7,12 +7,12 @@ import polars as pl
 import pytest
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.bar_sizes import BAR_SIZES
 from libs.mesh.pages import token_after
 from libs.mesh.wire import timestamp
 from services.marketdata import candle_stream
 from services.marketdata.candle_store import Head
 from services.marketdata.candle_stream import CandleCursor, parse_cursor
-from services.marketdata.domain import BAR_SIZES
 from tests.marketdata.stand import (
     BTC,
     START,

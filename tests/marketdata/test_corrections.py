@@ -16,9 +16,9 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
 
+from libs.bar_sizes import BAR_SIZES, EPOCH, BarSize
 from libs.mesh.wire import timestamp
 from services.marketdata import candle_store
-from services.marketdata.domain import BAR_SIZES, EPOCH, BarSize
 from tests.marketdata.stand import (
     BTC,
     START,

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1 import marketdata_pb2
 
+from libs.bar_sizes import BAR_SIZES
 from libs.mesh.wire import timestamp
 from services.marketdata import copying, exporting
-from services.marketdata.domain import BAR_SIZES, ExportFormat
+from services.marketdata.domain import ExportFormat
 from services.marketdata.exporting import KINDS, SCHEMA, Parts, write
 from services.marketdata.imports import Rules, check, slices
 from tests.marketdata.stand import BTC, Feeder, announce, desk_of, stored_bars, tick_at

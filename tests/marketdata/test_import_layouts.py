@@ -11,9 +11,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from libs.bar_sizes import BAR_SIZES, EPOCH
 from libs.errors import Invalid
 from services.marketdata import arrow, imports, layouts, unpacking
-from services.marketdata.domain import BAR_SIZES, EPOCH, ImportLinesInvalid, ImportMalformed
+from services.marketdata.domain import ImportLinesInvalid, ImportMalformed
 from services.marketdata.imports import Rules, check, slices
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

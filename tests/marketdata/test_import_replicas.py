@@ -372,7 +372,6 @@ READ = """
 import sys, psutil
 from datetime import UTC, datetime
 from services.marketdata import imports
-from services.marketdata.domain import BAR_SIZES
 process, peak = psutil.Process(), 0
 def told(_):
     global peak

@@ -10,8 +10,9 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from libs.bar_sizes import BAR_SIZES
 from libs.errors import Invalid
-from services.marketdata.domain import BAR_SIZES, ImportLinesInvalid, ImportMalformed
+from services.marketdata.domain import ImportLinesInvalid, ImportMalformed
 from services.marketdata.imports import Rules, check, slices
 from tests.marketdata.stand import BTC, START, Feeder, announce, desk_of, served, stored_bars, stored_through, tick_at
 from tests.marketdata.test_instruments import reason_of, refused

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 from prometheus_client import REGISTRY
 
+from libs.bar_sizes import BAR_SIZES
 from libs.bus import feed
 from libs.bus.feed import Outdated
 from libs.store.database import open_database
 from services.marketdata import candle_store, storing, tick_store
-from services.marketdata.domain import BAR_SIZES
 from services.marketdata.storing import share_of
 from tests.marketdata.stand import (
     BTC,

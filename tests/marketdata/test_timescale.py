@@ -7,9 +7,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 import asyncpg
 import pytest
 
+from libs.bar_sizes import BAR_SIZES
 from libs.stack.folder import DataFolder
 from migrations import HERE
-from services.marketdata.domain import BAR_SIZES
 from services.marketdata.parts import LONG, UNITS
 from tests.marketdata.stand import (
     BTC,

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import polars as pl
 
+from libs.bar_sizes import BAR_SIZES
 from libs.bus.feed import Cursor
 from libs.store.database import open_database
 from services.marketdata import candle_store, sessions
-from services.marketdata.domain import BAR_SIZES
 from services.marketdata.remaking import remake_next
 from tests.marketdata.stand import BTC, Feeder, announce, desk_of, select, stored_bars, tick_at
 
