@@ -26,6 +26,7 @@ from uuid import UUID
 
 import aiohttp
 import asyncpg
+import grpc
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc import aio
@@ -132,14 +133,26 @@ class Served:
 
     async def until_health(self, wanted: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
         """Returns once gRPC health says so."""
+        async with asyncio.timeout(READY_SECONDS):
+            while not await self._says(wanted):
+                pass
+
+    async def _says(self, wanted: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> bool:
+        """Waits until it does; False if that was asked over a connection to a process that has been killed."""
         # Not known to the stubs.
         watch = health_pb2_grpc.HealthStub(self.channel()).Watch(  # pyright: ignore[reportAttributeAccessIssue]
-            health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=READY_SECONDS
+            health_pb2.HealthCheckRequest(), wait_for_ready=True
         )
-        async for answer in watch:
-            if answer.status == wanted:
-                break
-        watch.cancel()
+        try:
+            async for answer in watch:
+                if answer.status == wanted:
+                    return True
+        except aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+        finally:
+            watch.cancel()
+        return False
 
     async def until_ready(self) -> None:
         await self.until_health(health_pb2.HealthCheckResponse.SERVING)
