@@ -371,6 +371,7 @@ async def test_ticks_are_stored_while_a_large_file_is(installation, caller, redi
 READ = """
 import sys, psutil
 from datetime import UTC, datetime
+from libs.bar_sizes import BAR_SIZES
 from services.marketdata import imports
 process, peak = psutil.Process(), 0
 def told(_):

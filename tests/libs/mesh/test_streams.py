@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import SimpleNamespace
@@ -46,6 +47,11 @@ async def opened(served: Served, metadata: Metadata | None = None) -> Any:
     call = stub.StreamOrderEvents(ASKED, metadata=metadata or sign_in())
     await call.read()
     return call
+
+
+def channel_of_its_own(served: Served) -> aio.Channel:
+    """One that outlasts the service: the others are closed once it has ended, whatever is still to be read there."""
+    return open_channel(served.address, served.word, tls_folder=served.pki, caller="edge")
 
 
 async def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
@@ -142,27 +148,30 @@ async def until_refused(served: Served, metadata: Metadata) -> None:
 
 
 async def test_a_drain_ends_streams_so_that_they_resume_elsewhere(place):
-    async with serving_works(place) as served:
-        call = await opened(served)
-        ending = asyncio.create_task(end_of(call))
-        stopping = time.monotonic()
-    assert await ending == (grpc.StatusCode.UNAVAILABLE, Draining.reason)
-    # Neither the stream nor the fixture's health watch holds the drain up until its last second.
-    assert time.monotonic() - stopping < 3
+    async with AsyncExitStack() as outlasting:
+        async with serving_works(place) as served:
+            channel = await outlasting.enter_async_context(channel_of_its_own(served))
+            call = orders_pb2_grpc.OrderServiceStub(channel).StreamOrderEvents(ASKED, metadata=sign_in())
+            await call.read()
+            stopping = time.monotonic()
+        assert await end_of(call) == (grpc.StatusCode.UNAVAILABLE, Draining.reason)
+        # Neither the stream nor the fixture's health watch holds the drain up until its last second.
+        assert time.monotonic() - stopping < 3
 
 
 async def test_an_open_health_watch_does_not_hold_up_a_drain(place):
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    async with serving_works(place) as served:
-        watch = health_pb2_grpc.HealthStub(served.channel()).Watch(  # pyright: ignore[reportAttributeAccessIssue]
-            health_pb2.HealthCheckRequest(service="tradeloom.orders.v1.OrderService")
-        )
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        told = asyncio.create_task(watch.read())
-        stopping = time.monotonic()
-    assert (await told).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert time.monotonic() - stopping < 3
+    async with AsyncExitStack() as outlasting:
+        async with serving_works(place) as served:
+            channel = await outlasting.enter_async_context(channel_of_its_own(served))
+            watch = health_pb2_grpc.HealthStub(channel).Watch(  # pyright: ignore[reportAttributeAccessIssue]
+                health_pb2.HealthCheckRequest(service="tradeloom.orders.v1.OrderService")
+            )
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            stopping = time.monotonic()
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert time.monotonic() - stopping < 3
 
 
 async def test_more_streams_than_a_process_may_serve_are_refused_and_a_place_is_given_back(place):
