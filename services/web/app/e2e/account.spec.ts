@@ -1,5 +1,5 @@
-import { expect, test, type Page } from "@playwright/test";
-import { codeOf, earlyInStep, linkTo, newcomer, signIn, watched } from "./person";
+import { expect, type Page } from "@playwright/test";
+import { codeOf, earlyInStep, linkTo, newcomer, signIn, test, watched } from "./person";
 
 /** Creates a key up to where its secret is shown, or a second factor asked for. */
 async function createKey(page: Page, name: string): Promise<void> {

@@ -1,6 +1,6 @@
 import { readFileSync } from "node:fs";
-import { expect, test, type Page } from "@playwright/test";
-import { registered } from "./person";
+import { expect, type Page } from "@playwright/test";
+import { registered, test } from "./person";
 import { Ticks } from "./ticks";
 import { Wire } from "./wire";
 

@@ -1,5 +1,5 @@
-import { expect, test, type Page } from "@playwright/test";
-import { PASSWORD, registered, watched } from "./person";
+import { expect, type Page } from "@playwright/test";
+import { PASSWORD, registered, test, watched } from "./person";
 
 function ticket(page: Page) {
   return page.getByRole("form", { name: "Order ticket" });

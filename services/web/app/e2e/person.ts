@@ -1,7 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { expect, type Page } from "@playwright/test";
+import { expect, test as base, type Page } from "@playwright/test";
 
 export const PASSWORD = "three looms weave at night";
 
@@ -9,6 +9,36 @@ const ROOT = fileURLToPath(new URL("../../../../", import.meta.url));
 /** Of the mesh that is tested: where it writes mails, having no mail server. */
 const MAILS = process.env.MAILS ?? `${ROOT}.tradeloom/mails`;
 const PYTHON = process.env.PYTHON ?? `${ROOT}.venv/bin/python`;
+
+const TOLD_LINES = 60;
+
+/** Playwright's own; a test that fails also prints what was done in its first window and asked of the mesh, of which CI keeps nothing else. */
+export const test = base.extend<{ told: void }>({
+  told: [
+    async ({ context }, use, info) => {
+      const lines: string[] = [];
+      const tell = (line: string) => {
+        lines.push(`${new Date().toISOString().slice(11, 23)} ${line}`);
+        if (lines.length > TOLD_LINES) lines.shift();
+      };
+      context.on("console", (message) => message.text().startsWith("did ") && tell(message.text()));
+      context.on("request", (request) => request.method() === "POST" && tell(`asks ${new URL(request.url()).pathname}`));
+      context.on("requestfailed", (request) => tell(`fails ${new URL(request.url()).pathname}: ${request.failure()?.errorText}`));
+      context.on("response", (response) => {
+        const path = new URL(response.url()).pathname;
+        if (path.startsWith("/tradeloom.")) tell(`told ${path}: ${response.status()} ${response.headers()["grpc-status"] ?? ""}`);
+      });
+      await context.addInitScript(() => {
+        for (const kind of ["mousedown", "mouseup", "click", "submit", "invalid"]) {
+          document.addEventListener(kind, ({ target }) => console.debug(`did ${kind} ${(target as Element).textContent?.slice(0, 40)}`), true);
+        }
+      });
+      await use();
+      if (info.status !== info.expectedStatus) console.log(lines.join("\n"));
+    },
+    { auto: true },
+  ],
+});
 
 /** A page whose every complaint fails its test: errors, refused policies, requests to anywhere else. */
 export async function watched(page: Page, origin: string): Promise<string[]> {
