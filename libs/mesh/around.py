@@ -128,7 +128,11 @@ def wrap(handler: Any, method: Method, concerns: Sequence[Concern], check: Check
                 await stack.enter_async_context(concern(call))
             async with aclosing(inner(request, context)) as responses:
                 while (response := await call.step(anext(responses, END))) is not END:
-                    await call.step(context.write(response))
+                    try:
+                        await call.step(context.write(response))
+                    except aio.InternalError as error:
+                        # The reader has left: a write that waited for it hears of it before this task is cancelled.
+                        raise asyncio.CancelledError from error
 
     serialize = handler.response_serializer
 

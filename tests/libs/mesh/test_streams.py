@@ -14,6 +14,7 @@ import grpc
 import pytest
 from grpc import aio
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
@@ -92,30 +93,53 @@ async def test_a_stream_ends_with_its_session_and_no_other_does(place, works):
         staying.cancel()
 
 
-async def test_a_stream_whose_reader_stands_still_ends_with_its_session_too(place):
-    """Its reader takes nothing, so the service is held in the midst of sending."""
-    meshes: list[Mesh] = []
-    sent, ended = [0], asyncio.Event()
-    session_id = uuid7()
+class Flood:
+    """Sends until its reader stands still, and then is held in the midst of sending."""
 
-    async def flood(request: Any, context: aio.ServicerContext) -> AsyncIterator[orders_pb2.StreamOrderEventsResponse]:
+    def __init__(self) -> None:
+        self.sent, self.ended = 0, asyncio.Event()
+
+    async def work(
+        self, request: Any, context: aio.ServicerContext
+    ) -> AsyncIterator[orders_pb2.StreamOrderEventsResponse]:
         try:
             while True:
-                sent[0] += 1
+                self.sent += 1
                 yield orders_pb2.StreamOrderEventsResponse(cursor="x" * 100_000)
         finally:
-            ended.set()
+            self.ended.set()
 
-    async with serving_works(place, meshes=meshes, StreamOrderEvents=flood) as served:
-        call = await opened(served, sign_in(sid=str(session_id)))
+    async def until_held(self) -> None:
         before = -1
-        while before != sent[0]:
-            before = sent[0]
+        while before != self.sent:
+            before = self.sent
             await asyncio.sleep(0.1)
-        meshes[0].sessions.end({session_id: SOON})
+
+    async def until_ended(self) -> None:
         async with asyncio.timeout(5):
-            await ended.wait()
+            await self.ended.wait()
+
+
+async def test_a_stream_whose_reader_stands_still_ends_with_its_session_too(place):
+    meshes: list[Mesh] = []
+    session_id, flood = uuid7(), Flood()
+    async with serving_works(place, meshes=meshes, StreamOrderEvents=flood.work) as served:
+        call = await opened(served, sign_in(sid=str(session_id)))
+        await flood.until_held()
+        meshes[0].sessions.end({session_id: SOON})
+        await flood.until_ended()
         assert await end_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "SESSION_REVOKED")
+
+
+async def test_a_reader_that_leaves_while_it_stands_still_is_no_defect(place):
+    flood = Flood()
+    with capture_logs() as logged:
+        async with serving_works(place, StreamOrderEvents=flood.work) as served:
+            call = await opened(served)
+            await flood.until_held()
+            call.cancel()
+            await flood.until_ended()
+    assert not [event for event in logged if event["event"] == "defect"]
 
 
 async def test_a_session_ended_at_auth_ends_its_streams_and_calls_everywhere_within_five_seconds(place, shared_auth):
