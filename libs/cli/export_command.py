@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,13 +37,13 @@ def export_file(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file; one that is there is replaced.")],
     bar_size: Annotated[str, typer.Option(help="How long its bars are: 1s, 1m, 5m, 15m, 1h, 4h, 1d or 1w.")] = "1m",
     start: Annotated[str, typer.Option(help="The first opening, such as 2024-01-31 or 2024-01-31T10:00Z.")] = "",
-    end: Annotated[str, typer.Option(help="Bars that open before it; without it up to the newest.")] = "",
+    end: Annotated[str, typer.Option(help="Bars that open before it; without it up to the newest closed one.")] = "",
     file_format: Annotated[
         str, typer.Option("--format", help="csv, csv.gz, parquet or arrow; by the file's name unless said.")
     ] = "",
     data_dir: DataDir = None,
 ) -> None:
-    """Export bars into a file that `tradeloom import` takes again; times are in UTC unless they have an offset."""
+    """Export closed bars into a file that `tradeloom import` takes again; times are in UTC unless they have an offset."""
     name = file_format or next((each for each in FORMATS if output.name.endswith(f".{each}")), "")
     if name not in FORMATS:
         raise StackError(f"the format is one of {', '.join(FORMATS)}")
@@ -55,7 +56,8 @@ def export_file(
     )
     snapshot = running_stack(data_dir)
     console = Console(highlight=False, soft_wrap=True)
-    partial = output.with_name(f".{output.name}.part")
+    # Of its own: another export into the same file goes on beside it, and the last one stands.
+    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
     try:
         bar_count = asyncio.run(fetch(snapshot, request, partial, console))
         partial.replace(output)

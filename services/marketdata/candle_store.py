@@ -192,23 +192,31 @@ async def read_changes(
 BETWEEN = """
 instrument_id = $1 AND bar_size = $2 AND open_time >= $3 AND open_time < coalesce($4::timestamptz, 'infinity')
 """
+CLOSED_BETWEEN = f"{BETWEEN} AND coalesce(end_time, open_time + $6::interval) <= $5::timestamptz"
 
 
-async def count_bars(
-    rows: Connection, instrument_id: str, size: BarSize, start: datetime | None, end: datetime | None
+async def count_closed_bars(
+    rows: Connection,
+    instrument_id: str,
+    size: BarSize,
+    start: datetime | None,
+    end: datetime | None,
+    watermark: datetime,
 ) -> int:
     found = await rows.fetchval(
-        f"SELECT count(*) FROM {table_of(size)} WHERE {BETWEEN}",
+        f"SELECT count(*) FROM {table_of(size)} WHERE {CLOSED_BETWEEN}",
         instrument_id,
         size.name,
         start or EPOCH,
         end,
+        watermark,
+        size.length,
         timeout=COUNT_SECONDS,
     )
     return found or 0
 
 
-async def copy_bars(
+async def copy_closed_bars(
     rows: Connection,
     instrument_id: str,
     size: BarSize,
@@ -219,12 +227,9 @@ async def copy_bars(
     *,
     timeout: float,  # noqa: ASYNC109 (Postgres is to stop)
 ) -> None:
-    """Gives the bars between, in the binary form of COPY and in the order of their opening, as fast as they are taken."""
-    closed = "coalesce(end_time, open_time + $6::interval) <= $5::timestamptz"
+    """Gives the closed bars between, in the binary form of COPY and in the order of their opening, as fast as they are taken."""
     await rows.copy_from_query(
-        f"""
-        SELECT open_time, {VALUES}, {closed} AS closed, revision FROM {table_of(size)} WHERE {BETWEEN} ORDER BY open_time
-        """,
+        f"SELECT open_time, {VALUES}, revision FROM {table_of(size)} WHERE {CLOSED_BETWEEN} ORDER BY open_time",
         instrument_id,
         size.name,
         start or EPOCH,

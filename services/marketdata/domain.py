@@ -395,8 +395,17 @@ class TooManyExports(Exhausted):
 
     reason = "TOO_MANY_EXPORTS"
 
-    def __init__(self) -> None:
-        super().__init__("other exports are under way; try again soon", retry_after_seconds=5.0)
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_seconds=5.0)
+
+
+class ExportNotTaken(Conflict):
+    """The reader stood still, and its file is there no more."""
+
+    reason = "EXPORT_NOT_TAKEN"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the file was not taken for {seconds:g} seconds and was given up; begin the export anew")
 
 
 class ImportOvertaken(Conflict):

@@ -1,4 +1,4 @@
-"""Writes stored bars into a file, and gives it in chunks.
+"""Writes stored bars that are closed into a file, and gives it in chunks.
 
 The bars of one moment come as one COPY, a thread makes the file of them as they come, and only when it is whole is it given to
 the reader: one who takes it slowly holds no transaction. Whatever their number, some thousands of bars are in memory.
@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from datetime import datetime
 from typing import IO, Any
+from uuid import UUID
 
 import numpy as np
 import polars as pl
@@ -22,10 +23,14 @@ from libs.bar_sizes import EPOCH
 from libs.errors import Invalid
 from libs.store.database import Connection, Database
 from services.marketdata import candle_store, copying, store
-from services.marketdata.domain import Export, ExportFormat, TooManyExports
+from services.marketdata.domain import Export, ExportFormat, ExportNotTaken, TooManyExports
 
-AT_ONCE_MAX = 2
-"""Exports of one process."""
+WRITTEN_AT_ONCE_MAX = 2
+"""Files that one process writes at once."""
+OPEN_MAX = 8
+"""Files of one process that are written or not yet taken, each of another person."""
+TAKE_SECONDS = 60.0
+"""So long a reader may leave a chunk untaken before the file is given up."""
 BARS_MAX = 20_000_000
 CHUNK_BYTES = 1024 * 1024
 PART_ROWS = 20_000
@@ -41,7 +46,6 @@ KINDS = {
     "open_time": ">i8",
     **dict.fromkeys(FLOATS, ">f8"),
     "trade_count": ">i8",
-    "closed": "u1",
     "revision": ">i8",
 }
 """The columns of every file, in their order, as COPY gives them."""
@@ -50,7 +54,6 @@ SCHEMA = pl.Schema(
         "open_time": pl.Datetime("us", "UTC"),
         **dict.fromkeys(FLOATS, pl.Float64()),
         "trade_count": pl.Int64(),
-        "closed": pl.Boolean(),
         "revision": pl.Int64(),
     }
 )
@@ -92,34 +95,67 @@ class Exporting:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._under_way = 0
+        self._files: dict[UUID, IO[bytes]] = {}
+        """By whose they are."""
+        self._writing = 0
 
-    async def stream(self, wanted: Export) -> AsyncGenerator[ExportCandlesResponse]:
-        """How far it is, as long as the file is written; then the file."""
-        if self._under_way >= AT_ONCE_MAX:
-            raise TooManyExports
-        self._under_way += 1
-        try:
-            with tempfile.TemporaryFile() as file:
+    @property
+    def open_count(self) -> int:
+        """Files that are written or not yet taken."""
+        return len(self._files)
+
+    async def stream(self, wanted: Export, user_id: UUID) -> AsyncGenerator[ExportCandlesResponse]:
+        """How far it is, as long as the file is written; then the file. Who takes it slowly keeps nobody from having one written."""
+        if user_id in self._files:
+            raise TooManyExports("another export of yours is under way")
+        if self._writing >= WRITTEN_AT_ONCE_MAX or self.open_count >= OPEN_MAX:
+            raise TooManyExports("other exports are under way; try again soon")
+        with tempfile.TemporaryFile() as file:
+            self._files[user_id] = file
+            try:
                 parts = Parts()
-                async with aclosing(self._written(wanted, file, parts)) as steps:
-                    async for _ in steps:
-                        yield ExportCandlesResponse(bar_count=parts.bar_count, written_count=parts.written_count)
-                size_bytes, digest = file.seek(0, 2), hashlib.sha256()
-                file.seek(0)
-                told = ExportCandlesResponse(
-                    bar_count=parts.bar_count, written_count=parts.bar_count, size_bytes=size_bytes
-                )
+                self._writing += 1
+                try:
+                    async with aclosing(self._written(wanted, file, parts)) as steps:
+                        async for _ in steps:
+                            yield ExportCandlesResponse(bar_count=parts.bar_count, written_count=parts.written_count)
+                finally:
+                    self._writing -= 1
+                async with aclosing(self._given(file, user_id, parts.bar_count)) as messages:
+                    async for message in messages:
+                        yield message
+            finally:
+                self._forget(file, user_id)
+
+    async def _given(self, file: IO[bytes], user_id: UUID, bar_count: int) -> AsyncGenerator[ExportCandlesResponse]:
+        """The file, in chunks; raises ExportNotTaken where one waited for its reader too long."""
+        loop = asyncio.get_running_loop()
+
+        def give_up() -> None:
+            self._forget(file, user_id)
+            file.close()
+
+        size_bytes, digest = file.seek(0, 2), hashlib.sha256()
+        file.seek(0)
+        told = ExportCandlesResponse(bar_count=bar_count, written_count=bar_count, size_bytes=size_bytes)
+        yield told
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            digest.update(chunk)
+            told.chunk = chunk
+            untaken = loop.call_later(TAKE_SECONDS, give_up)
+            try:
                 yield told
-                while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                    digest.update(chunk)
-                    told.chunk = chunk
-                    yield told
-                told.ClearField("chunk")
-                told.sha256 = digest.digest()
-                yield told
-        finally:
-            self._under_way -= 1
+            finally:
+                untaken.cancel()
+            if file.closed:
+                raise ExportNotTaken(TAKE_SECONDS)
+        told.ClearField("chunk")
+        told.sha256 = digest.digest()
+        yield told
+
+    def _forget(self, file: IO[bytes], user_id: UUID) -> None:
+        if self._files.get(user_id) is file:
+            del self._files[user_id]
 
     async def _written(self, wanted: Export, file: IO[bytes], parts: Parts) -> AsyncGenerator[None]:
         """Something every now and then, until the file is whole."""
@@ -143,14 +179,14 @@ class Exporting:
         async with self._database.transaction(snapshot=True) as rows:
             await store.get_instrument(rows, wanted.instrument_id)
             heads = await candle_store.read_heads(rows, [wanted.instrument_id])
-            parts.bar_count = await candle_store.count_bars(
-                rows, wanted.instrument_id, wanted.size, wanted.start, wanted.end
+            watermark = heads[wanted.instrument_id].watermark if heads else EPOCH
+            parts.bar_count = await candle_store.count_closed_bars(
+                rows, wanted.instrument_id, wanted.size, wanted.start, wanted.end, watermark
             )
             if parts.bar_count > BARS_MAX:
                 raise Invalid(
                     {"end_time": f"there are {parts.bar_count} bars, and at most {BARS_MAX} are exported at once"}
                 )
-            watermark = heads[wanted.instrument_id].watermark if heads else EPOCH
             await self._copy(rows, wanted, watermark, parts, writing)
         await parts.put(None, writing)
 
@@ -171,7 +207,7 @@ class Exporting:
                 await parts.put(bytes(waiting[: PART_ROWS * row_bytes]), writing)
                 del waiting[: PART_ROWS * row_bytes]
 
-        await candle_store.copy_bars(
+        await candle_store.copy_closed_bars(
             rows, wanted.instrument_id, wanted.size, wanted.start, wanted.end, watermark, take, timeout=READ_SECONDS
         )
         if rest := bytes(waiting.removesuffix(copying.ENDS)):
@@ -181,8 +217,7 @@ class Exporting:
 def frame_of(rows: np.ndarray) -> pl.DataFrame:
     microseconds = rows["open_time"].astype(np.int64) + copying.POSTGRES_EPOCH_SECONDS * 1_000_000
     columns = {name: rows[name].astype(kind[1:] if kind[0] == ">" else kind) for name, kind in KINDS.items()}
-    columns |= {"open_time": microseconds, "closed": rows["closed"].astype(np.bool_)}
-    return pl.DataFrame(columns).cast({"open_time": SCHEMA["open_time"]})
+    return pl.DataFrame(columns | {"open_time": microseconds}).cast({"open_time": SCHEMA["open_time"]})
 
 
 def write(parts: Parts, file: IO[bytes], form: ExportFormat) -> None:

@@ -340,6 +340,6 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
 
     async def ExportCandles(self, request, context):
         wanted = wire.export_from_proto(request)
-        async with aclosing(self._exporting.stream(wanted)) as messages:
+        async with aclosing(self._exporting.stream(wanted, identity.current().user_id)) as messages:
             async for message in messages:
                 yield message

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from grpc import aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bar_sizes import BAR_SIZES
+from libs.ids import uuid7
 from libs.mesh.wire import timestamp
+from libs.store.database import open_database
 from services.marketdata import copying, exporting
-from services.marketdata.domain import ExportFormat
+from services.marketdata.domain import Export, ExportFormat, ExportNotTaken, TooManyExports
 from services.marketdata.exporting import KINDS, SCHEMA, Parts, write
 from services.marketdata.imports import Rules, check, slices
 from tests.marketdata.stand import BTC, Feeder, announce, desk_of, stored_bars, tick_at
@@ -78,7 +82,6 @@ async def test_what_is_exported_is_imported_again_to_the_same_bars(installation,
     content = await exported(caller, HAND, file_format, metadata=sign_in())
     found = READERS[file_format](content)
     assert found.columns == list(SCHEMA)
-    assert found["closed"].all()
     done = await caller.load(OTHER, content)
     assert counts(done) == (SOME_BARS + 30, SOME_BARS + 30, 0, 0)
     kept = ("open_time", "open", "high", "low", "close", "volume", "trade_count")
@@ -89,22 +92,23 @@ async def test_what_is_exported_is_imported_again_to_the_same_bars(installation,
     assert counts(await caller.load(HAND, content)) == (SOME_BARS + 30, 0, 0, SOME_BARS + 30)
 
 
-async def test_a_part_is_half_open_and_says_what_is_closed_and_corrected(installation, caller, redis):
+async def test_a_part_is_half_open_and_of_closed_bars_and_says_what_was_corrected(installation, caller, redis):
     await announce(installation, BTC)
     feeder = Feeder(redis)
     async with desk_of(installation, redis) as desk:
         await desk.store(feeder.batch([tick_at(FIRST + minute * MINUTE, 10.0 + minute) for minute in range(5)]))
         await desk.store(feeder.batch([tick_at(FIRST + MINUTE, 99.0)]))
     found = pl.read_csv(
-        await exported(caller, BTC, CSV, start_time=timestamp(FIRST + MINUTE), end_time=timestamp(FIRST + 5 * MINUTE))
+        await exported(caller, BTC, CSV, start_time=timestamp(FIRST + MINUTE), end_time=timestamp(FIRST + 3 * MINUTE))
     )
-    assert found["open_time"].to_list() == [f"2026-03-02T10:0{minute}:00Z" for minute in range(1, 5)]
-    assert found["closed"].to_list() == [True, True, True, False]
-    assert found["revision"].to_list() == [2, 1, 1, 1]
-    assert found["high"].to_list() == [99, 12, 13, 14]
-    assert found["trade_count"].to_list() == [2, 1, 1, 1]
-    hours = pl.read_csv(await exported(caller, BTC, CSV, bar_size="1h"))
-    assert hours.select("open_time", "volume", "closed").rows() == [("2026-03-02T10:00:00Z", 6, False)]
+    assert found["open_time"].to_list() == [f"2026-03-02T10:0{minute}:00Z" for minute in range(1, 3)]
+    assert found["revision"].to_list() == [2, 1]
+    assert found["high"].to_list() == [99, 12]
+    assert found["trade_count"].to_list() == [2, 1]
+    # The minute from 10:04 on still forms, as the hour does: imported once they have ended, they would stand for the whole.
+    whole = pl.read_csv(await exported(caller, BTC, CSV))
+    assert whole["open_time"].to_list() == [f"2026-03-02T10:0{minute}:00Z" for minute in range(4)]
+    assert pl.read_csv(await exported(caller, BTC, CSV, bar_size="1h")).is_empty()
 
 
 async def test_days_of_an_exchange_are_exported_where_they_begin_and_imported_there_again(installation, caller):
@@ -138,25 +142,69 @@ async def test_more_bars_or_exports_than_may_be_are_refused(caller, monkeypatch)
     monkeypatch.setattr(exporting, "BARS_MAX", 1)
     assert await refused(exported(caller, HAND, CSV)) == "INVALID_FIELDS"
     await exported(caller, HAND, CSV, end_time=timestamp(FIRST + MINUTE))
-    monkeypatch.setattr(exporting, "AT_ONCE_MAX", 0)
-    assert await refused(exported(caller, HAND, CSV)) == "TOO_MANY_EXPORTS"
+    monkeypatch.setattr(exporting, "WRITTEN_AT_ONCE_MAX", 0)
+    assert await refused(exported(caller, HAND, CSV, end_time=timestamp(FIRST + MINUTE))) == "TOO_MANY_EXPORTS"
+
+
+async def begun(messages: AsyncGenerator[marketdata_pb2.ExportCandlesResponse]) -> None:
+    """Takes the first chunk and no more."""
+    while not (await anext(messages)).chunk:
+        pass
+
+
+async def rest_of(messages: AsyncGenerator[marketdata_pb2.ExportCandlesResponse]) -> bytes:
+    return b"".join([message.chunk async for message in messages])
+
+
+async def test_who_takes_nothing_holds_up_nobody_else_and_is_given_up(installation, caller, monkeypatch):
+    """By the generator that a stream is written from: a connection takes some megabytes for a reader that stands still."""
+    await caller.put(HAND)
+    await caller.load(HAND, file_of(bar(0), bar(1), bar(2)))
+    monkeypatch.setattr(exporting, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(exporting, "TAKE_SECONDS", 1.0)
+    wanted = Export(instrument_id=HAND, size=BAR_SIZES["1m"], start=None, end=None, format=ExportFormat.CSV)
+    people = [uuid7() for _ in range(exporting.WRITTEN_AT_ONCE_MAX + 1)]
+    async with open_database(installation.url("marketdata_rpc")) as database:
+        exports = exporting.Exporting(database)
+        whole = await rest_of(exports.stream(wanted, uuid7()))
+        slow = [exports.stream(wanted, person) for person in people]
+        for messages in slow:
+            await begun(messages)
+        assert await rest_of(exports.stream(wanted, uuid7())) == whole
+        with pytest.raises(TooManyExports, match="of yours"):
+            await anext(exports.stream(wanted, people[0]))
+        monkeypatch.setattr(exporting, "OPEN_MAX", len(people))
+        with pytest.raises(TooManyExports, match="other exports"):
+            await anext(exports.stream(wanted, uuid7()))
+        async with asyncio.timeout(10):
+            while exports.open_count:
+                await asyncio.sleep(0.05)
+        # Another of the same person is not the one that was given up.
+        again = exports.stream(wanted, people[0])
+        await begun(again)
+        for messages in slow:
+            with pytest.raises(ExportNotTaken):
+                await rest_of(messages)
+        assert exports.open_count == 1
+        await again.aclose()
+        assert exports.open_count == 0
 
 
 async def test_who_leaves_in_the_midst_takes_no_place(caller, recorded_bars):
     await caller.put(HAND)
     await caller.load(HAND, recorded_bars)
     request = marketdata_pb2.ExportCandlesRequest(instrument_id=HAND, format=CSV)
-    for _ in range(exporting.AT_ONCE_MAX + 1):
+    for _ in range(exporting.WRITTEN_AT_ONCE_MAX + 1):
         stream = caller.stub.ExportCandles(request, metadata=caller.metadata, timeout=60)
-        await anext(aiter(stream))
+        await stream.read()
         stream.cancel()
         async with asyncio.timeout(15):
             while True:
                 try:
                     await exported(caller, HAND, PARQUET)
                     break
-                except Exception as error:  # noqa: BLE001
-                    assert "TOO_MANY_EXPORTS" in str(error) or "other exports" in str(error)
+                except aio.AioRpcError as error:
+                    assert "another export of yours" in str(error.details())
                     await asyncio.sleep(0.02)
 
 
@@ -177,7 +225,7 @@ values = st.lists(st.tuples(prices, finite.map(abs), st.integers(0, 2**53)), min
 def test_every_double_comes_back_as_it_was(drawn, file_format):
     since = int((FIRST - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds())
     bars = [
-        ((since + number * 60) * 1_000_000, opened, high, low, close, volume, count, 1, 1)
+        ((since + number * 60) * 1_000_000, opened, high, low, close, volume, count, 1)
         for number, ((low, opened, close, high), volume, count) in enumerate(drawn)
     ]
     parts, file = Parts(), BytesIO()
@@ -198,7 +246,7 @@ WRITE = """
 import sys, tempfile, threading, psutil
 import numpy as np
 from services.marketdata import copying
-from services.marketdata.domain import ExportFormat
+from services.marketdata.domain import Export, ExportFormat, ExportNotTaken, TooManyExports
 from services.marketdata.exporting import KINDS, PART_ROWS, Parts, write
 process, peak = psutil.Process(), 0
 parts = Parts()
@@ -207,7 +255,7 @@ def feed():
     chance = np.random.default_rng(1)
     for start in range(0, int(sys.argv[1]), PART_ROWS):
         values = {name: chance.random(PART_ROWS) if kind == ">f8" else np.arange(start, start + PART_ROWS) for name, kind in KINDS.items()}
-        parts._waiting.put(copying.encoded(KINDS, values | {"closed": 1}, PART_ROWS))
+        parts._waiting.put(copying.encoded(KINDS, values, PART_ROWS))
         peak = max(peak, process.memory_info().rss >> 20)
     parts._waiting.put(None)
 feeding = threading.Thread(target=feed)

@@ -73,7 +73,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
     """
     ERROR_REASON_TOO_MANY_EXPORTS: _ErrorReason.ValueType  # 17
-    """RESOURCE_EXHAUSTED: as many exports as one process makes at once are under way; try again after the delay."""
+    """RESOURCE_EXHAUSTED: another export of the caller's own is under way, or as many of others as one process makes at once; try
+    again after the delay.
+    """
+    ERROR_REASON_EXPORT_NOT_TAKEN: _ErrorReason.ValueType  # 18
+    """ABORTED: a chunk of the file was not taken for a minute, and the file was given up; begin the export anew."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -129,5 +133,9 @@ ERROR_REASON_BAR_SPANS_EX_DATE: ErrorReason.ValueType  # 16
 make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
 """
 ERROR_REASON_TOO_MANY_EXPORTS: ErrorReason.ValueType  # 17
-"""RESOURCE_EXHAUSTED: as many exports as one process makes at once are under way; try again after the delay."""
+"""RESOURCE_EXHAUSTED: another export of the caller's own is under way, or as many of others as one process makes at once; try
+again after the delay.
+"""
+ERROR_REASON_EXPORT_NOT_TAKEN: ErrorReason.ValueType  # 18
+"""ABORTED: a chunk of the file was not taken for a minute, and the file was given up; begin the export anew."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -2738,7 +2738,7 @@ class ExportCandlesRequest(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Bars that open before it; up to the newest if unset. At most twenty million bars are exported at once."""
+        """Bars that open before it; up to the newest closed one if unset. At most twenty million bars are exported at once."""
 
     def __init__(
         self,

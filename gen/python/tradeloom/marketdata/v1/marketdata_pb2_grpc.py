@@ -291,10 +291,11 @@ class MarketDataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportCandles(self, request, context):
-        """Streams a file of stored bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
-        its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count, closed and revision. A bar
-        that is still forming is among them and cannot be imported yet; an end_time leaves it out. A file is of one moment, so a
-        call that was cut off is begun anew.
+        """Streams a file of closed bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
+        its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count and revision. A bar that is
+        still forming is not among them: imported later, it would stand where the whole one belongs. A file is of one moment, so
+        a call that was cut off is begun anew. One export of a caller is made at a time, and one whose reader takes nothing for a
+        minute is given up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -92,10 +92,11 @@ class MarketDataServiceStub:
     it may be repeated without a request_id.
     """
     ExportCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.ExportCandlesRequest, _marketdata_pb2.ExportCandlesResponse]
-    """Streams a file of stored bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
-    its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count, closed and revision. A bar
-    that is still forming is among them and cannot be imported yet; an end_time leaves it out. A file is of one moment, so a
-    call that was cut off is begun anew.
+    """Streams a file of closed bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
+    its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count and revision. A bar that is
+    still forming is not among them: imported later, it would stand where the whole one belongs. A file is of one moment, so
+    a call that was cut off is begun anew. One export of a caller is made at a time, and one whose reader takes nothing for a
+    minute is given up.
     """
 
 class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -290,10 +291,11 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marketdata_pb2.ExportCandlesRequest,
         context: _aio.ServicerContext[_marketdata_pb2.ExportCandlesRequest, _abc.AsyncIterator[_marketdata_pb2.ExportCandlesResponse]],
     ) -> _abc.AsyncIterator[_marketdata_pb2.ExportCandlesResponse]:
-        """Streams a file of stored bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
-        its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count, closed and revision. A bar
-        that is still forming is among them and cannot be imported yet; an end_time leaves it out. A file is of one moment, so a
-        call that was cut off is begun anew.
+        """Streams a file of closed bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
+        its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count and revision. A bar that is
+        still forming is not among them: imported later, it would stand where the whole one belongs. A file is of one moment, so
+        a call that was cut off is begun anew. One export of a caller is made at a time, and one whose reader takes nothing for a
+        minute is given up.
         """
 
 def add_MarketDataServiceServicer_to_server(servicer: MarketDataServiceServicer, server: _aio.Server) -> None: ...

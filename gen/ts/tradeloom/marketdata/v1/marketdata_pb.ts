@@ -2844,7 +2844,7 @@ export type ExportCandlesRequest = Message<"tradeloom.marketdata.v1.ExportCandle
   startTime?: Timestamp | undefined;
 
   /**
-   * Bars that open before it; up to the newest if unset. At most twenty million bars are exported at once.
+   * Bars that open before it; up to the newest closed one if unset. At most twenty million bars are exported at once.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 4;
    */
@@ -3423,10 +3423,11 @@ export const MarketDataService: GenService<{
     output: typeof PutCandlesResponseSchema;
   },
   /**
-   * Streams a file of stored bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
-   * its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count, closed and revision. A bar
-   * that is still forming is among them and cannot be imported yet; an end_time leaves it out. A file is of one moment, so a
-   * call that was cut off is begun anew.
+   * Streams a file of closed bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
+   * its bytes. Its columns are open_time (in UTC), open, high, low, close, volume, trade_count and revision. A bar that is
+   * still forming is not among them: imported later, it would stand where the whole one belongs. A file is of one moment, so
+   * a call that was cut off is begun anew. One export of a caller is made at a time, and one whose reader takes nothing for a
+   * minute is given up.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.ExportCandles
    */
