@@ -4,9 +4,10 @@ The database's own functions do it (migrations/marketdata); each table is a tran
 what is converted stays so and the rest is as it was.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -17,10 +18,14 @@ NAME = "timescaledb"
 FULL_LICENSE = "timescale"
 LOCK_SECONDS = 10
 """So long it waits for those who write, and at the end for those who read; they wait so long for it, too."""
+TRIES_MAX = 5
+"""Of one step that is ended because it and somebody who writes wait for each other."""
 HOW = (
     "install it on the database's server (the package timescaledb-2-postgresql-… of Timescale, or postgresql-…-timescaledb of "
     "Debian), add timescaledb to shared_preload_libraries and restart the server"
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +126,13 @@ def check_present(timescale: Timescale) -> None:
 async def enable(rows: asyncpg.Connection) -> AsyncIterator[str]:
     """Has TimescaleDB keep what it does not keep yet, and tells of each table; may be repeated, also after a death."""
     check_present(await read_timescale(rows))
+    if not await rows.fetchval("SELECT pg_try_advisory_lock(hashtext('tradeloom timescale enable'))"):
+        raise StackError("somebody else is at it on this database; `tradeloom timescale status` says how far that is")
     try:
         await rows.execute(f"CREATE EXTENSION IF NOT EXISTS {NAME} WITH SCHEMA public")
-        await rows.execute("SELECT divide_by_size()")
+        await again_if_deadlocked(divide_by_size, rows)
         for row in await rows.fetch("SELECT parent FROM dropped ORDER BY parent"):
-            async with rows.transaction():
-                converted = await rows.fetchval("SELECT convert_to_hypertable($1)", row["parent"])
-                is_compressed = await rows.fetchval("SELECT compress_hypertable($1)", row["parent"])
+            converted, is_compressed = await again_if_deadlocked(convert, rows, row["parent"])
             done = "a hypertable already" if converted is None else f"{converted:,} rows are in a hypertable"
             yield f"{row['parent']}: {done}{', compressed as it ages' if is_compressed else ''}"
     except asyncpg.InsufficientPrivilegeError as error:
@@ -135,7 +140,39 @@ async def enable(rows: asyncpg.Connection) -> AsyncIterator[str]:
             f"the database's owner may not do that ({error}); have an administrator of the server run "
             f"`CREATE EXTENSION {NAME} WITH SCHEMA public`, then run this again"
         ) from error
-    except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+    except asyncpg.LockNotAvailableError as error:
         raise StackError(
-            "somebody else was at work on the table for too long; what is converted stays so, run this again for the rest"
+            f"somebody else was at work on the table for more than {LOCK_SECONDS} seconds; what is converted stays so, run this "
+            "again for the rest"
         ) from error
+    except asyncpg.DeadlockDetectedError as error:
+        raise StackError(
+            f"{TRIES_MAX} times those who write and this waited for each other; what is converted stays so, run this again for "
+            "the rest"
+        ) from error
+
+
+async def again_if_deadlocked(work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """What work gives, which is one transaction: of two that wait for each other Postgres ends one, and it may be this."""
+    for _ in range(TRIES_MAX - 1):
+        with suppress(asyncpg.DeadlockDetectedError):
+            return await work(*arguments)
+    return await work(*arguments)
+
+
+async def divide_by_size(rows: asyncpg.Connection) -> None:
+    async with rows.transaction():
+        parts = await rows.fetch(
+            "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = to_regclass('market_data_ohlcv') ORDER BY 1"
+        )
+        # Who writes a bar holds its size's table and then looks at the whole, so the whole comes last here, too.
+        for part in parts:
+            await rows.execute(f"LOCK TABLE {part['name']} IN ACCESS EXCLUSIVE MODE")
+        await rows.execute("SELECT divide_by_size()")
+
+
+async def convert(rows: asyncpg.Connection, table: str) -> tuple[int | None, bool]:
+    """How many rows are in a new hypertable, None where it was one already; and whether its chunks are to be compressed."""
+    async with rows.transaction():
+        converted = await rows.fetchval("SELECT convert_to_hypertable($1)", table)
+        return converted, bool(await rows.fetchval("SELECT compress_hypertable($1)", table))

@@ -9,6 +9,7 @@ import pytest
 
 from libs.bar_sizes import BAR_SIZES
 from libs.stack.folder import DataFolder
+from libs.store.database import DatabaseUnavailable
 from migrations import HERE
 from services.marketdata.parts import LONG, UNITS
 from tests.marketdata.stand import (
@@ -169,6 +170,42 @@ async def test_killed_in_the_midst_of_a_table_it_goes_on_from_there(earlier, red
     assert said[0] == "market_data_ohlcv_1m: a hypertable already"
     assert said[1] == f"market_data_ohlcv_1s: {len(TIMES)} rows are in a hypertable"
     assert await everything(earlier) == before
+
+
+async def test_two_at_once_beside_who_stores_convert_all_and_lose_nothing(earlier, redis, tmp_path):
+    feeder = await fill(earlier, redis)
+    stored, is_over = 0, asyncio.Event()
+
+    async def store() -> None:
+        nonlocal stored
+        async with desk_of(earlier, redis) as desk:
+            await desk.resume(BTC)
+            while not is_over.is_set():
+                batch = feeder.batch([tick_at(TIMES[-1] + timedelta(seconds=60 + stored), 9.0)])
+                stored += 1
+                while True:
+                    try:
+                        await desk.store(batch)
+                        break
+                    # As the service does: what it read is read again. A table may have become another meanwhile.
+                    except (asyncpg.PostgresError, DatabaseUnavailable):
+                        await desk.resume(BTC)
+
+    storing = asyncio.create_task(store())
+    await until(lambda: asyncio.sleep(0, stored > 0))
+    url, folder = earlier.url("tradeloom"), DataFolder.at(tmp_path)
+    ended = await asyncio.gather(
+        *(asyncio.to_thread(tradeloom, folder, "timescale", "enable", DATABASE_URL=url) for _ in range(2))
+    )
+    assert any(done.returncode == 0 for done in ended), [done.stderr for done in ended]
+    for done in ended:
+        assert done.returncode == 0 or "somebody else is at it" in done.stderr, done.stderr
+    is_over.set()
+    await storing
+    state = await select(earlier, "SELECT in_parts(parent) AS is_so FROM dropped")
+    assert not any(row["is_so"] for row in state)
+    ticks = await stored_ticks(earlier)
+    assert [sequence for sequence, _ in ticks] == list(range(1, len(TIMES) + stored + 1))
 
 
 async def converting(installation, more: str = "") -> bool:
