@@ -40,7 +40,8 @@ class Share:
         """Renew all in one statement, then take or give until our part of names is fair; what is held then, as Postgres says.
 
         names may be others than the last time. What is above our part, or of names no more, is held no longer, but no other
-        gets it while it is busy: it is given in the first turn that finds it so no more.
+        gets it while it is busy: it is given in the first turn that finds it so no more. Who goes by what turns return works
+        on while Postgres is away, until another has provably taken over: its every effect must be fenced, wherever it is.
         """
         asked_at = asyncio.get_running_loop().time()
         if not self.is_renewed:

@@ -121,10 +121,9 @@ async def test_holding_waits_for_the_other_to_let_go(worker):
     assert order == ["first", "first done", "second", "second done"]
 
 
-@pytest.mark.parametrize("until_taken", [False, True])
-async def test_a_holder_that_lost_its_lease_is_cancelled(worker, sample, until_taken):
+async def test_a_holder_that_lost_its_lease_is_cancelled(worker, sample):
     with pytest.raises(LeaseLost):
-        async with holding(worker, "feed", until_taken=until_taken):
+        async with holding(worker, "feed"):
             await expire(sample)
             assert await take(worker, "thief", "feed")
             await asyncio.sleep(leases.LEASE_SECONDS * 2)
@@ -136,18 +135,6 @@ async def test_a_holder_that_cannot_renew_is_cancelled_in_time(worker):
         async with holding(database, "orders"):
             database.is_away = True
             await asyncio.sleep(leases.LEASE_SECONDS * 2)
-
-
-async def test_until_it_is_taken_a_holder_goes_on_without_postgres_and_renews_afterwards(worker):
-    database = Away(worker)
-    async with holding(database, "feed", until_taken=True) as lease:
-        database.is_away = True
-        await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
-        database.is_away = False
-        await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
-        async with worker.transaction() as rows:
-            await fence(rows, lease)
-        assert await take(worker, "thief", "feed") == []
 
 
 async def test_a_holder_keeps_its_lease_beyond_its_life(worker):
