@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 from tradeloom.type.v1 import fact_pb2
 
 from libs.errors import Unavailable
-from libs.store.background import CANCEL_AGAIN_SECONDS, Backoff, running
+from libs.store.background import Backoff, end, running
 from libs.store.database import Connection, Database
 from libs.store.leases import LEASE_SECONDS, Lease, fence
 from libs.store.outbox import PARTITIONS, Fact, partition_of
@@ -127,10 +127,7 @@ class FactReader:
 
     async def close(self) -> None:
         """Give up what is being applied, and wait until it is cleaned up."""
-        while self._taking:
-            for task in self._taking:
-                task.cancel()
-            await asyncio.wait(self._taking, timeout=CANCEL_AGAIN_SECONDS)
+        await end(self._taking)
 
     async def step(self, share: Share) -> None:
         """Read what is new in the partitions held, and apply it."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 
 PAUSE_SECONDS_FIRST = 0.1
@@ -47,10 +47,16 @@ async def running(name: str, work: Callable[[], Awaitable[None]]) -> AsyncIterat
     try:
         yield
     finally:
-        # A cancellation can be swallowed on its way, as by a wait that ends in the same moment; then it is said again.
-        while not task.done():
+        await end([task])
+
+
+async def end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks, and wait until they have cleaned up."""
+    # A cancellation can be swallowed on its way, as by a wait that ends in the same moment; then it is said again.
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
             task.cancel()
-            await asyncio.wait([task], timeout=CANCEL_AGAIN_SECONDS)
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
 
 
 async def _for_ever(name: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -135,30 +135,22 @@ async def fence(rows: Connection, lease: Lease) -> None:
 
 
 @asynccontextmanager
-async def holding(
-    database: Database, name: str, *, owner: str | None = None, until_taken: bool = False
-) -> AsyncIterator[Lease]:
+async def holding(database: Database, name: str) -> AsyncIterator[Lease]:
     """Wait until the lease is ours, renew it during the block, release it afterwards.
 
-    If it could not be renewed in time, the block is cancelled and LeaseLost raised; with until_taken only once Postgres says
-    that another has taken it. That is for those whose every effect is fenced, wherever it is: while Postgres is away nobody can
-    take it, and who has taken it unseen shuts out the one before. database is of the worker role.
+    If it could not be renewed in time, the block is cancelled and LeaseLost raised. database is of the worker role.
     """
     loop = asyncio.get_running_loop()
-    lease, asked_at = await _wait_for(database, name, owner or new_owner())
-    limit = asyncio.timeout_at(None if until_taken else asked_at + LEASE_SECONDS)
+    lease, asked_at = await _wait_for(database, name, new_owner())
+    limit = asyncio.timeout_at(asked_at + LEASE_SECONDS)
 
     async def keep() -> None:
         await asyncio.sleep(RENEW_SECONDS)
         asked_at = loop.time()
         async with database.transaction() as rows:
             kept = await renew(rows, [lease])
-        if limit.expired():
-            return
-        if not kept:
-            limit.reschedule(asked_at)
-        elif not until_taken:
-            limit.reschedule(asked_at + LEASE_SECONDS)
+        if not limit.expired():
+            limit.reschedule(asked_at + LEASE_SECONDS if kept else asked_at)
 
     try:
         async with limit, running(f"renewing {name}", keep):

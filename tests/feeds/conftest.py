@@ -5,8 +5,8 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from services.feeds.open_sources import Sources
 from services.feeds.room import Room
 from services.feeds.runner import Runner
 from services.feeds.venues import Addresses
-from tests.servers import PASSWORD, PostgresServer
+from tests.servers import PASSWORD, PostgresServer, ValkeyServer
 
 TEMPLATE = "feeds_template"
 NOWHERE = "127.0.0.1:1"
@@ -103,6 +103,68 @@ async def playing(
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+PLAYER = """
+import asyncio, sys
+from pathlib import Path
+from grpc import aio
+from libs.bus.connection import open_redis
+from libs.store.database import open_database
+from services.feeds.clients import MarketData
+from services.feeds.open_sources import Sources
+from services.feeds.runner import Runner
+from services.feeds.venues import Addresses
+
+async def main(worker_url, redis_url, folder, rest, stream):
+    async with open_database(worker_url) as worker, open_redis(redis_url) as redis:
+        sources = Sources(redis, Path(folder), {"BINANCE": Addresses(rest, stream)})
+        await Runner(worker, redis, sources, MarketData(aio.insecure_channel("127.0.0.1:1"))).run()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@contextmanager
+def players(
+    number: int, urls: Urls, valkey: ValkeyServer, folder: Path | None = None, venue: Addresses | None = None
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """Runners as processes of their own, which a test may kill."""
+    addresses = venue or Addresses()
+    command = [
+        sys.executable,
+        "-c",
+        PLAYER,
+        urls.worker,
+        valkey.url,
+        str(folder or ""),
+        addresses.rest,
+        addresses.stream,
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(number)]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+async def holders(worker: Database) -> dict[str, set[str]]:
+    """Which feeds each owner of leases holds."""
+    async with worker.transaction() as rows:
+        found = await rows.fetch(
+            """
+            SELECT owner, array_agg(substr(name, 6)) AS feeds FROM leases
+            WHERE name LIKE 'feed/%' AND name NOT LIKE 'feed/member/%' AND expire_time > clock_timestamp() GROUP BY owner
+            """
+        )
+    return {row["owner"]: set(row["feeds"]) for row in found}
+
+
+async def is_divided(worker: Database, *parts: int) -> bool:
+    """Whether so many feeds are held by each owner."""
+    return sorted(len(feeds) for feeds in (await holders(worker)).values()) == sorted(parts)
 
 
 class SetClock:

@@ -3,8 +3,6 @@
 import asyncio
 import itertools
 import math
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,11 +21,19 @@ from libs.bus import feed as streams
 from libs.ids import uuid7
 from libs.store.database import Database
 from services.feeds import exchange, live, venues
-from services.feeds.domain import SECOND_NS, Clock, ExchangeSource, Feed, Missed, clock
+from services.feeds.domain import SECOND_NS, Clock, ExchangeSource, Feed, Missed, SimulatedSource, clock
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import OrderBackfill, StartFeed, stop_feed
 from services.feeds.venues import BOOK_LEVELS, Addresses, Untrue, VenueTrouble, tick_of
-from tests.feeds.conftest import SetClock, assert_numbered_without_gap_or_repeat, playing, until
+from tests.feeds.conftest import (
+    SetClock,
+    assert_numbered_without_gap_or_repeat,
+    holders,
+    is_divided,
+    players,
+    playing,
+    until,
+)
 from tests.feeds.ports import PORTS, Port, Told, late_ids, live_ids, made_ids, made_in
 from tests.venues import faults
 from tests.venues.binance import Binance
@@ -639,37 +645,15 @@ async def test_a_feed_that_was_stopped_brings_what_was_traded_meanwhile_when_it_
     assert live_ids(batches) == list(range(min(live_ids(batches)), last + 1))
 
 
-PLAYER = """
-import asyncio, sys
-from grpc import aio
-from libs.bus.connection import open_redis
-from libs.store.database import open_database
-from services.feeds.clients import MarketData
-from services.feeds.open_sources import Sources
-from services.feeds.runner import Runner
-from services.feeds.venues import Addresses
-
-async def main(worker_url, redis_url, rest, stream):
-    async with open_database(worker_url) as worker, open_redis(redis_url) as redis:
-        sources = Sources(redis, None, {"BINANCE": Addresses(rest, stream)})
-        await Runner(worker, redis, sources, MarketData(aio.insecure_channel("127.0.0.1:1"))).run()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
 @on_binance
 async def test_a_killed_replicas_venue_is_taken_over_within_ten_seconds_without_a_gap_or_a_repeat(
     rpc, worker, redis, urls, valkey, port, venue, market, told
 ):
     await start(rpc, port)
-    command = [sys.executable, "-c", PLAYER, urls.worker, valkey.url, venue.url, venue.streams_url]
-    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
-    try:
+    with players(2, urls, valkey, venue=Addresses(venue.url, venue.streams_url)) as processes:
         async with venue.trading(port.symbol, RATE, seed=1):
             await until(lambda: told.has_ticks(40))
-            async with worker.transaction() as rows:
-                owner = await rows.fetchval("SELECT owner FROM leases WHERE name LIKE 'feed/%'")
+            [owner] = await holders(worker)
             holder = next(process for process in processes if str(process.pid) in owner.split(":"))
             holder.kill()
             holder.wait()
@@ -684,13 +668,34 @@ async def test_a_killed_replicas_venue_is_taken_over_within_ten_seconds_without_
             count = len(made_in(market))
             await until(lambda: told.has_ticks(count))
         await until(lambda: told.has_all_of(market))
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
     batches = await told.batches()
     assert_told_as_it_was_traded(batches, market)
     assert len({batch.epoch for batch in batches}) == 2
+
+
+async def test_a_venues_feed_moves_to_a_replica_that_comes_and_back_from_one_that_leaves_without_a_seam(
+    rpc, worker, redis, port, venue, market, told
+):
+    addresses = {port.name: Addresses(venue.url, venue.streams_url)}
+    async with rpc.transaction() as rows:
+        await StartFeed(uuid7, lambda: datetime.now(UTC), 8, 400)(FeedStore(rows), SimulatedSource(1, 1.0))
+    async with playing(worker, redis, addresses=addresses) as first:
+        await until(lambda: is_divided(worker, 1))
+        # Taken last, it is what moves.
+        await start(rpc, port)
+        first.look()
+        async with venue.trading(port.symbol, RATE, seed=1):
+            await until(lambda: told.has_ticks(20))
+            async with playing(worker, redis, addresses=addresses):
+                await until(lambda: is_divided(worker, 1, 1))
+                count = len(made_in(market))
+                await until(lambda: told.has_ticks(count + 20))
+            count = len(made_in(market))
+            await until(lambda: told.has_ticks(count + 20))
+        await until(lambda: told.has_all_of(market))
+    batches = await told.batches()
+    assert_told_as_it_was_traded(batches, market)
+    assert len({batch.epoch for batch in batches}) == 3
 
 
 # What is ordered, and what is told of instruments.

@@ -1,8 +1,6 @@
-"""Feeds at work: the real Postgres and Valkey, with runners that are stopped, killed, stalled and robbed."""
+"""Feeds at work: the real Postgres and Valkey, with runners that are stopped, stalled and robbed."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -52,7 +50,6 @@ from tests.feeds.conftest import (
     playing,
     until,
 )
-from tests.servers import ValkeyServer
 
 SEED = 7
 RATE = 40.0
@@ -442,61 +439,6 @@ async def test_a_stopped_feed_is_silent_and_another_may_bring_its_instruments(rp
         for event in islice(SimulatedMarket(SEED + 1, RATE).events_after(BTC, -1, 0), 200)
         if isinstance(event, Tick)
     ][:3]
-
-
-# A replica that is killed, as a process of its own.
-
-PLAYER = """
-import asyncio, sys
-from grpc import aio
-from libs.bus.connection import open_redis
-from libs.store.database import open_database
-from services.feeds.clients import MarketData
-from services.feeds.open_sources import Sources
-from services.feeds.runner import Runner
-
-async def main(worker_url, redis_url):
-    async with open_database(worker_url) as worker, open_redis(redis_url) as redis:
-        await Runner(worker, redis, Sources(redis), MarketData(aio.insecure_channel("127.0.0.1:1"))).run()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-def start_player(urls: Urls, valkey: ValkeyServer) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-c", PLAYER, urls.worker, valkey.url], stdout=subprocess.DEVNULL)
-
-
-async def test_a_killed_replicas_feeds_are_taken_over_without_a_gap_or_a_repeat(rpc, redis, urls, valkey):
-    await start_simulated(rpc)
-    first = start_player(urls, valkey)
-    second = None
-    try:
-        await until(lambda: has_batches(redis, BTC, 20))
-        second = start_player(urls, valkey)
-        # Long enough for the second to stand by; it may not append while the first holds the lease.
-        await until(lambda: has_batches(redis, BTC, 40))
-        first.kill()
-        first.wait()
-        epoch = (await streams.newest(redis, [BTC]))[BTC].epoch
-
-        async def is_taken_over() -> bool:
-            return (await streams.newest(redis, [BTC]))[BTC].epoch > epoch
-
-        # Once the lease has run out; how long that takes beside others is a matter of the machine.
-        await until(is_taken_over)
-        told = len(await batches_of(redis, BTC))
-        await until(lambda: has_batches(redis, BTC, told + 20))
-    finally:
-        for process in (first, second):
-            if process is not None:
-                process.kill()
-                process.wait()
-    for instrument_id in CHARACTERS:
-        batches = await batches_of(redis, instrument_id)
-        assert_numbered_without_gap_or_repeat(batches)
-        assert_the_whole_market_from_its_start(batches)
-        assert len({batch.epoch for batch in batches}) == 2
 
 
 # Files.

@@ -312,9 +312,8 @@ class Believed:
 
 
 async def all_partitions(worker) -> Any:
-    share = Share(worker, f"facts/{SOURCE}", [str(number) for number in range(PARTITIONS)])
-    await share.turn()
-    return Believed(share.held)
+    names = [str(number) for number in range(PARTITIONS)]
+    return Believed(await Share(worker, f"facts/{SOURCE}").turn(names))
 
 
 async def test_a_reader_that_lost_its_lease_applies_nothing(database, worker, redis, sample, notes):
@@ -339,13 +338,13 @@ async def test_two_readers_split_the_partitions_and_the_survivor_reads_on(databa
     other = Notes()
     names = [str(number) for number in range(PARTITIONS)]
     async with relay.relay(worker, redis, SOURCE), open_database(sample.worker_url) as others:
-        victim = Share(others, f"facts/{SOURCE}", names)
+        victim = Share(others, f"facts/{SOURCE}")
         dying = FactReader(others, redis, SOURCE, other.apply)
-        await victim.turn()
+        await victim.turn(names)
         async with reading(worker, redis, SOURCE, notes.apply):
             async with asyncio.timeout(20):
                 while len(victim.held) != PARTITIONS // 2:  # until the second has come and the first gave it half
-                    await victim.turn()
+                    await victim.turn(names)
                     await asyncio.sleep(0.1)
             for key in keys:
                 await tell(database, key, 1)

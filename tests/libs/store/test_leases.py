@@ -1,28 +1,11 @@
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
 
 from libs.store import leases
-from libs.store.database import Connection, Database, DatabaseUnavailable
-from libs.store.leases import Lease, LeaseLost, acquire, fence, holding, new_owner, release, renew
-from libs.store.shares import Share
-
-
-async def take(database, owner: str, *names: str) -> list[Lease]:
-    async with database.transaction() as rows:
-        return await acquire(rows, owner, names)
-
-
-async def expire(sample) -> None:
-    """Let every lease expire now, as if its holder had stood still."""
-    superuser = await asyncpg.connect(sample.superuser_url)
-    await superuser.execute("UPDATE sample.leases SET expire_time = clock_timestamp()")
-    await superuser.close()
+from libs.store.leases import LeaseLost, acquire, fence, holding, new_owner, release, renew
+from tests.libs.store.conftest import Away, expire, take
 
 
 async def until_waiting(sample, count: int) -> None:
@@ -138,28 +121,12 @@ async def test_holding_waits_for_the_other_to_let_go(worker):
     assert order == ["first", "first done", "second", "second done"]
 
 
-@pytest.mark.parametrize("until_taken", [False, True])
-async def test_a_holder_that_lost_its_lease_is_cancelled(worker, sample, until_taken):
+async def test_a_holder_that_lost_its_lease_is_cancelled(worker, sample):
     with pytest.raises(LeaseLost):
-        async with holding(worker, "feed", until_taken=until_taken):
+        async with holding(worker, "feed"):
             await expire(sample)
             assert await take(worker, "thief", "feed")
             await asyncio.sleep(leases.LEASE_SECONDS * 2)
-
-
-class Away(Database):
-    """The database of another, which goes away and comes back."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__(database._pool)
-        self.is_away = False
-
-    @asynccontextmanager
-    async def transaction(self, *user_ids: UUID, **more: Any) -> AsyncIterator[Connection]:
-        if self.is_away:
-            raise DatabaseUnavailable("it is away")
-        async with super().transaction(*user_ids, **more) as rows:
-            yield rows
 
 
 async def test_a_holder_that_cannot_renew_is_cancelled_in_time(worker):
@@ -170,80 +137,9 @@ async def test_a_holder_that_cannot_renew_is_cancelled_in_time(worker):
             await asyncio.sleep(leases.LEASE_SECONDS * 2)
 
 
-async def test_until_it_is_taken_a_holder_goes_on_without_postgres_and_renews_afterwards(worker):
-    database = Away(worker)
-    async with holding(database, "feed", until_taken=True) as lease:
-        database.is_away = True
-        await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
-        database.is_away = False
-        await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
-        async with worker.transaction() as rows:
-            await fence(rows, lease)
-        assert await take(worker, "thief", "feed") == []
-
-
 async def test_a_holder_keeps_its_lease_beyond_its_life(worker):
     async with holding(worker, "feed") as lease:
         await asyncio.sleep(leases.LEASE_SECONDS + leases.RENEW_SECONDS)
         async with worker.transaction() as rows:
             await fence(rows, lease)
         assert await take(worker, "thief", "feed") == []
-
-
-async def test_two_members_share_evenly_and_the_survivor_takes_over(worker, sample):
-    names = [str(number) for number in range(16)]
-    first, second = Share(worker, "facts/x", names), Share(worker, "facts/x", names)
-    await first.turn()
-    assert len(first.held) == 16
-    await second.turn()  # is counted now, and finds nothing free
-    await first.turn()  # gives up half
-    await second.turn()
-    assert (len(first.held), len(second.held)) == (8, 8)
-    assert first.held.keys() | second.held.keys() == set(names)
-    epochs = {name: lease.epoch for name, lease in first.held.items()}
-    await expire(sample)  # the first is killed; the second renews what it has
-    await second.turn()
-    await second.turn()
-    assert len(second.held) == 16
-    assert all(second.held[name].epoch == epoch + 1 for name, epoch in epochs.items())
-    await first.turn()
-    assert first.held == {}
-
-
-async def test_a_member_that_leaves_frees_its_part_at_once(worker):
-    names = ["a", "b"]
-    first, second = Share(worker, "group", names), Share(worker, "group", names)
-    await first.turn()
-    await first.leave()
-    await second.turn()
-    assert second.held.keys() == {"a", "b"}
-
-
-async def test_members_that_died_before_the_clock_was_set_back_are_not_counted_and_what_they_held_is_free(
-    worker, sample
-):
-    names = [str(number) for number in range(16)]
-    dead, alive = Share(worker, "facts/x", names), Share(worker, "facts/x", names)
-    await dead.turn()
-    superuser = await asyncpg.connect(sample.superuser_url)
-    await superuser.execute("UPDATE sample.leases SET expire_time = expire_time + interval '3 hours'")
-    await superuser.close()
-    await alive.turn()
-    assert alive.held.keys() == set(names)
-
-
-async def test_a_lease_whose_row_is_locked_keeps_no_member_from_the_others(worker, sample):
-    names = [str(number) for number in range(16)]
-    dead, alive = Share(worker, "facts/x", names), Share(worker, "facts/x", names)
-    await dead.turn()
-    await expire(sample)
-    superuser = await asyncpg.connect(sample.superuser_url)
-    async with superuser.transaction():  # as a process that stands still in the midst of its work
-        await superuser.execute("SELECT FROM sample.leases WHERE name = 'facts/x/3' FOR UPDATE")
-        async with asyncio.timeout(leases.TRY_SECONDS * 4):  # far below the lock's time-out
-            await alive.turn()
-            await alive.turn()  # renews what it has
-        assert alive.held.keys() == set(names) - {"3"}
-    await superuser.close()
-    await alive.turn()
-    assert alive.held.keys() == set(names)
