@@ -51,8 +51,8 @@ STALLED_BATCHES = 1_000
 """So much waits for the stalled subscriber already when the others come: megabytes, and less than ends its stream."""
 RESUMED_TICKS = 180_000
 """What the resuming subscriber has missed: an hour of 50 a second. Redis keeps at most 100,000 of them."""
-RESUMED_PAGES = 15
-"""Of 5,000 ticks, all out of Postgres; then it resumes from the beginning again, and is not done before the others."""
+RESUMED_PAGES = 45
+"""Thirty out of Postgres, the others out of Redis; then it resumes from the beginning again, and is not done before the others."""
 SMALL_BYTES = 1_000
 """No page is so small, and whatever else a stream brings is: pages are not decoded, which would hold up the others' client."""
 WARM_SECONDS = 0.3
@@ -323,6 +323,8 @@ class Missed:
         for _ in range(0, RESUMED_TICKS, self._feeder.batch_ticks * APPENDED_AT_ONCE):
             await self._feeder.append(APPENDED_AT_ONCE)
         await self._feeder.stored()
+        # What is stored is dropped from Redis only when more comes.
+        await self._feeder.append(APPENDED_AT_ONCE)
 
     async def read(self, side: Side, session: Metadata) -> None:
         """Until cancelled, over and over."""

@@ -289,13 +289,15 @@ async def newest(redis: Redis, instrument_ids: Sequence[str]) -> dict[str, Curso
     }
 
 
-async def read(redis: Redis, cursors: Mapping[str, Cursor], *, block_seconds: float) -> list[Entry]:
-    """The batches after each instrument's cursor, waiting for block_seconds at most if there are none at all.
+async def read(
+    redis: Redis, cursors: Mapping[str, Cursor], *, block_seconds: float, count: int = READ_BATCHES
+) -> list[Entry]:
+    """The batches after each instrument's cursor, `count` of each at most, waiting for block_seconds at most if there are none at all.
 
     A cursor inside a batch brings that batch whole; after() cuts it.
     """
     streams: Any = {f"ticks:{instrument_id}": cursor.stream_id for instrument_id, cursor in cursors.items()}
-    found: Any = await redis.xread(streams, count=READ_BATCHES, block=max(1, round(block_seconds * 1000)))
+    found: Any = await redis.xread(streams, count=count, block=max(1, round(block_seconds * 1000)))
     return [
         Entry(_cursor_from(stream.decode().removeprefix("ticks:"), stream_id), int(fields[b"s"]), fields[b"b"])
         for stream, entries in found or ()

@@ -3,21 +3,21 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
-from tradeloom.marketdata.v1.marketdata_pb2 import MissedTrades, StreamTicksResponse
+from tradeloom.marketdata.v1.marketdata_pb2 import MissedTrades
+
+from services.marketdata import tick_bytes
+from services.marketdata.tick_bytes import SECOND_NS, ResponseOfBytes
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Texts = NDArray[np.bytes_]
 """In UTF-8, each as long as the longest."""
-
-SECOND_NS = 1_000_000_000
 
 
 class Ticks(NamedTuple):
@@ -79,21 +79,16 @@ class Told:
 
 def told_by(response: bytes) -> Told:
     """Decodes batches, which are the bytes of one or more messages."""
-    batches = StreamTicksResponse.FromString(response).batches
-    ticks = [tick for batch in batches for tick in batch.ticks]
-    times = [tick.time for tick in ticks]
+    batches = ResponseOfBytes.FromString(response).batches
+    found = tick_bytes.read([tick for batch in batches for tick in batch.ticks])
     counts = np.array([len(batch.ticks) for batch in batches], np.int64)
     # A batch's sequences follow by one on its first.
     starts = np.array([batch.first_sequence for batch in batches], np.int64) - (np.cumsum(counts) - counts)
     columns = Ticks(
-        sequence=np.repeat(starts, counts) + np.arange(len(ticks)),
+        sequence=np.repeat(starts, counts) + np.arange(len(found.time_ns)),
         epoch=np.repeat(np.array([batch.epoch for batch in batches], np.int64), counts),
-        time_ns=column(times, "seconds") * SECOND_NS + column(times, "nanos"),
-        price=column(ticks, "price", np.float64),
-        quantity=column(ticks, "quantity", np.float64),
-        aggressor=column(ticks, "aggressor"),
         backfill=np.repeat(np.array([batch.backfill for batch in batches], np.bool_), counts),
-        trade_id=np.array([tick.trade_id.encode() for tick in ticks], np.bytes_),
+        **found._asdict(),
     )
     live = columns.time_ns[~columns.backfill]
     told = [int(live.max())] if len(live) else []
@@ -104,10 +99,6 @@ def told_by(response: bytes) -> Told:
         [batch.missed for batch in batches if batch.HasField("missed")],
         [batch.filled for batch in batches if batch.HasField("filled")],
     )
-
-
-def column(messages: Sequence[object], name: str, kind: type = np.int64) -> NDArray:
-    return np.fromiter(map(attrgetter(name), messages), kind, len(messages))
 
 
 def ns_of(time: Timestamp) -> int:

@@ -4,22 +4,35 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from tradeloom.marketdata.v1.marketdata_pb2 import Tick, TickBatch
+from numpy.typing import NDArray
+from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, Tick, TickBatch
 
 from libs.bar_sizes import EPOCH
 from libs.bus.feed import Cursor
 from libs.mesh.wire import timestamp
 from libs.store.database import Connection
-from services.marketdata import copying
+from services.marketdata import copying, tick_bytes
 from services.marketdata.bars import NUMBER_DIGITS_MAX
-from services.marketdata.columns import Flags, Ticks
+from services.marketdata.columns import Flags, Texts, Ticks
 from services.marketdata.copying import POSTGRES_EPOCH_SECONDS
+from services.marketdata.tick_bytes import TickColumns
 from services.marketdata.turns import in_pieces
 
 BATCH_TICKS_MAX = 500
+SENT = {
+    "sequence": ("int8send", ">i8"),
+    "epoch": ("int8send", ">i8"),
+    "time": ("timestamptz_send", ">i8"),
+    "price": ("float8send", ">f8"),
+    "quantity": ("float8send", ">f8"),
+    "aggressor": ("int2send", ">i2"),
+    "backfill": ("boolsend", "?"),
+}
+"""How Postgres makes bytes of the columns that a page has, so that no object is made of a value, and their form."""
 PIECE_TICKS = 100
 """Made in one turn of the event loop, in about a millisecond; a thread would hold the interpreter for five at a time."""
 COLUMNS = {
@@ -124,7 +137,7 @@ def copy_rows(instrument_id: str, ticks: Ticks) -> bytes:
     """The ticks as COPY takes them. Rows of one form are encoded together: those whose trade ids are of one length."""
     lengths = np.char.str_len(ticks.trade_id)
     content = b""
-    for length in np.unique(lengths).tolist():
+    for length in sorted({*lengths.tolist()}):
         some = ticks.where(lengths == length)
         values = some._asdict() | {
             "instrument_id": instrument_id.encode(),
@@ -171,42 +184,74 @@ async def are_stored(rows: Connection, instrument_id: str, ticks: Ticks) -> Flag
     return np.array(stored, np.bool_)
 
 
-async def read_after(rows: Connection, after: Cursor, until: Cursor, limit: int) -> tuple[list[Any], Cursor]:
-    """At most limit ticks after one cursor and up to another, as they are stored, and the cursor after them."""
-    found = await rows.fetch(
-        """
-        SELECT sequence, epoch, time, price, quantity, aggressor, backfill, trade_id FROM market_data_ticks
-        WHERE instrument_id = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4
+async def read_after(rows: Connection, after: Cursor, until: Cursor, limit: int) -> tuple[Ticks, Cursor]:
+    """At most limit ticks after one cursor and up to another, by their sequences, and the cursor after them."""
+    found = await rows.fetchrow(
+        f"""
+        SELECT {", ".join(f"string_agg({send}({name}), '') AS {name}" for name, (send, _) in SENT.items())},
+          string_agg(int4send(octet_length(trade_id)), '') AS lengths, string_agg(textsend(trade_id), '') AS trade_id
+        FROM (
+          SELECT {", ".join(SENT)}, trade_id FROM market_data_ticks
+          WHERE instrument_id = $1 AND sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4) AS page
         """,
         after.instrument_id,
         after.sequence,
         until.sequence,
         limit,
     )
-    if len(found) == limit:
-        until = Cursor(after.instrument_id, found[-1]["epoch"], found[-1]["sequence"])
-    return found, until
+    assert found
+    columns = {name: np.frombuffer(found[name] or b"", kind) for name, (_, kind) in SENT.items()}
+    time_ns = (columns.pop("time").astype(np.int64) + POSTGRES_EPOCH_SECONDS * 1_000_000) * 1_000
+    trade_id = texts_from(found["trade_id"] or b"", np.frombuffer(found["lengths"] or b"", ">i4"))
+    ticks = Ticks(time_ns=time_ns, trade_id=trade_id, **columns)
+    if ticks.number == limit:
+        until = Cursor(after.instrument_id, int(ticks.epoch[-1]), int(ticks.sequence[-1]))
+    return ticks, until
 
 
-async def batches_of(found: Sequence[Any], after: Cursor, until: Cursor) -> list[TickBatch]:
-    """What read_after has found, in batches as a feed would send.
+def texts_from(content: bytes, lengths: NDArray[np.int32]) -> Texts:
+    """The texts that stand one after the other."""
+    width = max(1, int(lengths.max(initial=1)))
+    texts = np.zeros((len(lengths), width), np.uint8)
+    texts[np.arange(width) < lengths[:, np.newaxis]] = np.frombuffer(content, np.uint8)
+    return texts.view(f"S{width}")[:, 0]
+
+
+def message_of(ticks: Ticks, after: Cursor, until: Cursor) -> bytes:
+    """What read_after has found, as the bytes of a StreamTicksResponse: in batches as a feed would send.
 
     Books are not stored. The sequences they took belong to the batch before them, so that cursors follow on each other.
     """
-    batches: list[TickBatch] = []
-    last: Any = None
-    async for piece in in_pieces(found, PIECE_TICKS):
-        for row in piece:
-            if last is None or not follows(row, last) or len(batches[-1].ticks) == BATCH_TICKS_MAX:
-                if last is not None:
-                    after = ended(batches[-1], after, Cursor(after.instrument_id, last["epoch"], row["sequence"] - 1))
-                batches.append(begun_with(row, after.instrument_id))
-            batches[-1].ticks.append(tick_from(row))
-            last = row
-    if last is None:
-        return [empty_batch(after, until)]
-    ended(batches[-1], after, until)
-    return batches
+    if not ticks.number:
+        return StreamTicksResponse(batches=[empty_batch(after, until)]).SerializeToString()
+    content, ends = tick_bytes.written(
+        TickColumns(ticks.time_ns, ticks.price, ticks.quantity, ticks.aggressor, ticks.trade_id)
+    )
+    content_ends = [0, *ends.tolist()]
+    pieces: list[bytes] = []
+    starts = starts_of_batches(ticks)
+    for start, end in pairwise([*starts, ticks.number]):
+        epoch = int(ticks.epoch[start])
+        cursor = until if end == ticks.number else Cursor(after.instrument_id, epoch, int(ticks.sequence[end]) - 1)
+        batch = TickBatch(
+            instrument_id=after.instrument_id,
+            epoch=epoch,
+            first_sequence=int(ticks.sequence[start]),
+            previous_cursor=str(after),
+            cursor=str(cursor),
+            backfill=bool(ticks.backfill[start]),
+        ).SerializeToString()
+        written = content[content_ends[start] : content_ends[end]]
+        pieces += (tick_bytes.head_of_batch(len(batch) + len(written)), batch, written)
+        after = cursor
+    return b"".join(pieces)
+
+
+def starts_of_batches(ticks: Ticks) -> list[int]:
+    """Where the first tick of each batch is."""
+    goes_on = (np.diff(ticks.sequence) == 1) & (np.diff(ticks.epoch) == 0) & ~np.diff(ticks.backfill)
+    cuts = [0, *(np.flatnonzero(~goes_on) + 1).tolist(), ticks.number]
+    return [at for start, end in pairwise(cuts) for at in range(start, end, BATCH_TICKS_MAX)]
 
 
 PLACE = f"CASE WHEN trade_id ~ '^[0-9]{{1,{NUMBER_DIGITS_MAX}}}$' THEN trade_id::bigint ELSE sequence END"
@@ -262,25 +307,6 @@ async def ticks_of(found: Sequence[Any]) -> list[Tick]:
     async for piece in in_pieces(found, PIECE_TICKS):
         ticks += map(tick_from, piece)
     return ticks
-
-
-def follows(row: Any, last: Any) -> bool:
-    """Whether a tick may be in one batch with the tick before it."""
-    is_next = row["sequence"] == last["sequence"] + 1
-    return is_next and row["epoch"] == last["epoch"] and row["backfill"] == last["backfill"]
-
-
-def begun_with(row: Any, instrument_id: str) -> TickBatch:
-    """A batch to which its ticks are still to be added, this one first."""
-    return TickBatch(
-        instrument_id=instrument_id, epoch=row["epoch"], first_sequence=row["sequence"], backfill=row["backfill"]
-    )
-
-
-def ended(batch: TickBatch, after: Cursor, cursor: Cursor) -> Cursor:
-    """Says of a batch which cursors it lies between; returns the second."""
-    batch.previous_cursor, batch.cursor = str(after), str(cursor)
-    return cursor
 
 
 def tick_from(row: Any) -> Tick:

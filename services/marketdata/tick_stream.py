@@ -1,5 +1,6 @@
 """One stream of ticks: acknowledges, reads up what was missed, joins the live feed, and is never quiet for long."""
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,8 +23,11 @@ from services.marketdata.heartbeat import Heartbeat
 from services.marketdata.history import History, Page, gap
 from services.marketdata.hub import Reader, TickHub
 
+CAUGHT_UP_SECONDS = 1.0
+"""What is still missed when a reader joins the live ticks has come within so long."""
+
 Message = bytes | StreamTicksResponse
-"""Bytes are what the feed wrote: batches, and nothing else."""
+"""Bytes are batches, and nothing else."""
 
 
 class TickStreams:
@@ -95,11 +99,19 @@ class TickStreams:
     ) -> AsyncIterator[Page]:
         """Reads up what was missed and attaches the reader, so that what the hub offers follows on."""
         positions = dict(positions)
-        for instrument_id in instrument_ids:
-            # Before attaching, so that little waits for the reader meanwhile.
-            async for page in self._history.pages(positions[instrument_id]):
-                positions[instrument_id] = page.cursor
-                yield page
+        now = asyncio.get_running_loop().time
+        taken_seconds = math.inf
+        # Before attaching, and again until it takes but a moment, so that little waits for the reader meanwhile; unless more
+        # comes than the reader catches up with.
+        while True:
+            began, before_seconds = now(), taken_seconds
+            for instrument_id in instrument_ids:
+                async for page in self._history.pages(positions[instrument_id]):
+                    positions[instrument_id] = page.cursor
+                    yield page
+            taken_seconds = now() - began
+            if not CAUGHT_UP_SECONDS < taken_seconds < before_seconds:
+                break
         joined = {instrument_id: self._hub.attach(reader, positions[instrument_id]) for instrument_id in instrument_ids}
         for instrument_id, until in joined.items():
             async for page in self._history.pages(positions[instrument_id], until):

@@ -12,6 +12,7 @@ import pytest
 from libs.bus import feed
 from libs.bus.feed import Cursor
 from libs.errors import CursorInvalid
+from services.marketdata import history
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
 from services.marketdata.tick_stream import TickStreams, cursors_from
@@ -121,7 +122,11 @@ async def test_a_cursor_inside_a_batch_brings_the_rest_of_it(installation, calle
     assert_follow_on(got, cursor)
 
 
-async def test_beyond_redis_a_stream_resumes_from_postgres_and_joins_the_live_feed(installation, caller, redis):
+@pytest.mark.parametrize("page_ticks", [history.PAGE_TICKS, 37])
+async def test_beyond_redis_a_stream_resumes_from_postgres_and_joins_the_live_feed(
+    installation, caller, redis, monkeypatch, page_ticks
+):
+    monkeypatch.setattr(history, "PAGE_TICKS", page_ticks)
     await announce(installation, BTC)
     feeder = Feeder(redis)
     await feed_many(feeder, 40, size=30)
@@ -137,7 +142,33 @@ async def test_beyond_redis_a_stream_resumes_from_postgres_and_joins_the_live_fe
     got += await ticks_until(stream, feeder.cursor)
     assert ticks_of(got) == feeder.sent_ticks[17:]
     assert_follow_on(got, cursor)
-    assert len(got[0].ticks) == 500
+    assert len(got[0].ticks) == min(page_ticks, 500)
+
+
+async def test_who_catches_up_waits_between_pages_and_live_readers_do_not(installation, redis, monkeypatch):
+    monkeypatch.setattr(history, "BYTES_PER_SECOND_MAX", 1)  # a page takes minutes
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+    await feed_many(feeder, 20)
+    async with streams_of(installation, redis, reader_bytes_max=1_000_000) as streams:
+        late = streams.stream([BTC], {BTC: Cursor(BTC, 0, 0)}, conflate=False)
+        live = streams.stream([BTC], {}, conflate=False)
+        for stream in (late, live):
+            await anext(stream)
+        page = feed_batches(await anext(late))
+        assert page == [batch.cursor for batch in feeder.sent[: len(page)]] != [batch.cursor for batch in feeder.sent]
+        waiting = asyncio.ensure_future(anext(late))
+        taking = await joined(streams, live, BTC)
+        for _ in range(50):
+            await feed_many(feeder, 1)
+            assert feed_batches(await asyncio.wait_for(taking, WAIT_SECONDS)) == [feeder.cursor]
+            taking = asyncio.create_task(anext(live))
+        assert not waiting.done()
+        for task in (waiting, taking):
+            task.cancel()
+        await asyncio.gather(waiting, taking, return_exceptions=True)
+        for stream in (late, live):
+            await stream.aclose()
 
 
 async def test_what_is_stored_nowhere_is_announced_as_a_gap(installation, redis):

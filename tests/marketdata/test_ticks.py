@@ -6,12 +6,10 @@ from datetime import timedelta
 import pytest
 from tradeloom.marketdata.v1 import marketdata_pb2
 
-from libs.bus.feed import Cursor
 from libs.mesh import pages as pages_of_others
 from libs.mesh.wire import timestamp
-from services.marketdata.tick_store import PIECE_TICKS, batches_of, ticks_of
-from tests.marketdata.stand import BTC, ETH, START, Feeder, announce, assert_follow_on, desk_of, tick_at
-from tests.marketdata.stand import ticks_of as ticks_of_batches
+from services.marketdata.tick_store import PIECE_TICKS, ticks_of
+from tests.marketdata.stand import BTC, ETH, START, Feeder, announce, desk_of, tick_at
 from tests.marketdata.test_instruments import refused
 
 SECOND = timedelta(seconds=1)
@@ -77,24 +75,20 @@ async def test_what_is_not_there_is_refused(installation, caller, redis):
 
 
 def stored_rows(number: int) -> list[dict[str, object]]:
-    """As Postgres has them; of every third the sequence before it was a book's."""
+    """As Postgres has them."""
     return [
         {
-            "sequence": at + at // 3 + 1,
-            "epoch": 1,
             "time": START + at * SECOND,
             "price": 10.0,
             "quantity": 1.0,
             "aggressor": 1,
-            "backfill": False,
             "trade_id": str(at),
         }
         for at in range(number)
     ]
 
 
-@pytest.mark.parametrize("makes_batches", [True, False])
-async def test_whoever_reads_much_lets_others_have_turns_in_between(makes_batches):
+async def test_whoever_reads_much_lets_others_have_turns_in_between():
     turns = 0
 
     async def take_turns() -> None:
@@ -105,14 +99,7 @@ async def test_whoever_reads_much_lets_others_have_turns_in_between(makes_batche
 
     rows = stored_rows(5_000)
     others = asyncio.create_task(take_turns())
-    after, until = Cursor(BTC, 1, 0), Cursor(BTC, 1, 7_000)
-    if makes_batches:
-        batches = await batches_of(rows, after, until)
-        assert_follow_on(batches, str(after))
-        assert batches[-1].cursor == str(until)
-        ticks = ticks_of_batches(batches)
-    else:
-        ticks = await ticks_of(rows)
+    ticks = await ticks_of(rows)
     others.cancel()
     assert [tick.trade_id for tick in ticks] == [row["trade_id"] for row in rows]
     assert turns >= len(rows) // PIECE_TICKS
