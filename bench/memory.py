@@ -14,15 +14,17 @@ TICKS, SHORT_TICKS = 10_000_000, 20_000
 INSTRUMENTS = [f"FILE:BENCH{number}" for number in range(10)]
 """Each has a tenth of the subscribers and of the ticks: each of a million goes to a hundred."""
 SUBSCRIBERS, SHORT_SUBSCRIBERS = 1_000, 20
-USERS = 20
+USERS, SHORT_USERS = 20, 2
 SAMPLE_SECONDS = 0.5
 SETTLE_SECONDS = 5.0
 
 
 async def bench(stack: Stack, form: Form) -> Report:
     report = Report("memory", form)
-    ticks, count = (SHORT_TICKS, SHORT_SUBSCRIBERS) if form.is_short else (TICKS, SUBSCRIBERS)
-    sessions = await stack.users(min(USERS, count))
+    ticks, count, users = (
+        (SHORT_TICKS, SHORT_SUBSCRIBERS, SHORT_USERS) if form.is_short else (TICKS, SUBSCRIBERS, USERS)
+    )
+    sessions = await stack.users(users)
     await announce_stored(stack, INSTRUMENTS)
     service = Side(STREAM, [stack.direct("marketdata") for _ in range(CONNECTIONS)], stack.pid("marketdata"))
     process = psutil.Process(service.pid)
