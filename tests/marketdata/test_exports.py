@@ -22,7 +22,7 @@ from libs.bar_sizes import BAR_SIZES
 from libs.ids import uuid7
 from libs.mesh.wire import timestamp
 from libs.store.database import open_database
-from services.marketdata import copying, exporting
+from services.marketdata import copying, exporting, imports, layouts
 from services.marketdata.domain import Export, ExportFormat, ExportNotTaken, TooManyExports
 from services.marketdata.exporting import KINDS, SCHEMA, Parts, write
 from services.marketdata.imports import Rules, check, slices
@@ -39,8 +39,8 @@ CSV, CSV_GZIP, PARQUET, ARROW = (
     marketdata_pb2.EXPORT_FORMAT_PARQUET,
     marketdata_pb2.EXPORT_FORMAT_ARROW,
 )
-SOME_BARS = exporting.PART_ROWS + 1_000
-"""More than are written, or stored, at once."""
+SOME_BARS, AT_ONCE_BARS = 2_500, 1_000
+"""More than are written, read or stored at once."""
 MINUTE = timedelta(minutes=1)
 FIRST = datetime(2026, 3, 2, 10, tzinfo=UTC)
 READERS: dict[Any, Any] = {
@@ -71,7 +71,11 @@ def counted(minute: int, count: int) -> str:
 
 
 @pytest.mark.parametrize("file_format", READERS, ids=["csv", "gzip", "parquet", "arrow"])
-async def test_what_is_exported_is_imported_again_to_the_same_bars(installation, caller, file_format, recorded_bars):
+async def test_what_is_exported_is_imported_again_to_the_same_bars(
+    installation, caller, file_format, recorded_bars, monkeypatch
+):
+    for module, name in ((exporting, "PART_ROWS"), (layouts, "BLOCK_ROWS"), (imports, "SLICE_ROWS")):
+        monkeypatch.setattr(module, name, AT_ONCE_BARS)
     await caller.put(HAND)
     await caller.put(OTHER)
     some = b"".join(recorded_bars.splitlines(keepends=True)[: SOME_BARS + 1])
