@@ -59,10 +59,10 @@ class Share:
             held = {name: mine[name] for name in wanted[:part]}
             above = {name: lease for name, lease in mine.items() if name not in held}
             surplus = {name: lease for name, lease in above.items() if name in busy}
-            await leases.release(rows, [lease for name, lease in above.items() if name not in busy])
+            if given := [lease for name, lease in above.items() if name not in busy]:
+                await leases.release(rows, given)
             if asked_at >= self._may_take_at:
                 held |= await self._take(rows, names, part - len(held))
-            await self._tidy(rows)
         # Only now: an epoch that was not committed may be given to another.
         self._membership, self._held, self._surplus = membership, held, surplus
         return dict(held)
@@ -82,6 +82,7 @@ class Share:
         self._surplus = {name: lease for name, lease in self._surplus.items() if lease in kept}
 
     async def _join(self, rows: Connection) -> Lease | None:
+        await self._tidy(rows)
         taken = await leases.acquire(rows, self._owner, [self._members + self._owner])
         return taken[0] if taken else None
 
