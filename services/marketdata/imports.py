@@ -23,7 +23,7 @@ from libs.errors import Invalid
 from services.marketdata import sessions
 from services.marketdata.columns import Integers
 from services.marketdata.domain import CALENDAR_SIZES, ImportLinesInvalid, ImportMalformed
-from services.marketdata.layouts import NUMBERS, Block, blocks
+from services.marketdata.layouts import CLOSED, NUMBERS, Block, Layout, blocks
 from services.marketdata.sessions import Calendar
 from services.marketdata.unpacking import unpacked_well
 
@@ -35,6 +35,7 @@ NAMED_LINES_MAX = 40
 """As many as fit into a status whatever is wrong with them."""
 COUNT_MAX = 2**53
 MICROSECOND = timedelta(microseconds=1)
+STORED = ("open_time", *NUMBERS, "trade_count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +156,7 @@ def scan(
         rows = placed(block.rows, rules)
         repeated = repeats.of(block, rows) if repeats else pl.repeat(None, rows.height, dtype=pl.String, eager=True)
         rows = rows.with_columns(repeated.alias("repeated"))
-        found = rows.select("line", wrongs(rules, is_counted=block.layout.is_counted)).filter(
-            pl.col("wrong").is_not_null()
-        )
+        found = rows.select("line", wrongs(rules, block.layout)).filter(pl.col("wrong").is_not_null())
         wrong.add(block.place, found)
         if repeats is None:
             times.frombytes(rows["open_time"].drop_nulls().to_physical().to_numpy().tobytes())
@@ -184,7 +183,7 @@ def placed(rows: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     )
 
 
-def wrongs(rules: Rules, *, is_counted: bool) -> pl.Expr:
+def wrongs(rules: Rules, layout: Layout) -> pl.Expr:
     """What is wrong with a row, the first thing found; null where nothing is."""
     size = rules.size
     nowhere = f"timestamp is not where a bar of {size.name} opens"
@@ -207,7 +206,12 @@ def wrongs(rules: Rules, *, is_counted: bool) -> pl.Expr:
         (pl.col("volume") < 0, pl.lit("volume is negative")),
         (pl.col("repeated").is_not_null(), pl.format("repeats the timestamp of {}", "repeated")),
     ]
-    if is_counted:
+    if layout.says_closed:
+        checks += [
+            (pl.col(CLOSED).is_null(), pl.lit("closed is neither true nor false")),
+            (~pl.col(CLOSED), pl.lit("the bar was still forming when the file was written: leave it out")),
+        ]
+    if layout.is_counted:
         is_whole = count.is_not_null() & count.is_between(0, COUNT_MAX) & (count == count.floor())
         checks.append((~is_whole, pl.lit("the number of trades is not a whole number")))
     found = pl.lit(None, dtype=pl.String)
@@ -225,7 +229,8 @@ def slices(
     with readable():
         for block in blocks(file):
             told(0)
-            rows = placed(block.rows, rules).drop("line", "problem", "has_no_time", "end_time")
+            rows = placed(block.rows, rules)
+            rows = rows.select(name for name in STORED if name in rows.columns)
             skipped = min(after, rows.height)
             after -= skipped
             waiting.append(rows.slice(skipped))

@@ -1,11 +1,12 @@
 """What the columns of a file are: by their names, or, where a vendor writes none, by their number.
 
 Text is read in blocks of lines, tables in blocks of rows. Each block has the same columns: the line or row number, what
-is wrong with the form of the line if anything is, the time, the prices, the volume, and perhaps the number of trades.
+is wrong with the form of the line if anything is, the time, the prices, the volume, and perhaps the number of trades and
+whether the bar was closed.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -25,6 +26,9 @@ TIMES = ("open_time", "timestamp", "time", "datetime", "date")
 """The first of them that a file has is the time at which a bar opens."""
 VOLUMES = ("volume", "vol")
 TRADE_COUNTS = ("trade_count", "trades", "number_of_trades", "count")
+CLOSED = "closed"
+"""Whether the bar had ended, as our own export says it."""
+FLAGS = {"true": True, "1": True, "false": False, "0": False}
 PRICES = ("open", "high", "low", "close")
 NUMBERS = (*PRICES, "volume")
 SEPARATORS = ",;\t"
@@ -60,6 +64,10 @@ class Layout:
     def is_counted(self) -> bool:
         return "trade_count" in self.places
 
+    @property
+    def says_closed(self) -> bool:
+        return CLOSED in self.places
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -80,8 +88,9 @@ def named(columns: Sequence[str]) -> dict[str, int] | None:
         if names.count(spelling) != 1:
             return None
         places[name] = names.index(spelling)
-    counts = [each for each in TRADE_COUNTS if names.count(each) == 1]
-    return places | ({"trade_count": names.index(counts[0])} if counts else {})
+    if counts := [each for each in TRADE_COUNTS if names.count(each) == 1]:
+        places["trade_count"] = names.index(counts[0])
+    return places | {each: names.index(each) for each in (CLOSED,) if names.count(each) == 1}
 
 
 def layout_of(line: str, place: str) -> Layout:
@@ -211,9 +220,24 @@ def rows_of(lines: list[str], first: int, layout: Layout) -> pl.DataFrame:
                 pl.when(misses).then(pl.format(f"has {{}} fields, {against} {layout.field_count}", found))
             ).to_series(),
             "open_time": times(wanted.pop("timestamp")),
-            **{name: column.cast(pl.Float64, strict=False) for name, column in wanted.items()},
+            **values_of(wanted),
         }
     )
+
+
+def values_of(columns: Mapping[str, pl.Series]) -> dict[str, pl.Series]:
+    """What is not the bar's time; null where it is not what it must be."""
+    return {
+        name: flags(column) if name == CLOSED else column.cast(pl.Float64, strict=False)
+        for name, column in columns.items()
+    }
+
+
+def flags(column: pl.Series) -> pl.Series:
+    if column.dtype == pl.Boolean:
+        return column
+    text = column.cast(pl.String, strict=False).str.to_lowercase()
+    return text.replace_strict(FLAGS, default=None, return_dtype=pl.Boolean)
 
 
 def parquet_batches(file: IO[bytes]) -> Iterator[pl.DataFrame]:
@@ -263,7 +287,7 @@ def table_blocks(member: Member, name: str, batches: Iterator[pl.DataFrame]) -> 
                         "line": pl.int_range(first, first + rows.height, eager=True),
                         "problem": pl.repeat(None, rows.height, dtype=pl.String, eager=True),
                         "open_time": native_times(by_name.pop("timestamp")),
-                        **{wanted: column.cast(pl.Float64, strict=False) for wanted, column in by_name.items()},
+                        **values_of(by_name),
                     }
                 ),
             )

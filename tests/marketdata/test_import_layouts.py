@@ -283,6 +283,28 @@ def test_a_number_of_trades_is_whole():
     assert wrong("\n".join([header, *lines]).encode()) == dict.fromkeys([f"line {line}" for line in range(4, 9)], told)
 
 
+@pytest.mark.parametrize("kind", ["write_csv", "write_parquet", "write_ipc", "write_ipc_stream"])
+def test_bars_that_were_forming_when_they_were_written_are_wrong(kind):
+    content = BytesIO()
+    getattr(table().with_columns(closed=pl.Series([True, True, False])), kind)(content)
+    place = "line 4" if kind == "write_csv" else "row 3"
+    assert wrong(content.getvalue()) == {place: "the bar was still forming when the file was written: leave it out"}
+    content = BytesIO()
+    getattr(table().with_columns(closed=True), kind)(content)
+    assert read(content.getvalue())[1] == three()
+
+
+def test_what_tells_neither_closed_nor_forming_is_wrong():
+    lines = [
+        f"{seconds(minute)},10,12,9,11,5.5,{closed}" for minute, closed in enumerate(("True", "1", "yes", "", "FALSE"))
+    ]
+    assert wrong("\n".join([f"{HEADER},closed", *lines]).encode()) == {
+        "line 4": "closed is neither true nor false",
+        "line 5": "closed is neither true nor false",
+        "line 6": "the bar was still forming when the file was written: leave it out",
+    }
+
+
 def test_more_rows_than_may_be_are_refused(monkeypatch):
     monkeypatch.setattr(imports, "ROWS_MAX", 2)
     assert malformed(csv_of(range(3))) == {"file": "has more than 2 rows; split it by time"}

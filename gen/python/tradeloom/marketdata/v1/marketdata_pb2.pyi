@@ -2377,8 +2377,9 @@ class ImportHeader(_message.Message):
     A file is CSV in UTF-8, Parquet, or Arrow IPC as a file or a stream. CSV and Arrow may be packed by gzip or in a zip,
     whose members are read in the order of their names and have one layout. A CSV's columns are separated by commas, semicolons or
     tabs and named by its first line: a time (open_time, timestamp, time, datetime or date), open, high, low, close,
-    volume (or vol), and perhaps a number of trades (trades, trade_count, count or number_of_trades); others are passed
-    over. So are TradingView's exports named and Binance's klines; Binance's 12 columns and Kraken's 7 are also known without
+    volume (or vol), and perhaps a number of trades (trades, trade_count, count or number_of_trades) and closed, which tells
+    bars that were still forming when the file was written: those are wrong rows, as their values are not the bar's. Others
+    are passed over. So are TradingView's exports named and Binance's klines; Binance's 12 columns and Kraken's 7 are also known without
     names. Parquet and Arrow have the same names. A time is ISO 8601, in UTC where it has no offset, or a number of
     seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their magnitude.
     """
