@@ -61,7 +61,10 @@ def import_files(
         list[Path], typer.Argument(help="CSV (Binance, Kraken, TradingView, or with named columns), Parquet or Arrow.")
     ],
     instrument: Annotated[str, typer.Option(help="Whose bars: an instrument that exists, such as SIM:BTCUSDT.")],
-    bar_size: Annotated[str, typer.Option(help="How long its bars are: 1s, 1m, 5m, 15m, 1h, 4h, 1d or 1w.")] = "1m",
+    bar_size: Annotated[str, typer.Option(help="How long its bars are: 1s, 1m, 5m, 15m, 1h, 4h, 1d or 1w.")],
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="The market trades so rarely that its bars look like longer ones.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import files of bars, perhaps packed by gzip or zip; a time is the bar's opening, in UTC unless it has an offset.
@@ -71,10 +74,9 @@ def import_files(
     sizes = [size_of(path) for path in files]
     snapshot = running_stack(data_dir)
     console = Console(highlight=False, soft_wrap=True)
+    wanted = marketdata_pb2.ImportHeader(instrument_id=instrument.upper(), bar_size=bar_size, is_sparse=sparse)
     try:
-        failed = asyncio.run(
-            send_all(snapshot, list(zip(files, sizes, strict=True)), instrument.upper(), bar_size, console)
-        )
+        failed = asyncio.run(send_all(snapshot, list(zip(files, sizes, strict=True)), wanted, console))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on")
         raise typer.Exit(STOPPED_EXIT_CODE) from None
@@ -97,9 +99,9 @@ def size_of(path: Path) -> int:
 
 
 async def send_all(
-    snapshot: Snapshot, files: Sequence[tuple[Path, int]], instrument_id: str, bar_size: str, console: Console
+    snapshot: Snapshot, files: Sequence[tuple[Path, int]], wanted: marketdata_pb2.ImportHeader, console: Console
 ) -> list[str]:
-    """Why some were not imported, if they were not."""
+    """Why some were not imported, if they were not; wanted is what all files are of."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -115,9 +117,8 @@ async def send_all(
                 if name:
                     console.print(f"file       {path}")
                 sha256 = await asyncio.to_thread(digest_of, path)
-                header = marketdata_pb2.ImportHeader(
-                    instrument_id=instrument_id, bar_size=bar_size, size_bytes=size, sha256=sha256
-                )
+                header = marketdata_pb2.ImportHeader(size_bytes=size, sha256=sha256)
+                header.MergeFrom(wanted)
                 sending = Sending(snapshot, channel, path, header, progress)
                 try:
                     show(await sending(), console)

@@ -244,6 +244,7 @@ class Import:
     state: ImportState
     size_bytes: int
     sha256: bytes
+    is_sparse: bool = False
     held_bytes: int = 0
     calendar: str = ""
     """Of the instrument, as it was checked."""

@@ -33,8 +33,8 @@ CHUNKS_AT_ONCE = 16
 FORGOTTEN_AT_ONCE = 20
 
 COLUMNS = """
-import_id, user_id, request_id, digest, instrument_id, bar_size, calendar, state, size_bytes, sha256, held_bytes, layout, checked_count,
-read_count, stored_count, inserted_count, changed_count, start_time, end_time, refusal, create_time
+import_id, user_id, request_id, digest, instrument_id, bar_size, calendar, state, size_bytes, sha256, is_sparse, held_bytes, layout,
+checked_count, read_count, stored_count, inserted_count, changed_count, start_time, end_time, refusal, create_time
 """
 UNFINISHED = "(state IN ('receiving', 'checking', 'storing'))"
 
@@ -72,8 +72,8 @@ async def add(rows: Connection, new: Import) -> None:
         raise TooManyImports(f"unfinished imports hold {held_bytes} bytes", limit=HELD_BYTES_MAX)
     await rows.execute(
         """
-        INSERT INTO imports (import_id, user_id, request_id, digest, instrument_id, bar_size, state, size_bytes, sha256)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        INSERT INTO imports (import_id, user_id, request_id, digest, instrument_id, bar_size, state, size_bytes, sha256, is_sparse)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
         """,
         new.import_id,
         new.user_id,
@@ -84,6 +84,7 @@ async def add(rows: Connection, new: Import) -> None:
         new.state.value,
         new.size_bytes,
         new.sha256,
+        new.is_sparse,
     )
 
 

@@ -124,7 +124,7 @@ class Lane:
         if found.state is ImportState.STORING:
             name = found.calendar
         calendar = await sessions.known_or_none(name, now)
-        return imports.Rules(BAR_SIZES[found.bar_size], now, kept_from, calendar)
+        return imports.Rules(BAR_SIZES[found.bar_size], now, kept_from, calendar, found.is_sparse)
 
     async def _check(self, found: Import, file: IO[bytes], rules: imports.Rules) -> None:
         progress = Progress()

@@ -1,5 +1,8 @@
 """Reads a file of bars of one size: finds every row that is wrong, and then gives its bars slice by slice.
 
+That the bars are as long as is said is looked at too: hours open where minutes do, and would be taken for them. A file that
+tells when its bars close has told; of others, all bars stand multiples of a longer time apart.
+
 A row's time is that at which a bar of the size opens; of an instrument with a calendar, that of a day or week is its date at
 midnight or a moment within it (sessions.places_named).
 
@@ -7,6 +10,7 @@ Whatever the file's length, only some of its rows are in memory; beside them eig
 comes twice. All of it is work for a thread.
 """
 
+import math
 import struct
 from array import array
 from collections.abc import Callable, Iterator
@@ -18,12 +22,12 @@ from typing import IO
 import numpy as np
 import polars as pl
 
-from libs.bar_sizes import EPOCH, BarSize
+from libs.bar_sizes import EPOCH, MICROSECOND, SECOND, BarSize
 from libs.errors import Invalid
 from services.marketdata import sessions
 from services.marketdata.columns import Integers
 from services.marketdata.domain import CALENDAR_SIZES, ImportLinesInvalid, ImportMalformed
-from services.marketdata.layouts import CLOSED, NUMBERS, Block, Layout, blocks
+from services.marketdata.layouts import CLOSE_TIME, CLOSED, NUMBERS, Block, Layout, blocks
 from services.marketdata.sessions import Calendar
 from services.marketdata.unpacking import unpacked_well
 
@@ -34,18 +38,27 @@ SLICE_ROWS = 20_000
 NAMED_LINES_MAX = 40
 """As many as fit into a status whatever is wrong with them."""
 COUNT_MAX = 2**53
-MICROSECOND = timedelta(microseconds=1)
+APART_BY_CHANCE_MAX = 0.01
+"""How likely it may be that bars of a market in which few minutes have a trade look like longer ones."""
+APART_BARS_MIN = 3
+DISTANCES_AT_ONCE = 1_000_000
+UNITS = (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+DAY_MICROSECONDS = 86_400_000_000
 STORED = ("open_time", *NUMBERS, "trade_count")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A bar must open where bars of its size do, have ended before now, and not be older than bars of its size are kept."""
+    """A bar must open where bars of its size do, have ended before now, and not be older than bars of its size are kept.
+
+    Of a sparse market all of them may stand multiples of a longer time apart.
+    """
 
     size: BarSize
     now: datetime
     kept_from: datetime = EPOCH
     calendar: Calendar | None = None
+    is_sparse: bool = False
 
     @property
     def follows_calendar(self) -> bool:
@@ -83,6 +96,28 @@ class Wrong:
             line=first.rpartition(" ")[2],
             wrong_lines=self.count,
         )
+
+
+@dataclass(slots=True)
+class Scanned:
+    """What a file says, read to its end."""
+
+    wrong: Wrong = field(default_factory=Wrong)
+    times: "array[int]" = field(default_factory=lambda: array("q"))
+    """Of each row that has one, unless repeats are looked for."""
+    layout: str = ""
+    row_count: int = 0
+    closing_count: int = 0
+    """Rows that tell when their bar closes."""
+    shortest: timedelta | None = None
+    """Of those bars."""
+
+    def look_at_close_times(self, rows: pl.DataFrame) -> None:
+        lengths = (rows[CLOSE_TIME] - rows["open_time"]).drop_nulls()
+        self.closing_count += lengths.len()
+        shortest = lengths.min()
+        if isinstance(shortest, timedelta):
+            self.shortest = min(shortest, self.shortest or shortest)
 
 
 class Repeats:
@@ -125,43 +160,85 @@ def check(file: IO[bytes], rules: Rules, told: Callable[[int], None] = lambda _:
     of them by their numbers, counted from 1 with the header.
     """
     with readable():
-        wrong, times, layout = scan(file, rules, None, told)
-        if not times:
-            raise wrong.refusal() if wrong.count else ImportMalformed({"file": "has no bars"})
-        sorted_times = np.frombuffer(times, np.int64)
+        found = scan(file, rules, None, told)
+        if not found.times:
+            raise found.wrong.refusal() if found.wrong.count else ImportMalformed({"file": "has no bars"})
+        sorted_times = np.frombuffer(found.times, np.int64)
         sorted_times.sort()
+        check_length(found, sorted_times, rules)
         first, last = (EPOCH + int(each) * MICROSECOND for each in (sorted_times[0], sorted_times[-1]))
         repeated = np.unique(sorted_times[1:][sorted_times[1:] == sorted_times[:-1]])
-        row_count = len(times)
+        row_count = len(sorted_times)
         if len(repeated):
             # Once more, now that it is known which to look for.
-            del sorted_times, times
-            wrong, _, _ = scan(file, rules, Repeats(repeated), told)
-        if wrong.count:
-            raise wrong.refusal()
-    return Checked(layout, row_count, first, last)
+            del sorted_times, found
+            found = scan(file, rules, Repeats(repeated), told)
+        if found.wrong.count:
+            raise found.wrong.refusal()
+    return Checked(found.layout, row_count, first, last)
 
 
-def scan(
-    file: IO[bytes], rules: Rules, repeats: Repeats | None, told: Callable[[int], None]
-) -> tuple[Wrong, "array[int]", str]:
-    """What is wrong in the file; the time of each row that has one, unless repeats are looked for; and the layout."""
-    wrong, times, layout = Wrong(), array("q"), ""
-    row_count = 0
+def check_length(found: Scanned, sorted_times: Integers, rules: Rules) -> None:
+    """Raises ImportMalformed if the bars of the file are longer than is said."""
+    size = rules.size
+    if not rules.follows_calendar and found.shortest is not None:
+        if found.shortest > size.length:
+            length = -(-found.shortest // SECOND) * SECOND
+            raise ImportMalformed(
+                {"header.bar_size": f"is {size.name}, and by their close times the bars are {spoken(length)} long"}
+            )
+        if found.closing_count == found.row_count:
+            return
+    if rules.is_sparse or len(sorted_times) < APART_BARS_MIN:
+        return
+    common = common_distance(sorted_times, size, in_days=rules.follows_calendar)
+    multiple = common // (size.length // MICROSECOND)
+    if multiple > 1 and (len(sorted_times) - 1) * math.log(multiple) >= -math.log(APART_BY_CHANCE_MAX):
+        raise ImportMalformed(
+            {
+                "header.bar_size": f"is {size.name}, and all bars stand {spoken(common * MICROSECOND)} or multiples of it apart: "
+                "give their true size, or say that the market is sparse"
+            }
+        )
+
+
+def common_distance(sorted_times: Integers, size: BarSize, *, in_days: bool) -> int:
+    """The longest time, in microseconds, of which all distances are multiples; of the size at least, as far as it is of interest."""
+    common = 0
+    for start in range(0, len(sorted_times) - 1, DISTANCES_AT_ONCE):
+        some = sorted_times[start : start + DISTANCES_AT_ONCE + 1]
+        # A trading day opens at another time of the day when the clock is changed.
+        distances = np.diff(some // DAY_MICROSECONDS * DAY_MICROSECONDS if in_days else some)
+        common = math.gcd(common, int(np.gcd.reduce(distances)))
+        if common <= size.length // MICROSECOND and common:
+            break
+    return common
+
+
+def spoken(length: timedelta) -> str:
+    """As sizes are called."""
+    seconds = length // SECOND
+    return next((f"{seconds // unit}{name}" for name, unit in UNITS if seconds % unit == 0), f"{seconds}s")
+
+
+def scan(file: IO[bytes], rules: Rules, repeats: Repeats | None, told: Callable[[int], None]) -> Scanned:
+    found = Scanned()
     for block in blocks(file):
-        layout = block.layout.name
-        row_count += block.rows.height
-        if row_count > ROWS_MAX:
+        found.layout = block.layout.name
+        found.row_count += block.rows.height
+        if found.row_count > ROWS_MAX:
             raise ImportMalformed({"file": f"has more than {ROWS_MAX} rows; split it by time"})
         rows = placed(block.rows, rules)
         repeated = repeats.of(block, rows) if repeats else pl.repeat(None, rows.height, dtype=pl.String, eager=True)
         rows = rows.with_columns(repeated.alias("repeated"))
-        found = rows.select("line", wrongs(rules, block.layout)).filter(pl.col("wrong").is_not_null())
-        wrong.add(block.place, found)
+        wrong = rows.select("line", wrongs(rules, block.layout)).filter(pl.col("wrong").is_not_null())
+        found.wrong.add(block.place, wrong)
         if repeats is None:
-            times.frombytes(rows["open_time"].drop_nulls().to_physical().to_numpy().tobytes())
-        told(row_count)
-    return wrong, times, layout
+            found.times.frombytes(rows["open_time"].drop_nulls().to_physical().to_numpy().tobytes())
+            if block.layout.has_close_times:
+                found.look_at_close_times(rows)
+        told(found.row_count)
+    return found
 
 
 def placed(rows: pl.DataFrame, rules: Rules) -> pl.DataFrame:
@@ -206,6 +283,9 @@ def wrongs(rules: Rules, layout: Layout) -> pl.Expr:
         (pl.col("volume") < 0, pl.lit("volume is negative")),
         (pl.col("repeated").is_not_null(), pl.format("repeats the timestamp of {}", "repeated")),
     ]
+    if layout.has_close_times and not rules.follows_calendar:
+        is_longer = pl.col(CLOSE_TIME) - pl.col("open_time") > size.length
+        checks.append((is_longer, pl.lit(f"close_time is after the end of a bar of {size.name}")))
     if layout.says_closed:
         checks += [
             (pl.col(CLOSED).is_null(), pl.lit("closed is neither true nor false")),

@@ -1,12 +1,12 @@
 """What the columns of a file are: by their names, or, where a vendor writes none, by their number.
 
 Text is read in blocks of lines, tables in blocks of rows. Each block has the same columns: the line or row number, what
-is wrong with the form of the line if anything is, the time, the prices, the volume, and perhaps the number of trades and
-whether the bar was closed.
+is wrong with the form of the line if anything is, the time, the prices, the volume, and perhaps the number of trades, the
+time at which the bar closes and whether it was closed.
 """
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ TIMES = ("open_time", "timestamp", "time", "datetime", "date")
 """The first of them that a file has is the time at which a bar opens."""
 VOLUMES = ("volume", "vol")
 TRADE_COUNTS = ("trade_count", "trades", "number_of_trades", "count")
+CLOSE_TIME = "close_time"
 CLOSED = "closed"
 """Whether the bar had ended, as our own export says it."""
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -65,6 +66,10 @@ class Layout:
         return "trade_count" in self.places
 
     @property
+    def has_close_times(self) -> bool:
+        return CLOSE_TIME in self.places
+
+    @property
     def says_closed(self) -> bool:
         return CLOSED in self.places
 
@@ -90,7 +95,7 @@ def named(columns: Sequence[str]) -> dict[str, int] | None:
         places[name] = names.index(spelling)
     if counts := [each for each in TRADE_COUNTS if names.count(each) == 1]:
         places["trade_count"] = names.index(counts[0])
-    return places | {each: names.index(each) for each in (CLOSED,) if names.count(each) == 1}
+    return places | {each: names.index(each) for each in (CLOSE_TIME, CLOSED) if names.count(each) == 1}
 
 
 def layout_of(line: str, place: str) -> Layout:
@@ -219,18 +224,22 @@ def rows_of(lines: list[str], first: int, layout: Layout) -> pl.DataFrame:
             "problem": pl.select(
                 pl.when(misses).then(pl.format(f"has {{}} fields, {against} {layout.field_count}", found))
             ).to_series(),
-            "open_time": times(wanted.pop("timestamp")),
-            **values_of(wanted),
+            **values_of(wanted, times),
         }
     )
 
 
-def values_of(columns: Mapping[str, pl.Series]) -> dict[str, pl.Series]:
-    """What is not the bar's time; null where it is not what it must be."""
-    return {
-        name: flags(column) if name == CLOSED else column.cast(pl.Float64, strict=False)
-        for name, column in columns.items()
-    }
+def values_of(columns: Mapping[str, pl.Series], times_of: Callable[[pl.Series], pl.Series]) -> dict[str, pl.Series]:
+    """What a row says; null where it is not what it must be."""
+    found: dict[str, pl.Series] = {}
+    for name, column in columns.items():
+        if name == "timestamp":
+            found["open_time"] = times_of(column)
+        elif name == CLOSE_TIME:
+            found[name] = times_of(column)
+        else:
+            found[name] = flags(column) if name == CLOSED else column.cast(pl.Float64, strict=False)
+    return found
 
 
 def flags(column: pl.Series) -> pl.Series:
@@ -286,8 +295,7 @@ def table_blocks(member: Member, name: str, batches: Iterator[pl.DataFrame]) -> 
                     {
                         "line": pl.int_range(first, first + rows.height, eager=True),
                         "problem": pl.repeat(None, rows.height, dtype=pl.String, eager=True),
-                        "open_time": native_times(by_name.pop("timestamp")),
-                        **values_of(by_name),
+                        **values_of(by_name, native_times),
                     }
                 ),
             )

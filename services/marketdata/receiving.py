@@ -92,6 +92,7 @@ class Receiving:
                 state=ImportState.RECEIVING,
                 size_bytes=header.size_bytes,
                 sha256=header.sha256,
+                is_sparse=header.is_sparse,
             )
             await import_store.add(rows, new)
             return new

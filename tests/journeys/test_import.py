@@ -7,16 +7,17 @@ from tests.stack import Stack
 HEADER = "timestamp,open,high,low,close,volume\n"
 BARS = "".join(f"2024-05-06 07:{minute:02}:00,10,12,9,11,5\n" for minute in range(40))
 INSTRUMENT = "SIM:EURUSD"
+MINUTES = ("--instrument", INSTRUMENT, "--bar-size", "1m")
 
 
 def test_a_file_is_imported_once_and_its_counts_are_told(stack: Stack, tmp_path):
     file = tmp_path / "bars.csv"
     file.write_text(HEADER + BARS)
-    first = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    first = stack.command("import", str(file), *MINUTES)
     assert first.returncode == 0, first.stderr
     assert "read       40 bars, 2024-05-06 07:00 to 2024-05-06 07:39 UTC" in first.stdout
     assert "inserted   40" in first.stdout
-    again = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    again = stack.command("import", str(file), *MINUTES)
     assert again.returncode == 0
     assert "inserted   0\nchanged    0\nunchanged  40" in again.stdout
 
@@ -24,7 +25,7 @@ def test_a_file_is_imported_once_and_its_counts_are_told(stack: Stack, tmp_path)
 def test_every_wrong_line_is_named_by_its_number_and_nothing_is_imported(stack: Stack, tmp_path):
     file = tmp_path / "broken.csv"
     file.write_text(HEADER + BARS.replace("07:05:00,10", "07:05:00,ten").replace("07:09:00", "07:09:30"))
-    done = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    done = stack.command("import", str(file), *MINUTES)
     assert done.returncode == 1
     assert "line 7: open is not a number\nline 11: timestamp is not where a bar of 1m opens\n" in done.stdout
     assert "2 lines are wrong" in done.stderr
@@ -34,7 +35,7 @@ def test_every_wrong_line_is_named_by_its_number_and_nothing_is_imported(stack: 
 def test_of_very_many_wrong_lines_the_first_are_named_and_the_rest_counted(stack: Stack, tmp_path):
     file = tmp_path / "broken.csv"
     file.write_text(HEADER + "x\n" * 500)
-    done = stack.command("import", str(file), "--instrument", INSTRUMENT)
+    done = stack.command("import", str(file), *MINUTES)
     assert done.returncode == 1
     *named, more = done.stdout.splitlines()
     assert named[0] == "line 2: has 1 fields, the header 6"
@@ -42,12 +43,22 @@ def test_of_very_many_wrong_lines_the_first_are_named_and_the_rest_counted(stack
     assert more == "and 460 more lines"
 
 
+def test_hours_are_not_imported_as_minutes_but_of_a_sparse_market(stack: Stack, tmp_path):
+    file = tmp_path / "hours.csv"
+    file.write_text(HEADER + "".join(f"2024-05-09 {hour:02}:00:00,10,12,9,11,5\n" for hour in range(8)))
+    assert stack.command("import", str(file), "--instrument", INSTRUMENT).returncode == 2
+    done = stack.command("import", str(file), *MINUTES)
+    assert done.returncode == 1
+    assert "bar_size is 1m, and all bars stand 1h or multiples of it apart" in done.stderr
+    assert "inserted   8" in stack.command("import", str(file), *MINUTES, "--sparse").stdout
+
+
 def test_several_files_are_imported_and_what_is_wrong_with_one_is_told(stack: Stack, tmp_path):
     right, packed, wrong = tmp_path / "right.csv", tmp_path / "packed.csv.gz", tmp_path / "wrong.csv"
     right.write_text(HEADER + "2024-05-07 07:00:00,10,12,9,11,5\n")
     packed.write_bytes(gzip.compress((HEADER + "2024-05-07 07:01:00,10,12,9,11,5\n").encode()))
     wrong.write_text("a,b\n1,2\n")
-    done = stack.command("import", str(right), str(wrong), str(packed), "--instrument", INSTRUMENT)
+    done = stack.command("import", str(right), str(wrong), str(packed), *MINUTES)
     assert done.returncode == 1
     assert done.stdout.count("inserted   1") == 2
     assert "UTC, CSV, gzip" in done.stdout
@@ -57,14 +68,14 @@ def test_several_files_are_imported_and_what_is_wrong_with_one_is_told(stack: St
 def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path):
     file = tmp_path / "bars.csv"
     file.write_text(HEADER + BARS.replace("2024-05-06", "2024-05-08"))
-    assert stack.command("import", str(file), "--instrument", INSTRUMENT).returncode == 0
+    assert stack.command("import", str(file), *MINUTES).returncode == 0
     period = ("--start", "2024-05-08T07:10Z", "--end", "2024-05-08T09:20+02:00")
     for name in ("out.csv", "out.csv.gz", "out.parquet", "out.arrow"):
         out = tmp_path / name
         done = stack.command("export", INSTRUMENT, *period, "-o", str(out))
         assert done.returncode == 0, done.stderr
         assert f"exported   10 bars into {out}" in done.stdout
-        again = stack.command("import", str(out), "--instrument", INSTRUMENT)
+        again = stack.command("import", str(out), *MINUTES)
         assert "inserted   0\nchanged    0\nunchanged  10" in again.stdout, again.stderr
     left = [path.name for path in tmp_path.iterdir()]
     assert sorted(left) == ["bars.csv", "out.arrow", "out.csv", "out.csv.gz", "out.parquet"]
@@ -77,9 +88,9 @@ def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path
 def test_an_unknown_instrument_and_a_missing_file_are_refused_plainly(stack: Stack, tmp_path):
     file = tmp_path / "bars.csv"
     file.write_text(HEADER + BARS)
-    unknown = stack.command("import", str(file), "--instrument", "SIM:NOTHING")
+    unknown = stack.command("import", str(file), "--instrument", "SIM:NOTHING", "--bar-size", "1m")
     assert unknown.returncode == 1
     assert "no instrument is called SIM:NOTHING" in unknown.stderr
-    missing = stack.command("import", str(tmp_path / "none.csv"), "--instrument", INSTRUMENT)
+    missing = stack.command("import", str(tmp_path / "none.csv"), *MINUTES)
     assert missing.returncode == 1
     assert "No such file" in missing.stderr

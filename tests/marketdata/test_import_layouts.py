@@ -1,5 +1,6 @@
 """Every layout and container of a file of bars: recognised by what is in it, read in blocks, and wrong rows named exactly."""
 
+import asyncio
 import gzip
 import struct
 import zipfile
@@ -13,7 +14,7 @@ import pytest
 
 from libs.bar_sizes import BAR_SIZES, EPOCH
 from libs.errors import Invalid
-from services.marketdata import arrow, imports, layouts, unpacking
+from services.marketdata import arrow, imports, layouts, sessions, unpacking
 from services.marketdata.domain import ImportLinesInvalid, ImportMalformed
 from services.marketdata.imports import Rules, check, slices
 
@@ -43,9 +44,9 @@ def wrong(content: bytes, rules: Rules = RULES) -> dict[str, str]:
     return dict(caught.value.violations)
 
 
-def malformed(content: bytes) -> dict[str, str]:
+def malformed(content: bytes, rules: Rules = RULES) -> dict[str, str]:
     with pytest.raises(ImportMalformed) as caught:
-        check(BytesIO(content), RULES)
+        check(BytesIO(content), rules)
     return dict(caught.value.violations)
 
 
@@ -303,6 +304,70 @@ def test_what_tells_neither_closed_nor_forming_is_wrong():
         "line 5": "closed is neither true nor false",
         "line 6": "the bar was still forming when the file was written: leave it out",
     }
+
+
+def klines(unit: timedelta, count: int = 3, *, gap: timedelta | None = None) -> bytes:
+    """Of Binance, each so long, and one after the other unless a gap is told."""
+    opens = [START + number * (gap or unit) for number in range(count)]
+    ends = [opened + unit - timedelta(milliseconds=1) for opened in opens]
+    return "".join(
+        f"{opened.timestamp() * 1_000:.0f},10,12,9,11,5.5,{end.timestamp() * 1_000:.0f},60.5,7,2.5,27.5,0\n"
+        for opened, end in zip(opens, ends, strict=True)
+    ).encode()
+
+
+def test_bars_that_close_later_than_those_of_the_size_are_refused():
+    hour = timedelta(hours=1)
+    told = {"header.bar_size": "is 1m, and by their close times the bars are 1h long"}
+    for content in (klines(hour, 1), klines(hour), f"{BINANCE_HEADER}\n".encode() + klines(hour)):
+        assert malformed(content) == told
+        assert malformed(content, Rules(BAR_SIZES["1m"], NOW, is_sparse=True)) == told
+        assert read(content, Rules(BAR_SIZES["1h"], NOW))[1]
+    # Minutes that are an hour apart have told how long they are.
+    assert len(read(klines(MINUTE, 8, gap=hour))[1]) == 8
+    mixed = klines(MINUTE, 2) + klines(hour, 4)[len(klines(hour, 2)) :]
+    assert wrong(mixed) == dict.fromkeys(("line 3", "line 4"), "close_time is after the end of a bar of 1m")
+
+
+@pytest.mark.parametrize(
+    ("size", "apart", "least", "called"),
+    [
+        ("1m", timedelta(hours=1), 3, "1h"),
+        ("1m", timedelta(days=1), 3, "1d"),
+        ("1m", timedelta(minutes=5), 4, "5m"),
+        ("15m", timedelta(minutes=30), 8, "30m"),
+        ("1h", timedelta(hours=4), 5, "4h"),
+        ("1s", timedelta(minutes=1), 3, "1m"),
+        ("1d", timedelta(days=7), 4, "1w"),
+    ],
+)
+def test_bars_that_all_stand_multiples_of_a_longer_time_apart_are_refused(size, apart, least, called):
+    first = datetime(2025, 3, 3, tzinfo=UTC)
+    rules, sparse = (Rules(BAR_SIZES[size], NOW, is_sparse=is_sparse) for is_sparse in (False, True))
+
+    def content(count: int, *more: datetime) -> bytes:
+        # Not each of them is there.
+        times = [first + number * apart for number in (*range(count - 1), count + 3)]
+        return "\n".join([HEADER, *(f"{time:%Y-%m-%d %H:%M:%S},10,12,9,11,5.5" for time in (*times, *more))]).encode()
+
+    assert malformed(content(least), rules) == {
+        "header.bar_size": f"is {size}, and all bars stand {called} or multiples of it apart: "
+        "give their true size, or say that the market is sparse"
+    }
+    assert len(read(content(least), sparse)[1]) == least
+    # So few may do so by chance.
+    assert len(read(content(least - 1), rules)[1]) == least - 1
+    assert len(read(content(least, first + BAR_SIZES[size].length), rules)[1]) == least + 1
+
+
+def test_weeks_are_not_taken_for_the_days_of_an_exchange():
+    calendar = asyncio.run(sessions.known("XNYS", NOW, "calendar"))
+    rules = Rules(BAR_SIZES["1d"], NOW, calendar=calendar)
+    # Over the change of the clock, on which its days begin an hour earlier.
+    tuesdays = [f"{datetime(2025, 2, 25, tzinfo=UTC) + week * timedelta(days=7):%Y-%m-%d}" for week in range(6)]
+    content = "\n".join([HEADER, *(f"{day},10,12,9,11,5.5" for day in tuesdays)]).encode()
+    assert "all bars stand 1w or multiples of it apart" in malformed(content, rules)["header.bar_size"]
+    assert len(read(content + b"\n2025-02-26,10,12,9,11,5.5", rules)[1]) == 7
 
 
 def test_more_rows_than_may_be_are_refused(monkeypatch):

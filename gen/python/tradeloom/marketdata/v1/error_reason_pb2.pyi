@@ -37,8 +37,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: line (the first), wrong_lines.
     """
     ERROR_REASON_IMPORT_MALFORMED: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says, a
-    layout that is not known, or more unpacked bytes than any file of bars has.
+    """INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says,
+    longer bars than its header says, a layout that is not known, or more unpacked bytes than any file of bars has.
     """
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 6
     """RESOURCE_EXHAUSTED: the reader was too slow and did not ask for conflation; resume by cursor."""
@@ -97,8 +97,8 @@ ERROR_REASON_IMPORT_LINES_INVALID: ErrorReason.ValueType  # 4
 Metadata: line (the first), wrong_lines.
 """
 ERROR_REASON_IMPORT_MALFORMED: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says, a
-layout that is not known, or more unpacked bytes than any file of bars has.
+"""INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says,
+longer bars than its header says, a layout that is not known, or more unpacked bytes than any file of bars has.
 """
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 6
 """RESOURCE_EXHAUSTED: the reader was too slow and did not ask for conflation; resume by cursor."""

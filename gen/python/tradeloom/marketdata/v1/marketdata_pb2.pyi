@@ -2392,18 +2392,25 @@ class ImportHeader(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     START_BYTE_FIELD_NUMBER: _builtins.int
+    IS_SPARSE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe, and names the import to GetImport."""
     instrument_id: _builtins.str
     """Whose bars; it must exist."""
     bar_size: _builtins.str
-    """How long the file's bars are; "1m" if empty."""
+    """How long the file's bars are; "1m" if empty. Longer ones are refused: by their close_time where the file has it, else where
+    all stand multiples of a longer time apart and are so many that this is no chance.
+    """
     size_bytes: _builtins.int
     """Of the whole file, at most 2 GiB."""
     sha256: _builtins.bytes
     """The SHA-256 of the whole file: the request_id is refused for any other."""
     start_byte: _builtins.int
     """Where in the file the bytes that follow begin; not beyond what is held of it."""
+    is_sparse: _builtins.bool
+    """Says that trades are so rare that bars may all stand multiples of a longer time apart, such as minutes of a market that
+    trades once an hour.
+    """
     def __init__(
         self,
         *,
@@ -2413,10 +2420,11 @@ class ImportHeader(_message.Message):
         size_bytes: _builtins.int = ...,
         sha256: _builtins.bytes = ...,
         start_byte: _builtins.int = ...,
+        is_sparse: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "instrument_id", b"instrument_id", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "start_byte", b"start_byte"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "instrument_id", b"instrument_id", "is_sparse", b"is_sparse", "request_id", b"request_id", "sha256", b"sha256", "size_bytes", b"size_bytes", "start_byte", b"start_byte"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

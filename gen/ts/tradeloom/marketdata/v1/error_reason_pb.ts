@@ -55,8 +55,8 @@ export enum ErrorReason {
   IMPORT_LINES_INVALID = 4,
 
   /**
-   * INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says, a
-   * layout that is not known, or more unpacked bytes than any file of bars has.
+   * INVALID_ARGUMENT: the import breaks its own form: no header, two headers, no bars, other bytes than its header says,
+   * longer bars than its header says, a layout that is not known, or more unpacked bytes than any file of bars has.
    *
    * @generated from enum value: ERROR_REASON_IMPORT_MALFORMED = 5;
    */
