@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import polars as pl
 
-from services.marketdata import arrow
+from services.marketdata import arrow, parquet
 from services.marketdata.domain import ImportMalformed
-from services.marketdata.unpacking import Member, members
+from services.marketdata.unpacking import Budget, Member, members
 
 BLOCK_BYTES = 1024 * 1024
 """Of text, read at once."""
@@ -39,6 +39,10 @@ KNOWN = (
     "name time, open, high, low, close and volume, as TradingView does, "
     "or be without names the 12 columns of Binance or the 7 of Kraken"
 )
+TIME_TYPES = (pl.Datetime, pl.Date, pl.String)
+"""Of a table's column, beside numbers."""
+TIME_CHARACTERS_MAX = 64
+"""A text of a table may be longer than any line, and stand in every row."""
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
 UTC_TIME = pl.Datetime("us", "UTC")
 WITH_OFFSET = (
@@ -143,14 +147,14 @@ def member_blocks(member: Member) -> Iterator[Block]:
     begins = member.content.read(8)
     stream = Rest(begins, member.content)
     if begins.startswith(arrow.CONTINUES):
-        return table_blocks(member, "Arrow stream", arrow.batches_of_stream(stream))  # type: ignore[arg-type]
-    if begins.startswith((b"PAR1", arrow.FILE_MAGIC)):
-        name = "Parquet" if begins.startswith(b"PAR1") else "Arrow file"
+        return table_blocks(member, "Arrow stream", arrow.batches_of_stream(stream, member.budget, check_types))  # type: ignore[arg-type]
+    if begins.startswith((parquet.MAGIC, arrow.FILE_MAGIC)):
+        name = "Parquet" if begins.startswith(parquet.MAGIC) else "Arrow file"
         if member.plain is None:
             raise ImportMalformed(
                 {member.name or "file": f"is {name}, which is compressed by itself: send it unpacked"}
             )
-        batches = parquet_batches(member.plain) if name == "Parquet" else file_batches(member.plain)
+        batches = parquet_batches(member.plain) if name == "Parquet" else file_batches(member.plain, member.budget)
         return table_blocks(member, name, batches)
     return text_blocks(member, stream)
 
@@ -252,18 +256,23 @@ def flags(column: pl.Series) -> pl.Series:
 def parquet_batches(file: IO[bytes]) -> Iterator[pl.DataFrame]:
     file.seek(0)
     lazy = pl.scan_parquet(file)
+    schema = lazy.collect_schema()
+    check_types(schema)
+    wanted = wanted_columns(schema.names())
+    parquet.check_unpacked_bytes(file, wanted)
     row_count = lazy.select(pl.len()).collect().item()
-    wanted = wanted_columns(lazy.collect_schema().names())
     for start in range(0, row_count, BLOCK_ROWS):
         yield lazy.select(wanted).slice(start, BLOCK_ROWS).collect()
 
 
-def file_batches(file: IO[bytes]) -> Iterator[pl.DataFrame]:
+def file_batches(file: IO[bytes], budget: Budget) -> Iterator[pl.DataFrame]:
     """As many batches at once as make a block; each is read once."""
-    row_counts = arrow.row_counts_of_file(file)
+    row_counts = arrow.row_counts_of_file(file, budget)
     file.seek(0)
     lazy = pl.scan_ipc(file)
-    lazy = lazy.select(wanted_columns(lazy.collect_schema().names()))
+    schema = lazy.collect_schema()
+    check_types(schema)
+    lazy = lazy.select(wanted_columns(schema.names()))
     start = together = 0
     for number, row_count in enumerate(row_counts, 1):
         together += row_count
@@ -277,6 +286,21 @@ def wanted_columns(names: Sequence[str]) -> list[str]:
     if places is None:
         raise ImportMalformed({"columns": f"must {KNOWN}"})
     return [names[place] for place in places.values()]
+
+
+def check_types(schema: pl.Schema) -> None:
+    """Raises ImportMalformed if a column of a table cannot be what its name says."""
+    names = schema.names()
+    for wanted, column in zip(named(names) or {}, wanted_columns(names), strict=True):
+        found = schema[column]
+        if wanted in ("timestamp", CLOSE_TIME):
+            fits, what = found.is_integer() or found.is_float() or found.base_type() in TIME_TYPES, "times"
+        elif wanted == CLOSED:
+            fits, what = found == pl.Boolean or found.is_integer(), "true or false"
+        else:
+            fits, what = found.is_numeric(), "numbers"
+        if not fits:
+            raise ImportMalformed({f"column {column}": f"must be {what}, and is of the type {str(found)[:100]}"})
 
 
 def table_blocks(member: Member, name: str, batches: Iterator[pl.DataFrame]) -> Iterator[Block]:
@@ -313,7 +337,7 @@ def native_times(column: pl.Series) -> pl.Series:
         return from_epoch(column.cast(pl.Int64, strict=False))
     if column.dtype.is_float():
         return from_epoch(column.cast(pl.Float64))
-    return times(column.cast(pl.String, strict=False))
+    return times(column.cast(pl.String, strict=False).str.slice(0, TIME_CHARACTERS_MAX))
 
 
 def times(text: pl.Series) -> pl.Series:

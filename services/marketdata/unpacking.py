@@ -76,6 +76,7 @@ class Member:
     name: str
     content: Any
     """Has read(count), which gives no more than so many bytes, and none at the end."""
+    budget: Budget
     plain: IO[bytes] | None = None
     """The file itself, if it is not packed."""
 
@@ -86,11 +87,12 @@ def members(file: IO[bytes]) -> tuple[str, Iterator[Member]]:
     file.seek(0)
     magic = file.read(4)
     file.seek(0)
+    budget = Budget(size_bytes)
     if magic.startswith(GZIP):
-        return "gzip", iter([Member("", Unpacking(gzip.GzipFile(fileobj=file), Budget(size_bytes)))])  # type: ignore[arg-type]
+        return "gzip", iter([Member("", Unpacking(gzip.GzipFile(fileobj=file), budget), budget)])  # type: ignore[arg-type]
     if magic in ZIP:
-        return "zip", zip_members(file, Budget(size_bytes))
-    return "", iter([Member("", file, file)])
+        return "zip", zip_members(file, budget)
+    return "", iter([Member("", file, budget, file)])
 
 
 def zip_members(file: IO[bytes], budget: Budget) -> Iterator[Member]:
@@ -102,7 +104,7 @@ def zip_members(file: IO[bytes], budget: Budget) -> Iterator[Member]:
             raise ImportMalformed({"file": "the zip is empty"})
         for each in found:
             with archive.open(each) as content:
-                yield Member(each.filename if len(found) > 1 else "", Unpacking(content, budget))
+                yield Member(each.filename if len(found) > 1 else "", Unpacking(content, budget), budget)
 
 
 def is_wanted(member: zipfile.ZipInfo) -> bool:

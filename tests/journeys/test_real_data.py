@@ -231,7 +231,7 @@ async def test_real_bars_are_imported_whole_or_not_at_all(stack: Stack, tmp_path
 
 
 def imported(stack: Stack, file: Path, instrument_id: str) -> "subprocess.CompletedProcess[str]":
-    return stack.command("import", str(file), "--instrument", instrument_id)
+    return stack.command("import", str(file), "--instrument", instrument_id, "--bar-size", "1m")
 
 
 async def count_bars(market, session, instrument_id: str) -> int:

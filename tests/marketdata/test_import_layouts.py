@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -14,7 +16,7 @@ import pytest
 
 from libs.bar_sizes import BAR_SIZES, EPOCH
 from libs.errors import Invalid
-from services.marketdata import arrow, imports, layouts, sessions, unpacking
+from services.marketdata import arrow, imports, layouts, parquet, sessions, unpacking
 from services.marketdata.domain import ImportLinesInvalid, ImportMalformed
 from services.marketdata.imports import Rules, check, slices
 
@@ -404,6 +406,82 @@ def test_record_batches_that_are_too_large_are_refused_before_they_are_read(monk
         content = BytesIO()
         getattr(table(), kind)(content)
         assert "has a record batch above 2 rows" in malformed(content.getvalue())["file"]
+
+
+NUMERIC = "must be numbers, and is of the type"
+
+
+@pytest.mark.parametrize("kind", ["write_parquet", "write_ipc", "write_ipc_stream"])
+@pytest.mark.parametrize(
+    ("column", "told"),
+    [
+        (pl.lit("10").alias("open"), f"{NUMERIC} String"),
+        (pl.lit(b"10").alias("high"), f"{NUMERIC} Binary"),
+        (pl.lit(True).alias("low"), f"{NUMERIC} Boolean"),
+        (pl.col("time").alias("close"), f"{NUMERIC} Datetime(time_unit='us', time_zone='UTC')"),
+        (pl.lit("5").cast(pl.Categorical).alias("volume"), f"{NUMERIC} Categorical"),
+        (pl.lit("7").alias("trades"), f"{NUMERIC} String"),
+        (pl.lit(timedelta(days=1)).alias("time"), "must be times, and is of the type Duration(time_unit='us')"),
+        (pl.lit("2025-03-02").cast(pl.Categorical).alias("time"), "must be times, and is of the type Categorical"),
+        (pl.lit("true").alias("closed"), "must be true or false, and is of the type String"),
+    ],
+    ids=str,
+)
+def test_a_column_of_another_type_is_refused(kind, column, told):
+    content = BytesIO()
+    getattr(table().with_columns(column), kind)(content)
+    assert malformed(content.getvalue()) == {f"column {column.meta.output_name()}": told}
+
+
+READ = """
+import resource, sys
+from datetime import UTC, datetime
+from libs.bar_sizes import BAR_SIZES
+from libs.errors import Invalid
+from services.marketdata import imports
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+with open(sys.argv[1], "rb") as file:
+    try:
+        imports.check(file, imports.Rules(BAR_SIZES["1m"], datetime.now(UTC)))
+    except Invalid as refusal:
+        print(refusal)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+"""
+
+
+@pytest.mark.parametrize("kind", ["write_parquet", "write_ipc", "write_ipc_stream"])
+def test_a_table_that_unpacks_to_far_more_than_it_is_long_is_refused_before_it_is_unpacked(tmp_path, kind):
+    path = tmp_path / "bomb"
+    text = "1" * (100 << 20)
+    getattr(table(1).with_columns(time=pl.lit(text)), kind)(path, compression="zstd")
+    assert path.stat().st_size < 1 << 20
+    done = subprocess.run([sys.executable, "-c", READ, path], check=True, capture_output=True, text=True, timeout=60)
+    told, peaks = done.stdout.splitlines()
+    assert "unpacks to more than" in told
+    before, after = map(int, peaks.split())
+    assert after - before < 50
+
+
+def test_row_groups_that_are_too_large_are_refused(monkeypatch):
+    content = BytesIO()
+    table(1_000).write_parquet(content)
+    monkeypatch.setattr(parquet, "ROW_GROUP_BYTES_MAX", 1_000)
+    assert "has a row group above" in malformed(content.getvalue())["file"]
+
+
+def test_what_a_parquet_file_says_of_its_pages_is_read_as_it_was_written():
+    for rows in (1, 50_000):
+        for compression in ("uncompressed", "zstd", "snappy"):
+            bars = table(rows).with_columns(volume=pl.int_range(rows).cast(pl.Float64).sin(), note=pl.lit("x"))
+            content = BytesIO()
+            bars.write_parquet(content, compression=compression, row_group_size=20_000, data_page_size=10_000)
+            chunks = [
+                chunk for group in parquet.row_groups(parquet.footer_of(content, content.tell())) for chunk in group
+            ]
+            assert [chunk.column for chunk in chunks] == bars.columns * len(range(0, rows, 20_000))
+            unpacked = sum(sum(parquet.pages(content, chunk)) for chunk in chunks if chunk.column == "volume")
+            # A dictionary, or 8 bytes each.
+            assert rows * 8 <= unpacked < rows * 8 + 4_096 + rows
 
 
 def broken() -> Iterator[bytes]:

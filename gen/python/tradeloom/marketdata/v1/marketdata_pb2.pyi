@@ -2380,7 +2380,8 @@ class ImportHeader(_message.Message):
     volume (or vol), and perhaps a number of trades (trades, trade_count, count or number_of_trades) and closed, which tells
     bars that were still forming when the file was written: those are wrong rows, as their values are not the bar's. Others
     are passed over. So are TradingView's exports named and Binance's klines; Binance's 12 columns and Kraken's 7 are also known without
-    names. Parquet and Arrow have the same names. A time is ISO 8601, in UTC where it has no offset, or a number of
+    names. Parquet and Arrow have the same names, and numbers in columns
+    of numbers. A time is ISO 8601, in UTC where it has no offset, or a number of
     seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their magnitude.
     """
 
