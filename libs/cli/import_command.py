@@ -1,4 +1,4 @@
-"""`tradeloom import`: files of bars into a running stack, each all of it or nothing.
+"""`tradeloom import`: files of bars into a running stack. A wrong row refuses its file before any of it is stored.
 
 A command that was stopped goes on when it is given again: the request_id is made of the file and of what its bars are.
 """
@@ -46,6 +46,9 @@ PASSING = (
     grpc.StatusCode.INTERNAL,
 )
 """What is over when one calls again, with a new session."""
+
+TELLING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ABORTED)
+"""With these an import is refused that was whole, and its refusal says how much was stored before."""
 
 CandleImport = marketdata_pb2.CandleImport
 DESCRIPTIONS = {
@@ -125,11 +128,11 @@ async def send_all(
                 except aio.AioRpcError as error:
                     for line in wrong_lines(error):
                         console.print(line, markup=False)
-                    failed.append(f"{name}nothing was imported: {error.details()}")
+                    failed.append(f"{name}{error.details()}{await sending.so_far(error)}")
                 except Refused as refused:
                     for line in refused.lines:
                         console.print(line, markup=False)
-                    failed.append(f"{name}nothing was imported: {refused}")
+                    failed.append(f"{name}{refused}")
     return failed
 
 
@@ -193,6 +196,18 @@ class Sending:
                     await asyncio.sleep(backoff.next_seconds())
         finally:
             self.progress.remove_task(self._task)
+
+    async def so_far(self, error: aio.AioRpcError) -> str:
+        """What of the file is imported although it failed, where the failure does not tell."""
+        try:
+            found = await self._ask(self.header.request_id) if self.header.request_id else None
+        except aio.AioRpcError:
+            return "; how much was imported is not known, the same command goes on"
+        if found is not None and found.state == marketdata_pb2.IMPORT_STATE_REFUSED and error.code() in TELLING:
+            return ""
+        if found is not None and found.stored_count:
+            return f"; {found.stored_count} of {found.read_count} bars were imported so far, the same command goes on"
+        return "; nothing was imported"
 
     async def _follow(self) -> CandleImport:
         if not self._session:

@@ -142,15 +142,19 @@ async def take(rows: Connection, lane: int) -> Import | None:
     return import_from(row) if row else None
 
 
-async def claim(rows: Connection, wanted: Import, lane: int) -> int | None:
-    """How often it was begun since its last progress, now that it is this lane's; None if it is another's."""
+async def claim(rows: Connection, wanted: Import, lane: int, *, is_counted: bool) -> int | None:
+    """How often it was begun since its last progress, now that it is this lane's; None if it is another's.
+
+    What is begun again after trouble that is not the file's is not counted.
+    """
     return await rows.fetchval(
         """
-        UPDATE imports SET lane = $2, attempts = attempts + 1 WHERE import_id = $1 AND coalesce(lane, $2) = $2
+        UPDATE imports SET lane = $2, attempts = attempts + $3 WHERE import_id = $1 AND coalesce(lane, $2) = $2
         RETURNING attempts
         """,
         wanted.import_id,
         lane,
+        int(is_counted),
     )
 
 
@@ -174,6 +178,11 @@ async def begin_storing(
         end,
         calendar,
     )
+
+
+async def check_anew(rows: Connection, storing: Import) -> None:
+    """What was stored of it stays."""
+    await rows.execute("UPDATE imports SET state = 'checking' WHERE import_id = $1", storing.import_id)
 
 
 async def advance(rows: Connection, storing: Import, after: int, *, stored: int, inserted: int, changed: int) -> None:

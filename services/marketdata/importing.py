@@ -2,7 +2,7 @@
 
 So many imports as there are lanes are worked on at once in the whole installation. Whoever holds the lease of a lane goes
 on with the import that the lane is at, so one whose process was killed is taken up by another: checked anew, or stored
-from where it was. Each slice is committed with how far the import has come, and between slices the series is free for
+from where it was. What a full disk or a lost database does not allow is tried again after growing pauses. Each slice is committed with how far the import has come, and between slices the series is free for
 ticks.
 """
 
@@ -13,13 +13,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import IO, TypeVar
+from uuid import UUID
+
+import asyncpg
+import structlog
 
 from libs.bar_sizes import BAR_SIZES
 from libs.errors import Invalid
-from libs.store.background import running
-from libs.store.database import Database
+from libs.store.background import Backoff, running
+from libs.store.database import Database, DatabaseUnavailable, StillLocked
 from libs.store.leases import Lease, fence, holding
-from services.marketdata import candle_store, import_store, imports, parts, sessions
+from services.marketdata import candle_store, import_store, imports, parts, sessions, store, values
 from services.marketdata.domain import CalendarChanged, Import, ImportMalformed, ImportRefusal, ImportState
 
 LANES = 2
@@ -32,7 +36,17 @@ TELL_SECONDS = 0.5
 ATTEMPTS_MAX = 5
 """So often an import may be begun without any progress: what kills its process is not tried for ever."""
 
+TROUBLE_SECONDS_FIRST = 1.0
+TROUBLE_SECONDS_MAX = 60.0
+TROUBLES_MAX = 30
+"""One after the other, over about twenty minutes: then others have their turn."""
+TROUBLES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable, StillLocked)
+"""Of the disk and the database, not of the file."""
+NOTHING = "nothing was imported"
+
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class Stopped(Exception):
@@ -52,11 +66,40 @@ class Progress:
         self.row_count = row_count
 
 
+class Trouble:
+    """What a lane remembers of the import that it could not work on, through no fault of the file."""
+
+    def __init__(self) -> None:
+        self._import_id: UUID | None = None
+        self._backoff = Backoff(TROUBLE_SECONDS_FIRST, TROUBLE_SECONDS_MAX)
+
+    def is_of(self, found: Import) -> bool:
+        return self._import_id == found.import_id
+
+    @property
+    def lasts(self) -> bool:
+        return self._backoff.failures >= TROUBLES_MAX
+
+    async def wait(self, found: Import, error: Exception) -> None:
+        if not self.is_of(found):
+            self.end()
+        self._import_id = found.import_id
+        seconds = self._backoff.next_seconds()
+        log.error(
+            "an import could not be worked on", exc_info=error, import_id=str(found.import_id), again_in_seconds=seconds
+        )
+        await asyncio.sleep(seconds)
+
+    def end(self) -> None:
+        self._import_id = None
+        self._backoff.reset()
+
+
 class Lane:
     """database is of the worker role."""
 
-    def __init__(self, database: Database, lane: int, lease: Lease) -> None:
-        self._database, self._lane, self._lease = database, lane, lease
+    def __init__(self, database: Database, lane: int, lease: Lease, trouble: Trouble) -> None:
+        self._database, self._lane, self._lease, self._trouble = database, lane, lease, trouble
 
     async def turn(self) -> bool:
         """Works on one import to its end; whether there was one."""
@@ -66,19 +109,35 @@ class Lane:
             return False
         async with self._database.transaction(found.user_id) as rows:
             await fence(rows, self._lease)
-            attempts = await import_store.claim(rows, found, self._lane)
+            attempts = await import_store.claim(rows, found, self._lane, is_counted=not self._trouble.is_of(found))
         if attempts is None:
             return True
         try:
+            await self._work_to_an_end(found, attempts)
+        except TROUBLES as error:
+            await self._trouble.wait(found, error)
+        else:
+            self._trouble.end()
+        return True
+
+    async def _work_to_an_end(self, found: Import, attempts: int) -> None:
+        try:
             if attempts > ATTEMPTS_MAX:
                 raise ImportMalformed({"file": f"could not be worked on in {ATTEMPTS_MAX} attempts; see the log"})
+            if self._trouble.is_of(found) and self._trouble.lasts:
+                raise ImportMalformed({"file": "could not be worked on for want of disk or database; import it again"})
             await self._work(found)
-        except (Invalid, CalendarChanged) as refusal:
-            await self._end(found, ImportState.REFUSED, kept(refusal))
+        except CalendarChanged:
+            # What is stored was made anew by the other calendar; the file is checked by it, and the rest stored.
+            async with self._database.transaction(found.user_id) as rows:
+                await fence(rows, self._lease)
+                await import_store.check_anew(rows, found)
+            return
+        except Invalid as refusal:
+            await self._refuse(found, refusal)
         else:
             await self._end(found, ImportState.DONE)
         await import_store.forget_bytes(self._database, found.user_id, found.import_id)
-        return True
 
     async def forget(self) -> None:
         """What nobody needs any more of others that have ended, or never will."""
@@ -121,10 +180,18 @@ class Lane:
         async with self._database.transaction() as rows:
             kept_from = parts.kept_from(await parts.read_dropped(rows))[found.bar_size]
             name = (await candle_store.read_calendars(rows, [found.instrument_id]))[found.instrument_id]
+            instrument = await store.get_instrument(rows, found.instrument_id)
         if found.state is ImportState.STORING:
             name = found.calendar
         calendar = await sessions.known_or_none(name, now)
-        return imports.Rules(BAR_SIZES[found.bar_size], now, kept_from, calendar, found.is_sparse)
+        return imports.Rules(
+            BAR_SIZES[found.bar_size],
+            now,
+            kept_from,
+            calendar,
+            found.is_sparse,
+            values.is_above_zero(instrument.asset_class),
+        )
 
     async def _check(self, found: Import, file: IO[bytes], rules: imports.Rules) -> None:
         progress = Progress()
@@ -173,17 +240,25 @@ class Lane:
             await asyncio.wait([thread])
             progress.is_stopped = False
 
-    async def _end(self, found: Import, state: ImportState, refusal: ImportRefusal | None = None) -> None:
+    async def _refuse(self, found: Import, refusal: Invalid) -> None:
         async with self._database.transaction(found.user_id) as rows:
             await fence(rows, self._lease)
-            await import_store.end(rows, found, state, refusal)
+            now = await import_store.get(rows, found.import_id)
+            await import_store.end(rows, found, ImportState.REFUSED, kept(refusal, now or found))
+
+    async def _end(self, found: Import, state: ImportState) -> None:
+        async with self._database.transaction(found.user_id) as rows:
+            await fence(rows, self._lease)
+            await import_store.end(rows, found, state)
 
 
-def kept(refusal: Invalid | CalendarChanged) -> ImportRefusal:
+def kept(refusal: Invalid, found: Import) -> ImportRefusal:
+    """As it is told, with what was stored of the file before."""
+    so_far = f"{found.stored_count} of {found.read_count} bars were imported before" if found.stored_count else NOTHING
     return ImportRefusal(
         reason=refusal.reason,
-        message=str(refusal),
-        violations=dict(refusal.violations) if isinstance(refusal, Invalid) else {},
+        message=f"{refusal}; {so_far}",
+        violations=dict(refusal.violations),
         wrong_line_count=int(refusal.metadata.get("wrong_lines", 0)),
     )
 
@@ -192,9 +267,9 @@ def kept(refusal: Invalid | CalendarChanged) -> ImportRefusal:
 async def importing(database: Database) -> AsyncIterator[None]:
     """Works on imports during the block, in each lane whose lease no other replica holds."""
 
-    async def work(lane: int) -> None:
+    async def work(lane: int, trouble: Trouble) -> None:
         async with holding(database, f"imports {lane}") as lease:
-            working = Lane(database, lane, lease)
+            working = Lane(database, lane, lease, trouble)
             forget_at = 0.0
             while True:
                 if await working.turn():
@@ -206,5 +281,8 @@ async def importing(database: Database) -> AsyncIterator[None]:
 
     async with AsyncExitStack() as lanes:
         for lane in range(LANES):
-            await lanes.enter_async_context(running(f"importing in lane {lane}", lambda lane=lane: work(lane)))
+            trouble = Trouble()
+            await lanes.enter_async_context(
+                running(f"importing in lane {lane}", lambda lane=lane, trouble=trouble: work(lane, trouble))
+            )
         yield

@@ -27,9 +27,10 @@ from libs.errors import Invalid
 from services.marketdata import sessions
 from services.marketdata.columns import Integers
 from services.marketdata.domain import CALENDAR_SIZES, ImportLinesInvalid, ImportMalformed
-from services.marketdata.layouts import CLOSE_TIME, CLOSED, NUMBERS, Block, Layout, blocks
+from services.marketdata.layouts import CLOSE_TIME, CLOSED, Block, Layout, blocks
 from services.marketdata.sessions import Calendar
 from services.marketdata.unpacking import unpacked_well
+from services.marketdata.values import COUNT_MAX, NUMBERS, wrong_value
 
 ROWS_MAX = 40_000_000
 """Each takes eight bytes of memory while the file is checked."""
@@ -37,7 +38,6 @@ SLICE_ROWS = 20_000
 """Bars that are stored in one transaction."""
 NAMED_LINES_MAX = 40
 """As many as fit into a status whatever is wrong with them."""
-COUNT_MAX = 2**53
 APART_BY_CHANCE_MAX = 0.01
 """How likely it may be that bars of a market in which few minutes have a trade look like longer ones."""
 APART_BARS_MIN = 3
@@ -51,7 +51,8 @@ STORED = ("open_time", *NUMBERS, "trade_count")
 class Rules:
     """A bar must open where bars of its size do, have ended before now, and not be older than bars of its size are kept.
 
-    Of a sparse market all of them may stand multiples of a longer time apart.
+    Of a sparse market all of them may stand multiples of a longer time apart. Prices are above zero unless their market's may
+    fall below.
     """
 
     size: BarSize
@@ -59,6 +60,7 @@ class Rules:
     kept_from: datetime = EPOCH
     calendar: Calendar | None = None
     is_sparse: bool = False
+    above_zero: bool = True
 
     @property
     def follows_calendar(self) -> bool:
@@ -91,8 +93,7 @@ class Wrong:
         first, why = next(iter(self.named.items()))
         return ImportLinesInvalid(
             self.named,
-            f"{self.count} {'line is' if self.count == 1 else 'lines are'} wrong, the first is {first}: {why}; "
-            "nothing was imported",
+            f"{self.count} {'line is' if self.count == 1 else 'lines are'} wrong, the first is {first}: {why}",
             line=first.rpartition(" ")[2],
             wrong_lines=self.count,
         )
@@ -266,7 +267,7 @@ def wrongs(rules: Rules, layout: Layout) -> pl.Expr:
     nowhere = f"timestamp is not where a bar of {size.name} opens"
     if rules.calendar is not None and rules.follows_calendar:
         nowhere = f"timestamp is neither the date of a session of {rules.calendar.name} nor within its trading day"
-    low_of_two, high_of_two = pl.min_horizontal("open", "close"), pl.max_horizontal("open", "close")
+    value = wrong_value(above_zero=rules.above_zero)
     count = pl.col("trade_count")
     checks: list[tuple[pl.Expr, pl.Expr]] = [
         (pl.col("problem").is_not_null(), pl.col("problem")),
@@ -276,11 +277,7 @@ def wrongs(rules: Rules, layout: Layout) -> pl.Expr:
         (pl.col("end_time") > rules.now, pl.lit("the bar has not ended yet")),
         (pl.col("open_time") < rules.kept_from, pl.lit(f"the bar is older than bars of {size.name} are kept")),
         *((pl.col(name).is_null(), pl.lit(f"{name} is not a number")) for name in NUMBERS),
-        *((~pl.col(name).is_finite(), pl.lit(f"{name} is not finite")) for name in NUMBERS),
-        (pl.col("high") < pl.col("low"), pl.lit("high is below low")),
-        (pl.col("high") < high_of_two, pl.lit("high is below open or close")),
-        (pl.col("low") > low_of_two, pl.lit("low is above open or close")),
-        (pl.col("volume") < 0, pl.lit("volume is negative")),
+        (value.is_not_null(), value),
         (pl.col("repeated").is_not_null(), pl.format("repeats the timestamp of {}", "repeated")),
     ]
     if layout.has_close_times and not rules.follows_calendar:

@@ -15,6 +15,7 @@ import polars as pl
 from services.marketdata import arrow, parquet
 from services.marketdata.domain import ImportMalformed
 from services.marketdata.unpacking import Budget, Member, members
+from services.marketdata.values import NUMBERS, PRICES
 
 BLOCK_BYTES = 1024 * 1024
 """Of text, read at once."""
@@ -30,8 +31,6 @@ CLOSE_TIME = "close_time"
 CLOSED = "closed"
 """Whether the bar had ended, as our own export says it."""
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
-PRICES = ("open", "high", "low", "close")
-NUMBERS = (*PRICES, "volume")
 SEPARATORS = ",;\t"
 BINANCE = ("open_time", *NUMBERS, "close_time", "quote_volume", "count", "", "", "")
 KRAKEN = ("time", *NUMBERS, "trades")
@@ -47,7 +46,8 @@ TIME_FORMAT = "%Y-%m-%d %H:%M:%S%.f"
 UTC_TIME = pl.Datetime("us", "UTC")
 WITH_OFFSET = (
     r"^(?P<date>\d{4}-\d{2}-\d{2})"
-    r"(?:[T ](?P<time>\d{2}:\d{2})(?P<seconds>:\d{2}(?:\.\d+)?)? ?(?P<offset>Z|UTC|[+-]\d{2}(?::?\d{2})?)?)?$"
+    r"(?:[T ](?P<time>\d{2}:\d{2})(?P<seconds>:\d{2}(?:\.\d+)?)? ?"
+    r"(?P<offset>Z|UTC|[+-](?:(?:0\d|1[0-3])(?::?[0-5]\d)?|14(?::?00)?))?)?$"
 )
 EPOCHS: Sequence[tuple[float, int, int]] = ((1e11, 1_000_000, 1), (1e14, 1_000, 1), (1e17, 1, 1), (1e20, 1, 1_000))
 """Below each magnitude, by what a number is multiplied and divided to be microseconds: seconds, ms, µs and ns."""

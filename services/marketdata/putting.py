@@ -1,7 +1,6 @@
 """Puts bars of a venue's own record where imported ones stand: all of them or none."""
 
 import asyncio
-import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -14,12 +13,12 @@ from libs.mesh.wire import time_from_proto
 from libs.store.database import Database
 from services.marketdata import candle_store, parts, sessions, store
 from services.marketdata.domain import CALENDAR_SIZES
+from services.marketdata.values import COUNT_MAX, NUMBERS, is_above_zero, wrong_value
 
 AT_ONCE_MAX = 1
 """Others wait: for it and what it derives there is one of the worker's connections."""
 NAMED_BARS_MAX = 40
 """As many as fit into a status whatever is wrong with them."""
-NUMBERS = ("open", "high", "low", "close", "volume")
 
 
 class Putting:
@@ -33,7 +32,7 @@ class Putting:
         size = BAR_SIZES[request.bar_size]
         async with self._at_once:
             async with self._database.transaction() as rows:
-                await store.get_instrument(rows, request.instrument_id)
+                instrument = await store.get_instrument(rows, request.instrument_id)
                 heads = await candle_store.read_heads(rows, [request.instrument_id])
                 calendars = await candle_store.read_calendars(rows, [request.instrument_id])
                 kept_from = parts.kept_from(await parts.read_dropped(rows))[size.name]
@@ -43,7 +42,9 @@ class Putting:
             calendar = await sessions.known(calendar_name, now, "instrument.calendar") if calendar_name else None
             # Market time may lead this clock, which may be late.
             ended_by = max(now, heads[request.instrument_id].watermark)
-            if violations := dict(wrong(request.candles, size, ended_by)):
+            if violations := dict(
+                wrong(request.candles, size, ended_by, above_zero=is_above_zero(instrument.asset_class))
+            ):
                 raise Invalid(violations)
             bars = bars_from(request.candles)
             async with self._database.transaction() as rows:
@@ -61,14 +62,17 @@ class Putting:
         )
 
 
-def wrong(candles: Sequence[Candle], size: BarSize, ended_by: datetime) -> Iterator[tuple[str, str]]:
+def wrong(
+    candles: Sequence[Candle], size: BarSize, ended_by: datetime, *, above_zero: bool
+) -> Iterator[tuple[str, str]]:
     """The first that is wrong with each bar, by its field; of NAMED_BARS_MAX bars at most."""
     last_seconds = (ended_by - size.length - EPOCH) // SECOND
     seen: dict[int, int] = {}
     named = 0
-    for number, candle in enumerate(candles):
+    values = wrong_values(candles, above_zero=above_zero)
+    for number, (candle, value) in enumerate(zip(candles, values, strict=True)):
         before = seen.setdefault(candle.open_time.seconds, number)
-        found = wrong_time(candle, size, last_seconds) or wrong_value(candle)
+        found = wrong_time(candle, size, last_seconds) or value
         if found is None and before != number:
             found = ("open_time", f"repeats that of candles[{before}]")
         if found is not None:
@@ -92,20 +96,20 @@ def wrong_time(candle: Candle, size: BarSize, last_seconds: int) -> tuple[str, s
     return None
 
 
-def wrong_value(candle: Candle) -> tuple[str, str] | None:
-    for name in NUMBERS:
-        if not math.isfinite(getattr(candle, name)):
-            return name, "is not finite"
-    if candle.high < candle.low:
-        return "high", "is below low"
-    if candle.high < max(candle.open, candle.close):
-        return "high", "is below open or close"
-    if candle.low > min(candle.open, candle.close):
-        return "low", "is above open or close"
-    for name in ("volume", "trade_count"):
-        if getattr(candle, name) < 0:
-            return name, "is negative"
-    return None
+def wrong_values(candles: Sequence[Candle], *, above_zero: bool) -> Iterator[tuple[str, str] | None]:
+    """Of each bar the first of its values that is wrong, and why."""
+    values = pl.DataFrame({name: [getattr(candle, name) for candle in candles] for name in NUMBERS})
+    found = values.select(wrong_value(above_zero=above_zero).alias("wrong"))["wrong"]
+    for candle, wrong in zip(candles, found, strict=True):
+        if wrong is not None:
+            name, _, why = wrong.partition(" ")
+            yield name, why
+        elif candle.trade_count < 0:
+            yield "trade_count", "is negative"
+        elif candle.trade_count > COUNT_MAX:
+            yield "trade_count", f"is larger than any may be, {COUNT_MAX:.0e}"
+        else:
+            yield None
 
 
 def bars_from(candles: Sequence[Candle]) -> pl.DataFrame:

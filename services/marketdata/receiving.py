@@ -16,7 +16,6 @@ from libs.mesh.requests import key_of
 from libs.store.database import Database
 from services.marketdata import import_store, store
 from services.marketdata.domain import (
-    CalendarChanged,
     Import,
     ImportLinesInvalid,
     ImportMalformed,
@@ -150,8 +149,6 @@ def refused(ended: Import) -> Refusal:
     """The refusal as it was first raised."""
     refusal = ended.refusal
     assert refusal
-    if refusal.reason == CalendarChanged.reason:
-        return CalendarChanged(refusal.message, instrument_id=ended.instrument_id)
     if refusal.reason == ImportLinesInvalid.reason:
         line = next(iter(refusal.violations)).rpartition(" ")[2]
         return ImportLinesInvalid(refusal.violations, refusal.message, line=line, wrong_lines=refusal.wrong_line_count)

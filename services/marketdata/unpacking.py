@@ -5,6 +5,7 @@ is read.
 """
 
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -44,13 +45,19 @@ class Budget:
 
 
 class Unpacking:
-    """What comes out of a file, counted."""
+    """What comes out of a file, counted. Raises ImportMalformed for what cannot be unpacked."""
 
-    def __init__(self, packed: IO[bytes], budget: Budget) -> None:
-        self._packed, self._budget = packed, budget
+    def __init__(self, name: str, packed: IO[bytes], budget: Budget) -> None:
+        self._name, self._packed, self._budget = name, packed, budget
 
     def read(self, count: int) -> bytes:
-        content = self._packed.read(min(count, READ_BYTES_MAX))
+        try:
+            content = self._packed.read(min(count, READ_BYTES_MAX))
+        except (lzma.LZMAError, zlib.error, zipfile.BadZipFile, EOFError, OSError) as error:
+            # One with a number is the disk's; bzip2 says by one without what is wrong with the file.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ImportMalformed({self._name: f"cannot be unpacked: {error}"}) from error
         self._budget.spend(len(content))
         return content
 
@@ -89,7 +96,7 @@ def members(file: IO[bytes]) -> tuple[str, Iterator[Member]]:
     file.seek(0)
     budget = Budget(size_bytes)
     if magic.startswith(GZIP):
-        return "gzip", iter([Member("", Unpacking(gzip.GzipFile(fileobj=file), budget), budget)])  # type: ignore[arg-type]
+        return "gzip", iter([Member("", Unpacking("file", gzip.GzipFile(fileobj=file), budget), budget)])  # type: ignore[arg-type]
     if magic in ZIP:
         return "zip", zip_members(file, budget)
     return "", iter([Member("", file, budget, file)])
@@ -104,7 +111,7 @@ def zip_members(file: IO[bytes], budget: Budget) -> Iterator[Member]:
             raise ImportMalformed({"file": "the zip is empty"})
         for each in found:
             with archive.open(each) as content:
-                yield Member(each.filename if len(found) > 1 else "", Unpacking(content, budget), budget)
+                yield Member(each.filename if len(found) > 1 else "", Unpacking(each.filename, content, budget), budget)
 
 
 def is_wanted(member: zipfile.ZipInfo) -> bool:

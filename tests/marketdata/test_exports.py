@@ -26,6 +26,7 @@ from services.marketdata import copying, exporting, imports, layouts
 from services.marketdata.domain import Export, ExportFormat, ExportNotTaken, TooManyExports
 from services.marketdata.exporting import KINDS, SCHEMA, Parts, write
 from services.marketdata.imports import Rules, check, slices
+from services.marketdata.values import COUNT_MAX, VALUE_MAX
 from tests.marketdata.stand import BTC, Feeder, announce, desk_of, stored_bars, tick_at
 from tests.marketdata.test_import_replicas import SLACK_MIB
 from tests.marketdata.test_imports import HAND, bar, counts, file_of
@@ -219,9 +220,9 @@ def rows_of(bars: list[tuple[Any, ...]]) -> bytes:
     return copying.encoded(KINDS, values, len(bars))
 
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
+finite = st.floats(-VALUE_MAX, VALUE_MAX)
 prices = st.lists(finite, min_size=4, max_size=4).map(sorted)
-values = st.lists(st.tuples(prices, finite.map(abs), st.integers(0, 2**53)), min_size=1, max_size=20)
+values = st.lists(st.tuples(prices, finite.map(abs), st.integers(0, COUNT_MAX)), min_size=1, max_size=20)
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -236,7 +237,7 @@ def test_every_double_comes_back_as_it_was(drawn, file_format):
     parts._waiting.put(rows_of(bars))
     parts._waiting.put(None)
     write(parts, file, file_format)
-    rules = Rules(BAR_SIZES["1m"], datetime.now(UTC))
+    rules = Rules(BAR_SIZES["1m"], datetime.now(UTC), above_zero=False)
     content = file.getvalue()
     check(BytesIO(content), rules)
     (found,) = slices(BytesIO(content), rules)

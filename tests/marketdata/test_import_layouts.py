@@ -502,6 +502,18 @@ def broken() -> Iterator[bytes]:
     yield gzip.compress(content.getvalue())
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_corrupt_member_is_named_however_it_was_packed(kind):
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", kind) as archive:
+        archive.writestr("a.csv", csv_of(range(100)))
+    content = bytearray(packed.getvalue())
+    content[50:70] = b"\xff" * 20
+    ((place, why),) = malformed(bytes(content)).items()
+    assert place == "a.csv"
+    assert "cannot be unpacked" in why
+
+
 def test_what_is_broken_is_refused_and_never_fails():
     for content in broken():
         with pytest.raises(Invalid):

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,11 +17,12 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from structlog.testing import capture_logs
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from libs.ids import uuid7
 from libs.store.database import open_database
-from services.marketdata import import_store, imports
+from services.marketdata import import_store, importing, imports
 from services.marketdata.domain import Import, ImportState
 from tests.marketdata.stand import (
     BTC,
@@ -351,6 +353,68 @@ async def test_an_import_that_kills_its_process_is_not_tried_for_ever(installati
 
     assert "could not be worked on in 5 attempts" in await until(refusal)
     assert await stored_bars(installation, HAND) == []
+
+
+async def test_an_import_waits_for_a_disk_that_has_no_room_for_it(installation, monkeypatch, tmp_path):
+    monkeypatch.setattr(importing, "TROUBLE_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    async with served(installation) as caller:
+        await caller.put(HAND)
+        with capture_logs() as logs:
+            call = asyncio.ensure_future(caller.load(HAND, file_of(bar(0))))
+
+            async def is_tried_often() -> bool:
+                return sum("import_id" in each for each in logs) > importing.ATTEMPTS_MAX
+
+            await until(is_tried_often)
+        assert not call.done()
+        (tmp_path / "gone").mkdir()
+        assert counts(await call) == (1, 1, 0, 0)
+
+
+async def test_an_import_goes_on_by_another_calendar_and_tells_how_far_it_came_where_it_cannot(installation, caller):
+    days = [f"2025-04-{day},10,12,9,11,5" for day in (10, 11, 14, 15, 16, 17, 18, 21)]
+    # The exchange has no session on Good Friday.
+    for name, lines in (("HAND:OPEN", [line for line in days if "-18," not in line]), ("HAND:SHUT", days)):
+        await caller.put(name, calendar="XNYS")
+        await caller.load(name, file_of("2025-04-01,10,12,9,11,5"), bar_size="1d")
+        content = file_of(*lines)
+        # As it stands after two of its bars were stored by another calendar.
+        half = Import(
+            import_id=uuid7(),
+            user_id=uuid7(),
+            request_id=name,
+            digest=b"",
+            instrument_id=name,
+            bar_size="1d",
+            state=ImportState.RECEIVING,
+            size_bytes=len(content),
+            sha256=hashlib.sha256(content).digest(),
+        )
+        async with (
+            open_database(installation.url("marketdata_worker"), 1) as database,
+            database.transaction(half.user_id) as rows,
+        ):
+            await import_store.add(rows, half)
+            await import_store.append(rows, half, 0, content)
+            await rows.execute(
+                "UPDATE imports SET state = 'storing', read_count = $2, stored_count = 2 WHERE import_id = $1",
+                half.import_id,
+                len(lines),
+            )
+        owner = sign_in(half.user_id, roles=["user", "operator"])
+
+        async def has_ended(name: str = name, owner: Any = owner) -> Any:
+            found = await caller.import_of(name, owner)
+            return found if found.state in (DONE, marketdata_pb2.IMPORT_STATE_REFUSED) else None
+
+        found = await until(has_ended)
+        if name == "HAND:OPEN":
+            assert (found.state, found.stored_count, found.inserted_count) == (DONE, 7, 5)
+        else:
+            assert found.refusal.message.endswith("; 2 of 8 bars were imported before")
+            assert "line 8" in found.refusal.message
+            assert len(await stored_bars(installation, name, "1d")) == 1
 
 
 async def test_ticks_are_stored_while_a_large_file_is(installation, caller, redis):

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bar_sizes import BAR_SIZES
 from libs.errors import Invalid
@@ -177,6 +178,23 @@ async def test_bars_must_open_where_bars_of_their_size_do(installation):
             assert counts(await caller.load(HAND, file_of(f"{right},1,1,1,1,1"), bar_size=bar_size)) == (1, 1, 0, 0)
 
 
+async def test_only_what_is_settled_later_may_fall_below_zero_and_the_largest_values_have_a_sum(installation, caller):
+    below = file_of("2026-03-02 10:00:00,-10,12,-39,-37,5")
+    for asset_class in (
+        marketdata_pb2.ASSET_CLASS_CRYPTO,
+        marketdata_pb2.ASSET_CLASS_EQUITY,
+        marketdata_pb2.ASSET_CLASS_FOREX,
+    ):
+        await caller.put(HAND, asset_class=asset_class)
+        assert await refused(caller.load(HAND, below)) == "IMPORT_LINES_INVALID"
+    await caller.put(HAND, asset_class=marketdata_pb2.ASSET_CLASS_PERPETUAL)
+    assert counts(await caller.load(HAND, below)) == (1, 1, 0, 0)
+    largest = [f"2026-03-03 10:{minute:02}:00,1e15,1e15,1e15,1e15,1e15,{10**12}" for minute in range(60)]
+    await caller.load(HAND, file_of(*largest).replace(b"volume", b"volume,trades"))
+    *_, week = await stored_bars(installation, HAND, "1w")
+    assert (week["volume"], week["trade_count"]) == (6e16 + 5, 60 * 10**12)
+
+
 async def test_bars_that_are_older_than_their_size_is_kept_are_refused(caller):
     await caller.put(HAND)
     line = file_of("2026-03-02 10:00:00,1,1,1,1,1")
@@ -208,6 +226,14 @@ def wrong_lines(content: bytes) -> dict[str, str]:
         ("2026-03-02 10:00:00,10,12,9,13,5", "high is below open or close"),
         ("2026-03-02 10:00:00,8,12,9,11,5", "low is above open or close"),
         ("2026-03-02 10:00:00,10,12,9,11,-1", "volume is negative"),
+        ("2026-03-02 10:00:00,0,0,0,0,5", "open is not above zero"),
+        ("2026-03-02 10:00:00,10,12,-9,11,5", "low is not above zero"),
+        ("2026-03-02 10:00:00,10,1e16,9,11,5", "high is larger than any may be, 1e+15"),
+        ("2026-03-02 10:00:00,10,12,9,11,1e308", "volume is larger than any may be, 1e+15"),
+        ("2026-03-02T10:00:00+14:01,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ("2026-03-02T10:00:00+99:99,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ("2026-03-02T10:00:00+24,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
+        ("2026-03-02T10:00:00-10:60,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
         ("2026-03-02 10:00:30,10,12,9,11,5", "timestamp is not where a bar of 1m opens"),
         ("2026-03-02 10:00:00.5,10,12,9,11,5", "timestamp is not where a bar of 1m opens"),
         ("yesterday,10,12,9,11,5", "timestamp is not a time such as 2021-12-31 23:01:00"),
@@ -265,4 +291,4 @@ def test_columns_in_any_order_times_in_several_spellings_and_windows_lines_are_r
 def test_a_refusal_says_in_one_line_what_is_wrong():
     with pytest.raises(Invalid) as caught:
         check(BytesIO(file_of(bar(0), "x")), RULES)
-    assert str(caught.value) == "1 line is wrong, the first is line 3: has 1 fields, the header 6; nothing was imported"
+    assert str(caught.value) == "1 line is wrong, the first is line 3: has 1 fields, the header 6"

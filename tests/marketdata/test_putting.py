@@ -115,6 +115,10 @@ WRONG: dict[str, tuple[Candle, str, str]] = {
     "high": (bar(3, high=10.5), "high", "is below open or close"),
     "low": (bar(3, low=10.5), "low", "is above open or close"),
     "volume": (bar(3, volume=-1), "volume", "is negative"),
+    "no price": (bar(3, open=0, high=0, low=0, close=0), "open", "is not above zero"),
+    "below zero": (bar(3, low=-1), "low", "is not above zero"),
+    "too large": (bar(3, volume=1.1e15), "volume", "is larger than any may be, 1e+15"),
+    "too many": (bar(3, trade_count=10**12 + 1), "trade_count", "is larger than any may be, 1e+12"),
     "count": (bar(3, trade_count=-1), "trade_count", "is negative"),
 }
 

@@ -53,7 +53,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_IMPORT_OVERTAKEN: _ErrorReason.ValueType  # 10
     """ABORTED: another call sends the same file; ask GetImport how far it has come and call again."""
     ERROR_REASON_CALENDAR_CHANGED: _ErrorReason.ValueType  # 11
-    """ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
+    """ABORTED: the instrument got another calendar meanwhile; ask again. Metadata: instrument_id."""
     ERROR_REASON_CORPORATE_ACTION_NOT_FOUND: _ErrorReason.ValueType  # 12
     """NOT_FOUND: no corporate action has this id. Metadata: action_id."""
     ERROR_REASON_SPLIT_EXISTS: _ErrorReason.ValueType  # 13
@@ -113,7 +113,7 @@ it is dropped. Metadata: limit.
 ERROR_REASON_IMPORT_OVERTAKEN: ErrorReason.ValueType  # 10
 """ABORTED: another call sends the same file; ask GetImport how far it has come and call again."""
 ERROR_REASON_CALENDAR_CHANGED: ErrorReason.ValueType  # 11
-"""ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id."""
+"""ABORTED: the instrument got another calendar meanwhile; ask again. Metadata: instrument_id."""
 ERROR_REASON_CORPORATE_ACTION_NOT_FOUND: ErrorReason.ValueType  # 12
 """NOT_FOUND: no corporate action has this id. Metadata: action_id."""
 ERROR_REASON_SPLIT_EXISTS: ErrorReason.ValueType  # 13

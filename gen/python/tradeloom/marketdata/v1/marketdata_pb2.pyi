@@ -96,13 +96,13 @@ class _ImportStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportSta
     IMPORT_STATE_RECEIVING: _ImportState.ValueType  # 1
     """Bytes of the file are missing: held a day since the last that came."""
     IMPORT_STATE_CHECKING: _ImportState.ValueType  # 2
-    """Every row is being checked; nothing is stored yet."""
+    """Every row is being checked; nothing is stored yet, unless the instrument got another calendar while it was."""
     IMPORT_STATE_STORING: _ImportState.ValueType  # 3
     """Bars are being stored."""
     IMPORT_STATE_DONE: _ImportState.ValueType  # 4
     """All is stored."""
     IMPORT_STATE_REFUSED: _ImportState.ValueType  # 5
-    """Something in it is wrong: nothing was stored."""
+    """Something in it is wrong: nothing was stored, or no more than stored_count says."""
 
 class ImportState(_ImportState, metaclass=_ImportStateEnumTypeWrapper):
     """What is being done for an import."""
@@ -112,13 +112,13 @@ IMPORT_STATE_UNSPECIFIED: ImportState.ValueType  # 0
 IMPORT_STATE_RECEIVING: ImportState.ValueType  # 1
 """Bytes of the file are missing: held a day since the last that came."""
 IMPORT_STATE_CHECKING: ImportState.ValueType  # 2
-"""Every row is being checked; nothing is stored yet."""
+"""Every row is being checked; nothing is stored yet, unless the instrument got another calendar while it was."""
 IMPORT_STATE_STORING: ImportState.ValueType  # 3
 """Bars are being stored."""
 IMPORT_STATE_DONE: ImportState.ValueType  # 4
 """All is stored."""
 IMPORT_STATE_REFUSED: ImportState.ValueType  # 5
-"""Something in it is wrong: nothing was stored."""
+"""Something in it is wrong: nothing was stored, or no more than stored_count says."""
 Global___ImportState: _TypeAlias = ImportState  # noqa: Y015
 
 class _InstrumentState:
@@ -2383,6 +2383,7 @@ class ImportHeader(_message.Message):
     names. Parquet and Arrow have the same names, and numbers in columns
     of numbers. A time is ISO 8601, in UTC where it has no offset, or a number of
     seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their magnitude.
+    Prices are above zero but of perpetual futures, no value is above 10^15, no number of trades above 10^12.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -2672,7 +2673,8 @@ class PutCandlesRequest(_message.Message):
     """How long they are; of an instrument with a calendar, whose days a venue does not know, below a day."""
     @_builtins.property
     def candles(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candle]:
-        """The bars, each once and in any order; all must have ended. `closed` and `revision` are passed over;
+        """The bars, each once and in any order; all must have ended. Prices are above zero but of perpetual futures, no value is
+        above 10^15, no number of trades above 10^12. `closed` and `revision` are passed over;
         where trade_count is 0 the count stays as it is, unless the bar's other values change.
         """
 

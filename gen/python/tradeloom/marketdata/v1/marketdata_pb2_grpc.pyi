@@ -71,7 +71,9 @@ class MarketDataServiceStub:
     """Imports a file of bars of one size: first a header, then the file's bytes in order. Layouts and containers are
     recognised by the content; see ImportHeader. Every row is checked before any is stored: if one is wrong, nothing is
     imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
-    runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
+    runs, and of its longer bars those that are made of that part. If the instrument gets another calendar meanwhile, the rows
+    are checked by that one before the rest is stored; a refusal tells how many were. What a full disk or a lost database
+    does not allow is tried again, for about twenty minutes. Importing the same bars again changes nothing.
     Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
     shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
     in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
@@ -252,7 +254,9 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Imports a file of bars of one size: first a header, then the file's bytes in order. Layouts and containers are
         recognised by the content; see ImportHeader. Every row is checked before any is stored: if one is wrong, nothing is
         imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
-        runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
+        runs, and of its longer bars those that are made of that part. If the instrument gets another calendar meanwhile, the rows
+        are checked by that one before the rest is stored; a refusal tells how many were. What a full disk or a lost database
+        does not allow is tried again, for about twenty minutes. Importing the same bars again changes nothing.
         Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
         shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
         in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also

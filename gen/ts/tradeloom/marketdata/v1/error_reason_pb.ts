@@ -99,7 +99,7 @@ export enum ErrorReason {
   IMPORT_OVERTAKEN = 10,
 
   /**
-   * ABORTED: the instrument got another calendar while the file was read; import it again. Metadata: instrument_id.
+   * ABORTED: the instrument got another calendar meanwhile; ask again. Metadata: instrument_id.
    *
    * @generated from enum value: ERROR_REASON_CALENDAR_CHANGED = 11;
    */

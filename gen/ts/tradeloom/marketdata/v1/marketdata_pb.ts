@@ -2420,6 +2420,7 @@ export const ImportCandlesRequestSchema: GenMessage<ImportCandlesRequest> = /*@_
  * names. Parquet and Arrow have the same names, and numbers in columns
  * of numbers. A time is ISO 8601, in UTC where it has no offset, or a number of
  * seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their magnitude.
+ * Prices are above zero but of perpetual futures, no value is above 10^15, no number of trades above 10^12.
  *
  * @generated from message tradeloom.marketdata.v1.ImportHeader
  */
@@ -2770,7 +2771,8 @@ export type PutCandlesRequest = Message<"tradeloom.marketdata.v1.PutCandlesReque
   barSize: string;
 
   /**
-   * The bars, each once and in any order; all must have ended. `closed` and `revision` are passed over;
+   * The bars, each once and in any order; all must have ended. Prices are above zero but of perpetual futures, no value is
+   * above 10^15, no number of trades above 10^12. `closed` and `revision` are passed over;
    * where trade_count is 0 the count stays as it is, unless the bar's other values change.
    *
    * @generated from field: repeated tradeloom.marketdata.v1.Candle candles = 3;
@@ -3042,7 +3044,7 @@ export enum ImportState {
   RECEIVING = 1,
 
   /**
-   * Every row is being checked; nothing is stored yet.
+   * Every row is being checked; nothing is stored yet, unless the instrument got another calendar while it was.
    *
    * @generated from enum value: IMPORT_STATE_CHECKING = 2;
    */
@@ -3063,7 +3065,7 @@ export enum ImportState {
   DONE = 4,
 
   /**
-   * Something in it is wrong: nothing was stored.
+   * Something in it is wrong: nothing was stored, or no more than stored_count says.
    *
    * @generated from enum value: IMPORT_STATE_REFUSED = 5;
    */
@@ -3391,7 +3393,9 @@ export const MarketDataService: GenService<{
    * Imports a file of bars of one size: first a header, then the file's bytes in order. Layouts and containers are
    * recognised by the content; see ImportHeader. Every row is checked before any is stored: if one is wrong, nothing is
    * imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
-   * runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
+   * runs, and of its longer bars those that are made of that part. If the instrument gets another calendar meanwhile, the rows
+   * are checked by that one before the rest is stored; a refusal tells how many were. What a full disk or a lost database
+   * does not allow is tried again, for about twenty minutes. Importing the same bars again changes nothing.
    * Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
    * shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
    * in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
