@@ -23,9 +23,13 @@ from services.marketdata.domain import (
 USER_UNFINISHED_MAX = 16
 """Imports of one user that have not ended."""
 HELD_BYTES_MAX = 16 * 1024 * 1024 * 1024
-"""Of all files whose imports have not ended."""
+"""Of all files whose imports have not ended; each call that sends at the same moment may pass it by its MiB."""
+RESERVED_BYTES = 1024 * 1024
+"""For each import that has begun, whatever it holds."""
 RECEIVING_KEPT_HOURS = 24
 """Since the last bytes came."""
+EMPTY_KEPT_MINUTES = 20
+"""Where none came; above what one call may take."""
 ENDED_KEPT_DAYS = 30
 """As answers to other requests are kept."""
 CHUNKS_AT_ONCE = 16
@@ -37,6 +41,9 @@ import_id, user_id, request_id, digest, instrument_id, bar_size, calendar, state
 checked_count, read_count, stored_count, inserted_count, changed_count, start_time, end_time, refusal, create_time
 """
 UNFINISHED = "(state IN ('receiving', 'checking', 'storing'))"
+LATE = f"""(
+state = 'receiving' AND update_time < now() - CASE
+  WHEN held_bytes > 0 THEN interval '{RECEIVING_KEPT_HOURS} hours' ELSE interval '{EMPTY_KEPT_MINUTES} minutes' END)"""
 
 
 async def find(rows: Connection, user_id: UUID, request_id: str) -> Import | None:
@@ -59,17 +66,10 @@ async def lock_beginning(rows: Connection) -> None:
 
 async def add(rows: Connection, new: Import) -> None:
     """Raises TooManyImports. Holds the lock of lock_beginning."""
-    own_count, held_bytes = await rows.fetchrow(  # type: ignore[misc] (an aggregate has one row)
-        f"""
-        SELECT count(*) FILTER (WHERE user_id = $1), coalesce(sum(size_bytes), 0)::bigint
-        FROM imports WHERE {UNFINISHED}
-        """,
-        new.user_id,
-    )
+    own_count = await rows.fetchval(f"SELECT count(*) FROM imports WHERE {UNFINISHED} AND user_id = $1", new.user_id)
     if own_count >= USER_UNFINISHED_MAX:
         raise TooManyImports(f"{own_count} of your imports are unfinished", limit=USER_UNFINISHED_MAX)
-    if held_bytes + new.size_bytes > HELD_BYTES_MAX:
-        raise TooManyImports(f"unfinished imports hold {held_bytes} bytes", limit=HELD_BYTES_MAX)
+    await check_room(rows, RESERVED_BYTES)
     await rows.execute(
         """
         INSERT INTO imports (import_id, user_id, request_id, digest, instrument_id, bar_size, state, size_bytes, sha256, is_sparse)
@@ -88,8 +88,21 @@ async def add(rows: Connection, new: Import) -> None:
     )
 
 
+async def check_room(rows: Connection, more_bytes: int) -> None:
+    """Raises TooManyImports if so many bytes more cannot be held."""
+    held_bytes = await rows.fetchval(
+        f"SELECT coalesce(sum(held_bytes + $1), 0)::bigint FROM imports WHERE {UNFINISHED}", RESERVED_BYTES
+    )
+    if held_bytes + more_bytes > HELD_BYTES_MAX:
+        raise TooManyImports(
+            f"unfinished imports hold {held_bytes} bytes, and no more for now: what has come is kept, go on later",
+            limit=HELD_BYTES_MAX,
+        )
+
+
 async def append(rows: Connection, receiving: Import, start_byte: int, content: bytes) -> None:
-    """Keeps bytes of the file; with the last of them it is ready to be checked. Raises ImportOvertaken."""
+    """Keeps bytes of the file; with the last of them it is ready to be checked. Raises ImportOvertaken, TooManyImports."""
+    await check_room(rows, len(content))
     done = await rows.execute(
         """
         UPDATE imports SET held_bytes = held_bytes + $3, update_time = now(),
@@ -216,13 +229,12 @@ async def due_to_forget(rows: Connection) -> list[tuple[UUID, UUID]]:
     found = await rows.fetch(
         f"""
         SELECT import_id, user_id FROM imports
-        WHERE state = 'receiving' AND update_time < now() - make_interval(hours => $1)
+        WHERE {LATE}
           OR NOT {UNFINISHED} AND (
-            ended_time < now() - make_interval(days => $2)
+            ended_time < now() - make_interval(days => $1)
             OR EXISTS (SELECT FROM import_chunks AS held WHERE held.import_id = imports.import_id))
-        LIMIT $3
+        LIMIT $2
         """,
-        RECEIVING_KEPT_HOURS,
         ENDED_KEPT_DAYS,
         FORGOTTEN_AT_ONCE,
     )
@@ -233,16 +245,12 @@ async def refuse_unfinished(rows: Connection, import_id: UUID) -> None:
     """Ends an import of which no more bytes came, if it is still so."""
     refusal = ImportRefusal(
         reason=ImportMalformed.reason,
-        message=f"its bytes did not come within {RECEIVING_KEPT_HOURS} hours",
+        message=f"its bytes did not come within {RECEIVING_KEPT_HOURS} hours, or the first within {EMPTY_KEPT_MINUTES} minutes",
         violations={},
     )
     await rows.execute(
-        """
-        UPDATE imports SET state = 'refused', refusal = $3, ended_time = now()
-        WHERE import_id = $1 AND state = 'receiving' AND update_time < now() - make_interval(hours => $2)
-        """,
+        f"UPDATE imports SET state = 'refused', refusal = $2, ended_time = now() WHERE import_id = $1 AND {LATE}",
         import_id,
-        RECEIVING_KEPT_HOURS,
         json.dumps(asdict(refusal)),
     )
 

@@ -287,10 +287,39 @@ async def test_no_more_imports_are_unfinished_than_may_be(installation, caller, 
     assert await refused(caller.load(HAND, content, "two")) == "TOO_MANY_IMPORTS"
     other = Caller(caller.stub)
     assert counts(await other.load(HAND, content, "two")) == (1, 1, 0, 0)
-    monkeypatch.setattr(import_store, "HELD_BYTES_MAX", 2 * len(content) - 1)
-    assert await refused(other.load(HAND, content, "three")) == "TOO_MANY_IMPORTS"
-    assert counts(await caller.load(HAND, content, "one")) == (1, 0, 0, 1)
+    monkeypatch.setattr(import_store, "RESERVED_BYTES", 100)
+    monkeypatch.setattr(import_store, "HELD_BYTES_MAX", 10 + 100 + 100 + len(content) - 1)
+    # The first part has room, what follows has none; it is gone on with when there is.
+    other_header = header_of(HAND, content, "three")
+    rest = other.stub.ImportCandles(parts_of(other_header, content), metadata=other.metadata, timeout=60)
+    assert await refused(rest) == "TOO_MANY_IMPORTS"
+    assert (await other.import_of("three")).state == RECEIVING
+    assert await refused(Caller(caller.stub).load(HAND, content, "four")) == "TOO_MANY_IMPORTS"
+    monkeypatch.setattr(import_store, "HELD_BYTES_MAX", 10 + 100 + 100 + len(content))
     assert counts(await other.load(HAND, content, "three")) == (1, 0, 0, 1)
+    assert counts(await caller.load(HAND, content, "one")) == (1, 0, 0, 1)
+
+
+async def test_a_header_alone_takes_little_room_and_is_soon_forgotten(installation):
+    async with served(installation) as caller:
+        await caller.put(HAND)
+        first = Caller(caller.stub)
+        for number in range(9):
+            header = header_of(HAND, b"x", f"{number}")
+            header.size_bytes = 2 << 30
+            call = caller.stub.ImportCandles(parts_of(header, b""), metadata=first.metadata, timeout=60)
+            assert (await call).candle_import.state == RECEIVING
+        assert counts(await caller.load(HAND, file_of(bar(0)))) == (1, 1, 0, 0)
+        await select(
+            installation, "UPDATE imports SET update_time = now() - interval '21 minutes' WHERE request_id = '0'"
+        )
+    async with served(installation) as successor:
+
+        async def is_refused() -> bool:
+            found = await successor.import_of("0", first.metadata)
+            return found.state == marketdata_pb2.IMPORT_STATE_REFUSED
+
+        await until(is_refused)
 
 
 async def test_what_nobody_needs_is_forgotten(installation, monkeypatch):
@@ -319,7 +348,7 @@ async def test_what_nobody_needs_is_forgotten(installation, monkeypatch):
         await until(is_forgotten)
         assert await refused(successor.import_of("old")) == "IMPORT_NOT_FOUND"
         cut = await successor.import_of("cut")
-        assert cut.refusal.message == "its bytes did not come within 24 hours"
+        assert cut.refusal.message == "its bytes did not come within 24 hours, or the first within 20 minutes"
         assert (await successor.import_of("new")).state == DONE
         assert counts(await successor.load(HAND, content, "cut")) == (1, 0, 0, 1)
 

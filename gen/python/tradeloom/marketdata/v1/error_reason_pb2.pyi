@@ -48,7 +48,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND: the caller has no import under this request_id. Metadata: request_id."""
     ERROR_REASON_TOO_MANY_IMPORTS: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED: as many imports as may be are unfinished, of the caller or of all; finish one, or wait until
-    it is dropped. Metadata: limit.
+    it is dropped. So may be refused in the midst of a file: what has come of it is kept, go on later. Metadata: limit.
     """
     ERROR_REASON_IMPORT_OVERTAKEN: _ErrorReason.ValueType  # 10
     """ABORTED: another call sends the same file; ask GetImport how far it has come and call again."""
@@ -108,7 +108,7 @@ ERROR_REASON_IMPORT_NOT_FOUND: ErrorReason.ValueType  # 8
 """NOT_FOUND: the caller has no import under this request_id. Metadata: request_id."""
 ERROR_REASON_TOO_MANY_IMPORTS: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED: as many imports as may be are unfinished, of the caller or of all; finish one, or wait until
-it is dropped. Metadata: limit.
+it is dropped. So may be refused in the midst of a file: what has come of it is kept, go on later. Metadata: limit.
 """
 ERROR_REASON_IMPORT_OVERTAKEN: ErrorReason.ValueType  # 10
 """ABORTED: another call sends the same file; ask GetImport how far it has come and call again."""

@@ -94,7 +94,7 @@ class _ImportStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportSta
     IMPORT_STATE_UNSPECIFIED: _ImportState.ValueType  # 0
     """Never sent."""
     IMPORT_STATE_RECEIVING: _ImportState.ValueType  # 1
-    """Bytes of the file are missing: held a day since the last that came."""
+    """Bytes of the file are missing: held a day since the last that came; forgotten after twenty minutes if none came."""
     IMPORT_STATE_CHECKING: _ImportState.ValueType  # 2
     """Every row is being checked; nothing is stored yet, unless the instrument got another calendar while it was."""
     IMPORT_STATE_STORING: _ImportState.ValueType  # 3
@@ -110,7 +110,7 @@ class ImportState(_ImportState, metaclass=_ImportStateEnumTypeWrapper):
 IMPORT_STATE_UNSPECIFIED: ImportState.ValueType  # 0
 """Never sent."""
 IMPORT_STATE_RECEIVING: ImportState.ValueType  # 1
-"""Bytes of the file are missing: held a day since the last that came."""
+"""Bytes of the file are missing: held a day since the last that came; forgotten after twenty minutes if none came."""
 IMPORT_STATE_CHECKING: ImportState.ValueType  # 2
 """Every row is being checked; nothing is stored yet, unless the instrument got another calendar while it was."""
 IMPORT_STATE_STORING: ImportState.ValueType  # 3

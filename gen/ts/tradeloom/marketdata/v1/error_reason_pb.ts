@@ -85,7 +85,7 @@ export enum ErrorReason {
 
   /**
    * RESOURCE_EXHAUSTED: as many imports as may be are unfinished, of the caller or of all; finish one, or wait until
-   * it is dropped. Metadata: limit.
+   * it is dropped. So may be refused in the midst of a file: what has come of it is kept, go on later. Metadata: limit.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_IMPORTS = 9;
    */

@@ -3037,7 +3037,7 @@ export enum ImportState {
   UNSPECIFIED = 0,
 
   /**
-   * Bytes of the file are missing: held a day since the last that came.
+   * Bytes of the file are missing: held a day since the last that came; forgotten after twenty minutes if none came.
    *
    * @generated from enum value: IMPORT_STATE_RECEIVING = 1;
    */
