@@ -21,6 +21,7 @@ from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in_admin
 from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack
+from libs.ids import uuid7
 from libs.stack.errors import StackError
 from libs.stack.state import Snapshot
 from libs.store.background import Backoff
@@ -68,6 +69,9 @@ def import_files(
     sparse: Annotated[
         bool, typer.Option("--sparse", help="The market trades so rarely that its bars look like longer ones.")
     ] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="End the imports of these files; what of them is stored stays.")
+    ] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Import files of bars, perhaps packed by gzip or zip; a time is the bar's opening, in UTC unless it has an offset.
@@ -79,9 +83,9 @@ def import_files(
     console = Console(highlight=False, soft_wrap=True)
     wanted = marketdata_pb2.ImportHeader(instrument_id=instrument.upper(), bar_size=bar_size, is_sparse=sparse)
     try:
-        failed = asyncio.run(send_all(snapshot, list(zip(files, sizes, strict=True)), wanted, console))
+        failed = asyncio.run(send_all(snapshot, list(zip(files, sizes, strict=True)), wanted, console, cancel=cancel))
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on")
+        console.print("stopped; the same command goes on, and with --cancel ends it")
         raise typer.Exit(STOPPED_EXIT_CODE) from None
     if failed:
         raise StackError("; ".join(failed))
@@ -102,7 +106,12 @@ def size_of(path: Path) -> int:
 
 
 async def send_all(
-    snapshot: Snapshot, files: Sequence[tuple[Path, int]], wanted: marketdata_pb2.ImportHeader, console: Console
+    snapshot: Snapshot,
+    files: Sequence[tuple[Path, int]],
+    wanted: marketdata_pb2.ImportHeader,
+    console: Console,
+    *,
+    cancel: bool,
 ) -> list[str]:
     """Why some were not imported, if they were not; wanted is what all files are of."""
     columns = (
@@ -124,7 +133,10 @@ async def send_all(
                 header.MergeFrom(wanted)
                 sending = Sending(snapshot, channel, path, header, progress)
                 try:
-                    show(await sending(), console)
+                    if cancel:
+                        console.print(f"cancelled  {await sending.cancel()}")
+                    else:
+                        show(await sending(), console)
                 except aio.AioRpcError as error:
                     for line in wrong_lines(error):
                         console.print(line, markup=False)
@@ -196,6 +208,22 @@ class Sending:
                     await asyncio.sleep(backoff.next_seconds())
         finally:
             self.progress.remove_task(self._task)
+
+    async def cancel(self) -> str:
+        """How far it had come."""
+        self._session = await sign_in_admin(self.channel, self.snapshot)
+        request = marketdata_pb2.CancelImportRequest(
+            request_id=str(uuid7()), import_request_id=await self._request_id()
+        )
+        try:
+            answer = await self._market.CancelImport(request, metadata=self._session, timeout=CALL_SECONDS)
+        except aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return "nothing: no such import is under way"
+            raise
+        finally:
+            self.progress.remove_task(self._task)
+        return f"after {answer.candle_import.stored_count} bars that stay"
 
     async def so_far(self, error: aio.AioRpcError) -> str:
         """What of the file is imported although it failed, where the failure does not tell."""

@@ -259,6 +259,13 @@ class Import:
     refusal: ImportRefusal | None = None
     create_time: datetime | None = None
 
+    @property
+    def so_far(self) -> str:
+        """What of it is imported, for people."""
+        if not self.stored_count:
+            return "nothing was imported"
+        return f"{self.stored_count} of {self.read_count} bars were imported before"
+
 
 class ExportFormat(Enum):
     CSV = "csv"
@@ -383,6 +390,12 @@ class ImportNotFound(NotFound):
 
     def __init__(self, request_id: str) -> None:
         super().__init__("you have no import under this request_id", request_id=request_id)
+
+
+class ImportCanceled(Conflict):
+    """Its owner wants no more of it."""
+
+    reason = "IMPORT_CANCELED"
 
 
 class TooManyImports(Exhausted):

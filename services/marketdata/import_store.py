@@ -13,6 +13,7 @@ from uuid import UUID
 from libs.store.database import Connection, Database
 from services.marketdata.domain import (
     Import,
+    ImportCanceled,
     ImportMalformed,
     ImportOvertaken,
     ImportRefusal,
@@ -46,10 +47,15 @@ state = 'receiving' AND update_time < now() - CASE
   WHEN held_bytes > 0 THEN interval '{RECEIVING_KEPT_HOURS} hours' ELSE interval '{EMPTY_KEPT_MINUTES} minutes' END)"""
 
 
-async def find(rows: Connection, user_id: UUID, request_id: str) -> Import | None:
+class Ended(Exception):
+    """Somebody has ended the import meanwhile."""
+
+
+async def find(rows: Connection, user_id: UUID, request_id: str, *, for_update: bool = False) -> Import | None:
     """Of the user alone, whoever else's rows are seen."""
+    lock = "FOR UPDATE" if for_update else ""
     row = await rows.fetchrow(
-        f"SELECT {COLUMNS} FROM imports WHERE user_id = $1 AND request_id = $2", user_id, request_id
+        f"SELECT {COLUMNS} FROM imports WHERE user_id = $1 AND request_id = $2 {lock}", user_id, request_id
     )
     return import_from(row) if row else None
 
@@ -67,6 +73,7 @@ async def lock_beginning(rows: Connection) -> None:
 async def add(rows: Connection, new: Import) -> None:
     """Raises TooManyImports. Holds the lock of lock_beginning."""
     own_count = await rows.fetchval(f"SELECT count(*) FROM imports WHERE {UNFINISHED} AND user_id = $1", new.user_id)
+    assert own_count is not None
     if own_count >= USER_UNFINISHED_MAX:
         raise TooManyImports(f"{own_count} of your imports are unfinished", limit=USER_UNFINISHED_MAX)
     await check_room(rows, RESERVED_BYTES)
@@ -93,6 +100,7 @@ async def check_room(rows: Connection, more_bytes: int) -> None:
     held_bytes = await rows.fetchval(
         f"SELECT coalesce(sum(held_bytes + $1), 0)::bigint FROM imports WHERE {UNFINISHED}", RESERVED_BYTES
     )
+    assert held_bytes is not None
     if held_bytes + more_bytes > HELD_BYTES_MAX:
         raise TooManyImports(
             f"unfinished imports hold {held_bytes} bytes, and no more for now: what has come is kept, go on later",
@@ -125,7 +133,7 @@ async def append(rows: Connection, receiving: Import, start_byte: int, content: 
 
 
 async def chunks(database: Database, held: Import) -> AsyncIterator[bytes]:
-    """The bytes of the file in their order, in short transactions."""
+    """The bytes of the file in their order, in short transactions. Raises Ended, as do all that tell how far it has come."""
     start_byte = 0
     while start_byte < held.size_bytes:
         async with database.transaction(held.user_id) as rows:
@@ -137,7 +145,8 @@ async def chunks(database: Database, held: Import) -> AsyncIterator[bytes]:
                 start_byte,
                 CHUNKS_AT_ONCE,
             )
-        assert found, "bytes that were held are gone"
+        if not found:
+            raise Ended
         for row in found:
             start_byte += len(row["content"])
             yield row["content"]
@@ -172,17 +181,22 @@ async def claim(rows: Connection, wanted: Import, lane: int, *, is_counted: bool
 
 
 async def tell_checked(rows: Connection, checking: Import, checked_count: int) -> None:
-    await rows.execute("UPDATE imports SET checked_count = $2 WHERE import_id = $1", checking.import_id, checked_count)
+    done = await rows.execute(
+        "UPDATE imports SET checked_count = $2 WHERE import_id = $1 AND state = 'checking'",
+        checking.import_id,
+        checked_count,
+    )
+    expect_one(done)
 
 
 async def begin_storing(
     rows: Connection, checking: Import, *, calendar: str, layout: str, read_count: int, start: datetime, end: datetime
 ) -> None:
-    await rows.execute(
+    done = await rows.execute(
         """
         UPDATE imports SET state = 'storing', layout = $2, checked_count = $3, read_count = $3, start_time = $4, end_time = $5,
           calendar = $6
-        WHERE import_id = $1
+        WHERE import_id = $1 AND state = 'checking'
         """,
         checking.import_id,
         layout,
@@ -191,11 +205,15 @@ async def begin_storing(
         end,
         calendar,
     )
+    expect_one(done)
 
 
 async def check_anew(rows: Connection, storing: Import) -> None:
     """What was stored of it stays."""
-    await rows.execute("UPDATE imports SET state = 'checking' WHERE import_id = $1", storing.import_id)
+    done = await rows.execute(
+        f"UPDATE imports SET state = 'checking' WHERE import_id = $1 AND {UNFINISHED}", storing.import_id
+    )
+    expect_one(done)
 
 
 async def advance(rows: Connection, storing: Import, after: int, *, stored: int, inserted: int, changed: int) -> None:
@@ -204,7 +222,7 @@ async def advance(rows: Connection, storing: Import, after: int, *, stored: int,
         """
         UPDATE imports SET stored_count = stored_count + $3, inserted_count = inserted_count + $4,
           changed_count = changed_count + $5, attempts = 0
-        WHERE import_id = $1 AND stored_count = $2
+        WHERE import_id = $1 AND stored_count = $2 AND state = 'storing'
         """,
         storing.import_id,
         after,
@@ -212,16 +230,32 @@ async def advance(rows: Connection, storing: Import, after: int, *, stored: int,
         inserted,
         changed,
     )
-    assert done == "UPDATE 1", "another stored of the same import"
+    expect_one(done)
 
 
 async def end(rows: Connection, ended: Import, state: ImportState, refusal: ImportRefusal | None = None) -> None:
-    await rows.execute(
-        "UPDATE imports SET state = $2, refusal = $3, ended_time = now() WHERE import_id = $1",
+    done = await rows.execute(
+        f"UPDATE imports SET state = $2, refusal = $3, ended_time = now() WHERE import_id = $1 AND {UNFINISHED}",
         ended.import_id,
         state.value,
         json.dumps(asdict(refusal)) if refusal else None,
     )
+    expect_one(done)
+
+
+def expect_one(done: str) -> None:
+    if done != "UPDATE 1":
+        raise Ended
+
+
+async def cancel(rows: Connection, user_id: UUID, request_id: str) -> Import | None:
+    """The user's import, which has ended if it had not before: what of it is stored stays, and no more is."""
+    found = await find(rows, user_id, request_id, for_update=True)
+    if found is None or found.state.has_ended:
+        return found
+    refusal = ImportRefusal(reason=ImportCanceled.reason, message=f"was cancelled; {found.so_far}", violations={})
+    await end(rows, found, ImportState.REFUSED, refusal)
+    return await find(rows, user_id, request_id)
 
 
 async def due_to_forget(rows: Connection) -> list[tuple[UUID, UUID]]:

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import IO, TypeVar
 from uuid import UUID
@@ -42,7 +42,6 @@ TROUBLES_MAX = 30
 """One after the other, over about twenty minutes: then others have their turn."""
 TROUBLES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseUnavailable, StillLocked)
 """Of the disk and the database, not of the file."""
-NOTHING = "nothing was imported"
 
 T = TypeVar("T")
 
@@ -127,6 +126,7 @@ class Lane:
             if self._trouble.is_of(found) and self._trouble.lasts:
                 raise ImportMalformed({"file": "could not be worked on for want of disk or database; import it again"})
             await self._work(found)
+            await self._end(found, ImportState.DONE)
         except CalendarChanged:
             # What is stored was made anew by the other calendar; the file is checked by it, and the rest stored.
             async with self._database.transaction(found.user_id) as rows:
@@ -134,9 +134,10 @@ class Lane:
                 await import_store.check_anew(rows, found)
             return
         except Invalid as refusal:
-            await self._refuse(found, refusal)
-        else:
-            await self._end(found, ImportState.DONE)
+            with suppress(import_store.Ended):
+                await self._refuse(found, refusal)
+        except import_store.Ended:
+            pass  # Its owner has cancelled it.
         await import_store.forget_bytes(self._database, found.user_id, found.import_id)
 
     async def forget(self) -> None:
@@ -254,10 +255,9 @@ class Lane:
 
 def kept(refusal: Invalid, found: Import) -> ImportRefusal:
     """As it is told, with what was stored of the file before."""
-    so_far = f"{found.stored_count} of {found.read_count} bars were imported before" if found.stored_count else NOTHING
     return ImportRefusal(
         reason=refusal.reason,
-        message=f"{refusal}; {so_far}",
+        message=f"{refusal}; {found.so_far}",
         violations=dict(refusal.violations),
         wrong_line_count=int(refusal.metadata.get("wrong_lines", 0)),
     )

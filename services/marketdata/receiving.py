@@ -17,6 +17,7 @@ from libs.store.database import Database
 from services.marketdata import import_store, store
 from services.marketdata.domain import (
     Import,
+    ImportCanceled,
     ImportLinesInvalid,
     ImportMalformed,
     ImportOvertaken,
@@ -149,6 +150,8 @@ def refused(ended: Import) -> Refusal:
     """The refusal as it was first raised."""
     refusal = ended.refusal
     assert refusal
+    if refusal.reason == ImportCanceled.reason:
+        return ImportCanceled(refusal.message)
     if refusal.reason == ImportLinesInvalid.reason:
         line = next(iter(refusal.violations)).rpartition(" ")[2]
         return ImportLinesInvalid(refusal.violations, refusal.message, line=line, wrong_lines=refusal.wrong_line_count)

@@ -335,6 +335,17 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             raise domain.ImportNotFound(request.request_id)
         return marketdata_pb2.GetImportResponse(candle_import=wire.import_to_proto(found))
 
+    async def CancelImport(self, request, context):
+        key = key_of(request)
+
+        async def work(rows: Connection) -> marketdata_pb2.CancelImportResponse:
+            found = await import_store.cancel(rows, key.user_id, request.import_request_id)
+            if found is None:
+                raise domain.ImportNotFound(request.import_request_id)
+            return marketdata_pb2.CancelImportResponse(candle_import=wire.import_to_proto(found))
+
+        return await answer_once(self._worker, key, marketdata_pb2.CancelImportResponse, work)
+
     async def PutCandles(self, request, context):
         return await self._put(request)
 

@@ -86,6 +86,14 @@ def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path
     assert "the format is one of" in stack.command("export", INSTRUMENT, "-o", str(tmp_path / "none")).stderr
 
 
+def test_what_is_not_under_way_cannot_be_cancelled(stack: Stack, tmp_path):
+    file = tmp_path / "bars.csv"
+    file.write_text(HEADER + BARS.replace("2024-05-06", "2024-05-10"))
+    done = stack.command("import", str(file), *MINUTES, "--cancel")
+    assert done.returncode == 0, done.stderr
+    assert "cancelled  nothing: no such import is under way" in done.stdout
+
+
 def test_an_unknown_instrument_and_a_missing_file_are_refused_plainly(stack: Stack, tmp_path):
     file = tmp_path / "bars.csv"
     file.write_text(HEADER + BARS)

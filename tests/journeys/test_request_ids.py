@@ -239,6 +239,18 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
                 lambda: importing(request_id, put.instrument_id, bars("2")),
                 world.admin,
             )
+        case "CancelImport":
+            put = instrument(symbol())
+            request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid4()), instrument=put)
+            world.market.PutInstrument(request, metadata=world.admin)
+            ids = [str(uuid4()) for _ in range(2)]
+            for number, each in enumerate(ids):
+                parts = importing(each, put.instrument_id, bars(str(number + 1)))
+                world.market.ImportCandles(iter([next(parts)]), metadata=world.admin)
+            requests = [
+                marketdata_pb2.CancelImportRequest(request_id=request_id, import_request_id=each) for each in ids
+            ]
+            return world.market.CancelImport, *(lambda each=each: each for each in requests), world.admin
         case "StartFeed" | "StopFeed":
             feed = world.feeds.ListFeeds(feeds_pb2.ListFeedsRequest(), metadata=world.admin).feeds[0]
             if name == "StopFeed":

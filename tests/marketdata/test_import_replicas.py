@@ -300,6 +300,36 @@ async def test_no_more_imports_are_unfinished_than_may_be(installation, caller, 
     assert counts(await caller.load(HAND, content, "one")) == (1, 0, 0, 1)
 
 
+async def test_an_import_is_cancelled_at_whatever_it_is_and_its_bars_so_far_stay(installation, caller, monkeypatch):
+    async def cancelled(request_id: str, who: Any = None) -> Any:
+        request = marketdata_pb2.CancelImportRequest(request_id=str(uuid7()), import_request_id=request_id)
+        return (await caller.ask("CancelImport", request, who)).candle_import
+
+    await caller.put(HAND)
+    content = minutes(60_000)
+    header = header_of(HAND, content)
+    await caller.stub.ImportCandles(parts_of(header, content[:60]), metadata=caller.metadata, timeout=60)
+    other = sign_in(roles=["user", "operator"])
+    assert await refused(cancelled(header.request_id, other)) == "IMPORT_NOT_FOUND"
+    found = await cancelled(header.request_id)
+    assert (found.refusal.reason, found.refusal.message) == ("IMPORT_CANCELED", "was cancelled; nothing was imported")
+    # Its request_id is unused again, and this time it is cancelled while its bars are stored.
+    monkeypatch.setattr(imports, "SLICE_ROWS", 500)
+    call = asyncio.ensure_future(
+        caller.stub.ImportCandles(parts_of(header, content), metadata=caller.metadata, timeout=60)
+    )
+    await reached(caller, header.request_id, STORING, stored_count=1)
+    found = await cancelled(header.request_id)
+    assert 0 < found.stored_count < 60_000
+    assert found.refusal.message == f"was cancelled; {found.stored_count} of 60000 bars were imported before"
+    assert await refused(call) == "IMPORT_CANCELED"
+    await until(lambda: has_no_bytes(installation))
+    # The lane has gone on to others.
+    assert counts(await caller.load(HAND, file_of(bar(0)))) == (1, 1, 0, 0)
+    assert await caller.import_of(header.request_id) == found == await cancelled(header.request_id)
+    assert len(await stored_bars(installation, HAND)) == found.stored_count + 1
+
+
 async def test_a_header_alone_takes_little_room_and_is_soon_forgotten(installation):
     async with served(installation) as caller:
         await caller.put(HAND)

@@ -78,6 +78,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_EXPORT_NOT_TAKEN: _ErrorReason.ValueType  # 18
     """ABORTED: a chunk of the file was not taken for a minute, and the file was given up; begin the export anew."""
+    ERROR_REASON_IMPORT_CANCELED: _ErrorReason.ValueType  # 19
+    """ABORTED: its owner has cancelled the import; its bars that were stored before stay."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -138,4 +140,6 @@ again after the delay.
 """
 ERROR_REASON_EXPORT_NOT_TAKEN: ErrorReason.ValueType  # 18
 """ABORTED: a chunk of the file was not taken for a minute, and the file was given up; begin the export anew."""
+ERROR_REASON_IMPORT_CANCELED: ErrorReason.ValueType  # 19
+"""ABORTED: its owner has cancelled the import; its bars that were stored before stay."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

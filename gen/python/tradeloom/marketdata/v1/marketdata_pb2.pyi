@@ -2503,6 +2503,56 @@ class GetImportResponse(_message.Message):
 Global___GetImportResponse: _TypeAlias = GetImportResponse  # noqa: Y015
 
 @_typing.final
+class CancelImportRequest(_message.Message):
+    """Which import to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    IMPORT_REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    import_request_id: _builtins.str
+    """The request_id of its header."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        import_request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_request_id", b"import_request_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelImportRequest: _TypeAlias = CancelImportRequest  # noqa: Y015
+
+@_typing.final
+class CancelImportResponse(_message.Message):
+    """How far it had come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDLE_IMPORT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def candle_import(self) -> Global___CandleImport:
+        """The import."""
+
+    def __init__(
+        self,
+        *,
+        candle_import: Global___CandleImport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candle_import", b"candle_import"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candle_import", b"candle_import"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelImportResponse: _TypeAlias = CancelImportResponse  # noqa: Y015
+
+@_typing.final
 class CandleImport(_message.Message):
     """An import of a file of bars."""
 

@@ -121,6 +121,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportResponse.FromString,
                 _registered_method=True)
+        self.CancelImport = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/CancelImport',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportResponse.FromString,
+                _registered_method=True)
         self.PutCandles = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/PutCandles',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.SerializeToString,
@@ -282,6 +287,15 @@ class MarketDataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelImport(self, request, context):
+        """Ends an import of the caller's own: no more of it is stored, what was stays, and its bytes are forgotten. It is refused then
+        with IMPORT_CANCELED, which leaves its request_id unused; one that has ended already stays as it is. Repeating a
+        request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutCandles(self, request, context):
         """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
         them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
@@ -390,6 +404,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.GetImport,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportResponse.SerializeToString,
+            ),
+            'CancelImport': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelImport,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportResponse.SerializeToString,
             ),
             'PutCandles': grpc.unary_unary_rpc_method_handler(
                     servicer.PutCandles,
@@ -863,6 +882,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/GetImport',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.GetImportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelImport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/CancelImport',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportResponse.FromString,
             options,
             channel_credentials,
             insecure,

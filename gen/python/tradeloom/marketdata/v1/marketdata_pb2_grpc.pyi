@@ -87,6 +87,11 @@ class MarketDataServiceStub:
     """
     GetImport: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetImportRequest, _marketdata_pb2.GetImportResponse]
     """Returns how far an import of the caller's own has come, for thirty days after its end."""
+    CancelImport: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.CancelImportRequest, _marketdata_pb2.CancelImportResponse]
+    """Ends an import of the caller's own: no more of it is stored, what was stays, and its bytes are forgotten. It is refused then
+    with IMPORT_CANCELED, which leaves its request_id unused; one that has ended already stays as it is. Repeating a
+    request_id returns the first answer again.
+    """
     PutCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutCandlesRequest, _marketdata_pb2.PutCandlesResponse]
     """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
     them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
@@ -276,6 +281,17 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_marketdata_pb2.GetImportRequest, _abc.Awaitable[_marketdata_pb2.GetImportResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.GetImportResponse]:
         """Returns how far an import of the caller's own has come, for thirty days after its end."""
+
+    @_abc_1.abstractmethod
+    def CancelImport(
+        self,
+        request: _marketdata_pb2.CancelImportRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.CancelImportRequest, _abc.Awaitable[_marketdata_pb2.CancelImportResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.CancelImportResponse]:
+        """Ends an import of the caller's own: no more of it is stored, what was stays, and its bytes are forgotten. It is refused then
+        with IMPORT_CANCELED, which leaves its request_id unused; one that has ended already stays as it is. Repeating a
+        request_id returns the first answer again.
+        """
 
     @_abc_1.abstractmethod
     def PutCandles(
