@@ -67,7 +67,7 @@ async def put_action(
     await require_calendar(rows, action.instrument_id, calendar)
     domain.check_action(action, instrument, now)
     if calendar is not None and not sessions.is_session(calendar, action.ex_date):
-        raise Invalid({"action.ex_date": f"is no date of a session of {calendar.name} that is known"})
+        raise Invalid({"action.ex_date": f"is no date of a session that is known: {sessions.covers(calendar)}"})
     others = await action_store.every(rows, action.instrument_id)
     if len(others) >= domain.CORPORATE_ACTIONS_MAX:
         raise TooManyActions(

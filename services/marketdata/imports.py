@@ -188,8 +188,11 @@ def wrongs(rules: Rules, *, is_counted: bool) -> pl.Expr:
     """What is wrong with a row, the first thing found; null where nothing is."""
     size = rules.size
     nowhere = f"timestamp is not where a bar of {size.name} opens"
-    if rules.calendar is not None and rules.follows_calendar:
-        nowhere = f"timestamp is neither the date of a session of {rules.calendar.name} nor within its trading day"
+    if (calendar := rules.calendar) is not None and rules.follows_calendar:
+        nowhere = (
+            f"timestamp is neither the date of a session of {calendar.name} nor within its trading day; "
+            f"{sessions.covers(calendar)}"
+        )
     low_of_two, high_of_two = pl.min_horizontal("open", "close"), pl.max_horizontal("open", "close")
     count = pl.col("trade_count")
     checks: list[tuple[pl.Expr, pl.Expr]] = [

@@ -271,7 +271,9 @@ class Instrument(_message.Message):
     Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
     are made anew within seconds out of the shorter ones; of imported ones each keeps its date, or its place where the
     calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of quarters of an hour where an exchange's days do not
-    begin at whole hours: imported candles of 4 hours make none.
+    begin at whole hours: imported candles of 4 hours make none. A calendar ends where its exchange has told no more (see
+    ListSessions): of ticks from after that there are no days and weeks, and everything else goes on. With a release that
+    knows more of it days and weeks are made from then on; those in between stay out unless they are imported.
     """
     time_zone: _builtins.str
     """The time zone of its calendar, such as "America/New_York"; "UTC" without one."""
@@ -1249,7 +1251,9 @@ class ListSessionsRequest(_message.Message):
     """Continues where the previous page ended."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """The first session closes after it; now if unset. Calendars begin with 1990, some later."""
+        """The first session closes after it; now if unset. Calendars begin with 1990, some later. Outside of what the calendar
+        covers it is refused, as is end_time, and the refusal tells what that is.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -1298,7 +1302,7 @@ class ListSessionsResponse(_message.Message):
 
     @_builtins.property
     def market_state(self) -> Global___MarketState:
-        """As of now, whatever was asked for."""
+        """As of now, whatever was asked for; unset if the calendar has ended by now."""
 
     def __init__(
         self,

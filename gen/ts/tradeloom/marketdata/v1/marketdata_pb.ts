@@ -132,7 +132,9 @@ export type Instrument = Message<"tradeloom.marketdata.v1.Instrument"> & {
    * Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
    * are made anew within seconds out of the shorter ones; of imported ones each keeps its date, or its place where the
    * calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of quarters of an hour where an exchange's days do not
-   * begin at whole hours: imported candles of 4 hours make none.
+   * begin at whole hours: imported candles of 4 hours make none. A calendar ends where its exchange has told no more (see
+   * ListSessions): of ticks from after that there are no days and weeks, and everything else goes on. With a release that
+   * knows more of it days and weeks are made from then on; those in between stay out unless they are imported.
    *
    * @generated from field: string calendar = 16;
    */
@@ -1200,7 +1202,8 @@ export type ListSessionsRequest = Message<"tradeloom.marketdata.v1.ListSessionsR
   calendar: string;
 
   /**
-   * The first session closes after it; now if unset. Calendars begin with 1990, some later.
+   * The first session closes after it; now if unset. Calendars begin with 1990, some later. Outside of what the calendar
+   * covers it is refused, as is end_time, and the refusal tells what that is.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 3;
    */
@@ -1271,7 +1274,7 @@ export type ListSessionsResponse = Message<"tradeloom.marketdata.v1.ListSessions
   timeZone: string;
 
   /**
-   * As of now, whatever was asked for.
+   * As of now, whatever was asked for; unset if the calendar has ended by now.
    *
    * @generated from field: tradeloom.marketdata.v1.MarketState market_state = 5;
    */
