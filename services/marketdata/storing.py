@@ -28,11 +28,12 @@ from redis.exceptions import RedisError
 from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND
 from libs.bus import feed
 from libs.bus.feed import READ_BATCHES, Cursor, Entry
-from libs.store.background import Backoff, running
+from libs.store.background import running
 from libs.store.database import Connection, Database, DatabaseUnavailable
 from libs.store.leases import Lease, LeaseLost, fence
 from libs.store.shares import Share, sharing
 from services.marketdata import candle_store, columns, gap_store, parts, sessions, tick_store, wire
+from services.marketdata.aside import Aside
 from services.marketdata.bars import Bars, bars_of
 from services.marketdata.candle_store import Calendars
 from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, Told
@@ -50,9 +51,6 @@ log = structlog.get_logger(__name__)
 SHARES = 16
 LOOK_SECONDS = 1.0
 """How often it is asked which instruments there are."""
-ASIDE_SECONDS_FIRST = 1.0
-ASIDE_SECONDS_MAX = 60.0
-"""So long an instrument that could not be stored is left alone; its ticks wait in Redis."""
 BLOCK_SECONDS = 0.25
 READ_INSTRUMENTS = 25
 """Instruments read at once: with READ_BATCHES of 500 ticks each, that is 50 MB."""
@@ -80,15 +78,6 @@ class Series:
     cursor: Cursor
     calendar_name: str = ""
     """Of the calendar that was looked for."""
-
-
-@dataclass(slots=True)
-class Aside:
-    """An instrument that could not be stored the last time."""
-
-    backoff: Backoff = field(default_factory=lambda: Backoff(ASIDE_SECONDS_FIRST, ASIDE_SECONDS_MAX))
-    try_at: float = 0.0
-    """By the event loop's time."""
 
 
 @dataclass(slots=True)
@@ -277,9 +266,8 @@ class Storer:
                     await self._store_what_can_be({instrument_id: read})
                 return
             [instrument_id] = entries
-            aside = self._aside.setdefault(instrument_id, Aside())
-            seconds = aside.backoff.next_seconds()
-            aside.try_at = asyncio.get_running_loop().time() + seconds
+            # Its ticks wait in Redis.
+            seconds = self._aside.setdefault(instrument_id, Aside()).put_off()
             # What is in memory may not be what was committed.
             del self._series[instrument_id]
             SET_ASIDE.labels(instrument_id).inc()

@@ -14,7 +14,7 @@ from libs.bar_sizes import BAR_SIZES
 from libs.bus.feed import Cursor
 from libs.store.database import open_database
 from services.marketdata import candle_store, sessions
-from services.marketdata.remaking import remake_next
+from services.marketdata.remaking import Remaker
 from tests.marketdata.stand import BTC, Feeder, announce, desk_of, select, stored_bars, tick_at
 
 MINUTE = timedelta(minutes=1)
@@ -155,7 +155,7 @@ async def test_days_are_in_utc_again_without_the_migration_that_lets_them_follow
         in_first = sum(time.day < 10 for time in times)
         assert [(row["open_time"].day, row["trade_count"]) for row in weeks] == [(3, in_first), (10, 20 - in_first)]
         await asyncio.to_thread(migrate, installation, "upgrade", "head")
-        assert await remake_next(worker)
+        assert await Remaker(worker).turn()
     names = ("open_time", "end_time", *candle_store.VALUES.split(", "), "revision", "imported")
     for size, rows in before.items():
         after = await stored_bars(installation, BTC, size)
