@@ -11,8 +11,10 @@ loaded that one before, and looks again once the series is locked.
 
 A series is the bars of one instrument. Its `change` counts the commits that changed any of them, and each bar carries the
 count of its newest. Whoever changes bars holds the row lock of the series until the commit, so changes are
-committed in the order of their numbers, and "what changed after number n" misses nothing. A series' watermark is the
-newest market time of its stored ticks, or the end of its newest imported bar; a bar whose end it has reached is closed.
+committed in the order of their numbers, and "what changed after number n" misses nothing. A bar is closed once the newest
+market time of the series' stored ticks has reached its end; one that was imported, or begins and ends with what was, already
+once the series' watermark has, which is that or the end of its newest imported bar, whichever is later: however far ahead of the
+ticks somebody imports, no bar that these make closes by it.
 A bar that was closed before a transaction and has other values after it has a higher revision.
 """
 
@@ -49,12 +51,26 @@ CALENDAR_BAR_LONGER_MAX = timedelta(days=2)
 COPIED_BARS_MIN = 500
 """From so many on, COPY of those that are new takes less than half of what joining them does."""
 
-WATERMARK = "coalesce(greatest(market_time, imported_until), '1970-01-01Z')"
-HEAD = f"SELECT change, {WATERMARK} AS watermark FROM series WHERE instrument_id = $1"
+HEAD = """
+change, coalesce(greatest(market_time, imported_until), '1970-01-01Z') AS watermark,
+coalesce(market_time, '1970-01-01Z') AS market_time
+"""
 COLUMNS = "open_time, open, high, low, close, volume, trade_count, revision, end_time"
 VALUES = "open, high, low, close, volume, trade_count"
 FIRST, LAST = "first_time_ns, first_sequence", "last_time_ns, last_sequence"
 """The ticks of open and close."""
+
+
+def is_of_imports(row: str = "bar") -> str:
+    """Whether a bar was imported, or begins and ends with bars that were."""
+    return f"({row}.imported OR {row}.first_time_ns IS NULL AND {row}.last_time_ns IS NULL)"
+
+
+def closes_by(watermark: str, market_time: str, row: str = "bar") -> str:
+    """What has to reach the bar's end."""
+    return f"(CASE WHEN {is_of_imports(row)} THEN {watermark} ELSE {market_time} END)"
+
+
 KINDS = {
     "instrument_id": "S",
     "bar_size": "S",
@@ -90,13 +106,14 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How far a series has come."""
+    """How far a series has come: its watermark by ticks and imports, its market time by ticks alone."""
 
     change: int
     watermark: datetime
+    market_time: datetime
 
 
-NOTHING_YET = Head(0, EPOCH)
+NOTHING_YET = Head(0, EPOCH, EPOCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +143,7 @@ async def read_candles(
     backwards = start is None
     found = await rows.fetch(
         f"""
-        SELECT {COLUMNS} FROM {table_of(size)}
+        SELECT {COLUMNS}, {is_of_imports()} FROM {table_of(size)} AS bar
         WHERE instrument_id = $1 AND bar_size = '{size.name}'
         AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
         ORDER BY open_time {"DESC" if backwards else ""} LIMIT $4
@@ -156,18 +173,29 @@ async def read_changes(
     A bar that has changed again after `until` is left to the next reading, so that nobody is told twice of the same.
     """
     follows_calendar = size in CALENDAR_SIZES
-    bars = f"SELECT {COLUMNS} FROM {table_of(size)} AS bar, head WHERE instrument_id = $1 AND bar_size = '{size.name}'"
+    bars = f"""
+          SELECT {COLUMNS}, {is_of_imports()} AS is_of_imports FROM {table_of(size)} AS bar, head
+          WHERE instrument_id = $1 AND bar_size = '{size.name}' AND open_time > $9
+        """
+
+    def ended(since: str, until: str) -> str:
+        """The bars that end after the one and until the other, among those that open where they may."""
+        return f"""
+          {bars} AND bar.change <= head.change
+          AND open_time > {since}::timestamptz - $7::interval AND open_time <= {until} - $8::interval
+          AND {END} > {since} AND {END} <= {until}"""
+
     found = await rows.fetch(
         f"""
-        WITH newest AS ({HEAD}),
-        head AS (SELECT coalesce($2::bigint, change) AS change, coalesce($3::timestamptz, watermark) AS watermark FROM newest),
+        WITH newest AS (SELECT {HEAD} FROM series WHERE instrument_id = $1),
+        head AS (
+          SELECT coalesce($2::bigint, change) AS change, coalesce($3::timestamptz, watermark) AS watermark,
+            coalesce($11::timestamptz, market_time) AS market_time FROM newest),
         bars AS (
-          {bars} AND open_time > $7 AND bar.change > $5 AND bar.change <= head.change
-          UNION
-          {bars} AND open_time > $7 AND bar.change <= head.change
-          AND open_time > $6::timestamptz - $9::interval AND open_time <= head.watermark - $10::interval
-          AND {END} > $6::timestamptz AND {END} <= head.watermark
-          ORDER BY open_time LIMIT $8)
+          {bars} AND bar.change > $5 AND bar.change <= head.change
+          UNION {ended("$6", "head.watermark")} AND {is_of_imports()}
+          UNION {ended("$12", "head.market_time")} AND NOT {is_of_imports()}
+          ORDER BY open_time LIMIT $10)
         SELECT head.*, bars.* FROM head LEFT JOIN bars ON true ORDER BY open_time
         """,
         instrument_id,
@@ -176,23 +204,27 @@ async def read_changes(
         size.length,
         since.change,
         since.watermark,
-        after,
-        limit + 1,
         # No bar that ends in between opens outside of these.
         size.length + CALENDAR_BAR_LONGER_MAX * follows_calendar,
         size.length * (not follows_calendar),
+        after,
+        limit + 1,
+        until and until.market_time,
+        since.market_time,
     )
     if not found:
         return Candles([], NOTHING_YET, more=False)
-    head = Head(*found[0][:2])
-    bars_found = [row[2:] for row in found if row["open_time"] is not None]
+    head = Head(*found[0][:3])
+    bars_found = [row[3:] for row in found if row["open_time"] is not None]
     return Candles(candles_from(bars_found[:limit], size, head), head, len(bars_found) > limit)
 
 
 BETWEEN = """
 instrument_id = $1 AND bar_size = $2 AND open_time >= $3 AND open_time < coalesce($4::timestamptz, 'infinity')
 """
-CLOSED_BETWEEN = f"{BETWEEN} AND coalesce(end_time, open_time + $6::interval) <= $5::timestamptz"
+CLOSED_BETWEEN = f"""
+{BETWEEN} AND coalesce(end_time, open_time + $7::interval) <= {closes_by("$5::timestamptz", "$6::timestamptz")}
+"""
 
 
 async def count_closed_bars(
@@ -201,15 +233,16 @@ async def count_closed_bars(
     size: BarSize,
     start: datetime | None,
     end: datetime | None,
-    watermark: datetime,
+    head: Head,
 ) -> int:
     found = await rows.fetchval(
-        f"SELECT count(*) FROM {table_of(size)} WHERE {CLOSED_BETWEEN}",
+        f"SELECT count(*) FROM {table_of(size)} AS bar WHERE {CLOSED_BETWEEN}",
         instrument_id,
         size.name,
         start or EPOCH,
         end,
-        watermark,
+        head.watermark,
+        head.market_time,
         size.length,
         timeout=COUNT_SECONDS,
     )
@@ -222,19 +255,20 @@ async def copy_closed_bars(
     size: BarSize,
     start: datetime | None,
     end: datetime | None,
-    watermark: datetime,
+    head: Head,
     take: Callable[[bytes], Awaitable[None]],
     *,
     timeout: float,  # noqa: ASYNC109 (Postgres is to stop)
 ) -> None:
     """Gives the closed bars between, in the binary form of COPY and in the order of their opening, as fast as they are taken."""
     await rows.copy_from_query(
-        f"SELECT open_time, {VALUES}, revision FROM {table_of(size)} WHERE {CLOSED_BETWEEN} ORDER BY open_time",
+        f"SELECT open_time, {VALUES}, revision FROM {table_of(size)} AS bar WHERE {CLOSED_BETWEEN} ORDER BY open_time",
         instrument_id,
         size.name,
         start or EPOCH,
         end,
-        watermark,
+        head.watermark,
+        head.market_time,
         size.length,
         output=take,
         format="binary",
@@ -243,24 +277,27 @@ async def copy_closed_bars(
 
 
 async def read_heads(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, Head]:
-    found = await rows.fetch(
-        f"SELECT instrument_id, change, {WATERMARK} AS watermark FROM series WHERE instrument_id = ANY($1)",
-        instrument_ids,
-    )
-    return {row["instrument_id"]: Head(row["change"], row["watermark"]) for row in found}
+    found = await rows.fetch(f"SELECT instrument_id, {HEAD} FROM series WHERE instrument_id = ANY($1)", instrument_ids)
+    return {row["instrument_id"]: Head(*row[1:]) for row in found}
+
+
+async def ended_by(rows: Connection, now: datetime) -> datetime:
+    """By when a bar must have ended to be imported: now by this host's clock or by the database's, whichever is earlier."""
+    return min(now, await rows.fetchval("SELECT now()") or now)
 
 
 def candles_from(found: Iterable[Sequence[Any]], size: BarSize, head: Head) -> list[Candle]:
-    watermark = head.watermark
-    closed_until = watermark - size.length
+    # Of bars that ticks have made, and of those of imports.
+    reached = head.market_time, head.watermark
+    closed_until = tuple(time - size.length for time in reached)
     # By place: by name each of the thousands would cost half as much again.
     return [
         Candle(
             *(time, first, high, low, last, volume, trade_count, revision),
-            time <= closed_until if end is None else end <= watermark,
+            time <= closed_until[is_of_imports] if end is None else end <= reached[is_of_imports],
             end,
         )
-        for time, first, high, low, last, volume, trade_count, revision, end in found
+        for time, first, high, low, last, volume, trade_count, revision, end, is_of_imports in found
     ]
 
 
@@ -285,7 +322,8 @@ async def read_calendars(rows: Connection, instrument_ids: Sequence[str]) -> dic
 END = "coalesce(end_time, open_time + $4::interval)"
 WAS_CLOSED = f"""
 (coalesce(kept.end_time, kept.open_time + $1::interval)
- <= (SELECT {WATERMARK} FROM series WHERE series.instrument_id = kept.instrument_id))
+ <= (SELECT {closes_by("head.watermark", "head.market_time", "kept")} FROM (SELECT instrument_id, {HEAD} FROM series) AS head
+     WHERE head.instrument_id = kept.instrument_id))
 """
 """Whether a bar that is there, of the length $1, was closed before this transaction: heads are written at its end."""
 
@@ -538,7 +576,8 @@ async def import_bars(
     written = await rows.fetchrow(
         f"""
         WITH known AS (
-          SELECT count(*) AS number FROM {table_of(size)} JOIN imported_bars USING (open_time)
+          SELECT count(*) AS number, count(*) FILTER (WHERE {differs}) AS differing
+          FROM {table_of(size)} AS kept JOIN imported_bars AS excluded USING (open_time)
           WHERE instrument_id = $2 AND bar_size = '{size.name}'),
         written AS (
           INSERT INTO {table_of(size)} AS kept (
@@ -551,15 +590,14 @@ async def import_bars(
             volume = excluded.volume, end_time = excluded.end_time, imported = true,
             trade_count = CASE WHEN {differs} THEN excluded.trade_count ELSE kept.trade_count END,
             revision = kept.revision + ({differs} AND {WAS_CLOSED})::int,
-            change = CASE WHEN {differs} THEN excluded.change ELSE kept.change END,
+            -- One that closes by being imported is told of as well.
+            change = CASE WHEN {differs} OR NOT {WAS_CLOSED} THEN excluded.change ELSE kept.change END,
             first_time_ns = NULL, first_sequence = NULL, last_time_ns = NULL, last_sequence = NULL
           WHERE NOT kept.imported OR {differs}
-          RETURNING coalesce(kept.end_time, kept.open_time + $1::interval) AS end_time, kept.change),
-        stored AS (
-          SELECT count(*) FILTER (WHERE written.change > series.change) AS number, max(end_time) AS newest_end
-          FROM written, series WHERE instrument_id = $2)
-        SELECT $3::bigint - known.number AS inserted, stored.number - $3::bigint + known.number AS changed, newest_end
-        FROM known, stored
+          RETURNING coalesce(kept.end_time, kept.open_time + $1::interval) AS end_time)
+        SELECT $3::bigint - known.number AS inserted, known.differing AS changed,
+          (SELECT max(end_time) FROM written) AS newest_end
+        FROM known
         """,
         size.length,
         instrument_id,

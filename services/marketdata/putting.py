@@ -37,12 +37,13 @@ class Putting:
                 heads = await candle_store.read_heads(rows, [request.instrument_id])
                 calendars = await candle_store.read_calendars(rows, [request.instrument_id])
                 kept_from = parts.kept_from(await parts.read_dropped(rows))[size.name]
-            now, calendar_name = datetime.now(UTC), calendars[request.instrument_id]
+                now, calendar_name = datetime.now(UTC), calendars[request.instrument_id]
+                ended_by = await candle_store.ended_by(rows, now)
             if calendar_name and size in CALENDAR_SIZES:
                 raise Invalid({"bar_size": f"must be shorter: days of the instrument are those of {calendar_name}"})
             calendar = await sessions.known(calendar_name, now, "instrument.calendar") if calendar_name else None
-            # Market time may lead this clock, which may be late.
-            ended_by = max(now, heads[request.instrument_id].watermark)
+            # Market time may lead these clocks, which may be late.
+            ended_by = max(ended_by, heads[request.instrument_id].market_time)
             if violations := dict(wrong(request.candles, size, ended_by)):
                 raise Invalid(violations)
             bars = bars_from(request.candles)

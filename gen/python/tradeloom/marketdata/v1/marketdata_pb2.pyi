@@ -814,7 +814,8 @@ class Candle(_message.Message):
     """Number of trades; 0 where it is not known."""
     closed: _builtins.bool
     """Whether market time has come to the bar's end: that of the newest live tick, or what a batch's
-    market_time tells; a book's time does not count. Ticks that are fetched later do not either.
+    market_time tells; a book's time does not count. Ticks that are fetched later do not either. A candle that was imported
+    is closed from then on, and one that begins and ends with imported candles once something is imported up to its end.
     """
     revision: _builtins.int
     """Rises whenever the bar gets other values after it has closed, as by a late tick, by ticks that

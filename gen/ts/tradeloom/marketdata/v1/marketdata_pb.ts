@@ -737,7 +737,8 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
 
   /**
    * Whether market time has come to the bar's end: that of the newest live tick, or what a batch's
-   * market_time tells; a book's time does not count. Ticks that are fetched later do not either.
+   * market_time tells; a book's time does not count. Ticks that are fetched later do not either. A candle that was imported
+   * is closed from then on, and one that begins and ends with imported candles once something is imported up to its end.
    *
    * @generated from field: bool closed = 8;
    */
