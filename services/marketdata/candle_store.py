@@ -133,9 +133,11 @@ async def read_candles(
     start: datetime | None,
     before: datetime | None,
     limit: int,
+    ended_by: datetime | None = None,
 ) -> Candles:
     """At most limit bars that open at or after start and before `before`: the first of them, or without a start the last.
 
+    With ended_by only those that end by then.
     Without `before` they go up to the newest: market time may lead the wall clock, so no clock says which that is. The
     transaction is a snapshot, so that bars and head are of the same moment.
     """
@@ -146,12 +148,15 @@ async def read_candles(
         SELECT {COLUMNS}, {is_of_imports()} FROM {table_of(size)} AS bar
         WHERE instrument_id = $1 AND bar_size = '{size.name}'
         AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
+        AND ($5::timestamptz IS NULL OR open_time < $5 AND coalesce(end_time, open_time + $6::interval) <= $5)
         ORDER BY open_time {"DESC" if backwards else ""} LIMIT $4
         """,
         instrument_id,
         EPOCH if start is None else start,
         before,
         limit + 1,
+        ended_by,
+        size.length,
     )
     more = len(found) > limit
     candles = candles_from(found[:limit], size, head)

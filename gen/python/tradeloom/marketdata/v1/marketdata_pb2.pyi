@@ -1628,7 +1628,8 @@ class GetCandlesRequest(_message.Message):
     """Continues where the previous page ended: adjusted for the same corporate actions as the first page."""
     adjustment: Global___Adjustment.ValueType
     """What prices and volumes are adjusted for; nothing if unset. Stored candles are never changed. An action of which the
-    market has not yet reached the ex date adjusts nothing.
+    market has not yet reached the ex date adjusts nothing. A candle that holds an ex date, as a week does, is made of its
+    adjusted shorter ones where these are complete, also if it was imported with other values.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -1640,8 +1641,9 @@ class GetCandlesRequest(_message.Message):
 
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
-        """Adjusts for the corporate actions that were known then, not in the future; for those known now if unset. Only with an
-        adjustment.
+        """Looks from then, not in the future, and only with an adjustment: adjusts for the corporate actions that were known then
+        and whose ex date had been reached then, and leaves candles out that had not ended then, as these hold what came later.
+        The values are those of today's record, with what has corrected it since. Unset, all is as of now.
         """
 
     def __init__(

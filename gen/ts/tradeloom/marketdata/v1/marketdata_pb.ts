@@ -1628,15 +1628,17 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
 
   /**
    * What prices and volumes are adjusted for; nothing if unset. Stored candles are never changed. An action of which the
-   * market has not yet reached the ex date adjusts nothing.
+   * market has not yet reached the ex date adjusts nothing. A candle that holds an ex date, as a week does, is made of its
+   * adjusted shorter ones where these are complete, also if it was imported with other values.
    *
    * @generated from field: tradeloom.marketdata.v1.Adjustment adjustment = 7;
    */
   adjustment: Adjustment;
 
   /**
-   * Adjusts for the corporate actions that were known then, not in the future; for those known now if unset. Only with an
-   * adjustment.
+   * Looks from then, not in the future, and only with an adjustment: adjusts for the corporate actions that were known then
+   * and whose ex date had been reached then, and leaves candles out that had not ended then, as these hold what came later.
+   * The values are those of today's record, with what has corrected it since. Unset, all is as of now.
    *
    * @generated from field: google.protobuf.Timestamp as_of_time = 8;
    */
