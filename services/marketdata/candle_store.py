@@ -2,7 +2,7 @@
 
 Ticks make the bars of the shortest size that is kept, and each longer size is derived from a shorter one in the same
 transaction, over the windows that were touched; so do imported bars. A bar that was imported at its own size is changed by
-no tick and by no derivation.
+no tick and by no derivation; one that an operator imported, not by a venue's record either.
 
 Each is derived from the size before it, but for the days of an instrument with a calendar: those are made of hours, or of
 quarters where an exchange's days do not begin at whole hours. The end of a bar is stored where it is not its open time and
@@ -539,10 +539,17 @@ class Imported:
 
 
 async def import_bars(
-    rows: Connection, instrument_id: str, size: BarSize, bars: pl.DataFrame, calendar: Calendar | None
+    rows: Connection,
+    instrument_id: str,
+    size: BarSize,
+    bars: pl.DataFrame,
+    calendar: Calendar | None,
+    *,
+    by_operator: bool = True,
 ) -> Imported:
-    """Stores bars of a file or of a venue's record, in place of what was there, and makes the longer ones of them.
+    """Stores bars of an operator's file or of a venue's record, in place of what was there, and makes the longer ones of them.
 
+    What an operator imported stays as it is, whatever a venue's record says of it.
     Waits until nobody else changes the series. Bars that were there alike change for nobody; from now on they are imported.
     A column trade_count may be among them, in which 0 is: not known.
     Raises CalendarChanged if the series follows another calendar.
@@ -578,6 +585,10 @@ async def import_bars(
     prices = "open, high, low, close, volume"
     recounts = "excluded.trade_count > 0 AND kept.trade_count <> excluded.trade_count"
     differs = f"(({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)}) OR {recounts})"
+    is_taken = f"(NOT kept.by_operator OR {differs})"
+    if not by_operator:
+        differs = f"(NOT kept.by_operator AND {differs})"
+        is_taken = f"(NOT kept.imported OR {differs})"
     written = await rows.fetchrow(
         f"""
         WITH known AS (
@@ -586,19 +597,19 @@ async def import_bars(
           WHERE instrument_id = $2 AND bar_size = '{size.name}'),
         written AS (
           INSERT INTO {table_of(size)} AS kept (
-            instrument_id, bar_size, open_time, {VALUES}, end_time, revision, change, imported)
+            instrument_id, bar_size, open_time, {VALUES}, end_time, revision, change, imported, by_operator)
           SELECT instrument_id, '{size.name}', bars.open_time, {of("bars", VALUES)},
-            nullif(bars.end_time, bars.open_time + $1::interval), 1, change + 1, true
+            nullif(bars.end_time, bars.open_time + $1::interval), 1, change + 1, true, {by_operator}
           FROM imported_bars AS bars JOIN series ON instrument_id = $2
           ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
             open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-            volume = excluded.volume, end_time = excluded.end_time, imported = true,
+            volume = excluded.volume, end_time = excluded.end_time, imported = true, by_operator = {by_operator},
             trade_count = CASE WHEN {differs} THEN excluded.trade_count ELSE kept.trade_count END,
             revision = kept.revision + ({differs} AND {WAS_CLOSED})::int,
             -- One that closes by being imported is told of as well.
             change = CASE WHEN {differs} OR NOT {WAS_CLOSED} THEN excluded.change ELSE kept.change END,
             first_time_ns = NULL, first_sequence = NULL, last_time_ns = NULL, last_sequence = NULL
-          WHERE NOT kept.imported OR {differs}
+          WHERE {is_taken}
           RETURNING coalesce(kept.end_time, kept.open_time + $1::interval) AS end_time)
         SELECT $3::bigint - known.number AS inserted, known.differing AS changed,
           (SELECT max(end_time) FROM written) AS newest_end

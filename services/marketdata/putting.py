@@ -1,4 +1,4 @@
-"""Puts bars of a venue's own record where imported ones stand: all of them or none."""
+"""Puts bars of a venue's own record where imported ones stand, but for an operator's own: all of them or none."""
 
 import asyncio
 import math
@@ -53,7 +53,9 @@ class Putting:
                 # What is dropped by now, since it was looked at, has no place either.
                 kept_from = parts.kept_from(await parts.read_dropped(rows, hold=True))[size.name]
                 kept = bars.filter(pl.col("open_time") >= kept_from)
-                done = await candle_store.import_bars(rows, request.instrument_id, size, kept, calendar)
+                done = await candle_store.import_bars(
+                    rows, request.instrument_id, size, kept, calendar, by_operator=False
+                )
         return PutCandlesResponse(
             inserted_count=done.inserted,
             changed_count=done.changed,

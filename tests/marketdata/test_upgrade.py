@@ -162,6 +162,21 @@ async def test_days_are_in_utc_again_without_the_migration_that_lets_them_follow
         assert [[row[name] for name in names] for row in after] == [[row[name] for name in names] for row in rows], size
 
 
+async def test_bars_of_which_all_together_are_a_view_learn_who_imported_them_and_forget_it_again(installation, redis):
+    await announce(installation, BTC)
+    async with desk_of(installation, redis) as desk:
+        await desk.store(Feeder(redis).batch([tick_at(datetime(2025, 3, 3, 15, tzinfo=UTC), 1.0)]))
+    every = "SELECT * FROM market_data_ohlcv ORDER BY bar_size"
+    await asyncio.to_thread(migrate, installation, "downgrade", "0007")
+    await select(installation, "SELECT divide_by_size()")
+    before = await select(installation, every)
+    await asyncio.to_thread(migrate, installation, "upgrade", "head")
+    assert [dict(row) for row in await select(installation, every)] == [{**row, "by_operator": False} for row in before]
+    await asyncio.to_thread(migrate, installation, "downgrade", "0007")
+    assert await select(installation, every) == before
+    await asyncio.to_thread(migrate, installation, "upgrade", "head")
+
+
 async def fill(installation, stored: pl.DataFrame) -> None:
     superuser = await asyncpg.connect(installation.url())
     moments = [int(time.timestamp()) * SECOND_NS for time in stored["open_time"]]
