@@ -271,9 +271,10 @@ class Instrument(_message.Message):
     Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
     are made anew within seconds out of the shorter ones; of imported ones each keeps its date, and opens at midnight in UTC
     where the calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of
-    quarters of an hour where an exchange's days do not begin at whole hours: imported candles of 4 hours make none. A calendar ends where its exchange has told no more (see
-    ListSessions): of ticks from after that there are no days and weeks, and everything else goes on. With a release that
-    knows more of it days and weeks are made from then on; those in between stay out unless they are imported.
+    quarters of an hour where an exchange's days do not begin at whole hours: imported candles of 4 hours make none. A
+    calendar ends where its exchange has told no more (see ListSessions): of ticks from after that there are no days and
+    weeks, and everything else goes on. With a release that knows more of it days and weeks are made from then on; those in
+    between stay out unless they are imported.
     """
     time_zone: _builtins.str
     """The time zone of its calendar, such as "America/New_York"; "UTC" without one."""

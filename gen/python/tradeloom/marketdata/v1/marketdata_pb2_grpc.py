@@ -259,7 +259,8 @@ class MarketDataServiceServicer:
         imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
         runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
         Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-        shorter bar and by no venue's record (PutCandles), only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+        shorter bar and by no venue's record (PutCandles), only by another import of its size.
+        Of an instrument with a calendar, the timestamp of a day at midnight
         in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
         the date of its Monday. The bar is stored where the day or week begins.
 

@@ -132,9 +132,10 @@ export type Instrument = Message<"tradeloom.marketdata.v1.Instrument"> & {
    * Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
    * are made anew within seconds out of the shorter ones; of imported ones each keeps its date, and opens at midnight in UTC
    * where the calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of
-   * quarters of an hour where an exchange's days do not begin at whole hours: imported candles of 4 hours make none. A calendar ends where its exchange has told no more (see
-   * ListSessions): of ticks from after that there are no days and weeks, and everything else goes on. With a release that
-   * knows more of it days and weeks are made from then on; those in between stay out unless they are imported.
+   * quarters of an hour where an exchange's days do not begin at whole hours: imported candles of 4 hours make none. A
+   * calendar ends where its exchange has told no more (see ListSessions): of ticks from after that there are no days and
+   * weeks, and everything else goes on. With a release that knows more of it days and weeks are made from then on; those in
+   * between stay out unless they are imported.
    *
    * @generated from field: string calendar = 16;
    */
@@ -3388,7 +3389,8 @@ export const MarketDataService: GenService<{
    * imported. Then bars are stored slice by slice, oldest line first, so readers may see a part of a large import while it
    * runs, and of its longer bars those that are made of that part. Importing the same bars again changes nothing.
    * Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-   * shorter bar and by no venue's record (PutCandles), only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+   * shorter bar and by no venue's record (PutCandles), only by another import of its size.
+   * Of an instrument with a calendar, the timestamp of a day at midnight
    * in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
    * the date of its Monday. The bar is stored where the day or week begins.
    *
