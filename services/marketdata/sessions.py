@@ -368,12 +368,17 @@ async def loaded(name: str, today: date) -> Calendar:
     """As load() does, beside the event loop."""
     if (calendar := held(name, today)) is not None:
         return calendar
+    # Whoever leaves takes nothing from the others who wait.
+    return await asyncio.shield(asyncio.wrap_future(loading(name, today)))
+
+
+def loading(name: str, today: date) -> Future[Calendar]:
+    """Has the calendar loaded, unless it is under way already, for whoever does not wait for it."""
     key = key_of(name, today)
     if (future := _loads.get(key)) is None:
         future = _loads[key] = _loader.submit(load, name, today)
         future.add_done_callback(lambda _: _loads.pop(key))
-    # Whoever leaves takes nothing from the others who wait.
-    return await asyncio.shield(asyncio.wrap_future(future))
+    return future
 
 
 async def known(name: str, now: datetime, field: str) -> Calendar:

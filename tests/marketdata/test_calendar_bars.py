@@ -572,19 +572,19 @@ async def test_nothing_is_stored_by_a_calendar_that_is_not_followed_any_more(ins
         desk_of(installation, redis) as desk,
         open_database(installation.url("marketdata_worker"), 2) as database,
     ):
-        load = desk._storer._load_calendars
+        store = desk._storer._store
 
-        async def and_then_another(names) -> None:
-            await load(names)
+        async def after_another(entries) -> None:
             await announce(installation, XYZ, calendar="XNYS")
             await Remaker(database).turn()
+            await store(entries)
 
-        desk._storer._load_calendars = and_then_another  # type: ignore[method-assign]
+        desk._storer._store = after_another  # type: ignore[method-assign]
         desk._storer._look_at = 1e9
         await desk.store(batch)
         assert await stored_ticks(installation, XYZ) == []
         assert desk._storer._look_at == 0.0
-        desk._storer._load_calendars = load  # type: ignore[method-assign]
+        desk._storer._store = store  # type: ignore[method-assign]
         await desk.store(batch)
         (bar,) = await stored_bars(installation, XYZ, "1d")
         assert bar["open_time"] == datetime(2025, 1, 6, 5, tzinfo=UTC)

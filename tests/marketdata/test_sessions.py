@@ -46,12 +46,15 @@ from services.marketdata.storing import THREAD_BYTES
 from tests.auth.people import wait_of
 from tests.marketdata.stand import (
     BTC,
+    ETH,
     WAIT_SECONDS,
     Feeder,
     announce,
     desk_of,
     instrument,
+    select,
     stored_bars,
+    stored_through,
     stored_ticks,
     tick_at,
     until,
@@ -59,6 +62,7 @@ from tests.marketdata.stand import (
 from tests.marketdata.test_candles import page
 from tests.marketdata.test_imports import counts, file_of
 from tests.marketdata.test_instruments import find, reason_of
+from tests.marketdata.test_storing import storer_of
 
 TODAY = date(2026, 3, 2)
 EXCHANGES = ("XNYS", "XLON", "XTKS", "CMES")
@@ -399,6 +403,34 @@ async def test_whoever_asks_for_one_calendar_too_many_is_told_when_to_come_back(
 
 async def _is(holds: bool) -> bool:
     return holds
+
+
+async def test_storing_waits_for_no_calendar_but_an_instruments_first(installation, redis, gate, monkeypatch):
+    await announce(installation, BTC, ETH)
+    for table in ("instruments", "series"):
+        await select(installation, f"UPDATE {table} SET calendar = 'XNYS' WHERE instrument_id = '{ETH}'")
+    feeders = [Feeder(redis, instrument_id) for instrument_id in (BTC, ETH)]
+
+    async def both(time: str) -> None:
+        for feeder in feeders:
+            await feeder.append([tick_at(at(time), 1.0)])
+
+    async with storer_of(installation, redis):
+        await both("2026-03-02T15:00")
+        await until(lambda: _is(gate.reads["XNYS"] == 1))
+        await stored_through(installation, feeders[0])
+        assert await stored_ticks(installation, ETH) == []
+        gate.is_open.set()
+        await stored_through(installation, feeders[1])
+        # A month later the last one goes on, until there is another.
+        gate.is_open.clear()
+        key_of = sessions.key_of
+        monkeypatch.setattr(sessions, "key_of", lambda name, today: key_of(name, today + 40 * DAY))
+        await until(lambda: _is(gate.reads["XNYS"] == 2))
+        await both("2026-03-03T15:00")
+        for feeder in feeders:
+            await stored_through(installation, feeder)
+    assert len(await stored_bars(installation, ETH, "1d")) == 2
 
 
 async def test_a_name_of_no_calendar_is_looked_for_once_and_only_so_many_are_held(gate, monkeypatch):
