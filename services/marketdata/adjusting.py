@@ -1,8 +1,9 @@
 """Puts corporate actions, and adjusts bars for those that were known at a moment. Stored bars are never changed.
 
 A bar that holds an ex date's begin, as a week does, is made of its shorter bars once these are adjusted: of days, of hours, or of
-quarters where a date does not begin at a whole hour. These must make up the stored bar; otherwise nobody knows which of its
-prices are from before, and it is refused. What closes were is asked of the bars as they are now, whatever is known of actions.
+quarters where a date does not begin at a whole hour. These must make up the stored bar, or be complete: then they are taken in place
+of one that was imported otherwise. Else nobody knows which of its prices are from before, and a page that holds it is refused.
+All other bars need no shorter ones. What closes were is asked of the bars as they are now, whatever is known of actions.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from libs.store.database import Connection, Database
 from services.marketdata import action_store, adjustments, candle_store, domain, sessions, store
 from services.marketdata.action_store import Moment
 from services.marketdata.adjustments import Columns, Factors
-from services.marketdata.columns import Flags, Integers
+from services.marketdata.columns import SECOND_NS, Flags, Integers
 from services.marketdata.domain import (
     DAYS,
     HOURS,
@@ -67,7 +68,7 @@ async def put_action(
     await require_calendar(rows, action.instrument_id, calendar)
     domain.check_action(action, instrument, now)
     if calendar is not None and not sessions.is_session(calendar, action.ex_date):
-        raise Invalid({"action.ex_date": f"is no date of a session of {calendar.name} that is known"})
+        raise Invalid({"action.ex_date": f"is no date of a session of {calendar.name}; {sessions.covers(calendar)}"})
     others = await action_store.every(rows, action.instrument_id)
     if len(others) >= domain.CORPORATE_ACTIONS_MAX:
         raise TooManyActions(
@@ -169,7 +170,9 @@ async def factors_of(
     return adjustments.factors_of([((begins[each.ex_date] - EPOCH) // SECOND, each.what) for each in actions], closes)
 
 
-async def adjusted(rows: Connection, instrument_id: str, size: BarSize, bars: Columns, factors: Factors) -> Columns:
+async def adjusted(
+    rows: Connection, instrument_id: str, calendar: Calendar | None, size: BarSize, bars: Columns, factors: Factors
+) -> Columns:
     """The bars of a size, adjusted; rows is a snapshot in which they were read. Raises BarSpansExDate."""
     adjusted_bars = adjustments.multiplied(bars, factors)
     places = np.flatnonzero(adjustments.spanning(bars, factors))
@@ -179,14 +182,17 @@ async def adjusted(rows: Connection, instrument_id: str, size: BarSize, bars: Co
         piece_size = DAYS
     else:
         piece_size = QUARTERS if size == HOURS or (factors.ex_seconds % HOURS.seconds).any() else HOURS
-    pieces, firsts = await read_pieces(rows, instrument_id, piece_size, Columns._make(each[places] for each in bars))
+    spanning = Columns._make(each[places] for each in bars)
+    pieces, firsts = await read_pieces(rows, instrument_id, calendar, piece_size, spanning)
     made_up = adjustments.joined(adjustments.multiplied(pieces, factors), firsts)
     for name in ("open", "high", "low", "close", "volume"):
         getattr(adjusted_bars, name)[places] = getattr(made_up, name)
     return adjusted_bars
 
 
-async def read_pieces(rows: Connection, instrument_id: str, size: BarSize, bars: Columns) -> tuple[Columns, Integers]:
+async def read_pieces(
+    rows: Connection, instrument_id: str, calendar: Calendar | None, size: BarSize, bars: Columns
+) -> tuple[Columns, Integers]:
     """The shorter bars of each of the bars, and where those of each begin."""
     opens, ends = (
         [EPOCH + SECOND * each for each in column.tolist()] for column in (bars.open_seconds, bars.end_seconds)
@@ -209,16 +215,32 @@ async def read_pieces(rows: Connection, instrument_id: str, size: BarSize, bars:
     )
     columns = [np.array(column) for column in zip(*found, strict=True)] if found else [np.array([])] * 8
     pieces = Columns(*columns[1:])
-    present, firsts = np.unique(columns[0], return_index=True)
-    whole = adjustments.joined(pieces, firsts) if len(present) == len(opens) else None
-    is_made_up = np.isin(np.arange(1, len(opens) + 1), present) if whole is None else make_up(whole, bars)
-    if not is_made_up.all():
-        open_time = opens[int(np.argmin(is_made_up))]
+    numbers = columns[0].astype(np.int64) - 1
+    are_there = np.bincount(numbers, minlength=len(opens)) > 0
+    firsts = np.unique(numbers, return_index=True)[1]
+    if are_there.all():
+        whole = adjustments.joined(pieces, firsts)
+        are_there = make_up(whole, bars) | are_complete(pieces.open_seconds, numbers, size, bars, calendar)
+    if not are_there.all():
+        open_time = opens[int(np.argmin(are_there))]
         raise BarSpansExDate(
-            f"the bar of {open_time:%Y-%m-%d %H:%M} holds an ex date, and shorter bars do not make it up",
+            f"the bar of {open_time:%Y-%m-%d %H:%M} holds an ex date, and shorter bars neither make it up nor are complete",
             open_time=open_time.isoformat(),
         )
     return pieces, firsts
+
+
+def are_complete(
+    piece_seconds: Integers, numbers: Integers, size: BarSize, bars: Columns, calendar: Calendar | None
+) -> Flags:
+    """Which of the bars have all shorter ones that there can be; numbers are the places of the bars that the pieces are of."""
+    counts = np.bincount(numbers, minlength=len(bars.open_seconds))
+    if calendar is None or size != DAYS:
+        return counts * size.seconds == bars.end_seconds - bars.open_seconds
+    begins = calendar.day_begins // SECOND_NS
+    sessions_held = np.searchsorted(begins, bars.end_seconds) - np.searchsorted(begins, bars.open_seconds)
+    of_sessions = np.bincount(numbers[np.isin(piece_seconds, begins)], minlength=len(counts))
+    return (counts == sessions_held) & (of_sessions == sessions_held)
 
 
 def make_up(whole: Columns, bars: Columns) -> Flags:
@@ -230,7 +252,12 @@ def make_up(whole: Columns, bars: Columns) -> Flags:
 
 
 async def adjusted_candles(
-    rows: Connection, instrument_id: str, size: BarSize, candles: Sequence[Candle], factors: Factors
+    rows: Connection,
+    instrument_id: str,
+    calendar: Calendar | None,
+    size: BarSize,
+    candles: Sequence[Candle],
+    factors: Factors,
 ) -> list[Candle]:
     """As adjusted() does, with candles."""
     if not candles or not len(factors.ex_seconds):
@@ -240,7 +267,7 @@ async def adjusted_candles(
     opens, ends = (
         np.array([(time - EPOCH) // SECOND for time in times]) for times in ([each.open_time for each in candles], ends)
     )
-    bars = await adjusted(rows, instrument_id, size, Columns(opens, ends, *prices), factors)
+    bars = await adjusted(rows, instrument_id, calendar, size, Columns(opens, ends, *prices), factors)
     values = zip(*(column.tolist() for column in bars[2:]), strict=True)
     return [
         candle._replace(open=first, high=high, low=low, close=last, volume=volume)

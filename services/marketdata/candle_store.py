@@ -2,7 +2,7 @@
 
 Ticks make the bars of the shortest size that is kept, and each longer size is derived from a shorter one in the same
 transaction, over the windows that were touched; so do imported bars. A bar that was imported at its own size is changed by
-no tick and by no derivation.
+no tick and by no derivation; one that an operator imported, not by a venue's record either.
 
 Each is derived from the size before it, but for the days of an instrument with a calendar: those are made of hours, or of
 quarters where an exchange's days do not begin at whole hours. The end of a bar is stored where it is not its open time and
@@ -11,8 +11,10 @@ loaded that one before, and looks again once the series is locked.
 
 A series is the bars of one instrument. Its `change` counts the commits that changed any of them, and each bar carries the
 count of its newest. Whoever changes bars holds the row lock of the series until the commit, so changes are
-committed in the order of their numbers, and "what changed after number n" misses nothing. A series' watermark is the
-newest market time of its stored ticks, or the end of its newest imported bar; a bar whose end it has reached is closed.
+committed in the order of their numbers, and "what changed after number n" misses nothing. A bar is closed once the newest
+market time of the series' stored ticks has reached its end; one that was imported, or begins and ends with what was, already
+once the series' watermark has, which is that or the end of its newest imported bar, whichever is later: however far ahead of the
+ticks somebody imports, no bar that these make closes by it.
 A bar that was closed before a transaction and has other values after it has a higher revision.
 """
 
@@ -49,12 +51,26 @@ CALENDAR_BAR_LONGER_MAX = timedelta(days=2)
 COPIED_BARS_MIN = 500
 """From so many on, COPY of those that are new takes less than half of what joining them does."""
 
-WATERMARK = "coalesce(greatest(market_time, imported_until), '1970-01-01Z')"
-HEAD = f"SELECT change, {WATERMARK} AS watermark FROM series WHERE instrument_id = $1"
+HEAD = """
+change, coalesce(greatest(market_time, imported_until), '1970-01-01Z') AS watermark,
+coalesce(market_time, '1970-01-01Z') AS market_time
+"""
 COLUMNS = "open_time, open, high, low, close, volume, trade_count, revision, end_time"
 VALUES = "open, high, low, close, volume, trade_count"
 FIRST, LAST = "first_time_ns, first_sequence", "last_time_ns, last_sequence"
 """The ticks of open and close."""
+
+
+def is_of_imports(row: str = "bar") -> str:
+    """Whether a bar was imported, or begins and ends with bars that were."""
+    return f"({row}.imported OR {row}.first_time_ns IS NULL AND {row}.last_time_ns IS NULL)"
+
+
+def closes_by(watermark: str, market_time: str, row: str = "bar") -> str:
+    """What has to reach the bar's end."""
+    return f"(CASE WHEN {is_of_imports(row)} THEN {watermark} ELSE {market_time} END)"
+
+
 KINDS = {
     "instrument_id": "S",
     "bar_size": "S",
@@ -90,13 +106,14 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """How far a series has come."""
+    """How far a series has come: its watermark by ticks and imports, its market time by ticks alone."""
 
     change: int
     watermark: datetime
+    market_time: datetime
 
 
-NOTHING_YET = Head(0, EPOCH)
+NOTHING_YET = Head(0, EPOCH, EPOCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +133,11 @@ async def read_candles(
     start: datetime | None,
     before: datetime | None,
     limit: int,
+    ended_by: datetime | None = None,
 ) -> Candles:
     """At most limit bars that open at or after start and before `before`: the first of them, or without a start the last.
 
+    With ended_by only those that end by then.
     Without `before` they go up to the newest: market time may lead the wall clock, so no clock says which that is. The
     transaction is a snapshot, so that bars and head are of the same moment.
     """
@@ -126,15 +145,18 @@ async def read_candles(
     backwards = start is None
     found = await rows.fetch(
         f"""
-        SELECT {COLUMNS} FROM {table_of(size)}
+        SELECT {COLUMNS}, {is_of_imports()} FROM {table_of(size)} AS bar
         WHERE instrument_id = $1 AND bar_size = '{size.name}'
         AND open_time >= $2 AND open_time < coalesce($3::timestamptz, 'infinity')
+        AND ($5::timestamptz IS NULL OR open_time < $5 AND coalesce(end_time, open_time + $6::interval) <= $5)
         ORDER BY open_time {"DESC" if backwards else ""} LIMIT $4
         """,
         instrument_id,
         EPOCH if start is None else start,
         before,
         limit + 1,
+        ended_by,
+        size.length,
     )
     more = len(found) > limit
     candles = candles_from(found[:limit], size, head)
@@ -156,18 +178,29 @@ async def read_changes(
     A bar that has changed again after `until` is left to the next reading, so that nobody is told twice of the same.
     """
     follows_calendar = size in CALENDAR_SIZES
-    bars = f"SELECT {COLUMNS} FROM {table_of(size)} AS bar, head WHERE instrument_id = $1 AND bar_size = '{size.name}'"
+    bars = f"""
+          SELECT {COLUMNS}, {is_of_imports()} AS is_of_imports FROM {table_of(size)} AS bar, head
+          WHERE instrument_id = $1 AND bar_size = '{size.name}' AND open_time > $9
+        """
+
+    def ended(since: str, until: str) -> str:
+        """The bars that end after the one and until the other, among those that open where they may."""
+        return f"""
+          {bars} AND bar.change <= head.change
+          AND open_time > {since}::timestamptz - $7::interval AND open_time <= {until} - $8::interval
+          AND {END} > {since} AND {END} <= {until}"""
+
     found = await rows.fetch(
         f"""
-        WITH newest AS ({HEAD}),
-        head AS (SELECT coalesce($2::bigint, change) AS change, coalesce($3::timestamptz, watermark) AS watermark FROM newest),
+        WITH newest AS (SELECT {HEAD} FROM series WHERE instrument_id = $1),
+        head AS (
+          SELECT coalesce($2::bigint, change) AS change, coalesce($3::timestamptz, watermark) AS watermark,
+            coalesce($11::timestamptz, market_time) AS market_time FROM newest),
         bars AS (
-          {bars} AND open_time > $7 AND bar.change > $5 AND bar.change <= head.change
-          UNION
-          {bars} AND open_time > $7 AND bar.change <= head.change
-          AND open_time > $6::timestamptz - $9::interval AND open_time <= head.watermark - $10::interval
-          AND {END} > $6::timestamptz AND {END} <= head.watermark
-          ORDER BY open_time LIMIT $8)
+          {bars} AND bar.change > $5 AND bar.change <= head.change
+          UNION {ended("$6", "head.watermark")} AND {is_of_imports()}
+          UNION {ended("$12", "head.market_time")} AND NOT {is_of_imports()}
+          ORDER BY open_time LIMIT $10)
         SELECT head.*, bars.* FROM head LEFT JOIN bars ON true ORDER BY open_time
         """,
         instrument_id,
@@ -176,23 +209,27 @@ async def read_changes(
         size.length,
         since.change,
         since.watermark,
-        after,
-        limit + 1,
         # No bar that ends in between opens outside of these.
         size.length + CALENDAR_BAR_LONGER_MAX * follows_calendar,
         size.length * (not follows_calendar),
+        after,
+        limit + 1,
+        until and until.market_time,
+        since.market_time,
     )
     if not found:
         return Candles([], NOTHING_YET, more=False)
-    head = Head(*found[0][:2])
-    bars_found = [row[2:] for row in found if row["open_time"] is not None]
+    head = Head(*found[0][:3])
+    bars_found = [row[3:] for row in found if row["open_time"] is not None]
     return Candles(candles_from(bars_found[:limit], size, head), head, len(bars_found) > limit)
 
 
 BETWEEN = """
 instrument_id = $1 AND bar_size = $2 AND open_time >= $3 AND open_time < coalesce($4::timestamptz, 'infinity')
 """
-CLOSED_BETWEEN = f"{BETWEEN} AND coalesce(end_time, open_time + $6::interval) <= $5::timestamptz"
+CLOSED_BETWEEN = f"""
+{BETWEEN} AND coalesce(end_time, open_time + $7::interval) <= {closes_by("$5::timestamptz", "$6::timestamptz")}
+"""
 
 
 async def count_closed_bars(
@@ -201,15 +238,16 @@ async def count_closed_bars(
     size: BarSize,
     start: datetime | None,
     end: datetime | None,
-    watermark: datetime,
+    head: Head,
 ) -> int:
     found = await rows.fetchval(
-        f"SELECT count(*) FROM {table_of(size)} WHERE {CLOSED_BETWEEN}",
+        f"SELECT count(*) FROM {table_of(size)} AS bar WHERE {CLOSED_BETWEEN}",
         instrument_id,
         size.name,
         start or EPOCH,
         end,
-        watermark,
+        head.watermark,
+        head.market_time,
         size.length,
         timeout=COUNT_SECONDS,
     )
@@ -222,19 +260,20 @@ async def copy_closed_bars(
     size: BarSize,
     start: datetime | None,
     end: datetime | None,
-    watermark: datetime,
+    head: Head,
     take: Callable[[bytes], Awaitable[None]],
     *,
     timeout: float,  # noqa: ASYNC109 (Postgres is to stop)
 ) -> None:
     """Gives the closed bars between, in the binary form of COPY and in the order of their opening, as fast as they are taken."""
     await rows.copy_from_query(
-        f"SELECT open_time, {VALUES}, revision FROM {table_of(size)} WHERE {CLOSED_BETWEEN} ORDER BY open_time",
+        f"SELECT open_time, {VALUES}, revision FROM {table_of(size)} AS bar WHERE {CLOSED_BETWEEN} ORDER BY open_time",
         instrument_id,
         size.name,
         start or EPOCH,
         end,
-        watermark,
+        head.watermark,
+        head.market_time,
         size.length,
         output=take,
         format="binary",
@@ -243,24 +282,27 @@ async def copy_closed_bars(
 
 
 async def read_heads(rows: Connection, instrument_ids: Sequence[str]) -> dict[str, Head]:
-    found = await rows.fetch(
-        f"SELECT instrument_id, change, {WATERMARK} AS watermark FROM series WHERE instrument_id = ANY($1)",
-        instrument_ids,
-    )
-    return {row["instrument_id"]: Head(row["change"], row["watermark"]) for row in found}
+    found = await rows.fetch(f"SELECT instrument_id, {HEAD} FROM series WHERE instrument_id = ANY($1)", instrument_ids)
+    return {row["instrument_id"]: Head(*row[1:]) for row in found}
+
+
+async def ended_by(rows: Connection, now: datetime) -> datetime:
+    """By when a bar must have ended to be imported: now by this host's clock or by the database's, whichever is earlier."""
+    return min(now, await rows.fetchval("SELECT now()") or now)
 
 
 def candles_from(found: Iterable[Sequence[Any]], size: BarSize, head: Head) -> list[Candle]:
-    watermark = head.watermark
-    closed_until = watermark - size.length
+    # Of bars that ticks have made, and of those of imports.
+    reached = head.market_time, head.watermark
+    closed_until = tuple(time - size.length for time in reached)
     # By place: by name each of the thousands would cost half as much again.
     return [
         Candle(
             *(time, first, high, low, last, volume, trade_count, revision),
-            time <= closed_until if end is None else end <= watermark,
+            time <= closed_until[is_of_imports] if end is None else end <= reached[is_of_imports],
             end,
         )
-        for time, first, high, low, last, volume, trade_count, revision, end in found
+        for time, first, high, low, last, volume, trade_count, revision, end, is_of_imports in found
     ]
 
 
@@ -285,7 +327,8 @@ async def read_calendars(rows: Connection, instrument_ids: Sequence[str]) -> dic
 END = "coalesce(end_time, open_time + $4::interval)"
 WAS_CLOSED = f"""
 (coalesce(kept.end_time, kept.open_time + $1::interval)
- <= (SELECT {WATERMARK} FROM series WHERE series.instrument_id = kept.instrument_id))
+ <= (SELECT {closes_by("head.watermark", "head.market_time", "kept")} FROM (SELECT instrument_id, {HEAD} FROM series) AS head
+     WHERE head.instrument_id = kept.instrument_id))
 """
 """Whether a bar that is there, of the length $1, was closed before this transaction: heads are written at its end."""
 
@@ -496,10 +539,17 @@ class Imported:
 
 
 async def import_bars(
-    rows: Connection, instrument_id: str, size: BarSize, bars: pl.DataFrame, calendar: Calendar | None
+    rows: Connection,
+    instrument_id: str,
+    size: BarSize,
+    bars: pl.DataFrame,
+    calendar: Calendar | None,
+    *,
+    by_operator: bool = True,
 ) -> Imported:
-    """Stores bars of a file or of a venue's record, in place of what was there, and makes the longer ones of them.
+    """Stores bars of an operator's file or of a venue's record, in place of what was there, and makes the longer ones of them.
 
+    What an operator imported stays as it is, whatever a venue's record says of it.
     Waits until nobody else changes the series. Bars that were there alike change for nobody; from now on they are imported.
     A column trade_count may be among them, in which 0 is: not known.
     Raises CalendarChanged if the series follows another calendar.
@@ -535,31 +585,35 @@ async def import_bars(
     prices = "open, high, low, close, volume"
     recounts = "excluded.trade_count > 0 AND kept.trade_count <> excluded.trade_count"
     differs = f"(({of('kept', prices)}) IS DISTINCT FROM ({of('excluded', prices)}) OR {recounts})"
+    is_taken = f"(NOT kept.by_operator OR {differs})"
+    if not by_operator:
+        differs = f"(NOT kept.by_operator AND {differs})"
+        is_taken = f"(NOT kept.imported OR {differs})"
     written = await rows.fetchrow(
         f"""
         WITH known AS (
-          SELECT count(*) AS number FROM {table_of(size)} JOIN imported_bars USING (open_time)
+          SELECT count(*) AS number, count(*) FILTER (WHERE {differs}) AS differing
+          FROM {table_of(size)} AS kept JOIN imported_bars AS excluded USING (open_time)
           WHERE instrument_id = $2 AND bar_size = '{size.name}'),
         written AS (
           INSERT INTO {table_of(size)} AS kept (
-            instrument_id, bar_size, open_time, {VALUES}, end_time, revision, change, imported)
+            instrument_id, bar_size, open_time, {VALUES}, end_time, revision, change, imported, by_operator)
           SELECT instrument_id, '{size.name}', bars.open_time, {of("bars", VALUES)},
-            nullif(bars.end_time, bars.open_time + $1::interval), 1, change + 1, true
+            nullif(bars.end_time, bars.open_time + $1::interval), 1, change + 1, true, {by_operator}
           FROM imported_bars AS bars JOIN series ON instrument_id = $2
           ON CONFLICT (instrument_id, bar_size, open_time) DO UPDATE SET
             open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
-            volume = excluded.volume, end_time = excluded.end_time, imported = true,
+            volume = excluded.volume, end_time = excluded.end_time, imported = true, by_operator = {by_operator},
             trade_count = CASE WHEN {differs} THEN excluded.trade_count ELSE kept.trade_count END,
             revision = kept.revision + ({differs} AND {WAS_CLOSED})::int,
-            change = CASE WHEN {differs} THEN excluded.change ELSE kept.change END,
+            -- One that closes by being imported is told of as well.
+            change = CASE WHEN {differs} OR NOT {WAS_CLOSED} THEN excluded.change ELSE kept.change END,
             first_time_ns = NULL, first_sequence = NULL, last_time_ns = NULL, last_sequence = NULL
-          WHERE NOT kept.imported OR {differs}
-          RETURNING coalesce(kept.end_time, kept.open_time + $1::interval) AS end_time, kept.change),
-        stored AS (
-          SELECT count(*) FILTER (WHERE written.change > series.change) AS number, max(end_time) AS newest_end
-          FROM written, series WHERE instrument_id = $2)
-        SELECT $3::bigint - known.number AS inserted, stored.number - $3::bigint + known.number AS changed, newest_end
-        FROM known, stored
+          WHERE {is_taken}
+          RETURNING coalesce(kept.end_time, kept.open_time + $1::interval) AS end_time)
+        SELECT $3::bigint - known.number AS inserted, known.differing AS changed,
+          (SELECT max(end_time) FROM written) AS newest_end
+        FROM known
         """,
         size.length,
         instrument_id,

@@ -1,6 +1,6 @@
 """Streams of candles, told from what is stored.
 
-A cursor names the change number and the watermark up to which a stream has told everything, so what is told next is a
+A cursor names the change number, the watermark and the market time up to which a stream has told everything, so what is told next is a
 question to the database: a closed bar comes exactly once for each of its revisions, across restarts and replicas. The forming
 bar comes as it is stored, so at most once per look. One look per process and series serves all streams that keep up; a
 stream that does not keep up asks for itself, when it is ready for more. Nothing waits for anybody in memory.
@@ -48,29 +48,30 @@ class CandleCursor:
 
 def head_text(head: Head) -> str:
     """Whether a bar has ended depends on whole seconds only."""
-    return f"{head.change}:{seconds_of(head.watermark)}"
+    return f"{head.change}:{seconds_of(head.watermark)}:{seconds_of(head.market_time)}"
 
 
 def seconds_of(time: datetime) -> int:
     return (time - EPOCH) // SECOND
 
 
-def head_from(change: str, seconds: str) -> Head:
-    return Head(int(change), EPOCH + int(seconds) * SECOND)
+def head_from(change: str, watermark: str, market_time: str | None) -> Head:
+    """Cursors once had no market time: then bars of ticks closed by the watermark as well."""
+    return Head(int(change), EPOCH + int(watermark) * SECOND, EPOCH + int(market_time or watermark) * SECOND)
 
 
 def parse_cursor(text: str, instrument_id: str, size: BarSize) -> CandleCursor:
     """Raises CursorInvalid for a text that str() did not make, or made for another stream."""
     number = r"(\d{1,15})"
     seconds = r"(\d{1,11})"
-    head = rf"{number}:{seconds}"
+    head = rf"{number}:{seconds}(?::{seconds})?"
     found = re.fullmatch(rf"([^/]+(?:/[^@]+)?)/(\w+)@{head}(?:-{head}-{seconds})?", text, re.ASCII)
     if not found or found[1] != instrument_id or BAR_SIZES.get(found[2]) != size:
         raise CursorInvalid({"after_cursor": "is not a cursor of this stream"})
-    cursor = CandleCursor(instrument_id, size, head_from(found[3], found[4]))
-    if found[5] is None:
+    cursor = CandleCursor(instrument_id, size, head_from(found[3], found[4], found[5]))
+    if found[6] is None:
         return cursor
-    return replace(cursor, until=head_from(found[5], found[6]), after=EPOCH + int(found[7]) * SECOND)
+    return replace(cursor, until=head_from(found[6], found[7], found[8]), after=EPOCH + int(found[9]) * SECOND)
 
 
 @dataclass(frozen=True, slots=True)

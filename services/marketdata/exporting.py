@@ -10,7 +10,6 @@ import queue
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from datetime import datetime
 from typing import IO, Any
 from uuid import UUID
 
@@ -19,10 +18,10 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from tradeloom.marketdata.v1.marketdata_pb2 import ExportCandlesResponse
 
-from libs.bar_sizes import EPOCH
 from libs.errors import Invalid
 from libs.store.database import Connection, Database
 from services.marketdata import candle_store, copying, store
+from services.marketdata.candle_store import Head
 from services.marketdata.domain import Export, ExportFormat, ExportNotTaken, TooManyExports
 
 WRITTEN_AT_ONCE_MAX = 2
@@ -179,19 +178,19 @@ class Exporting:
         async with self._database.transaction(snapshot=True) as rows:
             await store.get_instrument(rows, wanted.instrument_id)
             heads = await candle_store.read_heads(rows, [wanted.instrument_id])
-            watermark = heads[wanted.instrument_id].watermark if heads else EPOCH
+            head = heads.get(wanted.instrument_id, candle_store.NOTHING_YET)
             parts.bar_count = await candle_store.count_closed_bars(
-                rows, wanted.instrument_id, wanted.size, wanted.start, wanted.end, watermark
+                rows, wanted.instrument_id, wanted.size, wanted.start, wanted.end, head
             )
             if parts.bar_count > BARS_MAX:
                 raise Invalid(
                     {"end_time": f"there are {parts.bar_count} bars, and at most {BARS_MAX} are exported at once"}
                 )
-            await self._copy(rows, wanted, watermark, parts, writing)
+            await self._copy(rows, wanted, head, parts, writing)
         await parts.put(None, writing)
 
     async def _copy(
-        self, rows: Connection, wanted: Export, watermark: datetime, parts: Parts, writing: asyncio.Task[None]
+        self, rows: Connection, wanted: Export, head: Head, parts: Parts, writing: asyncio.Task[None]
     ) -> None:
         waiting = bytearray()
         begun = False
@@ -208,7 +207,7 @@ class Exporting:
                 del waiting[: PART_ROWS * row_bytes]
 
         await candle_store.copy_closed_bars(
-            rows, wanted.instrument_id, wanted.size, wanted.start, wanted.end, watermark, take, timeout=READ_SECONDS
+            rows, wanted.instrument_id, wanted.size, wanted.start, wanted.end, head, take, timeout=READ_SECONDS
         )
         if rest := bytes(waiting.removesuffix(copying.ENDS)):
             await parts.put(rest, writing)

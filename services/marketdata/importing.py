@@ -182,12 +182,13 @@ class Lane:
             kept_from = parts.kept_from(await parts.read_dropped(rows))[found.bar_size]
             name = (await candle_store.read_calendars(rows, [found.instrument_id]))[found.instrument_id]
             instrument = await store.get_instrument(rows, found.instrument_id)
+            ended_by = await candle_store.ended_by(rows, now)
         if found.state is ImportState.STORING:
             name = found.calendar
         calendar = await sessions.known_or_none(name, now)
         return imports.Rules(
             BAR_SIZES[found.bar_size],
-            now,
+            ended_by,
             kept_from,
             calendar,
             found.is_sparse,

@@ -265,8 +265,11 @@ def wrongs(rules: Rules, layout: Layout) -> pl.Expr:
     """What is wrong with a row, the first thing found; null where nothing is."""
     size = rules.size
     nowhere = f"timestamp is not where a bar of {size.name} opens"
-    if rules.calendar is not None and rules.follows_calendar:
-        nowhere = f"timestamp is neither the date of a session of {rules.calendar.name} nor within its trading day"
+    if (calendar := rules.calendar) is not None and rules.follows_calendar:
+        nowhere = (
+            f"timestamp is neither the date of a session of {calendar.name} nor within its trading day; "
+            f"{sessions.covers(calendar)}"
+        )
     value = wrong_value(above_zero=rules.above_zero)
     count = pl.col("trade_count")
     checks: list[tuple[pl.Expr, pl.Expr]] = [

@@ -1,4 +1,4 @@
-"""Puts bars of a venue's own record where imported ones stand: all of them or none."""
+"""Puts bars of a venue's own record where imported ones stand, but for an operator's own: all of them or none."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -36,12 +36,13 @@ class Putting:
                 heads = await candle_store.read_heads(rows, [request.instrument_id])
                 calendars = await candle_store.read_calendars(rows, [request.instrument_id])
                 kept_from = parts.kept_from(await parts.read_dropped(rows))[size.name]
-            now, calendar_name = datetime.now(UTC), calendars[request.instrument_id]
+                now, calendar_name = datetime.now(UTC), calendars[request.instrument_id]
+                ended_by = await candle_store.ended_by(rows, now)
             if calendar_name and size in CALENDAR_SIZES:
                 raise Invalid({"bar_size": f"must be shorter: days of the instrument are those of {calendar_name}"})
             calendar = await sessions.known(calendar_name, now, "instrument.calendar") if calendar_name else None
-            # Market time may lead this clock, which may be late.
-            ended_by = max(now, heads[request.instrument_id].watermark)
+            # Market time may lead these clocks, which may be late.
+            ended_by = max(ended_by, heads[request.instrument_id].market_time)
             if violations := dict(
                 wrong(request.candles, size, ended_by, above_zero=is_above_zero(instrument.asset_class))
             ):
@@ -53,7 +54,9 @@ class Putting:
                 # What is dropped by now, since it was looked at, has no place either.
                 kept_from = parts.kept_from(await parts.read_dropped(rows, hold=True))[size.name]
                 kept = bars.filter(pl.col("open_time") >= kept_from)
-                done = await candle_store.import_bars(rows, request.instrument_id, size, kept, calendar)
+                done = await candle_store.import_bars(
+                    rows, request.instrument_id, size, kept, calendar, by_operator=False
+                )
         return PutCandlesResponse(
             inserted_count=done.inserted,
             changed_count=done.changed,

@@ -2,55 +2,89 @@
 
 So it is after somebody or a feed has given it another one, and with instruments that had one before bars followed it. All of a
 series is made in one transaction, so a process may die at any moment; storing of that series waits as for an import. What is
-made of shorter bars that are no longer kept stays as it is.
+made of shorter bars that are no longer kept stays as it is. An instrument whose bars cannot be made anew is set aside and tried
+again later; the others go on.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import structlog
+from prometheus_client import Counter
 
 from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND, BarSize
 from libs.store.background import running
-from libs.store.database import Connection, Database
+from libs.store.database import Connection, Database, DatabaseUnavailable
 from services.marketdata import candle_store, parts, sessions
+from services.marketdata.aside import Aside
 from services.marketdata.candle_store import IMPORT_STATEMENT_SECONDS, Window
 from services.marketdata.columns import Integers
 from services.marketdata.domain import CALENDAR_SIZES, DAYS, HOURS
 from services.marketdata.parts import table_of
 from services.marketdata.sessions import DAY_NS, MONDAY_AHEAD, Calendar, Nanoseconds
 
+SET_ASIDE = Counter(
+    "tradeloom_remaking_set_aside", "Times that days and weeks could not be made anew.", ["instrument_id"]
+)
+
 log = structlog.get_logger(__name__)
 
 FOUR_HOURS = BAR_SIZES["4h"]
 LOOK_SECONDS = 2.0
-OUTDATED_MAX = 100
-"""Looked at in one turn: should the calendars of so many not be known any more, the others have to wait."""
 
 
-async def remake_next(database: Database) -> bool:
-    """Makes one series follow its instrument's calendar, and says whether there was one that did not."""
-    async with database.transaction() as rows:
-        outdated = await rows.fetch(
-            """
-            SELECT instrument_id, series.calendar, instruments.calendar FROM series JOIN instruments USING (instrument_id)
-            WHERE series.calendar <> instruments.calendar ORDER BY instrument_id LIMIT $1
-            """,
-            OUTDATED_MAX,
-        )
-    for instrument_id, before, after in outdated:
-        names = {"before": before, "after": after}
-        calendars = await sessions.of_series(names, datetime.now(UTC))
-        if len(calendars) == len(names):
-            async with database.transaction() as rows:
-                await remake(rows, instrument_id, calendars["before"], calendars["after"])
-            log.info("days and weeks follow another calendar", instrument_id=instrument_id, **names)
-            return True
-    return False
+class Remaker:
+    """One replica's part in it. database is of the worker role."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._aside: dict[str, Aside] = {}
+
+    async def turn(self) -> bool:
+        """Makes one series follow its instrument's calendar if it can be; says whether there was one that did not."""
+        now = asyncio.get_running_loop().time()
+        async with self._database.transaction() as rows:
+            outdated = await rows.fetchrow(
+                """
+                SELECT instrument_id, series.calendar, instruments.calendar FROM series JOIN instruments USING (instrument_id)
+                WHERE series.calendar <> instruments.calendar AND instrument_id <> ALL($1)
+                -- What failed before comes after all others, however soon its time has come.
+                ORDER BY instrument_id = ANY($2), instrument_id LIMIT 1
+                """,
+                [instrument_id for instrument_id, aside in self._aside.items() if aside.try_at > now],
+                list(self._aside),
+            )
+        if outdated is None:
+            # Whoever is aside no longer needs it if its time has come.
+            self._aside = {key: aside for key, aside in self._aside.items() if aside.try_at > now}
+            return False
+        instrument_id, before, after = outdated
+        try:
+            await self._remake(instrument_id, {"before": before, "after": after})
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            seconds = self._aside.setdefault(instrument_id, Aside()).put_off()
+            SET_ASIDE.labels(instrument_id).inc()
+            log.exception(
+                "days and weeks cannot be made anew", instrument_id=instrument_id, again_seconds=round(seconds, 1)
+            )
+        else:
+            self._aside.pop(instrument_id, None)
+        return True
+
+    async def _remake(self, instrument_id: str, names: Mapping[str, str]) -> None:
+        now = datetime.now(UTC)
+        before, after = [
+            await sessions.loaded(name, now.date()) if name else None for name in (names["before"], names["after"])
+        ]
+        async with self._database.transaction() as rows:
+            await remake(rows, instrument_id, before, after)
+        log.info("days and weeks follow another calendar", instrument_id=instrument_id, **names)
 
 
 async def remake(rows: Connection, instrument_id: str, before: Calendar | None, after: Calendar | None) -> None:
@@ -100,7 +134,7 @@ async def move_imported(
 ) -> Integers:
     """Moves imported bars to where those of their date open; returns where they are now.
 
-    Of a date without a session they stay where they are.
+    Of a date without a session they open with the date in UTC, also where that lies within the trading day before.
     """
     found = await rows.fetch(
         f"""
@@ -117,8 +151,8 @@ async def move_imported(
     else:
         places = sessions.places_named(after, size, dates * DAY_NS)
         begins, ends = (each[places] for each in sessions.spans(after, size))
-        new_opens = np.where(places < 0, opens, begins)
-        new_ends = np.where(places < 0, opens + size.seconds * candle_store.SECOND_NS, ends)
+        new_opens = np.where(places < 0, dates * DAY_NS, begins)
+        new_ends = np.where(places < 0, dates * DAY_NS + size.seconds * candle_store.SECOND_NS, ends)
     columns = [[sessions.moment(each) for each in column.tolist()] for column in (opens, new_opens, new_ends)]
     await rows.execute(
         f"""
@@ -153,11 +187,13 @@ async def move_imported(
 
 
 def dates_of(size: BarSize, opens: Nanoseconds, calendar: Calendar | None) -> Integers:
-    """The dates of days, and the Mondays of weeks, that open there."""
-    dates = opens // DAY_NS
+    """The dates of days, and the Mondays of weeks, that open there: no two of one size are of the same."""
+    dates, time_of_day = np.divmod(opens, DAY_NS)
     if calendar is not None:
         places = sessions.day_numbers(calendar, opens)
-        dates = np.where(places < 0, dates, calendar.dates[places].astype("datetime64[D]").astype(np.int64))
+        # At midnight in UTC, and not where a day begins, is one of a date without a session.
+        has_session = (places >= 0) & ((time_of_day != 0) | (calendar.day_begins[places] == opens))
+        dates = np.where(has_session, calendar.dates[places].astype("datetime64[D]").astype(np.int64), dates)
     return dates if size == DAYS else sessions.weeks_of(dates) * 7 - MONDAY_AHEAD
 
 
@@ -209,9 +245,10 @@ async def not_empty(rows: Connection, instrument_id: str, name: str, windows: Se
 @asynccontextmanager
 async def remaking(database: Database) -> AsyncIterator[None]:
     """Looks for such instruments during the block; harmless when several replicas do. database is of the worker role."""
+    remaker = Remaker(database)
 
     async def work() -> None:
-        if not await remake_next(database):
+        if not await remaker.turn():
             await asyncio.sleep(LOOK_SECONDS)
 
     async with running("making days and weeks anew", work):

@@ -203,7 +203,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         async with self._database.transaction(snapshot=True) as rows:
             await store.get_instrument(rows, request.instrument_id)
             found = await candle_store.read_candles(
-                rows, request.instrument_id, size, start=start, before=before, limit=limit
+                rows, request.instrument_id, size, start=start, before=before, limit=limit, ended_by=as_of
             )
             candles = found.candles
             if is_adjusted:
@@ -212,10 +212,13 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
                     await action_store.newest_number(rows, request.instrument_id),
                     found.head.watermark,
                 )
+                reached = min(reached, as_of or reached)
                 factors = await adjusting.factors_for(
                     rows, request.instrument_id, calendar, adjustment, (number, as_of), reached
                 )
-                candles = await adjusting.adjusted_candles(rows, request.instrument_id, size, candles, factors)
+                candles = await adjusting.adjusted_candles(
+                    rows, request.instrument_id, calendar, size, candles, factors
+                )
         token = ""
         if found.more:
             direction = BACKWARDS if start is None else FORWARDS

@@ -6,6 +6,7 @@
 - A moment outside every day, as on a weekend or a holiday, belongs to none.
 - A week is the sessions of one ISO week, by their dates: from the begin of its first day to the end of its last.
 - Of an instrument that trades in them, a bar of a day is a trading day and a bar of a week a trading week.
+- What a calendar covers has an end. Moments beyond it belong to no day: ticks make all bars there but days and weeks.
 
 Times are nanoseconds since 1970 in arrays, and aware datetimes elsewhere. What trades round the clock has no calendar.
 """
@@ -23,14 +24,28 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
+from prometheus_client import Gauge
 
 from libs.bar_sizes import EPOCH, BarSize
 from libs.errors import Exhausted, Invalid
 from services.marketdata.domain import DAYS, Instrument, MarketState, Session
 
+ENDS = Gauge(
+    "tradeloom_calendar_end_seconds",
+    "When the day ends, since 1970, to which a calendar in use is known.",
+    ["calendar"],
+)
+
+log = structlog.get_logger(__name__)
+
 COVERED_FROM = date(1990, 1, 1)
 COVERED_AHEAD = timedelta(days=366)
+PROBED = "2024-01-01", "2024-01-31"
+"""What every calendar covers that there is."""
+ENDS_SOON = timedelta(days=92)
+"""So long before a calendar ends it is said, and again each month, as it is loaded anew."""
 CALENDARS_MAX = 96
 """Held at once, of 0.8 MB each: more than the 75 names that are known, so that who asks for many has none loaded again."""
 UNKNOWN_MAX = 1_000
@@ -196,16 +211,24 @@ def day_number(day: date) -> int:
     return (day - EPOCH.date()).days
 
 
+def covered(calendar: Calendar) -> Day:
+    """From when on it is known, and to when."""
+    zone = ZoneInfo(calendar.time_zone)
+    return local_midnight(calendar.first_date, zone), local_midnight(calendar.last_date + DAY, zone)
+
+
+def covers(calendar: Calendar) -> str:
+    return f"{calendar.name} covers {calendar.first_date} to {calendar.last_date}"
+
+
 def asked_within(
     calendar: Calendar, start: datetime | None, end: datetime | None, now: datetime
 ) -> tuple[datetime, datetime]:
     """From start to end, or from now to where the calendar ends; raises Invalid for what the calendar does not cover."""
-    zone = ZoneInfo(calendar.time_zone)
-    covered_from = local_midnight(calendar.first_date, zone)
-    covered_to = local_midnight(calendar.last_date + DAY, zone)
+    covered_from, covered_to = covered(calendar)
     violations = {
-        name: f"is outside of what {calendar.name} covers, {calendar.first_date} to {calendar.last_date}"
-        for name, time in (("start_time", start), ("end_time", end))
+        name: f"is outside of what is known: {covers(calendar)}"
+        for name, time in (("start_time", start or now), ("end_time", end))
         if time is not None and not covered_from <= time <= covered_to
     }
     if start is not None and end is not None and end <= start:
@@ -215,7 +238,10 @@ def asked_within(
     return start or now, end or covered_to
 
 
-def market_state(calendar: Calendar, now: datetime) -> MarketState:
+def market_state(calendar: Calendar, now: datetime) -> MarketState | None:
+    """None where the calendar does not tell, having ended."""
+    if now >= covered(calendar)[1]:
+        return None
     starts, ends = calendar.trading_starts, calendar.trading_ends
     following = int(np.searchsorted(starts, nanoseconds(now), side="right"))
     is_open = following > 0 and nanoseconds(now) < int(ends[following - 1])
@@ -308,19 +334,27 @@ def held(name: str, today: date) -> Calendar | None:
 def load(name: str, today: date) -> Calendar:
     """The calendar of the exchange with this MIC, from 1990 to a year from today as far as it is known.
 
-    Takes some tenths of a second, for Korea's exchange some seconds, once a month. Raises UnknownCalendar.
+    Takes some tenths of a second, for Korea's exchange some seconds, once a month. One of which the exchange has told no more
+    ends earlier, also before today. Raises UnknownCalendar.
     """
     if (calendar := held(name, today)) is not None:
         return calendar
     key = key_of(name, today)
     try:
-        calendar = _read(name, today, last_date=key[1])
+        calendar = _read(name, last_date=key[1])
     except UnknownCalendar:
         with _holding:
             hold(_unknown, key, None, UNKNOWN_MAX)
         raise
     with _holding:
         hold(_loaded, key, calendar, CALENDARS_MAX)
+    ENDS.labels(name).set(covered(calendar)[1].timestamp())
+    if calendar.last_date - today < ENDS_SOON:
+        log.warning(
+            "a calendar ends, and there will be no days and weeks beyond; install a release that knows more of it",
+            calendar=name,
+            last_date=str(calendar.last_date),
+        )
     return calendar
 
 
@@ -334,12 +368,17 @@ async def loaded(name: str, today: date) -> Calendar:
     """As load() does, beside the event loop."""
     if (calendar := held(name, today)) is not None:
         return calendar
+    # Whoever leaves takes nothing from the others who wait.
+    return await asyncio.shield(asyncio.wrap_future(loading(name, today)))
+
+
+def loading(name: str, today: date) -> Future[Calendar]:
+    """Has the calendar loaded, unless it is under way already, for whoever does not wait for it."""
     key = key_of(name, today)
     if (future := _loads.get(key)) is None:
         future = _loads[key] = _loader.submit(load, name, today)
         future.add_done_callback(lambda _: _loads.pop(key))
-    # Whoever leaves takes nothing from the others who wait.
-    return await asyncio.shield(asyncio.wrap_future(future))
+    return future
 
 
 async def known(name: str, now: datetime, field: str) -> Calendar:
@@ -383,14 +422,14 @@ async def zoned(instrument: Instrument, now: datetime) -> Instrument:
     return replace(instrument, time_zone=calendar.time_zone)
 
 
-def _read(name: str, today: date, *, last_date: date) -> Calendar:
+def _read(name: str, *, last_date: date) -> Calendar:
     # Brings pandas: 40 MB and a third of a second that a process without calendars does without.
     import exchange_calendars
     from exchange_calendars.errors import InvalidCalendarName
 
     try:
-        # A short one, only to learn how far it can be asked for.
-        kind = type(exchange_calendars.get_calendar(name, start=today - timedelta(days=30), end=today))
+        # A short one, only to learn how far it can be asked for: of some exchanges no more than this year is known.
+        kind = type(exchange_calendars.get_calendar(name, start=PROBED[0], end=PROBED[1]))
         earliest, latest = kind.bound_min(), kind.bound_max()
         first_date = max(COVERED_FROM, earliest.date()) if earliest is not None else COVERED_FROM
         last_date = min(last_date, latest.date()) if latest is not None else last_date

@@ -6,6 +6,7 @@ is Redis told how far it may trim. If ticks were trimmed before they were stored
 readers are told of the gap, and it is written down.
 
 An instrument that cannot be stored, as Postgres refuses what it has, is set aside and tried again later by itself; the others go on.
+One whose calendar has to be loaded is begun once it is. Each month it is loaded anew, and until it is there the last one goes on.
 
 A tick corrects its bars however late it comes, as long as they are kept; one that is older than what is kept of ticks is counted
 and not stored. Nothing of a market is kept in memory but the cursor: bars are joined to those that the database has.
@@ -15,7 +16,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -28,16 +29,17 @@ from redis.exceptions import RedisError
 from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND
 from libs.bus import feed
 from libs.bus.feed import READ_BATCHES, Cursor, Entry
-from libs.store.background import Backoff, running
+from libs.store.background import running
 from libs.store.database import Connection, Database, DatabaseUnavailable
 from libs.store.leases import Lease, LeaseLost, fence
 from libs.store.shares import Share, sharing
 from services.marketdata import candle_store, columns, gap_store, parts, sessions, tick_store, wire
+from services.marketdata.aside import Aside
 from services.marketdata.bars import Bars, bars_of
 from services.marketdata.candle_store import Calendars
 from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, Told
 from services.marketdata.parts import TICKS, Part
-from services.marketdata.sessions import Calendar
+from services.marketdata.sessions import Calendar, UnknownCalendar
 from services.marketdata.turns import give_way
 
 TOO_LATE = Counter(
@@ -50,9 +52,6 @@ log = structlog.get_logger(__name__)
 SHARES = 16
 LOOK_SECONDS = 1.0
 """How often it is asked which instruments there are."""
-ASIDE_SECONDS_FIRST = 1.0
-ASIDE_SECONDS_MAX = 60.0
-"""So long an instrument that could not be stored is left alone; its ticks wait in Redis."""
 BLOCK_SECONDS = 0.25
 READ_INSTRUMENTS = 25
 """Instruments read at once: with READ_BATCHES of 500 ticks each, that is 50 MB."""
@@ -80,15 +79,6 @@ class Series:
     cursor: Cursor
     calendar_name: str = ""
     """Of the calendar that was looked for."""
-
-
-@dataclass(slots=True)
-class Aside:
-    """An instrument that could not be stored the last time."""
-
-    backoff: Backoff = field(default_factory=lambda: Backoff(ASIDE_SECONDS_FIRST, ASIDE_SECONDS_MAX))
-    try_at: float = 0.0
-    """By the event loop's time."""
 
 
 @dataclass(slots=True)
@@ -186,10 +176,13 @@ class Storer:
         self._parts: set[Part] = set()
         """Those that are known to be there."""
         self._leases: dict[str, Lease] = {}
+        self._loaded: dict[str, Calendar] = {}
+        """The newest of each name that was there when it was looked for."""
+        self._loading: dict[str, Future[Calendar]] = {}
         self._calendars: dict[str, Calendar | None] = {}
         """By instrument, of those that are known."""
-        self._calendars_of: tuple[date, Mapping[str, str]] | None = None
-        """The day for which they were loaded, and their names."""
+        self._unknown: set[str] = set()
+        """Instruments whose calendar is not known."""
         self._look_at = 0.0
 
     async def step(self, share: Share) -> None:
@@ -223,25 +216,43 @@ class Storer:
             )
             names = {row["instrument_id"]: row["calendar"] for row in found if share_of(row["instrument_id"]) in held}
             self._aside = {key: aside for key, aside in self._aside.items() if key in names}
-            new = [key for key in names if key not in self._series and self._may_be_tried(key, now)]
+            self._take_calendars(names)
+            waiting = names.keys() - self._calendars.keys() - self._unknown
+            self._series = {key: one for key, one in self._series.items() if key not in waiting}
+            begun = self._series.keys() | waiting
+            new = [key for key in names if key not in begun and self._may_be_tried(key, now)]
             spans = await tick_store.newest_spans(rows, new)
         for instrument_id in new:
             cursor = spans[instrument_id].until if instrument_id in spans else Cursor(instrument_id, 0, 0)
             self._series[instrument_id] = Series(self._leases[share_of(instrument_id)], cursor)
-        await self._load_calendars(names)
+        for instrument_id, one in self._series.items():
+            one.calendar_name = names.get(instrument_id, one.calendar_name)
         self._look_at = now + LOOK_SECONDS
 
-    async def _load_calendars(self, names: Mapping[str, str]) -> None:
-        """Those of the instruments that are stored here; loading one takes up to seconds the first time."""
-        now = datetime.now(UTC)
-        if self._calendars_of != (now.date(), names):
-            self._calendars = await sessions.of_series(names, now)
-            self._calendars_of = now.date(), names
-            if unknown := names.keys() - self._calendars.keys():
-                log.error("calendars are not known any more, so there are no new days", instrument_ids=sorted(unknown))
-        for instrument_id, name in names.items():
-            if instrument_id in self._series:
-                self._series[instrument_id].calendar_name = name
+    def _take_calendars(self, names: Mapping[str, str]) -> None:
+        """Those of the instruments that are loaded; the others, which take up to seconds, are loaded meanwhile."""
+        today = datetime.now(UTC).date()
+        unknown = {name for name in {*names.values()} - {""} if not self._is_known(name, today)}
+        found = {"": None, **self._loaded}
+        self._calendars = {key: found[name] for key, name in names.items() if name in found}
+        without = {key for key, name in names.items() if name in unknown - self._loaded.keys()}
+        if new := without - self._unknown:
+            log.error("calendars are not known any more, so there are no new days", instrument_ids=sorted(new))
+        self._unknown = without
+
+    def _is_known(self, name: str, today: date) -> bool:
+        """Whether there is such a calendar, as far as is known before it is loaded."""
+        try:
+            if (future := self._loading.get(name)) is not None and future.done():
+                del self._loading[name]
+                future.result()
+            if (calendar := sessions.held(name, today)) is not None:
+                self._loaded[name] = calendar
+            elif name not in self._loading:
+                self._loading[name] = sessions.loading(name, today)
+        except UnknownCalendar:
+            return False
+        return True
 
     def _may_be_tried(self, instrument_id: str, now: float) -> bool:
         return instrument_id not in self._aside or self._aside[instrument_id].try_at <= now
@@ -277,9 +288,8 @@ class Storer:
                     await self._store_what_can_be({instrument_id: read})
                 return
             [instrument_id] = entries
-            aside = self._aside.setdefault(instrument_id, Aside())
-            seconds = aside.backoff.next_seconds()
-            aside.try_at = asyncio.get_running_loop().time() + seconds
+            # Its ticks wait in Redis.
+            seconds = self._aside.setdefault(instrument_id, Aside()).put_off()
             # What is in memory may not be what was committed.
             del self._series[instrument_id]
             SET_ASIDE.labels(instrument_id).inc()

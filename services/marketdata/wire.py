@@ -136,7 +136,9 @@ def session_to_proto(session: Session) -> marketdata_pb2.Session:
     )
 
 
-def market_state_to_proto(state: MarketState) -> marketdata_pb2.MarketState:
+def market_state_to_proto(state: MarketState | None) -> marketdata_pb2.MarketState | None:
+    if state is None:
+        return None
     return marketdata_pb2.MarketState(
         is_open=state.is_open,
         next_open_time=timestamp(state.next_open),

@@ -21,7 +21,7 @@ from libs.mesh.wire import timestamp
 from libs.store.database import open_database
 from libs.store.leases import Lease, holding
 from libs.store.outbox import Fact
-from services.marketdata import candle_store, tick_store
+from services.marketdata import candle_store, sessions, tick_store
 from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.storing import Series, Storer
 from tests.mesh import Installation, sign_in
@@ -148,7 +148,11 @@ class Desk:
             self._storer._series.setdefault(instrument_id, Series(self._lease, Cursor(instrument_id, 0, 0)))
         async with self._storer._database.transaction() as rows:
             names = await candle_store.read_calendars(rows, list(self._storer._series))
-        await self._storer._load_calendars(names)
+        # As if these had been looked for, until they were loaded.
+        await sessions.of_series(names, datetime.now(UTC))
+        self._storer._take_calendars(names)
+        for instrument_id, one in self._storer._series.items():
+            one.calendar_name = names[instrument_id]
         await self._storer._store(entries)
 
     async def resume(self, instrument_id: str) -> None:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.mesh.wire import timestamp
@@ -22,7 +23,7 @@ from libs.store.database import open_database
 from services.marketdata import candle_store, sessions
 from services.marketdata.domain import DAYS, WEEKS, CalendarChanged, ImportLinesInvalid
 from services.marketdata.imports import Rules, check, slices
-from services.marketdata.remaking import remake_next
+from services.marketdata.remaking import Remaker
 from tests.marketdata.stand import (
     Feeder,
     announce,
@@ -467,6 +468,69 @@ async def test_days_and_weeks_are_made_anew_with_another_calendar_and_back(insta
         assert [[row[name] for name in values] for row in after] == [[row[name] for name in values] for row in rows]
 
 
+async def test_imported_days_of_dates_without_a_session_are_their_own_with_every_calendar_and_after_it(
+    installation, caller
+):
+    await caller.put(ABC)
+    # Two weekends, and Thanksgiving.
+    dates = [date(2024, 11, 20) + DAY * number for number in range(14)]
+    lines = file_of(*(f"{day} 00:00:00,10,12,9,11,{day.day}" for day in dates))
+    weeks = file_of(*(f"{dates[0] - DAY * days} 00:00:00,10,12,9,11,{days}" for days in (2, 373)))
+    await caller.load(ABC, lines, bar_size="1d")
+    await caller.load(ABC, weeks, bar_size="1w")
+    before = {size: await stored_bars(installation, ABC, size) for size in ("1d", "1w")}
+    values = ("open_time", "end_time", "volume", "imported")
+    # From one to the other, and each way back to none.
+    for name in ("XNYS", "CMES", "XTKS", "", "XNYS", "XLON", "CMES", "XBOM", ""):
+        await caller.put(ABC, calendar=name)
+        await until(partial(select, installation, "SELECT FROM series WHERE calendar = $1", name))
+        volumes = [row["volume"] for row in await stored_bars(installation, ABC, "1d")]
+        assert volumes == [day.day for day in dates], name
+    for size, rows in before.items():
+        after = await stored_bars(installation, ABC, size)
+        assert [[row[name] for name in values] for row in after] == [[row[name] for name in values] for row in rows]
+
+
+def times_set_aside(instrument_id: str) -> float:
+    name = "tradeloom_remaking_set_aside_total"
+    return REGISTRY.get_sample_value(name, {"instrument_id": instrument_id}) or 0.0
+
+
+async def test_an_instrument_whose_days_cannot_be_made_anew_holds_up_no_other_and_is_tried_again(installation, caller):
+    days = file_of("2025-01-06 00:00:00,10,12,9,11,5")
+    ids = ["HAND:AAA", "HAND:BBB"]
+    for instrument_id in ids:
+        await caller.put(instrument_id)
+        await caller.load(instrument_id, days, bar_size="1d")
+    await select(
+        installation,
+        "ALTER TABLE market_data_ohlcv_1h_1w ADD CONSTRAINT refused "
+        "CHECK (instrument_id <> 'HAND:AAA' OR end_time IS NULL OR open_time = '2025-01-06Z') NOT VALID",
+    )
+
+    async def followed() -> list[str]:
+        found = await select(
+            installation, "SELECT instrument_id FROM series WHERE calendar <> '' ORDER BY instrument_id"
+        )
+        return [row["instrument_id"] for row in found]
+
+    times_before = times_set_aside(ids[0])
+    await select(installation, "UPDATE instruments SET calendar = 'XTKS'")
+
+    async def was_tried_again() -> bool:
+        return times_set_aside(ids[0]) >= times_before + 2
+
+    await until(was_tried_again)
+    assert await followed() == ids[1:]
+    await select(installation, "ALTER TABLE market_data_ohlcv_1h_1w DROP CONSTRAINT refused")
+
+    async def is_done() -> bool:
+        return await followed() == ids
+
+    await until(is_done)
+    assert times_set_aside(ids[1]) == 0
+
+
 async def test_a_day_that_opens_at_the_same_moment_has_a_higher_revision_only_if_its_values_differ(installation, redis):
     # In winter a day in London is one in UTC; a week is shorter by the weekend.
     await announce(installation, XYZ)
@@ -479,8 +543,8 @@ async def test_a_day_that_opens_at_the_same_moment_has_a_higher_revision_only_if
         times = [monday, monday + 5 * DAY, monday + 7 * DAY, monday + 14 * DAY]
         await desk.store(feeder.batch([tick_at(time, price) for price, time in enumerate(times, 1)]))
         await announce(installation, XYZ, calendar="XLON")
-        assert await remake_next(database)
-        assert not await remake_next(database)
+        assert await Remaker(database).turn()
+        assert not await Remaker(database).turn()
         days, weeks = [await stored_bars(installation, XYZ, size.name) for size in (DAYS, WEEKS)]
         # Saturday's is gone.
         assert [(row["open_time"], row["revision"]) for row in days] == [
@@ -508,19 +572,19 @@ async def test_nothing_is_stored_by_a_calendar_that_is_not_followed_any_more(ins
         desk_of(installation, redis) as desk,
         open_database(installation.url("marketdata_worker"), 2) as database,
     ):
-        load = desk._storer._load_calendars
+        store = desk._storer._store
 
-        async def and_then_another(names) -> None:
-            await load(names)
+        async def after_another(entries) -> None:
             await announce(installation, XYZ, calendar="XNYS")
-            await remake_next(database)
+            await Remaker(database).turn()
+            await store(entries)
 
-        desk._storer._load_calendars = and_then_another  # type: ignore[method-assign]
+        desk._storer._store = after_another  # type: ignore[method-assign]
         desk._storer._look_at = 1e9
         await desk.store(batch)
         assert await stored_ticks(installation, XYZ) == []
         assert desk._storer._look_at == 0.0
-        desk._storer._load_calendars = load  # type: ignore[method-assign]
+        desk._storer._store = store  # type: ignore[method-assign]
         await desk.store(batch)
         (bar,) = await stored_bars(installation, XYZ, "1d")
         assert bar["open_time"] == datetime(2025, 1, 6, 5, tzinfo=UTC)

@@ -1,16 +1,17 @@
 """Candles, read by the page and streamed: alignment, half-open bars, closing by market time, resuming by cursor."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Self
 
 import grpc
 import polars as pl
 import pytest
 from tradeloom.marketdata.v1 import marketdata_pb2
 
-from libs.bar_sizes import BAR_SIZES
+from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND
 from libs.mesh.pages import token_after
 from libs.mesh.wire import timestamp
-from services.marketdata import candle_stream
+from services.marketdata import candle_stream, importing
 from services.marketdata.candle_store import Head
 from services.marketdata.candle_stream import CandleCursor, parse_cursor
 from tests.marketdata.stand import (
@@ -19,12 +20,13 @@ from tests.marketdata.stand import (
     Caller,
     Feeder,
     announce,
+    desk_of,
     next_of,
     served,
     stored_through,
     tick_at,
 )
-from tests.marketdata.test_imports import HAND, HEADER
+from tests.marketdata.test_imports import HAND, HEADER, file_of
 from tests.marketdata.test_instruments import refused
 
 MINUTE = timedelta(minutes=1)
@@ -139,6 +141,59 @@ async def test_a_bar_is_closed_once_market_time_has_passed_its_end(installation,
     assert await closed("5m") == [True, False]
     first = (await page(caller)).candles[0]
     assert (first.open, first.close, first.volume, first.trade_count, first.revision) == (10, 12, 3, 3, 1)
+
+
+@pytest.mark.parametrize("bar_size", ["1m", "5m"])
+async def test_no_import_ahead_of_the_ticks_closes_what_these_make(installation, caller, redis, bar_size):
+    await announce(installation, BTC)
+    feeder = Feeder(redis)
+
+    async def told() -> list[tuple[float, bool, int]]:
+        return [(each.close, each.closed, each.revision) for each in (await page(caller, bar_size=bar_size)).candles]
+
+    async with desk_of(installation, redis) as desk:
+        await desk.store(feeder.batch([tick_at(START, 10.0), tick_at(START + 10 * SECOND, 11.0)]))
+        stream = caller.candles(BTC, bar_size=bar_size)
+        assert not (await next_of(stream)).candles[0].closed
+        lines = [f"2026-03-02 10:{minute}:00,1,2,1,2,5" for minute in range(30, 35)]
+        await caller.load(BTC, file_of(*lines), bar_size="1m")
+        ahead = [(2, True, 1)] * (5 if bar_size == "1m" else 1)
+        assert await told() == [(11, False, 1), *ahead]
+        assert all(candle.closed for candle in (await next_of(stream)).candles)
+        await desk.store(feeder.batch([tick_at(START + 20 * SECOND, 12.0)]))
+        assert await told() == [(12, False, 1), *ahead]
+        assert [candle.closed for candle in (await next_of(stream)).candles] == [False]
+        await desk.store(feeder.batch([], market_time=START + 5 * MINUTE))
+        assert await told() == [(12, True, 1), *ahead]
+        assert [(candle.close, candle.closed) for candle in (await next_of(stream)).candles] == [(12, True)]
+
+
+async def test_a_bar_that_is_imported_as_it_stands_is_told_of_as_closed(installation, caller, redis):
+    await announce(installation, BTC)
+    async with desk_of(installation, redis) as desk:
+        await desk.store(Feeder(redis).batch([tick_at(START, 10.0)]))
+    await caller.load(BTC, file_of("2026-03-02 10:30:00,1,2,1,2,5"), bar_size="1m")
+    stream = caller.candles(BTC)
+    assert [candle.closed for candle in (await next_of(stream)).candles] == [False, True]
+    done = await caller.load(BTC, file_of("2026-03-02 10:00:00,10,10,10,10,1"), bar_size="1m")
+    assert (done.inserted_count, done.changed_count, done.unchanged_count) == (0, 0, 1)
+    assert [(candle.closed, candle.revision) for candle in (await next_of(stream)).candles] == [(True, 1)]
+
+
+class Ahead(datetime):
+    """The clock of a host that is a year ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(days=365)
+
+
+async def test_a_clock_that_is_ahead_lets_no_bar_of_the_future_be_imported(installation, caller, monkeypatch):
+    await announce(installation, BTC)
+    monkeypatch.setattr(importing, "datetime", Ahead)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    bars = file_of(f"{tomorrow:%Y-%m-%d %H:%M:00},1,2,1,2,5")
+    assert await refused(caller.load(BTC, bars, bar_size="1m")) == "IMPORT_LINES_INVALID"
 
 
 async def test_a_token_that_was_not_given_out_and_an_unknown_instrument_are_refused(installation, caller):
@@ -286,7 +341,7 @@ async def test_a_cursor_from_before_a_loss_of_data_gets_a_gap_and_a_snapshot(ins
     feeder = Feeder(redis)
     await feeder.append([tick_at(START, 10.0)])
     await stored_through(installation, feeder)
-    ahead = CandleCursor(BTC, BAR_SIZES["1m"], Head(900, START + timedelta(days=1)))
+    ahead = CandleCursor(BTC, BAR_SIZES["1m"], Head(900, START + timedelta(days=1), START))
     first = await next_of(caller.candles(BTC, after_cursor=str(ahead)))
     assert first.HasField("gap")
     assert first.gap.end_time.ToDatetime(UTC) == START + timedelta(days=1)
@@ -295,10 +350,12 @@ async def test_a_cursor_from_before_a_loss_of_data_gets_a_gap_and_a_snapshot(ins
 
 def test_a_cursor_reads_back_as_it_was_written_and_fits_the_contract():
     size = BAR_SIZES["15m"]
-    plain = CandleCursor("SIM:A/B", size, Head(12, START))
+    plain = CandleCursor("SIM:A/B", size, Head(12, START, START - MINUTE))
     longest = CandleCursor(
-        f"{'V' * 16}:{'S' * 32}", size, Head(10**12, START), Head(10**12, START), START + timedelta(minutes=15)
+        f"{'V' * 16}:{'S' * 32}", size, *[Head(10**12, START, START)] * 2, after=START + timedelta(minutes=15)
     )
     for cursor in (plain, longest):
         assert parse_cursor(str(cursor), cursor.instrument_id, size) == cursor
-        assert len(str(cursor)) <= 128
+        assert len(str(cursor)) <= 160
+    # As they were before.
+    assert parse_cursor("SIM:A/B/15m@12:60", "SIM:A/B", size).told == Head(12, *[EPOCH + MINUTE] * 2)

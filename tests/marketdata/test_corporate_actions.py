@@ -173,6 +173,25 @@ async def test_a_week_whose_days_do_not_make_it_up_is_refused(caller):
     assert (await candles(caller, ABC, ADJUSTMENT_SPLITS, "1w"))[0] == (5, 9, 4, 9, 8)
 
 
+async def test_a_week_that_was_imported_otherwise_is_made_of_its_days_where_these_are_complete(caller):
+    await caller.put(ABC, calendar="XNYS")
+    # Monday the twentieth was a holiday.
+    days = {f"2025-01-{day}": (day + 0.0, day + 2.0, day - 1.0, day + 1.0, 2.0) for day in (21, 22, 23, 24)}
+    await load_days(caller, ABC, days)
+    vendors = (21.0, 26.01, 20.0, 25.0, 9.0)
+    lines = [f"2025-01-{day} 00:00:00,{','.join(map(str, vendors))}" for day in (13, 21, 27)]
+    await caller.load(ABC, file_of(*lines), bar_size="1w")
+    await put(caller, action_of(split("2"), "2025-01-23", ABC))
+    before = (10.5, 13.005, 10, 12.5, 18)
+    assert await candles(caller, ABC, ADJUSTMENT_SPLITS, "1w") == [before, (10.5, 26, 10, 25, 12), vendors]
+    assert await candles(caller, ABC, bar_size="1w") == [vendors] * 3
+    # Nothing tells which part of a week without days is from before; pages without it do not need it.
+    await put(caller, action_of(split("2"), "2025-01-15", ABC))
+    assert await refused(candles(caller, ABC, ADJUSTMENT_SPLITS, "1w")) == "BAR_SPANS_EX_DATE"
+    since = timestamp(at("2025-01-20"))
+    assert len(await candles(caller, ABC, ADJUSTMENT_SPLITS, "1w", start_time=since)) == 2
+
+
 async def test_dividends_as_yahoo_reckons_them(caller):
     """The example of its help, with a split on the day before the ex date of a dividend."""
     await caller.put(ABC, calendar="XNAS", quote_asset="USD")
@@ -209,34 +228,34 @@ async def test_dividends_of_one_date_are_added_and_are_of_the_new_shares_of_a_sp
 
 async def test_what_was_known_at_a_moment_can_be_asked_again(installation, caller):
     await apple(caller)
-    wrong = await put(caller, action_of(split("7"), "2020-08-31", known="2020-07-30T20:00:00"))
+    wrong = await put(caller, action_of(split("7"), "2020-08-31", known="2020-09-10T20:00:00"))
     right = await put(
-        caller, action_of(split("4"), "2020-08-31", known="2020-07-31T08:00:00"), replaced=wrong.action_id
+        caller, action_of(split("4"), "2020-08-31", known="2020-09-11T08:00:00"), replaced=wrong.action_id
     )
-    paid = await put(caller, action_of(dividend("5"), "2020-08-28", known="2020-08-01T00:00:00"))
+    paid = await put(caller, action_of(dividend("5"), "2020-08-28", known="2020-09-12T00:00:00"))
 
     async def close(as_of: str, adjustment=ADJUSTMENT_SPLITS) -> float:
         as_of_time = timestamp(at(as_of))
         return (await candles(caller, adjustment=adjustment, as_of_time=as_of_time))[0][3]
 
-    assert await close("2020-07-30T19:59:59.999999") == 500
-    assert await close("2020-07-30T20:00:00") == pytest.approx(500 / 7)
-    assert await close("2020-07-31T07:59:59.999999") == pytest.approx(500 / 7)
-    assert await close("2020-07-31T08:00:00") == 125
-    assert await close("2020-07-31T23:59:59", ADJUSTMENT_SPLITS_AND_DIVIDENDS) == 125
-    assert await close("2020-08-01T00:00:00", ADJUSTMENT_SPLITS_AND_DIVIDENDS) == pytest.approx(125 * 0.99)
+    assert await close("2020-09-10T19:59:59.999999") == 500
+    assert await close("2020-09-10T20:00:00") == pytest.approx(500 / 7)
+    assert await close("2020-09-11T07:59:59.999999") == pytest.approx(500 / 7)
+    assert await close("2020-09-11T08:00:00") == 125
+    assert await close("2020-09-11T23:59:59", ADJUSTMENT_SPLITS_AND_DIVIDENDS) == 125
+    assert await close("2020-09-12T00:00:00", ADJUSTMENT_SPLITS_AND_DIVIDENDS) == pytest.approx(125 * 0.99)
     before = datetime.now(UTC)
     gone = await withdraw(caller, right.action_id)
     assert time_from_proto(gone.withdrawn_time) >= before
     assert (await candles(caller, adjustment=ADJUSTMENT_SPLITS))[0][3] == 500
-    assert await close("2020-08-02T00:00:00") == 125
+    assert await close("2020-09-13T00:00:00") == 125
     # Withdrawn again it stays as it is.
     assert await withdraw(caller, right.action_id) == gone
     assert [each.action_id for each in (await listed(caller)).actions] == [paid.action_id]
     for as_of, known in (
-        ("2020-07-30T21:00:00", [wrong]),
-        ("2020-07-31T09:00:00", [right]),
-        ("2020-07-01T00:00:00", []),
+        ("2020-09-10T21:00:00", [wrong]),
+        ("2020-09-11T09:00:00", [right]),
+        ("2020-09-01T00:00:00", []),
     ):
         found = (await listed(caller, as_of_time=timestamp(at(as_of)))).actions
         assert [each.action_id for each in found] == [each.action_id for each in known]
@@ -249,6 +268,29 @@ async def test_what_was_known_at_a_moment_can_be_asked_again(installation, calle
         every += [each.action_id for each in found.actions]
         token = found.next_page_token
     assert every == [wrong.action_id, right.action_id, paid.action_id]
+
+
+async def test_whoever_looks_from_a_moment_sees_nothing_that_came_later(caller):
+    await apple(caller)
+    await put(caller, action_of(split("4"), "2020-08-31", known="2020-07-30T00:00:00"))
+    raw = list(APPLE.values())
+    adjusted = [(*(value / 4 for value in values[:4]), values[4] * 4) for values in raw[:2]]
+    # A day ends at midnight in New York, four hours after it does in UTC.
+    for as_of, expected in (
+        ("2020-08-28T03:59:59", []),
+        ("2020-08-28T04:00:00", raw[:1]),
+        ("2020-08-30T12:00:00", raw[:2]),
+        ("2020-08-31T03:59:59", raw[:2]),
+        ("2020-08-31T04:00:00", adjusted),
+        ("2020-09-01T04:00:00", [*adjusted, raw[2]]),
+        ("2020-09-02T04:00:00", [*adjusted, *raw[2:]]),
+    ):
+        asked = {"bar_size": "1d", "adjustment": ADJUSTMENT_SPLITS, "as_of_time": timestamp(at(as_of))}
+        assert values_of((await page(caller, AAPL, **asked)).candles) == expected, as_of
+        backwards = await pages(caller, AAPL, page_size=1, **asked)
+        assert values_of([candle for found in reversed(backwards) for candle in found]) == expected, as_of
+        forwards = await pages(caller, AAPL, page_size=1, start_time=timestamp(at("2020-08-01")), **asked)
+        assert values_of([candle for found in forwards for candle in found]) == expected, as_of
 
 
 async def test_an_action_adjusts_nothing_until_the_market_reaches_its_ex_date(caller):

@@ -15,7 +15,19 @@ from tradeloom.marketdata.v1.marketdata_pb2 import Candle, PutCandlesRequest, Pu
 
 from libs.mesh.wire import timestamp
 from services.marketdata import parts
-from tests.marketdata.stand import BTC, START, Feeder, announce, desk_of, select, stored_bars, stored_through, tick_at
+from tests.marketdata.stand import (
+    BTC,
+    START,
+    Caller,
+    Feeder,
+    announce,
+    desk_of,
+    select,
+    stored_bars,
+    stored_through,
+    tick_at,
+)
+from tests.marketdata.test_imports import file_of
 from tests.mesh import Installation
 
 MINUTE = timedelta(minutes=1)
@@ -88,6 +100,26 @@ async def test_no_tick_changes_what_was_put_whether_it_came_before_or_comes_late
     assert values(await stored_bars(installation)) == [(11, 7, 2, True), (11, 7, 1, True), (52, 2, 1, False)]
     [hour] = await stored_bars(installation, bar_size="1h")
     assert (hour["open"], hour["high"], hour["close"], hour["volume"], hour["trade_count"]) == (10, 52, 52, 12, 16)
+
+
+async def test_what_an_operator_imported_stays_whatever_a_venue_says(installation):
+    await announce(installation, BTC)
+    async with installation.serve("marketdata", **OFTEN) as service:
+        feeds = service.stub(marketdata_pb2_grpc.MarketDataServiceStub, caller="feeds")
+        operator = Caller(service.stub(marketdata_pb2_grpc.MarketDataServiceStub))
+        assert counts(await feeds.PutCandles(putting(bar(0), bar(1)))) == (2, 0, 0, 0)
+        # The first as it stands, the second corrected.
+        corrected = file_of("2026-03-02 10:00:00,10,12,9,11,5", "2026-03-02 10:01:00,10,12,9,12,5")
+        done = await operator.load(BTC, corrected, bar_size="1m")
+        assert (done.inserted_count, done.changed_count, done.unchanged_count) == (0, 1, 1)
+        before = await stored_bars(installation)
+        assert counts(await feeds.PutCandles(putting(bar(0, close=10), bar(1), bar(2)))) == (1, 0, 2, 0)
+        assert (await stored_bars(installation))[:2] == before
+        # What the venue itself said it may say otherwise, and so may the operator of their own.
+        assert counts(await feeds.PutCandles(putting(bar(2, close=10)))) == (0, 1, 0, 0)
+        done = await operator.load(BTC, file_of("2026-03-02 10:01:00,10,12,9,10,5"), bar_size="1m")
+        assert done.changed_count == 1
+    assert values(await stored_bars(installation)) == [(11, 7, 1, True), (10, 0, 3, True), (10, 7, 2, True)]
 
 
 WRONG: dict[str, tuple[Candle, str, str]] = {

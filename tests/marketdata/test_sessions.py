@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 from tradeloom.feeds.v1 import events_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
 from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, TickBatch
@@ -42,8 +44,25 @@ from services.marketdata.sessions import (
 )
 from services.marketdata.storing import THREAD_BYTES
 from tests.auth.people import wait_of
-from tests.marketdata.stand import BTC, WAIT_SECONDS, announce, instrument, tick_at, until
+from tests.marketdata.stand import (
+    BTC,
+    ETH,
+    WAIT_SECONDS,
+    Feeder,
+    announce,
+    desk_of,
+    instrument,
+    select,
+    stored_bars,
+    stored_through,
+    stored_ticks,
+    tick_at,
+    until,
+)
+from tests.marketdata.test_candles import page
+from tests.marketdata.test_imports import counts, file_of
 from tests.marketdata.test_instruments import find, reason_of
+from tests.marketdata.test_storing import storer_of
 
 TODAY = date(2026, 3, 2)
 EXCHANGES = ("XNYS", "XLON", "XTKS", "CMES")
@@ -256,6 +275,7 @@ def test_a_market_is_open_in_sessions_and_out_of_breaks(name, now):
     calendar, state = of(name), market_state(of(name), now)
     within = sessions_of(calendar, session_range(calendar, now, now + timedelta(microseconds=1)))
     in_break = any(start <= now < end for session in within for start, end in session.breaks)
+    assert state
     assert state.is_open == (bool(within) and not in_break)
     assert state.next_open
     assert state.next_close
@@ -263,13 +283,18 @@ def test_a_market_is_open_in_sessions_and_out_of_breaks(name, now):
     assert now < state.next_close
     assert (state.next_close < state.next_open) == state.is_open
     before_it_changes = min(state.next_open, state.next_close) - timedelta(microseconds=1)
-    assert market_state(calendar, before_it_changes).is_open == state.is_open
-    assert market_state(calendar, min(state.next_open, state.next_close)).is_open != state.is_open
+    before, after = (
+        market_state(calendar, time) for time in (before_it_changes, min(state.next_open, state.next_close))
+    )
+    assert before
+    assert after
+    assert before.is_open == state.is_open != after.is_open
 
 
 def test_futures_that_simply_go_on_are_not_opened_anew():
     # From session to session at 17:00 the market trades on.
     state = market_state(of("CMES"), at("2025-02-04T12:00"))
+    assert state
     assert (state.is_open, state.next_close) == (True, at("2025-02-07T17:00", "America/Chicago"))
 
 
@@ -317,10 +342,10 @@ def gate(monkeypatch) -> Iterator[Gate]:
     """Closed, and nothing is loaded yet."""
     gate, read = Gate(), sessions._read
 
-    def behind_the_gate(name: str, today: date, *, last_date: date) -> Calendar:
+    def behind_the_gate(name: str, *, last_date: date) -> Calendar:
         gate.reads[name] += 1
         gate.is_open.wait()
-        return read(name, today, last_date=last_date)
+        return read(name, last_date=last_date)
 
     monkeypatch.setattr(sessions, "_read", behind_the_gate)
     monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
@@ -380,6 +405,34 @@ async def _is(holds: bool) -> bool:
     return holds
 
 
+async def test_storing_waits_for_no_calendar_but_an_instruments_first(installation, redis, gate, monkeypatch):
+    await announce(installation, BTC, ETH)
+    for table in ("instruments", "series"):
+        await select(installation, f"UPDATE {table} SET calendar = 'XNYS' WHERE instrument_id = '{ETH}'")
+    feeders = [Feeder(redis, instrument_id) for instrument_id in (BTC, ETH)]
+
+    async def both(time: str) -> None:
+        for feeder in feeders:
+            await feeder.append([tick_at(at(time), 1.0)])
+
+    async with storer_of(installation, redis):
+        await both("2026-03-02T15:00")
+        await until(lambda: _is(gate.reads["XNYS"] == 1))
+        await stored_through(installation, feeders[0])
+        assert await stored_ticks(installation, ETH) == []
+        gate.is_open.set()
+        await stored_through(installation, feeders[1])
+        # A month later the last one goes on, until there is another.
+        gate.is_open.clear()
+        key_of = sessions.key_of
+        monkeypatch.setattr(sessions, "key_of", lambda name, today: key_of(name, today + 40 * DAY))
+        await until(lambda: _is(gate.reads["XNYS"] == 2))
+        await both("2026-03-03T15:00")
+        for feeder in feeders:
+            await stored_through(installation, feeder)
+    assert len(await stored_bars(installation, ETH, "1d")) == 2
+
+
 async def test_a_name_of_no_calendar_is_looked_for_once_and_only_so_many_are_held(gate, monkeypatch):
     monkeypatch.setattr(sessions, "UNKNOWN_MAX", 2)
     gate.is_open.set()
@@ -422,6 +475,7 @@ async def test_sessions_are_listed_with_their_breaks_and_early_closes(caller):
     now = datetime.now(UTC)
     assert time_from_proto(tokyo.sessions[0].close_time) > now
     state = market_state(load("XTKS", now.date()), now)
+    assert state
     assert tokyo.market_state.is_open == state.is_open
     assert time_from_proto(tokyo.market_state.next_open_time) > now
 
@@ -477,6 +531,70 @@ async def test_what_no_calendar_tells_is_refused_by_its_field(caller, wrong, fie
         await ask(caller, **wrong)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert field in (caught.value.details() or "")
+
+
+ENDING = ("XSHG", "XBOM", "XSES")
+"""Of these the release knows nothing beyond 2026."""
+
+
+@pytest.fixture
+def in_2027(monkeypatch) -> None:
+    """As calendars are loaded then."""
+    key_of = sessions.key_of
+    monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
+    monkeypatch.setattr(sessions, "key_of", lambda name, _: key_of(name, date(2027, 1, 4)))
+
+
+def ends_at(name: str) -> float | None:
+    return REGISTRY.get_sample_value("tradeloom_calendar_end_seconds", {"calendar": name})
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_calendar_that_has_ended_is_known_as_far_as_it_goes(name):
+    calendar, now = load(name, date(2027, 1, 4)), datetime(2027, 1, 5, 5, tzinfo=UTC)
+    assert calendar.last_date == date(2026, 12, 31)
+    assert (trading_day(calendar, now), trading_week(calendar, now), market_state(calendar, now)) == (None, None, None)
+    assert ends_at(name) == sessions.local_midnight(date(2027, 1, 1), ZoneInfo(calendar.time_zone)).timestamp()
+    with pytest.raises(Invalid, match=f"{name} covers .* to 2026-12-31"):
+        sessions.asked_within(calendar, None, None, now)
+
+
+@pytest.mark.parametrize(("today", "is_said"), [("2026-09-30", False), ("2026-10-01", True), ("2027-02-01", True)])
+def test_weeks_before_a_calendar_ends_it_is_said(today, is_said, monkeypatch):
+    monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
+    with capture_logs() as logged:
+        load("XSHG", date.fromisoformat(today))
+        load("XNYS", date.fromisoformat(today))
+    assert [each["calendar"] for each in logged] == ["XSHG"] * is_said
+
+
+async def test_what_is_before_the_end_of_a_calendar_goes_on_after_it(caller, in_2027):
+    await caller.put("HAND:SHA", calendar="XSHG", quote_asset="CNY")
+    assert counts(await caller.load("HAND:SHA", file_of("2020-08-27 00:00:00,8,12,8,10,5"), bar_size="1d")) == (
+        1,
+        1,
+        0,
+        0,
+    )
+    assert counts(await caller.load("HAND:SHA", file_of("2020-08-28 02:00:00,4,6,4,5,5"))) == (1, 1, 0, 0)
+    adjusted = {"bar_size": "1d", "adjustment": marketdata_pb2.ADJUSTMENT_SPLITS}
+    action = marketdata_pb2.CorporateAction(instrument_id="HAND:SHA", ex_date="2020-08-28")
+    action.split.new_shares.value, action.split.old_shares.value = "2", "1"
+    await caller.ask("PutCorporateAction", marketdata_pb2.PutCorporateActionRequest(request_id="1", action=action))
+    assert [candle.close for candle in (await page(caller, "HAND:SHA", **adjusted)).candles] == [5, 5]
+    late = caller.load("HAND:SHA", file_of("2027-01-04 00:00:00,8,12,8,10,5"), bar_size="1d")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await late
+    assert "XSHG covers 1990-12-03 to 2026-12-31" in (caught.value.details() or "")
+
+
+async def test_ticks_from_after_the_end_of_a_calendar_make_all_bars_but_days_and_weeks(installation, redis, in_2027):
+    await announce(installation, BTC, calendar="XSHG")
+    times = [at("2026-12-31T06:59"), at("2027-01-04T02:00")]
+    async with desk_of(installation, redis) as desk:
+        await desk.store(Feeder(redis).batch([tick_at(time, 1.0) for time in times]))
+    assert len(await stored_ticks(installation)) == 2
+    assert [len(await stored_bars(installation, BTC, size)) for size in ("1s", "4h", "1d", "1w")] == [2, 2, 1, 1]
 
 
 async def test_an_unknown_exchange_is_refused_for_people_and_passed_over_for_feeds(installation, caller):

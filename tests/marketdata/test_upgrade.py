@@ -14,7 +14,7 @@ from libs.bar_sizes import BAR_SIZES
 from libs.bus.feed import Cursor
 from libs.store.database import open_database
 from services.marketdata import candle_store, sessions
-from services.marketdata.remaking import remake_next
+from services.marketdata.remaking import Remaker
 from tests.marketdata.stand import BTC, Feeder, announce, desk_of, select, stored_bars, tick_at
 
 MINUTE = timedelta(minutes=1)
@@ -155,11 +155,26 @@ async def test_days_are_in_utc_again_without_the_migration_that_lets_them_follow
         in_first = sum(time.day < 10 for time in times)
         assert [(row["open_time"].day, row["trade_count"]) for row in weeks] == [(3, in_first), (10, 20 - in_first)]
         await asyncio.to_thread(migrate, installation, "upgrade", "head")
-        assert await remake_next(worker)
+        assert await Remaker(worker).turn()
     names = ("open_time", "end_time", *candle_store.VALUES.split(", "), "revision", "imported")
     for size, rows in before.items():
         after = await stored_bars(installation, BTC, size)
         assert [[row[name] for name in names] for row in after] == [[row[name] for name in names] for row in rows], size
+
+
+async def test_bars_of_which_all_together_are_a_view_learn_who_imported_them_and_forget_it_again(installation, redis):
+    await announce(installation, BTC)
+    async with desk_of(installation, redis) as desk:
+        await desk.store(Feeder(redis).batch([tick_at(datetime(2025, 3, 3, 15, tzinfo=UTC), 1.0)]))
+    every = "SELECT * FROM market_data_ohlcv ORDER BY bar_size"
+    await asyncio.to_thread(migrate, installation, "downgrade", "0007")
+    await select(installation, "SELECT divide_by_size()")
+    before = await select(installation, every)
+    await asyncio.to_thread(migrate, installation, "upgrade", "head")
+    assert [dict(row) for row in await select(installation, every)] == [{**row, "by_operator": False} for row in before]
+    await asyncio.to_thread(migrate, installation, "downgrade", "0007")
+    assert await select(installation, every) == before
+    await asyncio.to_thread(migrate, installation, "upgrade", "head")
 
 
 async def fill(installation, stored: pl.DataFrame) -> None:

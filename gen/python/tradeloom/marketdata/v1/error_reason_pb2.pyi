@@ -69,8 +69,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Withdraw them or mend the bars. Metadata: ex_time, close.
     """
     ERROR_REASON_BAR_SPANS_EX_DATE: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
-    make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
+    """FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept neither
+    make it up nor are all that there can be (of a week with a calendar, one for each session), as where it alone was imported.
+    Import the others, or ask for other times: pages without it are given. Metadata: open_time.
     """
     ERROR_REASON_TOO_MANY_EXPORTS: _ErrorReason.ValueType  # 17
     """RESOURCE_EXHAUSTED: another export of the caller's own is under way, or as many of others as one process makes at once; try
@@ -131,8 +132,9 @@ ERROR_REASON_DIVIDEND_NOT_BELOW_CLOSE: ErrorReason.ValueType  # 15
 Withdraw them or mend the bars. Metadata: ex_time, close.
 """
 ERROR_REASON_BAR_SPANS_EX_DATE: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
-make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
+"""FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept neither
+make it up nor are all that there can be (of a week with a calendar, one for each session), as where it alone was imported.
+Import the others, or ask for other times: pages without it are given. Metadata: open_time.
 """
 ERROR_REASON_TOO_MANY_EXPORTS: ErrorReason.ValueType  # 17
 """RESOURCE_EXHAUSTED: another export of the caller's own is under way, or as many of others as one process makes at once; try

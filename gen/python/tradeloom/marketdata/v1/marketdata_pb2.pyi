@@ -269,9 +269,12 @@ class Instrument(_message.Message):
     calendar: _builtins.str
     """The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock.
     Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
-    are made anew within seconds out of the shorter ones; of imported ones each keeps its date, or its place where the
-    calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of quarters of an hour where an exchange's days do not
-    begin at whole hours: imported candles of 4 hours make none.
+    are made anew within seconds out of the shorter ones; of imported ones each keeps its date, and opens at midnight in UTC
+    where the calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of
+    quarters of an hour where an exchange's days do not begin at whole hours: imported candles of 4 hours make none. A
+    calendar ends where its exchange has told no more (see ListSessions): of ticks from after that there are no days and
+    weeks, and everything else goes on. With a release that knows more of it days and weeks are made from then on; those in
+    between stay out unless they are imported.
     """
     time_zone: _builtins.str
     """The time zone of its calendar, such as "America/New_York"; "UTC" without one."""
@@ -812,7 +815,8 @@ class Candle(_message.Message):
     """Number of trades; 0 where it is not known."""
     closed: _builtins.bool
     """Whether market time has come to the bar's end: that of the newest live tick, or what a batch's
-    market_time tells; a book's time does not count. Ticks that are fetched later do not either.
+    market_time tells; a book's time does not count. Ticks that are fetched later do not either. A candle that was imported
+    is closed from then on, and one that begins and ends with imported candles once something is imported up to its end.
     """
     revision: _builtins.int
     """Rises whenever the bar gets other values after it has closed, as by a late tick, by ticks that
@@ -1249,7 +1253,9 @@ class ListSessionsRequest(_message.Message):
     """Continues where the previous page ended."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """The first session closes after it; now if unset. Calendars begin with 1990, some later."""
+        """The first session closes after it; now if unset. Calendars begin with 1990, some later. Outside of what the calendar
+        covers it is refused, as is end_time, and the refusal tells what that is.
+        """
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -1298,7 +1304,7 @@ class ListSessionsResponse(_message.Message):
 
     @_builtins.property
     def market_state(self) -> Global___MarketState:
-        """As of now, whatever was asked for."""
+        """As of now, whatever was asked for; unset if the calendar has ended by now."""
 
     def __init__(
         self,
@@ -1623,7 +1629,8 @@ class GetCandlesRequest(_message.Message):
     """Continues where the previous page ended: adjusted for the same corporate actions as the first page."""
     adjustment: Global___Adjustment.ValueType
     """What prices and volumes are adjusted for; nothing if unset. Stored candles are never changed. An action of which the
-    market has not yet reached the ex date adjusts nothing.
+    market has not yet reached the ex date adjusts nothing. A candle that holds an ex date, as a week does, is made of its
+    adjusted shorter ones where these are complete, also if it was imported with other values.
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
@@ -1635,8 +1642,9 @@ class GetCandlesRequest(_message.Message):
 
     @_builtins.property
     def as_of_time(self) -> _timestamp_pb2.Timestamp:
-        """Adjusts for the corporate actions that were known then, not in the future; for those known now if unset. Only with an
-        adjustment.
+        """Looks from then, not in the future, and only with an adjustment: adjusts for the corporate actions that were known then
+        and whose ex date had been reached then, and leaves candles out that had not ended then, as these hold what came later.
+        The values are those of today's record, with what has corrected it since. Unset, all is as of now.
         """
 
     def __init__(

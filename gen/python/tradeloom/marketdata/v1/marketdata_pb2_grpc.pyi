@@ -75,7 +75,8 @@ class MarketDataServiceStub:
     are checked by that one before the rest is stored; a refusal tells how many were. What a full disk or a lost database
     does not allow is tried again, for about twenty minutes. Importing the same bars again changes nothing.
     Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-    shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+    shorter bar and by no venue's record (PutCandles), only by another import of its size.
+    Of an instrument with a calendar, the timestamp of a day at midnight
     in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
     the date of its Monday. The bar is stored where the day or week begins.
 
@@ -95,8 +96,9 @@ class MarketDataServiceStub:
     PutCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutCandlesRequest, _marketdata_pb2.PutCandlesResponse]
     """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
     them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
-    than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
-    it may be repeated without a request_id.
+    than bars of their size are kept are passed over. Bars that are there alike stay as they are, and so does what an
+    operator imported (ImportCandles), whatever the venue's record says: it is counted as unchanged. So it may be repeated
+    without a request_id.
     """
     ExportCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.ExportCandlesRequest, _marketdata_pb2.ExportCandlesResponse]
     """Streams a file of closed bars of one moment, oldest first, that ImportCandles takes again: first how far it is made, then
@@ -263,7 +265,8 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         are checked by that one before the rest is stored; a refusal tells how many were. What a full disk or a lost database
         does not allow is tried again, for about twenty minutes. Importing the same bars again changes nothing.
         Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-        shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+        shorter bar and by no venue's record (PutCandles), only by another import of its size.
+        Of an instrument with a calendar, the timestamp of a day at midnight
         in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
         the date of its Monday. The bar is stored where the day or week begins.
 
@@ -301,8 +304,9 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_marketdata_pb2.PutCandlesResponse]:
         """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
         them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
-        than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
-        it may be repeated without a request_id.
+        than bars of their size are kept are passed over. Bars that are there alike stay as they are, and so does what an
+        operator imported (ImportCandles), whatever the venue's record says: it is counted as unchanged. So it may be repeated
+        without a request_id.
         """
 
     @_abc_1.abstractmethod

@@ -137,8 +137,9 @@ export enum ErrorReason {
   DIVIDEND_NOT_BELOW_CLOSE = 15,
 
   /**
-   * FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept do not
-   * make it up, as where it was imported at its own size. Import shorter ones, or ask for other times. Metadata: open_time.
+   * FAILED_PRECONDITION: a bar holds prices from before and from after an ex date, and the shorter bars that are kept neither
+   * make it up nor are all that there can be (of a week with a calendar, one for each session), as where it alone was imported.
+   * Import the others, or ask for other times: pages without it are given. Metadata: open_time.
    *
    * @generated from enum value: ERROR_REASON_BAR_SPANS_EX_DATE = 16;
    */

@@ -130,9 +130,12 @@ export type Instrument = Message<"tradeloom.marketdata.v1.Instrument"> & {
   /**
    * The exchange in whose sessions it trades, by its MIC such as "XNYS" or "XNAS"; empty where it trades round the clock.
    * Its daily and weekly candles are that exchange's trading days and weeks. With another calendar those that are stored
-   * are made anew within seconds out of the shorter ones; of imported ones each keeps its date, or its place where the
-   * calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of quarters of an hour where an exchange's days do not
-   * begin at whole hours: imported candles of 4 hours make none.
+   * are made anew within seconds out of the shorter ones; of imported ones each keeps its date, and opens at midnight in UTC
+   * where the calendar has no session of that date; which candles are gone no stream tells. Days are made of hours, or of
+   * quarters of an hour where an exchange's days do not begin at whole hours: imported candles of 4 hours make none. A
+   * calendar ends where its exchange has told no more (see ListSessions): of ticks from after that there are no days and
+   * weeks, and everything else goes on. With a release that knows more of it days and weeks are made from then on; those in
+   * between stay out unless they are imported.
    *
    * @generated from field: string calendar = 16;
    */
@@ -735,7 +738,8 @@ export type Candle = Message<"tradeloom.marketdata.v1.Candle"> & {
 
   /**
    * Whether market time has come to the bar's end: that of the newest live tick, or what a batch's
-   * market_time tells; a book's time does not count. Ticks that are fetched later do not either.
+   * market_time tells; a book's time does not count. Ticks that are fetched later do not either. A candle that was imported
+   * is closed from then on, and one that begins and ends with imported candles once something is imported up to its end.
    *
    * @generated from field: bool closed = 8;
    */
@@ -1200,7 +1204,8 @@ export type ListSessionsRequest = Message<"tradeloom.marketdata.v1.ListSessionsR
   calendar: string;
 
   /**
-   * The first session closes after it; now if unset. Calendars begin with 1990, some later.
+   * The first session closes after it; now if unset. Calendars begin with 1990, some later. Outside of what the calendar
+   * covers it is refused, as is end_time, and the refusal tells what that is.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 3;
    */
@@ -1271,7 +1276,7 @@ export type ListSessionsResponse = Message<"tradeloom.marketdata.v1.ListSessions
   timeZone: string;
 
   /**
-   * As of now, whatever was asked for.
+   * As of now, whatever was asked for; unset if the calendar has ended by now.
    *
    * @generated from field: tradeloom.marketdata.v1.MarketState market_state = 5;
    */
@@ -1624,15 +1629,17 @@ export type GetCandlesRequest = Message<"tradeloom.marketdata.v1.GetCandlesReque
 
   /**
    * What prices and volumes are adjusted for; nothing if unset. Stored candles are never changed. An action of which the
-   * market has not yet reached the ex date adjusts nothing.
+   * market has not yet reached the ex date adjusts nothing. A candle that holds an ex date, as a week does, is made of its
+   * adjusted shorter ones where these are complete, also if it was imported with other values.
    *
    * @generated from field: tradeloom.marketdata.v1.Adjustment adjustment = 7;
    */
   adjustment: Adjustment;
 
   /**
-   * Adjusts for the corporate actions that were known then, not in the future; for those known now if unset. Only with an
-   * adjustment.
+   * Looks from then, not in the future, and only with an adjustment: adjusts for the corporate actions that were known then
+   * and whose ex date had been reached then, and leaves candles out that had not ended then, as these hold what came later.
+   * The values are those of today's record, with what has corrected it since. Unset, all is as of now.
    *
    * @generated from field: google.protobuf.Timestamp as_of_time = 8;
    */
@@ -3446,7 +3453,8 @@ export const MarketDataService: GenService<{
    * are checked by that one before the rest is stored; a refusal tells how many were. What a full disk or a lost database
    * does not allow is tried again, for about twenty minutes. Importing the same bars again changes nothing.
    * Longer bars are made of the imported ones; an imported bar is changed by no tick and by no
-   * shorter bar, only by another import of its size. Of an instrument with a calendar, the timestamp of a day at midnight
+   * shorter bar and by no venue's record (PutCandles), only by another import of its size.
+   * Of an instrument with a calendar, the timestamp of a day at midnight
    * in UTC is the date of its session, and at any other time a moment within the trading day; that of a week likewise, also
    * the date of its Monday. The bar is stored where the day or week begins.
    *
@@ -3488,8 +3496,9 @@ export const MarketDataService: GenService<{
   /**
    * Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
    * them, and longer ones are made of them. A wrong bar refuses all, by name. Those that are older
-   * than bars of their size are kept are passed over. Bars that are there alike stay as they are, so
-   * it may be repeated without a request_id.
+   * than bars of their size are kept are passed over. Bars that are there alike stay as they are, and so does what an
+   * operator imported (ImportCandles), whatever the venue's record says: it is counted as unchanged. So it may be repeated
+   * without a request_id.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.PutCandles
    */
