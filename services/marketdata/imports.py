@@ -166,16 +166,16 @@ def check(file: IO[bytes], rules: Rules, told: Callable[[int], None] = lambda _:
             raise found.wrong.refusal() if found.wrong.count else ImportMalformed({"file": "has no bars"})
         sorted_times = np.frombuffer(found.times, np.int64)
         sorted_times.sort()
-        check_length(found, sorted_times, rules)
         first, last = (EPOCH + int(each) * MICROSECOND for each in (sorted_times[0], sorted_times[-1]))
         repeated = np.unique(sorted_times[1:][sorted_times[1:] == sorted_times[:-1]])
         row_count = len(sorted_times)
         if len(repeated):
             # Once more, now that it is known which to look for.
             del sorted_times, found
-            found = scan(file, rules, Repeats(repeated), told)
+            raise scan(file, rules, Repeats(repeated), told).wrong.refusal()
         if found.wrong.count:
             raise found.wrong.refusal()
+        check_length(found, sorted_times, rules)
     return Checked(found.layout, row_count, first, last)
 
 

@@ -191,9 +191,11 @@ class Caller:
         request = marketdata_pb2.StreamCandlesRequest(instrument_id=instrument_id, **more)
         return self.stub.StreamCandles(request, metadata=self.metadata, timeout=60)
 
-    async def load(self, instrument_id: str, content: bytes, request_id: str | None = None, bar_size: str = "") -> Any:
+    async def load(
+        self, instrument_id: str, content: bytes, request_id: str | None = None, bar_size: str = "", **more: Any
+    ) -> Any:
         """Imports a whole file; what the answer says of it."""
-        header = header_of(instrument_id, content, request_id, bar_size)
+        header = header_of(instrument_id, content, request_id, bar_size, **more)
         return (
             await self.stub.ImportCandles(parts_of(header, content), metadata=self.metadata, timeout=60)
         ).candle_import

@@ -100,7 +100,7 @@ async def test_pages_go_forward_from_a_start_and_back_in_time_without_one(caller
     await caller.put(HAND)
     opened = [START + MINUTE * number for number in range(0, 40, 2)]
     lines = "".join(f"{time:%Y-%m-%d %H:%M:%S},1,2,1,2,1\n" for time in opened)
-    await caller.load(HAND, (HEADER + lines).encode())
+    await caller.load(HAND, (HEADER + lines).encode(), is_sparse=True)
 
     def times(found):
         return [[(each.open_time.ToDatetime(UTC) - START) // MINUTE for each in one] for one in found]

@@ -314,6 +314,8 @@ async def test_an_import_is_cancelled_at_whatever_it_is_and_its_bars_so_far_stay
     found = await cancelled(header.request_id)
     assert (found.refusal.reason, found.refusal.message) == ("IMPORT_CANCELED", "was cancelled; nothing was imported")
     # Its request_id is unused again, and this time it is cancelled while its bars are stored.
+    call = caller.stub.ImportCandles(parts_of(header, content[:60]), metadata=caller.metadata, timeout=60)
+    assert (await call).candle_import.state == RECEIVING
     monkeypatch.setattr(imports, "SLICE_ROWS", 500)
     call = asyncio.ensure_future(
         caller.stub.ImportCandles(parts_of(header, content), metadata=caller.metadata, timeout=60)

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -352,6 +353,8 @@ def gate(monkeypatch) -> Iterator[Gate]:
     monkeypatch.setattr(sessions, "_unknown", type(sessions._unknown)())
     yield gate
     gate.is_open.set()
+    # Whatever still waits to be loaded is of this test.
+    wait(list(sessions._loads.values()))
 
 
 NAMES = ("XNYS", "XLON", "XAMS", "XASX", "XBRU", "XCSE", "XDUB", "XHEL", "XLIS", "XOSL", "XSTO", "XTSE")
