@@ -164,6 +164,7 @@ def check(file: IO[bytes], rules: Rules, told: Callable[[int], None] = lambda _:
         found = scan(file, rules, None, told)
         if not found.times:
             raise found.wrong.refusal() if found.wrong.count else ImportMalformed({"file": "has no bars"})
+        check_close_times(found, rules)
         sorted_times = np.frombuffer(found.times, np.int64)
         sorted_times.sort()
         first, last = (EPOCH + int(each) * MICROSECOND for each in (sorted_times[0], sorted_times[-1]))
@@ -175,22 +176,24 @@ def check(file: IO[bytes], rules: Rules, told: Callable[[int], None] = lambda _:
             raise scan(file, rules, Repeats(repeated), told).wrong.refusal()
         if found.wrong.count:
             raise found.wrong.refusal()
-        check_length(found, sorted_times, rules)
+        check_distances(found, sorted_times, rules)
     return Checked(found.layout, row_count, first, last)
 
 
-def check_length(found: Scanned, sorted_times: Integers, rules: Rules) -> None:
-    """Raises ImportMalformed if the bars of the file are longer than is said."""
+def check_close_times(found: Scanned, rules: Rules) -> None:
+    """Raises ImportMalformed if all bars of the file close later than is said."""
+    if not rules.follows_calendar and found.shortest is not None and found.shortest > rules.size.length:
+        length = -(-found.shortest // SECOND) * SECOND
+        raise ImportMalformed(
+            {"header.bar_size": f"is {rules.size.name}, and by their close times the bars are {spoken(length)} long"}
+        )
+
+
+def check_distances(found: Scanned, sorted_times: Integers, rules: Rules) -> None:
+    """Raises ImportMalformed if the bars of the file, whose close times say nothing, stand as longer ones do."""
     size = rules.size
-    if not rules.follows_calendar and found.shortest is not None:
-        if found.shortest > size.length:
-            length = -(-found.shortest // SECOND) * SECOND
-            raise ImportMalformed(
-                {"header.bar_size": f"is {size.name}, and by their close times the bars are {spoken(length)} long"}
-            )
-        if found.closing_count == found.row_count:
-            return
-    if rules.is_sparse or len(sorted_times) < APART_BARS_MIN:
+    tells_length = not rules.follows_calendar and found.closing_count == found.row_count
+    if tells_length or rules.is_sparse or len(sorted_times) < APART_BARS_MIN:
         return
     common = common_distance(sorted_times, size, in_days=rules.follows_calendar)
     multiple = common // (size.length // MICROSECOND)
