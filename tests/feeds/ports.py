@@ -1,5 +1,6 @@
 """The proved venues for tests of feeds, what was traded at them, and what was told of it."""
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -60,9 +61,10 @@ class Port:
     def btc(self) -> str:
         return f"{self.name}:{self.symbol}"
 
-    def times_asked(self) -> int:
-        """How often the record was."""
-        return sum(path.endswith(self.record) for path in self.venue.asked)
+    def times_asked(self, before: float = math.inf) -> int:
+        """How often the record was, before a moment if one is told."""
+        asked = zip(self.venue.asked, self.venue.asked_at, strict=True)
+        return sum(path.endswith(self.record) and at < before for path, at in asked)
 
     def times_asked_for_bars(self) -> int:
         return sum(path.endswith(self.bars) for path in self.venue.asked)

@@ -341,17 +341,18 @@ async def test_a_venue_that_was_asked_too_much_is_left_alone_while_its_stream_go
     async with bringing(worker, redis, port):
         async with venue.trading(port.symbol, RATE, seed=1):
             await until(lambda: told.has_ticks(20))
+            asked = port.times_asked()
             venue.faults.requests.append(port.too_many(4))
             venue.faults.messages.append(faults.missing(stream=port.stream, times=5))
             await until(lambda: told.has_missed())
-            asked = port.times_asked()
-            blocked = float(await redis.hget(f"budget:{port.name}:", "blocked_until") or 0) / 1000
-            assert blocked > 0
+            await until(lambda: redis.hexists(f"budget:{port.name}:", "blocked_until"))
+            blocked = float(await redis.hget(f"budget:{port.name}:", "blocked_until")) / 1000
             count = len(live_ids(await told.batches()))
             await until(lambda: told.has_ticks(count + 20))
-            assert port.times_asked() == asked
             await until(lambda: told.has_filled())
             assert time.time() >= blocked
+            # The one that was refused.
+            assert port.times_asked(before=blocked) == asked + 1
         await until(lambda: told.has_all_of(market))
     batches = await told.batches()
     assert_numbered_without_gap_or_repeat(batches)

@@ -311,6 +311,7 @@ class Binance(Venue[Streams]):
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self.asked.append(request.path)
+            self.asked_at.append(time.time())
             fault = self.faults.of_request(request.method, request.path)
             return await befall(fault, request, answered) if fault else await answered(request)
 

@@ -44,7 +44,9 @@ class Venue(ABC, Generic[S]):
 
     faults: Faults = field(default_factory=Faults)
     asked: list[str] = field(default_factory=list)
-    """The paths of all requests."""
+    """The paths of all requests,"""
+    asked_at: list[float] = field(default_factory=list)
+    """and when each came."""
     port: int = 0
     site: Site | None = None
     streams: S = field(init=False)
