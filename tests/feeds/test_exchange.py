@@ -330,6 +330,7 @@ async def backfills_of(database: Database, port: Port) -> list:
         return await FeedStore(rows).backfills(port.btc, None, 100)
 
 
+@on_binance_first
 async def test_a_venue_that_was_asked_too_much_is_left_alone_while_its_stream_goes_on(
     rpc, worker, redis, port, venue, market, told, monkeypatch
 ):
@@ -372,6 +373,7 @@ async def test_ids_that_the_venue_has_never_given_are_not_missed(rpc, worker, re
     assert_told_as_it_was_traded(await told.batches(), market)
 
 
+@on_binance_first
 async def test_a_trade_with_an_id_beyond_the_record_is_let_go_and_every_other_is_told(
     rpc, worker, redis, port, venue, market, told, monkeypatch
 ):
@@ -389,6 +391,7 @@ async def test_a_trade_with_an_id_beyond_the_record_is_let_go_and_every_other_is
 LIE = 10**12
 
 
+@on_binance_first
 async def test_an_id_that_was_believed_while_the_record_failed_does_not_end_the_market(
     rpc, worker, redis, port, venue, market, told, monkeypatch
 ):
@@ -674,6 +677,7 @@ async def test_a_killed_replicas_venue_is_taken_over_within_ten_seconds_without_
     assert len({batch.epoch for batch in batches}) == 2
 
 
+@on_binance_first
 async def test_a_venues_feed_moves_to_a_replica_that_comes_and_back_from_one_that_leaves_without_a_seam(
     rpc, worker, redis, port, venue, market, told
 ):
@@ -800,6 +804,7 @@ async def test_instruments_are_told_with_the_venues_own_steps_and_limits_and_tol
     assert (first.maker_fee_rate.value, first.taker_fee_rate.value) == ("0.001", "0.001")
 
 
+@on_binance_first
 async def test_while_the_venue_does_not_say_what_it_lists_its_trades_are_told_over_lost_connections_too(
     rpc, worker, redis, port, venue, market, told, monkeypatch
 ):
@@ -847,6 +852,7 @@ async def has_been_announced(worker: Database, port: Port, times: int) -> bool:
     return len(await announced(worker, port)) >= times
 
 
+@on_binance_first
 async def test_on_a_quiet_market_time_goes_on_as_long_as_the_venue_answers_pings(
     rpc, worker, redis, port, market, told, monkeypatch
 ):

@@ -29,6 +29,9 @@ OPERATOR = sign_in(roles=["user", "operator"])
 FINISHED, RUNNING = feeds_pb2.BACKFILL_STATE_FINISHED, feeds_pb2.BACKFILL_STATE_RUNNING
 
 on_binance = pytest.mark.parametrize("port", ["BINANCE"], indirect=True)
+on_binance_first = pytest.mark.parametrize(
+    "port", ["BINANCE", pytest.param("KRAKEN", marks=pytest.mark.long)], indirect=True
+)
 on_kraken = pytest.mark.parametrize("port", ["KRAKEN"], indirect=True)
 
 
@@ -149,6 +152,7 @@ def minute_of(time_ns: int) -> int:
     return time_ns // MINUTE_NS * MINUTE_NS
 
 
+@on_binance_first
 async def test_a_feed_brings_the_minutes_before_it_and_the_one_in_which_it_starts_whole(stand, port):
     port.set_clock(50)
     trade_until_now(port, HOURS * HOUR_NS)
@@ -241,6 +245,7 @@ async def test_where_the_record_does_not_reach_back_it_is_said_from_where_it_beg
     assert backfill.bar_count == len(stored) > 500
 
 
+@on_binance_first
 async def test_too_many_requests_and_other_faults_of_the_record_are_waited_for(stand, port, monkeypatch):
     manner = replace(venues.MANNERS[port.name], pause_seconds=2.0)
     monkeypatch.setattr(venues, "MANNERS", {port.name: manner})

@@ -274,7 +274,13 @@ print(peak)
 """
 
 
-@pytest.mark.parametrize("file_format", ExportFormat)
+@pytest.mark.parametrize(
+    "file_format",
+    [
+        ExportFormat.PARQUET,
+        *(pytest.param(each, marks=pytest.mark.long) for each in ExportFormat if each is not ExportFormat.PARQUET),
+    ],
+)
 def test_writing_four_times_the_bars_takes_no_more_memory(file_format):
     peaks = {}
     for count in (200_000, 800_000):

@@ -449,7 +449,9 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 
 
-@pytest.mark.parametrize("kind", ["write_parquet", "write_ipc", "write_ipc_stream"])
+@pytest.mark.parametrize(
+    "kind", ["write_parquet", "write_ipc", pytest.param("write_ipc_stream", marks=pytest.mark.long)]
+)
 def test_a_table_that_unpacks_to_far_more_than_it_is_long_is_refused_before_it_is_unpacked(tmp_path, kind):
     path = tmp_path / "bomb"
     text = "1" * (100 << 20)

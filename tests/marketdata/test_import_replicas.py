@@ -522,7 +522,9 @@ def packed(count: int, kind: str) -> bytes:
     return table.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["gzip", "parquet", "arrow"])
+@pytest.mark.parametrize(
+    "kind", ["parquet", *(pytest.param(each, marks=pytest.mark.long) for each in ("gzip", "arrow"))]
+)
 def test_reading_four_times_the_rows_takes_eight_bytes_more_for_each_and_no_more(tmp_path, kind):
     peaks = {}
     for count in (100_000, 400_000):

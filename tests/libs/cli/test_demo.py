@@ -64,6 +64,7 @@ def test_interrupted_while_it_starts_a_stack_it_leaves_nothing_running(folder, n
     assert running(folder) is None
 
 
+@pytest.mark.long
 def test_where_another_up_is_quicker_it_waits_for_that_one_and_leaves_it_running(folder):
     folder.make()
     with subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE) as stubborn:
