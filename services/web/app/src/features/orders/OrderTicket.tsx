@@ -1,7 +1,7 @@
 import { Alert, Button, Group, SegmentedControl, Select, Stack, Text, TextInput, UnstyledButton } from "@mantine/core";
 import { OrderSide, OrderType, TimeInForce } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import type { Instrument } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
-import { useEffect, useReducer, useRef, useState, type FormEvent, type KeyboardEvent } from "react";
+import { useEffect, useLayoutEffect, useReducer, useRef, useState, type FormEvent, type KeyboardEvent } from "react";
 import { useApi } from "@/api/clients";
 import { refusalOf } from "@/api/refusal";
 import { useAccount } from "@/features/accounts/account";
@@ -64,7 +64,8 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
 
   // An empty limit starts at the last price.
   const needsPrice = isLimit && draft.limitPrice === "" && lastPrice !== undefined && ticket.phase === "composing";
-  useEffect(() => {
+  // In the turn in which it is known: in a later one somebody may have begun to type, and would go on behind it.
+  useLayoutEffect(() => {
     if (needsPrice && document.activeElement?.getAttribute("name") !== "limit_price") edit({ limitPrice: priceText(lastPrice!) });
     // Once, when a price is first known
   }, [needsPrice, instrument.instrumentId]);
