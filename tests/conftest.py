@@ -4,7 +4,9 @@ import asyncio
 import gc
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +33,13 @@ TIMESCALE_PORT = "TRADELOOM_TEST_TIMESCALE_PORT"
 """Of a new Postgres on loopback that has TimescaleDB, to run on that one; see tests.timescale."""
 SHARED_AUTH_REDIS = 1
 """The number of the shared auth's database of Valkey; the tests' is 0."""
+STACK = "stack"
 STACK_FOLDERS = ("tests/journeys/", "tests/faults/test_browser.py", "tests/faults/test_killed_services.py")
 """Whose tests share the one stack of a run."""
-STACK_PLACE = "tests/libs/stack/"
-"""Before whose tests they come."""
+STACK_PLACE = 0.4
+"""As a part of all files, where they come: enough is left to be done beside them."""
+STACKS = ExitStack()
+"""What is running, until the last of them has ended: a stack that stands idle takes a third of a core from the rest."""
 ASYNCIO_FOLDERS = ("tests/libs/stack/", "tests/libs/cli/", "tests/web/")
 """What they test runs on asyncio's own event loop; the rest, the services, on uvloop."""
 
@@ -64,13 +69,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if left := [item for item in items if item.get_closest_marker(name)]:
             config.hook.pytest_deselected(items=left)
             items[:] = [item for item in items if item not in left]
-    # A stack that stands idle takes a quarter of a core: it starts late, and leaves enough to do beside it.
-    items.sort(
-        key=lambda item: STACK_PLACE if item.nodeid.startswith(STACK_FOLDERS) else item.nodeid.partition("::")[0]
-    )
+    places = {name: place for place, name in enumerate(mixed([scope_of(item.nodeid) for item in items]))}
+    items.sort(key=lambda item: places[scope_of(item.nodeid)])
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()) and not item.nodeid.startswith(STACK_FOLDERS):
             raise pytest.UsageError(f"{item.nodeid} uses the stack of {' and '.join(STACK_FOLDERS)}: put it there")
+
+
+def scope_of(nodeid: str) -> str:
+    """What stays together: a file, or all that use the one stack."""
+    return STACK if nodeid.startswith(STACK_FOLDERS) else nodeid.partition("::")[0]
+
+
+def mixed(scopes: Iterable[str]) -> list[str]:
+    """From the front and the back of the alphabet by turns: some folders wait most of their time, and their neighbours too."""
+    front = deque(sorted({*scopes} - {STACK}))
+    turns = [front.pop() if number % 2 else front.popleft() for number in range(len(front))]
+    turns.insert(int(len(turns) * STACK_PLACE), STACK)
+    return turns
 
 
 def pytest_collection_finish() -> None:
@@ -99,7 +115,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "Sche
 
     class ByStack(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "stack" if nodeid.startswith(STACK_FOLDERS) else nodeid.partition("::")[0]
+            return scope_of(nodeid)
 
     return ByStack(config, log)
 
@@ -163,10 +179,15 @@ async def worker(sample: Sample) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
     """The whole mesh, one for the run: what people start with `tradeloom up`."""
-    with stack_in(tmp_path_factory.mktemp("stack")) as running:
-        yield running
+    return STACKS.enter_context(stack_in(tmp_path_factory.mktemp("stack")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or scope_of(item.nodeid) == STACK != scope_of(nextitem.nodeid):
+        STACKS.close()
 
 
 @pytest.fixture(scope="session")
