@@ -411,7 +411,8 @@ async def test_what_gets_a_later_end_while_its_last_page_is_brought_has_not_ende
         assert bringing.bounds.end_ns == later.bounds.end_ns == end_ns + MINUTE_NS
 
 
-HOUR_AGO, NOW = (Timestamp(seconds=round(time.time()) - ago) for ago in (3_600, 0))
+HOUR_AGO, NOW, TOMORROW = (Timestamp(seconds=round(time.time()) + later) for later in (-3_600, 0, 86_400))
+"""As of when the run began."""
 
 
 @pytest.mark.parametrize(
@@ -420,7 +421,7 @@ HOUR_AGO, NOW = (Timestamp(seconds=round(time.time()) - ago) for ago in (3_600, 
         ("1m", {}, {"bounds.start_time", "bounds.end_time"}),
         ("1m", {"start_time": HOUR_AGO}, {"bounds.end_time"}),
         ("1m", {"start_time": HOUR_AGO, "end_time": NOW, "after_trade_id": "1"}, {"bounds.after_trade_id"}),
-        ("1m", {"start_time": HOUR_AGO, "end_time": Timestamp(seconds=NOW.seconds + 600)}, {"bounds.end_time"}),
+        ("1m", {"start_time": HOUR_AGO, "end_time": TOMORROW}, {"bounds.end_time"}),
         ("1m", {"start_time": NOW, "end_time": HOUR_AGO}, {"bounds.end_time"}),
         ("1d", {"start_time": HOUR_AGO, "end_time": Timestamp(seconds=HOUR_AGO.seconds + 60)}, {"bounds.end_time"}),
         ("1m", {"start_time": Timestamp(seconds=-1), "end_time": NOW}, {"bounds.start_time"}),
