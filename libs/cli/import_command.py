@@ -47,7 +47,6 @@ PASSING = (
     grpc.StatusCode.INTERNAL,
 )
 """What is over when one calls again, with a new session."""
-
 TELLING = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ABORTED)
 """With these an import is refused that was whole, and its refusal says how much was stored before."""
 

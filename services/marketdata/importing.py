@@ -2,8 +2,8 @@
 
 So many imports as there are lanes are worked on at once in the whole installation. Whoever holds the lease of a lane goes
 on with the import that the lane is at, so one whose process was killed is taken up by another: checked anew, or stored
-from where it was. What a full disk or a lost database does not allow is tried again after growing pauses. Each slice is committed with how far the import has come, and between slices the series is free for
-ticks.
+from where it was. What a full disk or a lost database does not allow is tried again after growing pauses. Each slice is
+committed with how far the import has come, and between slices the series is free for ticks.
 """
 
 import asyncio

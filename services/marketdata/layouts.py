@@ -29,7 +29,7 @@ VOLUMES = ("volume", "vol")
 TRADE_COUNTS = ("trade_count", "trades", "number_of_trades", "count")
 CLOSE_TIME = "close_time"
 CLOSED = "closed"
-"""Whether the bar had ended, as our own export says it."""
+"""Whether the bar had ended when the file was written."""
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 SEPARATORS = ",;\t"
 BINANCE = ("open_time", *NUMBERS, "close_time", "quote_volume", "count", "", "", "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import pytest
 from redis.asyncio import Redis
 from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
 
@@ -18,6 +19,13 @@ from tests.venues.binance_klines import klines
 from tests.venues.binance_market import Market as BinanceMarket
 from tests.venues.kraken import Kraken, kraken
 from tests.venues.market import Market
+
+on_binance = pytest.mark.parametrize("port", ["BINANCE"], indirect=True)
+"""For what has nothing to do with how a venue speaks."""
+on_binance_first = pytest.mark.parametrize(
+    "port", ["BINANCE", pytest.param("KRAKEN", marks=pytest.mark.long)], indirect=True
+)
+"""For what waits long, and is alike where a venue speaks otherwise."""
 
 
 class Bar(NamedTuple):

@@ -34,20 +34,13 @@ from tests.feeds.conftest import (
     playing,
     until,
 )
-from tests.feeds.ports import PORTS, Port, Told, late_ids, live_ids, made_ids, made_in
+from tests.feeds.ports import PORTS, Port, Told, late_ids, live_ids, made_ids, made_in, on_binance, on_binance_first
 from tests.venues import faults
 from tests.venues.binance import Binance
 from tests.venues.kraken import Kraken
 from tests.venues.market import Market
 
 RATE = 40.0
-
-on_binance = pytest.mark.parametrize("port", ["BINANCE"], indirect=True)
-"""For what has nothing to do with how a venue speaks."""
-on_binance_first = pytest.mark.parametrize(
-    "port", ["BINANCE", pytest.param("KRAKEN", marks=pytest.mark.long)], indirect=True
-)
-"""For what waits long, and is alike where a venue speaks otherwise."""
 
 
 @pytest.fixture(params=PORTS)

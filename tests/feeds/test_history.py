@@ -19,7 +19,7 @@ from services.feeds import exchange, venues
 from services.feeds.domain import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
 from services.feeds.wire import time_to_proto
 from tests.feeds.conftest import until
-from tests.feeds.ports import PORTS, Bar, Port
+from tests.feeds.ports import PORTS, Bar, Port, on_binance, on_binance_first
 from tests.mesh import Installation, ServedProcess, sign_in
 from tests.venues import faults
 
@@ -28,10 +28,6 @@ WAIT_SECONDS = 90.0
 OPERATOR = sign_in(roles=["user", "operator"])
 FINISHED, RUNNING = feeds_pb2.BACKFILL_STATE_FINISHED, feeds_pb2.BACKFILL_STATE_RUNNING
 
-on_binance = pytest.mark.parametrize("port", ["BINANCE"], indirect=True)
-on_binance_first = pytest.mark.parametrize(
-    "port", ["BINANCE", pytest.param("KRAKEN", marks=pytest.mark.long)], indirect=True
-)
 on_kraken = pytest.mark.parametrize("port", ["KRAKEN"], indirect=True)
 
 

@@ -26,7 +26,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feeds.domain import Aggressor, AssetClass, Book, BookLevel, Instrument, Tick
+from services.feeds.domain import SECOND_NS, Aggressor, AssetClass, Book, BookLevel, Instrument, Tick
 
 VENUE = "SIM"
 TRADES_PER_SECOND = 5.0
@@ -34,8 +34,7 @@ BLOCK_SECONDS = 16
 BOOK_INTERVAL_MILLISECONDS = 200
 BOOK_LEVELS = 10
 
-_SECOND_NS = 1_000_000_000
-_BLOCK_NS = BLOCK_SECONDS * _SECOND_NS
+_BLOCK_NS = BLOCK_SECONDS * SECOND_NS
 _BOOK_INTERVAL_NS = BOOK_INTERVAL_MILLISECONDS * 1_000_000
 _BOOK_PHASE_NS = 500
 """Books stand between whole microseconds, where trades are, so that an event is found again by its time."""
@@ -400,7 +399,7 @@ def _merged(
             tuple(map(BookLevel, bid_prices[row], bid_sizes[row])),
             tuple(map(BookLevel, ask_prices[row], ask_sizes[row])),
             # The first of each second: often enough for bars to end where nothing trades.
-            tells_time=book_times[row] % _SECOND_NS < _BOOK_INTERVAL_NS,
+            tells_time=book_times[row] % SECOND_NS < _BOOK_INTERVAL_NS,
         )
 
 
