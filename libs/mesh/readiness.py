@@ -95,7 +95,8 @@ class Readiness:
 
     async def _ask(self, name: str) -> str:
         try:
-            await asyncio.wait_for(self._checks[name](), CHECK_TIMEOUT_SECONDS)
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                await self._checks[name]()
         except TimeoutError:
             return f"no answer within {CHECK_TIMEOUT_SECONDS:g} s"
         except Exception as error:  # noqa: BLE001 (whatever a driver raises is the reason)

@@ -150,7 +150,8 @@ class Supervisor:
                 raise StackError(f"{name} is not ready after {seconds:.0f} s:\n{tail(kept.log_file)}")
             kept.moved.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(kept.moved.wait(), left)
+                async with asyncio.timeout(left):
+                    await kept.moved.wait()
 
     async def stop(self, *names: str) -> None:
         """Stop these at the same time, and do not start them again; an unknown name is no error."""
@@ -209,7 +210,8 @@ class Kept:
                 self.status.next_start_seconds = wait_seconds
                 self._move(State.WAITING, f"{self.status.exit}, starts again in {wait_seconds:.1f} s")
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._ending.wait(), wait_seconds)
+                    async with asyncio.timeout(wait_seconds):
+                        await self._ending.wait()
                 wait_seconds = min(2 * wait_seconds, BACKOFF_MAX_SECONDS)
                 self.status.next_start_seconds = None
                 self.status.restarts += 1

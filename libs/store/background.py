@@ -67,7 +67,10 @@ async def _for_ever(name: str, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
             backoff.reset()
-        except Exception:
+        # A library may raise CancelledError although nobody cancels, and this work must not end by that.
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and task.cancelling():
+                raise
             backoff.went_well_for(time.monotonic() - started_at)
             seconds = backoff.next_seconds()
             log.exception("%s failed; again in %.1f s", name, seconds)

@@ -32,7 +32,8 @@ class Revocations:
         self._read_at = float("-inf")
         self._mark = ""
         self._count = 0
-        self._changed = asyncio.Condition()
+        # One event for each count, set when another follows. A lock would be held for ever by a reader that leaves badly.
+        self._changed = asyncio.Event()
         self._look_now = asyncio.Event()
 
     def look_now(self) -> None:
@@ -51,11 +52,12 @@ class Revocations:
         self._read_at = started
         self._sessions.refresh()
         if is_news:
-            async with self._changed:
-                self._count += 1
-                self._changed.notify_all()
+            self._count += 1
+            self._changed.set()
+            self._changed = asyncio.Event()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._look_now.wait(), self._poll_seconds)
+            async with asyncio.timeout(self._poll_seconds):
+                await self._look_now.wait()
         self._look_now.clear()
 
     async def stream(self) -> AsyncIterator[auth_pb2.StreamRevocationsResponse]:
@@ -67,7 +69,7 @@ class Revocations:
         sent_outdated: dict[UUID, Outdated] = {}
         snapshot = True
         while True:
-            count = self._count
+            count, changed = self._count, self._changed
             part = next_part(self._sessions.ended, sent)
             part_outdated = next_part(self._sessions.outdated, sent_outdated)
             told = max(len(part), len(part_outdated)) < REVOKED_PER_MESSAGE_MAX
@@ -78,13 +80,9 @@ class Revocations:
                 yield wire.revocations_to_proto(part, part_outdated, cursor=count, snapshot=snapshot, now=now)
                 snapshot = snapshot and not told
             if told:
-                await self._wait_for_change(count)
-
-    async def _wait_for_change(self, count: int) -> None:
-        """Until the count is another, at most until the next heartbeat."""
-        async with self._changed:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait_for(lambda: self._count != count), self._heartbeat_seconds)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._heartbeat_seconds):
+                        await changed.wait()
 
     def _is_fresh(self) -> bool:
         return time.monotonic() - self._read_at < FRESH_SECONDS

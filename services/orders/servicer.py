@@ -117,7 +117,8 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
                 if events:
                     continue
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), self._heartbeat_seconds)
+                    async with asyncio.timeout(self._heartbeat_seconds):
+                        await woken.wait()
                 if not woken.is_set():
                     yield heartbeat(sequence)
 

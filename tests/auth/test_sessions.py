@@ -15,13 +15,18 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc, events_pb2
 
 from libs.ids import uuid7
 from libs.mesh.channel import MESSAGE_BYTES_MAX
+from libs.mesh.sessions import Sessions
 from libs.sealing import Unsealable
+from libs.store.background import end
+from libs.store.database import open_database
 from services.auth import domain
 from services.auth.domain import REPEAT_SECONDS, Session, User
 from services.auth.keys import KeyBox, Signer, StoredKey, grant_of_session
-from services.auth.revocations import REVOKED_PER_MESSAGE_MAX
+from services.auth.revocations import REVOKED_PER_MESSAGE_MAX, Revocations
 from tests.auth.people import PASSWORD, Person, carrying, reason_of, registered, signed_in, stub_of
 from tests.mesh import DATA_KEY, MINT, Installation, Served, sign_in
+
+HEARTBEAT_SECONDS = 0.02
 
 
 def refresh(auth: Served, refresh_token: str, request_id: str = ""):
@@ -262,6 +267,30 @@ async def test_more_ended_sessions_than_one_message_holds_come_in_several(auth, 
     assert heartbeat.HasField("time")
     assert not heartbeat.snapshot
     assert not heartbeat.sessions
+
+
+async def test_readers_that_leave_just_as_a_heartbeat_is_due_hold_up_no_news(bare_installation):
+    """One that left so took a lock with it once: from then on all writes of the installation were refused."""
+    async with open_database(bare_installation.url("auth_worker"), 1) as worker:
+        revocations = Revocations(worker, Sessions(10, 10), poll_seconds=0.001, heartbeat_seconds=HEARTBEAT_SECONDS)
+
+        async def read() -> None:
+            async for _ in revocations.stream():
+                pass
+
+        for turns in range(24):
+            readers = [asyncio.create_task(read()) for _ in range(5)]
+            await asyncio.sleep(HEARTBEAT_SECONDS * 0.9)
+            # All heartbeats are due in one turn of the loop, as on a busy machine; each round one leaves a turn later.
+            time.sleep(HEARTBEAT_SECONDS * 0.2)
+            for _ in range(turns % 12):
+                await asyncio.sleep(0)
+            readers[turns % 5].cancel()
+            async with asyncio.timeout(5):
+                await asyncio.gather(readers[turns % 5], return_exceptions=True)
+                revocations.look_now()
+                await revocations.follow()
+            await end(readers)
 
 
 async def test_nothing_is_vouched_for_while_the_database_is_not_read(bare_installation):

@@ -6,13 +6,14 @@ from libs.store import background
 from libs.store.background import CANCEL_AGAIN_SECONDS, PAUSE_SECONDS_FIRST, PAUSE_SECONDS_MAX, Backoff, running
 
 
-async def test_failing_work_is_tried_again(caplog):
+@pytest.mark.parametrize("failure", [ZeroDivisionError, asyncio.CancelledError])
+async def test_failing_work_is_tried_again(caplog, failure):
     attempts, done = [], asyncio.Event()
 
     async def work() -> None:
         attempts.append(1)
         if len(attempts) < 3:
-            raise ZeroDivisionError
+            raise failure
         done.set()
         await asyncio.Event().wait()
 
