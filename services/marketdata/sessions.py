@@ -42,8 +42,6 @@ log = structlog.get_logger(__name__)
 
 COVERED_FROM = date(1990, 1, 1)
 COVERED_AHEAD = timedelta(days=366)
-PROBED = "2024-01-01", "2024-01-31"
-"""What every calendar covers that there is."""
 ENDS_SOON = timedelta(days=92)
 """So long before a calendar ends it is said, and again each month, as it is loaded anew."""
 CALENDARS_MAX = 96
@@ -424,12 +422,12 @@ async def zoned(instrument: Instrument, now: datetime) -> Instrument:
 
 def _read(name: str, *, last_date: date) -> Calendar:
     # Brings pandas: 40 MB and a third of a second that a process without calendars does without.
-    import exchange_calendars
+    from exchange_calendars.calendar_utils import global_calendar_dispatcher as calendars
     from exchange_calendars.errors import InvalidCalendarName
 
     try:
-        # A short one, only to learn how far it can be asked for: of some exchanges no more than this year is known.
-        kind = type(exchange_calendars.get_calendar(name, start=PROBED[0], end=PROBED[1]))
+        # The class alone: asked for by name, a calendar is made in whole before it tells how far it goes, and is kept.
+        kind = calendars._calendar_factories[calendars.resolve_alias(name)]  # noqa: SLF001
         earliest, latest = kind.bound_min(), kind.bound_max()
         first_date = max(COVERED_FROM, earliest.date()) if earliest is not None else COVERED_FROM
         last_date = min(last_date, latest.date()) if latest is not None else last_date
