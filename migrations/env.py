@@ -2,12 +2,14 @@
 
 import asyncio
 import os
-import re
+from functools import partial
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from libs.store.database import plain_url
 from migrations import shared
 
 LOCK_SECONDS = 4
@@ -34,9 +36,9 @@ def migrate(connection: Connection) -> None:
 
 
 async def main() -> None:
-    # SQLAlchemy wants the driver named, whatever the url's own spelling.
-    url = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql+asyncpg://", os.environ["MIGRATIONS_DATABASE_URL"])
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    # Connected as services do: SQLAlchemy itself takes no sslmode and no other options that libpq has.
+    connect = partial(asyncpg.connect, plain_url(os.environ["MIGRATIONS_DATABASE_URL"]))
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=pool.NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
     await engine.dispose()

@@ -1,8 +1,9 @@
 """Postgres: a pool of connections, and transactions that see only the rows of the users they name."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
@@ -15,6 +16,12 @@ CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 LOCK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 60  # a process that stands still does not hold its locks for ever
+OWN_OID_MIN = 16_384  # those of what a database's owners made begin here
+TYPES_MAX = 256  # sets of types remembered, some kilobytes each
+
+_TYPES: dict[frozenset[int], list[asyncpg.Record]] = {}
+# asyncpg prepares its statement anew when the one it asked by has no name.
+_NAMED = SimpleNamespace(name="known")
 
 # Of these only the state of the connection tells whether it was lost.
 _PERHAPS_OURS = (
@@ -60,6 +67,19 @@ class Connection(asyncpg.Connection):
     def get_reset_query(self) -> str:
         """Nothing: settings are LOCAL to their transaction, and a round trip per transaction is saved."""
         return ""
+
+    async def _introspect_types(self, typeoids: Iterable[int], timeout: float | None) -> tuple[list[asyncpg.Record], Any]:
+        """What asyncpg has to learn of types before their first use, which takes Postgres longer than a connection does.
+
+        Asked for once by a process of types that are Postgres's own, as arrays of numbers are: they are the same everywhere.
+        """
+        asked = frozenset(typeoids)
+        if asked not in _TYPES:
+            types, statement = await super()._introspect_types(asked, timeout)
+            if len(_TYPES) == TYPES_MAX or max(asked) >= OWN_OID_MIN:
+                return types, statement
+            _TYPES[asked] = types
+        return _TYPES[asked], _NAMED
 
 
 class Database:

@@ -175,3 +175,32 @@ async def test_no_postgres_is_an_outage():
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"])
 def test_the_url_may_be_spelled_as_sqlalchemy_does(scheme):
     assert plain_url(f"{scheme}://u:p@h:1/d") == "postgresql://u:p@h:1/d"
+
+
+async def test_what_postgres_says_of_its_own_types_is_asked_for_once_by_a_process(sample: Sample, monkeypatch):
+    asked = []
+
+    async def ask(connection: Connection, typeoids, timeout):
+        asked.append({*typeoids})
+        return await introspect(connection, typeoids, timeout)
+
+    introspect = asyncpg.Connection._introspect_types
+    monkeypatch.setattr(asyncpg.Connection, "_introspect_types", ask)
+    monkeypatch.setattr("libs.store.database._TYPES", {})
+    ids = [ANNA, BERT]
+    for _ in range(2):
+        async with open_database(sample.rpc_url, connections_max=1) as database, database.transaction() as rows:
+            found = await rows.fetchrow("SELECT $1::uuid[], $2::bytea[], '{{1,2},{3,4}}'::int8[]", ids, [b"\x00"])
+            assert list(found or ()) == [ids, [b"\x00"], [[1, 2], [3, 4]]]
+    assert len(asked) == 1
+
+
+async def test_an_owners_types_are_asked_for_again_since_they_may_differ(sample: Sample):
+    owner = await asyncpg.connect(sample.superuser_url)
+    for value in ("(1,2)", "(anna,bert)"):
+        kind = "int" if value == "(1,2)" else "text"
+        await owner.execute(f"DROP TYPE IF EXISTS pair; CREATE TYPE pair AS (a {kind}, b {kind})")
+        async with open_database(sample.superuser_url, connections_max=1) as database, database.transaction() as rows:
+            found = await rows.fetchval("SELECT $1::text::pair", value)
+        assert tuple(found) == ((1, 2) if kind == "int" else ("anna", "bert"))
+    await owner.close()
