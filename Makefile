@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH :=
+# Services are started hundreds of times by a run of the tests; whoever forbids bytecode pays a fifth of a second for each.
+export PYTHONDONTWRITEBYTECODE :=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help up demo test faults timescale check gen bench fmt clean

@@ -185,10 +185,10 @@ async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> 
             await asyncio.sleep(0.02)
 
 
-async def batches_of(redis: Redis, instrument_id: str) -> list[TickBatch]:
-    """The whole stream of an instrument."""
-    cursor = streams.Cursor(instrument_id, 0, 0)
-    found: list[TickBatch] = []
+async def batches_of(redis: Redis, instrument_id: str, found: list[TickBatch] | None = None) -> list[TickBatch]:
+    """The whole stream of an instrument: what was found of it before, and what follows."""
+    found = [*found] if found else []
+    cursor = streams.parse_cursor(found[-1].cursor) if found else streams.Cursor(instrument_id, 0, 0)
     while entries := await streams.read(redis, {instrument_id: cursor}, block_seconds=0.001):
         for entry in entries:
             response = StreamTicksResponse.FromString(entry.response)

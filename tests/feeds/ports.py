@@ -165,13 +165,15 @@ def made_ids(market: Market, first: int = 0) -> list[int]:
 
 
 class Told:
-    """What was told of an instrument."""
+    """What was told of an instrument; each time it is asked, only what followed is read."""
 
     def __init__(self, redis: Redis, instrument_id: str) -> None:
         self._redis, self._instrument_id = redis, instrument_id
+        self._found: list[TickBatch] = []
 
     async def batches(self) -> list[TickBatch]:
-        return await batches_of(self._redis, self._instrument_id)
+        self._found = await batches_of(self._redis, self._instrument_id, self._found)
+        return self._found
 
     async def has_ticks(self, count: int) -> bool:
         return sum(len(batch.ticks) for batch in await self.batches()) >= count
