@@ -68,14 +68,16 @@ class Connection(asyncpg.Connection):
         """Nothing: settings are LOCAL to their transaction, and a round trip per transaction is saved."""
         return ""
 
-    async def _introspect_types(self, typeoids: Iterable[int], timeout: float | None) -> tuple[list[asyncpg.Record], Any]:
+    async def _introspect_types(
+        self, typeoids: Iterable[int], *timeout: float | None
+    ) -> tuple[list[asyncpg.Record], Any]:
         """What asyncpg has to learn of types before their first use, which takes Postgres longer than a connection does.
 
         Asked for once by a process of types that are Postgres's own, as arrays of numbers are: they are the same everywhere.
         """
         asked = frozenset(typeoids)
         if asked not in _TYPES:
-            types, statement = await super()._introspect_types(asked, timeout)
+            types, statement = await super()._introspect_types(asked, *timeout)
             if len(_TYPES) == TYPES_MAX or max(asked) >= OWN_OID_MIN:
                 return types, statement
             _TYPES[asked] = types
