@@ -1,6 +1,8 @@
 """`tradeloom import` on a running stack: what a person reads, and with which exit code it ends."""
 
 import gzip
+import re
+from datetime import UTC, datetime, timedelta
 
 from tests.stack import Stack
 
@@ -64,6 +66,20 @@ def test_several_files_are_imported_and_what_is_wrong_with_one_is_told(stack: St
     assert "UTC, CSV, gzip" in done.stdout
     assert "wrong.csv: line 1 must name time" in done.stderr
     assert "; nothing was imported" in done.stderr
+
+
+def test_where_there_is_no_terminal_lines_tell_how_far_it_is(stack: Stack, tmp_path):
+    file, first = tmp_path / "many.csv", datetime(2022, 1, 1, tzinfo=UTC)
+    times = (f"{first + minute * timedelta(minutes=1):%Y-%m-%d %H:%M}" for minute in range(200_000))
+    file.write_text(HEADER + "".join(f"{time},10,12,9,11,5\n" for time in times))
+    done = stack.command("import", str(file), *MINUTES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("read       200000 bars")
+    reading, *further = done.stderr.splitlines()
+    assert reading == "many.csv: reading"
+    assert further
+    for line in further:
+        assert re.fullmatch(r"many\.csv: ((sending|storing) \d+ %|checking( \d+ rows)?)", line)
 
 
 def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path):
