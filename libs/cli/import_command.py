@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
+from libs import checksums
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in_admin
 from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack
 from libs.ids import uuid7
@@ -135,6 +136,11 @@ async def send_all(
                 if name:
                     console.print(f"file       {path}")
                 sha256 = await asyncio.to_thread(digest_of, path)
+                if not cancel and checksum_beside(path) not in (None, sha256):
+                    failed.append(
+                        f"{path.name} is not what {path.name}.CHECKSUM is of: fetch it again; nothing was imported"
+                    )
+                    continue
                 header = marketdata_pb2.ImportHeader(size_bytes=size, sha256=sha256)
                 header.MergeFrom(wanted)
                 sending = Sending(snapshot, channel, path, header, progress, lines)
@@ -167,6 +173,15 @@ def show(done: CandleImport, console: Console) -> None:
 def digest_of(path: Path) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def checksum_beside(path: Path) -> bytes | None:
+    """The SHA-256 that a vendor's file of the same name says the file has; None if there is none."""
+    try:
+        with path.with_name(f"{path.name}.CHECKSUM").open("rb") as file:
+            return checksums.sums_of(file.read(checksums.BYTES_MAX)).get(path.name)
+    except OSError:
+        return None
 
 
 class Lines:

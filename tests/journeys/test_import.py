@@ -1,6 +1,7 @@
 """`tradeloom import` on a running stack: what a person reads, and with which exit code it ends."""
 
 import gzip
+import hashlib
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -66,6 +67,17 @@ def test_several_files_are_imported_and_what_is_wrong_with_one_is_told(stack: St
     assert "UTC, CSV, gzip" in done.stdout
     assert "wrong.csv: line 1 must name time" in done.stderr
     assert "; nothing was imported" in done.stderr
+
+
+def test_a_checksum_beside_a_file_is_held_against_it(stack: Stack, tmp_path):
+    file, checksum = tmp_path / "sums.csv", tmp_path / "sums.csv.CHECKSUM"
+    file.write_text(HEADER + "2024-05-12 07:00:00,10,12,9,11,5\n")
+    checksum.write_text(f"{'0' * 64}  sums.csv\n")
+    other = stack.command("import", str(file), *MINUTES)
+    assert other.returncode == 1
+    assert "sums.csv is not what sums.csv.CHECKSUM is of: fetch it again; nothing was imported" in other.stderr
+    checksum.write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  sums.csv\n")
+    assert "inserted   1" in stack.command("import", str(file), *MINUTES).stdout
 
 
 def test_where_there_is_no_terminal_lines_tell_how_far_it_is(stack: Stack, tmp_path):
