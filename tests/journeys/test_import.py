@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import re
+import zipfile
 from datetime import UTC, datetime, timedelta
 
 from tests.stack import Stack
@@ -92,6 +93,28 @@ def test_where_there_is_no_terminal_lines_tell_how_far_it_is(stack: Stack, tmp_p
     assert further
     for line in further:
         assert re.fullmatch(r"many\.csv: ((sending|storing) \d+ %|checking( \d+ rows)?)", line)
+
+
+def test_files_as_vendors_offer_them_are_imported(stack: Stack, tmp_path):
+    metatrader, download, excel = (tmp_path / name for name in ("EURUSD_M1.csv", "Binance_1m.zip", "book.xlsx"))
+    rows = "".join(f"2024.05.13\t07:{minute:02}:00\t10\t12\t9\t11\t125\t5\t8\r\n" for minute in range(3))
+    names = "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\r\n"
+    metatrader.write_bytes((names + rows).encode("utf-16"))
+    newest_first = "".join(f"{1715583600 + minute * 60}000,,,10,12,9,11,5,55\n" for minute in (5, 4, 3))
+    with zipfile.ZipFile(download, "w") as archive:
+        archive.writestr("README.txt", "read me")
+        archive.writestr(
+            "bars.csv",
+            "https://www.CryptoDataDownload.com\n"
+            f"unix,date,symbol,open,high,low,close,Volume BTC,Volume USD\n{newest_first}",
+        )
+    with zipfile.ZipFile(excel, "w") as archive:
+        archive.writestr("[Content_Types].xml", "")
+    done = stack.command("import", *map(str, (metatrader, download, excel)), *MINUTES)
+    assert done.returncode == 1
+    assert "3 bars, 2024-05-13 07:00 to 2024-05-13 07:02 UTC, CSV of MetaTrader\ninserted   3" in done.stdout
+    assert "to 2024-05-13 07:05 UTC, CSV of CryptoDataDownload, zip\ninserted   3" in done.stdout
+    assert "book.xlsx: file is a workbook, as of Excel; save its sheet as CSV; nothing was imported" in done.stderr
 
 
 def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path):
