@@ -25,7 +25,7 @@ BLOCK_ROWS = 20_000
 """Of tables, read at once."""
 LINE_BYTES_MAX = 64 * 1024
 
-TIMES = ("open_time", "timestamp", "unix", "unix_timestamp", "time", "datetime", "date")
+TIMES = ("open_time", "timestamp", "time", "datetime", "unix", "unix_timestamp", "date")
 """The first of them that a file has is the time at which a bar opens."""
 DATE = "date"
 """The day of a time that is a clock's."""

@@ -408,6 +408,12 @@ def test_cryptodatadownloads_files_begin_with_their_address_and_their_newest_bar
     assert read(counted)[1] == three(7)[::-1]
 
 
+def test_of_several_times_the_first_known_name_counts():
+    line = f"{seconds(1)},2025-03-01,{START:%Y-%m-%dT%H:%M},10,12,9,11,5.5"
+    for names, at in (("unix,date,other", START + MINUTE), ("unix,day,time", START), ("unix,day,timestamp", START)):
+        assert read(f"{names},open,high,low,close,volume\n{line}\n".encode())[1][0][0] == at
+
+
 def test_tradingviews_indices_have_no_volume_and_none_is_read():
     lines = [f"{seconds(minute)},10,12,9,11,3.5" for minute in range(3)]
     content = "\n".join(["time,open,high,low,close,MA", *lines])
