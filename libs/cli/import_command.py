@@ -5,7 +5,8 @@ A command that was stopped goes on when it is given again: the request_id is mad
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
+from libs import checksums
 from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in_admin
 from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack
 from libs.ids import uuid7
@@ -34,6 +36,8 @@ FILE_BYTES_MAX = 2 * 1024 * 1024 * 1024
 IMPORT_SECONDS = 900.0
 """For one call; then the next goes on."""
 LOOK_SECONDS = 0.5
+TELL_SECONDS = 10.0
+"""Between lines that say how far a file is, where there is no terminal for a bar."""
 FAILURES_MAX = 8
 """Calls one after the other that bring nothing forward."""
 REPEATS_MAX = 100
@@ -61,7 +65,8 @@ DESCRIPTIONS = {
 @app.command("import")
 def import_files(
     files: Annotated[
-        list[Path], typer.Argument(help="CSV (Binance, Kraken, TradingView, or with named columns), Parquet or Arrow.")
+        list[Path],
+        typer.Argument(help="CSV (Binance, Kraken, TradingView, MetaTrader, or with named columns), Parquet or Arrow."),
     ],
     instrument: Annotated[str, typer.Option(help="Whose bars: an instrument that exists, such as SIM:BTCUSDT.")],
     bar_size: Annotated[str, typer.Option(help="How long its bars are: 1s, 1m, 5m, 15m, 1h, 4h, 1d or 1w.")],
@@ -121,6 +126,9 @@ async def send_all(
         TimeRemainingColumn(),
     )
     failed: list[str] = []
+    lines = (
+        None if console.is_terminal else Lines(Console(stderr=True, highlight=False, soft_wrap=True), time.monotonic)
+    )
     async with edge_channel(snapshot) as channel:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             for path, size in files:
@@ -128,9 +136,14 @@ async def send_all(
                 if name:
                     console.print(f"file       {path}")
                 sha256 = await asyncio.to_thread(digest_of, path)
+                if not cancel and checksum_beside(path) not in (None, sha256):
+                    failed.append(
+                        f"{path.name} is not what {path.name}.CHECKSUM is of: fetch it again; nothing was imported"
+                    )
+                    continue
                 header = marketdata_pb2.ImportHeader(size_bytes=size, sha256=sha256)
                 header.MergeFrom(wanted)
-                sending = Sending(snapshot, channel, path, header, progress)
+                sending = Sending(snapshot, channel, path, header, progress, lines)
                 try:
                     if cancel:
                         console.print(f"cancelled  {await sending.cancel()}")
@@ -162,6 +175,29 @@ def digest_of(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def checksum_beside(path: Path) -> bytes | None:
+    """The SHA-256 that a vendor's file of the same name says the file has; None if there is none."""
+    try:
+        with path.with_name(f"{path.name}.CHECKSUM").open("rb") as file:
+            return checksums.sums_of(file.read(checksums.BYTES_MAX)).get(path.name)
+    except OSError:
+        return None
+
+
+class Lines:
+    """What a bar would show, in lines: one when something else is done, and then at most one in TELL_SECONDS."""
+
+    def __init__(self, console: Console, now: Callable[[], float]) -> None:
+        self._console, self._now = console, now
+        self._doing, self._told_at = "", 0.0
+
+    def tell(self, doing: str, far: str = "") -> None:
+        if doing == self._doing and self._now() < self._told_at + TELL_SECONDS:
+            return
+        self._doing, self._told_at = doing, self._now()
+        self._console.print(f"{doing}{far}", markup=False)
+
+
 class Refused(Exception):
     """The file is wrong, as was learnt by asking; lines name where."""
 
@@ -182,6 +218,8 @@ class Sending:
     path: Path
     header: marketdata_pb2.ImportHeader
     progress: Progress
+    lines: Lines | None
+    """In place of the progress, where there is no terminal."""
     _session: Metadata = ()
     _is_sent: bool = False
 
@@ -192,6 +230,7 @@ class Sending:
 
     async def __call__(self) -> CandleImport:
         backoff, reached = Backoff(), (0, 0, 0)
+        self._tell("reading", None, 0)
         try:
             while True:
                 try:
@@ -300,11 +339,15 @@ class Sending:
                 marketdata_pb2.IMPORT_STATE_CHECKING: (None, found.checked_count),
                 marketdata_pb2.IMPORT_STATE_STORING: (found.read_count, found.stored_count),
             }[found.state]
-            rows = f" {found.checked_count} rows" if total is None else ""
-            self.progress.update(
-                self._task, description=f"{self.path.name}: {description}{rows}", total=total, completed=completed
-            )
+            self._tell(description, total, completed)
         return found
+
+    def _tell(self, description: str, total: int | None, completed: int) -> None:
+        """How much of a total is completed, or how many rows where nobody knows how many there are."""
+        doing, rows = f"{self.path.name}: {description}", f" {completed} rows" if completed and total is None else ""
+        self.progress.update(self._task, description=f"{doing}{rows}", total=total, completed=completed)
+        if self.lines:
+            self.lines.tell(doing, f" {completed * 100 // total} %" if total else rows)
 
     async def _ask(self, request_id: str) -> CandleImport | None:
         request = marketdata_pb2.GetImportRequest(request_id=request_id)

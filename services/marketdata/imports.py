@@ -27,7 +27,7 @@ from libs.errors import Invalid
 from services.marketdata import sessions
 from services.marketdata.columns import Integers
 from services.marketdata.domain import CALENDAR_SIZES, ImportLinesInvalid, ImportMalformed
-from services.marketdata.layouts import CLOSE_TIME, CLOSED, Block, Layout, blocks
+from services.marketdata.layouts import CLOSE_TIME, CLOSED, DAY_MICROSECONDS, Block, Layout, blocks
 from services.marketdata.sessions import Calendar
 from services.marketdata.unpacking import unpacked_well
 from services.marketdata.values import COUNT_MAX, NUMBERS, wrong_value
@@ -43,7 +43,6 @@ APART_BY_CHANCE_MAX = 0.01
 APART_BARS_MIN = 3
 DISTANCES_AT_ONCE = 1_000_000
 UNITS = (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-DAY_MICROSECONDS = 86_400_000_000
 STORED = ("open_time", *NUMBERS, "trade_count")
 
 
@@ -167,7 +166,6 @@ def check(file: IO[bytes], rules: Rules, told: Callable[[int], None] = lambda _:
         check_close_times(found, rules)
         sorted_times = np.frombuffer(found.times, np.int64)
         sorted_times.sort()
-        first, last = (EPOCH + int(each) * MICROSECOND for each in (sorted_times[0], sorted_times[-1]))
         repeated = np.unique(sorted_times[1:][sorted_times[1:] == sorted_times[:-1]])
         row_count = len(sorted_times)
         if len(repeated):
@@ -177,6 +175,8 @@ def check(file: IO[bytes], rules: Rules, told: Callable[[int], None] = lambda _:
         if found.wrong.count:
             raise found.wrong.refusal()
         check_distances(found, sorted_times, rules)
+        # Only now: a wrong row may say a year that no datetime has.
+        first, last = (EPOCH + int(each) * MICROSECOND for each in (sorted_times[0], sorted_times[-1]))
     return Checked(found.layout, row_count, first, last)
 
 

@@ -1,6 +1,10 @@
 """`tradeloom import` on a running stack: what a person reads, and with which exit code it ends."""
 
 import gzip
+import hashlib
+import re
+import zipfile
+from datetime import UTC, datetime, timedelta
 
 from tests.stack import Stack
 
@@ -64,6 +68,53 @@ def test_several_files_are_imported_and_what_is_wrong_with_one_is_told(stack: St
     assert "UTC, CSV, gzip" in done.stdout
     assert "wrong.csv: line 1 must name time" in done.stderr
     assert "; nothing was imported" in done.stderr
+
+
+def test_a_checksum_beside_a_file_is_held_against_it(stack: Stack, tmp_path):
+    file, checksum = tmp_path / "sums.csv", tmp_path / "sums.csv.CHECKSUM"
+    file.write_text(HEADER + "2024-05-12 07:00:00,10,12,9,11,5\n")
+    checksum.write_text(f"{'0' * 64}  sums.csv\n")
+    other = stack.command("import", str(file), *MINUTES)
+    assert other.returncode == 1
+    assert "sums.csv is not what sums.csv.CHECKSUM is of: fetch it again; nothing was imported" in other.stderr
+    checksum.write_text(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  sums.csv\n")
+    assert "inserted   1" in stack.command("import", str(file), *MINUTES).stdout
+
+
+def test_where_there_is_no_terminal_lines_tell_how_far_it_is(stack: Stack, tmp_path):
+    file, first = tmp_path / "many.csv", datetime(2022, 1, 1, tzinfo=UTC)
+    times = (f"{first + minute * timedelta(minutes=1):%Y-%m-%d %H:%M}" for minute in range(200_000))
+    file.write_text(HEADER + "".join(f"{time},10,12,9,11,5\n" for time in times))
+    done = stack.command("import", str(file), *MINUTES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("read       200000 bars")
+    reading, *further = done.stderr.splitlines()
+    assert reading == "many.csv: reading"
+    assert further
+    for line in further:
+        assert re.fullmatch(r"many\.csv: ((sending|storing) \d+ %|checking( \d+ rows)?)", line)
+
+
+def test_files_as_vendors_offer_them_are_imported(stack: Stack, tmp_path):
+    metatrader, download, excel = (tmp_path / name for name in ("EURUSD_M1.csv", "Binance_1m.zip", "book.xlsx"))
+    rows = "".join(f"2024.05.13\t07:{minute:02}:00\t10\t12\t9\t11\t125\t5\t8\r\n" for minute in range(3))
+    names = "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>\r\n"
+    metatrader.write_bytes((names + rows).encode("utf-16"))
+    newest_first = "".join(f"{1715583600 + minute * 60}000,,,10,12,9,11,5,55\n" for minute in (5, 4, 3))
+    with zipfile.ZipFile(download, "w") as archive:
+        archive.writestr("README.txt", "read me")
+        archive.writestr(
+            "bars.csv",
+            "https://www.CryptoDataDownload.com\n"
+            f"unix,date,symbol,open,high,low,close,Volume BTC,Volume USD\n{newest_first}",
+        )
+    with zipfile.ZipFile(excel, "w") as archive:
+        archive.writestr("[Content_Types].xml", "")
+    done = stack.command("import", *map(str, (metatrader, download, excel)), *MINUTES)
+    assert done.returncode == 1
+    assert "3 bars, 2024-05-13 07:00 to 2024-05-13 07:02 UTC, CSV of MetaTrader\ninserted   3" in done.stdout
+    assert "to 2024-05-13 07:05 UTC, CSV of CryptoDataDownload, zip\ninserted   3" in done.stdout
+    assert "book.xlsx: file is a workbook, as of Excel; save its sheet as CSV; nothing was imported" in done.stderr
 
 
 def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path):

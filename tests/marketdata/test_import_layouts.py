@@ -1,7 +1,10 @@
 """Every layout and container of a file of bars: recognised by what is in it, read in blocks, and wrong rows named exactly."""
 
 import asyncio
+import bz2
 import gzip
+import hashlib
+import lzma
 import struct
 import subprocess
 import sys
@@ -228,10 +231,81 @@ def test_gzip_and_zip_are_unpacked_and_a_zips_members_read_in_the_order_of_their
     # gzip files that stand one after the other are one.
     assert read(gzip.compress(csv_of(range(2))) + gzip.compress(csv_of([2], header=False)))[1] == three()
     assert read(zip_of(x=csv_of(range(3)))) == ("CSV, zip", three())
-    assert read(zip_of(b=csv_of([2]), a=csv_of([0, 1]))) == ("CSV, zip", three())
+    assert read(zip_of(b=csv_of([2]), a=csv_of([0, 1]))) == ("CSV, zip of 2 files", three())
     content = BytesIO()
     table().write_ipc_stream(content)
     assert read(gzip.compress(content.getvalue())) == ("Arrow stream, gzip", three())
+
+
+def named_zip(members: dict[str, bytes]) -> bytes:
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return content.getvalue()
+
+
+BESIDE = {
+    "README": b"read me",
+    "a/ReadMe.txt": b"read me",
+    "LICENSE.md": b"do what you like",
+    "a/.DS_Store": b"\0",
+    "__MACOSX/a/._x.csv": b"\0",
+    "x.csv.CHECKSUM": b"of something else",
+    "Thumbs.db": b"\xd0\xcf\x11\xe0",
+}
+
+
+def test_what_stands_beside_the_bars_in_a_zip_is_passed_over():
+    assert read(named_zip(BESIDE | {"a/x.csv": csv_of(range(3))})) == ("CSV, zip", three())
+    wrong_line = csv_of(range(3)).replace(b"10:01:00", b"10:01:30")
+    assert wrong(named_zip({"a/x.csv": wrong_line} | BESIDE)) == {"line 3": "timestamp is not where a bar of 1m opens"}
+    assert malformed(named_zip(BESIDE)) == {"file": "has no bars: only README and the like are in the zip"}
+    assert malformed(named_zip({})) == {"file": "has no bars: the zip is empty"}
+    assert "notes.txt line 1" in malformed(named_zip({"x.csv": csv_of([0]), "notes.txt": b"of mine"}))
+    # A name that has bars in it is not one of those.
+    for name in ("readme.csv", "license_2024.csv", "checksum", "pdf.csv"):
+        assert read(named_zip({name: csv_of(range(3))})) == ("CSV, zip", three())
+
+
+@pytest.mark.parametrize("spelling", ["{}  x.csv\n", "{} *x.csv", "# of today\r\n{}  ./a/x.csv\r\n"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_checksum_in_the_zip_is_held_against_the_member_it_names(spelling, pack):
+    bars = pack(csv_of(range(3)))
+    right, other = (hashlib.sha256(each).hexdigest() for each in (bars, bars[:-1]))
+    for name in ("x.csv.CHECKSUM", "SUMS.sha256"):
+        assert read(named_zip({"a/x.csv": bars, name: spelling.format(right).encode()}))[1] == three()
+        assert malformed(named_zip({"a/x.csv": bars, name: spelling.format(other).encode()})) == {
+            "a/x.csv": "is not what its checksum in the zip is of; fetch the zip again"
+        }
+        assert read(named_zip({"a/x.csv": bars, name: spelling.format(other).replace("x.", "y.").encode()}))[1]
+
+
+def test_a_table_in_a_zip_has_its_checksum_too_and_of_two_of_a_name_nothing_is_known():
+    content = BytesIO()
+    table().write_ipc_stream(content)
+    bars = {"x.arrow": content.getvalue() + b"\0" * 100, "x.arrow.sha256": f"{'0' * 64}  x.arrow".encode()}
+    assert malformed(named_zip(bars)) == {"x.arrow": "is not what its checksum in the zip is of; fetch the zip again"}
+    two = {"a/x.csv": csv_of([0, 1]), "b/x.csv": csv_of([2]), "b/x.csv.CHECKSUM": f"{'0' * 64}  x.csv".encode()}
+    assert read(named_zip(two)) == ("CSV, zip of 2 files", three())
+
+
+def test_a_gzip_in_a_zip_is_unpacked_too_and_its_lines_are_exact():
+    packed = gzip.compress(csv_of(range(3)))
+    assert read(named_zip({"x.csv.gz": packed})) == ("CSV, gzip in zip", three())
+    both = {"b.csv.gz": gzip.compress(csv_of([2])), "a.csv": csv_of([0, 1])}
+    assert read(named_zip(both)) == ("CSV, gzip in zip of 2 files", three())
+    both["b.csv.gz"] = gzip.compress(csv_of([1]))
+    assert wrong(named_zip(both)) == {"b.csv.gz line 2": "repeats the timestamp of a.csv line 3"}
+    assert malformed(named_zip({"x.csv.gz": gzip.compress(packed)})) == {"file": "is packed twice; unpack it once"}
+
+
+def test_a_gzip_in_a_zip_unpacks_to_no_more_than_others(monkeypatch):
+    monkeypatch.setattr(unpacking, "UNPACKED_BYTES_FREE", 1 << 16)
+    bars = gzip.compress(b"\n" * (1 << 22))
+    # A gzip of nothing, ten thousand times over, is unpacked for long although nothing comes of it.
+    for bomb in (bars, gzip.compress(b"") * 10_000):
+        assert "unpacks to more than" in malformed(named_zip({"x.csv.gz": bomb}))["file"]
 
 
 def test_wrong_lines_are_exact_in_whatever_they_are_packed():
@@ -264,13 +338,157 @@ def test_members_of_several_layouts_are_refused():
     assert malformed(zip_of(a=csv_of([0]), b=kraken)) == {"b.csv": "is CSV of Kraken, and the members before it CSV"}
 
 
-@pytest.mark.parametrize("content", [b"a,b,c\n1,2,3\n", b"1,2,3,4,5,6\n", csv_of([0]).replace(b"low", b"open")])
-def test_an_unknown_header_is_told_which_layouts_there_are(content):
-    assert malformed(content) == {"line 1": f"must {layouts.KNOWN}"}
-    assert malformed(zip_of(a=csv_of([0]), b=content)) == {"b.csv line 1": f"must {layouts.KNOWN}"}
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"a,b,c\n1,2,3\n", "it names no time, open, high, low, close, volume"),
+        (b"1,2,3,4,5,6\n", "it has 6 columns and no names: write them into a line before it"),
+        (b"2024.01.02,00:00,1,2,1,2,3\n", "it has 7 columns and no names: write them into a line before it"),
+        (csv_of([0]).replace(b"low", b"open"), "it names no low and open more than once"),
+        (csv_of([0]).replace(b"volume", b"size"), "it names no volume"),
+    ],
+)
+def test_an_unknown_header_is_told_which_layouts_there_are_and_what_it_lacks(content, why):
+    assert malformed(content) == {"line 1": f"must {layouts.KNOWN}; {why}"}
+    aside = "if it has no bars, leave it out of the zip"
+    assert malformed(zip_of(a=csv_of([0]), b=content)) == {"b.csv line 1": f"must {layouts.KNOWN}; {why}; {aside}"}
+
+
+def test_a_table_without_a_column_that_must_be_there_is_told_which():
     packed = BytesIO()
     table().drop("volume").write_parquet(packed)
-    assert malformed(packed.getvalue()) == {"columns": f"must {layouts.KNOWN}"}
+    assert malformed(packed.getvalue()) == {"columns": f"must {layouts.KNOWN}; it names no volume"}
+
+
+METATRADER = "<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<TICKVOL>,<VOL>,<SPREAD>"
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_metatraders_bars_have_their_day_and_their_clock_in_columns_of_their_own(separator):
+    lines = [METATRADER, *(f"2025.03.02,10:{minute:02}:00,10,12,9,11,125,5.5,8" for minute in range(3))]
+    content = "\n".join(lines).replace(",", separator)
+    assert read(content.encode()) == ("CSV of MetaTrader", three())
+    assert wrong(content.replace("10:01:00", "10:61:00").encode()) == {
+        "line 3": "timestamp is not a time such as 2021-12-31 23:01:00"
+    }
+    # Where no trades are known, its ticks are all there is.
+    ticks = content.replace("TICKVOL", "SPREAD").replace("<VOL>", "<TICKVOL>")
+    assert read(ticks.encode()) == ("CSV of MetaTrader", three())
+    days = "<DATE>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<TICKVOL>,<VOL>,<SPREAD>\n2025.03.03,10,12,9,11,125,5.5,8\n"
+    assert read(days.encode(), Rules(BAR_SIZES["1d"], NOW))[1][0][0] == datetime(2025, 3, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("day", ["2025-03-02", "2025.03.02", "2025/03/02", "20250302"])
+@pytest.mark.parametrize(
+    "clock", ["10:00", "10:00:00", "10:00:00.000", "1000", "100000", "10:00:00Z", "05:00:00-05:00"]
+)
+def test_a_day_and_a_clock_are_read_in_each_spelling(day, clock):
+    content = f"Date,Time,Open,High,Low,Close,Volume\n{day},{clock},10,12,9,11,5.5\n2025-03-02,10:01,10,12,9,11,5.5\n"
+    assert read(content.encode()) == ("CSV", three()[:2])
+
+
+def test_an_hour_of_one_digit_and_a_time_beside_its_date_are_read():
+    header = "Date,Time,Open,High,Low,Close,Volume\n"
+    assert read(f"{header}2025-03-02,9:30,10,12,9,11,5.5\n".encode())[1][0][0] == START - 30 * MINUTE
+    for time in (f"{seconds(0)}", "2025-03-02 10:00:00", "2025-03-02T10:00Z"):
+        assert read(f"{header}any day,{time},10,12,9,11,5.5\n".encode())[1][0][0] == START
+
+
+@pytest.mark.parametrize("unit", [1, 1_000])
+def test_cryptodatadownloads_files_begin_with_their_address_and_their_newest_bar(unit):
+    header = "unix,date,symbol,open,high,low,close,Volume BTC,Volume USD"
+    lines = [f"{seconds(minute) * unit},any time,BTC/USD,10,12,9,11,5.5,60.5" for minute in reversed(range(3))]
+    content = "\n".join(["https://www.CryptoDataDownload.com", header, *lines]).encode()
+    assert read(content) == ("CSV of CryptoDataDownload", three()[::-1])
+    assert wrong(content.replace(b",11,", b",x,", 2)) == {
+        "line 3": "close is not a number",
+        "line 4": "close is not a number",
+    }
+    counted = content.replace(b"USD\n", b"USDT,tradecount\n", 1).replace(b"60.5", b"60.5,7")
+    assert read(counted)[1] == three(7)[::-1]
+
+
+def test_of_several_times_the_first_known_name_counts():
+    line = f"{seconds(1)},2025-03-01,{START:%Y-%m-%dT%H:%M},10,12,9,11,5.5"
+    for names, at in (("unix,date,other", START + MINUTE), ("unix,day,time", START), ("unix,day,timestamp", START)):
+        assert read(f"{names},open,high,low,close,volume\n{line}\n".encode())[1][0][0] == at
+
+
+def test_tradingviews_indices_have_no_volume_and_none_is_read():
+    lines = [f"{seconds(minute)},10,12,9,11,3.5" for minute in range(3)]
+    content = "\n".join(["time,open,high,low,close,MA", *lines])
+    assert read(content.encode()) == ("CSV of TradingView without volume", [(*bar[:5], 0.0) for bar in three()])
+    # A volume by a name that is not known is not taken for none.
+    assert malformed(content.replace("MA", "Volume BTC").encode()) == {
+        "line 1": f"must {layouts.KNOWN}; it names no volume"
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_are_counted_alike_in_each_encoding_and_with_each_end(monkeypatch, encoding, end):
+    monkeypatch.setattr(layouts, "BLOCK_BYTES", 1_001)
+    mark = "" if encoding in ("utf-8-sig", "utf-16") else "\ufeff"
+    lines = [f"{line},größer 値 \N{SLIGHTLY SMILING FACE}" for line in csv_of(range(300)).decode().splitlines()]
+    content = (mark + end.join(lines)).encode(encoding)
+    assert read(content)[1] == [(START + minute * MINUTE, 10, 12, 9, 11, 5.5) for minute in range(300)]
+    lines[200] = lines[200].replace(",12,", ",twelve,")
+    assert wrong((mark + end.join(lines)).encode(encoding)) == {"line 201": "high is not a number"}
+
+
+def test_excels_unicode_text_is_read():
+    lines = csv_of(range(3)).decode().replace(",", "\t").splitlines()
+    assert read("\r\n".join(lines).encode("utf-16")) == ("CSV", three())
+
+
+def test_a_header_in_latin_1_is_told_its_line_and_its_rows_are_read_where_nothing_of_them_is_wanted():
+    content = b"\n" + csv_of(range(3)).replace(b"volume", "volume,Größe".encode("latin-1")).replace(b"5.5", b"5.5,1")
+    assert malformed(content) == {"line 2": "is not in UTF-8, perhaps in Latin-1; save the file as UTF-8"}
+    assert read(content.replace("Größe".encode("latin-1"), b"note").replace(b",1\n", b",\xf6\n"))[1] == three()
+    assert wrong(content.replace("Größe".encode("latin-1"), b"note").replace(b"9,11", b"9,1\xf6")) == dict.fromkeys(
+        ("line 3", "line 4", "line 5"), "close is not a number"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (csv_of([0]).decode().encode("utf-16-le"), "has zero bytes and so is no text in UTF-8, perhaps UTF-16"),
+        (csv_of([0]).decode().encode("utf-32"), "is text in UTF-32; save it as UTF-8"),
+        (lzma.compress(csv_of([0])), "is packed by xz; pack it by gzip or zip, or not at all"),
+        (bz2.compress(csv_of([0])), "is packed by bzip2; pack it by gzip or zip, or not at all"),
+        (b"(\xb5/\xfd\0", "is packed by zstd"),
+        (b"7z\xbc\xaf\x27\x1c\0", "is packed by 7-Zip"),
+        (b"Rar!\x1a\x07\0", "is packed by RAR"),
+        (b"\xd0\xcf\x11\xe0\xa1", "is a workbook, as of Excel; save its sheet as CSV"),
+        (b"%PDF-1.7", "is a PDF"),
+        (b"SQLite format 3\0", "is a database of SQLite"),
+        (b"\n<!DOCTYPE html><html>", "is a page of the web"),
+        (b'\xef\xbb\xbf [{"open": 1}]', "is JSON"),
+        (b"a.csv".ljust(257, b"\0") + b"ustar\0", "is a tar; pack its files in a zip"),
+    ],
+)
+def test_what_else_people_have_is_named_with_what_to_do(content, why):
+    told = malformed(content)["file"]
+    assert told.startswith(why)
+    assert malformed(gzip.compress(content)) == {"file": told}
+    assert malformed(zip_of(x=csv_of([0]), y=gzip.compress(content))) == {"y.csv": told}
+
+
+def test_what_is_packed_twice_is_told_so():
+    twice = "is packed twice; unpack it once"
+    for packed in (gzip.compress(csv_of([0])), zip_of(x=csv_of([0]))):
+        assert malformed(gzip.compress(packed)) == {"file": twice}
+    assert malformed(zip_of(x=csv_of([0]), y=zip_of(x=csv_of([1])))) == {"y.csv": twice}
+
+
+def test_a_workbook_is_told_apart_from_a_zip():
+    for member in ("[Content_Types].xml", "content.xml"):
+        content = BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr(member, "")
+            archive.writestr("x.xml", "")
+        assert malformed(content.getvalue()) == {"file": "is a workbook, as of Excel; save its sheet as CSV"}
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory():
@@ -400,6 +618,19 @@ def test_a_zip_whose_directory_is_larger_than_any_is_refused():
     assert malformed(bytes(padded)) == {"file": "the zip's directory is larger than 1 MiB"}
 
 
+def test_a_zip_whose_directory_names_no_place_or_no_text_is_refused():
+    content = bytearray(zip_of(x=csv_of([0])))
+    end, entry = content.rindex(b"PK\x05\x06"), content.rindex(b"PK\x01\x02")
+    beyond, nameless = bytearray(content), bytearray(content)
+    struct.pack_into("<I", beyond, end + 16, struct.unpack_from("<I", content, end + 16)[0] + 1_000)
+    assert malformed(bytes(beyond)) == {
+        "file": "cannot be unpacked: the zip's directory names places before its beginning"
+    }
+    struct.pack_into("<H", nameless, entry + 8, 0x800)
+    nameless[entry + 46] = 0xFF
+    assert "cannot be unpacked: 'utf-8' codec can't decode" in malformed(bytes(nameless))["file"]
+
+
 def test_record_batches_that_are_too_large_are_refused_before_they_are_read(monkeypatch):
     monkeypatch.setattr(arrow, "BATCH_ROWS_MAX", 2)
     for kind in ("write_ipc", "write_ipc_stream"):
@@ -497,7 +728,7 @@ def broken() -> Iterator[bytes]:
     yield gzip.compress(csv_of([0]))[:4] + b"\0" * 40
     yield zip_of(x=csv_of([0]))[:-30]
     yield zip_of()
-    yield zip_of(x=gzip.compress(csv_of([0])))
+    yield zip_of(x=gzip.compress(csv_of([0]))[:-20])
     content = BytesIO()
     table().write_parquet(content)
     yield zip_of(x=content.getvalue())
@@ -532,6 +763,20 @@ def test_bars_beyond_a_place_are_the_same_however_the_file_is_cut(monkeypatch):
         parts = list(slices(BytesIO(content), RULES, after))
         assert all(part.height == 700 for part in parts[:-1])
         assert [row for part in parts for row in part.rows()] == whole[after:]
+
+
+def test_a_year_that_no_calendar_has_makes_its_own_row_wrong():
+    content = csv_of([0, 1]).replace(b"2025-03-02 10:00", b"-2025-03-02 10:00")
+    assert wrong(content) == {"line 2": "timestamp is before 1970"}
+    for year in (10_000, 200_000):
+        packed = BytesIO()
+        time = pl.lit((year - 1970) * 365 * 86_400_000_000).cast(pl.Datetime("us"))
+        table(1).with_columns(time=time).write_parquet(packed)
+        assert wrong(packed.getvalue()) == {"row 1": "the bar has not ended yet"}
+    for days in (-(2**31), 2**31 - 1):
+        packed = BytesIO()
+        table(1).with_columns(time=pl.lit(days, dtype=pl.Int32).cast(pl.Date)).write_parquet(packed)
+        assert set(wrong(packed.getvalue())) == {"row 1"}
 
 
 def test_bars_before_1970_are_wrong_in_tables_too():
