@@ -41,6 +41,8 @@ BINANCE = ("open_time", *NUMBERS, "close_time", "quote_volume", "count", "", "",
 KRAKEN = ("time", *NUMBERS, "trades")
 TRADINGVIEW = ("time", *PRICES)
 """Indices and currencies come without a volume."""
+LIKE_VOLUMES = ("vol", "qty", "quantity", "amount", "turnover", "size")
+"""Parts of names that others give a volume: a file with one is not taken to have none."""
 CRYPTO_DATA_DOWNLOAD = ("unix", "date", "symbol", *PRICES)
 """Then come the volumes, in the asset and in the quote."""
 KNOWN = (
@@ -186,7 +188,7 @@ def layout_of(line: str, place: str, *, is_member: bool = False) -> Layout:
         elif tuple(lower[:7]) == CRYPTO_DATA_DOWNLOAD:
             vendor = " of CryptoDataDownload"
         return Layout(f"CSV{vendor}", places, len(fields), separator)
-    if tuple(lower[:5]) == TRADINGVIEW and not any("vol" in name for name in lower):
+    if tuple(lower[:5]) == TRADINGVIEW and not any(part in name for part in LIKE_VOLUMES for name in lower):
         places = {"timestamp": 0, **{name: place for place, name in enumerate(PRICES, 1)}}
         return Layout("CSV of TradingView without volume", places, len(fields), separator)
     for name, columns in (("CSV of Binance", BINANCE), ("CSV of Kraken", KRAKEN)):

@@ -419,9 +419,10 @@ def test_tradingviews_indices_have_no_volume_and_none_is_read():
     content = "\n".join(["time,open,high,low,close,MA", *lines])
     assert read(content.encode()) == ("CSV of TradingView without volume", [(*bar[:5], 0.0) for bar in three()])
     # A volume by a name that is not known is not taken for none.
-    assert malformed(content.replace("MA", "Volume BTC").encode()) == {
-        "line 1": f"must {layouts.KNOWN}; it names no volume"
-    }
+    for name in ("Volume BTC", "qty", "Quote Amount"):
+        assert malformed(content.replace("MA", name).encode()) == {
+            "line 1": f"must {layouts.KNOWN}; it names no volume"
+        }
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

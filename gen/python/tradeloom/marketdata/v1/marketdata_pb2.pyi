@@ -2382,15 +2382,17 @@ Global___ImportCandlesRequest: _TypeAlias = ImportCandlesRequest  # noqa: Y015
 class ImportHeader(_message.Message):
     """What is being imported.
 
-    A file is CSV in UTF-8, Parquet, or Arrow IPC as a file or a stream. CSV and Arrow may be packed by gzip or in a zip,
-    whose members are read in the order of their names and have one layout. A CSV's columns are separated by commas, semicolons or
-    tabs and named by its first line: a time (open_time, timestamp, time, datetime or date), open, high, low, close,
-    volume (or vol), and perhaps a number of trades (trades, trade_count, count or number_of_trades) and closed, which tells
-    bars that were still forming when the file was written: those are wrong rows, as their values are not the bar's. Others
-    are passed over. So are TradingView's exports named and Binance's klines; Binance's 12 columns and Kraken's 7 are also known without
-    names. Parquet and Arrow have the same names, and numbers in columns
-    of numbers. A time is ISO 8601, in UTC where it has no offset, or a number of
-    seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their magnitude.
+    A file is CSV in UTF-8 or, with its mark, UTF-16; Parquet; or Arrow IPC as a file or a stream. CSV and Arrow may be packed by
+    gzip, in a zip, or by gzip in a zip. A zip's members are read in the order of their names and have one layout; notes beside them
+    are passed over, and SHA-256 sums that a .CHECKSUM there tells are held against them. A CSV's columns are separated by commas,
+    semicolons or tabs and named by its first line, or by the one after an address: a time (open_time, timestamp, time, datetime, unix,
+    unix_timestamp or date; or a date and a time of day), open, high, low, close, volume (or vol, or tickvol where there is no other),
+    and perhaps a number of trades (trades, trade_count, tradecount, count or number_of_trades) and closed, which tells bars that were
+    still forming when the file was written: those are wrong rows, as their values are not the bar's. Others are passed over. So are
+    TradingView's exports named, whose indices and currencies have no volume and are read with 0, MetaTrader's, CryptoDataDownload's
+    and Binance's klines; Binance's 12 columns and Kraken's 7 are also known without names. Parquet and Arrow have the same names, and
+    numbers in columns of numbers. A time is ISO 8601, in UTC where it has no offset, or a number of seconds, milliseconds,
+    microseconds or nanoseconds since 1970, told apart by their magnitude.
     Prices are above zero but of perpetual futures, no value is above 10^15, no number of trades above 10^12.
     """
 
