@@ -69,7 +69,9 @@ class Connection(asyncpg.Connection):
         return ""
 
     async def _introspect_types(
-        self, typeoids: Iterable[int], *timeout: float | None
+        self,
+        typeoids: Iterable[int],
+        timeout: float | None,  # noqa: ASYNC109 (asyncpg's own)
     ) -> tuple[list[asyncpg.Record], Any]:
         """What asyncpg has to learn of types before their first use, which takes Postgres longer than a connection does.
 
@@ -77,7 +79,7 @@ class Connection(asyncpg.Connection):
         """
         asked = frozenset(typeoids)
         if asked not in _TYPES:
-            types, statement = await super()._introspect_types(asked, *timeout)
+            types, statement = await super()._introspect_types(asked, timeout)
             if len(_TYPES) == TYPES_MAX or max(asked) >= OWN_OID_MIN:
                 return types, statement
             _TYPES[asked] = types
@@ -156,7 +158,7 @@ async def open_database(url: str, connections_max: int = 10) -> AsyncIterator[Da
     try:
         pool = await asyncpg.create_pool(
             plain_url(url),
-            min_size=min(2, connections_max),
+            min_size=1,
             max_size=connections_max,
             max_inactive_connection_lifetime=0,  # prepared statements stay warm
             timeout=CONNECT_SECONDS,
