@@ -99,7 +99,10 @@ class Readiness:
                 await self._checks[name]()
         except TimeoutError:
             return f"no answer within {CHECK_TIMEOUT_SECONDS:g} s"
-        except Exception as error:  # noqa: BLE001 (whatever a driver raises is the reason)
+        # Whatever a driver raises is the reason, also a CancelledError where nobody cancels: it would end all asking.
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+                raise
             return f"{type(error).__name__}: {error}"[:200]
         return "ok"
 

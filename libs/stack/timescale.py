@@ -130,7 +130,7 @@ async def enable(rows: asyncpg.Connection) -> AsyncIterator[str]:
         raise StackError("somebody else is at it on this database; `tradeloom timescale status` says how far that is")
     try:
         await rows.execute(f"CREATE EXTENSION IF NOT EXISTS {NAME} WITH SCHEMA public")
-        await again_if_deadlocked(divide_by_size, rows)
+        await again_if_deadlocked(rows.execute, "SELECT divide_by_size()")
         for row in await rows.fetch("SELECT parent FROM dropped ORDER BY parent"):
             converted, is_compressed = await again_if_deadlocked(convert, rows, row["parent"])
             done = "a hypertable already" if converted is None else f"{converted:,} rows are in a hypertable"
@@ -158,17 +158,6 @@ async def again_if_deadlocked(work: Callable[..., Awaitable[T]], *arguments: Any
         with suppress(asyncpg.DeadlockDetectedError):
             return await work(*arguments)
     return await work(*arguments)
-
-
-async def divide_by_size(rows: asyncpg.Connection) -> None:
-    async with rows.transaction():
-        parts = await rows.fetch(
-            "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = to_regclass('market_data_ohlcv') ORDER BY 1"
-        )
-        # Who writes a bar holds its size's table and then looks at the whole, so the whole comes last here, too.
-        for part in parts:
-            await rows.execute(f"LOCK TABLE {part['name']} IN ACCESS EXCLUSIVE MODE")
-        await rows.execute("SELECT divide_by_size()")
 
 
 async def convert(rows: asyncpg.Connection, table: str) -> tuple[int | None, bool]:

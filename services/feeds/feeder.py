@@ -288,12 +288,13 @@ class Feeder:
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:
-    """Does work that is not to be cut in half: a cancellation takes effect after it."""
+    """Does work that is not to be cut in half: a cancellation takes effect after it, however it ends."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        await task
+        with suppress(Exception):
+            await task
         raise
 
 

@@ -17,7 +17,7 @@ from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import LEASE_SECONDS, Lease, LeaseLost, fence
 from libs.store.shares import Share
 from services.feeds.clients import MarketData
-from services.feeds.domain import Clock, FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound, clock
+from services.feeds.domain import Clock, Feed, FeedState, RecordingTooOld, ReplayFileInvalid, VenueNotFound, clock
 from services.feeds.feeder import Feeder
 from services.feeds.open_sources import Sources
 from services.feeds.room import Room
@@ -76,6 +76,7 @@ class Runner:
             await self._run()
 
     async def _run(self) -> None:
+        has_database = True
         try:
             while True:
                 self._woken.clear()
@@ -84,7 +85,13 @@ class Runner:
                 except DatabaseUnavailable as error:
                     # What is played goes on until another takes it: Redis takes nothing from who was succeeded. What nobody
                     # can store meanwhile waits there, as far as the room of its instrument goes, and beyond is told as a gap.
-                    log.warning("feeds are not looked after", cause=str(error))
+                    if has_database:
+                        log.warning("feeds are not looked after", feeds=len(self._tending), cause=str(error))
+                    has_database = False
+                else:
+                    if not has_database:
+                        log.info("feeds are looked after again", feeds=len(self._tending))
+                    has_database = True
                 try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         await self._woken.wait()
@@ -99,29 +106,26 @@ class Runner:
     async def _look(self) -> None:
         async with self._database.transaction() as rows:
             running = await FeedStore(rows).running()
-        new = running - self._running
+            new = [await FeedStore(rows).find(feed_id) for feed_id in running - self._running]
         self._ended |= self._running - running
         self._running = running
-        await self._prepare(new)
+        await self._prepare([feed for feed in new if feed is not None])
         self._tending = {feed_id: tended for feed_id, tended in self._tending.items() if not tended.task.done()}
         held = await self._share.turn([str(feed_id) for feed_id in running], busy=[str(each) for each in self._tending])
         self._settle({UUID(name): lease for name, lease in held.items()})
 
-    async def _prepare(self, feed_ids: Collection[UUID]) -> None:
+    async def _prepare(self, feeds: Collection[Feed]) -> None:
         """Does beforehand what takes long, so that a replica takes over at once whatever becomes its part.
 
         What takes longer still goes on beside, for the leases are to be renewed.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(PREPARE_SECONDS):
-                for feed_id in feed_ids:
+                for feed in feeds:
                     try:
-                        async with self._database.transaction() as rows:
-                            feed = await FeedStore(rows).find(feed_id)
-                        if feed is not None:
-                            await self._sources.prepare(feed.source)
+                        await self._sources.prepare(feed.source)
                     except Exception:
-                        log.exception("a feed is not prepared", feed_id=str(feed_id))
+                        log.exception("a feed is not prepared", feed_id=str(feed.feed_id))
 
     def _settle(self, held: Mapping[UUID, Lease]) -> None:
         """Begins to tend the feeds whose leases are held, and ends those whose are not."""

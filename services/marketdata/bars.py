@@ -19,7 +19,9 @@ NUMBER_DIGITS_MAX = 18
 class Bars(NamedTuple):
     """Bars of one instrument and size in columns, oldest first; first and last are the ticks of open and close.
 
-    Their places are kept in columns that once held sequences, and of bars from before still do.
+    `first_sequence` and `last_sequence` are no sequences but places among ticks of one moment, as places_of() gives them: the
+    trade's number at its venue where its id is a number, else its sequence. They have the names of the database's columns,
+    which held sequences once and of bars from before still do; a new name would stop replicas of the release before.
     """
 
     open_seconds: Integers

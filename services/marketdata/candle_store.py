@@ -58,7 +58,7 @@ coalesce(market_time, '1970-01-01Z') AS market_time
 COLUMNS = "open_time, open, high, low, close, volume, trade_count, revision, end_time"
 VALUES = "open, high, low, close, volume, trade_count"
 FIRST, LAST = "first_time_ns, first_sequence", "last_time_ns, last_sequence"
-"""The ticks of open and close."""
+"""The ticks of open and close; what `…_sequence` holds, Bars says."""
 
 
 def is_of_imports(row: str = "bar") -> str:

@@ -9,7 +9,7 @@ import hashlib
 import queue
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import IO, Any
 from uuid import UUID
 
@@ -77,9 +77,11 @@ class Parts:
         writing.result()
 
     def abandon(self) -> None:
-        """Ends the thread, whose file nobody wants."""
-        while not self._waiting.empty():
-            self._waiting.get_nowait()
+        """Ends the thread, whose file nobody wants. Nobody puts any more."""
+        with suppress(queue.Empty):
+            # The thread takes of it, too.
+            while True:
+                self._waiting.get_nowait()
         self._waiting.put_nowait(None)
 
     def frames(self, *_: Any) -> Iterator[pl.DataFrame]:
@@ -169,10 +171,9 @@ class Exporting:
             writing.result()
         finally:
             reading.cancel()
-            await asyncio.wait([reading])
-            if not writing.done():
-                parts.abandon()
-                await asyncio.wait([writing])
+            # Before anything is waited for: whoever is cancelled once more goes, and the thread would stay for ever.
+            parts.abandon()
+            await asyncio.wait([reading, writing])
 
     async def _read(self, wanted: Export, parts: Parts, writing: asyncio.Task[None]) -> None:
         async with self._database.transaction(snapshot=True) as rows:

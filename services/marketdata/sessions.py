@@ -14,12 +14,14 @@ Times are nanoseconds since 1970 in arrays, and aware datetimes elsewhere. What 
 import asyncio
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import TypeVar
 from zoneinfo import ZoneInfo
 
@@ -52,6 +54,8 @@ WAITING_MAX = 4
 """Calendars that may wait to be loaded, the one that is being loaded among them, when callers ask for one more."""
 RETRY_SECONDS = 2.0
 """What two calendars take, about."""
+AGAIN_SECONDS = 10.0
+"""So long one that failed to load for no known reason is not loaded again, for whoever asks."""
 NOT_MICS = frozenset({"CBOT", "HKEX", "NYSE", "TASE"})
 """Nicknames that look like one."""
 MICROSECOND_NS = 1_000
@@ -310,6 +314,8 @@ _loader = ThreadPoolExecutor(1, "calendars")
 """Of their own: no calendar takes a thread that storing needs, or whoever looks for an address."""
 _loads: dict[Key, Future[Calendar]] = {}
 """What is being loaded or waits for it: one load for all who want the calendar."""
+_failed: dict[Key, tuple[Future[Calendar], float]] = {}
+"""What failed to load for no known reason, and when it may be loaded again."""
 
 
 def key_of(name: str, today: date) -> Key:
@@ -371,12 +377,22 @@ async def loaded(name: str, today: date) -> Calendar:
 
 
 def loading(name: str, today: date) -> Future[Calendar]:
-    """Has the calendar loaded, unless it is under way already, for whoever does not wait for it."""
+    """Has the calendar loaded, unless it is under way already or has just failed, for whoever does not wait for it."""
     key = key_of(name, today)
+    if key in _failed and time.monotonic() < _failed[key][1]:
+        return _failed[key][0]
     if (future := _loads.get(key)) is None:
+        _failed.pop(key, None)
         future = _loads[key] = _loader.submit(load, name, today)
-        future.add_done_callback(lambda _: _loads.pop(key))
+        future.add_done_callback(partial(_end, key))
     return future
+
+
+def _end(key: Key, future: Future[Calendar]) -> None:
+    if not isinstance(error := future.exception(), UnknownCalendar | None):
+        log.error("a calendar failed to load", calendar=key[0], again_seconds=AGAIN_SECONDS, exc_info=error)
+        _failed[key] = future, time.monotonic() + AGAIN_SECONDS
+    del _loads[key]
 
 
 async def known(name: str, now: datetime, field: str) -> Calendar:

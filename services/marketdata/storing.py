@@ -16,7 +16,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
@@ -178,7 +178,6 @@ class Storer:
         self._leases: dict[str, Lease] = {}
         self._loaded: dict[str, Calendar] = {}
         """The newest of each name that was there when it was looked for."""
-        self._loading: dict[str, Future[Calendar]] = {}
         self._calendars: dict[str, Calendar | None] = {}
         """By instrument, of those that are known."""
         self._unknown: set[str] = set()
@@ -243,13 +242,10 @@ class Storer:
     def _is_known(self, name: str, today: date) -> bool:
         """Whether there is such a calendar, as far as is known before it is loaded."""
         try:
-            if (future := self._loading.get(name)) is not None and future.done():
-                del self._loading[name]
-                future.result()
             if (calendar := sessions.held(name, today)) is not None:
                 self._loaded[name] = calendar
-            elif name not in self._loading:
-                self._loading[name] = sessions.loading(name, today)
+            else:
+                sessions.loading(name, today)
         except UnknownCalendar:
             return False
         return True

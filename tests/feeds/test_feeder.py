@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from grpc import aio
+from redis.exceptions import RedisError
 from tradeloom.feeds.v1.events_pb2 import InstrumentAnnounced
 from tradeloom.marketdata.v1.marketdata_pb2 import Quote, TickBatch
 
@@ -451,6 +452,23 @@ def write_trades(folder: Path, count: int, name: str = "trades.csv", millisecond
     ]
     (folder / name).write_text("timestamp,id,side,price,amount\n" + "\n".join(lines) + "\n", encoding="utf-8")
     return name
+
+
+async def test_a_feed_that_is_ended_does_not_go_on_where_appending_fails_meanwhile():
+    fails = asyncio.Event()
+
+    async def append() -> None:
+        await fails.wait()
+        raise RedisError
+
+    appending = asyncio.create_task(feeder._to_its_end(append()))
+    await asyncio.sleep(0)
+    appending.cancel()
+    await asyncio.sleep(0)
+    assert not appending.done()
+    fails.set()
+    await asyncio.wait([appending])
+    assert appending.cancelled()
 
 
 async def has_ended(database: Database, feed: Feed) -> bool:

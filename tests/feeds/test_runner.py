@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import count
 
 from redis.asyncio import Redis
+from structlog.testing import capture_logs
 
 from libs.store import background, leases
 from libs.store.database import Database
@@ -39,10 +40,11 @@ LOOKS = 5
 """In so many anything would move that is to."""
 
 
-async def start_files(rpc: Database, folder, number: int) -> list[Feed]:
-    """So many feeds, each of an instrument of its own, that go on for longer than a test."""
+async def start_files(rpc: Database, folder, number: int, after: int = 0) -> list[Feed]:
+    """So many feeds after some others, each of an instrument of its own, that go on for longer than a test."""
     name = write_trades(folder, 4_000, milliseconds=40)
-    return [await start(rpc, replay_of(name, replace(replayed(), symbol=f"XRP{at}"), 1.0)) for at in range(number)]
+    symbols = [f"XRP{at}" for at in range(after, after + number)]
+    return [await start(rpc, replay_of(name, replace(replayed(), symbol=symbol), 1.0)) for symbol in symbols]
 
 
 async def epochs_of(redis: Redis, feed: Feed) -> set[int]:
@@ -227,6 +229,35 @@ async def test_a_replica_without_postgres_plays_on_until_another_has_taken_its_f
             await until(lambda: is_divided(worker, 1, 1))
             await until_all_go_on(redis, feeds)
     await assert_no_seam(redis, feeds)
+
+
+async def test_a_replica_without_postgres_says_so_once_however_many_feeds_there_are_and_once_when_it_is_back(
+    rpc, worker, redis, tmp_path, monkeypatch
+):
+    database = Away(worker)
+
+    async def prepare(sources: Sources, source: Source) -> None:
+        monkeypatch.undo()
+        database.is_away = True
+
+    feeds = await start_files(rpc, tmp_path, 3)
+    with capture_logs() as logged:
+
+        async def said(event: str) -> bool:
+            return any(each["event"] == event for each in logged)
+
+        async with playing(database, redis, tmp_path):
+            await until(lambda: is_divided(worker, 3))
+            await until_all_go_on(redis, feeds)
+            monkeypatch.setattr(Sources, "prepare", prepare)
+            await start_files(rpc, tmp_path, 3, after=3)
+            await until(lambda: said("feeds are not looked after"))
+            await asyncio.sleep(LOOKS * runner.LOOK_SECONDS)
+            database.is_away = False
+            await until(lambda: said("feeds are looked after again"))
+            await until(lambda: is_divided(worker, 6))
+    told = [(each["event"], each.get("feeds")) for each in logged if {"looked", "prepared"} & {*each["event"].split()}]
+    assert told == [("feeds are not looked after", 3), ("feeds are looked after again", 6)]
 
 
 async def test_two_replicas_that_both_were_without_postgres_for_long_go_on_with_what_they_had(

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -193,6 +194,35 @@ async def test_who_takes_nothing_holds_up_nobody_else_and_is_given_up(installati
         assert exports.open_count == 1
         await again.aclose()
         assert exports.open_count == 0
+
+
+async def test_who_leaves_and_is_ended_at_once_leaves_no_thread_behind(
+    installation, caller, monkeypatch, recorded_bars
+):
+    """As where a session ends in the moment in which its reader leaves; a thread that waits for ever is lost to all others."""
+    began, has_ended = threading.Event(), threading.Event()
+
+    def watched(*arguments: Any) -> None:
+        began.set()
+        try:
+            write(*arguments)
+        finally:
+            has_ended.set()
+
+    monkeypatch.setattr(exporting, "write", watched)
+    monkeypatch.setattr(exporting, "TELL_SECONDS", 0.0)
+    await caller.put(HAND)
+    await caller.load(HAND, recorded_bars)
+    wanted = Export(instrument_id=HAND, size=BAR_SIZES["1m"], start=None, end=None, format=ExportFormat.CSV)
+    async with open_database(installation.url("marketdata_rpc")) as database:
+        reading = asyncio.create_task(rest_of(exporting.Exporting(database).stream(wanted, uuid7())))
+        await asyncio.to_thread(began.wait)
+        for _ in range(2):
+            reading.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([reading])
+        assert reading.cancelled()
+        assert await asyncio.to_thread(has_ended.wait, 10)
 
 
 async def test_who_leaves_in_the_midst_takes_no_place(caller, recorded_bars):

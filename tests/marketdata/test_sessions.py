@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from time import monotonic
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -29,6 +31,7 @@ from libs.store.outbox import Fact
 from services.marketdata import sessions, storing
 from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.sessions import (
+    AGAIN_SECONDS,
     Calendar,
     UnknownCalendar,
     day_numbers,
@@ -332,9 +335,10 @@ def test_calendars_are_held_only_so_many(monkeypatch):
 
 @dataclass
 class Gate:
-    """Calendars are read while it is open, and those that began to be are counted."""
+    """Calendars are read while it is open, unless they are broken, and those that began to be are counted."""
 
     is_open: threading.Event = field(default_factory=threading.Event)
+    broken: set[str] = field(default_factory=set)
     reads: Counter[str] = field(default_factory=Counter)
 
 
@@ -346,11 +350,14 @@ def gate(monkeypatch) -> Iterator[Gate]:
     def behind_the_gate(name: str, *, last_date: date) -> Calendar:
         gate.reads[name] += 1
         gate.is_open.wait()
+        if name in gate.broken:
+            raise ZeroDivisionError(name)
         return read(name, last_date=last_date)
 
     monkeypatch.setattr(sessions, "_read", behind_the_gate)
     monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
     monkeypatch.setattr(sessions, "_unknown", type(sessions._unknown)())
+    monkeypatch.setattr(sessions, "_failed", {})
     yield gate
     gate.is_open.set()
     # Whatever still waits to be loaded is of this test.
@@ -434,6 +441,36 @@ async def test_storing_waits_for_no_calendar_but_an_instruments_first(installati
         for feeder in feeders:
             await stored_through(installation, feeder)
     assert len(await stored_bars(installation, ETH, "1d")) == 2
+
+
+async def test_a_calendar_that_fails_to_load_holds_up_its_instruments_alone_and_is_tried_again(
+    installation, redis, gate, monkeypatch, caplog
+):
+    await announce(installation, BTC, ETH)
+    await select(installation, f"UPDATE series SET calendar = 'XNYS' WHERE instrument_id = '{ETH}'")
+    feeders = [Feeder(redis, instrument_id) for instrument_id in (BTC, ETH)]
+    for feeder in feeders:
+        await feeder.append([tick_at(at("2026-03-02T15:00"), 1.0)])
+    gate.broken.add("XNYS")
+    gate.is_open.set()
+    with capture_logs() as logged:
+        async with storer_of(installation, redis) as storer:
+            await stored_through(installation, feeders[0])
+            # However often it is looked for meanwhile.
+            for _ in range(3):
+                storer._look_at = 0.0
+                await until(lambda: _is(storer._look_at > 0))
+            with pytest.raises(ZeroDivisionError):
+                await sessions.known("XNYS", datetime.now(UTC), "calendar")
+            assert gate.reads == {"XNYS": 1}
+            assert await stored_ticks(installation, ETH) == []
+            gate.broken.clear()
+            monkeypatch.setattr(sessions, "time", SimpleNamespace(monotonic=lambda: monotonic() + AGAIN_SECONDS))
+            await stored_through(installation, feeders[1])
+    assert [(each["event"], each["calendar"]) for each in logged] == [("a calendar failed to load", "XNYS")]
+    # Storing itself never failed.
+    assert not caplog.records
+    assert len(await stored_bars(installation, ETH, "1d")) == 1
 
 
 async def test_a_name_of_no_calendar_is_looked_for_once_and_only_so_many_are_held(gate, monkeypatch):

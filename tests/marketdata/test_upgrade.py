@@ -14,8 +14,9 @@ from libs.bar_sizes import BAR_SIZES
 from libs.bus.feed import Cursor
 from libs.store.database import open_database
 from services.marketdata import candle_store, sessions
+from services.marketdata.parts import table_of
 from services.marketdata.remaking import Remaker
-from tests.marketdata.stand import BTC, Feeder, announce, desk_of, select, stored_bars, tick_at
+from tests.marketdata.stand import BTC, Feeder, announce, desk_of, select, stored_bars, tick_at, until
 
 MINUTE = timedelta(minutes=1)
 SECOND_NS = 1_000_000_000
@@ -175,6 +176,30 @@ async def test_bars_of_which_all_together_are_a_view_learn_who_imported_them_and
     await asyncio.to_thread(migrate, installation, "downgrade", "0007")
     assert await select(installation, every) == before
     await asyncio.to_thread(migrate, installation, "upgrade", "head")
+
+
+async def test_bars_are_divided_by_size_beside_who_stores_them_and_neither_waits_for_the_other_for_ever(installation):
+    dividing, tables = "SELECT divide_by_size()", dict.fromkeys(map(table_of, BAR_SIZES.values()))
+
+    async def has_come_to_wait() -> bool:
+        waiting = await select(
+            installation,
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query = $1",
+            dividing,
+        )
+        # There is nothing to wait for where it was done before.
+        return bool(waiting) or divided.done()
+
+    async with installation.connect("tradeloom") as owner, installation.connect("marketdata_worker") as storer:
+        await owner.execute("SET search_path = marketdata")
+        await storer.execute(f"BEGIN; LOCK TABLE {next(iter(tables))} IN ROW EXCLUSIVE MODE")
+        divided = asyncio.create_task(owner.execute(dividing))
+        await until(has_come_to_wait)
+        for table in tables:
+            await storer.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE; SELECT FROM market_data_ohlcv")
+        await storer.execute("COMMIT")
+        await divided
+        assert not await owner.fetchval("SELECT in_parts('market_data_ohlcv')")
 
 
 async def fill(installation, stored: pl.DataFrame) -> None:

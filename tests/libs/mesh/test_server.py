@@ -34,12 +34,13 @@ from tests.servers import free_port
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_readiness_follows_a_dependency_down_and_up_and_liveness_does_not(place):
+@pytest.mark.parametrize("failure", [Unavailable, asyncio.CancelledError])
+async def test_readiness_follows_a_dependency_down_and_up_and_liveness_does_not(place, failure):
     away = [False]
 
     async def check() -> None:
         if away[0]:
-            raise Unavailable("the venue is closed")
+            raise failure("the venue is closed")
 
     async with serving_works(place, checks={"venue": check}) as served:
         assert (await served.probe())[0] == 200

@@ -19,6 +19,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
 from libs.ids import uuid7
+from libs.mesh import channel as channel_module
 from libs.mesh import sessions as sessions_module
 from libs.mesh.channel import open_channel
 from libs.mesh.identity import Identity
@@ -33,6 +34,8 @@ from tests.mesh import Installation, Metadata, Served, bearer, sign_in, with_aut
 
 ASKED = orders_pb2.StreamOrderEventsRequest(account_id=str(uuid7()))
 SOON = datetime.now(UTC) + timedelta(minutes=15)
+UNREAD_BYTES = 32 * 1024 * 1024
+"""Of one message; gRPC takes about 6 MB of what nobody reads."""
 
 
 async def busy(request: Any, context: aio.ServicerContext) -> AsyncIterator[orders_pb2.StreamOrderEventsResponse]:
@@ -94,33 +97,34 @@ async def test_a_stream_ends_with_its_session_and_no_other_does(place, works):
 
 
 class Flood:
-    """Sends until its reader stands still, and then is held in the midst of sending."""
+    """Sends more than is taken of what nobody reads: behind its first message it is held in the midst of sending."""
 
     def __init__(self) -> None:
-        self.sent, self.ended = 0, asyncio.Event()
+        self.held, self.ended, self.is_taken = asyncio.Event(), asyncio.Event(), False
 
     async def work(
         self, request: Any, context: aio.ServicerContext
     ) -> AsyncIterator[orders_pb2.StreamOrderEventsResponse]:
         try:
-            while True:
-                self.sent += 1
-                yield orders_pb2.StreamOrderEventsResponse(cursor="x" * 100_000)
+            yield orders_pb2.StreamOrderEventsResponse(cursor="x")
+            self.held.set()
+            yield orders_pb2.StreamOrderEventsResponse(cursor="x" * UNREAD_BYTES)
+            self.is_taken = True
         finally:
             self.ended.set()
 
     async def until_held(self) -> None:
-        before = -1
-        while before != self.sent:
-            before = self.sent
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            await self.held.wait()
 
     async def until_ended(self) -> None:
         async with asyncio.timeout(5):
             await self.ended.wait()
+        assert not self.is_taken
 
 
-async def test_a_stream_whose_reader_stands_still_ends_with_its_session_too(place):
+async def test_a_stream_whose_reader_stands_still_ends_with_its_session_too(place, monkeypatch):
+    monkeypatch.setattr(channel_module, "MESSAGE_BYTES_MAX", 2 * UNREAD_BYTES)
     meshes: list[Mesh] = []
     session_id, flood = uuid7(), Flood()
     async with serving_works(place, meshes=meshes, StreamOrderEvents=flood.work) as served:
