@@ -17,6 +17,7 @@ from services.marketdata.book_hub import reading_books
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import reading_candles
 from services.marketdata.consumers import apply_feeds_facts
+from services.marketdata.deleting import Deleting
 from services.marketdata.exporting import Exporting
 from services.marketdata.history import History
 from services.marketdata.hub import reading_ticks
@@ -32,8 +33,8 @@ from services.marketdata.telling import telling_again
 from services.marketdata.tick_stream import TickStreams
 
 WORKER_CONNECTIONS_MAX = 8
-"""Relay, facts, leases, storing and the parts it needs, two imports, and one putting; what is told again, dropped or made anew, and
-files that come, wait for one of them."""
+"""Relay, facts, leases, storing and the parts it needs, two imports, and one putting; what is told again, dropped or made anew, files
+that come, and deletions wait for one of them."""
 
 
 @asynccontextmanager
@@ -83,6 +84,7 @@ async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 candle_streams=candle_streams,
                 receiving=Receiving(worker),
                 putting=Putting(worker),
+                deleting=Deleting(worker),
                 exporting=Exporting(database),
             )
             yield Service(

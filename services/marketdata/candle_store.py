@@ -20,7 +20,7 @@ A bar that was closed before a transaction and has other values after it has a h
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -114,6 +114,8 @@ class Head:
 
 
 NOTHING_YET = Head(0, EPOCH, EPOCH)
+BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
+"""After which reading of changes begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Candles:
     candles: list[Candle]
     head: Head
     more: bool
+    deleted: tuple[datetime, datetime] | None = None
+    """Begin and end of the span in which others were deleted."""
 
 
 async def read_candles(
@@ -175,7 +179,8 @@ async def read_changes(
 ) -> Candles:
     """Bars that changed or closed since one head and until another (the newest without one), opening after `after`.
 
-    A bar that has changed again after `until` is left to the next reading, so that nobody is told twice of the same.
+    A bar that has changed again after `until` is left to the next reading, so that nobody is told twice of the same. Where
+    bars were deleted, which is told with the first, all that are left are told again.
     """
     follows_calendar = size in CALENDAR_SIZES
     bars = f"""
@@ -196,12 +201,19 @@ async def read_changes(
         head AS (
           SELECT coalesce($2::bigint, change) AS change, coalesce($3::timestamptz, watermark) AS watermark,
             coalesce($11::timestamptz, market_time) AS market_time FROM newest),
+        deleted AS (
+          SELECT min(start_time) AS deleted_from, max(end_time) AS deleted_until FROM deleted_spans, head
+          WHERE instrument_id = $1 AND bar_size = '{size.name}'
+          AND deleted_spans.change > $5 AND deleted_spans.change <= head.change),
         bars AS (
           {bars} AND bar.change > $5 AND bar.change <= head.change
           UNION {ended("$6", "head.watermark")} AND {is_of_imports()}
           UNION {ended("$12", "head.market_time")} AND NOT {is_of_imports()}
+          UNION {bars} AND bar.change <= head.change
+          AND open_time >= (SELECT deleted_from FROM deleted) AND open_time < (SELECT deleted_until FROM deleted)
           ORDER BY open_time LIMIT $10)
-        SELECT head.*, bars.* FROM head LEFT JOIN bars ON true ORDER BY open_time
+        SELECT head.*, deleted.*, bars.*
+        FROM head CROSS JOIN deleted LEFT JOIN bars ON true ORDER BY open_time
         """,
         instrument_id,
         until and until.change,
@@ -219,9 +231,14 @@ async def read_changes(
     )
     if not found:
         return Candles([], NOTHING_YET, more=False)
-    head = Head(*found[0][:3])
-    bars_found = [row[3:] for row in found if row["open_time"] is not None]
-    return Candles(candles_from(bars_found[:limit], size, head), head, len(bars_found) > limit)
+    head, (deleted_from, deleted_until) = Head(*found[0][:3]), found[0][3:5]
+    bars_found = [row[5:] for row in found if row["open_time"] is not None]
+    return Candles(
+        candles_from(bars_found[:limit], size, head),
+        head,
+        len(bars_found) > limit,
+        (deleted_from, deleted_until) if deleted_from and after == BEFORE_ALL else None,
+    )
 
 
 BETWEEN = """
@@ -621,6 +638,11 @@ async def import_bars(
         timeout=IMPORT_STATEMENT_SECONDS,
     )
     assert written
+    if by_operator:
+        # A deletion that began before leaves what is there now.
+        await rows.execute(
+            "UPDATE series SET import_number = import_number + 1 WHERE instrument_id = $1", instrument_id
+        )
     if written["newest_end"] is not None:
         touched = {instrument_id: opens}
         for longer in sizes_from(size)[1:]:

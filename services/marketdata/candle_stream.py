@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from tradeloom.marketdata.v1.marketdata_pb2 import CandlesGap, StreamCandlesResponse
+from tradeloom.marketdata.v1.marketdata_pb2 import CandlesDeletion, CandlesGap, StreamCandlesResponse
 
 from libs.bar_sizes import BAR_SIZES, EPOCH, SECOND, BarSize
 from libs.errors import CursorInvalid
@@ -21,12 +21,11 @@ from libs.mesh.wire import timestamp
 from libs.store.background import running
 from libs.store.database import Database
 from services.marketdata import candle_store, parts, wire
-from services.marketdata.candle_store import Head
+from services.marketdata.candle_store import BEFORE_ALL, Head
 from services.marketdata.heartbeat import Heartbeat
 
 CANDLES_MAX = 1_000
 """In one message; about 100 kB."""
-BEFORE_ALL = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +205,9 @@ class CandleStreams:
         else:
             reached = CandleCursor(cursor.instrument_id, cursor.size, found.head)
         response = StreamCandlesResponse(cursor=str(reached))
+        if found.deleted is not None:
+            start, end = found.deleted
+            response.deletion.CopyFrom(CandlesDeletion(start_time=timestamp(start), end_time=timestamp(end)))
         wire.add_candles(response, found.candles)
         return Update(cursor, reached, response.SerializeToString())
 

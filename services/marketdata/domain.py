@@ -267,6 +267,25 @@ class Import:
         return f"{self.stored_count} of {self.read_count} bars were imported before"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deletion:
+    """Which imported bars an operator deletes, and how far that has come."""
+
+    user_id: UUID
+    request_id: str
+    digest: bytes
+    """Of the request: another under the same request_id is refused."""
+    instrument_id: str
+    size: BarSize
+    start: datetime
+    end: datetime
+    import_number: int = 0
+    """Of the series, when it began: whatever is imported since is not meant."""
+    deleted_count: int = 0
+    remade_count: int = 0
+    is_done: bool = False
+
+
 class ExportFormat(Enum):
     CSV = "csv"
     CSV_GZIP = "csv, gzip"
@@ -396,6 +415,18 @@ class ImportCanceled(Conflict):
     """Its owner wants no more of it."""
 
     reason = "IMPORT_CANCELED"
+
+
+class ImportUnderWay(NotAllowed):
+    """A file of the instrument is being checked or stored."""
+
+    reason = "IMPORT_UNDER_WAY"
+
+
+class DeletionOvertaken(Conflict):
+    """Something was imported into the instrument since the deletion began."""
+
+    reason = "DELETION_OVERTAKEN"
 
 
 class TooManyImports(Exhausted):

@@ -164,6 +164,15 @@ async def take(rows: Connection, lane: int) -> Import | None:
     return import_from(row) if row else None
 
 
+async def find_at_work(rows: Connection, instrument_id: str) -> Import | None:
+    """One of the instrument that is checked or stored, whosever it is."""
+    row = await rows.fetchrow(
+        f"SELECT {COLUMNS} FROM imports WHERE state IN ('checking', 'storing') AND instrument_id = $1 LIMIT 1",
+        instrument_id,
+    )
+    return import_from(row) if row else None
+
+
 async def claim(rows: Connection, wanted: Import, lane: int, *, is_counted: bool) -> int | None:
     """How often it was begun since its last progress, now that it is this lane's; None if it is another's.
 

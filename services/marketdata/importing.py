@@ -23,7 +23,7 @@ from libs.errors import Invalid
 from libs.store.background import Backoff, running
 from libs.store.database import Database, DatabaseUnavailable, StillLocked
 from libs.store.leases import Lease, fence, holding
-from services.marketdata import candle_store, import_store, imports, parts, sessions, store, values
+from services.marketdata import candle_store, deletion_store, import_store, imports, parts, sessions, store, values
 from services.marketdata.domain import CalendarChanged, Import, ImportMalformed, ImportRefusal, ImportState
 
 LANES = 2
@@ -141,8 +141,9 @@ class Lane:
         await import_store.forget_bytes(self._database, found.user_id, found.import_id)
 
     async def forget(self) -> None:
-        """What nobody needs any more of others that have ended, or never will."""
+        """What nobody needs any more of others that have ended, or never will, and of deletions."""
         async with self._database.transaction() as rows:
+            await deletion_store.forget_old(rows)
             due = await import_store.due_to_forget(rows)
         for import_id, user_id in due:
             async with self._database.transaction(user_id) as rows:

@@ -33,6 +33,7 @@ from services.marketdata import (
 from services.marketdata.book_hub import BookHub
 from services.marketdata.book_stream import BookStreams
 from services.marketdata.candle_stream import CandleStreams, parse_cursor
+from services.marketdata.deleting import Deleting
 from services.marketdata.exporting import Exporting
 from services.marketdata.putting import Putting
 from services.marketdata.receiving import Receiving
@@ -112,11 +113,12 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         candle_streams: CandleStreams,
         receiving: Receiving,
         putting: Putting,
+        deleting: Deleting,
         exporting: Exporting,
     ) -> None:
         self._database, self._worker, self._redis = database, worker, redis
         self._tick_streams, self._candle_streams = tick_streams, candle_streams
-        self._receive, self._put, self._exporting = receiving, putting, exporting
+        self._receive, self._put, self._delete, self._exporting = receiving, putting, deleting, exporting
         self._book_hub, self._book_streams = book_hub, book_streams
 
     async def SearchInstruments(self, request, context):
@@ -348,6 +350,12 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
             return marketdata_pb2.CancelImportResponse(candle_import=wire.import_to_proto(found))
 
         return await answer_once(self._worker, key, marketdata_pb2.CancelImportResponse, work)
+
+    async def DeleteCandles(self, request, context):
+        wanted = wire.deletion_from_proto(request, key_of(request))
+        if request.validate_only:
+            return marketdata_pb2.DeleteCandlesResponse(deleted_count=await self._delete.count(wanted))
+        return wire.deletion_to_proto(await self._delete(wanted))
 
     async def PutCandles(self, request, context):
         return await self._put(request)

@@ -10,12 +10,14 @@ from libs.errors import Invalid
 from libs.ids import uuid7
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
 from libs.money import plain
+from libs.store.requests import RequestKey
 from services.marketdata.domain import (
     Adjustment,
     AssetClass,
     Candle,
     CashDividend,
     CorporateAction,
+    Deletion,
     Export,
     ExportFormat,
     Gap,
@@ -277,6 +279,24 @@ def import_refusal_to_proto(refusal: ImportRefusal) -> marketdata_pb2.ImportRefu
             for field, description in refusal.violations.items()
         ],
         wrong_line_count=refusal.wrong_line_count,
+    )
+
+
+def deletion_from_proto(request: marketdata_pb2.DeleteCandlesRequest, key: RequestKey) -> Deletion:
+    return Deletion(
+        user_id=key.user_id,
+        request_id=key.request_id,
+        digest=key.digest,
+        instrument_id=request.instrument_id,
+        size=bar_size(request.bar_size),
+        start=time_from_proto(request.start_time),
+        end=time_from_proto(request.end_time),
+    )
+
+
+def deletion_to_proto(reached: Deletion) -> marketdata_pb2.DeleteCandlesResponse:
+    return marketdata_pb2.DeleteCandlesResponse(
+        deleted_count=reached.deleted_count, remade_count=reached.remade_count, done=reached.is_done
     )
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -251,6 +252,22 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
                 marketdata_pb2.CancelImportRequest(request_id=request_id, import_request_id=each) for each in ids
             ]
             return world.market.CancelImport, *(lambda each=each: each for each in requests), world.admin
+        case "DeleteCandles":
+            put = instrument(symbol())
+            request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid4()), instrument=put)
+            world.market.PutInstrument(request, metadata=world.admin)
+            world.market.ImportCandles(importing(str(uuid4()), put.instrument_id, bars("1")), metadata=world.admin)
+            requests = [
+                marketdata_pb2.DeleteCandlesRequest(
+                    request_id=request_id,
+                    instrument_id=put.instrument_id,
+                    bar_size="1m",
+                    start_time=datetime(2022, 1, 1, tzinfo=UTC),
+                    end_time=datetime(2022, 1, day, tzinfo=UTC),
+                )
+                for day in (2, 3)
+            ]
+            return world.market.DeleteCandles, *(lambda each=each: each for each in requests), world.admin
         case "StartFeed" | "StopFeed":
             feed = world.feeds.ListFeeds(feeds_pb2.ListFeedsRequest(), metadata=world.admin).feeds[0]
             if name == "StopFeed":

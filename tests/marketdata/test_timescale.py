@@ -50,7 +50,7 @@ async def earlier(installation):
         # As the migration leaves them where there is no TimescaleDB.
         for table in TABLES:
             await rows.execute(f"REVOKE ALL ON {table} FROM marketdata_rpc, marketdata_worker")
-            more = {"market_data_ticks": "", LONG: ", UPDATE, DELETE"}.get(table, ", UPDATE")
+            more = "" if table == "market_data_ticks" else ", UPDATE, DELETE"
             await rows.execute(
                 f"GRANT SELECT ON {table} TO marketdata_rpc; GRANT SELECT, INSERT{more} ON {table} TO marketdata_worker"
             )

@@ -88,7 +88,7 @@ NOT_HAD = {
     *(("auth", table) for table in ("mails", "mfa_totp", "recovery_codes", "revocations")),
     *(("billing", table) for table in ("invoices", "usage")),
     ("execution", "venue_cancels"),
-    *(("marketdata", table) for table in ("imports", "import_chunks")),
+    *(("marketdata", table) for table in ("imports", "import_chunks", "deletions")),
     ("orders", "departures"),
 }
 """Tables in which Anna has no row while she is walked past."""

@@ -47,6 +47,7 @@ NOBODYS = {
     ("marketdata", "coverage"): "what is known of a market",
     ("marketdata", "gaps"): "what is not known of a market",
     ("marketdata", "corporate_actions"): "what befell shares",
+    ("marketdata", "deleted_spans"): "where prices are gone",
     ("marketdata", "dropped"): "how far back a market is kept",
     ("marketdata", "market_data_ohlcv"): "prices",
     ("marketdata", "market_data_ticks"): "prices",
@@ -62,6 +63,8 @@ POLICIES_OF_EVERY_SERVICE = {
 POLICIES = {
     ("marketdata", "imports", "worker_reads_all"): "files are worked on in the order they came, whoever sent them",
     ("marketdata", "import_chunks", "worker_reads_all"): "bytes that nobody needs any more are found and deleted",
+    ("marketdata", "deletions", "worker_finds_old"): "that bars were deleted is known for thirty days",
+    ("marketdata", "deletions", "worker_purges_old"): "that bars were deleted is known for thirty days",
     ("auth", "refresh_tokens", "worker_finds_old"): "spent tokens are removed a day after their end",
     ("auth", "refresh_tokens", "worker_purges_old"): "spent tokens are removed a day after their end",
     ("auth", "sessions", "worker_finds_old"): "sessions are removed two days after their end",

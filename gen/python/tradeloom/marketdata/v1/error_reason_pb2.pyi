@@ -81,6 +81,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED: a chunk of the file was not taken for a minute, and the file was given up; begin the export anew."""
     ERROR_REASON_IMPORT_CANCELED: _ErrorReason.ValueType  # 19
     """ABORTED: its owner has cancelled the import; its bars that were stored before stay."""
+    ERROR_REASON_IMPORT_UNDER_WAY: _ErrorReason.ValueType  # 20
+    """FAILED_PRECONDITION: a file of the instrument is being checked or stored; delete its bars when it has ended, or end it (CancelImport).
+    Metadata: instrument_id, import_request_id (empty where the import is not the caller's own).
+    """
+    ERROR_REASON_DELETION_OVERTAKEN: _ErrorReason.ValueType  # 21
+    """ABORTED: something was imported into the instrument since the deletion began, and the rest of it is left; look what is there now, and
+    delete anew. Metadata: deleted_count.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why marketdata refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -144,4 +152,12 @@ ERROR_REASON_EXPORT_NOT_TAKEN: ErrorReason.ValueType  # 18
 """ABORTED: a chunk of the file was not taken for a minute, and the file was given up; begin the export anew."""
 ERROR_REASON_IMPORT_CANCELED: ErrorReason.ValueType  # 19
 """ABORTED: its owner has cancelled the import; its bars that were stored before stay."""
+ERROR_REASON_IMPORT_UNDER_WAY: ErrorReason.ValueType  # 20
+"""FAILED_PRECONDITION: a file of the instrument is being checked or stored; delete its bars when it has ended, or end it (CancelImport).
+Metadata: instrument_id, import_request_id (empty where the import is not the caller's own).
+"""
+ERROR_REASON_DELETION_OVERTAKEN: ErrorReason.ValueType  # 21
+"""ABORTED: something was imported into the instrument since the deletion began, and the rest of it is left; look what is there now, and
+delete anew. Metadata: deleted_count.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -2285,6 +2285,7 @@ class StreamCandlesResponse(_message.Message):
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIME_FIELD_NUMBER: _builtins.int
     GAP_FIELD_NUMBER: _builtins.int
+    DELETION_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Pass back as after_cursor to resume here; in every message."""
     acknowledgement: _builtins.bool
@@ -2301,6 +2302,12 @@ class StreamCandlesResponse(_message.Message):
     def gap(self) -> Global___CandlesGap:
         """Something could not be replayed: bars that opened in it may have been missed."""
 
+    @_builtins.property
+    def deletion(self) -> Global___CandlesDeletion:
+        """Bars that opened in it were deleted: forget all that do, before the candles of this message are taken. Those that are left
+        come again, in this message and those that follow.
+        """
+
     def __init__(
         self,
         *,
@@ -2309,10 +2316,11 @@ class StreamCandlesResponse(_message.Message):
         acknowledgement: _builtins.bool = ...,
         heartbeat_time: _timestamp_pb2.Timestamp | None = ...,
         gap: Global___CandlesGap | None = ...,
+        deletion: Global___CandlesDeletion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deletion", b"deletion", "gap", b"gap", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "candles", b"candles", "cursor", b"cursor", "gap", b"gap", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "candles", b"candles", "cursor", b"cursor", "deletion", b"deletion", "gap", b"gap", "heartbeat_time", b"heartbeat_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2347,6 +2355,36 @@ class CandlesGap(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CandlesGap: _TypeAlias = CandlesGap  # noqa: Y015
+
+@_typing.final
+class CandlesDeletion(_message.Message):
+    """A span of which bars are gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Its start."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Its end, excluded."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CandlesDeletion: _TypeAlias = CandlesDeletion  # noqa: Y015
 
 @_typing.final
 class ImportCandlesRequest(_message.Message):
@@ -2717,6 +2755,82 @@ class ImportViolation(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportViolation: _TypeAlias = ImportViolation  # noqa: Y015
+
+@_typing.final
+class DeleteCandlesRequest(_message.Message):
+    """Which bars to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BAR_SIZE_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    instrument_id: _builtins.str
+    """Whose bars."""
+    bar_size: _builtins.str
+    """How long they were when they were imported; the longer ones that are made of them go with them."""
+    validate_only: _builtins.bool
+    """Deletes nothing, and says what would be."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Bars that open at or after it. Of an instrument with a calendar a day opens where its trading day begins."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Bars that open before it."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        bar_size: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bar_size", b"bar_size", "end_time", b"end_time", "instrument_id", b"instrument_id", "request_id", b"request_id", "start_time", b"start_time", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCandlesRequest: _TypeAlias = DeleteCandlesRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCandlesResponse(_message.Message):
+    """What has gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_COUNT_FIELD_NUMBER: _builtins.int
+    REMADE_COUNT_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    deleted_count: _builtins.int
+    """Imported bars that were deleted, by all calls with this request_id; those that would be, with validate_only."""
+    remade_count: _builtins.int
+    """Of those, bars that stand there again, made of ticks or shorter bars; 0 with validate_only."""
+    done: _builtins.bool
+    """Whether all are deleted; unset with validate_only."""
+    def __init__(
+        self,
+        *,
+        deleted_count: _builtins.int = ...,
+        remade_count: _builtins.int = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted_count", b"deleted_count", "done", b"done", "remade_count", b"remade_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCandlesResponse: _TypeAlias = DeleteCandlesResponse  # noqa: Y015
 
 @_typing.final
 class PutCandlesRequest(_message.Message):

@@ -126,6 +126,11 @@ class MarketDataServiceStub:
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportResponse.FromString,
                 _registered_method=True)
+        self.DeleteCandles = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/DeleteCandles',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.DeleteCandlesRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.DeleteCandlesResponse.FromString,
+                _registered_method=True)
         self.PutCandles = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/PutCandles',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.PutCandlesRequest.SerializeToString,
@@ -244,7 +249,8 @@ class MarketDataServiceServicer:
 
     def StreamCandles(self, request, context):
         """Streams candles: the forming one as it grows, then closed, resuming after a cursor. They are not adjusted for corporate
-        actions: from the newest ex date on adjusted ones are the same.
+        actions: from the newest ex date on adjusted ones are the same. Where an operator deletes imported candles (DeleteCandles),
+        those that are others now come with a higher revision; where some are gone, the span is told, and what is left in it again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -292,6 +298,24 @@ class MarketDataServiceServicer:
         """Ends an import of the caller's own: no more of it is stored, what was stays, and its bytes are forgotten. It is refused then
         with IMPORT_CANCELED, which leaves its request_id unused; one that has ended already stays as it is. Repeating a
         request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCandles(self, request, context):
+        """Deletes what operators imported: bars of one size that open in a span of time. Bars of ticks stay, and so do those of a
+        venue's record (PutCandles), but of an instrument without a feed, whose imported bars are all an operator's. Where
+        shorter bars or, older than these are kept, ticks are stored, a deleted bar is at once what they make of it, with a
+        higher revision; longer bars are made anew of what is left, and are gone where nothing is. A bar that is gone and comes
+        again begins at revision 1. What a venue's record had said of an imported bar is not known any more: order it anew
+        (FeedService/Backfill). Longer bars stay as they are where the shorter ones they were made of are no longer kept.
+
+        Bars go some thousands at a time, oldest first, each time with the longer bars and what StreamCandles tells of them. The call
+        answers when all are gone, or after some seconds with done unset: repeat it with the same request_id, as after an answer
+        that did not come, until done. From then on, for thirty days, a repeat returns the same answer.
+        While an import of the instrument is checked or stored, it is refused with IMPORT_UNDER_WAY. If anything was imported into
+        the instrument since the first call, the rest is left, as it may be of the new file: DELETION_OVERTAKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -411,6 +435,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.CancelImport,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportResponse.SerializeToString,
+            ),
+            'DeleteCandles': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCandles,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.DeleteCandlesRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.DeleteCandlesResponse.SerializeToString,
             ),
             'PutCandles': grpc.unary_unary_rpc_method_handler(
                     servicer.PutCandles,
@@ -911,6 +940,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/CancelImport',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.CancelImportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCandles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/DeleteCandles',
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.DeleteCandlesRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.DeleteCandlesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,7 +61,8 @@ class MarketDataServiceStub:
     """
     StreamCandles: _aio.UnaryStreamMultiCallable[_marketdata_pb2.StreamCandlesRequest, _marketdata_pb2.StreamCandlesResponse]
     """Streams candles: the forming one as it grows, then closed, resuming after a cursor. They are not adjusted for corporate
-    actions: from the newest ex date on adjusted ones are the same.
+    actions: from the newest ex date on adjusted ones are the same. Where an operator deletes imported candles (DeleteCandles),
+    those that are others now come with a higher revision; where some are gone, the span is told, and what is left in it again.
     """
     ListGaps: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListGapsRequest, _marketdata_pb2.ListGapsResponse]
     """Lists what is not stored of a market: what its feed missed at the venue, and what was lost
@@ -92,6 +93,20 @@ class MarketDataServiceStub:
     """Ends an import of the caller's own: no more of it is stored, what was stays, and its bytes are forgotten. It is refused then
     with IMPORT_CANCELED, which leaves its request_id unused; one that has ended already stays as it is. Repeating a
     request_id returns the first answer again.
+    """
+    DeleteCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.DeleteCandlesRequest, _marketdata_pb2.DeleteCandlesResponse]
+    """Deletes what operators imported: bars of one size that open in a span of time. Bars of ticks stay, and so do those of a
+    venue's record (PutCandles), but of an instrument without a feed, whose imported bars are all an operator's. Where
+    shorter bars or, older than these are kept, ticks are stored, a deleted bar is at once what they make of it, with a
+    higher revision; longer bars are made anew of what is left, and are gone where nothing is. A bar that is gone and comes
+    again begins at revision 1. What a venue's record had said of an imported bar is not known any more: order it anew
+    (FeedService/Backfill). Longer bars stay as they are where the shorter ones they were made of are no longer kept.
+
+    Bars go some thousands at a time, oldest first, each time with the longer bars and what StreamCandles tells of them. The call
+    answers when all are gone, or after some seconds with done unset: repeat it with the same request_id, as after an answer
+    that did not come, until done. From then on, for thirty days, a repeat returns the same answer.
+    While an import of the instrument is checked or stored, it is refused with IMPORT_UNDER_WAY. If anything was imported into
+    the instrument since the first call, the rest is left, as it may be of the new file: DELETION_OVERTAKEN.
     """
     PutCandles: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutCandlesRequest, _marketdata_pb2.PutCandlesResponse]
     """Stores bars of a venue's own record, which its feed brings, as imported ones: no tick changes
@@ -239,7 +254,8 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_marketdata_pb2.StreamCandlesRequest, _abc.AsyncIterator[_marketdata_pb2.StreamCandlesResponse]],
     ) -> _abc.AsyncIterator[_marketdata_pb2.StreamCandlesResponse]:
         """Streams candles: the forming one as it grows, then closed, resuming after a cursor. They are not adjusted for corporate
-        actions: from the newest ex date on adjusted ones are the same.
+        actions: from the newest ex date on adjusted ones are the same. Where an operator deletes imported candles (DeleteCandles),
+        those that are others now come with a higher revision; where some are gone, the span is told, and what is left in it again.
         """
 
     @_abc_1.abstractmethod
@@ -294,6 +310,26 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends an import of the caller's own: no more of it is stored, what was stays, and its bytes are forgotten. It is refused then
         with IMPORT_CANCELED, which leaves its request_id unused; one that has ended already stays as it is. Repeating a
         request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCandles(
+        self,
+        request: _marketdata_pb2.DeleteCandlesRequest,
+        context: _aio.ServicerContext[_marketdata_pb2.DeleteCandlesRequest, _abc.Awaitable[_marketdata_pb2.DeleteCandlesResponse]],
+    ) -> _abc.Awaitable[_marketdata_pb2.DeleteCandlesResponse]:
+        """Deletes what operators imported: bars of one size that open in a span of time. Bars of ticks stay, and so do those of a
+        venue's record (PutCandles), but of an instrument without a feed, whose imported bars are all an operator's. Where
+        shorter bars or, older than these are kept, ticks are stored, a deleted bar is at once what they make of it, with a
+        higher revision; longer bars are made anew of what is left, and are gone where nothing is. A bar that is gone and comes
+        again begins at revision 1. What a venue's record had said of an imported bar is not known any more: order it anew
+        (FeedService/Backfill). Longer bars stay as they are where the shorter ones they were made of are no longer kept.
+
+        Bars go some thousands at a time, oldest first, each time with the longer bars and what StreamCandles tells of them. The call
+        answers when all are gone, or after some seconds with done unset: repeat it with the same request_id, as after an answer
+        that did not come, until done. From then on, for thirty days, a repeat returns the same answer.
+        While an import of the instrument is checked or stored, it is refused with IMPORT_UNDER_WAY. If anything was imported into
+        the instrument since the first call, the rest is left, as it may be of the new file: DELETION_OVERTAKEN.
         """
 
     @_abc_1.abstractmethod

@@ -14,6 +14,7 @@ import { refusalOf } from "@/api/refusal";
 import { useResumingStream } from "@/api/useResumingStream";
 import { FALLING, RISING } from "@/app/theme";
 import { placesOf } from "@/lib/decimal";
+import { secondsOf } from "@/lib/time";
 import { Panel } from "@/ui/Panel";
 import { StreamBadge } from "@/ui/StreamBadge";
 import classes from "./CandleChart.module.css";
@@ -148,7 +149,11 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
         { signal, ...NO_DEADLINE },
       ),
     advance: (cursor, message) => message.cursor || cursor,
-    onMessage: ({ candles, gap }) => {
+    onMessage: ({ candles, gap, deletion }) => {
+      if (deletion?.startTime && deletion.endTime) {
+        series.current.forget(secondsOf(deletion.startTime), secondsOf(deletion.endTime));
+        draw("rebuilt");
+      }
       draw(series.current.take(candles));
       if (gap?.startTime && gap.endTime) void loadHistory({ startTime: gap.startTime.seconds, endTime: gap.endTime.seconds });
     },

@@ -44,4 +44,16 @@ describe("a series of candles", () => {
     series.take([candle(1, 5, { closed: true })]);
     expect(series.take([candle(1, 3)])).toBe("unchanged");
   });
+
+  test("forgets what was deleted, and takes what is left of it again", () => {
+    const series = new CandleSeries();
+    const last = candle(4, 8, { closed: true });
+    series.take([candle(1, 5, { closed: true, revision: 2n }), candle(2, 6), candle(3, 7), last]);
+    series.forget(60, 240);
+    expect(series.all.map((bar) => bar.time)).toEqual([240]);
+    expect(series.take([candle(1, 3, { closed: true })])).toBe("rebuilt");
+    expect(series.all.map((bar) => bar.close)).toEqual([3, 8]);
+    series.forget(0, 600);
+    expect(series.all).toEqual([]);
+  });
 });

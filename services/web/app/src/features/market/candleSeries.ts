@@ -33,6 +33,12 @@ export class CandleSeries {
     return this.bars.length >= BARS_MAX;
   }
 
+  /** Forgets the bars that open in a span, as some were deleted; what is left of them comes again. */
+  forget(start: number, end: number): void {
+    for (const time of this.known.keys()) if (time >= start && time < end) this.known.delete(time);
+    this.bars = this.bars.filter(({ time }) => time < start || time >= end);
+  }
+
   /** Takes bars that are new or changed, in any order. */
   take(candles: readonly Candle[]): { tail: Bar[] } | "rebuilt" | "unchanged" {
     const newest = this.bars.at(-1)?.time ?? -Infinity;
