@@ -22,6 +22,7 @@ COMMANDS = {
         "demo",
         "import_command",
         "export_command",
+        "candles",
         "migrate",
         "psql",
         "audit",

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from libs.cli.client import edge_channel, sign_in_admin
-from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack
+from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack, time_of
 from libs.mesh.wire import timestamp
 from libs.stack.errors import StackError
 from libs.stack.state import Snapshot
@@ -72,16 +71,6 @@ def export_file(
         with suppress(OSError):
             partial.unlink()
     console.print(f"exported   {bar_count} bars into {output}")
-
-
-def time_of(text: str, option: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise StackError(f"{option} is no time such as 2024-01-31 or 2024-01-31T10:00Z: {text}") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 async def fetch(snapshot: Snapshot, request: marketdata_pb2.ExportCandlesRequest, path: Path, console: Console) -> int:

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -37,3 +38,14 @@ def running_stack(data_dir: Path | None) -> Snapshot:
     if snapshot is None:
         raise StackError(f"nothing runs in {folder.path}; start it with `tradeloom up`")
     return snapshot
+
+
+def time_of(text: str, option: str) -> datetime | None:
+    """What was given for the option, in UTC where it has no offset; None where nothing was."""
+    if not text:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise StackError(f"{option} is no time such as 2024-01-31 or 2024-01-31T10:00Z: {text}") from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -137,6 +137,25 @@ def test_what_was_imported_is_exported_and_imported_again(stack: Stack, tmp_path
     assert "the format is one of" in stack.command("export", INSTRUMENT, "-o", str(tmp_path / "none")).stderr
 
 
+def test_what_was_imported_is_deleted_once_somebody_says_yes(stack: Stack, tmp_path):
+    file = tmp_path / "bars.csv"
+    file.write_text(HEADER + BARS.replace("2024-05-06", "2024-05-11"))
+    assert stack.command("import", str(file), *MINUTES).returncode == 0
+    period = ("--bar-size", "1m", "--start", "2024-05-11T07:10Z", "--end", "2024-05-11T09:20+02:00")
+    unasked = stack.command("candles", "delete", INSTRUMENT, *period)
+    assert unasked.returncode == 1
+    assert "10 imported bars of 1m would be deleted" in unasked.stdout
+    done = stack.command("candles", "delete", INSTRUMENT, *period, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "deleted    10\nremade     0 of them" in done.stdout
+    assert "no imported bars are there" in stack.command("candles", "delete", INSTRUMENT, *period, "--yes").stdout
+    again = stack.command("import", str(file), *MINUTES)
+    assert "inserted   10\nchanged    0\nunchanged  30" in again.stdout, again.stderr
+    unknown = stack.command("candles", "delete", "SIM:NOTHING", *period)
+    assert unknown.returncode == 1
+    assert "no instrument is called SIM:NOTHING; nothing was deleted" in unknown.stderr
+
+
 def test_what_is_not_under_way_cannot_be_cancelled(stack: Stack, tmp_path):
     file = tmp_path / "bars.csv"
     file.write_text(HEADER + BARS.replace("2024-05-06", "2024-05-10"))
