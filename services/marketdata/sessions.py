@@ -32,6 +32,7 @@ from prometheus_client import Gauge
 
 from libs.bar_sizes import EPOCH, BarSize
 from libs.errors import Exhausted, Invalid
+from services.marketdata.calendar_process import CalendarProcess
 from services.marketdata.domain import DAYS, Instrument, MarketState, Session
 
 ENDS = Gauge(
@@ -310,6 +311,7 @@ _loaded: OrderedDict[Key, Calendar] = OrderedDict()
 _unknown: OrderedDict[Key, None] = OrderedDict()
 _holding = threading.Lock()
 """Around these two; never while a calendar is loaded."""
+_process = CalendarProcess()
 _loader = ThreadPoolExecutor(1, "calendars")
 """Of their own: no calendar takes a thread that storing needs, or whoever looks for an address."""
 _loads: dict[Key, Future[Calendar]] = {}
@@ -344,12 +346,11 @@ def load(name: str, today: date) -> Calendar:
     if (calendar := held(name, today)) is not None:
         return calendar
     key = key_of(name, today)
-    try:
-        calendar = _read(name, last_date=key[1])
-    except UnknownCalendar:
+    calendar: Calendar | None = _process.read(name, key[1])
+    if calendar is None:
         with _holding:
             hold(_unknown, key, None, UNKNOWN_MAX)
-        raise
+        raise UnknownCalendar(name)
     with _holding:
         hold(_loaded, key, calendar, CALENDARS_MAX)
     ENDS.labels(name).set(covered(calendar)[1].timestamp())
@@ -436,8 +437,9 @@ async def zoned(instrument: Instrument, now: datetime) -> Instrument:
     return replace(instrument, time_zone=calendar.time_zone)
 
 
-def _read(name: str, *, last_date: date) -> Calendar:
-    # Brings pandas: 40 MB and a third of a second that a process without calendars does without.
+def read(name: str, *, last_date: date) -> Calendar:
+    """The calendar, computed by rules and lists of holidays, in `calendar_reader`. Raises UnknownCalendar."""
+    # Brings pandas: 40 MB and a third of a second that a service does without.
     from exchange_calendars.calendar_utils import global_calendar_dispatcher as calendars
     from exchange_calendars.errors import InvalidCalendarName
 

@@ -1,6 +1,7 @@
 """When exchanges trade: trading days over changes of the clock, known sessions, and what is told of them."""
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ from libs.errors import Invalid
 from libs.mesh.wire import time_from_proto, timestamp
 from libs.store.database import open_database
 from libs.store.outbox import Fact
-from services.marketdata import sessions, storing
+from services.marketdata import calendar_process, sessions, storing
+from services.marketdata.calendar_process import CalendarProcess, ReaderFailed
 from services.marketdata.consumers import apply_feeds_facts
 from services.marketdata.sessions import (
     AGAIN_SECONDS,
@@ -320,6 +322,34 @@ def test_every_exchange_that_is_known_can_be_asked_for():
             of(name)
 
 
+def test_a_reader_that_has_ended_is_started_again_and_one_that_hangs_is_given_up(monkeypatch):
+    process = CalendarProcess()
+    ended = [process.read("XNYS", date(2027, 3, 31))]
+    assert process._process
+    first = process._process.pid
+    process._process.kill()
+    ended.append(process.read("XNYS", date(2027, 3, 31)))
+    assert process._process.pid != first
+    assert (ended[0].dates == ended[1].dates).all()
+    assert process.read("ZZZZ", date(2027, 3, 31)) is None
+    process._process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(calendar_process, "READ_SECONDS", 0.05)
+    with pytest.raises(ReaderFailed):
+        process.read("XNYS", date(2027, 3, 31))
+    assert process._process is None
+
+
+def test_a_reader_ends_with_who_started_it_and_when_nobody_asks():
+    command = [sys.executable, "-m", "services.marketdata.calendar_reader"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as left:
+        assert left.stdin
+        left.stdin.close()
+        assert left.wait(WAIT_SECONDS) == 0
+    idle = "from services.marketdata import calendar_reader; calendar_reader.IDLE_SECONDS = 0.1; calendar_reader.main()"
+    with subprocess.Popen([sys.executable, "-c", idle], stdin=subprocess.PIPE) as forgotten:
+        assert forgotten.wait(WAIT_SECONDS) == 0
+
+
 def test_calendars_are_held_only_so_many(monkeypatch):
     monkeypatch.setattr(sessions, "CALENDARS_MAX", 2)
     monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
@@ -345,16 +375,16 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch) -> Iterator[Gate]:
     """Closed, and nothing is loaded yet."""
-    gate, read = Gate(), sessions._read
+    gate, read = Gate(), sessions._process.read
 
-    def behind_the_gate(name: str, *, last_date: date) -> Calendar:
+    def behind_the_gate(name: str, last_date: date) -> Calendar | None:
         gate.reads[name] += 1
         gate.is_open.wait()
         if name in gate.broken:
             raise ZeroDivisionError(name)
-        return read(name, last_date=last_date)
+        return read(name, last_date)
 
-    monkeypatch.setattr(sessions, "_read", behind_the_gate)
+    monkeypatch.setattr(sessions._process, "read", behind_the_gate)
     monkeypatch.setattr(sessions, "_loaded", type(sessions._loaded)())
     monkeypatch.setattr(sessions, "_unknown", type(sessions._unknown)())
     monkeypatch.setattr(sessions, "_failed", {})
