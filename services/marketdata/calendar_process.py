@@ -1,5 +1,6 @@
 """The other end of `services.marketdata.calendar_reader`, a process that reads one calendar after the other."""
 
+import atexit
 import pickle
 import subprocess
 import sys
@@ -24,6 +25,7 @@ class CalendarProcess:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._asking = Lock()
+        atexit.register(self._end)
 
     def read(self, name: str, last_date: date) -> Any:
         """What calendar_reader answers. Raises ReaderFailed."""
@@ -35,13 +37,17 @@ class CalendarProcess:
                 try:
                     return ask(process, f"{name} {last_date}\n")
                 except (OSError, EOFError, pickle.UnpicklingError):
-                    self._process = None
-                    process.kill()
-                    with suppress(OSError), process:
-                        pass
+                    self._end()
                 finally:
                     alarm.cancel()
             raise ReaderFailed(f"no answer about {name}")
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process:
+            process.kill()
+            with suppress(OSError), process:
+                pass
 
 
 def start() -> "subprocess.Popen[bytes]":
