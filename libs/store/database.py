@@ -15,6 +15,8 @@ ACQUIRE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 30.0
 LOCK_SECONDS = 5.0
+# A statement that was cancelled goes on where Postgres heard of that before it; then its connection is given up.
+ROLLBACK_SECONDS = 5.0
 IDLE_IN_TRANSACTION_SECONDS = 60  # a process that stands still does not hold its locks for ever
 OWN_OID_MIN = 16_384  # those of what a database's owners made begin here
 TYPES_MAX = 256  # sets of types remembered, some kilobytes each
@@ -139,7 +141,7 @@ class Database:
     async def _give_back(self, held: asyncpg.pool.PoolConnectionProxy) -> None:
         try:
             if not _is_lost(held) and held.is_in_transaction():
-                await held.execute("ROLLBACK")
+                await held.execute("ROLLBACK", timeout=ROLLBACK_SECONDS)
         except (*_UNREACHABLE, asyncpg.PostgresError):
             _cut(held)  # the server rolls back when the connection is gone
         except BaseException:

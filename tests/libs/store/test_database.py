@@ -89,6 +89,32 @@ async def test_a_cancelled_transaction_is_rolled_back_and_its_connection_is_usab
             assert await seen(rows) == set()
 
 
+async def test_a_statement_that_does_not_hear_of_its_cancellation_holds_its_connection_for_no_longer_than_a_rollback(
+    sample: Sample, monkeypatch
+):
+    async def unheard(*_: object, **__: object) -> None:
+        pass
+
+    monkeypatch.setattr(asyncpg.Connection, "_cancel", unheard)
+    monkeypatch.setattr("libs.store.database.ROLLBACK_SECONDS", 0.1)
+    async with open_database(sample.rpc_url, connections_max=1) as database, asyncio.timeout(10):
+        inside = asyncio.Event()
+
+        async def slow() -> None:
+            async with database.transaction(ANNA) as rows:
+                await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
+                inside.set()
+                await rows.execute("SELECT pg_sleep(20)")
+
+        task = asyncio.create_task(slow())
+        await inside.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with database.transaction(ANNA) as rows:
+            assert await seen(rows) == set()
+
+
 async def test_a_swallowed_error_does_not_pass_for_a_commit(database):
     with pytest.raises(asyncpg.InFailedSQLTransactionError):
         async with database.transaction(ANNA) as rows:
