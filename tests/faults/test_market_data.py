@@ -165,6 +165,18 @@ async def is_known(marketdata: Served) -> bool:
     return True
 
 
+async def is_started(feeds: Served, request: feeds_pb2.StartFeedRequest) -> bool:
+    try:
+        await feeds.stub(feeds_pb2_grpc.FeedServiceStub).StartFeed(
+            request, metadata=sign_in(roles=["user", "operator"])
+        )
+    except aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise
+        return False
+    return True
+
+
 @asynccontextmanager
 async def standing(installation: Installation) -> AsyncIterator[Stand]:
     async with binance() as venue:
@@ -180,8 +192,8 @@ async def standing(installation: Installation) -> AsyncIterator[Stand]:
                 request_id=str(uuid7()),
                 exchange=feeds_pb2.ExchangeSource(venue="BINANCE", symbols=["BTCUSDT"], has_book=True),
             )
-            operator = sign_in(roles=["user", "operator"])
-            await feeds.served.stub(feeds_pb2_grpc.FeedServiceStub).StartFeed(request, metadata=operator, timeout=30)
+            # A first call waits until the venue's markets are loaded, and is repeated by who has a deadline.
+            await until(lambda: is_started(feeds.served, request))
             await until(lambda: is_known(marketdata.served))
             reader = Reader(marketdata.served)
             reading = asyncio.create_task(reader.read())
