@@ -20,7 +20,7 @@ from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from libs.ids import uuid7
 from tests import mesh, sample
-from tests.mesh import Installation, Served, ServedProcess, sign_in
+from tests.mesh import Installation, Metadata, Served, ServedProcess, sign_in
 from tests.servers import PostgresProcess, ValkeyServer, copy_database, own_postgres
 from tests.venues import faults
 from tests.venues.binance import Binance, binance
@@ -165,11 +165,9 @@ async def is_known(marketdata: Served) -> bool:
     return True
 
 
-async def is_started(feeds: Served, request: feeds_pb2.StartFeedRequest) -> bool:
+async def is_started(feeds: Served, request: feeds_pb2.StartFeedRequest, operator: Metadata) -> bool:
     try:
-        await feeds.stub(feeds_pb2_grpc.FeedServiceStub).StartFeed(
-            request, metadata=sign_in(roles=["user", "operator"])
-        )
+        await feeds.stub(feeds_pb2_grpc.FeedServiceStub).StartFeed(request, metadata=operator)
     except aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
             raise
@@ -192,8 +190,9 @@ async def standing(installation: Installation) -> AsyncIterator[Stand]:
                 request_id=str(uuid7()),
                 exchange=feeds_pb2.ExchangeSource(venue="BINANCE", symbols=["BTCUSDT"], has_book=True),
             )
+            operator = sign_in(roles=["user", "operator"])
             # A first call waits until the venue's markets are loaded, and is repeated by who has a deadline.
-            await until(lambda: is_started(feeds.served, request))
+            await until(lambda: is_started(feeds.served, request, operator))
             await until(lambda: is_known(marketdata.served))
             reader = Reader(marketdata.served)
             reading = asyncio.create_task(reader.read())

@@ -70,21 +70,25 @@ async def test_an_exception_rolls_back(database):
         assert await seen(rows) == set()
 
 
+async def write_and_be_cancelled_while_waiting(database: Database) -> None:
+    inside = asyncio.Event()
+
+    async def slow() -> None:
+        async with database.transaction(ANNA) as rows:
+            await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
+            inside.set()
+            await rows.execute("SELECT pg_sleep(20)")
+
+    task = asyncio.create_task(slow())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_cancelled_transaction_is_rolled_back_and_its_connection_is_usable(sample: Sample):
     async with open_database(sample.rpc_url, connections_max=1) as database:
-        inside = asyncio.Event()
-
-        async def slow() -> None:
-            async with database.transaction(ANNA) as rows:
-                await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
-                inside.set()
-                await rows.execute("SELECT pg_sleep(60)")
-
-        task = asyncio.create_task(slow())
-        await inside.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await write_and_be_cancelled_while_waiting(database)
         async with database.transaction(ANNA) as rows:
             assert await seen(rows) == set()
 
@@ -98,19 +102,7 @@ async def test_a_statement_that_does_not_hear_of_its_cancellation_holds_its_conn
     monkeypatch.setattr(asyncpg.Connection, "_cancel", unheard)
     monkeypatch.setattr("libs.store.database.ROLLBACK_SECONDS", 0.1)
     async with open_database(sample.rpc_url, connections_max=1) as database, asyncio.timeout(10):
-        inside = asyncio.Event()
-
-        async def slow() -> None:
-            async with database.transaction(ANNA) as rows:
-                await rows.execute("INSERT INTO notes (user_id) VALUES ($1)", ANNA)
-                inside.set()
-                await rows.execute("SELECT pg_sleep(20)")
-
-        task = asyncio.create_task(slow())
-        await inside.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await write_and_be_cancelled_while_waiting(database)
         async with database.transaction(ANNA) as rows:
             assert await seen(rows) == set()
 
