@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
-from libs.cli.client import CALL_SECONDS, edge_channel, sign_in_admin
+from libs.cli.client import CALL_SECONDS, FAILURES_MAX, edge_channel, sign_in_admin
 from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack, time_of
 from libs.ids import uuid7
 from libs.mesh.wire import timestamp
@@ -20,8 +20,6 @@ from libs.store.background import Backoff
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Delete bars that were imported by mistake.")
 
-FAILURES_MAX = 8
-"""Calls one after the other that bring nothing forward."""
 PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAUTHENTICATED)
 """What is over when one calls again, with a new session."""
 

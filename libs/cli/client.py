@@ -16,6 +16,8 @@ from libs.stack.ports import HOST
 from libs.stack.state import Snapshot
 
 CALL_SECONDS = 15.0
+FAILURES_MAX = 8
+"""Calls one after the other that bring nothing forward."""
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 
 from libs import checksums
-from libs.cli.client import CALL_SECONDS, Metadata, edge_channel, sign_in_admin
+from libs.cli.client import CALL_SECONDS, FAILURES_MAX, Metadata, edge_channel, sign_in_admin
 from libs.cli.options import STOPPED_EXIT_CODE, DataDir, running_stack
 from libs.ids import uuid7
 from libs.stack.errors import StackError
@@ -38,8 +38,6 @@ IMPORT_SECONDS = 900.0
 LOOK_SECONDS = 0.5
 TELL_SECONDS = 10.0
 """Between lines that say how far a file is, where there is no terminal for a bar."""
-FAILURES_MAX = 8
-"""Calls one after the other that bring nothing forward."""
 REPEATS_MAX = 100
 """So often the same file is imported within the thirty days for which its import is known."""
 PASSING = (
