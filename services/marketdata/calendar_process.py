@@ -9,13 +9,15 @@ from datetime import date
 from threading import Lock, Timer
 from typing import Any
 
+from libs.errors import Unavailable
+
 READ_SECONDS = 120.0
 """That one calendar may take; the longest takes some seconds."""
 ATTEMPTS = 2
 """The process may have ended just now, as nobody had asked it for a while."""
 
 
-class ReaderFailed(Exception):
+class ReaderFailed(Unavailable):
     """The process died, or took too long."""
 
 
@@ -40,7 +42,7 @@ class CalendarProcess:
                     self._end()
                 finally:
                     alarm.cancel()
-            raise ReaderFailed(f"no answer about {name}")
+            raise ReaderFailed(f"the calendar {name} cannot be read now; retry", dependency="calendars")
 
     def _end(self) -> None:
         process, self._process = self._process, None

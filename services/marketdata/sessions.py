@@ -341,7 +341,7 @@ def load(name: str, today: date) -> Calendar:
     """The calendar of the exchange with this MIC, from 1990 to a year from today as far as it is known.
 
     Takes some tenths of a second, for Korea's exchange some seconds, once a month. One of which the exchange has told no more
-    ends earlier, also before today. Raises UnknownCalendar.
+    ends earlier, also before today. Raises UnknownCalendar, ReaderFailed.
     """
     if (calendar := held(name, today)) is not None:
         return calendar
