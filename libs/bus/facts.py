@@ -312,7 +312,7 @@ class FactReader:
         partition.short_at = None
 
     async def _ask_for_missing_keys(self, now: float) -> None:
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             found = await rows.fetch(
                 "SELECT key, sequence FROM fact_positions WHERE source = $1 AND ahead > sequence LIMIT $2",
                 self._source,

@@ -107,13 +107,8 @@ class Database:
         DatabaseUnavailable when Postgres does not answer: nothing was changed, or, if it was lost while committing,
         repeating with the same request_id tells.
         """
-        try:
-            held = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
-        except _UNREACHABLE as error:
-            raise DatabaseUnavailable(f"no connection to Postgres: {type(error).__name__}") from error
-        rows = cast("Connection", held)
-        rows.take_after_commit()  # what a transaction that failed had left
-        try:
+        async with self._holding() as rows:
+            rows.take_after_commit()  # what a transaction that failed had left
             await rows.execute(_beginning(user_ids, snapshot, lock_seconds))
             yield rows
             # Postgres answers COMMIT of a failed transaction with ROLLBACK, and no error.
@@ -121,6 +116,31 @@ class Database:
                 raise asyncpg.InFailedSQLTransactionError("an error in this transaction was swallowed; it rolled back")
             for callback in rows.take_after_commit():
                 callback()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Connection]:
+        """Statements of the block are for themselves, as for whoever looks again and again whether there is work.
+
+        They only read, each sees a moment of its own, and none what belongs to anybody. Each takes one round trip, where
+        a transaction takes two more and three times Postgres's work. DatabaseUnavailable when Postgres does not answer.
+        """
+        async with self._holding() as rows:
+            yield rows
+
+    async def check(self) -> None:
+        """Raise DatabaseUnavailable unless Postgres answers."""
+        async with self.reading() as rows:
+            await rows.execute("SELECT 1")
+
+    @asynccontextmanager
+    async def _holding(self) -> AsyncIterator[Connection]:
+        """One of the pool's connections during the block; what becomes of it is told as this module's errors."""
+        try:
+            held = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        except _UNREACHABLE as error:
+            raise DatabaseUnavailable(f"no connection to Postgres: {type(error).__name__}") from error
+        try:
+            yield cast("Connection", held)
         except asyncpg.LockNotAvailableError as error:
             raise StillLocked("another transaction holds what is needed") from error
         except _LOST_RACES as error:
@@ -132,11 +152,6 @@ class Database:
             raise DatabaseUnavailable(f"Postgres was lost: {type(error).__name__}") from error
         finally:
             await self._give_back(held)
-
-    async def check(self) -> None:
-        """Raise DatabaseUnavailable unless Postgres answers."""
-        async with self.transaction() as rows:
-            await rows.execute("SELECT 1")
 
     async def _give_back(self, held: asyncpg.pool.PoolConnectionProxy) -> None:
         try:

@@ -127,11 +127,15 @@ async def release_beyond(rows: Connection, lease: Lease, epoch: int) -> None:
     )
 
 
-async def fence(rows: Connection, lease: Lease) -> None:
-    """Raise LeaseLost unless lease is the newest; from here until the commit nobody can take it over."""
-    newest = await rows.fetchval("SELECT epoch FROM leases WHERE name = $1 FOR KEY SHARE", lease.name)
-    if newest != lease.epoch:
-        raise LeaseLost(lease)
+async def fence(rows: Connection, *leases: Lease) -> None:
+    """Raise LeaseLost unless each lease is the newest; from here until the commit nobody can take one over."""
+    found = await rows.fetch(
+        "SELECT name, epoch FROM leases WHERE name = ANY($1) FOR KEY SHARE", [lease.name for lease in leases]
+    )
+    newest = {row["name"]: row["epoch"] for row in found}
+    for lease in leases:
+        if newest.get(lease.name) != lease.epoch:
+            raise LeaseLost(lease)
 
 
 @asynccontextmanager

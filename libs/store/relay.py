@@ -142,7 +142,7 @@ class Relay:
 
     async def measure(self) -> None:
         """See what waits, now."""
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             count: Any = await rows.fetchval(
                 f"SELECT count(*) FROM (SELECT FROM outbox WHERE {NEW} LIMIT $1) AS waiting", MEASURE_ROWS
             )
@@ -273,7 +273,7 @@ class _Tenure:
         return await self._publish_where(NEW)
 
     async def _publish_where(self, condition: str) -> int:
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             pending = await rows.fetch(
                 f"""
                 SELECT outbox_id, partition, key, sequence, user_id, kind, payload, create_time FROM outbox

@@ -64,7 +64,7 @@ class Outgoing:
 
 async def send_due(worker: Database, outgoing: Outgoing, mailer: Mailer) -> int:
     """Sends what is due, oldest first; how many there were."""
-    async with worker.transaction() as rows:
+    async with worker.reading() as rows:
         due = await rows.fetch(
             "SELECT mail_id, user_id, kind, sealed FROM mails WHERE try_time <= now() ORDER BY try_time LIMIT $1",
             MAILS_AT_ONCE,

@@ -43,7 +43,7 @@ class Revocations:
     async def follow(self) -> None:
         """Reads what was revoked since the last time, then waits for the next turn."""
         started = time.monotonic()
-        async with self._worker.transaction() as rows:
+        async with self._worker.reading() as rows:
             found, self._mark = await store.revoked_since(rows, self._mark)
         ended = {key: until for key, until in found.ended.items() if key not in self._sessions.ended}
         outdated = {key: one for key, one in found.outdated.items() if one != self._sessions.outdated.get(key)}

@@ -22,7 +22,7 @@ PURGE_SECONDS = 60.0
 
 async def tell_failures(worker: Database, told_seconds: float) -> None:
     """Tells of an account's failed logins and refused keys once the first is so old: a flood stays a trickle of facts."""
-    async with worker.transaction() as rows:
+    async with worker.reading() as rows:
         due = await store.due_failures(rows, told_seconds)
     for user_id in due:
         await tell_failures_of(worker, user_id)
@@ -39,7 +39,7 @@ async def tell_failures_of(worker: Database, user_id: UUID) -> None:
 
 async def send_mails(worker: Database, outgoing: Outgoing, mailer: Mailer, now: Callable[[], datetime]) -> None:
     """Makes the links that were asked for, then sends what is due."""
-    async with worker.transaction() as rows:
+    async with worker.reading() as rows:
         undone = await reset_requests.undone(rows, outgoing.box)
     for asked in undone:
         await make_reset_link(worker, outgoing, now, asked)

@@ -61,7 +61,7 @@ class Upkeep:
     async def follow_time(self) -> None:
         """Ends what has ended by itself, and asks Stripe about what it should have told long ago."""
         if now := self.clock.believed():
-            async with self.database.transaction() as rows:
+            async with self.database.reading() as rows:
                 due = await store.find_due(rows, now)
             for user_id in due:
                 await self._attempt("time could not pass for a person", user_id, lambda each: self._pass(each, now))
@@ -80,7 +80,7 @@ class Upkeep:
 
     async def follow_plans(self) -> None:
         """Tells everybody who has a plan that was changed what it allows now."""
-        async with self.database.transaction() as rows:
+        async with self.database.reading() as rows:
             outdated = await store.find_outdated(rows)
         for user_id in outdated:
             await self._attempt("a person could not be told of a changed plan", user_id, self._tell)
@@ -97,7 +97,7 @@ class Upkeep:
         """Asks Stripe about those of whom it may have had to tell what never came: who may pay, and who owes a bill."""
         if payments := self.payments:
             now = self.clock.now()
-            async with self.database.transaction() as rows:
+            async with self.database.reading() as rows:
                 watched = await store.find_watched(rows, now)
             for user_id in watched:
                 await self._attempt(
@@ -119,7 +119,7 @@ class Upkeep:
     async def follow_departures(self) -> None:
         """Deletes what is left of people who are gone, at Stripe first, where they would go on paying."""
         now = self.clock.now()
-        async with self.database.transaction() as rows:
+        async with self.database.reading() as rows:
             gone = await store.find_gone(rows, now)
         for user_id in gone:
             await self._attempt("a person could not be purged", user_id, lambda each: self._purge(each, now))

@@ -66,7 +66,7 @@ class Room:
 
     async def look(self) -> None:
         """Finds the shares, and has every stream, also one that nothing is appended to, keep to a smaller one."""
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             brought, ended = await FeedStore(rows).streams()
         held = 0
         for some in _pieces(ended):

@@ -104,7 +104,7 @@ class Runner:
             await self._share.leave()
 
     async def _look(self) -> None:
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             running = await FeedStore(rows).running()
             new = [await FeedStore(rows).find(feed_id) for feed_id in running - self._running]
         self._ended |= self._running - running

@@ -102,7 +102,7 @@ class Lane:
 
     async def turn(self) -> bool:
         """Works on one import to its end; whether there was one."""
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             found = await import_store.take(rows, self._lane)
         if found is None:
             return False

@@ -47,7 +47,7 @@ class Remaker:
     async def turn(self) -> bool:
         """Makes one series follow its instrument's calendar if it can be; says whether there was one that did not."""
         now = asyncio.get_running_loop().time()
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             outdated = await rows.fetchrow(
                 """
                 SELECT instrument_id, series.calendar, instruments.calendar FROM series JOIN instruments USING (instrument_id)

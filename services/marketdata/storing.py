@@ -209,7 +209,7 @@ class Storer:
             return
         self._leases = dict(held)
         self._series = {key: one for key, one in self._series.items() if held.get(share_of(key)) == one.lease}
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             found = await rows.fetch(
                 "SELECT instrument_id, series.calendar FROM instruments JOIN series USING (instrument_id) WHERE has_feed"
             )
@@ -298,8 +298,7 @@ class Storer:
             self._series[instrument_id].lease.name: self._series[instrument_id].lease for instrument_id in entries
         }
         async with self._database.transaction() as rows:
-            for lease in leases.values():
-                await fence(rows, lease)
+            await fence(rows, *leases.values())
             # A series that an import changes at this moment, or that follows another calendar since, is left for the next
             # time; its ticks wait in Redis.
             found = await candle_store.lock_series(rows, list(entries))

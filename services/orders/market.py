@@ -52,7 +52,7 @@ class Market:
         return self._pricing.get(asset)
 
     async def read_instruments(self, database: Database) -> None:
-        async with database.transaction() as rows:
+        async with database.reading() as rows:
             self._instruments = await store.instruments(rows)
         quoted = sorted(self._instruments.keys() & self._quotes.keys(), reverse=True)
         self._pricing = {each.base_asset: each for each in (self._instruments[name] for name in quoted)}

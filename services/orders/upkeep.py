@@ -32,7 +32,7 @@ class Departing:
     cancel_orders: use_cases.CancelOrdersOf
 
     async def __call__(self) -> None:
-        async with self.database.transaction() as rows:
+        async with self.database.reading() as rows:
             people = await store.departures(rows, PEOPLE_AT_ONCE)
         worked = False
         for user_id in people:

@@ -88,7 +88,7 @@ class Exporting:
         """Makes the export that has waited longest, and drops what has expired; whether there was one."""
         await self._expire(lease)
         await self._begin_last(lease)
-        async with self.database.transaction() as rows:
+        async with self.database.reading() as rows:
             due = await store.due_export(rows)
         if due is None:
             return False
@@ -108,7 +108,7 @@ class Exporting:
 
     async def _begin_last(self, lease: Lease) -> None:
         """Has all of whom is soon deleted put together once more: they may have traded on since they asked."""
-        async with self.database.transaction() as rows:
+        async with self.database.reading() as rows:
             due = await store.due_last_exports(rows, self.grace.last_export_ahead, LAST_AT_ONCE)
         for user_id in due:
             async with self.database.transaction(user_id) as rows:

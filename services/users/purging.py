@@ -37,7 +37,7 @@ class Purging:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def step(self, lease: Lease) -> None:
-        async with self.database.transaction() as rows:
+        async with self.database.reading() as rows:
             due = await store.due_deletions(rows, DUE_AT_ONCE)
         now = asyncio.get_running_loop().time()
         self._due_since = {user_id: self._due_since.get(user_id, now) for user_id in due}

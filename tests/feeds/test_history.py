@@ -20,12 +20,11 @@ from services.feeds.domain import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
 from services.feeds.wire import time_to_proto
 from tests.feeds.conftest import until
 from tests.feeds.ports import PORTS, Bar, Port, on_binance, on_binance_first
-from tests.mesh import Installation, ServedProcess, sign_in
+from tests.mesh import Installation, Metadata, ServedProcess, sign_in
 from tests.venues import faults
 
 HOURS = 3
 WAIT_SECONDS = 90.0
-OPERATOR = sign_in(roles=["user", "operator"])
 FINISHED, RUNNING = feeds_pb2.BACKFILL_STATE_FINISHED, feeds_pb2.BACKFILL_STATE_RUNNING
 
 on_kraken = pytest.mark.parametrize("port", ["KRAKEN"], indirect=True)
@@ -43,6 +42,11 @@ async def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         yield port
 
 
+def operator() -> Metadata:
+    """Signed when it is used: signed as this file is read, it would have expired in a run of a quarter of an hour."""
+    return sign_in(roles=["user", "operator"])
+
+
 @dataclass(frozen=True)
 class Stand:
     """A venue, feeds, and where marketdata stores."""
@@ -54,7 +58,7 @@ class Stand:
     async def start(self, **more: Any) -> None:
         source = feeds_pb2.ExchangeSource(venue=self.port.name, symbols=[self.port.symbol], **more)
         request = feeds_pb2.StartFeedRequest(request_id=str(uuid7()), exchange=source)
-        await self.feeds.StartFeed(request, metadata=OPERATOR, timeout=30)
+        await self.feeds.StartFeed(request, metadata=operator(), timeout=30)
 
     async def order(self, bar_size: str, start_ns: int, end_ns: int) -> feeds_pb2.OrderedBackfill:
         request = feeds_pb2.BackfillRequest(
@@ -63,10 +67,10 @@ class Stand:
             bar_size=bar_size,
             bounds=marketdata_pb2.MissedTrades(start_time=time_to_proto(start_ns), end_time=time_to_proto(end_ns)),
         )
-        return (await self.feeds.Backfill(request, metadata=OPERATOR)).backfill
+        return (await self.feeds.Backfill(request, metadata=operator())).backfill
 
     async def backfills(self) -> list[feeds_pb2.OrderedBackfill]:
-        listed = await self.feeds.ListBackfills(feeds_pb2.ListBackfillsRequest(), metadata=OPERATOR)
+        listed = await self.feeds.ListBackfills(feeds_pb2.ListBackfillsRequest(), metadata=operator())
         return list(listed.backfills)
 
     async def have_ended(self) -> bool:
@@ -264,12 +268,12 @@ async def test_pages_of_bars_draw_on_the_venues_budget(stand, port, redis: Redis
     await until(stand.is_followed)
     await until(stand.is_known)
     asked = feeds_pb2.GetVenueBudgetRequest(venue=port.name)
-    before = (await stand.feeds.GetVenueBudget(asked, metadata=OPERATOR)).budget.spent_on_data
+    before = (await stand.feeds.GetVenueBudget(asked, metadata=operator())).budget.spent_on_data
     end_ns = port.now_ns()
     for size in ("1m", "5m", "15m"):
         await stand.order(size, end_ns - HOUR_NS, end_ns)
     await until(stand.have_ended, WAIT_SECONDS)
-    spent = (await stand.feeds.GetVenueBudget(asked, metadata=OPERATOR)).budget.spent_on_data - before
+    spent = (await stand.feeds.GetVenueBudget(asked, metadata=operator())).budget.spent_on_data - before
     assert port.times_asked_for_bars() == 3
     assert spent == pytest.approx(3 * port.bar_weight)
 

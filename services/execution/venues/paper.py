@@ -195,7 +195,7 @@ class PaperVenue:
             return Asked()
         self._ask_at = now + POLL_SECONDS
         held, count_max = list(self._partitions), self._rules.orders_at_once_max
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             requests = await store.find_requests(rows, PAPER, held, count_max)
             wanted = {order.instrument_id for order in (*requests.orders, *requests.cancels)}
             strays: Sequence[Order] = ()

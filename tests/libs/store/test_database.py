@@ -142,6 +142,21 @@ async def test_a_transaction_takes_one_round_trip_to_begin_and_one_to_commit(sam
         assert [query.query.split(";")[0] for query in queries] == ["BEGIN", "COMMIT"]
 
 
+async def test_what_only_reads_takes_one_round_trip_a_statement_and_sees_nobodys_rows_after_whoever_came_before(
+    sample: Sample,
+):
+    async with open_database(sample.rpc_url, connections_max=1) as database:
+        await write(database, ANNA)
+        queries = []
+        async with database.reading() as rows:
+            raw = rows._con  # pyright: ignore[reportAttributeAccessIssue] - the pool's proxy wraps it
+            raw.add_query_logger(queries.append)
+            assert await seen(rows) == set()
+        assert len(queries) == 1
+        async with database.transaction(ANNA) as rows:
+            assert await seen(rows) == {ANNA}
+
+
 async def test_a_snapshot_sees_one_moment_and_writes_nothing(database):
     async with database.transaction(ANNA, snapshot=True) as rows:
         assert await seen(rows) == set()
@@ -174,10 +189,11 @@ async def test_a_wrong_statement_is_no_outage(database):
     await database.check()
 
 
-async def test_a_killed_connection_is_an_outage_and_the_next_transaction_works(database, sample: Sample):
+@pytest.mark.parametrize("begin", [Database.transaction, Database.reading])
+async def test_a_killed_connection_is_an_outage_and_the_next_transaction_works(database, sample: Sample, begin):
     superuser = await asyncpg.connect(sample.superuser_url)
     with pytest.raises(DatabaseUnavailable):
-        async with database.transaction() as rows:
+        async with begin(database) as rows:
             await superuser.execute("SELECT pg_terminate_backend($1)", rows.get_server_pid())
             await rows.execute("SELECT 1")
     await superuser.close()

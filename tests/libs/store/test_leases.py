@@ -42,6 +42,17 @@ async def test_taking_over_raises_the_epoch_and_the_old_holders_fence_fails(work
         assert await renew(rows, [old, new]) == [new]
 
 
+async def test_of_several_leases_in_one_fence_each_has_to_be_the_newest(worker, sample):
+    [feed], [gone] = await take(worker, "old", "feed"), await take(worker, "old", "gone")
+    async with worker.transaction() as rows:
+        await fence(rows, feed, gone)
+    await expire(sample)
+    await take(worker, "new", "gone")
+    with pytest.raises(LeaseLost, match="gone"):
+        async with worker.transaction() as rows:
+            await fence(rows, feed, gone)
+
+
 async def test_a_released_lease_is_free_at_once_and_its_epoch_goes_on_rising(worker):
     [first] = await take(worker, "first", "feed")
     async with worker.transaction() as rows:
