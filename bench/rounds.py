@@ -30,7 +30,7 @@ class Form:
 
 
 FULL = Form(rounds=5, seconds=2.0)
-SHORT = Form(rounds=1, seconds=0.2, is_short=True)
+SHORT = Form(rounds=1, seconds=0.05, is_short=True)
 
 Values = Mapping[str, float]
 Measure = Callable[[], Awaitable[Values]]

@@ -119,10 +119,10 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Connection]:
-        """Statements of the block are for themselves, as for whoever looks again and again whether there is work.
+        """Statements of the block are each for themselves: for whoever looks again and again whether there is work.
 
-        They only read, each sees a moment of its own, and none what belongs to anybody. Each takes one round trip, where
-        a transaction takes two more and three times Postgres's work. DatabaseUnavailable when Postgres does not answer.
+        They only read. Each sees what a transaction without users would, at a moment of its own, and takes one round trip,
+        where a transaction takes two more. DatabaseUnavailable when Postgres does not answer.
         """
         async with self._holding() as rows:
             yield rows

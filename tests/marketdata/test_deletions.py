@@ -128,7 +128,8 @@ async def test_bars_go_that_open_at_the_start_or_after_it_and_before_the_end(ins
 
 
 @pytest.mark.parametrize(
-    ("second_kept_days", "sizes"), [("0", ["1s", "1m", "5m", "1h", "1d"]), ("30", ["1m", "5m", "1h", "1d"])]
+    ("second_kept_days", "sizes"),
+    [("0", ["1s", "1m", "5m", "1h", "1d"]), pytest.param("30", ["1m", "5m", "1h", "1d"], marks=pytest.mark.long)],
 )
 async def test_what_is_left_is_as_if_the_deleted_bars_had_never_been_imported(
     installation, redis, monkeypatch, second_kept_days, sizes

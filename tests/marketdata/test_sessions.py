@@ -304,7 +304,7 @@ def test_futures_that_simply_go_on_are_not_opened_anew():
     assert (state.is_open, state.next_close) == (True, at("2025-02-07T17:00", "America/Chicago"))
 
 
-def test_every_exchange_that_is_known_can_be_asked_for():
+def test_there_is_room_for_every_exchange_that_is_known_and_what_is_none_is_not_known():
     import exchange_calendars
 
     names = [
@@ -313,13 +313,20 @@ def test_every_exchange_that_is_known_can_be_asked_for():
     assert {"XNYS", "XNAS", "XLON", "XTKS", "XETR", "ASEX", "XTAE", "CMES"} <= set(names)
     # Whoever asks for one after the other has none loaded again.
     assert len(names) <= sessions.CALENDARS_MAX
-    for name in ("ASEX", "XTAE", "XSHG", "XBOM", "XNAS"):
-        calendar = of(name)
-        assert sessions.COVERED_FROM <= calendar.first_date < calendar.last_date <= date(2027, 3, 31)
-        assert (calendar.closes <= calendar.day_ends).all()
     for name in ("NYSE", "24/7", "us_futures", "ZZZZ", "", "xnys"):
         with pytest.raises(UnknownCalendar):
             of(name)
+
+
+@pytest.mark.parametrize(
+    # Those that take some seconds each are long.
+    "name",
+    ["ASEX", "XSHG", "XNAS", *(pytest.param(name, marks=pytest.mark.long) for name in ("XTAE", "XBOM"))],
+)
+def test_an_exchange_is_covered_as_far_as_its_calendar_goes(name):
+    calendar = of(name)
+    assert sessions.COVERED_FROM <= calendar.first_date < calendar.last_date <= date(2027, 3, 31)
+    assert (calendar.closes <= calendar.day_ends).all()
 
 
 def test_a_reader_that_has_ended_is_started_again_and_one_that_hangs_is_given_up(monkeypatch):

@@ -3,9 +3,9 @@ import { defineConfig } from "@playwright/test";
 /** Against a running mesh: `EDGE_URL=http://127.0.0.1:8080 npm run e2e`. */
 export default defineConfig({
   testDir: "e2e",
-  // Most of a test is waiting, and each has a person of its own.
+  // Most of a test is waiting, and each has a person of its own; more of them would keep two cores from all else.
   fullyParallel: true,
-  workers: 3,
+  workers: 2,
   retries: 0,
   reporter: "list",
   timeout: 90_000,
