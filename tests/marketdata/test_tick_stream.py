@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -96,6 +97,45 @@ async def test_a_stream_resumes_after_a_restart_without_a_gap_or_a_repeat(instal
         await feed_many(feeder, 2)
         got += await ticks_until(stream, feeder.cursor)
     assert got == feeder.sent
+
+
+async def test_two_hundred_instruments_are_followed_and_resumed_by_one_stream_and_not_one_more(installation, redis):
+    names = [f"SIM:M{number}" for number in range(200)]
+    await announce(installation, *names)
+    feeders = {name: Feeder(redis, name) for name in names}
+
+    async def feed_all() -> None:
+        for feeder in feeders.values():
+            await feed_many(feeder, 2)
+
+    async def read_all(stream: Any, after: Sequence[str]) -> None:
+        """Up to the newest of each, from where it was before."""
+        reached, left = dict(zip(names, after, strict=True)), {feeder.cursor for feeder in feeders.values()}
+        async with asyncio.timeout(WAIT_SECONDS):
+            while left:
+                for batch in (await anext(aiter(stream))).batches:
+                    assert batch.previous_cursor == reached[batch.instrument_id]
+                    reached[batch.instrument_id] = batch.cursor
+                    left.discard(batch.cursor)
+
+    await feed_all()
+    async with served(installation) as caller:
+        stream = caller.ticks(*names)
+        first = (await next_of(stream)).acknowledgement
+        assert list(first.cursors) == [feeder.cursor for feeder in feeders.values()]
+        assert len(first.quotes) == 200
+        await feed_all()
+        await read_all(stream, first.cursors)
+        cursors = [feeder.cursor for feeder in feeders.values()]
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await next_of(caller.ticks(*names, "SIM:ONEMORE"))
+        assert reason_of(refused.value) == "INVALID_FIELDS"
+    await feed_all()
+    async with served(installation) as caller:
+        stream = caller.ticks(*names, after=cursors)
+        await next_of(stream)
+        await feed_all()
+        await read_all(stream, cursors)
 
 
 def test_every_wrong_cursor_of_a_request_is_named():
