@@ -52,7 +52,7 @@ class StillLocked(DatabaseUnavailable):
 
 
 class Connection(asyncpg.Connection):
-    """A connection inside Database.transaction; savepoints and cursors are written in SQL there."""
+    """A connection inside Database.transaction or Database.reading; savepoints and cursors are written in SQL there."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

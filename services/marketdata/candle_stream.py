@@ -130,7 +130,7 @@ class CandleStreams:
         await asyncio.sleep(self._interval_seconds)
         if not self._topics:
             return
-        async with self._database.transaction() as rows:
+        async with self._database.reading() as rows:
             heads = await candle_store.read_heads(rows, list({instrument_id for instrument_id, _ in self._topics}))
         for topic in list(self._topics.values()):
             told = topic.cursor.told

@@ -3,7 +3,7 @@ import { defineConfig } from "@playwright/test";
 /** Against a running mesh: `EDGE_URL=http://127.0.0.1:8080 npm run e2e`. */
 export default defineConfig({
   testDir: "e2e",
-  // Most of a test is waiting, and each has a person of its own; more of them would keep two cores from all else.
+  // Most of a test is waiting, and each has a person of its own; more at once would leave two cores to nothing else.
   fullyParallel: true,
   workers: 2,
   retries: 0,
