@@ -71,6 +71,8 @@ class Mint:
 
     def token(self, user_id: UUID | None = None, *, seconds: float = 900, **claims: Any) -> str:
         """Lives at least so many seconds, and less than one more."""
+        # A run may last longer than a token: late in it, one made early is refused, and a bad one only for its age.
+        assert os.environ.get("PYTEST_CURRENT_TEST"), "make a token in the test that uses it, not where a file is read"
         now = datetime.now(UTC)
         usual = {
             "iss": ISSUER,

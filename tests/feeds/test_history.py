@@ -43,7 +43,6 @@ async def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def operator() -> Metadata:
-    """Signed when it is used: signed as this file is read, it would have expired in a run of a quarter of an hour."""
     return sign_in(roles=["user", "operator"])
 
 

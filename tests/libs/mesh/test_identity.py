@@ -70,32 +70,34 @@ def tampered() -> str:
     return ".".join((header, other, signature))
 
 
-BAD_TOKENS = {
-    "no token": (),
-    "an empty token": bearer(""),
-    "no bearer": (("authorization", MINT.token()),),
-    "another scheme": (("authorization", f"Basic {MINT.token()}"),),
-    "no JWT": bearer("nonsense"),
-    "three parts of nothing": bearer("a.b.c"),
-    "another's payload": bearer(tampered()),
-    "no signature": bearer(without_signature()),
-    "our public key as a secret": bearer(signed_with_the_public_key()),
-    "another key under our key's id": bearer(signed_by(Ed25519PrivateKey.generate(), "EdDSA")),
-    "an unknown key id": bearer(signed_by(MINT.private_key, "EdDSA", kid="unknown")),
-    "no key id": bearer(signed_by(MINT.private_key, "EdDSA", kid=None)),
-    "expired": bearer(MINT.token(seconds=-1)),
-    "another issuer": bearer(MINT.token(iss="https://elsewhere")),
-    "another audience": bearer(MINT.token(aud="elsewhere")),
-    "issued in the future": bearer(MINT.token(iat=int((NOW + timedelta(hours=1)).timestamp()))),
-    "a user that is no id": bearer(MINT.token(sub="me")),
-    "a session that is no id": bearer(MINT.token(sid=7)),
-    "an expiry beyond all times": bearer(MINT.token(exp=10**20)),
-    "a generation that is no number": bearer(MINT.token(gen="first")),
-    "a second factor beyond all times": bearer(MINT.token(mfa_time=10**20)),
-    "an expiry that is no number": bearer(MINT.token(exp="soon")),
-    "roles that are no list": bearer(MINT.token(roles=7)),
-    **{f"no {claim}": bearer(without(claim)) for claim in ("iss", "aud", "sub", "sid", "gen", "iat", "exp")},
-}
+def bad_tokens() -> dict[str, Any]:
+    """Good but for what each is named for; made when they are tried, since later each would be refused as expired."""
+    return {
+        "no token": (),
+        "an empty token": bearer(""),
+        "no bearer": (("authorization", MINT.token()),),
+        "another scheme": (("authorization", f"Basic {MINT.token()}"),),
+        "no JWT": bearer("nonsense"),
+        "three parts of nothing": bearer("a.b.c"),
+        "another's payload": bearer(tampered()),
+        "no signature": bearer(without_signature()),
+        "our public key as a secret": bearer(signed_with_the_public_key()),
+        "another key under our key's id": bearer(signed_by(Ed25519PrivateKey.generate(), "EdDSA")),
+        "an unknown key id": bearer(signed_by(MINT.private_key, "EdDSA", kid="unknown")),
+        "no key id": bearer(signed_by(MINT.private_key, "EdDSA", kid=None)),
+        "expired": bearer(MINT.token(seconds=-1)),
+        "another issuer": bearer(MINT.token(iss="https://elsewhere")),
+        "another audience": bearer(MINT.token(aud="elsewhere")),
+        "issued in the future": bearer(MINT.token(iat=int((datetime.now(UTC) + timedelta(hours=1)).timestamp()))),
+        "a user that is no id": bearer(MINT.token(sub="me")),
+        "a session that is no id": bearer(MINT.token(sid=7)),
+        "an expiry beyond all times": bearer(MINT.token(exp=10**20)),
+        "a generation that is no number": bearer(MINT.token(gen="first")),
+        "a second factor beyond all times": bearer(MINT.token(mfa_time=10**20)),
+        "an expiry that is no number": bearer(MINT.token(exp="soon")),
+        "roles that are no list": bearer(MINT.token(roles=7)),
+        **{f"no {claim}": bearer(without(claim)) for claim in ("iss", "aud", "sub", "sid", "gen", "iat", "exp")},
+    }
 
 
 async def test_a_good_token_says_whose_call_it_is(orders):
@@ -108,7 +110,7 @@ async def test_the_scheme_is_read_without_regard_to_case(orders):
 
 
 async def test_every_token_that_is_not_ours_is_refused(orders):
-    for metadata in BAD_TOKENS.values():
+    for metadata in bad_tokens().values():
         with pytest.raises(aio.AioRpcError) as caught:
             await ask(orders, metadata)
         code, info = refused(caught)
@@ -204,11 +206,11 @@ def test_no_more_tokens_are_remembered_than_stated(monkeypatch):
 def test_what_is_refused_is_not_remembered():
     verifier = Verifier()
     verifier.use({MINT.stored.key_id: PUBLIC})
-    for metadata in BAD_TOKENS.values():
+    for metadata in bad_tokens().values():
         scheme, _, token = metadata[0][1].partition(" ") if metadata else ("", "", "")
         if scheme == "Bearer":
             with pytest.raises(Unauthenticated):
-                verifier.verify(token, NOW)
+                verifier.verify(token, datetime.now(UTC))
     assert not verifier._verified
 
 
