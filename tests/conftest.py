@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 import uvloop
 from redis.asyncio import Redis
 
@@ -42,6 +43,12 @@ STACKS = ExitStack()
 """What is running, until the last of them has ended: a stack that stands idle takes a third of a core from the rest."""
 ASYNCIO_FOLDERS = ("tests/libs/stack/", "tests/libs/cli/", "tests/web/")
 """What they test runs on asyncio's own event loop; the rest, the services, on uvloop."""
+
+
+def pytest_configure() -> None:
+    # As in production: the usual form writes out the values of local variables, which held up an event loop for seconds.
+    console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure([*structlog.get_config()["processors"][:-1], console])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -28,7 +28,8 @@ from tests.mesh import Installation, sign_in
 
 BTC, ETH = "SIM:BTCUSDT", "SIM:ETHUSDT"
 START = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
+"""Patience: who waits this long waits for what never comes."""
 
 
 def instrument(instrument_id: str) -> marketdata_pb2.Instrument:
