@@ -17,6 +17,7 @@ GOOGLE = [
     "google/api/http.proto",
     "google/api/httpbody.proto",  # requests that are taken as they come
     "google/rpc/error_details.proto",  # refusals, as the dashboard reads them
+    "google/rpc/status.proto",  # a refusal of one of several
 ]
 VALIDATE = "buf/validate/validate.proto"
 VALIDATE_PACKAGE = "protovalidate==1.2.0"

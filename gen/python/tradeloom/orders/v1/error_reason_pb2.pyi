@@ -59,6 +59,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: too many orders are being placed at once; retry shortly."""
     ERROR_REASON_USER_DELETED: _ErrorReason.ValueType  # 14
     """FAILED_PRECONDITION: the person was deleted for good; nothing is traded for them any more."""
+    ERROR_REASON_STOP_OFF_TICK: _ErrorReason.ValueType  # 15
+    """INVALID_ARGUMENT: the stop price, or the amount it trails by, is not a multiple of the tick size.
+    Metadata: price, tick_size.
+    """
+    ERROR_REASON_STOP_WOULD_TRIGGER: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION: the last price has reached the stop price already. Metadata: stop_price, last_price."""
+    ERROR_REASON_NOT_REDUCING: _ErrorReason.ValueType  # 17
+    """FAILED_PRECONDITION: the order is for more than there is to reduce. Metadata: quantity, reducible."""
+    ERROR_REASON_EXPIRE_TIME_PAST: _ErrorReason.ValueType  # 18
+    """INVALID_ARGUMENT: the expire_time has passed, or the trading day ends this moment. Metadata: expire_time."""
+    ERROR_REASON_NOT_REPLACEABLE: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION: the order cannot be changed in its state. Metadata: order_id, state."""
+    ERROR_REASON_REPLACEMENT_INVALID: _ErrorReason.ValueType  # 20
+    """INVALID_ARGUMENT: the order has no such price, or would be for no more than has traded. Metadata: order_id."""
+    ERROR_REASON_GROUP_INVALID: _ErrorReason.ValueType  # 21
+    """INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
+    ERROR_REASON_NOT_TAKEN_BY_VENUE: _ErrorReason.ValueType  # 22
+    """FAILED_PRECONDITION: the account's venue does not take such an order. Metadata: venue, order_type."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -100,4 +118,22 @@ ERROR_REASON_TOO_BUSY: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED: too many orders are being placed at once; retry shortly."""
 ERROR_REASON_USER_DELETED: ErrorReason.ValueType  # 14
 """FAILED_PRECONDITION: the person was deleted for good; nothing is traded for them any more."""
+ERROR_REASON_STOP_OFF_TICK: ErrorReason.ValueType  # 15
+"""INVALID_ARGUMENT: the stop price, or the amount it trails by, is not a multiple of the tick size.
+Metadata: price, tick_size.
+"""
+ERROR_REASON_STOP_WOULD_TRIGGER: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION: the last price has reached the stop price already. Metadata: stop_price, last_price."""
+ERROR_REASON_NOT_REDUCING: ErrorReason.ValueType  # 17
+"""FAILED_PRECONDITION: the order is for more than there is to reduce. Metadata: quantity, reducible."""
+ERROR_REASON_EXPIRE_TIME_PAST: ErrorReason.ValueType  # 18
+"""INVALID_ARGUMENT: the expire_time has passed, or the trading day ends this moment. Metadata: expire_time."""
+ERROR_REASON_NOT_REPLACEABLE: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION: the order cannot be changed in its state. Metadata: order_id, state."""
+ERROR_REASON_REPLACEMENT_INVALID: ErrorReason.ValueType  # 20
+"""INVALID_ARGUMENT: the order has no such price, or would be for no more than has traded. Metadata: order_id."""
+ERROR_REASON_GROUP_INVALID: ErrorReason.ValueType  # 21
+"""INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
+ERROR_REASON_NOT_TAKEN_BY_VENUE: ErrorReason.ValueType  # 22
+"""FAILED_PRECONDITION: the account's venue does not take such an order. Metadata: venue, order_type."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

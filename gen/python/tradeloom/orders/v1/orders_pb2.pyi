@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from tradeloom.type.v1 import decimal_pb2 as _decimal_pb2
 import builtins as _builtins
 import sys
@@ -57,6 +58,16 @@ class _OrderTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderType.V
     """Takes what the book offers, best price first."""
     ORDER_TYPE_LIMIT: _OrderType.ValueType  # 2
     """Trades at its limit price or better, resting until then."""
+    ORDER_TYPE_STOP: _OrderType.ValueType  # 3
+    """Waits until the last price is at its stop price or worse, then is a market order."""
+    ORDER_TYPE_STOP_LIMIT: _OrderType.ValueType  # 4
+    """Waits until the last price is at its stop price or worse, then is a limit order."""
+    ORDER_TYPE_TRAILING_STOP: _OrderType.ValueType  # 5
+    """A stop order whose stop price follows the best last price at a distance, and never goes back."""
+    ORDER_TYPE_TAKE_PROFIT: _OrderType.ValueType  # 6
+    """Waits until the last price is at its stop price or better, then is a limit order if it has a limit
+    price and else a market order.
+    """
 
 class OrderType(_OrderType, metaclass=_OrderTypeEnumTypeWrapper):
     """What price an order accepts."""
@@ -67,7 +78,83 @@ ORDER_TYPE_MARKET: OrderType.ValueType  # 1
 """Takes what the book offers, best price first."""
 ORDER_TYPE_LIMIT: OrderType.ValueType  # 2
 """Trades at its limit price or better, resting until then."""
+ORDER_TYPE_STOP: OrderType.ValueType  # 3
+"""Waits until the last price is at its stop price or worse, then is a market order."""
+ORDER_TYPE_STOP_LIMIT: OrderType.ValueType  # 4
+"""Waits until the last price is at its stop price or worse, then is a limit order."""
+ORDER_TYPE_TRAILING_STOP: OrderType.ValueType  # 5
+"""A stop order whose stop price follows the best last price at a distance, and never goes back."""
+ORDER_TYPE_TAKE_PROFIT: OrderType.ValueType  # 6
+"""Waits until the last price is at its stop price or better, then is a limit order if it has a limit
+price and else a market order.
+"""
 Global___OrderType: _TypeAlias = OrderType  # noqa: Y015
+
+class _GroupKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GroupKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GROUP_KIND_UNSPECIFIED: _GroupKind.ValueType  # 0
+    """Never valid."""
+    GROUP_KIND_OCO: _GroupKind.ValueType  # 1
+    """One cancels the other: two orders of one side that share a quantity. What trades of one is taken off
+    the other, which is canceled once nothing is left; with one canceled or expired, the other goes on alone.
+    """
+    GROUP_KIND_OTO: _GroupKind.ValueType  # 2
+    """One triggers the others: they are HELD until the first is filled, and canceled if it ends unfilled."""
+    GROUP_KIND_BRACKET: _GroupKind.ValueType  # 3
+    """The first enters a position and the other two, of the other side and no more than its quantity, leave
+    it: they are HELD, released for what the first has traded each time it trades, and then cancel each
+    other as OCO does.
+    """
+
+class GroupKind(_GroupKind, metaclass=_GroupKindEnumTypeWrapper):
+    """How the orders of a group depend on each other."""
+
+GROUP_KIND_UNSPECIFIED: GroupKind.ValueType  # 0
+"""Never valid."""
+GROUP_KIND_OCO: GroupKind.ValueType  # 1
+"""One cancels the other: two orders of one side that share a quantity. What trades of one is taken off
+the other, which is canceled once nothing is left; with one canceled or expired, the other goes on alone.
+"""
+GROUP_KIND_OTO: GroupKind.ValueType  # 2
+"""One triggers the others: they are HELD until the first is filled, and canceled if it ends unfilled."""
+GROUP_KIND_BRACKET: GroupKind.ValueType  # 3
+"""The first enters a position and the other two, of the other side and no more than its quantity, leave
+it: they are HELD, released for what the first has traded each time it trades, and then cancel each
+other as OCO does.
+"""
+Global___GroupKind: _TypeAlias = GroupKind  # noqa: Y015
+
+class _GroupRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GroupRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GROUP_ROLE_UNSPECIFIED: _GroupRole.ValueType  # 0
+    """It is in none."""
+    GROUP_ROLE_ENTRY: _GroupRole.ValueType  # 1
+    """Its trading releases the others."""
+    GROUP_ROLE_TRIGGERED: _GroupRole.ValueType  # 2
+    """It is released by the entry."""
+    GROUP_ROLE_LEG: _GroupRole.ValueType  # 3
+    """It shares its quantity with the other leg of its group."""
+
+class GroupRole(_GroupRole, metaclass=_GroupRoleEnumTypeWrapper):
+    """What an order is in its group."""
+
+GROUP_ROLE_UNSPECIFIED: GroupRole.ValueType  # 0
+"""It is in none."""
+GROUP_ROLE_ENTRY: GroupRole.ValueType  # 1
+"""Its trading releases the others."""
+GROUP_ROLE_TRIGGERED: GroupRole.ValueType  # 2
+"""It is released by the entry."""
+GROUP_ROLE_LEG: GroupRole.ValueType  # 3
+"""It shares its quantity with the other leg of its group."""
+Global___GroupRole: _TypeAlias = GroupRole  # noqa: Y015
 
 class _TimeInForce:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -83,6 +170,12 @@ class _TimeInForceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TimeInFor
     """What can trade at once trades, the rest is canceled."""
     TIME_IN_FORCE_FOK: _TimeInForce.ValueType  # 3
     """All of it trades at once, or none."""
+    TIME_IN_FORCE_DAY: _TimeInForce.ValueType  # 4
+    """Until the trading day ends: midnight in the time zone of the instrument's exchange, in UTC where it
+    trades round the clock.
+    """
+    TIME_IN_FORCE_GTD: _TimeInForce.ValueType  # 5
+    """Until its expire_time."""
 
 class TimeInForce(_TimeInForce, metaclass=_TimeInForceEnumTypeWrapper):
     """How long an order lasts."""
@@ -95,6 +188,12 @@ TIME_IN_FORCE_IOC: TimeInForce.ValueType  # 2
 """What can trade at once trades, the rest is canceled."""
 TIME_IN_FORCE_FOK: TimeInForce.ValueType  # 3
 """All of it trades at once, or none."""
+TIME_IN_FORCE_DAY: TimeInForce.ValueType  # 4
+"""Until the trading day ends: midnight in the time zone of the instrument's exchange, in UTC where it
+trades round the clock.
+"""
+TIME_IN_FORCE_GTD: TimeInForce.ValueType  # 5
+"""Until its expire_time."""
 Global___TimeInForce: _TypeAlias = TimeInForce  # noqa: Y015
 
 class _OrderState:
@@ -122,7 +221,11 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_EXPIRED: _OrderState.ValueType  # 8
     """Its time ran out."""
     ORDER_STATE_UNKNOWN: _OrderState.ValueType  # 9
-    """The venue's answer was lost; its own record will settle it."""
+    """The venue's answer was lost; its own record will settle it. It keeps what it has set aside."""
+    ORDER_STATE_PENDING_REPLACE: _OrderState.ValueType  # 10
+    """A change is on its way to the venue."""
+    ORDER_STATE_HELD: _OrderState.ValueType  # 11
+    """Accepted here and durable; it goes to the venue when the entry of its group trades."""
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
     """Where an order is in its life, by FIX's names."""
@@ -146,7 +249,11 @@ ORDER_STATE_REJECTED: OrderState.ValueType  # 7
 ORDER_STATE_EXPIRED: OrderState.ValueType  # 8
 """Its time ran out."""
 ORDER_STATE_UNKNOWN: OrderState.ValueType  # 9
-"""The venue's answer was lost; its own record will settle it."""
+"""The venue's answer was lost; its own record will settle it. It keeps what it has set aside."""
+ORDER_STATE_PENDING_REPLACE: OrderState.ValueType  # 10
+"""A change is on its way to the venue."""
+ORDER_STATE_HELD: OrderState.ValueType  # 11
+"""Accepted here and durable; it goes to the venue when the entry of its group trades."""
 Global___OrderState: _TypeAlias = OrderState  # noqa: Y015
 
 class _OrderEventKind:
@@ -171,6 +278,22 @@ class _OrderEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderE
     """The venue refused it."""
     ORDER_EVENT_KIND_CANCEL_REJECTED: _OrderEventKind.ValueType  # 7
     """The venue refused the cancel: the order was done by then."""
+    ORDER_EVENT_KIND_REPLACE_REQUESTED: _OrderEventKind.ValueType  # 8
+    """A change was asked for."""
+    ORDER_EVENT_KIND_REPLACED: _OrderEventKind.ValueType  # 9
+    """It was changed."""
+    ORDER_EVENT_KIND_REPLACE_REJECTED: _OrderEventKind.ValueType  # 10
+    """The venue refused the change: the order is as it was, or was done by then."""
+    ORDER_EVENT_KIND_EXPIRED: _OrderEventKind.ValueType  # 11
+    """Its time ran out."""
+    ORDER_EVENT_KIND_TRIGGERED: _OrderEventKind.ValueType  # 12
+    """Its stop was reached."""
+    ORDER_EVENT_KIND_RELEASED: _OrderEventKind.ValueType  # 13
+    """The entry of its group traded: it goes to the venue."""
+    ORDER_EVENT_KIND_REDUCED: _OrderEventKind.ValueType  # 14
+    """The other leg of its group traded: it is for less now."""
+    ORDER_EVENT_KIND_UNKNOWN: _OrderEventKind.ValueType  # 15
+    """The venue's answer was lost."""
 
 class OrderEventKind(_OrderEventKind, metaclass=_OrderEventKindEnumTypeWrapper):
     """What happened to an order."""
@@ -191,6 +314,22 @@ ORDER_EVENT_KIND_REJECTED: OrderEventKind.ValueType  # 6
 """The venue refused it."""
 ORDER_EVENT_KIND_CANCEL_REJECTED: OrderEventKind.ValueType  # 7
 """The venue refused the cancel: the order was done by then."""
+ORDER_EVENT_KIND_REPLACE_REQUESTED: OrderEventKind.ValueType  # 8
+"""A change was asked for."""
+ORDER_EVENT_KIND_REPLACED: OrderEventKind.ValueType  # 9
+"""It was changed."""
+ORDER_EVENT_KIND_REPLACE_REJECTED: OrderEventKind.ValueType  # 10
+"""The venue refused the change: the order is as it was, or was done by then."""
+ORDER_EVENT_KIND_EXPIRED: OrderEventKind.ValueType  # 11
+"""Its time ran out."""
+ORDER_EVENT_KIND_TRIGGERED: OrderEventKind.ValueType  # 12
+"""Its stop was reached."""
+ORDER_EVENT_KIND_RELEASED: OrderEventKind.ValueType  # 13
+"""The entry of its group traded: it goes to the venue."""
+ORDER_EVENT_KIND_REDUCED: OrderEventKind.ValueType  # 14
+"""The other leg of its group traded: it is for less now."""
+ORDER_EVENT_KIND_UNKNOWN: OrderEventKind.ValueType  # 15
+"""The venue's answer was lost."""
 Global___OrderEventKind: _TypeAlias = OrderEventKind  # noqa: Y015
 
 class _AccountMode:
@@ -266,8 +405,23 @@ class Order(_message.Message):
     MARKET_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     PROTECTION_PRICE_FIELD_NUMBER: _builtins.int
+    STOP_PRICE_FIELD_NUMBER: _builtins.int
+    TRAIL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    POST_ONLY_FIELD_NUMBER: _builtins.int
+    REDUCE_ONLY_FIELD_NUMBER: _builtins.int
+    TRIGGER_TIME_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    CLIENT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    GROUP_ROLE_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
-    """Server-assigned, UUIDv7; also the client order id at the venue."""
+    """Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
+    see client_order_id.
+    """
     account_id: _builtins.str
     """Whose order."""
     instrument_id: _builtins.str
@@ -286,13 +440,27 @@ class Order(_message.Message):
     """Why it was rejected, canceled or expired; empty otherwise."""
     revision: _builtins.int
     """The account_sequence of its last change."""
+    post_only: _builtins.bool
+    """Whether it only rests: where it would take, the venue rejects it."""
+    reduce_only: _builtins.bool
+    """Whether it only makes the position smaller."""
+    client_order_id: _builtins.str
+    """Its id at the venue: order_id, or since it was last replaced an id of that change."""
+    group_id: _builtins.str
+    """The group it was placed in; empty for none."""
+    group_role: Global___GroupRole.ValueType
+    """What it is in its group."""
+    deployment_id: _builtins.str
+    """The deployment that placed it; empty where no strategy did."""
+    note: _builtins.str
+    """For people; at most 500 characters. Shown by GetOrder and ListOrders alone."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset."""
 
     @_builtins.property
     def limit_price(self) -> _decimal_pb2.Decimal:
-        """The worst price accepted, in the quote asset; unset for market orders."""
+        """The worst price accepted, in the quote asset; unset where it takes any within its protection."""
 
     @_builtins.property
     def filled_quantity(self) -> _decimal_pb2.Decimal:
@@ -320,9 +488,36 @@ class Order(_message.Message):
 
     @_builtins.property
     def protection_price(self) -> _decimal_pb2.Decimal:
-        """For market orders: the worst price it takes, some percent beyond the quote it was decided on, so
-        that it never costs more than was set aside. What cannot trade within it is canceled.
+        """Where there is no limit price: the worst price it takes, some percent beyond the quote it was decided
+        on or beyond its stop price, so that it never costs more than was set aside. What cannot trade within
+        it is canceled. Unset for a trailing stop that sells, whose stop moves.
         """
+
+    @_builtins.property
+    def stop_price(self) -> _decimal_pb2.Decimal:
+        """What the last price has to reach for a stop, stop-limit or take-profit order to become a market or
+        limit order; of a trailing stop, where it began.
+        """
+
+    @_builtins.property
+    def trail(self) -> Global___Trail:
+        """How far a trailing stop follows behind the best last price since it was placed."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it expires, if it does: what was asked for with GTD, the end of the trading day with DAY."""
+
+    @_builtins.property
+    def trigger_time(self) -> _timestamp_pb2.Timestamp:
+        """When its stop was reached; unset before, and for orders without one."""
+
+    @_builtins.property
+    def replacement(self) -> Global___Replacement:
+        """The change that is under way, while it is PENDING_REPLACE."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For people and filters; sorted. Shown by GetOrder and ListOrders alone."""
 
     def __init__(
         self,
@@ -346,14 +541,101 @@ class Order(_message.Message):
         market_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
         protection_price: _decimal_pb2.Decimal | None = ...,
+        stop_price: _decimal_pb2.Decimal | None = ...,
+        trail: Global___Trail | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        post_only: _builtins.bool = ...,
+        reduce_only: _builtins.bool = ...,
+        trigger_time: _timestamp_pb2.Timestamp | None = ...,
+        replacement: Global___Replacement | None = ...,
+        client_order_id: _builtins.str = ...,
+        group_id: _builtins.str = ...,
+        group_role: Global___GroupRole.ValueType = ...,
+        deployment_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "create_time", b"create_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "order_id", b"order_id", "order_type", b"order_type", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "revision", b"revision", "side", b"side", "state", b"state", "time_in_force", b"time_in_force", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "replacement", b"replacement", "revision", b"revision", "side", b"side", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Order: _TypeAlias = Order  # noqa: Y015
+
+@_typing.final
+class Trail(_message.Message):
+    """How far a trailing stop follows behind: an amount or a percentage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """In the quote asset."""
+
+    @_builtins.property
+    def percent(self) -> _decimal_pb2.Decimal:
+        """Of the best price, such as "1.5"; below 100. The stop is rounded to the tick size, away from it."""
+
+    def __init__(
+        self,
+        *,
+        amount: _decimal_pb2.Decimal | None = ...,
+        percent: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "distance", b"distance", "percent", b"percent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "distance", b"distance", "percent", b"percent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_distance: _TypeAlias = _typing.Literal["amount", "percent"]  # noqa: Y015
+    _WhichOneofArgType_distance: _TypeAlias = _typing.Literal["distance", b"distance"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_distance) -> _WhichOneofReturnType_distance | None: ...
+
+Global___Trail: _TypeAlias = Trail  # noqa: Y015
+
+@_typing.final
+class Replacement(_message.Message):
+    """A change of an order. What is unset stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    LIMIT_PRICE_FIELD_NUMBER: _builtins.int
+    STOP_PRICE_FIELD_NUMBER: _builtins.int
+    TRAIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """Its quantity, what has traded included."""
+
+    @_builtins.property
+    def limit_price(self) -> _decimal_pb2.Decimal:
+        """Its limit price, of an order that has one."""
+
+    @_builtins.property
+    def stop_price(self) -> _decimal_pb2.Decimal:
+        """Its stop price, of an order that waits for one."""
+
+    @_builtins.property
+    def trail(self) -> Global___Trail:
+        """How far it trails, of a trailing stop that waits."""
+
+    def __init__(
+        self,
+        *,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        limit_price: _decimal_pb2.Decimal | None = ...,
+        stop_price: _decimal_pb2.Decimal | None = ...,
+        trail: Global___Trail | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replacement: _TypeAlias = Replacement  # noqa: Y015
 
 @_typing.final
 class Execution(_message.Message):
@@ -625,6 +907,13 @@ class PlaceOrderRequest(_message.Message):
     TIME_IN_FORCE_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     LIMIT_PRICE_FIELD_NUMBER: _builtins.int
+    STOP_PRICE_FIELD_NUMBER: _builtins.int
+    TRAIL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    POST_ONLY_FIELD_NUMBER: _builtins.int
+    REDUCE_ONLY_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe: the same id never places a second order."""
     account_id: _builtins.str
@@ -636,7 +925,17 @@ class PlaceOrderRequest(_message.Message):
     order_type: Global___OrderType.ValueType
     """At any price or a limit."""
     time_in_force: Global___TimeInForce.ValueType
-    """How long it lasts; for a market order IOC, otherwise GTC, if unset."""
+    """How long it lasts; for a market order IOC, otherwise GTC, if unset. Of an order with a stop it holds
+    for the time it waits, and for a limit order that it becomes.
+    """
+    post_only: _builtins.bool
+    """Whether it may only rest: where it would take at once, the venue rejects it."""
+    reduce_only: _builtins.bool
+    """Whether it may only make the position smaller. It is refused if it is for more than the position less
+    other such orders, and canceled as soon as it would be.
+    """
+    note: _builtins.str
+    """For people; it goes to no venue."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset; a multiple of the lot size."""
@@ -644,6 +943,25 @@ class PlaceOrderRequest(_message.Message):
     @_builtins.property
     def limit_price(self) -> _decimal_pb2.Decimal:
         """The worst price accepted, in the quote asset; a multiple of the tick size."""
+
+    @_builtins.property
+    def stop_price(self) -> _decimal_pb2.Decimal:
+        """What the last price has to reach before it trades, in the quote asset; a multiple of the tick size.
+        A stop that buys, and a take-profit that sells, wait for it from below; the others from above. Where
+        the last price is there already, the order is refused.
+        """
+
+    @_builtins.property
+    def trail(self) -> Global___Trail:
+        """How far a trailing stop follows behind the best last price; an amount is a multiple of the tick size."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """With GTD: when it expires, at least a second from now."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For people and filters, each once."""
 
     def __init__(
         self,
@@ -656,10 +974,17 @@ class PlaceOrderRequest(_message.Message):
         time_in_force: Global___TimeInForce.ValueType = ...,
         quantity: _decimal_pb2.Decimal | None = ...,
         limit_price: _decimal_pb2.Decimal | None = ...,
+        stop_price: _decimal_pb2.Decimal | None = ...,
+        trail: Global___Trail | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        post_only: _builtins.bool = ...,
+        reduce_only: _builtins.bool = ...,
+        note: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "order_type", b"order_type", "quantity", b"quantity", "request_id", b"request_id", "side", b"side", "time_in_force", b"time_in_force"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "expire_time", b"expire_time", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "note", b"note", "order_type", b"order_type", "post_only", b"post_only", "quantity", b"quantity", "reduce_only", b"reduce_only", "request_id", b"request_id", "side", b"side", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -688,6 +1013,442 @@ class PlaceOrderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlaceOrderResponse: _TypeAlias = PlaceOrderResponse  # noqa: Y015
+
+@_typing.final
+class PlaceOrdersRequest(_message.Message):
+    """Asks to place several orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderRequest]:
+        """Each with its own request_id; no two alike."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___PlaceOrderRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceOrdersRequest: _TypeAlias = PlaceOrdersRequest  # noqa: Y015
+
+@_typing.final
+class PlaceOrdersResponse(_message.Message):
+    """What became of each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderOutcome]:
+        """In the order they were asked for."""
+
+    def __init__(
+        self,
+        *,
+        outcomes: _abc.Iterable[Global___PlaceOrderOutcome] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcomes", b"outcomes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceOrdersResponse: _TypeAlias = PlaceOrdersResponse  # noqa: Y015
+
+@_typing.final
+class PlaceOrderOutcome(_message.Message):
+    """What became of one order of several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """As it was accepted."""
+
+    @_builtins.property
+    def refusal(self) -> _status_pb2.Status:
+        """Why it was refused, as PlaceOrder would have answered."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+        refusal: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "outcome", b"outcome", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["order", "refusal"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___PlaceOrderOutcome: _TypeAlias = PlaceOrderOutcome  # noqa: Y015
+
+@_typing.final
+class PlaceOrderGroupRequest(_message.Message):
+    """Asks to place orders that depend on each other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe. The orders of a group have none of their own."""
+    kind: Global___GroupKind.ValueType
+    """How they depend on each other, and which each is."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlaceOrderRequest]:
+        """In the order that the kind says; all of one account and one instrument."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        kind: Global___GroupKind.ValueType = ...,
+        orders: _abc.Iterable[Global___PlaceOrderRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "orders", b"orders", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceOrderGroupRequest: _TypeAlias = PlaceOrderGroupRequest  # noqa: Y015
+
+@_typing.final
+class PlaceOrderGroupResponse(_message.Message):
+    """The accepted group."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_ID_FIELD_NUMBER: _builtins.int
+    ORDERS_FIELD_NUMBER: _builtins.int
+    group_id: _builtins.str
+    """Server-assigned, UUIDv7."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Order]:
+        """As they were accepted, in the order they were asked for."""
+
+    def __init__(
+        self,
+        *,
+        group_id: _builtins.str = ...,
+        orders: _abc.Iterable[Global___Order] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group_id", b"group_id", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlaceOrderGroupResponse: _TypeAlias = PlaceOrderGroupResponse  # noqa: Y015
+
+@_typing.final
+class PreviewOrderRequest(_message.Message):
+    """Asks what placing an order would answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___PlaceOrderRequest:
+        """The order; its request_id names it in the answer and is not used up."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___PlaceOrderRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewOrderRequest: _TypeAlias = PreviewOrderRequest  # noqa: Y015
+
+@_typing.final
+class PreviewOrderResponse(_message.Message):
+    """What placing it at this moment would answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    NOTIONAL_FIELD_NUMBER: _builtins.int
+    FEE_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """As it would be accepted, without an id; unset if it would be refused for what it names or asks for."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[_status_pb2.Status]:
+        """Everything for which it would be refused, the reason PlaceOrder would answer first; empty if it would be accepted."""
+
+    @_builtins.property
+    def reserved(self) -> Global___Amount:
+        """What it would set aside."""
+
+    @_builtins.property
+    def notional(self) -> Global___Amount:
+        """Price times quantity at the prices it would likely trade at: its limit, its stop, or for a market order
+        the quote.
+        """
+
+    @_builtins.property
+    def fee(self) -> Global___Amount:
+        """The fee for that, at the rate for orders that take."""
+
+    @_builtins.property
+    def margins(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitMargin]:
+        """How far the account would be from each of its limits with this order."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+        refusals: _abc.Iterable[_status_pb2.Status] | None = ...,
+        reserved: Global___Amount | None = ...,
+        notional: Global___Amount | None = ...,
+        fee: Global___Amount | None = ...,
+        margins: _abc.Iterable[Global___LimitMargin] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "notional", b"notional", "order", b"order", "reserved", b"reserved"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "margins", b"margins", "notional", b"notional", "order", b"order", "refusals", b"refusals", "reserved", b"reserved"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewOrderResponse: _TypeAlias = PreviewOrderResponse  # noqa: Y015
+
+@_typing.final
+class LimitMargin(_message.Message):
+    """How far an account stays from one limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    limit: _builtins.str
+    """The limit's name, as in RiskLimits."""
+    @_builtins.property
+    def value(self) -> _decimal_pb2.Decimal:
+        """What it would stand at with the order at its worst."""
+
+    @_builtins.property
+    def bound(self) -> _decimal_pb2.Decimal:
+        """What it may be at most."""
+
+    def __init__(
+        self,
+        *,
+        limit: _builtins.str = ...,
+        value: _decimal_pb2.Decimal | None = ...,
+        bound: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "limit", b"limit", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitMargin: _TypeAlias = LimitMargin  # noqa: Y015
+
+@_typing.final
+class ReplaceOrderRequest(_message.Message):
+    """Asks to change one order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    order_id: _builtins.str
+    """Which."""
+    @_builtins.property
+    def replacement(self) -> Global___Replacement:
+        """What to change."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        replacement: Global___Replacement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replacement", b"replacement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "replacement", b"replacement", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceOrderRequest: _TypeAlias = ReplaceOrderRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceOrderResponse(_message.Message):
+    """The order whose change is under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceOrderResponse: _TypeAlias = ReplaceOrderResponse  # noqa: Y015
+
+@_typing.final
+class CancelAllOrdersRequest(_message.Message):
+    """Asks to cancel an account's open orders."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    SIDE_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    account_id: _builtins.str
+    """Whose; one of the caller's accounts."""
+    instrument_id: _builtins.str
+    """Only this instrument's; all if empty."""
+    side: Global___OrderSide.ValueType
+    """Only of this side; both if unset."""
+    deployment_id: _builtins.str
+    """Only this deployment's; all if empty."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        side: Global___OrderSide.ValueType = ...,
+        deployment_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "deployment_id", b"deployment_id", "instrument_id", b"instrument_id", "request_id", b"request_id", "side", b"side"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelAllOrdersRequest: _TypeAlias = CancelAllOrdersRequest  # noqa: Y015
+
+@_typing.final
+class CancelAllOrdersResponse(_message.Message):
+    """The orders whose cancel is under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_IDS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The account_sequence after it."""
+    @_builtins.property
+    def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By id, oldest first; those whose cancel was under way before are among them."""
+
+    def __init__(
+        self,
+        *,
+        order_ids: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_ids", b"order_ids", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelAllOrdersResponse: _TypeAlias = CancelAllOrdersResponse  # noqa: Y015
+
+@_typing.final
+class AnnotateOrderRequest(_message.Message):
+    """Asks to note something about an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    order_id: _builtins.str
+    """Which."""
+    note: _builtins.str
+    """In place of the note before; empty for none."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In place of the tags before, each once; empty for none."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        note: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "order_id", b"order_id", "request_id", b"request_id", "tags", b"tags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnotateOrderRequest: _TypeAlias = AnnotateOrderRequest  # noqa: Y015
+
+@_typing.final
+class AnnotateOrderResponse(_message.Message):
+    """The order with its note and tags."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnnotateOrderResponse: _TypeAlias = AnnotateOrderResponse  # noqa: Y015
 
 @_typing.final
 class CancelOrderRequest(_message.Message):
@@ -796,6 +1557,11 @@ class ListOrdersRequest(_message.Message):
     INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    GROUP_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Whose; one of the caller's accounts."""
     instrument_id: _builtins.str
@@ -804,9 +1570,23 @@ class ListOrdersRequest(_message.Message):
     """At most so many, up to 500; 50 if unset."""
     page_token: _builtins.str
     """Continues where the previous page ended."""
+    tag: _builtins.str
+    """Only orders with this tag; all if empty."""
+    deployment_id: _builtins.str
+    """Only this deployment's; all if empty."""
+    group_id: _builtins.str
+    """Only this group's; all if empty."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___OrderState.ValueType]:
         """Only orders in these states; all if empty."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only orders that were accepted at or after this."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only orders that were accepted before this."""
 
     def __init__(
         self,
@@ -816,10 +1596,15 @@ class ListOrdersRequest(_message.Message):
         instrument_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        tag: _builtins.str = ...,
+        deployment_id: _builtins.str = ...,
+        group_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "deployment_id", b"deployment_id", "end_time", b"end_time", "group_id", b"group_id", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "states", b"states", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -42,10 +42,40 @@ class OrderServiceStub:
                 request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderResponse.FromString,
                 _registered_method=True)
+        self.PlaceOrders = channel.unary_unary(
+                '/tradeloom.orders.v1.OrderService/PlaceOrders',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrdersRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrdersResponse.FromString,
+                _registered_method=True)
+        self.PlaceOrderGroup = channel.unary_unary(
+                '/tradeloom.orders.v1.OrderService/PlaceOrderGroup',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderGroupRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderGroupResponse.FromString,
+                _registered_method=True)
+        self.PreviewOrder = channel.unary_unary(
+                '/tradeloom.orders.v1.OrderService/PreviewOrder',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PreviewOrderRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PreviewOrderResponse.FromString,
+                _registered_method=True)
+        self.ReplaceOrder = channel.unary_unary(
+                '/tradeloom.orders.v1.OrderService/ReplaceOrder',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ReplaceOrderRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ReplaceOrderResponse.FromString,
+                _registered_method=True)
         self.CancelOrder = channel.unary_unary(
                 '/tradeloom.orders.v1.OrderService/CancelOrder',
                 request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
+                _registered_method=True)
+        self.CancelAllOrders = channel.unary_unary(
+                '/tradeloom.orders.v1.OrderService/CancelAllOrders',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelAllOrdersRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelAllOrdersResponse.FromString,
+                _registered_method=True)
+        self.AnnotateOrder = channel.unary_unary(
+                '/tradeloom.orders.v1.OrderService/AnnotateOrder',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.AnnotateOrderRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.AnnotateOrderResponse.FromString,
                 _registered_method=True)
         self.GetOrder = channel.unary_unary(
                 '/tradeloom.orders.v1.OrderService/GetOrder',
@@ -83,9 +113,61 @@ class OrderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PlaceOrders(self, request, context):
+        """Places up to 500 orders in as few transactions as their accounts allow, and answers for each in the
+        order they were asked for. One that is refused leaves the others alone. Each order has a request_id
+        of its own, which is the same here as with PlaceOrder: after an answer that was lost, what is asked
+        again is not placed again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlaceOrderGroup(self, request, context):
+        """Places orders of one account and instrument that depend on each other: all of them or none.
+        Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewOrder(self, request, context):
+        """Says what PlaceOrder would answer at this moment, without placing anything: what would be set aside,
+        what it would likely cost, how far it stays from every limit, and everything for which it would be
+        refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceOrder(self, request, context):
+        """Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
+        may still fill as it was, and has the more of both set aside. Repeating a request_id returns the
+        first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelOrder(self, request, context):
         """Asks the venue to cancel an order. The order is canceled only when the venue says so: until
         then it is PENDING_CANCEL and may still fill. Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelAllOrders(self, request, context):
+        """Asks to cancel all open orders of an account, or those of one instrument, one side or one
+        deployment; those that were placed until now. Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnnotateOrder(self, request, context):
+        """Sets the note and the tags of an order, whatever its state. Nobody but its owner sees them: they go
+        to no venue. Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,10 +210,40 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderRequest.FromString,
                     response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderResponse.SerializeToString,
             ),
+            'PlaceOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlaceOrders,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrdersRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrdersResponse.SerializeToString,
+            ),
+            'PlaceOrderGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlaceOrderGroup,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderGroupRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderGroupResponse.SerializeToString,
+            ),
+            'PreviewOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewOrder,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PreviewOrderRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.PreviewOrderResponse.SerializeToString,
+            ),
+            'ReplaceOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceOrder,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ReplaceOrderRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ReplaceOrderResponse.SerializeToString,
+            ),
             'CancelOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelOrder,
                     request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.FromString,
                     response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.SerializeToString,
+            ),
+            'CancelAllOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelAllOrders,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelAllOrdersRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelAllOrdersResponse.SerializeToString,
+            ),
+            'AnnotateOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnnotateOrder,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.AnnotateOrderRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.AnnotateOrderResponse.SerializeToString,
             ),
             'GetOrder': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOrder,
@@ -195,6 +307,114 @@ class OrderService:
             _registered_method=True)
 
     @staticmethod
+    def PlaceOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.OrderService/PlaceOrders',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrdersRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlaceOrderGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.OrderService/PlaceOrderGroup',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderGroupRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.PlaceOrderGroupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.OrderService/PreviewOrder',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.PreviewOrderRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.PreviewOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.OrderService/ReplaceOrder',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.ReplaceOrderRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.ReplaceOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelOrder(request,
             target,
             options=(),
@@ -211,6 +431,60 @@ class OrderService:
             '/tradeloom.orders.v1.OrderService/CancelOrder',
             tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelOrderRequest.SerializeToString,
             tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelAllOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.OrderService/CancelAllOrders',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelAllOrdersRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.CancelAllOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnnotateOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.OrderService/AnnotateOrder',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.AnnotateOrderRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.AnnotateOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,9 +23,37 @@ class OrderServiceStub:
     """Places an order. The answer comes after the order is durable; repeating a request_id
     returns the first answer again and never places a second order.
     """
+    PlaceOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.PlaceOrdersRequest, _orders_pb2.PlaceOrdersResponse]
+    """Places up to 500 orders in as few transactions as their accounts allow, and answers for each in the
+    order they were asked for. One that is refused leaves the others alone. Each order has a request_id
+    of its own, which is the same here as with PlaceOrder: after an answer that was lost, what is asked
+    again is not placed again.
+    """
+    PlaceOrderGroup: _aio.UnaryUnaryMultiCallable[_orders_pb2.PlaceOrderGroupRequest, _orders_pb2.PlaceOrderGroupResponse]
+    """Places orders of one account and instrument that depend on each other: all of them or none.
+    Repeating a request_id returns the first answer again.
+    """
+    PreviewOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.PreviewOrderRequest, _orders_pb2.PreviewOrderResponse]
+    """Says what PlaceOrder would answer at this moment, without placing anything: what would be set aside,
+    what it would likely cost, how far it stays from every limit, and everything for which it would be
+    refused.
+    """
+    ReplaceOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.ReplaceOrderRequest, _orders_pb2.ReplaceOrderResponse]
+    """Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
+    may still fill as it was, and has the more of both set aside. Repeating a request_id returns the
+    first answer again.
+    """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Asks the venue to cancel an order. The order is canceled only when the venue says so: until
     then it is PENDING_CANCEL and may still fill. Repeating a request_id returns the first answer again.
+    """
+    CancelAllOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelAllOrdersRequest, _orders_pb2.CancelAllOrdersResponse]
+    """Asks to cancel all open orders of an account, or those of one instrument, one side or one
+    deployment; those that were placed until now. Repeating a request_id returns the first answer again.
+    """
+    AnnotateOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.AnnotateOrderRequest, _orders_pb2.AnnotateOrderResponse]
+    """Sets the note and the tags of an order, whatever its state. Nobody but its owner sees them: they go
+    to no venue. Repeating a request_id returns the first answer again.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.GetOrderResponse]
     """Returns one order."""
@@ -55,6 +83,50 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PlaceOrders(
+        self,
+        request: _orders_pb2.PlaceOrdersRequest,
+        context: _aio.ServicerContext[_orders_pb2.PlaceOrdersRequest, _abc.Awaitable[_orders_pb2.PlaceOrdersResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.PlaceOrdersResponse]:
+        """Places up to 500 orders in as few transactions as their accounts allow, and answers for each in the
+        order they were asked for. One that is refused leaves the others alone. Each order has a request_id
+        of its own, which is the same here as with PlaceOrder: after an answer that was lost, what is asked
+        again is not placed again.
+        """
+
+    @_abc_1.abstractmethod
+    def PlaceOrderGroup(
+        self,
+        request: _orders_pb2.PlaceOrderGroupRequest,
+        context: _aio.ServicerContext[_orders_pb2.PlaceOrderGroupRequest, _abc.Awaitable[_orders_pb2.PlaceOrderGroupResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.PlaceOrderGroupResponse]:
+        """Places orders of one account and instrument that depend on each other: all of them or none.
+        Repeating a request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewOrder(
+        self,
+        request: _orders_pb2.PreviewOrderRequest,
+        context: _aio.ServicerContext[_orders_pb2.PreviewOrderRequest, _abc.Awaitable[_orders_pb2.PreviewOrderResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.PreviewOrderResponse]:
+        """Says what PlaceOrder would answer at this moment, without placing anything: what would be set aside,
+        what it would likely cost, how far it stays from every limit, and everything for which it would be
+        refused.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceOrder(
+        self,
+        request: _orders_pb2.ReplaceOrderRequest,
+        context: _aio.ServicerContext[_orders_pb2.ReplaceOrderRequest, _abc.Awaitable[_orders_pb2.ReplaceOrderResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.ReplaceOrderResponse]:
+        """Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
+        may still fill as it was, and has the more of both set aside. Repeating a request_id returns the
+        first answer again.
+        """
+
+    @_abc_1.abstractmethod
     def CancelOrder(
         self,
         request: _orders_pb2.CancelOrderRequest,
@@ -62,6 +134,26 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_orders_pb2.CancelOrderResponse]:
         """Asks the venue to cancel an order. The order is canceled only when the venue says so: until
         then it is PENDING_CANCEL and may still fill. Repeating a request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelAllOrders(
+        self,
+        request: _orders_pb2.CancelAllOrdersRequest,
+        context: _aio.ServicerContext[_orders_pb2.CancelAllOrdersRequest, _abc.Awaitable[_orders_pb2.CancelAllOrdersResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.CancelAllOrdersResponse]:
+        """Asks to cancel all open orders of an account, or those of one instrument, one side or one
+        deployment; those that were placed until now. Repeating a request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def AnnotateOrder(
+        self,
+        request: _orders_pb2.AnnotateOrderRequest,
+        context: _aio.ServicerContext[_orders_pb2.AnnotateOrderRequest, _abc.Awaitable[_orders_pb2.AnnotateOrderResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.AnnotateOrderResponse]:
+        """Sets the note and the tags of an order, whatever its state. Nobody but its owner sees them: they go
+        to no venue. Repeating a request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

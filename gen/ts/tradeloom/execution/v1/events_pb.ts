@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/execution/v1/events.proto.
  */
 export const file_tradeloom_execution_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiN0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V2ZW50cy5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJjCg1WZW51ZUFjY2VwdGVkEhAKCG9yZGVyX2lkGAEgASgJEhYKDnZlbnVlX29yZGVyX2lkGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoQCCgtWZW51ZUZpbGxlZBIQCghvcmRlcl9pZBgBIAEoCRIVCg12ZW51ZV9maWxsX2lkGAIgASgJEikKBXByaWNlGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIsCghxdWFudGl0eRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSJwoDZmVlGAUgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIRCglmZWVfYXNzZXQYBiABKAkSDQoFbWFrZXIYByABKAgSKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWgoNVmVudWVDYW5jZWxlZBIQCghvcmRlcl9pZBgBIAEoCRINCgVjYXVzZRgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJbCg1WZW51ZVJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJhChNWZW51ZUNhbmNlbFJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcGIGcHJvdG8z", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("CiN0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V2ZW50cy5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJjCg1WZW51ZUFjY2VwdGVkEhAKCG9yZGVyX2lkGAEgASgJEhYKDnZlbnVlX29yZGVyX2lkGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoQCCgtWZW51ZUZpbGxlZBIQCghvcmRlcl9pZBgBIAEoCRIVCg12ZW51ZV9maWxsX2lkGAIgASgJEikKBXByaWNlGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIsCghxdWFudGl0eRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSJwoDZmVlGAUgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIRCglmZWVfYXNzZXQYBiABKAkSDQoFbWFrZXIYByABKAgSKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWgoNVmVudWVDYW5jZWxlZBIQCghvcmRlcl9pZBgBIAEoCRINCgVjYXVzZRgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJbCg1WZW51ZVJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJhChNWZW51ZUNhbmNlbFJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJKCgxWZW51ZUV4cGlyZWQSEAoIb3JkZXJfaWQYASABKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoOVmVudWVUcmlnZ2VyZWQSEAoIb3JkZXJfaWQYASABKAkSLgoKc3RvcF9wcmljZRgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoNVmVudWVSZXBsYWNlZBIQCghvcmRlcl9pZBgBIAEoCRIXCg9jbGllbnRfb3JkZXJfaWQYAiABKAkSFgoOdmVudWVfb3JkZXJfaWQYAyABKAkSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiewoUVmVudWVSZXBsYWNlUmVqZWN0ZWQSEAoIb3JkZXJfaWQYASABKAkSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJaCgxWZW51ZVVua25vd24SEAoIb3JkZXJfaWQYASABKAkSDgoGcmVhc29uGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * The venue has the order. Key: account_id, as for all facts here.
@@ -135,7 +135,8 @@ export type VenueCanceled = Message<"tradeloom.execution.v1.VenueCanceled"> & {
   orderId: string;
 
   /**
-   * "user", or what the time in force demanded: "ioc", "fok".
+   * "user"; what the time in force demanded: "ioc", "fok"; "protection_price"; "no_market_data"; "group", once
+   * the other leg has traded all of it; or what the venue says.
    *
    * @generated from field: string cause = 2;
    */
@@ -225,4 +226,186 @@ export type VenueCancelRejected = Message<"tradeloom.execution.v1.VenueCancelRej
  */
 export const VenueCancelRejectedSchema: GenMessage<VenueCancelRejected> = /*@__PURE__*/
   messageDesc(file_tradeloom_execution_v1_events, 4);
+
+/**
+ * The order's time ran out; what was filled before stays.
+ *
+ * @generated from message tradeloom.execution.v1.VenueExpired
+ */
+export type VenueExpired = Message<"tradeloom.execution.v1.VenueExpired"> & {
+  /**
+   * Our id.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * Market time.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueExpired.
+ * Use `create(VenueExpiredSchema)` to create a new message.
+ */
+export const VenueExpiredSchema: GenMessage<VenueExpired> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 5);
+
+/**
+ * The order's stop was reached: it is a market or limit order now.
+ *
+ * @generated from message tradeloom.execution.v1.VenueTriggered
+ */
+export type VenueTriggered = Message<"tradeloom.execution.v1.VenueTriggered"> & {
+  /**
+   * Our id.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * Where its stop stood; of a trailing stop, where it had gone to.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal stop_price = 2;
+   */
+  stopPrice?: Decimal | undefined;
+
+  /**
+   * Market time.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 3;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueTriggered.
+ * Use `create(VenueTriggeredSchema)` to create a new message.
+ */
+export const VenueTriggeredSchema: GenMessage<VenueTriggered> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 6);
+
+/**
+ * The venue changed the order.
+ *
+ * @generated from message tradeloom.execution.v1.VenueReplaced
+ */
+export type VenueReplaced = Message<"tradeloom.execution.v1.VenueReplaced"> & {
+  /**
+   * Our id.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * Which change: the client_order_id that was asked for, by which the venue knows the order from now on.
+   *
+   * @generated from field: string client_order_id = 2;
+   */
+  clientOrderId: string;
+
+  /**
+   * The venue's own id of it.
+   *
+   * @generated from field: string venue_order_id = 3;
+   */
+  venueOrderId: string;
+
+  /**
+   * Market time.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 4;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueReplaced.
+ * Use `create(VenueReplacedSchema)` to create a new message.
+ */
+export const VenueReplacedSchema: GenMessage<VenueReplaced> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 7);
+
+/**
+ * The venue did not change the order: it is as it was, or was done by then.
+ *
+ * @generated from message tradeloom.execution.v1.VenueReplaceRejected
+ */
+export type VenueReplaceRejected = Message<"tradeloom.execution.v1.VenueReplaceRejected"> & {
+  /**
+   * Our id.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * Which change.
+   *
+   * @generated from field: string client_order_id = 2;
+   */
+  clientOrderId: string;
+
+  /**
+   * In the venue's words.
+   *
+   * @generated from field: string reason = 3;
+   */
+  reason: string;
+
+  /**
+   * Market time.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 4;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueReplaceRejected.
+ * Use `create(VenueReplaceRejectedSchema)` to create a new message.
+ */
+export const VenueReplaceRejectedSchema: GenMessage<VenueReplaceRejected> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 8);
+
+/**
+ * Whether the venue has the order is not known: its answer was lost, and its own record will tell.
+ *
+ * @generated from message tradeloom.execution.v1.VenueUnknown
+ */
+export type VenueUnknown = Message<"tradeloom.execution.v1.VenueUnknown"> & {
+  /**
+   * Our id.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * What happened.
+   *
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * When.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 3;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueUnknown.
+ * Use `create(VenueUnknownSchema)` to create a new message.
+ */
+export const VenueUnknownSchema: GenMessage<VenueUnknown> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 9);
 

@@ -6,6 +6,8 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Status } from "../../../google/rpc/status_pb.js";
+import { file_google_rpc_status } from "../../../google/rpc/status_pb.js";
 import type { Decimal } from "../../type/v1/decimal_pb.js";
 import { file_tradeloom_type_v1_decimal } from "../../type/v1/decimal_pb.js";
 import type { Message } from "@bufbuild/protobuf";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/orders/v1/orders.proto.
  */
 export const file_tradeloom_orders_v1_orders: GenFile = /*@__PURE__*/
-  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL29yZGVycy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSL+BQoFT3JkZXISEAoIb3JkZXJfaWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoCRIVCg1pbnN0cnVtZW50X2lkGAMgASgJEiwKBHNpZGUYBCABKA4yHi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyU2lkZRIyCgpvcmRlcl90eXBlGAUgASgOMh4udHJhZGVsb29tLm9yZGVycy52MS5PcmRlclR5cGUSNwoNdGltZV9pbl9mb3JjZRgGIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuVGltZUluRm9yY2USLAoIcXVhbnRpdHkYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi8KC2xpbWl0X3ByaWNlGAggASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIuCgVzdGF0ZRgJIAEoDjIfLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXJTdGF0ZRIzCg9maWxsZWRfcXVhbnRpdHkYCiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEjEKDWF2ZXJhZ2VfcHJpY2UYCyABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEigKBGZlZXMYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhEKCWZlZV9hc3NldBgNIAEoCRIOCgZyZWFzb24YDiABKAkSLwoLY3JlYXRlX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgttYXJrZXRfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YEiABKAMSNAoQcHJvdGVjdGlvbl9wcmljZRgTIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwi8QIKCUV4ZWN1dGlvbhIUCgxleGVjdXRpb25faWQYASABKAkSEAoIb3JkZXJfaWQYAiABKAkSEgoKYWNjb3VudF9pZBgDIAEoCRIVCg1pbnN0cnVtZW50X2lkGAQgASgJEiwKBHNpZGUYBSABKA4yHi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyU2lkZRIpCgVwcmljZRgGIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLAoIcXVhbnRpdHkYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEicKA2ZlZRgIIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSEQoJZmVlX2Fzc2V0GAkgASgJEg0KBW1ha2VyGAogASgIEhUKDXZlbnVlX2ZpbGxfaWQYCyABKAkSKAoEdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAizgEKB0FjY291bnQSEgoKYWNjb3VudF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEi4KBG1vZGUYAyABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRNb2RlEi4KBGtpbmQYBCABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRLaW5kEi8KC2NyZWF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAyKgAQoHQmFsYW5jZRINCgVhc3NldBgBIAEoCRIpCgV0b3RhbBgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLAoIcmVzZXJ2ZWQYAyABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi0KCWF2YWlsYWJsZRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwiQwoGQW1vdW50Eg0KBWFzc2V0GAEgASgJEioKBmFtb3VudBgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwi+QIKCFBvc2l0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSLAoIcXVhbnRpdHkYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEjEKDWF2ZXJhZ2VfcHJpY2UYAyABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEjMKD3JlYWxpemVkX3Byb2ZpdBgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSKAoEZmVlcxgFIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSNQoRdW5yZWFsaXplZF9wcm9maXQYBiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi4KCm1hcmtfcHJpY2UYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi8KC3VwZGF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLMAgoRUGxhY2VPcmRlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRISCgphY2NvdW50X2lkGAIgASgJEhUKDWluc3RydW1lbnRfaWQYAyABKAkSLAoEc2lkZRgEIAEoDjIeLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXJTaWRlEjIKCm9yZGVyX3R5cGUYBSABKA4yHi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyVHlwZRI3Cg10aW1lX2luX2ZvcmNlGAYgASgOMiAudHJhZGVsb29tLm9yZGVycy52MS5UaW1lSW5Gb3JjZRIsCghxdWFudGl0eRgHIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLwoLbGltaXRfcHJpY2UYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsIj8KElBsYWNlT3JkZXJSZXNwb25zZRIpCgVvcmRlchgBIAEoCzIaLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXIiOgoSQ2FuY2VsT3JkZXJSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEAoIb3JkZXJfaWQYAiABKAkiQAoTQ2FuY2VsT3JkZXJSZXNwb25zZRIpCgVvcmRlchgBIAEoCzIaLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXIiIwoPR2V0T3JkZXJSZXF1ZXN0EhAKCG9yZGVyX2lkGAEgASgJIj0KEEdldE9yZGVyUmVzcG9uc2USKQoFb3JkZXIYASABKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyIpYBChFMaXN0T3JkZXJzUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEi8KBnN0YXRlcxgCIAMoDjIfLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXJTdGF0ZRIVCg1pbnN0cnVtZW50X2lkGAMgASgJEhEKCXBhZ2Vfc2l6ZRgEIAEoBRISCgpwYWdlX3Rva2VuGAUgASgJIlkKEkxpc3RPcmRlcnNSZXNwb25zZRIqCgZvcmRlcnMYASADKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJkChVMaXN0RXhlY3V0aW9uc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIQCghvcmRlcl9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJlChZMaXN0RXhlY3V0aW9uc1Jlc3BvbnNlEjIKCmV4ZWN1dGlvbnMYASADKAsyHi50cmFkZWxvb20ub3JkZXJzLnYxLkV4ZWN1dGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiRAoYU3RyZWFtT3JkZXJFdmVudHNSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFAoMYWZ0ZXJfY3Vyc29yGAIgASgJIucBChlTdHJlYW1PcmRlckV2ZW50c1Jlc3BvbnNlEg4KBmN1cnNvchgBIAEoCRJFCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyKi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyc0Fja25vd2xlZGdlbWVudEgAEjAKBWV2ZW50GAMgASgLMh8udHJhZGVsb29tLm9yZGVycy52MS5PcmRlckV2ZW50SAASOQoJaGVhcnRiZWF0GAQgASgLMiQudHJhZGVsb29tLm9yZGVycy52MS5PcmRlcnNIZWFydGJlYXRIAEIGCgRzdGVwImMKFU9yZGVyc0Fja25vd2xlZGdlbWVudBIvCgtvcGVuX29yZGVycxgBIAMoCzIaLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXISGQoRaGVhcnRiZWF0X3NlY29uZHMYAiABKAUiOwoPT3JkZXJzSGVhcnRiZWF0EigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIuEBCgpPcmRlckV2ZW50EhgKEGFjY291bnRfc2VxdWVuY2UYASABKAMSMQoEa2luZBgCIAEoDjIjLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXJFdmVudEtpbmQSKQoFb3JkZXIYAyABKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyEjEKCWV4ZWN1dGlvbhgEIAEoCzIeLnRyYWRlbG9vbS5vcmRlcnMudjEuRXhlY3V0aW9uEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wItABChRDcmVhdGVBY2NvdW50UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEgwKBG5hbWUYAiABKAkSLgoEbW9kZRgDIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudE1vZGUSLgoEa2luZBgEIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudEtpbmQSNgoRc3RhcnRpbmdfYmFsYW5jZXMYBSADKAsyGy50cmFkZWxvb20ub3JkZXJzLnYxLkFtb3VudCJGChVDcmVhdGVBY2NvdW50UmVzcG9uc2USLQoHYWNjb3VudBgBIAEoCzIcLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudCI8ChNMaXN0QWNjb3VudHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIl8KFExpc3RBY2NvdW50c1Jlc3BvbnNlEi4KCGFjY291bnRzGAEgAygLMhwudHJhZGVsb29tLm9yZGVycy52MS5BY2NvdW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI/ChNHZXRQb3J0Zm9saW9SZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFAoMbWluX3JldmlzaW9uGAIgASgDIuYBChRHZXRQb3J0Zm9saW9SZXNwb25zZRItCgdhY2NvdW50GAEgASgLMhwudHJhZGVsb29tLm9yZGVycy52MS5BY2NvdW50Ei4KCGJhbGFuY2VzGAIgAygLMhwudHJhZGVsb29tLm9yZGVycy52MS5CYWxhbmNlEjAKCXBvc2l0aW9ucxgDIAMoCzIdLnRyYWRlbG9vbS5vcmRlcnMudjEuUG9zaXRpb24SKwoGZXF1aXR5GAQgAygLMhsudHJhZGVsb29tLm9yZGVycy52MS5BbW91bnQSEAoIcmV2aXNpb24YBSABKAMiZwoUTGlzdFBvc2l0aW9uc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIUCgxpbmNsdWRlX2ZsYXQYAiABKAgSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiYgoVTGlzdFBvc2l0aW9uc1Jlc3BvbnNlEjAKCXBvc2l0aW9ucxgBIAMoCzIdLnRyYWRlbG9vbS5vcmRlcnMudjEuUG9zaXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKlAKCU9yZGVyU2lkZRIaChZPUkRFUl9TSURFX1VOU1BFQ0lGSUVEEAASEgoOT1JERVJfU0lERV9CVVkQARITCg9PUkRFUl9TSURFX1NFTEwQAipUCglPcmRlclR5cGUSGgoWT1JERVJfVFlQRV9VTlNQRUNJRklFRBAAEhUKEU9SREVSX1RZUEVfTUFSS0VUEAESFAoQT1JERVJfVFlQRV9MSU1JVBACKnEKC1RpbWVJbkZvcmNlEh0KGVRJTUVfSU5fRk9SQ0VfVU5TUEVDSUZJRUQQABIVChFUSU1FX0lOX0ZPUkNFX0dUQxABEhUKEVRJTUVfSU5fRk9SQ0VfSU9DEAISFQoRVElNRV9JTl9GT1JDRV9GT0sQAyqbAgoKT3JkZXJTdGF0ZRIbChdPUkRFUl9TVEFURV9VTlNQRUNJRklFRBAAEhsKF09SREVSX1NUQVRFX1BFTkRJTkdfTkVXEAESEwoPT1JERVJfU1RBVEVfTkVXEAISIAocT1JERVJfU1RBVEVfUEFSVElBTExZX0ZJTExFRBADEhYKEk9SREVSX1NUQVRFX0ZJTExFRBAEEh4KGk9SREVSX1NUQVRFX1BFTkRJTkdfQ0FOQ0VMEAUSGAoUT1JERVJfU1RBVEVfQ0FOQ0VMRUQQBhIYChRPUkRFUl9TVEFURV9SRUpFQ1RFRBAHEhcKE09SREVSX1NUQVRFX0VYUElSRUQQCBIXChNPUkRFUl9TVEFURV9VTktOT1dOEAkqlwIKDk9yZGVyRXZlbnRLaW5kEiAKHE9SREVSX0VWRU5UX0tJTkRfVU5TUEVDSUZJRUQQABIdChlPUkRFUl9FVkVOVF9LSU5EX0FDQ0VQVEVEEAESHAoYT1JERVJfRVZFTlRfS0lORF9XT1JLSU5HEAISGwoXT1JERVJfRVZFTlRfS0lORF9GSUxMRUQQAxIlCiFPUkRFUl9FVkVOVF9LSU5EX0NBTkNFTF9SRVFVRVNURUQQBBIdChlPUkRFUl9FVkVOVF9LSU5EX0NBTkNFTEVEEAUSHQoZT1JERVJfRVZFTlRfS0lORF9SRUpFQ1RFRBAGEiQKIE9SREVSX0VWRU5UX0tJTkRfQ0FOQ0VMX1JFSkVDVEVEEAcqWgoLQWNjb3VudE1vZGUSHAoYQUNDT1VOVF9NT0RFX1VOU1BFQ0lGSUVEEAASFgoSQUNDT1VOVF9NT0RFX1BBUEVSEAESFQoRQUNDT1VOVF9NT0RFX0xJVkUQAipbCgtBY2NvdW50S2luZBIcChhBQ0NPVU5UX0tJTkRfVU5TUEVDSUZJRUQQABIVChFBQ0NPVU5UX0tJTkRfQ0FTSBABEhcKE0FDQ09VTlRfS0lORF9NQVJHSU4QAjL8BAoMT3JkZXJTZXJ2aWNlEl0KClBsYWNlT3JkZXISJi50cmFkZWxvb20ub3JkZXJzLnYxLlBsYWNlT3JkZXJSZXF1ZXN0GicudHJhZGVsb29tLm9yZGVycy52MS5QbGFjZU9yZGVyUmVzcG9uc2USYAoLQ2FuY2VsT3JkZXISJy50cmFkZWxvb20ub3JkZXJzLnYxLkNhbmNlbE9yZGVyUmVxdWVzdBooLnRyYWRlbG9vbS5vcmRlcnMudjEuQ2FuY2VsT3JkZXJSZXNwb25zZRJcCghHZXRPcmRlchIkLnRyYWRlbG9vbS5vcmRlcnMudjEuR2V0T3JkZXJSZXF1ZXN0GiUudHJhZGVsb29tLm9yZGVycy52MS5HZXRPcmRlclJlc3BvbnNlIgOQAgESYgoKTGlzdE9yZGVycxImLnRyYWRlbG9vbS5vcmRlcnMudjEuTGlzdE9yZGVyc1JlcXVlc3QaJy50cmFkZWxvb20ub3JkZXJzLnYxLkxpc3RPcmRlcnNSZXNwb25zZSIDkAIBEm4KDkxpc3RFeGVjdXRpb25zEioudHJhZGVsb29tLm9yZGVycy52MS5MaXN0RXhlY3V0aW9uc1JlcXVlc3QaKy50cmFkZWxvb20ub3JkZXJzLnYxLkxpc3RFeGVjdXRpb25zUmVzcG9uc2UiA5ACARJ5ChFTdHJlYW1PcmRlckV2ZW50cxItLnRyYWRlbG9vbS5vcmRlcnMudjEuU3RyZWFtT3JkZXJFdmVudHNSZXF1ZXN0Gi4udHJhZGVsb29tLm9yZGVycy52MS5TdHJlYW1PcmRlckV2ZW50c1Jlc3BvbnNlIgOQAgEwATK7AwoQUG9ydGZvbGlvU2VydmljZRJmCg1DcmVhdGVBY2NvdW50EikudHJhZGVsb29tLm9yZGVycy52MS5DcmVhdGVBY2NvdW50UmVxdWVzdBoqLnRyYWRlbG9vbS5vcmRlcnMudjEuQ3JlYXRlQWNjb3VudFJlc3BvbnNlEmgKDExpc3RBY2NvdW50cxIoLnRyYWRlbG9vbS5vcmRlcnMudjEuTGlzdEFjY291bnRzUmVxdWVzdBopLnRyYWRlbG9vbS5vcmRlcnMudjEuTGlzdEFjY291bnRzUmVzcG9uc2UiA5ACARJoCgxHZXRQb3J0Zm9saW8SKC50cmFkZWxvb20ub3JkZXJzLnYxLkdldFBvcnRmb2xpb1JlcXVlc3QaKS50cmFkZWxvb20ub3JkZXJzLnYxLkdldFBvcnRmb2xpb1Jlc3BvbnNlIgOQAgESawoNTGlzdFBvc2l0aW9ucxIpLnRyYWRlbG9vbS5vcmRlcnMudjEuTGlzdFBvc2l0aW9uc1JlcXVlc3QaKi50cmFkZWxvb20ub3JkZXJzLnYxLkxpc3RQb3NpdGlvbnNSZXNwb25zZSIDkAIBYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL29yZGVycy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSKtCQoFT3JkZXISEAoIb3JkZXJfaWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoCRIVCg1pbnN0cnVtZW50X2lkGAMgASgJEiwKBHNpZGUYBCABKA4yHi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyU2lkZRIyCgpvcmRlcl90eXBlGAUgASgOMh4udHJhZGVsb29tLm9yZGVycy52MS5PcmRlclR5cGUSNwoNdGltZV9pbl9mb3JjZRgGIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuVGltZUluRm9yY2USLAoIcXVhbnRpdHkYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi8KC2xpbWl0X3ByaWNlGAggASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIuCgVzdGF0ZRgJIAEoDjIfLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXJTdGF0ZRIzCg9maWxsZWRfcXVhbnRpdHkYCiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEjEKDWF2ZXJhZ2VfcHJpY2UYCyABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEigKBGZlZXMYDCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEhEKCWZlZV9hc3NldBgNIAEoCRIOCgZyZWFzb24YDiABKAkSLwoLY3JlYXRlX3RpbWUYDyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGBAgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgttYXJrZXRfdGltZRgRIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIcmV2aXNpb24YEiABKAMSNAoQcHJvdGVjdGlvbl9wcmljZRgTIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLgoKc3RvcF9wcmljZRgUIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSKQoFdHJhaWwYFSABKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLlRyYWlsEi8KC2V4cGlyZV90aW1lGBYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwb3N0X29ubHkYFyABKAgSEwoLcmVkdWNlX29ubHkYGCABKAgSMAoMdHJpZ2dlcl90aW1lGBkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI1CgtyZXBsYWNlbWVudBgaIAEoCzIgLnRyYWRlbG9vbS5vcmRlcnMudjEuUmVwbGFjZW1lbnQSFwoPY2xpZW50X29yZGVyX2lkGBsgASgJEhAKCGdyb3VwX2lkGBwgASgJEjIKCmdyb3VwX3JvbGUYHSABKA4yHi50cmFkZWxvb20ub3JkZXJzLnYxLkdyb3VwUm9sZRIVCg1kZXBsb3ltZW50X2lkGB4gASgJEgwKBG5vdGUYHyABKAkSDAoEdGFncxggIAMoCSJwCgVUcmFpbBIsCgZhbW91bnQYASABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsSAASLQoHcGVyY2VudBgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWxIAEIKCghkaXN0YW5jZSLHAQoLUmVwbGFjZW1lbnQSLAoIcXVhbnRpdHkYASABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi8KC2xpbWl0X3ByaWNlGAIgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIuCgpzdG9wX3ByaWNlGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIpCgV0cmFpbBgEIAEoCzIaLnRyYWRlbG9vbS5vcmRlcnMudjEuVHJhaWwi8QIKCUV4ZWN1dGlvbhIUCgxleGVjdXRpb25faWQYASABKAkSEAoIb3JkZXJfaWQYAiABKAkSEgoKYWNjb3VudF9pZBgDIAEoCRIVCg1pbnN0cnVtZW50X2lkGAQgASgJEiwKBHNpZGUYBSABKA4yHi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyU2lkZRIpCgVwcmljZRgGIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLAoIcXVhbnRpdHkYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEicKA2ZlZRgIIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSEQoJZmVlX2Fzc2V0GAkgASgJEg0KBW1ha2VyGAogASgIEhUKDXZlbnVlX2ZpbGxfaWQYCyABKAkSKAoEdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAizgEKB0FjY291bnQSEgoKYWNjb3VudF9pZBgBIAEoCRIMCgRuYW1lGAIgASgJEi4KBG1vZGUYAyABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRNb2RlEi4KBGtpbmQYBCABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRLaW5kEi8KC2NyZWF0ZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAyKgAQoHQmFsYW5jZRINCgVhc3NldBgBIAEoCRIpCgV0b3RhbBgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLAoIcmVzZXJ2ZWQYAyABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi0KCWF2YWlsYWJsZRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwiQwoGQW1vdW50Eg0KBWFzc2V0GAEgASgJEioKBmFtb3VudBgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwi+QIKCFBvc2l0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSLAoIcXVhbnRpdHkYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEjEKDWF2ZXJhZ2VfcHJpY2UYAyABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEjMKD3JlYWxpemVkX3Byb2ZpdBgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSKAoEZmVlcxgFIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSNQoRdW5yZWFsaXplZF9wcm9maXQYBiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi4KCm1hcmtfcHJpY2UYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi8KC3VwZGF0ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKcBAoRUGxhY2VPcmRlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRISCgphY2NvdW50X2lkGAIgASgJEhUKDWluc3RydW1lbnRfaWQYAyABKAkSLAoEc2lkZRgEIAEoDjIeLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXJTaWRlEjIKCm9yZGVyX3R5cGUYBSABKA4yHi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyVHlwZRI3Cg10aW1lX2luX2ZvcmNlGAYgASgOMiAudHJhZGVsb29tLm9yZGVycy52MS5UaW1lSW5Gb3JjZRIsCghxdWFudGl0eRgHIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLwoLbGltaXRfcHJpY2UYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi4KCnN0b3BfcHJpY2UYCSABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEikKBXRyYWlsGAogASgLMhoudHJhZGVsb29tLm9yZGVycy52MS5UcmFpbBIvCgtleHBpcmVfdGltZRgLIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcG9zdF9vbmx5GAwgASgIEhMKC3JlZHVjZV9vbmx5GA0gASgIEgwKBG5vdGUYDiABKAkSDAoEdGFncxgPIAMoCSI/ChJQbGFjZU9yZGVyUmVzcG9uc2USKQoFb3JkZXIYASABKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyIkwKElBsYWNlT3JkZXJzUmVxdWVzdBI2CgZvcmRlcnMYASADKAsyJi50cmFkZWxvb20ub3JkZXJzLnYxLlBsYWNlT3JkZXJSZXF1ZXN0Ik8KE1BsYWNlT3JkZXJzUmVzcG9uc2USOAoIb3V0Y29tZXMYASADKAsyJi50cmFkZWxvb20ub3JkZXJzLnYxLlBsYWNlT3JkZXJPdXRjb21lInIKEVBsYWNlT3JkZXJPdXRjb21lEisKBW9yZGVyGAEgASgLMhoudHJhZGVsb29tLm9yZGVycy52MS5PcmRlckgAEiUKB3JlZnVzYWwYAiABKAsyEi5nb29nbGUucnBjLlN0YXR1c0gAQgkKB291dGNvbWUikgEKFlBsYWNlT3JkZXJHcm91cFJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIsCgRraW5kGAIgASgOMh4udHJhZGVsb29tLm9yZGVycy52MS5Hcm91cEtpbmQSNgoGb3JkZXJzGAMgAygLMiYudHJhZGVsb29tLm9yZGVycy52MS5QbGFjZU9yZGVyUmVxdWVzdCJXChdQbGFjZU9yZGVyR3JvdXBSZXNwb25zZRIQCghncm91cF9pZBgBIAEoCRIqCgZvcmRlcnMYAiADKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyIkwKE1ByZXZpZXdPcmRlclJlcXVlc3QSNQoFb3JkZXIYASABKAsyJi50cmFkZWxvb20ub3JkZXJzLnYxLlBsYWNlT3JkZXJSZXF1ZXN0IqICChRQcmV2aWV3T3JkZXJSZXNwb25zZRIpCgVvcmRlchgBIAEoCzIaLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXISJAoIcmVmdXNhbHMYAiADKAsyEi5nb29nbGUucnBjLlN0YXR1cxItCghyZXNlcnZlZBgDIAEoCzIbLnRyYWRlbG9vbS5vcmRlcnMudjEuQW1vdW50Ei0KCG5vdGlvbmFsGAQgASgLMhsudHJhZGVsb29tLm9yZGVycy52MS5BbW91bnQSKAoDZmVlGAUgASgLMhsudHJhZGVsb29tLm9yZGVycy52MS5BbW91bnQSMQoHbWFyZ2lucxgGIAMoCzIgLnRyYWRlbG9vbS5vcmRlcnMudjEuTGltaXRNYXJnaW4icgoLTGltaXRNYXJnaW4SDQoFbGltaXQYASABKAkSKQoFdmFsdWUYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEikKBWJvdW5kGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbCJyChNSZXBsYWNlT3JkZXJSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSEAoIb3JkZXJfaWQYAiABKAkSNQoLcmVwbGFjZW1lbnQYAyABKAsyIC50cmFkZWxvb20ub3JkZXJzLnYxLlJlcGxhY2VtZW50IkEKFFJlcGxhY2VPcmRlclJlc3BvbnNlEikKBW9yZGVyGAEgASgLMhoudHJhZGVsb29tLm9yZGVycy52MS5PcmRlciKcAQoWQ2FuY2VsQWxsT3JkZXJzUmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCmFjY291bnRfaWQYAiABKAkSFQoNaW5zdHJ1bWVudF9pZBgDIAEoCRIsCgRzaWRlGAQgASgOMh4udHJhZGVsb29tLm9yZGVycy52MS5PcmRlclNpZGUSFQoNZGVwbG95bWVudF9pZBgFIAEoCSI+ChdDYW5jZWxBbGxPcmRlcnNSZXNwb25zZRIRCglvcmRlcl9pZHMYASADKAkSEAoIcmV2aXNpb24YAiABKAMiWAoUQW5ub3RhdGVPcmRlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIQCghvcmRlcl9pZBgCIAEoCRIMCgRub3RlGAMgASgJEgwKBHRhZ3MYBCADKAkiQgoVQW5ub3RhdGVPcmRlclJlc3BvbnNlEikKBW9yZGVyGAEgASgLMhoudHJhZGVsb29tLm9yZGVycy52MS5PcmRlciI6ChJDYW5jZWxPcmRlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIQCghvcmRlcl9pZBgCIAEoCSJAChNDYW5jZWxPcmRlclJlc3BvbnNlEikKBW9yZGVyGAEgASgLMhoudHJhZGVsb29tLm9yZGVycy52MS5PcmRlciIjCg9HZXRPcmRlclJlcXVlc3QSEAoIb3JkZXJfaWQYASABKAkiPQoQR2V0T3JkZXJSZXNwb25zZRIpCgVvcmRlchgBIAEoCzIaLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXIiqgIKEUxpc3RPcmRlcnNSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSLwoGc3RhdGVzGAIgAygOMh8udHJhZGVsb29tLm9yZGVycy52MS5PcmRlclN0YXRlEhUKDWluc3RydW1lbnRfaWQYAyABKAkSEQoJcGFnZV9zaXplGAQgASgFEhIKCnBhZ2VfdG9rZW4YBSABKAkSLgoKc3RhcnRfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgsKA3RhZxgIIAEoCRIVCg1kZXBsb3ltZW50X2lkGAkgASgJEhAKCGdyb3VwX2lkGAogASgJIlkKEkxpc3RPcmRlcnNSZXNwb25zZRIqCgZvcmRlcnMYASADKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJkChVMaXN0RXhlY3V0aW9uc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIQCghvcmRlcl9pZBgCIAEoCRIRCglwYWdlX3NpemUYAyABKAUSEgoKcGFnZV90b2tlbhgEIAEoCSJlChZMaXN0RXhlY3V0aW9uc1Jlc3BvbnNlEjIKCmV4ZWN1dGlvbnMYASADKAsyHi50cmFkZWxvb20ub3JkZXJzLnYxLkV4ZWN1dGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiRAoYU3RyZWFtT3JkZXJFdmVudHNSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFAoMYWZ0ZXJfY3Vyc29yGAIgASgJIucBChlTdHJlYW1PcmRlckV2ZW50c1Jlc3BvbnNlEg4KBmN1cnNvchgBIAEoCRJFCg9hY2tub3dsZWRnZW1lbnQYAiABKAsyKi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyc0Fja25vd2xlZGdlbWVudEgAEjAKBWV2ZW50GAMgASgLMh8udHJhZGVsb29tLm9yZGVycy52MS5PcmRlckV2ZW50SAASOQoJaGVhcnRiZWF0GAQgASgLMiQudHJhZGVsb29tLm9yZGVycy52MS5PcmRlcnNIZWFydGJlYXRIAEIGCgRzdGVwImMKFU9yZGVyc0Fja25vd2xlZGdlbWVudBIvCgtvcGVuX29yZGVycxgBIAMoCzIaLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXISGQoRaGVhcnRiZWF0X3NlY29uZHMYAiABKAUiOwoPT3JkZXJzSGVhcnRiZWF0EigKBHRpbWUYASABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIuEBCgpPcmRlckV2ZW50EhgKEGFjY291bnRfc2VxdWVuY2UYASABKAMSMQoEa2luZBgCIAEoDjIjLnRyYWRlbG9vbS5vcmRlcnMudjEuT3JkZXJFdmVudEtpbmQSKQoFb3JkZXIYAyABKAsyGi50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyEjEKCWV4ZWN1dGlvbhgEIAEoCzIeLnRyYWRlbG9vbS5vcmRlcnMudjEuRXhlY3V0aW9uEigKBHRpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wItABChRDcmVhdGVBY2NvdW50UmVxdWVzdBISCgpyZXF1ZXN0X2lkGAEgASgJEgwKBG5hbWUYAiABKAkSLgoEbW9kZRgDIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudE1vZGUSLgoEa2luZBgEIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudEtpbmQSNgoRc3RhcnRpbmdfYmFsYW5jZXMYBSADKAsyGy50cmFkZWxvb20ub3JkZXJzLnYxLkFtb3VudCJGChVDcmVhdGVBY2NvdW50UmVzcG9uc2USLQoHYWNjb3VudBgBIAEoCzIcLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudCI8ChNMaXN0QWNjb3VudHNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJIl8KFExpc3RBY2NvdW50c1Jlc3BvbnNlEi4KCGFjY291bnRzGAEgAygLMhwudHJhZGVsb29tLm9yZGVycy52MS5BY2NvdW50EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI/ChNHZXRQb3J0Zm9saW9SZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSFAoMbWluX3JldmlzaW9uGAIgASgDIuYBChRHZXRQb3J0Zm9saW9SZXNwb25zZRItCgdhY2NvdW50GAEgASgLMhwudHJhZGVsb29tLm9yZGVycy52MS5BY2NvdW50Ei4KCGJhbGFuY2VzGAIgAygLMhwudHJhZGVsb29tLm9yZGVycy52MS5CYWxhbmNlEjAKCXBvc2l0aW9ucxgDIAMoCzIdLnRyYWRlbG9vbS5vcmRlcnMudjEuUG9zaXRpb24SKwoGZXF1aXR5GAQgAygLMhsudHJhZGVsb29tLm9yZGVycy52MS5BbW91bnQSEAoIcmV2aXNpb24YBSABKAMiZwoUTGlzdFBvc2l0aW9uc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIUCgxpbmNsdWRlX2ZsYXQYAiABKAgSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkiYgoVTGlzdFBvc2l0aW9uc1Jlc3BvbnNlEjAKCXBvc2l0aW9ucxgBIAMoCzIdLnRyYWRlbG9vbS5vcmRlcnMudjEuUG9zaXRpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJKlAKCU9yZGVyU2lkZRIaChZPUkRFUl9TSURFX1VOU1BFQ0lGSUVEEAASEgoOT1JERVJfU0lERV9CVVkQARITCg9PUkRFUl9TSURFX1NFTEwQAiq+AQoJT3JkZXJUeXBlEhoKFk9SREVSX1RZUEVfVU5TUEVDSUZJRUQQABIVChFPUkRFUl9UWVBFX01BUktFVBABEhQKEE9SREVSX1RZUEVfTElNSVQQAhITCg9PUkRFUl9UWVBFX1NUT1AQAxIZChVPUkRFUl9UWVBFX1NUT1BfTElNSVQQBBIcChhPUkRFUl9UWVBFX1RSQUlMSU5HX1NUT1AQBRIaChZPUkRFUl9UWVBFX1RBS0VfUFJPRklUEAYqZwoJR3JvdXBLaW5kEhoKFkdST1VQX0tJTkRfVU5TUEVDSUZJRUQQABISCg5HUk9VUF9LSU5EX09DTxABEhIKDkdST1VQX0tJTkRfT1RPEAISFgoSR1JPVVBfS0lORF9CUkFDS0VUEAMqawoJR3JvdXBSb2xlEhoKFkdST1VQX1JPTEVfVU5TUEVDSUZJRUQQABIUChBHUk9VUF9ST0xFX0VOVFJZEAESGAoUR1JPVVBfUk9MRV9UUklHR0VSRUQQAhISCg5HUk9VUF9ST0xFX0xFRxADKp8BCgtUaW1lSW5Gb3JjZRIdChlUSU1FX0lOX0ZPUkNFX1VOU1BFQ0lGSUVEEAASFQoRVElNRV9JTl9GT1JDRV9HVEMQARIVChFUSU1FX0lOX0ZPUkNFX0lPQxACEhUKEVRJTUVfSU5fRk9SQ0VfRk9LEAMSFQoRVElNRV9JTl9GT1JDRV9EQVkQBBIVChFUSU1FX0lOX0ZPUkNFX0dURBAFKtICCgpPcmRlclN0YXRlEhsKF09SREVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASGwoXT1JERVJfU1RBVEVfUEVORElOR19ORVcQARITCg9PUkRFUl9TVEFURV9ORVcQAhIgChxPUkRFUl9TVEFURV9QQVJUSUFMTFlfRklMTEVEEAMSFgoST1JERVJfU1RBVEVfRklMTEVEEAQSHgoaT1JERVJfU1RBVEVfUEVORElOR19DQU5DRUwQBRIYChRPUkRFUl9TVEFURV9DQU5DRUxFRBAGEhgKFE9SREVSX1NUQVRFX1JFSkVDVEVEEAcSFwoTT1JERVJfU1RBVEVfRVhQSVJFRBAIEhcKE09SREVSX1NUQVRFX1VOS05PV04QCRIfChtPUkRFUl9TVEFURV9QRU5ESU5HX1JFUExBQ0UQChIUChBPUkRFUl9TVEFURV9IRUxEEAsqngQKDk9yZGVyRXZlbnRLaW5kEiAKHE9SREVSX0VWRU5UX0tJTkRfVU5TUEVDSUZJRUQQABIdChlPUkRFUl9FVkVOVF9LSU5EX0FDQ0VQVEVEEAESHAoYT1JERVJfRVZFTlRfS0lORF9XT1JLSU5HEAISGwoXT1JERVJfRVZFTlRfS0lORF9GSUxMRUQQAxIlCiFPUkRFUl9FVkVOVF9LSU5EX0NBTkNFTF9SRVFVRVNURUQQBBIdChlPUkRFUl9FVkVOVF9LSU5EX0NBTkNFTEVEEAUSHQoZT1JERVJfRVZFTlRfS0lORF9SRUpFQ1RFRBAGEiQKIE9SREVSX0VWRU5UX0tJTkRfQ0FOQ0VMX1JFSkVDVEVEEAcSJgoiT1JERVJfRVZFTlRfS0lORF9SRVBMQUNFX1JFUVVFU1RFRBAIEh0KGU9SREVSX0VWRU5UX0tJTkRfUkVQTEFDRUQQCRIlCiFPUkRFUl9FVkVOVF9LSU5EX1JFUExBQ0VfUkVKRUNURUQQChIcChhPUkRFUl9FVkVOVF9LSU5EX0VYUElSRUQQCxIeChpPUkRFUl9FVkVOVF9LSU5EX1RSSUdHRVJFRBAMEh0KGU9SREVSX0VWRU5UX0tJTkRfUkVMRUFTRUQQDRIcChhPUkRFUl9FVkVOVF9LSU5EX1JFRFVDRUQQDhIcChhPUkRFUl9FVkVOVF9LSU5EX1VOS05PV04QDypaCgtBY2NvdW50TW9kZRIcChhBQ0NPVU5UX01PREVfVU5TUEVDSUZJRUQQABIWChJBQ0NPVU5UX01PREVfUEFQRVIQARIVChFBQ0NPVU5UX01PREVfTElWRRACKlsKC0FjY291bnRLaW5kEhwKGEFDQ09VTlRfS0lORF9VTlNQRUNJRklFRBAAEhUKEUFDQ09VTlRfS0lORF9DQVNIEAESFwoTQUNDT1VOVF9LSU5EX01BUkdJThACMvEJCgxPcmRlclNlcnZpY2USXQoKUGxhY2VPcmRlchImLnRyYWRlbG9vbS5vcmRlcnMudjEuUGxhY2VPcmRlclJlcXVlc3QaJy50cmFkZWxvb20ub3JkZXJzLnYxLlBsYWNlT3JkZXJSZXNwb25zZRJgCgtQbGFjZU9yZGVycxInLnRyYWRlbG9vbS5vcmRlcnMudjEuUGxhY2VPcmRlcnNSZXF1ZXN0GigudHJhZGVsb29tLm9yZGVycy52MS5QbGFjZU9yZGVyc1Jlc3BvbnNlEmwKD1BsYWNlT3JkZXJHcm91cBIrLnRyYWRlbG9vbS5vcmRlcnMudjEuUGxhY2VPcmRlckdyb3VwUmVxdWVzdBosLnRyYWRlbG9vbS5vcmRlcnMudjEuUGxhY2VPcmRlckdyb3VwUmVzcG9uc2USaAoMUHJldmlld09yZGVyEigudHJhZGVsb29tLm9yZGVycy52MS5QcmV2aWV3T3JkZXJSZXF1ZXN0GikudHJhZGVsb29tLm9yZGVycy52MS5QcmV2aWV3T3JkZXJSZXNwb25zZSIDkAIBEmMKDFJlcGxhY2VPcmRlchIoLnRyYWRlbG9vbS5vcmRlcnMudjEuUmVwbGFjZU9yZGVyUmVxdWVzdBopLnRyYWRlbG9vbS5vcmRlcnMudjEuUmVwbGFjZU9yZGVyUmVzcG9uc2USYAoLQ2FuY2VsT3JkZXISJy50cmFkZWxvb20ub3JkZXJzLnYxLkNhbmNlbE9yZGVyUmVxdWVzdBooLnRyYWRlbG9vbS5vcmRlcnMudjEuQ2FuY2VsT3JkZXJSZXNwb25zZRJsCg9DYW5jZWxBbGxPcmRlcnMSKy50cmFkZWxvb20ub3JkZXJzLnYxLkNhbmNlbEFsbE9yZGVyc1JlcXVlc3QaLC50cmFkZWxvb20ub3JkZXJzLnYxLkNhbmNlbEFsbE9yZGVyc1Jlc3BvbnNlEmYKDUFubm90YXRlT3JkZXISKS50cmFkZWxvb20ub3JkZXJzLnYxLkFubm90YXRlT3JkZXJSZXF1ZXN0GioudHJhZGVsb29tLm9yZGVycy52MS5Bbm5vdGF0ZU9yZGVyUmVzcG9uc2USXAoIR2V0T3JkZXISJC50cmFkZWxvb20ub3JkZXJzLnYxLkdldE9yZGVyUmVxdWVzdBolLnRyYWRlbG9vbS5vcmRlcnMudjEuR2V0T3JkZXJSZXNwb25zZSIDkAIBEmIKCkxpc3RPcmRlcnMSJi50cmFkZWxvb20ub3JkZXJzLnYxLkxpc3RPcmRlcnNSZXF1ZXN0GicudHJhZGVsb29tLm9yZGVycy52MS5MaXN0T3JkZXJzUmVzcG9uc2UiA5ACARJuCg5MaXN0RXhlY3V0aW9ucxIqLnRyYWRlbG9vbS5vcmRlcnMudjEuTGlzdEV4ZWN1dGlvbnNSZXF1ZXN0GisudHJhZGVsb29tLm9yZGVycy52MS5MaXN0RXhlY3V0aW9uc1Jlc3BvbnNlIgOQAgESeQoRU3RyZWFtT3JkZXJFdmVudHMSLS50cmFkZWxvb20ub3JkZXJzLnYxLlN0cmVhbU9yZGVyRXZlbnRzUmVxdWVzdBouLnRyYWRlbG9vbS5vcmRlcnMudjEuU3RyZWFtT3JkZXJFdmVudHNSZXNwb25zZSIDkAIBMAEyuwMKEFBvcnRmb2xpb1NlcnZpY2USZgoNQ3JlYXRlQWNjb3VudBIpLnRyYWRlbG9vbS5vcmRlcnMudjEuQ3JlYXRlQWNjb3VudFJlcXVlc3QaKi50cmFkZWxvb20ub3JkZXJzLnYxLkNyZWF0ZUFjY291bnRSZXNwb25zZRJoCgxMaXN0QWNjb3VudHMSKC50cmFkZWxvb20ub3JkZXJzLnYxLkxpc3RBY2NvdW50c1JlcXVlc3QaKS50cmFkZWxvb20ub3JkZXJzLnYxLkxpc3RBY2NvdW50c1Jlc3BvbnNlIgOQAgESaAoMR2V0UG9ydGZvbGlvEigudHJhZGVsb29tLm9yZGVycy52MS5HZXRQb3J0Zm9saW9SZXF1ZXN0GikudHJhZGVsb29tLm9yZGVycy52MS5HZXRQb3J0Zm9saW9SZXNwb25zZSIDkAIBEmsKDUxpc3RQb3NpdGlvbnMSKS50cmFkZWxvb20ub3JkZXJzLnYxLkxpc3RQb3NpdGlvbnNSZXF1ZXN0GioudHJhZGVsb29tLm9yZGVycy52MS5MaXN0UG9zaXRpb25zUmVzcG9uc2UiA5ACAWIGcHJvdG8z", [file_google_protobuf_timestamp, file_google_rpc_status, file_tradeloom_type_v1_decimal]);
 
 /**
  * One instruction to buy or sell.
@@ -23,7 +25,8 @@ export const file_tradeloom_orders_v1_orders: GenFile = /*@__PURE__*/
  */
 export type Order = Message<"tradeloom.orders.v1.Order"> & {
   /**
-   * Server-assigned, UUIDv7; also the client order id at the venue.
+   * Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
+   * see client_order_id.
    *
    * @generated from field: string order_id = 1;
    */
@@ -72,7 +75,7 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   quantity?: Decimal | undefined;
 
   /**
-   * The worst price accepted, in the quote asset; unset for market orders.
+   * The worst price accepted, in the quote asset; unset where it takes any within its protection.
    *
    * @generated from field: tradeloom.type.v1.Decimal limit_price = 8;
    */
@@ -149,12 +152,105 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   revision: bigint;
 
   /**
-   * For market orders: the worst price it takes, some percent beyond the quote it was decided on, so
-   * that it never costs more than was set aside. What cannot trade within it is canceled.
+   * Where there is no limit price: the worst price it takes, some percent beyond the quote it was decided
+   * on or beyond its stop price, so that it never costs more than was set aside. What cannot trade within
+   * it is canceled. Unset for a trailing stop that sells, whose stop moves.
    *
    * @generated from field: tradeloom.type.v1.Decimal protection_price = 19;
    */
   protectionPrice?: Decimal | undefined;
+
+  /**
+   * What the last price has to reach for a stop, stop-limit or take-profit order to become a market or
+   * limit order; of a trailing stop, where it began.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal stop_price = 20;
+   */
+  stopPrice?: Decimal | undefined;
+
+  /**
+   * How far a trailing stop follows behind the best last price since it was placed.
+   *
+   * @generated from field: tradeloom.orders.v1.Trail trail = 21;
+   */
+  trail?: Trail | undefined;
+
+  /**
+   * When it expires, if it does: what was asked for with GTD, the end of the trading day with DAY.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 22;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Whether it only rests: where it would take, the venue rejects it.
+   *
+   * @generated from field: bool post_only = 23;
+   */
+  postOnly: boolean;
+
+  /**
+   * Whether it only makes the position smaller.
+   *
+   * @generated from field: bool reduce_only = 24;
+   */
+  reduceOnly: boolean;
+
+  /**
+   * When its stop was reached; unset before, and for orders without one.
+   *
+   * @generated from field: google.protobuf.Timestamp trigger_time = 25;
+   */
+  triggerTime?: Timestamp | undefined;
+
+  /**
+   * The change that is under way, while it is PENDING_REPLACE.
+   *
+   * @generated from field: tradeloom.orders.v1.Replacement replacement = 26;
+   */
+  replacement?: Replacement | undefined;
+
+  /**
+   * Its id at the venue: order_id, or since it was last replaced an id of that change.
+   *
+   * @generated from field: string client_order_id = 27;
+   */
+  clientOrderId: string;
+
+  /**
+   * The group it was placed in; empty for none.
+   *
+   * @generated from field: string group_id = 28;
+   */
+  groupId: string;
+
+  /**
+   * What it is in its group.
+   *
+   * @generated from field: tradeloom.orders.v1.GroupRole group_role = 29;
+   */
+  groupRole: GroupRole;
+
+  /**
+   * The deployment that placed it; empty where no strategy did.
+   *
+   * @generated from field: string deployment_id = 30;
+   */
+  deploymentId: string;
+
+  /**
+   * For people; at most 500 characters. Shown by GetOrder and ListOrders alone.
+   *
+   * @generated from field: string note = 31;
+   */
+  note: string;
+
+  /**
+   * For people and filters; sorted. Shown by GetOrder and ListOrders alone.
+   *
+   * @generated from field: repeated string tags = 32;
+   */
+  tags: string[];
 };
 
 /**
@@ -163,6 +259,85 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
  */
 export const OrderSchema: GenMessage<Order> = /*@__PURE__*/
   messageDesc(file_tradeloom_orders_v1_orders, 0);
+
+/**
+ * How far a trailing stop follows behind: an amount or a percentage.
+ *
+ * @generated from message tradeloom.orders.v1.Trail
+ */
+export type Trail = Message<"tradeloom.orders.v1.Trail"> & {
+  /**
+   * One of them.
+   *
+   * @generated from oneof tradeloom.orders.v1.Trail.distance
+   */
+  distance: {
+    /**
+     * In the quote asset.
+     *
+     * @generated from field: tradeloom.type.v1.Decimal amount = 1;
+     */
+    value: Decimal;
+    case: "amount";
+  } | {
+    /**
+     * Of the best price, such as "1.5"; below 100. The stop is rounded to the tick size, away from it.
+     *
+     * @generated from field: tradeloom.type.v1.Decimal percent = 2;
+     */
+    value: Decimal;
+    case: "percent";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.Trail.
+ * Use `create(TrailSchema)` to create a new message.
+ */
+export const TrailSchema: GenMessage<Trail> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 1);
+
+/**
+ * A change of an order. What is unset stays as it is.
+ *
+ * @generated from message tradeloom.orders.v1.Replacement
+ */
+export type Replacement = Message<"tradeloom.orders.v1.Replacement"> & {
+  /**
+   * Its quantity, what has traded included.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal quantity = 1;
+   */
+  quantity?: Decimal | undefined;
+
+  /**
+   * Its limit price, of an order that has one.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal limit_price = 2;
+   */
+  limitPrice?: Decimal | undefined;
+
+  /**
+   * Its stop price, of an order that waits for one.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal stop_price = 3;
+   */
+  stopPrice?: Decimal | undefined;
+
+  /**
+   * How far it trails, of a trailing stop that waits.
+   *
+   * @generated from field: tradeloom.orders.v1.Trail trail = 4;
+   */
+  trail?: Trail | undefined;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.Replacement.
+ * Use `create(ReplacementSchema)` to create a new message.
+ */
+export const ReplacementSchema: GenMessage<Replacement> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 2);
 
 /**
  * One fill.
@@ -261,7 +436,7 @@ export type Execution = Message<"tradeloom.orders.v1.Execution"> & {
  * Use `create(ExecutionSchema)` to create a new message.
  */
 export const ExecutionSchema: GenMessage<Execution> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 1);
+  messageDesc(file_tradeloom_orders_v1_orders, 3);
 
 /**
  * A place of its own for money and positions.
@@ -317,7 +492,7 @@ export type Account = Message<"tradeloom.orders.v1.Account"> & {
  * Use `create(AccountSchema)` to create a new message.
  */
 export const AccountSchema: GenMessage<Account> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 2);
+  messageDesc(file_tradeloom_orders_v1_orders, 4);
 
 /**
  * How much of one asset an account has.
@@ -359,7 +534,7 @@ export type Balance = Message<"tradeloom.orders.v1.Balance"> & {
  * Use `create(BalanceSchema)` to create a new message.
  */
 export const BalanceSchema: GenMessage<Balance> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 3);
+  messageDesc(file_tradeloom_orders_v1_orders, 5);
 
 /**
  * An amount of one asset.
@@ -387,7 +562,7 @@ export type Amount = Message<"tradeloom.orders.v1.Amount"> & {
  * Use `create(AmountSchema)` to create a new message.
  */
 export const AmountSchema: GenMessage<Amount> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 4);
+  messageDesc(file_tradeloom_orders_v1_orders, 6);
 
 /**
  * What trading has made of one instrument. Netting: one position each.
@@ -459,7 +634,7 @@ export type Position = Message<"tradeloom.orders.v1.Position"> & {
  * Use `create(PositionSchema)` to create a new message.
  */
 export const PositionSchema: GenMessage<Position> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 5);
+  messageDesc(file_tradeloom_orders_v1_orders, 7);
 
 /**
  * Asks to place one order.
@@ -503,7 +678,8 @@ export type PlaceOrderRequest = Message<"tradeloom.orders.v1.PlaceOrderRequest">
   orderType: OrderType;
 
   /**
-   * How long it lasts; for a market order IOC, otherwise GTC, if unset.
+   * How long it lasts; for a market order IOC, otherwise GTC, if unset. Of an order with a stop it holds
+   * for the time it waits, and for a limit order that it becomes.
    *
    * @generated from field: tradeloom.orders.v1.TimeInForce time_in_force = 6;
    */
@@ -522,6 +698,58 @@ export type PlaceOrderRequest = Message<"tradeloom.orders.v1.PlaceOrderRequest">
    * @generated from field: tradeloom.type.v1.Decimal limit_price = 8;
    */
   limitPrice?: Decimal | undefined;
+
+  /**
+   * What the last price has to reach before it trades, in the quote asset; a multiple of the tick size.
+   * A stop that buys, and a take-profit that sells, wait for it from below; the others from above. Where
+   * the last price is there already, the order is refused.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal stop_price = 9;
+   */
+  stopPrice?: Decimal | undefined;
+
+  /**
+   * How far a trailing stop follows behind the best last price; an amount is a multiple of the tick size.
+   *
+   * @generated from field: tradeloom.orders.v1.Trail trail = 10;
+   */
+  trail?: Trail | undefined;
+
+  /**
+   * With GTD: when it expires, at least a second from now.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 11;
+   */
+  expireTime?: Timestamp | undefined;
+
+  /**
+   * Whether it may only rest: where it would take at once, the venue rejects it.
+   *
+   * @generated from field: bool post_only = 12;
+   */
+  postOnly: boolean;
+
+  /**
+   * Whether it may only make the position smaller. It is refused if it is for more than the position less
+   * other such orders, and canceled as soon as it would be.
+   *
+   * @generated from field: bool reduce_only = 13;
+   */
+  reduceOnly: boolean;
+
+  /**
+   * For people; it goes to no venue.
+   *
+   * @generated from field: string note = 14;
+   */
+  note: string;
+
+  /**
+   * For people and filters, each once.
+   *
+   * @generated from field: repeated string tags = 15;
+   */
+  tags: string[];
 };
 
 /**
@@ -529,7 +757,7 @@ export type PlaceOrderRequest = Message<"tradeloom.orders.v1.PlaceOrderRequest">
  * Use `create(PlaceOrderRequestSchema)` to create a new message.
  */
 export const PlaceOrderRequestSchema: GenMessage<PlaceOrderRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 6);
+  messageDesc(file_tradeloom_orders_v1_orders, 8);
 
 /**
  * The accepted order.
@@ -550,7 +778,458 @@ export type PlaceOrderResponse = Message<"tradeloom.orders.v1.PlaceOrderResponse
  * Use `create(PlaceOrderResponseSchema)` to create a new message.
  */
 export const PlaceOrderResponseSchema: GenMessage<PlaceOrderResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 7);
+  messageDesc(file_tradeloom_orders_v1_orders, 9);
+
+/**
+ * Asks to place several orders.
+ *
+ * @generated from message tradeloom.orders.v1.PlaceOrdersRequest
+ */
+export type PlaceOrdersRequest = Message<"tradeloom.orders.v1.PlaceOrdersRequest"> & {
+  /**
+   * Each with its own request_id; no two alike.
+   *
+   * @generated from field: repeated tradeloom.orders.v1.PlaceOrderRequest orders = 1;
+   */
+  orders: PlaceOrderRequest[];
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.PlaceOrdersRequest.
+ * Use `create(PlaceOrdersRequestSchema)` to create a new message.
+ */
+export const PlaceOrdersRequestSchema: GenMessage<PlaceOrdersRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 10);
+
+/**
+ * What became of each.
+ *
+ * @generated from message tradeloom.orders.v1.PlaceOrdersResponse
+ */
+export type PlaceOrdersResponse = Message<"tradeloom.orders.v1.PlaceOrdersResponse"> & {
+  /**
+   * In the order they were asked for.
+   *
+   * @generated from field: repeated tradeloom.orders.v1.PlaceOrderOutcome outcomes = 1;
+   */
+  outcomes: PlaceOrderOutcome[];
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.PlaceOrdersResponse.
+ * Use `create(PlaceOrdersResponseSchema)` to create a new message.
+ */
+export const PlaceOrdersResponseSchema: GenMessage<PlaceOrdersResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 11);
+
+/**
+ * What became of one order of several.
+ *
+ * @generated from message tradeloom.orders.v1.PlaceOrderOutcome
+ */
+export type PlaceOrderOutcome = Message<"tradeloom.orders.v1.PlaceOrderOutcome"> & {
+  /**
+   * The one or the other.
+   *
+   * @generated from oneof tradeloom.orders.v1.PlaceOrderOutcome.outcome
+   */
+  outcome: {
+    /**
+     * As it was accepted.
+     *
+     * @generated from field: tradeloom.orders.v1.Order order = 1;
+     */
+    value: Order;
+    case: "order";
+  } | {
+    /**
+     * Why it was refused, as PlaceOrder would have answered.
+     *
+     * @generated from field: google.rpc.Status refusal = 2;
+     */
+    value: Status;
+    case: "refusal";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.PlaceOrderOutcome.
+ * Use `create(PlaceOrderOutcomeSchema)` to create a new message.
+ */
+export const PlaceOrderOutcomeSchema: GenMessage<PlaceOrderOutcome> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 12);
+
+/**
+ * Asks to place orders that depend on each other.
+ *
+ * @generated from message tradeloom.orders.v1.PlaceOrderGroupRequest
+ */
+export type PlaceOrderGroupRequest = Message<"tradeloom.orders.v1.PlaceOrderGroupRequest"> & {
+  /**
+   * Makes retries safe. The orders of a group have none of their own.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * How they depend on each other, and which each is.
+   *
+   * @generated from field: tradeloom.orders.v1.GroupKind kind = 2;
+   */
+  kind: GroupKind;
+
+  /**
+   * In the order that the kind says; all of one account and one instrument.
+   *
+   * @generated from field: repeated tradeloom.orders.v1.PlaceOrderRequest orders = 3;
+   */
+  orders: PlaceOrderRequest[];
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.PlaceOrderGroupRequest.
+ * Use `create(PlaceOrderGroupRequestSchema)` to create a new message.
+ */
+export const PlaceOrderGroupRequestSchema: GenMessage<PlaceOrderGroupRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 13);
+
+/**
+ * The accepted group.
+ *
+ * @generated from message tradeloom.orders.v1.PlaceOrderGroupResponse
+ */
+export type PlaceOrderGroupResponse = Message<"tradeloom.orders.v1.PlaceOrderGroupResponse"> & {
+  /**
+   * Server-assigned, UUIDv7.
+   *
+   * @generated from field: string group_id = 1;
+   */
+  groupId: string;
+
+  /**
+   * As they were accepted, in the order they were asked for.
+   *
+   * @generated from field: repeated tradeloom.orders.v1.Order orders = 2;
+   */
+  orders: Order[];
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.PlaceOrderGroupResponse.
+ * Use `create(PlaceOrderGroupResponseSchema)` to create a new message.
+ */
+export const PlaceOrderGroupResponseSchema: GenMessage<PlaceOrderGroupResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 14);
+
+/**
+ * Asks what placing an order would answer.
+ *
+ * @generated from message tradeloom.orders.v1.PreviewOrderRequest
+ */
+export type PreviewOrderRequest = Message<"tradeloom.orders.v1.PreviewOrderRequest"> & {
+  /**
+   * The order; its request_id names it in the answer and is not used up.
+   *
+   * @generated from field: tradeloom.orders.v1.PlaceOrderRequest order = 1;
+   */
+  order?: PlaceOrderRequest | undefined;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.PreviewOrderRequest.
+ * Use `create(PreviewOrderRequestSchema)` to create a new message.
+ */
+export const PreviewOrderRequestSchema: GenMessage<PreviewOrderRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 15);
+
+/**
+ * What placing it at this moment would answer.
+ *
+ * @generated from message tradeloom.orders.v1.PreviewOrderResponse
+ */
+export type PreviewOrderResponse = Message<"tradeloom.orders.v1.PreviewOrderResponse"> & {
+  /**
+   * As it would be accepted, without an id; unset if it would be refused for what it names or asks for.
+   *
+   * @generated from field: tradeloom.orders.v1.Order order = 1;
+   */
+  order?: Order | undefined;
+
+  /**
+   * Everything for which it would be refused, the reason PlaceOrder would answer first; empty if it would be accepted.
+   *
+   * @generated from field: repeated google.rpc.Status refusals = 2;
+   */
+  refusals: Status[];
+
+  /**
+   * What it would set aside.
+   *
+   * @generated from field: tradeloom.orders.v1.Amount reserved = 3;
+   */
+  reserved?: Amount | undefined;
+
+  /**
+   * Price times quantity at the prices it would likely trade at: its limit, its stop, or for a market order
+   * the quote.
+   *
+   * @generated from field: tradeloom.orders.v1.Amount notional = 4;
+   */
+  notional?: Amount | undefined;
+
+  /**
+   * The fee for that, at the rate for orders that take.
+   *
+   * @generated from field: tradeloom.orders.v1.Amount fee = 5;
+   */
+  fee?: Amount | undefined;
+
+  /**
+   * How far the account would be from each of its limits with this order.
+   *
+   * @generated from field: repeated tradeloom.orders.v1.LimitMargin margins = 6;
+   */
+  margins: LimitMargin[];
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.PreviewOrderResponse.
+ * Use `create(PreviewOrderResponseSchema)` to create a new message.
+ */
+export const PreviewOrderResponseSchema: GenMessage<PreviewOrderResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 16);
+
+/**
+ * How far an account stays from one limit.
+ *
+ * @generated from message tradeloom.orders.v1.LimitMargin
+ */
+export type LimitMargin = Message<"tradeloom.orders.v1.LimitMargin"> & {
+  /**
+   * The limit's name, as in RiskLimits.
+   *
+   * @generated from field: string limit = 1;
+   */
+  limit: string;
+
+  /**
+   * What it would stand at with the order at its worst.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal value = 2;
+   */
+  value?: Decimal | undefined;
+
+  /**
+   * What it may be at most.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal bound = 3;
+   */
+  bound?: Decimal | undefined;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.LimitMargin.
+ * Use `create(LimitMarginSchema)` to create a new message.
+ */
+export const LimitMarginSchema: GenMessage<LimitMargin> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 17);
+
+/**
+ * Asks to change one order.
+ *
+ * @generated from message tradeloom.orders.v1.ReplaceOrderRequest
+ */
+export type ReplaceOrderRequest = Message<"tradeloom.orders.v1.ReplaceOrderRequest"> & {
+  /**
+   * Makes retries safe.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string order_id = 2;
+   */
+  orderId: string;
+
+  /**
+   * What to change.
+   *
+   * @generated from field: tradeloom.orders.v1.Replacement replacement = 3;
+   */
+  replacement?: Replacement | undefined;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.ReplaceOrderRequest.
+ * Use `create(ReplaceOrderRequestSchema)` to create a new message.
+ */
+export const ReplaceOrderRequestSchema: GenMessage<ReplaceOrderRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 18);
+
+/**
+ * The order whose change is under way.
+ *
+ * @generated from message tradeloom.orders.v1.ReplaceOrderResponse
+ */
+export type ReplaceOrderResponse = Message<"tradeloom.orders.v1.ReplaceOrderResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.orders.v1.Order order = 1;
+   */
+  order?: Order | undefined;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.ReplaceOrderResponse.
+ * Use `create(ReplaceOrderResponseSchema)` to create a new message.
+ */
+export const ReplaceOrderResponseSchema: GenMessage<ReplaceOrderResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 19);
+
+/**
+ * Asks to cancel an account's open orders.
+ *
+ * @generated from message tradeloom.orders.v1.CancelAllOrdersRequest
+ */
+export type CancelAllOrdersRequest = Message<"tradeloom.orders.v1.CancelAllOrdersRequest"> & {
+  /**
+   * Makes retries safe.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Whose; one of the caller's accounts.
+   *
+   * @generated from field: string account_id = 2;
+   */
+  accountId: string;
+
+  /**
+   * Only this instrument's; all if empty.
+   *
+   * @generated from field: string instrument_id = 3;
+   */
+  instrumentId: string;
+
+  /**
+   * Only of this side; both if unset.
+   *
+   * @generated from field: tradeloom.orders.v1.OrderSide side = 4;
+   */
+  side: OrderSide;
+
+  /**
+   * Only this deployment's; all if empty.
+   *
+   * @generated from field: string deployment_id = 5;
+   */
+  deploymentId: string;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.CancelAllOrdersRequest.
+ * Use `create(CancelAllOrdersRequestSchema)` to create a new message.
+ */
+export const CancelAllOrdersRequestSchema: GenMessage<CancelAllOrdersRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 20);
+
+/**
+ * The orders whose cancel is under way.
+ *
+ * @generated from message tradeloom.orders.v1.CancelAllOrdersResponse
+ */
+export type CancelAllOrdersResponse = Message<"tradeloom.orders.v1.CancelAllOrdersResponse"> & {
+  /**
+   * By id, oldest first; those whose cancel was under way before are among them.
+   *
+   * @generated from field: repeated string order_ids = 1;
+   */
+  orderIds: string[];
+
+  /**
+   * The account_sequence after it.
+   *
+   * @generated from field: int64 revision = 2;
+   */
+  revision: bigint;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.CancelAllOrdersResponse.
+ * Use `create(CancelAllOrdersResponseSchema)` to create a new message.
+ */
+export const CancelAllOrdersResponseSchema: GenMessage<CancelAllOrdersResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 21);
+
+/**
+ * Asks to note something about an order.
+ *
+ * @generated from message tradeloom.orders.v1.AnnotateOrderRequest
+ */
+export type AnnotateOrderRequest = Message<"tradeloom.orders.v1.AnnotateOrderRequest"> & {
+  /**
+   * Makes retries safe.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string order_id = 2;
+   */
+  orderId: string;
+
+  /**
+   * In place of the note before; empty for none.
+   *
+   * @generated from field: string note = 3;
+   */
+  note: string;
+
+  /**
+   * In place of the tags before, each once; empty for none.
+   *
+   * @generated from field: repeated string tags = 4;
+   */
+  tags: string[];
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.AnnotateOrderRequest.
+ * Use `create(AnnotateOrderRequestSchema)` to create a new message.
+ */
+export const AnnotateOrderRequestSchema: GenMessage<AnnotateOrderRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 22);
+
+/**
+ * The order with its note and tags.
+ *
+ * @generated from message tradeloom.orders.v1.AnnotateOrderResponse
+ */
+export type AnnotateOrderResponse = Message<"tradeloom.orders.v1.AnnotateOrderResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.orders.v1.Order order = 1;
+   */
+  order?: Order | undefined;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.AnnotateOrderResponse.
+ * Use `create(AnnotateOrderResponseSchema)` to create a new message.
+ */
+export const AnnotateOrderResponseSchema: GenMessage<AnnotateOrderResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_orders, 23);
 
 /**
  * Asks to cancel one order.
@@ -578,7 +1257,7 @@ export type CancelOrderRequest = Message<"tradeloom.orders.v1.CancelOrderRequest
  * Use `create(CancelOrderRequestSchema)` to create a new message.
  */
 export const CancelOrderRequestSchema: GenMessage<CancelOrderRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 8);
+  messageDesc(file_tradeloom_orders_v1_orders, 24);
 
 /**
  * The order whose cancel is under way.
@@ -599,7 +1278,7 @@ export type CancelOrderResponse = Message<"tradeloom.orders.v1.CancelOrderRespon
  * Use `create(CancelOrderResponseSchema)` to create a new message.
  */
 export const CancelOrderResponseSchema: GenMessage<CancelOrderResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 9);
+  messageDesc(file_tradeloom_orders_v1_orders, 25);
 
 /**
  * Asks for one order.
@@ -620,7 +1299,7 @@ export type GetOrderRequest = Message<"tradeloom.orders.v1.GetOrderRequest"> & {
  * Use `create(GetOrderRequestSchema)` to create a new message.
  */
 export const GetOrderRequestSchema: GenMessage<GetOrderRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 10);
+  messageDesc(file_tradeloom_orders_v1_orders, 26);
 
 /**
  * The order.
@@ -641,7 +1320,7 @@ export type GetOrderResponse = Message<"tradeloom.orders.v1.GetOrderResponse"> &
  * Use `create(GetOrderResponseSchema)` to create a new message.
  */
 export const GetOrderResponseSchema: GenMessage<GetOrderResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 11);
+  messageDesc(file_tradeloom_orders_v1_orders, 27);
 
 /**
  * Asks for orders.
@@ -683,6 +1362,41 @@ export type ListOrdersRequest = Message<"tradeloom.orders.v1.ListOrdersRequest">
    * @generated from field: string page_token = 5;
    */
   pageToken: string;
+
+  /**
+   * Only orders that were accepted at or after this.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 6;
+   */
+  startTime?: Timestamp | undefined;
+
+  /**
+   * Only orders that were accepted before this.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 7;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * Only orders with this tag; all if empty.
+   *
+   * @generated from field: string tag = 8;
+   */
+  tag: string;
+
+  /**
+   * Only this deployment's; all if empty.
+   *
+   * @generated from field: string deployment_id = 9;
+   */
+  deploymentId: string;
+
+  /**
+   * Only this group's; all if empty.
+   *
+   * @generated from field: string group_id = 10;
+   */
+  groupId: string;
 };
 
 /**
@@ -690,7 +1404,7 @@ export type ListOrdersRequest = Message<"tradeloom.orders.v1.ListOrdersRequest">
  * Use `create(ListOrdersRequestSchema)` to create a new message.
  */
 export const ListOrdersRequestSchema: GenMessage<ListOrdersRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 12);
+  messageDesc(file_tradeloom_orders_v1_orders, 28);
 
 /**
  * A page of orders, newest first.
@@ -718,7 +1432,7 @@ export type ListOrdersResponse = Message<"tradeloom.orders.v1.ListOrdersResponse
  * Use `create(ListOrdersResponseSchema)` to create a new message.
  */
 export const ListOrdersResponseSchema: GenMessage<ListOrdersResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 13);
+  messageDesc(file_tradeloom_orders_v1_orders, 29);
 
 /**
  * Asks for fills.
@@ -760,7 +1474,7 @@ export type ListExecutionsRequest = Message<"tradeloom.orders.v1.ListExecutionsR
  * Use `create(ListExecutionsRequestSchema)` to create a new message.
  */
 export const ListExecutionsRequestSchema: GenMessage<ListExecutionsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 14);
+  messageDesc(file_tradeloom_orders_v1_orders, 30);
 
 /**
  * A page of fills, newest first.
@@ -788,7 +1502,7 @@ export type ListExecutionsResponse = Message<"tradeloom.orders.v1.ListExecutions
  * Use `create(ListExecutionsResponseSchema)` to create a new message.
  */
 export const ListExecutionsResponseSchema: GenMessage<ListExecutionsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 15);
+  messageDesc(file_tradeloom_orders_v1_orders, 31);
 
 /**
  * Asks for an account's order events.
@@ -817,7 +1531,7 @@ export type StreamOrderEventsRequest = Message<"tradeloom.orders.v1.StreamOrderE
  * Use `create(StreamOrderEventsRequestSchema)` to create a new message.
  */
 export const StreamOrderEventsRequestSchema: GenMessage<StreamOrderEventsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 16);
+  messageDesc(file_tradeloom_orders_v1_orders, 32);
 
 /**
  * One step of the stream.
@@ -869,7 +1583,7 @@ export type StreamOrderEventsResponse = Message<"tradeloom.orders.v1.StreamOrder
  * Use `create(StreamOrderEventsResponseSchema)` to create a new message.
  */
 export const StreamOrderEventsResponseSchema: GenMessage<StreamOrderEventsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 17);
+  messageDesc(file_tradeloom_orders_v1_orders, 33);
 
 /**
  * Says where the stream starts.
@@ -897,7 +1611,7 @@ export type OrdersAcknowledgement = Message<"tradeloom.orders.v1.OrdersAcknowled
  * Use `create(OrdersAcknowledgementSchema)` to create a new message.
  */
 export const OrdersAcknowledgementSchema: GenMessage<OrdersAcknowledgement> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 18);
+  messageDesc(file_tradeloom_orders_v1_orders, 34);
 
 /**
  * The stream lives.
@@ -918,7 +1632,7 @@ export type OrdersHeartbeat = Message<"tradeloom.orders.v1.OrdersHeartbeat"> & {
  * Use `create(OrdersHeartbeatSchema)` to create a new message.
  */
 export const OrdersHeartbeatSchema: GenMessage<OrdersHeartbeat> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 19);
+  messageDesc(file_tradeloom_orders_v1_orders, 35);
 
 /**
  * One change of one order.
@@ -967,7 +1681,7 @@ export type OrderEvent = Message<"tradeloom.orders.v1.OrderEvent"> & {
  * Use `create(OrderEventSchema)` to create a new message.
  */
 export const OrderEventSchema: GenMessage<OrderEvent> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 20);
+  messageDesc(file_tradeloom_orders_v1_orders, 36);
 
 /**
  * Asks to open an account.
@@ -1016,7 +1730,7 @@ export type CreateAccountRequest = Message<"tradeloom.orders.v1.CreateAccountReq
  * Use `create(CreateAccountRequestSchema)` to create a new message.
  */
 export const CreateAccountRequestSchema: GenMessage<CreateAccountRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 21);
+  messageDesc(file_tradeloom_orders_v1_orders, 37);
 
 /**
  * The account that was opened.
@@ -1037,7 +1751,7 @@ export type CreateAccountResponse = Message<"tradeloom.orders.v1.CreateAccountRe
  * Use `create(CreateAccountResponseSchema)` to create a new message.
  */
 export const CreateAccountResponseSchema: GenMessage<CreateAccountResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 22);
+  messageDesc(file_tradeloom_orders_v1_orders, 38);
 
 /**
  * Asks for the caller's accounts.
@@ -1065,7 +1779,7 @@ export type ListAccountsRequest = Message<"tradeloom.orders.v1.ListAccountsReque
  * Use `create(ListAccountsRequestSchema)` to create a new message.
  */
 export const ListAccountsRequestSchema: GenMessage<ListAccountsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 23);
+  messageDesc(file_tradeloom_orders_v1_orders, 39);
 
 /**
  * A page of accounts.
@@ -1093,7 +1807,7 @@ export type ListAccountsResponse = Message<"tradeloom.orders.v1.ListAccountsResp
  * Use `create(ListAccountsResponseSchema)` to create a new message.
  */
 export const ListAccountsResponseSchema: GenMessage<ListAccountsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 24);
+  messageDesc(file_tradeloom_orders_v1_orders, 40);
 
 /**
  * Asks what an account holds.
@@ -1121,7 +1835,7 @@ export type GetPortfolioRequest = Message<"tradeloom.orders.v1.GetPortfolioReque
  * Use `create(GetPortfolioRequestSchema)` to create a new message.
  */
 export const GetPortfolioRequestSchema: GenMessage<GetPortfolioRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 25);
+  messageDesc(file_tradeloom_orders_v1_orders, 41);
 
 /**
  * What an account holds.
@@ -1172,7 +1886,7 @@ export type GetPortfolioResponse = Message<"tradeloom.orders.v1.GetPortfolioResp
  * Use `create(GetPortfolioResponseSchema)` to create a new message.
  */
 export const GetPortfolioResponseSchema: GenMessage<GetPortfolioResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 26);
+  messageDesc(file_tradeloom_orders_v1_orders, 42);
 
 /**
  * Asks for positions.
@@ -1214,7 +1928,7 @@ export type ListPositionsRequest = Message<"tradeloom.orders.v1.ListPositionsReq
  * Use `create(ListPositionsRequestSchema)` to create a new message.
  */
 export const ListPositionsRequestSchema: GenMessage<ListPositionsRequest> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 27);
+  messageDesc(file_tradeloom_orders_v1_orders, 43);
 
 /**
  * A page of positions.
@@ -1242,7 +1956,7 @@ export type ListPositionsResponse = Message<"tradeloom.orders.v1.ListPositionsRe
  * Use `create(ListPositionsResponseSchema)` to create a new message.
  */
 export const ListPositionsResponseSchema: GenMessage<ListPositionsResponse> = /*@__PURE__*/
-  messageDesc(file_tradeloom_orders_v1_orders, 28);
+  messageDesc(file_tradeloom_orders_v1_orders, 44);
 
 /**
  * Which way an order trades.
@@ -1304,6 +2018,35 @@ export enum OrderType {
    * @generated from enum value: ORDER_TYPE_LIMIT = 2;
    */
   LIMIT = 2,
+
+  /**
+   * Waits until the last price is at its stop price or worse, then is a market order.
+   *
+   * @generated from enum value: ORDER_TYPE_STOP = 3;
+   */
+  STOP = 3,
+
+  /**
+   * Waits until the last price is at its stop price or worse, then is a limit order.
+   *
+   * @generated from enum value: ORDER_TYPE_STOP_LIMIT = 4;
+   */
+  STOP_LIMIT = 4,
+
+  /**
+   * A stop order whose stop price follows the best last price at a distance, and never goes back.
+   *
+   * @generated from enum value: ORDER_TYPE_TRAILING_STOP = 5;
+   */
+  TRAILING_STOP = 5,
+
+  /**
+   * Waits until the last price is at its stop price or better, then is a limit order if it has a limit
+   * price and else a market order.
+   *
+   * @generated from enum value: ORDER_TYPE_TAKE_PROFIT = 6;
+   */
+  TAKE_PROFIT = 6,
 }
 
 /**
@@ -1311,6 +2054,91 @@ export enum OrderType {
  */
 export const OrderTypeSchema: GenEnum<OrderType> = /*@__PURE__*/
   enumDesc(file_tradeloom_orders_v1_orders, 1);
+
+/**
+ * How the orders of a group depend on each other.
+ *
+ * @generated from enum tradeloom.orders.v1.GroupKind
+ */
+export enum GroupKind {
+  /**
+   * Never valid.
+   *
+   * @generated from enum value: GROUP_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * One cancels the other: two orders of one side that share a quantity. What trades of one is taken off
+   * the other, which is canceled once nothing is left; with one canceled or expired, the other goes on alone.
+   *
+   * @generated from enum value: GROUP_KIND_OCO = 1;
+   */
+  OCO = 1,
+
+  /**
+   * One triggers the others: they are HELD until the first is filled, and canceled if it ends unfilled.
+   *
+   * @generated from enum value: GROUP_KIND_OTO = 2;
+   */
+  OTO = 2,
+
+  /**
+   * The first enters a position and the other two, of the other side and no more than its quantity, leave
+   * it: they are HELD, released for what the first has traded each time it trades, and then cancel each
+   * other as OCO does.
+   *
+   * @generated from enum value: GROUP_KIND_BRACKET = 3;
+   */
+  BRACKET = 3,
+}
+
+/**
+ * Describes the enum tradeloom.orders.v1.GroupKind.
+ */
+export const GroupKindSchema: GenEnum<GroupKind> = /*@__PURE__*/
+  enumDesc(file_tradeloom_orders_v1_orders, 2);
+
+/**
+ * What an order is in its group.
+ *
+ * @generated from enum tradeloom.orders.v1.GroupRole
+ */
+export enum GroupRole {
+  /**
+   * It is in none.
+   *
+   * @generated from enum value: GROUP_ROLE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Its trading releases the others.
+   *
+   * @generated from enum value: GROUP_ROLE_ENTRY = 1;
+   */
+  ENTRY = 1,
+
+  /**
+   * It is released by the entry.
+   *
+   * @generated from enum value: GROUP_ROLE_TRIGGERED = 2;
+   */
+  TRIGGERED = 2,
+
+  /**
+   * It shares its quantity with the other leg of its group.
+   *
+   * @generated from enum value: GROUP_ROLE_LEG = 3;
+   */
+  LEG = 3,
+}
+
+/**
+ * Describes the enum tradeloom.orders.v1.GroupRole.
+ */
+export const GroupRoleSchema: GenEnum<GroupRole> = /*@__PURE__*/
+  enumDesc(file_tradeloom_orders_v1_orders, 3);
 
 /**
  * How long an order lasts.
@@ -1345,13 +2173,28 @@ export enum TimeInForce {
    * @generated from enum value: TIME_IN_FORCE_FOK = 3;
    */
   FOK = 3,
+
+  /**
+   * Until the trading day ends: midnight in the time zone of the instrument's exchange, in UTC where it
+   * trades round the clock.
+   *
+   * @generated from enum value: TIME_IN_FORCE_DAY = 4;
+   */
+  DAY = 4,
+
+  /**
+   * Until its expire_time.
+   *
+   * @generated from enum value: TIME_IN_FORCE_GTD = 5;
+   */
+  GTD = 5,
 }
 
 /**
  * Describes the enum tradeloom.orders.v1.TimeInForce.
  */
 export const TimeInForceSchema: GenEnum<TimeInForce> = /*@__PURE__*/
-  enumDesc(file_tradeloom_orders_v1_orders, 2);
+  enumDesc(file_tradeloom_orders_v1_orders, 4);
 
 /**
  * Where an order is in its life, by FIX's names.
@@ -1423,18 +2266,32 @@ export enum OrderState {
   EXPIRED = 8,
 
   /**
-   * The venue's answer was lost; its own record will settle it.
+   * The venue's answer was lost; its own record will settle it. It keeps what it has set aside.
    *
    * @generated from enum value: ORDER_STATE_UNKNOWN = 9;
    */
   UNKNOWN = 9,
+
+  /**
+   * A change is on its way to the venue.
+   *
+   * @generated from enum value: ORDER_STATE_PENDING_REPLACE = 10;
+   */
+  PENDING_REPLACE = 10,
+
+  /**
+   * Accepted here and durable; it goes to the venue when the entry of its group trades.
+   *
+   * @generated from enum value: ORDER_STATE_HELD = 11;
+   */
+  HELD = 11,
 }
 
 /**
  * Describes the enum tradeloom.orders.v1.OrderState.
  */
 export const OrderStateSchema: GenEnum<OrderState> = /*@__PURE__*/
-  enumDesc(file_tradeloom_orders_v1_orders, 3);
+  enumDesc(file_tradeloom_orders_v1_orders, 5);
 
 /**
  * What happened to an order.
@@ -1497,13 +2354,69 @@ export enum OrderEventKind {
    * @generated from enum value: ORDER_EVENT_KIND_CANCEL_REJECTED = 7;
    */
   CANCEL_REJECTED = 7,
+
+  /**
+   * A change was asked for.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_REPLACE_REQUESTED = 8;
+   */
+  REPLACE_REQUESTED = 8,
+
+  /**
+   * It was changed.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_REPLACED = 9;
+   */
+  REPLACED = 9,
+
+  /**
+   * The venue refused the change: the order is as it was, or was done by then.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_REPLACE_REJECTED = 10;
+   */
+  REPLACE_REJECTED = 10,
+
+  /**
+   * Its time ran out.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_EXPIRED = 11;
+   */
+  EXPIRED = 11,
+
+  /**
+   * Its stop was reached.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_TRIGGERED = 12;
+   */
+  TRIGGERED = 12,
+
+  /**
+   * The entry of its group traded: it goes to the venue.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_RELEASED = 13;
+   */
+  RELEASED = 13,
+
+  /**
+   * The other leg of its group traded: it is for less now.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_REDUCED = 14;
+   */
+  REDUCED = 14,
+
+  /**
+   * The venue's answer was lost.
+   *
+   * @generated from enum value: ORDER_EVENT_KIND_UNKNOWN = 15;
+   */
+  UNKNOWN = 15,
 }
 
 /**
  * Describes the enum tradeloom.orders.v1.OrderEventKind.
  */
 export const OrderEventKindSchema: GenEnum<OrderEventKind> = /*@__PURE__*/
-  enumDesc(file_tradeloom_orders_v1_orders, 4);
+  enumDesc(file_tradeloom_orders_v1_orders, 6);
 
 /**
  * Whether an account's money is real.
@@ -1537,7 +2450,7 @@ export enum AccountMode {
  * Describes the enum tradeloom.orders.v1.AccountMode.
  */
 export const AccountModeSchema: GenEnum<AccountMode> = /*@__PURE__*/
-  enumDesc(file_tradeloom_orders_v1_orders, 5);
+  enumDesc(file_tradeloom_orders_v1_orders, 7);
 
 /**
  * What an account may do.
@@ -1571,7 +2484,7 @@ export enum AccountKind {
  * Describes the enum tradeloom.orders.v1.AccountKind.
  */
 export const AccountKindSchema: GenEnum<AccountKind> = /*@__PURE__*/
-  enumDesc(file_tradeloom_orders_v1_orders, 6);
+  enumDesc(file_tradeloom_orders_v1_orders, 8);
 
 /**
  * Accepts orders and tells their story until they are done. When somebody is deleted for good, open
@@ -1593,6 +2506,54 @@ export const OrderService: GenService<{
     output: typeof PlaceOrderResponseSchema;
   },
   /**
+   * Places up to 500 orders in as few transactions as their accounts allow, and answers for each in the
+   * order they were asked for. One that is refused leaves the others alone. Each order has a request_id
+   * of its own, which is the same here as with PlaceOrder: after an answer that was lost, what is asked
+   * again is not placed again.
+   *
+   * @generated from rpc tradeloom.orders.v1.OrderService.PlaceOrders
+   */
+  placeOrders: {
+    methodKind: "unary";
+    input: typeof PlaceOrdersRequestSchema;
+    output: typeof PlaceOrdersResponseSchema;
+  },
+  /**
+   * Places orders of one account and instrument that depend on each other: all of them or none.
+   * Repeating a request_id returns the first answer again.
+   *
+   * @generated from rpc tradeloom.orders.v1.OrderService.PlaceOrderGroup
+   */
+  placeOrderGroup: {
+    methodKind: "unary";
+    input: typeof PlaceOrderGroupRequestSchema;
+    output: typeof PlaceOrderGroupResponseSchema;
+  },
+  /**
+   * Says what PlaceOrder would answer at this moment, without placing anything: what would be set aside,
+   * what it would likely cost, how far it stays from every limit, and everything for which it would be
+   * refused.
+   *
+   * @generated from rpc tradeloom.orders.v1.OrderService.PreviewOrder
+   */
+  previewOrder: {
+    methodKind: "unary";
+    input: typeof PreviewOrderRequestSchema;
+    output: typeof PreviewOrderResponseSchema;
+  },
+  /**
+   * Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
+   * may still fill as it was, and has the more of both set aside. Repeating a request_id returns the
+   * first answer again.
+   *
+   * @generated from rpc tradeloom.orders.v1.OrderService.ReplaceOrder
+   */
+  replaceOrder: {
+    methodKind: "unary";
+    input: typeof ReplaceOrderRequestSchema;
+    output: typeof ReplaceOrderResponseSchema;
+  },
+  /**
    * Asks the venue to cancel an order. The order is canceled only when the venue says so: until
    * then it is PENDING_CANCEL and may still fill. Repeating a request_id returns the first answer again.
    *
@@ -1602,6 +2563,28 @@ export const OrderService: GenService<{
     methodKind: "unary";
     input: typeof CancelOrderRequestSchema;
     output: typeof CancelOrderResponseSchema;
+  },
+  /**
+   * Asks to cancel all open orders of an account, or those of one instrument, one side or one
+   * deployment; those that were placed until now. Repeating a request_id returns the first answer again.
+   *
+   * @generated from rpc tradeloom.orders.v1.OrderService.CancelAllOrders
+   */
+  cancelAllOrders: {
+    methodKind: "unary";
+    input: typeof CancelAllOrdersRequestSchema;
+    output: typeof CancelAllOrdersResponseSchema;
+  },
+  /**
+   * Sets the note and the tags of an order, whatever its state. Nobody but its owner sees them: they go
+   * to no venue. Repeating a request_id returns the first answer again.
+   *
+   * @generated from rpc tradeloom.orders.v1.OrderService.AnnotateOrder
+   */
+  annotateOrder: {
+    methodKind: "unary";
+    input: typeof AnnotateOrderRequestSchema;
+    output: typeof AnnotateOrderResponseSchema;
   },
   /**
    * Returns one order.
