@@ -418,6 +418,7 @@ class Order(_message.Message):
     DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    RELEASED_QUANTITY_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
     see client_order_id.
@@ -519,6 +520,12 @@ class Order(_message.Message):
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For people and filters; sorted. Shown by GetOrder and ListOrders alone."""
 
+    @_builtins.property
+    def released_quantity(self) -> _decimal_pb2.Decimal:
+        """Of what waits for an entry: how much of the quantity the entry has released to the venue so far;
+        unset for orders that wait for none.
+        """
+
     def __init__(
         self,
         *,
@@ -554,10 +561,11 @@ class Order(_message.Message):
         deployment_id: _builtins.str = ...,
         note: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        released_quantity: _decimal_pb2.Decimal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "released_quantity", b"released_quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "replacement", b"replacement", "revision", b"revision", "side", b"side", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
