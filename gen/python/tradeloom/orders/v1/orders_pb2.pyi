@@ -99,15 +99,18 @@ class _GroupKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupKind.V
     GROUP_KIND_UNSPECIFIED: _GroupKind.ValueType  # 0
     """Never valid."""
     GROUP_KIND_OCO: _GroupKind.ValueType  # 1
-    """One cancels the other: two orders of one side that share a quantity. What trades of one is taken off
+    """One cancels the other: two orders of one side and quantity, which they share. What trades of one is taken off
     the other, which is canceled once nothing is left; with one canceled or expired, the other goes on alone.
     """
     GROUP_KIND_OTO: _GroupKind.ValueType  # 2
-    """One triggers the others: they are HELD until the first is filled, and canceled if it ends unfilled."""
+    """One triggers the others: they are HELD until all of the first has traded, then released whole, and
+    canceled if it ends before. Those of the other side are together for no more than the first. None is a
+    market order or a trailing stop that buys: what those cost is not known before.
+    """
     GROUP_KIND_BRACKET: _GroupKind.ValueType  # 3
     """The first enters a position and the other two, of the other side and no more than its quantity, leave
     it: they are HELD, released for what the first has traded each time it trades, and then cancel each
-    other as OCO does.
+    other as OCO does. When the first ends with a part traded, they are for that part from then on.
     """
 
 class GroupKind(_GroupKind, metaclass=_GroupKindEnumTypeWrapper):
@@ -116,15 +119,18 @@ class GroupKind(_GroupKind, metaclass=_GroupKindEnumTypeWrapper):
 GROUP_KIND_UNSPECIFIED: GroupKind.ValueType  # 0
 """Never valid."""
 GROUP_KIND_OCO: GroupKind.ValueType  # 1
-"""One cancels the other: two orders of one side that share a quantity. What trades of one is taken off
+"""One cancels the other: two orders of one side and quantity, which they share. What trades of one is taken off
 the other, which is canceled once nothing is left; with one canceled or expired, the other goes on alone.
 """
 GROUP_KIND_OTO: GroupKind.ValueType  # 2
-"""One triggers the others: they are HELD until the first is filled, and canceled if it ends unfilled."""
+"""One triggers the others: they are HELD until all of the first has traded, then released whole, and
+canceled if it ends before. Those of the other side are together for no more than the first. None is a
+market order or a trailing stop that buys: what those cost is not known before.
+"""
 GROUP_KIND_BRACKET: GroupKind.ValueType  # 3
 """The first enters a position and the other two, of the other side and no more than its quantity, leave
 it: they are HELD, released for what the first has traded each time it trades, and then cancel each
-other as OCO does.
+other as OCO does. When the first ends with a part traded, they are for that part from then on.
 """
 Global___GroupKind: _TypeAlias = GroupKind  # noqa: Y015
 
@@ -436,7 +442,7 @@ class Order(_message.Message):
     state: Global___OrderState.ValueType
     """Where it is in its life."""
     fee_asset: _builtins.str
-    """What the fees are paid in."""
+    """What the fees are counted in: the quote asset."""
     reason: _builtins.str
     """Why it was rejected, canceled or expired; empty otherwise."""
     revision: _builtins.int
@@ -473,7 +479,11 @@ class Order(_message.Message):
 
     @_builtins.property
     def fees(self) -> _decimal_pb2.Decimal:
-        """The sum of its fills' fees, in fee_asset."""
+        """The sum of its fills' fees, in fee_asset. A fee that the venue took in the base asset counts at the fill's
+        price, and one in a third asset at the last price of the instrument that prices it in the quote asset;
+        without such a price it counts nothing here. Each is rounded to 18 digits after the point. What was paid
+        in truth, each fill tells.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -613,9 +623,12 @@ class Replacement(_message.Message):
     LIMIT_PRICE_FIELD_NUMBER: _builtins.int
     STOP_PRICE_FIELD_NUMBER: _builtins.int
     TRAIL_FIELD_NUMBER: _builtins.int
+    CLIENT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    client_order_id: _builtins.str
+    """Server-assigned: its id at the venue once it is changed; not taken in requests."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
-        """Its quantity, what has traded included."""
+        """Its quantity, what has traded included; that of an order in a group stays as it is."""
 
     @_builtins.property
     def limit_price(self) -> _decimal_pb2.Decimal:
@@ -636,10 +649,11 @@ class Replacement(_message.Message):
         limit_price: _decimal_pb2.Decimal | None = ...,
         stop_price: _decimal_pb2.Decimal | None = ...,
         trail: Global___Trail | None = ...,
+        client_order_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_order_id", b"client_order_id", "limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -865,7 +879,7 @@ class Position(_message.Message):
 
     @_builtins.property
     def fees(self) -> _decimal_pb2.Decimal:
-        """What the fills cost in fees, in the quote asset."""
+        """What the fills cost in fees, in the quote asset, counted as in Order.fees."""
 
     @_builtins.property
     def unrealized_profit(self) -> _decimal_pb2.Decimal:
@@ -1590,11 +1604,11 @@ class ListOrdersRequest(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Only orders that were accepted at or after this."""
+        """Only orders that were accepted at or after this, to the millisecond."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Only orders that were accepted before this."""
+        """Only orders that were accepted before this, to the millisecond."""
 
     def __init__(
         self,
