@@ -44,7 +44,7 @@ from libs.stack.ports import HOST
 from libs.store import outbox, requests
 from libs.store.bulk import together
 from libs.store.outbox import partition_of
-from services.orders import domain, store, wire
+from services.orders import domain, placing, store, wire
 from services.orders.domain import Account, AccountState, Instrument, Limits, Ticket
 
 SERVICE = "bench.Baselines"
@@ -122,7 +122,7 @@ def canned(now: datetime) -> Canned:
         limit_price=Decimal("1000.00"),
     )
     limits = Limits(open_orders_max=10, quote_age_seconds_max=10, market_protection=Decimal("0.05"))
-    order = domain.place(state, ticket, instrument=instrument, quote=None, limits=limits, order_id=uuid7(), now=now)
+    order = placing.place(state, ticket, instrument=instrument, quote=None, limits=limits, order_id=uuid7(), now=now)
     event, (kind, fact) = wire.told(state.events[0], account.mode)
     answer = orders_pb2.PlaceOrderResponse(order=wire.order_to_proto(order)).SerializeToString()
     return Canned(store.INSERT_ORDERS.arguments([order]), event, kind, fact, answer, len(state.balances))

@@ -26,7 +26,7 @@ from services.orders.binding import Binding
 from services.orders.domain import Limits, Order
 from services.orders.hub import waking
 from services.orders.market import following_market, now
-from services.orders.servicer import OrderServicer, PortfolioServicer
+from services.orders.servicer import Intentions, OrderServicer, PortfolioServicer
 from services.orders.settings import Settings
 from services.orders.store import AccountStore
 from services.orders.use_cases import Placing
@@ -94,7 +94,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 waiting_max=settings.waiting_orders_max,
                 locked_max=settings.locked_accounts_max,
             )
-            apply_execution = consumers.ApplyExecution(uuid7, now)
+            apply_execution = consumers.ApplyExecution(uuid7, now, market.last_price)
             departing = upkeep.Departing(worker, use_cases.CancelOrdersOf(now, upkeep.ORDERS_AT_ONCE))
             async with (
                 batching(place, bounds) as batches,
@@ -105,9 +105,15 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 reading(worker, redis, "users", consumers.apply_users) as users_facts,
                 running("departures", departing),
             ):
-                order_servicer = OrderServicer(
-                    database, batches, use_cases.CancelOrder(now), hub, settings.stream_heartbeat_seconds
+                intentions = Intentions(
+                    place_group=use_cases.PlaceGroup(market, limits, uuid7, now),
+                    preview_order=use_cases.PreviewOrder(market, limits, uuid7, now),
+                    replace_order=use_cases.ReplaceOrder(market, limits, now),
+                    cancel_order=use_cases.CancelOrder(now),
+                    cancel_all_orders=use_cases.CancelAllOrders(now),
+                    annotate_order=use_cases.AnnotateOrder(),
                 )
+                order_servicer = OrderServicer(database, batches, intentions, hub, settings.stream_heartbeat_seconds)
                 create_account = use_cases.CreateAccount(uuid7, now, settings.accounts_max)
                 portfolio_servicer = PortfolioServicer(database, create_account, market)
                 yield Service(

@@ -17,7 +17,7 @@ import asyncpg
 from libs.errors import Refusal, Unavailable
 from libs.store.background import running
 from libs.store.database import StillLocked
-from services.orders.domain import AccountLocked, TooBusy
+from services.orders.refusals import AccountLocked, TooBusy
 from services.orders.use_cases import Placing
 
 
@@ -94,6 +94,10 @@ class Batches:
             return await waiting.done
         finally:
             self._unanswered.discard(waiting)
+
+    async def place_all(self, placings: Sequence[Placing]) -> list[bytes | BaseException]:
+        """The same for several, in as few batches as they fit in, and the outcome of each."""
+        return await asyncio.gather(*(self.place(placing) for placing in placings), return_exceptions=True)
 
     async def work(self) -> None:
         """Places the next batch."""

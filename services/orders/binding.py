@@ -15,11 +15,14 @@ from libs.errors import Forbidden
 from libs.mesh.around import Call
 from libs.mesh.identity import Identity
 from libs.store.database import Database
-from services.orders import domain, store
+from services.orders import store
+from services.orders.refusals import AccountNotFound, OrderNotFound
 
-FILTERED = frozenset({"ListAccounts"})
-"""They show a bound key only its accounts, by themselves."""
+FILTERED = frozenset({"ListAccounts", "PlaceOrders"})
+"""They keep a bound key to its accounts by themselves."""
 ACCOUNT, ORDER = "account_id", "order_id"
+HOLDING = ("order", "orders")
+"""Fields of a request with orders to be placed, each of which names its account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +38,26 @@ class Binding:
 
     async def _check(self, request: Message | None, caller: Identity) -> None:
         # An order beside an account is looked for in that account alone.
-        if account_id := named(request, ACCOUNT):
-            if not caller.may_use_account(UUID(account_id)):
-                raise domain.AccountNotFound("no such account", account_id=account_id)
+        if account_ids := accounts_named(request):
+            for account_id in account_ids:
+                if not caller.may_use_account(UUID(account_id)):
+                    raise AccountNotFound("no such account", account_id=account_id)
         elif order_id := named(request, ORDER):
             async with self.database.transaction(caller.user_id) as rows:
                 found = await store.account_of_order(rows, UUID(order_id))
             if found is not None and not caller.may_use_account(found):
-                raise domain.OrderNotFound("no such order", order_id=order_id)
+                raise OrderNotFound("no such order", order_id=order_id)
         else:
             raise Forbidden("the API key is bound to accounts, and this is about more than those", needs="accounts:all")
+
+
+def accounts_named(request: Message | None) -> list[str]:
+    """Every account that a request names, itself or in the orders that it holds."""
+    if request is None:
+        return []
+    held = [getattr(request, field) for field in HOLDING if field in request.DESCRIPTOR.fields_by_name]
+    orders = [order for each in held for order in ([each] if isinstance(each, Message) else each)]
+    return [account_id for one in (request, *orders) if (account_id := named(one, ACCOUNT))]
 
 
 def named(request: Message | None, field: str) -> str:

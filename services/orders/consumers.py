@@ -15,8 +15,8 @@ from tradeloom.users.v1 import events_pb2 as users_events_pb2
 from libs.mesh.wire import decimal_from_proto, time_from_proto
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.orders import domain, store
-from services.orders.domain import AccountState, Fill, Instrument, Kind
+from services.orders import life, store
+from services.orders.domain import AccountState, Fill, IllegalMove, Instrument, Kind, Order
 from services.orders.store import AccountStore
 
 log = structlog.get_logger(__name__)
@@ -29,6 +29,11 @@ VENUE_FACTS = {
         execution_pb2.VenueCanceled,
         execution_pb2.VenueRejected,
         execution_pb2.VenueCancelRejected,
+        execution_pb2.VenueExpired,
+        execution_pb2.VenueTriggered,
+        execution_pb2.VenueReplaced,
+        execution_pb2.VenueReplaceRejected,
+        execution_pb2.VenueUnknown,
     )
 }
 
@@ -51,6 +56,7 @@ def instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
         maker_fee_rate=decimal_from_proto(message.maker_fee_rate),
         taker_fee_rate=decimal_from_proto(message.taker_fee_rate),
         trading=message.state == marketdata_pb2.INSTRUMENT_STATE_TRADING,
+        time_zone=message.time_zone or "UTC",
     )
 
 
@@ -68,6 +74,8 @@ class ApplyExecution:
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
+    last_price: Callable[[str, str, datetime], Decimal | None]
+    """Of an asset in another one, for fees that are paid in neither of an instrument's."""
 
     async def __call__(self, rows: Connection, facts: Sequence[Fact]) -> None:
         told = [(fact, VENUE_FACTS[fact.kind].FromString(fact.payload)) for fact in facts if fact.kind in VENUE_FACTS]
@@ -87,25 +95,40 @@ class ApplyExecution:
                 continue
             try:
                 self._apply(state, order, message, known)
-            except domain.IllegalMove as error:
+            except IllegalMove as error:
                 # The venue repeats or contradicts itself; the account is as its earlier words made it.
                 log.warning("a venue's word changes nothing", order_id=message.order_id, kind=fact.kind, why=str(error))
         await accounts.save(list(states.values()))
 
-    def _apply(self, state: AccountState, order: domain.Order, message: object, known: dict[str, Instrument]) -> None:
+    def _apply(self, state: AccountState, order: Order, message: object, known: dict[str, Instrument]) -> None:
         now = self.now()
         match message:
             case execution_pb2.VenueAccepted():
-                domain.apply_working(state, order, now)
+                life.apply_working(state, order, now)
             case execution_pb2.VenueFilled():
-                instrument = known[order.instrument_id]
-                domain.apply_fill(state, order, fill_from(message), instrument, execution_id=self.next_id(), now=now)
+                self._apply_fill(state, order, fill_from(message), known[order.instrument_id], now)
             case execution_pb2.VenueCanceled():
-                domain.apply_ended(state, order, Kind.CANCELED, message.cause, now)
+                life.apply_ended(state, order, Kind.CANCELED, message.cause, now)
             case execution_pb2.VenueRejected():
-                domain.apply_ended(state, order, Kind.REJECTED, message.reason, now)
+                life.apply_ended(state, order, Kind.REJECTED, message.reason, now)
+            case execution_pb2.VenueExpired():
+                life.apply_ended(state, order, Kind.EXPIRED, order.time_in_force.value, now)
             case execution_pb2.VenueCancelRejected():
-                domain.apply_cancel_rejected(state, order, message.reason, now)
+                life.apply_cancel_rejected(state, order, message.reason, now)
+            case execution_pb2.VenueTriggered():
+                life.apply_triggered(state, order, time_from_proto(message.time), now)
+            case execution_pb2.VenueReplaced():
+                life.apply_replaced(state, order, message.client_order_id, now)
+            case execution_pb2.VenueReplaceRejected():
+                life.apply_replace_rejected(state, order, message.client_order_id, message.reason, now)
+            case execution_pb2.VenueUnknown():
+                life.apply_unknown(state, order, now)
+
+    def _apply_fill(self, state: AccountState, order: Order, fill: Fill, instrument: Instrument, now: datetime) -> None:
+        of_instrument = fill.fee_asset in (instrument.base_asset, instrument.quote_asset)
+        fee_price = None if of_instrument else self.last_price(fill.fee_asset, instrument.quote_asset, now)
+        execution_id = self.next_id()
+        life.apply_fill(state, order, fill, instrument, execution_id=execution_id, now=now, fee_price=fee_price)
 
 
 def fill_from(message: execution_pb2.VenueFilled) -> Fill:

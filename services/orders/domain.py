@@ -1,18 +1,16 @@
 """What accounts and orders are, and what may happen to them. No I/O here.
 
 An AccountState is an account under its lock: its orders, balances and positions as they were read. Every change goes
-through a function of this module, is counted by the account's sequence and noted, and is saved as a whole.
+through a function of `placing` or `life`, is counted by the account's sequence and noted, and is saved as a whole.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
-from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
-from libs.money import CONTEXT, ZERO, divide, is_multiple, multiply, plain, rounded
+from libs.money import ZERO, divide
 
 
 class Side(Enum):
@@ -23,21 +21,29 @@ class Side(Enum):
 class OrderType(Enum):
     MARKET = "market"
     LIMIT = "limit"
+    STOP = "stop"
+    STOP_LIMIT = "stop_limit"
+    TRAILING_STOP = "trailing_stop"
+    TAKE_PROFIT = "take_profit"
 
 
 class TimeInForce(Enum):
     GTC = "gtc"
     IOC = "ioc"
     FOK = "fok"
+    DAY = "day"
+    GTD = "gtd"
 
 
 class State(Enum):
+    HELD = "held"
     PENDING_NEW = "pending_new"
     NEW = "new"
     PARTIALLY_FILLED = "partially_filled"
     FILLED = "filled"
     PENDING_CANCEL = "pending_cancel"
     CANCELED = "canceled"
+    PENDING_REPLACE = "pending_replace"
     REJECTED = "rejected"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
@@ -47,12 +53,32 @@ class Kind(Enum):
     """What happened to an order."""
 
     ACCEPTED = "accepted"
+    RELEASED = "released"
     WORKING = "working"
+    TRIGGERED = "triggered"
     FILLED = "filled"
+    REDUCED = "reduced"
     CANCEL_REQUESTED = "cancel_requested"
-    CANCELED = "canceled"
-    REJECTED = "rejected"
     CANCEL_REJECTED = "cancel_rejected"
+    CANCELED = "canceled"
+    REPLACE_REQUESTED = "replace_requested"
+    REPLACED = "replaced"
+    REPLACE_REJECTED = "replace_rejected"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+
+
+class GroupKind(Enum):
+    OCO = "oco"
+    OTO = "oto"
+    BRACKET = "bracket"
+
+
+class GroupRole(Enum):
+    ENTRY = "entry"
+    TRIGGERED = "triggered"
+    LEG = "leg"
 
 
 class Mode(Enum):
@@ -65,94 +91,115 @@ class AccountKind(Enum):
     MARGIN = "margin"
 
 
-OPEN = frozenset({State.PENDING_NEW, State.NEW, State.PARTIALLY_FILLED, State.PENDING_CANCEL, State.UNKNOWN})
+OPEN = frozenset(
+    {
+        State.HELD,
+        State.PENDING_NEW,
+        State.NEW,
+        State.PARTIALLY_FILLED,
+        State.PENDING_CANCEL,
+        State.PENDING_REPLACE,
+        State.UNKNOWN,
+    }
+)
 
-# The life of an order: what may happen to it when, and what it is then. A fill decides by its quantity between
-# PARTIALLY_FILLED and FILLED; it is applied in every state, because the venue's word on a trade is final.
+# The life of an order: what may happen to it when, and what it is then. What is not here is not possible. NEW stands for
+# an order that goes on: its fills decide whether it is NEW or PARTIALLY_FILLED, and a change that is still under way makes
+# it PENDING_REPLACE. A fill is applied in every state, because the venue's word on a trade is final; it makes an order
+# FILLED in any state once nothing is left to trade, and so does a change to a quantity that has traded meanwhile.
 MOVES: dict[tuple[State, Kind], State] = {
+    # Until the entry of its group trades, what waits is changed and canceled here.
+    (State.HELD, Kind.RELEASED): State.PENDING_NEW,
+    (State.HELD, Kind.FILLED): State.NEW,
+    (State.HELD, Kind.REDUCED): State.HELD,
+    (State.HELD, Kind.CANCELED): State.CANCELED,
+    (State.HELD, Kind.REPLACED): State.HELD,
+    # The venue has not answered yet. It may tell of anything that came after its answer first.
+    (State.PENDING_NEW, Kind.RELEASED): State.PENDING_NEW,
     (State.PENDING_NEW, Kind.WORKING): State.NEW,
+    (State.PENDING_NEW, Kind.TRIGGERED): State.NEW,
+    (State.PENDING_NEW, Kind.FILLED): State.NEW,
+    (State.PENDING_NEW, Kind.REDUCED): State.PENDING_NEW,
     (State.PENDING_NEW, Kind.CANCEL_REQUESTED): State.PENDING_CANCEL,
     (State.PENDING_NEW, Kind.CANCELED): State.CANCELED,
     (State.PENDING_NEW, Kind.REJECTED): State.REJECTED,
+    (State.PENDING_NEW, Kind.EXPIRED): State.EXPIRED,
+    (State.PENDING_NEW, Kind.UNKNOWN): State.UNKNOWN,
+    (State.NEW, Kind.RELEASED): State.NEW,
+    (State.NEW, Kind.TRIGGERED): State.NEW,
+    (State.NEW, Kind.FILLED): State.NEW,
+    (State.NEW, Kind.REDUCED): State.NEW,
     (State.NEW, Kind.CANCEL_REQUESTED): State.PENDING_CANCEL,
     (State.NEW, Kind.CANCELED): State.CANCELED,
+    (State.NEW, Kind.REPLACE_REQUESTED): State.PENDING_REPLACE,
     (State.NEW, Kind.REJECTED): State.REJECTED,
+    (State.NEW, Kind.EXPIRED): State.EXPIRED,
+    (State.NEW, Kind.UNKNOWN): State.UNKNOWN,
+    (State.PARTIALLY_FILLED, Kind.RELEASED): State.NEW,
+    (State.PARTIALLY_FILLED, Kind.TRIGGERED): State.NEW,
+    (State.PARTIALLY_FILLED, Kind.FILLED): State.NEW,
+    (State.PARTIALLY_FILLED, Kind.REDUCED): State.NEW,
     (State.PARTIALLY_FILLED, Kind.CANCEL_REQUESTED): State.PENDING_CANCEL,
     (State.PARTIALLY_FILLED, Kind.CANCELED): State.CANCELED,
-    # The venue had not yet answered when the cancel was asked for; the cancel stays under way.
+    (State.PARTIALLY_FILLED, Kind.REPLACE_REQUESTED): State.PENDING_REPLACE,
+    (State.PARTIALLY_FILLED, Kind.EXPIRED): State.EXPIRED,
+    (State.PARTIALLY_FILLED, Kind.UNKNOWN): State.UNKNOWN,
+    # Whatever the venue tells before it has answered the cancel, the cancel stays under way.
+    (State.PENDING_CANCEL, Kind.RELEASED): State.PENDING_CANCEL,
     (State.PENDING_CANCEL, Kind.WORKING): State.PENDING_CANCEL,
+    (State.PENDING_CANCEL, Kind.TRIGGERED): State.PENDING_CANCEL,
+    (State.PENDING_CANCEL, Kind.FILLED): State.PENDING_CANCEL,
+    (State.PENDING_CANCEL, Kind.REDUCED): State.PENDING_CANCEL,
+    (State.PENDING_CANCEL, Kind.CANCEL_REJECTED): State.NEW,
     (State.PENDING_CANCEL, Kind.CANCELED): State.CANCELED,
+    (State.PENDING_CANCEL, Kind.REPLACED): State.PENDING_CANCEL,
+    (State.PENDING_CANCEL, Kind.REPLACE_REJECTED): State.PENDING_CANCEL,
     (State.PENDING_CANCEL, Kind.REJECTED): State.REJECTED,
+    (State.PENDING_CANCEL, Kind.EXPIRED): State.EXPIRED,
+    (State.PENDING_CANCEL, Kind.UNKNOWN): State.UNKNOWN,
+    (State.PENDING_REPLACE, Kind.RELEASED): State.PENDING_REPLACE,
+    (State.PENDING_REPLACE, Kind.TRIGGERED): State.PENDING_REPLACE,
+    (State.PENDING_REPLACE, Kind.FILLED): State.PENDING_REPLACE,
+    (State.PENDING_REPLACE, Kind.REDUCED): State.PENDING_REPLACE,
+    (State.PENDING_REPLACE, Kind.CANCEL_REQUESTED): State.PENDING_CANCEL,
+    (State.PENDING_REPLACE, Kind.CANCELED): State.CANCELED,
+    (State.PENDING_REPLACE, Kind.REPLACED): State.NEW,
+    (State.PENDING_REPLACE, Kind.REPLACE_REJECTED): State.NEW,
+    (State.PENDING_REPLACE, Kind.REJECTED): State.REJECTED,
+    (State.PENDING_REPLACE, Kind.EXPIRED): State.EXPIRED,
+    (State.PENDING_REPLACE, Kind.UNKNOWN): State.UNKNOWN,
+    # Anything the venue says of it settles what was not known.
+    (State.UNKNOWN, Kind.RELEASED): State.UNKNOWN,
     (State.UNKNOWN, Kind.WORKING): State.NEW,
+    (State.UNKNOWN, Kind.TRIGGERED): State.NEW,
+    (State.UNKNOWN, Kind.FILLED): State.NEW,
+    (State.UNKNOWN, Kind.REDUCED): State.UNKNOWN,
     (State.UNKNOWN, Kind.CANCEL_REQUESTED): State.PENDING_CANCEL,
+    (State.UNKNOWN, Kind.CANCEL_REJECTED): State.NEW,
     (State.UNKNOWN, Kind.CANCELED): State.CANCELED,
+    (State.UNKNOWN, Kind.REPLACED): State.NEW,
+    (State.UNKNOWN, Kind.REPLACE_REJECTED): State.NEW,
     (State.UNKNOWN, Kind.REJECTED): State.REJECTED,
+    (State.UNKNOWN, Kind.EXPIRED): State.EXPIRED,
+    # The venue filled before it saw the cancel, or tells of its trades last.
+    (State.FILLED, Kind.FILLED): State.FILLED,
+    (State.CANCELED, Kind.FILLED): State.CANCELED,
+    (State.REJECTED, Kind.FILLED): State.REJECTED,
+    (State.EXPIRED, Kind.FILLED): State.EXPIRED,
+    # It was done when the cancel, or the change, came to the venue.
+    (State.FILLED, Kind.CANCEL_REJECTED): State.FILLED,
+    (State.CANCELED, Kind.CANCEL_REJECTED): State.CANCELED,
+    (State.REJECTED, Kind.CANCEL_REJECTED): State.REJECTED,
+    (State.EXPIRED, Kind.CANCEL_REJECTED): State.EXPIRED,
+    (State.FILLED, Kind.REPLACE_REJECTED): State.FILLED,
+    (State.CANCELED, Kind.REPLACE_REJECTED): State.CANCELED,
+    (State.REJECTED, Kind.REPLACE_REJECTED): State.REJECTED,
+    (State.EXPIRED, Kind.REPLACE_REJECTED): State.EXPIRED,
 }
 
 
+COMPLETING = frozenset({Kind.FILLED, Kind.REPLACED})
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# So much may a feeder's clock be ahead of ours. A quote from further ahead may have any age: a clock was set back.
-CLOCK_SKEW_SECONDS_MAX = 1.0
-
-
-class AccountNotFound(NotFound):
-    reason = "ACCOUNT_NOT_FOUND"
-
-
-class OrderNotFound(NotFound):
-    reason = "ORDER_NOT_FOUND"
-
-
-class InstrumentNotFound(NotFound):
-    reason = "INSTRUMENT_NOT_FOUND"
-
-
-class InstrumentHalted(NotAllowed):
-    reason = "INSTRUMENT_HALTED"
-
-
-class PriceOffTick(Invalid):
-    reason = "PRICE_OFF_TICK"
-
-
-class QuantityOffLot(Invalid):
-    reason = "QUANTITY_OFF_LOT"
-
-
-class NotionalTooSmall(NotAllowed):
-    reason = "NOTIONAL_TOO_SMALL"
-
-
-class InsufficientBalance(NotAllowed):
-    reason = "INSUFFICIENT_BALANCE"
-
-
-class NoFreshPrice(NotAllowed):
-    reason = "NO_FRESH_PRICE"
-
-
-class OrderDone(NotAllowed):
-    reason = "ORDER_DONE"
-
-
-class TooManyOpenOrders(Exhausted):
-    reason = "TOO_MANY_OPEN_ORDERS"
-
-
-class TooManyAccounts(Exhausted):
-    reason = "TOO_MANY_ACCOUNTS"
-
-
-class UserDeleted(NotAllowed):
-    reason = "USER_DELETED"
-
-
-class TooBusy(Exhausted):
-    reason = "TOO_BUSY"
-
-
-class AccountLocked(Unavailable):
-    """Another transaction is at work on the account; who asked not to wait for it gets this."""
 
 
 class IllegalMove(Exception):
@@ -170,6 +217,8 @@ class Instrument:
     maker_fee_rate: Decimal
     taker_fee_rate: Decimal
     trading: bool
+    time_zone: str = "UTC"
+    """Of its exchange: there a trading day ends at midnight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +233,22 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trail:
+    """How far a trailing stop follows behind the best last price: an amount, or a percentage of that price."""
+
+    amount: Decimal | None = None
+    percent: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """What somebody notes about an order, for nobody but themselves; each tag once, sorted."""
+
+    note: str = ""
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
     """What the client asked for."""
 
@@ -194,6 +259,25 @@ class Ticket:
     time_in_force: TimeInForce
     quantity: Decimal
     limit_price: Decimal | None
+    stop_price: Decimal | None = None
+    trail: Trail | None = None
+    expire_time: datetime | None = None
+    post_only: bool = False
+    reduce_only: bool = False
+    annotation: Annotation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """A change of an order that is under way, by its id at the venue; what is None stays as it is."""
+
+    client_order_id: UUID
+    quantity: Decimal | None = None
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    trail: Trail | None = None
+    protection_price: Decimal | None = None
+    """Where the stop changes and there is no limit: what follows from the stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +289,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
+    """fees are in fee_asset, which is the instrument's quote asset: what is paid in another one counts at its price."""
+
     order_id: UUID
     user_id: UUID
     account_id: UUID
@@ -228,6 +314,43 @@ class Order:
     update_time: datetime
     market_time: datetime
     revision: int
+    stop_price: Decimal | None = None
+    trail: Trail | None = None
+    expire_time: datetime | None = None
+    post_only: bool = False
+    reduce_only: bool = False
+    trigger_time: datetime | None = None
+    replacement: Replacement | None = None
+    replaced_as: UUID | None = None
+    """Its id at the venue since it was last changed there; until then that is order_id."""
+    group_id: UUID | None = None
+    group_role: GroupRole | None = None
+    deployment_id: UUID | None = None
+    released_quantity: Decimal | None = None
+    """What an entry has released of it so far, in all; None where it waits for none."""
+    reduced_quantity: Decimal = ZERO
+    """What the other leg has traded of what it was for: its quantity is without that."""
+
+    @property
+    def client_order_id(self) -> UUID:
+        return self.replaced_as or self.order_id
+
+    @property
+    def worst_price(self) -> Decimal | None:
+        """None for a trailing stop that sells: its stop moves."""
+        return self.limit_price or self.protection_price
+
+    @property
+    def at_venue(self) -> Decimal:
+        """How much of it can trade at this moment."""
+        return max(ZERO, self.remaining - self.waiting)
+
+    @property
+    def waiting(self) -> Decimal:
+        """How much of it an entry has yet to release."""
+        if self.released_quantity is None:
+            return ZERO
+        return max(ZERO, self.quantity + self.reduced_quantity - self.released_quantity)
 
     @property
     def remaining(self) -> Decimal:
@@ -346,6 +469,9 @@ class AccountState:
     executions: list[Execution] = field(default_factory=list)
     transactions: list[Transaction] = field(default_factory=list)
     known_fills: set[str] = field(default_factory=set)
+    changed_orders: set[UUID] = field(default_factory=set)
+    annotations: dict[UUID, Annotation] = field(default_factory=dict)
+    """Of orders that were placed since."""
 
     def balance(self, asset: str) -> Balance:
         return self.balances.get(asset) or Balance(asset=asset)
@@ -354,300 +480,41 @@ class AccountState:
         before = self.balance(asset)
         self.balances[asset] = replace(before, total=before.total + total, reserved=before.reserved + reserved)
 
+    def keep(self, order: Order) -> None:
+        """Keeps the order as it now is; what is told of it to nobody needs no event."""
+        self.orders[order.order_id] = order
+        self.changed_orders.add(order.order_id)
+
+    def group(self, order: Order) -> list[Order]:
+        """The other orders of its group, in the order they were asked for."""
+        if order.group_id is None:
+            return []
+        others = (each for each in self.orders.values() if each.group_id == order.group_id)
+        return sorted((each for each in others if each.order_id != order.order_id), key=lambda each: each.order_id)
+
     def note(self, kind: Kind, order: Order, now: datetime, execution: Execution | None = None) -> Order:
         """Counts the change, and keeps the order as it now is."""
         was = self.orders.get(order.order_id)
         sequence = self.account.account_sequence + 1
         opened = (order.state in OPEN) - (was is not None and was.state in OPEN)
         self.account = replace(self.account, account_sequence=sequence, open_orders=self.account.open_orders + opened)
-        order = replace(order, revision=sequence, update_time=now)
-        self.orders[order.order_id] = order
+        if order.revision != sequence:
+            order = replace(order, revision=sequence, update_time=now)
+        self.keep(order)
         self.events.append(Event(account_sequence=sequence, kind=kind, order=order, execution=execution, time=now))
         return order
 
 
-def open_account(account: Account, starting: Iterable[tuple[str, Decimal]], now: datetime) -> AccountState:
-    """A new account with its starting balances, each against the book "opening"."""
-    state = AccountState(account=account)
-    for asset, amount in starting:
-        state.add(asset, total=amount)
-        entries = (
-            Entry(book="account", asset=asset, amount=amount),
-            Entry(book="opening", asset=asset, amount=-amount),
-        )
-        state.transactions.append(
-            Transaction(kind="opening", order_id=None, execution_id=None, time=now, entries=entries)
-        )
-    return state
-
-
-def check_stays(account: Account) -> None:
-    """Raises UserDeleted where nothing is traded any more."""
-    if account.closed:
-        raise user_deleted()
-
-
-def user_deleted() -> UserDeleted:
-    return UserDeleted("the person was deleted for good")
-
-
-def place(
-    state: AccountState,
-    ticket: Ticket,
-    *,
-    instrument: Instrument | None,
-    quote: Quote | None,
-    limits: Limits,
-    order_id: UUID,
-    now: datetime,
-) -> Order:
-    """Accepts an order and sets aside what it may cost, or refuses it and changes nothing."""
-    check_stays(state.account)
-    if instrument is None:
-        raise InstrumentNotFound(f"no instrument {ticket.instrument_id}", instrument_id=ticket.instrument_id)
-    if not instrument.trading:
-        raise InstrumentHalted(f"{ticket.instrument_id} cannot be traded now", instrument_id=ticket.instrument_id)
-    check_grid(ticket, instrument)
-    if state.account.open_orders >= limits.open_orders_max:
-        raise TooManyOpenOrders("too many open orders", open_orders_max=limits.open_orders_max)
-    protection = None
-    if ticket.order_type is OrderType.MARKET:
-        protection = protection_price(ticket, instrument, fresh(quote, ticket, limits), limits.market_protection)
-    worst_price = ticket.limit_price or protection
-    assert worst_price is not None, "a limit order has its limit, a market order its protection"
-    notional = multiply(ticket.quantity, worst_price)
-    if notional < instrument.minimum_notional:
-        raise NotionalTooSmall(
-            f"{plain(notional)} {instrument.quote_asset} is below the least",
-            notional=plain(notional),
-            minimum_notional=plain(instrument.minimum_notional),
-        )
-    order = Order(
-        order_id=order_id,
-        user_id=state.account.user_id,
-        account_id=state.account.account_id,
-        instrument_id=ticket.instrument_id,
-        side=ticket.side,
-        order_type=ticket.order_type,
-        time_in_force=ticket.time_in_force,
-        quantity=ticket.quantity,
-        limit_price=ticket.limit_price,
-        protection_price=protection,
-        state=State.PENDING_NEW,
-        filled_quantity=ZERO,
-        filled_notional=ZERO,
-        fees=ZERO,
-        fee_asset=instrument.quote_asset,
-        reserved_asset=instrument.quote_asset if ticket.side is Side.BUY else instrument.base_asset,
-        reserved=ZERO,
-        fee_rate=max(ZERO, instrument.maker_fee_rate, instrument.taker_fee_rate),
-        reason="",
-        create_time=now,
-        update_time=now,
-        # Without a quote nothing was decided on: the first tick that comes may fill it.
-        market_time=quote.market_time if quote else EPOCH,
-        revision=0,
-    )
-    needed = to_reserve(order)
-    available = state.balance(order.reserved_asset).available
-    if needed > available:
-        raise InsufficientBalance(
-            f"{plain(needed)} {order.reserved_asset} is needed and {plain(available)} available",
-            asset=order.reserved_asset,
-            needed=plain(needed),
-            available=plain(available),
-        )
-    state.add(order.reserved_asset, reserved=needed)
-    return state.note(Kind.ACCEPTED, replace(order, reserved=needed), now)
-
-
-def check_grid(ticket: Ticket, instrument: Instrument) -> None:
-    """Names every field that is off its grid; the reason is the first one's."""
-    reasons: list[type[Invalid]] = []
-    violations: dict[str, str] = {}
-    metadata: dict[str, str] = {}
-    if not is_multiple(ticket.quantity, instrument.lot_size):
-        reasons.append(QuantityOffLot)
-        violations["quantity"] = f"must be a multiple of {plain(instrument.lot_size)}"
-        metadata |= {"quantity": plain(ticket.quantity), "lot_size": plain(instrument.lot_size)}
-    if ticket.limit_price is not None and not is_multiple(ticket.limit_price, instrument.tick_size):
-        reasons.append(PriceOffTick)
-        violations["limit_price"] = f"must be a multiple of {plain(instrument.tick_size)}"
-        metadata |= {"price": plain(ticket.limit_price), "tick_size": plain(instrument.tick_size)}
-    if reasons:
-        raise reasons[0](violations, **metadata)
-
-
-def fresh(quote: Quote | None, ticket: Ticket, limits: Limits) -> Quote:
-    if quote is None or not -CLOCK_SKEW_SECONDS_MAX <= quote.age_seconds <= limits.quote_age_seconds_max:
-        age = "never" if quote is None else f"{quote.age_seconds:.1f}"
-        raise NoFreshPrice(
-            f"no quote of {ticket.instrument_id} in the last {limits.quote_age_seconds_max:g} s",
-            instrument_id=ticket.instrument_id,
-            age_seconds=age,
-        )
-    return quote
-
-
-def protection_price(ticket: Ticket, instrument: Instrument, quote: Quote, fraction: Decimal) -> Decimal:
-    """The worst price a market order takes: the quote moved by the fraction, onto the tick grid, never past it."""
-    buys = ticket.side is Side.BUY
-    reference = (quote.ask if buys else quote.bid) or quote.last
-    if reference is None:
-        raise NoFreshPrice(
-            f"{ticket.instrument_id} has no price to buy or sell at",
-            instrument_id=ticket.instrument_id,
-            age_seconds=f"{quote.age_seconds:.1f}",
-        )
-    bound = multiply(reference, 1 + fraction if buys else 1 - fraction)
-    ticks = CONTEXT.divide(bound, instrument.tick_size).to_integral_value(ROUND_DOWN if buys else ROUND_UP)
-    return multiply(ticks, instrument.tick_size)
-
-
-def to_reserve(order: Order) -> Decimal:
-    """What the rest of an order may still cost: price and fee when buying, the asset itself when selling.
-
-    Rounded up at the 18th digit after the point, and what is paid is rounded down: never is too little set aside.
-    """
-    if order.side is Side.SELL:
-        return order.remaining
-    price = order.limit_price or order.protection_price or ZERO
-    notional = multiply(order.remaining, price)
-    return rounded(notional + multiply(notional, order.fee_rate), ROUND_UP)
-
-
-def request_cancel(state: AccountState, order: Order, now: datetime) -> Order:
-    """Notes that a cancel is under way; asking again changes nothing."""
-    if order.state is State.PENDING_CANCEL:
-        return order
-    if order.state not in OPEN:
-        raise OrderDone(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
-    return state.note(Kind.CANCEL_REQUESTED, replace(order, state=moved(order, Kind.CANCEL_REQUESTED)), now)
-
-
 def moved(order: Order, kind: Kind) -> State:
+    """What an order is after something happened to it; order is as it is then, but for its state. Raises IllegalMove."""
     try:
-        return MOVES[order.state, kind]
+        state = MOVES[order.state, kind]
     except KeyError:
         raise IllegalMove(f"{kind.value} in state {order.state.value}") from None
-
-
-def apply_working(state: AccountState, order: Order, now: datetime) -> Order:
-    """The venue has the order; already filled before that was told, it stays as it is."""
-    if order.state in (State.PARTIALLY_FILLED, State.FILLED):
-        return order
-    return state.note(Kind.WORKING, replace(order, state=moved(order, Kind.WORKING)), now)
-
-
-def apply_ended(state: AccountState, order: Order, kind: Kind, reason: str, now: datetime) -> Order:
-    """The venue canceled or rejected the order: what it had set aside is free again."""
-    ended = replace(order, state=moved(order, kind), reason=reason, reserved=ZERO)
-    state.add(order.reserved_asset, reserved=-order.reserved)
-    return state.note(kind, ended, now)
-
-
-def apply_cancel_rejected(state: AccountState, order: Order, reason: str, now: datetime) -> Order:
-    """The order was done when the cancel came, or lives on: it is what its fills say."""
-    if order.state is not State.PENDING_CANCEL:
-        return state.note(Kind.CANCEL_REJECTED, order, now)
-    back = State.PARTIALLY_FILLED if order.filled_quantity else State.NEW
-    return state.note(Kind.CANCEL_REJECTED, replace(order, state=back, reason=reason), now)
-
-
-def apply_fill(
-    state: AccountState, order: Order, fill: Fill, instrument: Instrument, *, execution_id: UUID, now: datetime
-) -> Order:
-    """Applies a trade once: to the order, the balances, the position and the ledger."""
-    if fill.venue_fill_id in state.known_fills:
-        return order
-    state.known_fills.add(fill.venue_fill_id)
-    notional = multiply(fill.price, fill.quantity)
-    execution = Execution(
-        execution_id=execution_id,
-        order_id=order.order_id,
-        user_id=order.user_id,
-        account_id=order.account_id,
-        instrument_id=order.instrument_id,
-        side=order.side,
-        price=fill.price,
-        quantity=fill.quantity,
-        fee=fill.fee,
-        fee_asset=fill.fee_asset,
-        maker=fill.maker,
-        venue_fill_id=fill.venue_fill_id,
-        time=fill.time,
-    )
-    filled = replace(
-        order,
-        filled_quantity=order.filled_quantity + fill.quantity,
-        filled_notional=order.filled_notional + notional,
-        fees=order.fees + fill.fee,
-    )
-    filled = replace(filled, state=state_after_fill(order, filled))
-    # What is done has nothing set aside; what goes on keeps what its rest may cost.
-    reserved = to_reserve(filled) if filled.state in OPEN else ZERO
-    state.add(order.reserved_asset, reserved=reserved - order.reserved)
-    settle(state, execution, rounded(notional, ROUND_DOWN), instrument)
-    position = state.positions.get(order.instrument_id) or Position(instrument_id=order.instrument_id)
-    state.positions[order.instrument_id] = traded(position, execution, now)
-    state.executions.append(execution)
-    return state.note(Kind.FILLED, replace(filled, reserved=reserved), now, execution)
-
-
-def state_after_fill(order: Order, filled: Order) -> State:
-    if filled.filled_quantity >= filled.quantity:
+    if kind in COMPLETING and order.filled_quantity >= order.quantity:
         return State.FILLED
-    # A cancel under way stays so; an order that had ended stays ended, and has traded all the same.
-    return order.state if order.state is State.PENDING_CANCEL or order.state not in OPEN else State.PARTIALLY_FILLED
-
-
-def settle(state: AccountState, execution: Execution, notional: Decimal, instrument: Instrument) -> None:
-    """Moves both assets and the fee, against the books of the venue and of fees."""
-    sign = 1 if execution.side is Side.BUY else -1
-    base, quote = sign * execution.quantity, -sign * notional
-    state.add(instrument.base_asset, total=base)
-    state.add(instrument.quote_asset, total=quote)
-    state.add(execution.fee_asset, total=-execution.fee)
-    entries = [
-        Entry(book="account", asset=instrument.base_asset, amount=base),
-        Entry(book="venue", asset=instrument.base_asset, amount=-base),
-        Entry(book="account", asset=instrument.quote_asset, amount=quote),
-        Entry(book="venue", asset=instrument.quote_asset, amount=-quote),
-    ]
-    if execution.fee:
-        entries.append(Entry(book="account", asset=execution.fee_asset, amount=-execution.fee))
-        entries.append(Entry(book="fees", asset=execution.fee_asset, amount=execution.fee))
-    state.transactions.append(
-        Transaction(
-            kind="fill",
-            order_id=execution.order_id,
-            execution_id=execution.execution_id,
-            time=execution.time,
-            entries=tuple(entries),
-        )
-    )
-
-
-def traded(position: Position, execution: Execution, now: datetime) -> Position:
-    """The position after a trade: more of the same side averages in, the other side closes first, the rest turns it."""
-    signed = execution.quantity if execution.side is Side.BUY else -execution.quantity
-    before, price = position.quantity, execution.price
-    after = before + signed
-    profit, average = ZERO, position.average_price
-    if before * signed >= 0:
-        average = divide(multiply(abs(before), average) + multiply(abs(signed), price), abs(after))
-    else:
-        closed = min(abs(before), abs(signed))
-        profit = rounded(multiply(closed, price - average if before > 0 else average - price))
-        if abs(signed) > abs(before):
-            average = price
-        elif after == 0:
-            average = ZERO
-    return replace(
-        position,
-        quantity=after,
-        average_price=average,
-        realized_profit=position.realized_profit + profit,
-        fees=position.fees + execution.fee,
-        update_time=now,
-    )
+    if state is not State.NEW:
+        return state
+    if order.replacement is not None:
+        return State.PENDING_REPLACE
+    return State.PARTIALLY_FILLED if order.filled_quantity else State.NEW

@@ -29,6 +29,7 @@ class Market:
     def __init__(self) -> None:
         self._instruments: dict[str, Instrument] = {}
         self._pricing: dict[str, Instrument] = {}
+        self._pairs: dict[tuple[str, str], Instrument] = {}
         self._quotes: dict[str, marketdata_pb2.Quote] = {}
         self._read: dict[str, bytes] = {}
 
@@ -47,6 +48,12 @@ class Market:
             age_seconds=(now - time_from_proto(quote.receive_time)).total_seconds(),
         )
 
+    def last_price(self, asset: str, quote_asset: str, now: datetime) -> Decimal | None:
+        """What an asset was last traded at in another one; None where no instrument tells."""
+        instrument = self._pairs.get((asset, quote_asset))
+        quote = self.quote(instrument.instrument_id, now) if instrument is not None else None
+        return quote.last if quote is not None else None
+
     def pricing(self, asset: str) -> Instrument | None:
         """The first instrument, by id, that prices an asset and has a quote."""
         return self._pricing.get(asset)
@@ -55,7 +62,9 @@ class Market:
         async with database.reading() as rows:
             self._instruments = await store.instruments(rows)
         quoted = sorted(self._instruments.keys() & self._quotes.keys(), reverse=True)
-        self._pricing = {each.base_asset: each for each in (self._instruments[name] for name in quoted)}
+        instruments = [self._instruments[name] for name in quoted]
+        self._pricing = {each.base_asset: each for each in instruments}
+        self._pairs = {(each.base_asset, each.quote_asset): each for each in instruments}
 
     async def read_quotes(self, redis: Redis) -> None:
         found = await feed.quotes(redis, list(self._instruments))

@@ -1,87 +1,178 @@
 """Speaks the orders API: reads the request, calls one use case, writes the response."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
-from libs.errors import CursorInvalid, RevisionNotReached
+from libs.errors import CursorInvalid, Refusal, RevisionNotReached
+from libs.ids import uuid7
 from libs.mesh import identity, pages
+from libs.mesh.errors import away
 from libs.mesh.requests import answer_once, key_of
-from libs.mesh.wire import decimal_from_proto, timestamp
+from libs.mesh.wire import decimal_from_proto, time_from_proto, timestamp
 from libs.store.database import Connection, Database
-from services.orders import domain, market, store, use_cases, wire
+from services.orders import market, store, use_cases, wire
 from services.orders.batches import Batches
-from services.orders.domain import Account
+from services.orders.domain import Account, Order
 from services.orders.hub import Hub
 from services.orders.market import Market
-from services.orders.store import AccountStore
-from services.orders.use_cases import Placing
+from services.orders.refusals import AccountNotFound, OrderNotFound
+from services.orders.store import AccountStore, Filter
+from services.orders.use_cases import Placing, Selection
 
 USUAL_PAGE_SIZE = 50
 POSITIONS_MAX = 10_000
 FIRST_CURSOR = "0"
+WORD = "orders"
 
 
 async def own_account(rows: Connection, account_id: str) -> Account:
     """The account, if it is the caller's: row security shows no other."""
     account = await store.find_account(rows, UUID(account_id))
     if account is None:
-        raise domain.AccountNotFound("no such account", account_id=account_id)
+        raise AccountNotFound("no such account", account_id=account_id)
     return account
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intentions:
+    """What may be done with orders beside placing one."""
+
+    place_group: use_cases.PlaceGroup
+    preview_order: use_cases.PreviewOrder
+    replace_order: use_cases.ReplaceOrder
+    cancel_order: use_cases.CancelOrder
+    cancel_all_orders: use_cases.CancelAllOrders
+    annotate_order: use_cases.AnnotateOrder
 
 
 class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
     def __init__(
-        self,
-        database: Database,
-        batches: Batches,
-        cancel_order: use_cases.CancelOrder,
-        hub: Hub,
-        heartbeat_seconds: float,
+        self, database: Database, batches: Batches, intentions: Intentions, hub: Hub, heartbeat_seconds: float
     ) -> None:
-        self._database, self._batches, self._cancel_order = database, batches, cancel_order
+        self._database, self._batches, self._intentions = database, batches, intentions
         self._hub, self._heartbeat_seconds = hub, heartbeat_seconds
 
     async def PlaceOrder(self, request, context) -> Any:
         # Serialized already: it is what is kept for a repeat, too.
         return await self._batches.place(Placing(key_of(request), wire.ticket_from_proto(request)))
 
+    async def PlaceOrders(self, request, context):
+        caller = identity.current()
+        # An account that the caller's key is not bound to is as one that nobody has.
+        placings = [
+            Placing(key_of(each), wire.ticket_from_proto(each))
+            for each in request.orders
+            if caller.may_use_account(UUID(each.account_id))
+        ]
+        placed = iter(await self._batches.place_all(placings))
+        outcomes: list[bytes | Refusal] = []
+        for each in request.orders:
+            if caller.may_use_account(UUID(each.account_id)):
+                outcomes.append(outcome_of(next(placed)))
+            else:
+                outcomes.append(AccountNotFound("no such account", account_id=each.account_id))
+        return orders_pb2.PlaceOrdersResponse(outcomes=[wire.outcome_to_proto(each, WORD) for each in outcomes])
+
+    async def PlaceOrderGroup(self, request, context):
+        async def work(rows: Connection) -> orders_pb2.PlaceOrderGroupResponse:
+            orders = await self._intentions.place_group(
+                AccountStore(rows),
+                wire.GROUP_KINDS[request.kind],
+                [wire.ticket_from_proto(each) for each in request.orders],
+            )
+            return orders_pb2.PlaceOrderGroupResponse(
+                group_id=str(orders[0].group_id), orders=map(wire.order_to_proto, orders)
+            )
+
+        return await answer_once(self._database, key_of(request), orders_pb2.PlaceOrderGroupResponse, work)
+
+    async def PreviewOrder(self, request, context):
+        ticket = wire.ticket_from_proto(request.order)
+        async with self._database.transaction(identity.current().user_id, snapshot=True) as rows:
+            state = await store.read_state(rows, ticket.account_id)
+        if state is None:
+            raise AccountNotFound("no such account", account_id=request.order.account_id)
+        return wire.preview_to_proto(self._intentions.preview_order(state, ticket), WORD)
+
+    async def ReplaceOrder(self, request, context):
+        order_id = UUID(request.order_id)
+        change = wire.replacement_from_proto(request.replacement, uuid7())
+
+        async def work(rows: Connection) -> orders_pb2.ReplaceOrderResponse:
+            account_id = await store.account_of_order(rows, order_id)
+            order = await self._intentions.replace_order(AccountStore(rows), account_id, order_id, change)
+            return orders_pb2.ReplaceOrderResponse(order=wire.order_to_proto(order))
+
+        return await answer_once(self._database, key_of(request), orders_pb2.ReplaceOrderResponse, work)
+
     async def CancelOrder(self, request, context):
         order_id = UUID(request.order_id)
 
         async def work(rows: Connection) -> orders_pb2.CancelOrderResponse:
             account_id = await store.account_of_order(rows, order_id)
-            order = await self._cancel_order(AccountStore(rows), account_id, order_id)
+            order = await self._intentions.cancel_order(AccountStore(rows), account_id, order_id)
             return orders_pb2.CancelOrderResponse(order=wire.order_to_proto(order))
 
         return await answer_once(self._database, key_of(request), orders_pb2.CancelOrderResponse, work)
 
+    async def CancelAllOrders(self, request, context):
+        selection = Selection(
+            instrument_id=request.instrument_id or None,
+            side=wire.SIDES.get(request.side),
+            deployment_id=UUID(request.deployment_id) if request.deployment_id else None,
+        )
+
+        async def work(rows: Connection) -> orders_pb2.CancelAllOrdersResponse:
+            account, order_ids = await self._intentions.cancel_all_orders(
+                AccountStore(rows), UUID(request.account_id), selection
+            )
+            return orders_pb2.CancelAllOrdersResponse(order_ids=map(str, order_ids), revision=account.account_sequence)
+
+        return await answer_once(self._database, key_of(request), orders_pb2.CancelAllOrdersResponse, work)
+
+    async def AnnotateOrder(self, request, context):
+        order_id, annotation = UUID(request.order_id), wire.annotation_from_proto(request)
+
+        async def work(rows: Connection) -> orders_pb2.AnnotateOrderResponse:
+            account_id = await store.account_of_order(rows, order_id)
+            order = await self._intentions.annotate_order(AccountStore(rows), account_id, order_id, annotation)
+            return orders_pb2.AnnotateOrderResponse(order=wire.order_to_proto(order, annotation))
+
+        return await answer_once(self._database, key_of(request), orders_pb2.AnnotateOrderResponse, work)
+
     async def GetOrder(self, request, context):
         async with self._database.transaction(identity.current().user_id) as rows:
             order = await store.find_order(rows, UUID(request.order_id))
-        if order is None:
-            raise domain.OrderNotFound("no such order", order_id=request.order_id)
-        return orders_pb2.GetOrderResponse(order=wire.order_to_proto(order))
+            if order is None:
+                raise OrderNotFound("no such order", order_id=request.order_id)
+            (message,) = await annotated(rows, [order])
+        return orders_pb2.GetOrderResponse(order=message)
 
     async def ListOrders(self, request, context):
         size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
+        wanted = Filter(
+            states=[wire.STATES[state] for state in request.states],
+            instrument_id=request.instrument_id,
+            start_time=time_from_proto(request.start_time) if request.HasField("start_time") else None,
+            end_time=time_from_proto(request.end_time) if request.HasField("end_time") else None,
+            tag=request.tag,
+            deployment_id=UUID(request.deployment_id) if request.deployment_id else None,
+            group_id=UUID(request.group_id) if request.group_id else None,
+        )
         async with self._database.transaction(identity.current().user_id) as rows:
             account = await own_account(rows, request.account_id)
-            found = await store.list_orders(
-                rows,
-                account.account_id,
-                states=[wire.STATES[state] for state in request.states],
-                instrument_id=request.instrument_id,
-                before=pages.uuid_after(request.page_token),
-                limit=size + 1,
-            )
-        page, more = found[:size], len(found) > size
+            before = pages.uuid_after(request.page_token)
+            found = await store.list_orders(rows, account.account_id, wanted, before=before, limit=size + 1)
+            page, more = found[:size], len(found) > size
+            orders = await annotated(rows, page)
         return orders_pb2.ListOrdersResponse(
-            orders=map(wire.order_to_proto, page),
-            next_page_token=pages.token_after(str(page[-1].order_id)) if more else "",
+            orders=orders, next_page_token=pages.token_after(str(page[-1].order_id)) if more else ""
         )
 
     async def ListExecutions(self, request, context):
@@ -137,6 +228,21 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         )
         message = orders_pb2.StreamOrderEventsResponse(cursor=str(sequence), acknowledgement=acknowledgement)
         return message, sequence
+
+
+async def annotated(rows: Connection, orders: Sequence[Order]) -> list[orders_pb2.Order]:
+    """Orders with what their owner has noted about them."""
+    annotations = await store.annotations_of(rows, [order.order_id for order in orders]) if orders else {}
+    return [wire.order_to_proto(order, annotations.get(order.order_id)) for order in orders]
+
+
+def outcome_of(placed: bytes | BaseException) -> bytes | Refusal:
+    """The answer or the refusal of one order of several; raises what is neither, and a repeat tells."""
+    if isinstance(placed, bytes | Refusal):
+        return placed
+    if isinstance(placed, Exception) and (refusal := away(placed)):
+        return refusal
+    raise placed
 
 
 def sequence_from(cursor: str, newest: int) -> int:

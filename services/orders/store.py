@@ -1,38 +1,50 @@
 """Where accounts, orders and the ledger live."""
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from asyncpg import Record
 
 from libs.ids import uuid7
+from libs.money import plain
 from libs.store import outbox
 from libs.store.bulk import Bulk, Together, upsert
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.orders import wire
 from services.orders.domain import (
+    EPOCH,
+    OPEN,
     Account,
     AccountKind,
     AccountState,
+    Annotation,
     Balance,
     Execution,
+    GroupRole,
     Instrument,
+    Kind,
     Mode,
     Order,
     OrderType,
     Position,
+    Replacement,
     Side,
     State,
     TimeInForce,
+    Trail,
 )
 
 # An event stream reads so many at once.
 EVENTS_PAGE = 500
 OPEN_ORDERS_IN_SNAPSHOT = 1_000
-OPEN_STATES = "('pending_new', 'new', 'partially_filled', 'pending_cancel', 'unknown')"
+# Literally as in the indexes of what is open, so that they are used.
+OPEN_STATES = "('held', 'pending_new', 'new', 'partially_filled', 'pending_cancel', 'pending_replace', 'unknown')"
 
 ORDER_COLUMNS = {
     "order_id": "uuid",
@@ -59,7 +71,46 @@ ORDER_COLUMNS = {
     "market_time": "timestamptz",
     "revision": "bigint",
 }
-ORDER_CHANGES = ("state", "filled_quantity", "filled_notional", "fees", "reserved", "reason", "update_time", "revision")
+# What most orders have nothing of: they are written without.
+MORE_ORDER_COLUMNS = {
+    "stop_price": "numeric",
+    "trail_amount": "numeric",
+    "trail_percent": "numeric",
+    "expire_time": "timestamptz",
+    "post_only": "boolean",
+    "reduce_only": "boolean",
+    "trigger_time": "timestamptz",
+    "replacement": "text",
+    "replaced_as": "uuid",
+    "group_id": "uuid",
+    "group_role": "text",
+    "deployment_id": "uuid",
+    "released_quantity": "numeric",
+    "reduced_quantity": "numeric",
+}
+ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
+ORDER_CHANGES = (
+    "quantity",
+    "limit_price",
+    "protection_price",
+    "state",
+    "filled_quantity",
+    "filled_notional",
+    "fees",
+    "reserved",
+    "reason",
+    "update_time",
+    "market_time",
+    "revision",
+    "stop_price",
+    "trail_amount",
+    "trail_percent",
+    "trigger_time",
+    "replacement",
+    "replaced_as",
+    "released_quantity",
+    "reduced_quantity",
+)
 EXECUTION_COLUMNS = {
     "execution_id": "uuid",
     "user_id": "uuid",
@@ -99,7 +150,12 @@ ENTRY_COLUMNS = {
     "time": "timestamptz",
 }
 INSERT_ORDERS = Bulk("trading_orders", ORDER_COLUMNS)
-UPSERT_ORDERS = Bulk("trading_orders", ORDER_COLUMNS, upsert("order_id", ORDER_CHANGES))
+INSERT_WHOLE_ORDERS = Bulk("trading_orders", ALL_ORDER_COLUMNS)
+UPSERT_ORDERS = Bulk("trading_orders", ALL_ORDER_COLUMNS, upsert("order_id", ORDER_CHANGES))
+NOTE_COLUMNS = {"order_id": "uuid", "user_id": "uuid", "account_id": "uuid", "note": "text"}
+UPSERT_NOTES = Bulk("order_notes", NOTE_COLUMNS, upsert("order_id", ["note"]))
+TAG_COLUMNS = {"account_id": "uuid", "tag": "text", "order_id": "uuid", "user_id": "uuid"}
+INSERT_TAGS = Bulk("order_tags", TAG_COLUMNS)
 INSERT_EXECUTIONS = Bulk("trading_executions", EXECUTION_COLUMNS)
 UPSERT_BALANCES = Bulk("balances", BALANCE_COLUMNS, upsert("account_id, asset", ("total", "reserved")))
 UPSERT_POSITIONS = Bulk(
@@ -118,6 +174,7 @@ INSTRUMENT_COLUMNS = {
     "maker_fee_rate": "numeric",
     "taker_fee_rate": "numeric",
     "trading": "boolean",
+    "time_zone": "text",
 }
 UPSERT_INSTRUMENTS = Bulk(
     "instruments",
@@ -140,7 +197,7 @@ INSERT_EVENTS = """
     INSERT INTO order_events (account_id, account_sequence, user_id, event, create_time)
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bytea[], $5::timestamptz[])
     """
-ORDER_FIELDS = ", ".join(ORDER_COLUMNS)
+ORDER_FIELDS = ", ".join(f"trading_orders.{name}" for name in ALL_ORDER_COLUMNS)
 EXECUTION_FIELDS = ", ".join(EXECUTION_COLUMNS)
 
 
@@ -153,6 +210,40 @@ class Row:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.account if name in ("account_id", "user_id") else self.thing, name)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """An order as its columns."""
+
+    order: Order
+
+    def __getattr__(self, name: str) -> Any:
+        match name:
+            case "trail_amount" | "trail_percent":
+                return self.order.trail and getattr(self.order.trail, name.removeprefix("trail_"))
+            case "replacement":
+                return self.order.replacement and replacement_to_text(self.order.replacement)
+            case _:
+                return getattr(self.order, name)
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRow:
+    order: Order
+    note: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.order, name)
+
+
+@dataclass(frozen=True, slots=True)
+class TagRow:
+    order: Order
+    tag: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.order, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,18 +328,39 @@ class AccountStore:
         return states
 
     async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None:
-        """Brings these orders into their accounts' states; call it under the lock."""
-        for row in await self.rows.fetch(
-            f"SELECT {ORDER_FIELDS} FROM trading_orders WHERE order_id = ANY($1)", list(order_ids)
-        ):
-            order = order_from(row)
+        """Brings these orders and their groups into their accounts' states; call it under the lock."""
+        await self._load(states, "order_id = ANY($1)", list(order_ids))
+
+    async def load_open(self, states: Mapping[UUID, AccountState]) -> None:
+        """Brings in all open orders of accounts; call it under the lock."""
+        await self._load(states, f"account_id = ANY($1) AND state IN {OPEN_STATES}", list(states))
+
+    async def load_reducing(self, states: Mapping[UUID, AccountState]) -> None:
+        """Brings in positions and the open orders that only reduce, with their groups; call it under the lock."""
+        await self._load_positions(states)
+        await self._load(states, f"account_id = ANY($1) AND reduce_only AND state IN {OPEN_STATES}", list(states))
+
+    async def _load(self, states: Mapping[UUID, AccountState], condition: str, argument: list[UUID]) -> None:
+        found = await self._orders(condition, argument)
+        if groups := {order.group_id for order in found if order.group_id is not None}:
+            found += await self._orders("group_id = ANY($1)", list(groups))
+        for order in found:
             if state := states.get(order.account_id):
                 state.orders[order.order_id] = order
 
-    async def load_trading(self, states: Mapping[UUID, AccountState], fill_ids: Sequence[str]) -> None:
-        """Brings in positions, and which of these fills were applied before; call it under the lock."""
+    async def _orders(self, condition: str, argument: list[UUID]) -> list[Order]:
+        found = await self.rows.fetch(f"SELECT {ORDER_FIELDS} FROM trading_orders WHERE {condition}", argument)
+        return [order_from(row) for row in found]
+
+    async def _load_positions(self, states: Mapping[UUID, AccountState]) -> None:
         for row in await self.rows.fetch("SELECT * FROM positions WHERE account_id = ANY($1)", list(states)):
             states[row["account_id"]].positions[row["instrument_id"]] = position_from(row)
+
+    async def load_trading(self, states: Mapping[UUID, AccountState], fill_ids: Sequence[str]) -> None:
+        """Brings in what fills change, and which of these were applied before; call it under the lock."""
+        if not fill_ids:
+            return
+        await self.load_reducing(states)
         for row in await self.rows.fetch(
             "SELECT account_id, venue_fill_id FROM trading_executions WHERE account_id = ANY($1) AND venue_fill_id = ANY($2)",
             list(states),
@@ -256,17 +368,29 @@ class AccountStore:
         ):
             states[row["account_id"]].known_fills.add(row["venue_fill_id"])
 
+    async def annotate(self, order: Order, annotation: Annotation) -> None:
+        """Keeps this in place of what was noted of the order before."""
+        await self.rows.execute("DELETE FROM order_tags WHERE order_id = $1", order.order_id)
+        if annotation == Annotation():
+            await self.rows.execute("DELETE FROM order_notes WHERE order_id = $1", order.order_id)
+            return
+        writes = Together(self.rows)
+        await write_annotations(writes, [(order, annotation)])
+        await writes.send()
+
     async def save(self, states: Sequence[AccountState]) -> None:
         """Writes all that has changed, and tells it, in one round trip."""
         changed = [state for state in states if state.events or state.transactions]
         if not changed:
             return
         writes = self.writes or Together(self.rows)
-        orders: dict[UUID, Order] = {}
-        for state in changed:
-            orders.update({event.order.order_id: event.order for event in state.events})
-        placed_only = all(event.kind.value == "accepted" for state in changed for event in state.events)
-        await write(writes, INSERT_ORDERS if placed_only else UPSERT_ORDERS, list(orders.values()))
+        orders = [state.orders[order_id] for state in changed for order_id in state.changed_orders]
+        placed = all(event.kind is Kind.ACCEPTED for state in changed for event in state.events)
+        if placed and all(is_plain(order) for order in orders):
+            await write(writes, INSERT_ORDERS, orders)
+        else:
+            bulk = INSERT_WHOLE_ORDERS if placed else UPSERT_ORDERS
+            await write(writes, bulk, [OrderRow(order) for order in orders])
         await write(
             writes,
             UPSERT_BALANCES,
@@ -283,9 +407,18 @@ class AccountStore:
             ],
         )
         await write(writes, INSERT_ENTRIES, list(entry_rows(changed)))
+        noted = [(state.orders[order_id], each) for state in changed for order_id, each in state.annotations.items()]
+        await write_annotations(writes, noted)
         await tell(writes, changed)
         if self.writes is None:
             await writes.send()
+
+
+async def write_annotations(writes: Together, annotations: Sequence[tuple[Order, Annotation]]) -> None:
+    """Notes and tags of orders that have no tags yet."""
+    await write(writes, UPSERT_NOTES, [NoteRow(order, annotation.note) for order, annotation in annotations])
+    tags = [TagRow(order, tag) for order, annotation in annotations for tag in annotation.tags]
+    await write(writes, INSERT_TAGS, tags)
 
 
 async def lock_accounts_of(rows: Connection, user_id: UUID) -> None:
@@ -357,6 +490,17 @@ async def instruments(rows: Connection) -> dict[str, Instrument]:
     return {row["instrument_id"]: Instrument(**row) for row in found}
 
 
+async def read_state(rows: Connection, account_id: UUID) -> AccountState | None:
+    """An account with what it may trade with and reduce, as it is without a lock."""
+    account = await find_account(rows, account_id)
+    if account is None:
+        return None
+    state = AccountState(account=account)
+    state.balances = {balance.asset: balance for balance in await balances(rows, account_id)}
+    await AccountStore(rows).load_reducing({account_id: state})
+    return state
+
+
 async def find_account(rows: Connection, account_id: UUID) -> Account | None:
     row = await rows.fetchrow(f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = $1", account_id)
     return account_from(row) if row else None
@@ -389,24 +533,75 @@ async def find_order(rows: Connection, order_id: UUID) -> Order | None:
     return order_from(row) if row else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which orders of an account; what is empty or None asks for nothing."""
+
+    states: Sequence[State] = ()
+    instrument_id: str = ""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    tag: str = ""
+    deployment_id: UUID | None = None
+    group_id: UUID | None = None
+
+
 async def list_orders(
-    rows: Connection, account_id: UUID, *, states: Sequence[State], instrument_id: str, before: UUID | None, limit: int
+    rows: Connection, account_id: UUID, wanted: Filter, *, before: UUID | None, limit: int
 ) -> list[Order]:
-    """Newest first: order ids sort by the time they were made."""
+    """Newest first: order ids sort by the time they were made, and times are compared with them."""
+    arguments: list[Any] = [account_id]
+
+    def argument(value: Any) -> str:
+        arguments.append(value)
+        return f"${len(arguments)}"
+
+    source, order_id = "trading_orders", "trading_orders.order_id"
+    conditions = ["trading_orders.account_id = $1"]
+    if wanted.tag:
+        source, order_id = "order_tags JOIN trading_orders USING (order_id)", "order_tags.order_id"
+        conditions.append(f"order_tags.account_id = $1 AND order_tags.tag = {argument(wanted.tag)}")
+    if wanted.states:
+        conditions.append(f"state = ANY({argument([state.value for state in wanted.states])})")
+        if OPEN.issuperset(wanted.states):
+            conditions.append(f"state IN {OPEN_STATES}")
+    if wanted.instrument_id:
+        conditions.append(f"instrument_id = {argument(wanted.instrument_id)}")
+    if wanted.deployment_id is not None:
+        conditions.append(f"deployment_id = {argument(wanted.deployment_id)}")
+    if wanted.group_id is not None:
+        conditions.append(f"group_id = {argument(wanted.group_id)}")
+    if wanted.start_time is not None:
+        conditions.append(f"{order_id} >= {argument(first_id_of(wanted.start_time))}")
+    if wanted.end_time is not None:
+        conditions.append(f"{order_id} < {argument(first_id_of(wanted.end_time))}")
+    if before is not None:
+        conditions.append(f"{order_id} < {argument(before)}")
     found = await rows.fetch(
         f"""
-        SELECT {ORDER_FIELDS} FROM trading_orders
-        WHERE account_id = $1 AND (cardinality($2::text[]) = 0 OR state = ANY($2)) AND ($3 = '' OR instrument_id = $3)
-          AND ($4::uuid IS NULL OR order_id < $4)
-        ORDER BY order_id DESC LIMIT $5
+        SELECT {ORDER_FIELDS} FROM {source} WHERE {" AND ".join(conditions)}
+        ORDER BY {order_id} DESC LIMIT {argument(limit)}
         """,
-        account_id,
-        [state.value for state in states],
-        instrument_id,
-        before,
-        limit,
+        *arguments,
     )
     return [order_from(row) for row in found]
+
+
+def first_id_of(time: datetime) -> UUID:
+    """No id that was made at this time, in milliseconds, or after it sorts before this."""
+    return UUID(int=max(0, (time - EPOCH) // timedelta(milliseconds=1)) << 80)
+
+
+async def annotations_of(rows: Connection, order_ids: Sequence[UUID]) -> dict[UUID, Annotation]:
+    found = await rows.fetch(
+        """
+        SELECT order_id, note, ARRAY(SELECT tag FROM order_tags WHERE order_tags.order_id = order_notes.order_id
+                                     ORDER BY tag) AS tags
+        FROM order_notes WHERE order_id = ANY($1)
+        """,
+        list(order_ids),
+    )
+    return {row["order_id"]: Annotation(note=row["note"], tags=tuple(row["tags"])) for row in found}
 
 
 async def open_orders(rows: Connection, account_id: UUID) -> list[Order]:
@@ -517,6 +712,19 @@ async def forget_requests(rows: Connection, user_id: UUID, limit: int) -> int:
     return int(deleted.split()[-1])
 
 
+async def forget_annotations(rows: Connection, user_id: UUID, limit: int) -> int:
+    """Deletes notes, and as many tags; how many."""
+    forgotten = 0
+    for table in ("order_notes", "order_tags"):
+        deleted = await rows.execute(
+            f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE user_id = $1 LIMIT $2))",
+            user_id,
+            limit,
+        )
+        forgotten += int(deleted.split()[-1])
+    return forgotten
+
+
 async def finish_departure(rows: Connection, user_id: UUID) -> bool:
     """Notes that nothing is left to do, unless an order is still open; whether it was noted."""
     done = await rows.execute(
@@ -535,15 +743,53 @@ def account_from(row: Record) -> Account:
 
 
 def order_from(row: Record) -> Order:
+    values = dict(row)
+    amount, percent = values.pop("trail_amount"), values.pop("trail_percent")
     return Order(
         **{
-            **row,
+            **values,
             "side": Side(row["side"]),
             "order_type": OrderType(row["order_type"]),
             "time_in_force": TimeInForce(row["time_in_force"]),
             "state": State(row["state"]),
+            "trail": None if amount is None and percent is None else Trail(amount=amount, percent=percent),
+            "replacement": None if row["replacement"] is None else replacement_from_text(row["replacement"]),
+            "group_role": None if row["group_role"] is None else GroupRole(row["group_role"]),
         }
     )
+
+
+def is_plain(order: Order) -> bool:
+    """Whether an order that was just placed has nothing of what MORE_ORDER_COLUMNS keep."""
+    return (
+        order.stop_price is order.trail is order.expire_time is order.group_id is order.deployment_id is None
+        and not order.post_only
+        and not order.reduce_only
+    )
+
+
+def replacement_to_text(change: Replacement) -> str:
+    """As JSON with decimals as text, what is None left out."""
+    trail = change.trail or Trail()
+    values = {
+        "quantity": change.quantity,
+        "limit_price": change.limit_price,
+        "stop_price": change.stop_price,
+        "protection_price": change.protection_price,
+        "trail_amount": trail.amount,
+        "trail_percent": trail.percent,
+    }
+    known = {name: plain(value) for name, value in values.items() if value is not None}
+    return json.dumps({"client_order_id": str(change.client_order_id), **known})
+
+
+def replacement_from_text(text: str) -> Replacement:
+    values = json.loads(text)
+    client_order_id = UUID(values.pop("client_order_id"))
+    known = {name: Decimal(value) for name, value in values.items()}
+    amount, percent = known.pop("trail_amount", None), known.pop("trail_percent", None)
+    trail = None if amount is None and percent is None else Trail(amount=amount, percent=percent)
+    return Replacement(client_order_id=client_order_id, trail=trail, **known)
 
 
 def position_from(row: Record) -> Position:

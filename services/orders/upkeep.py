@@ -1,7 +1,7 @@
 """What goes on beside the requests: after people who were deleted for good their orders are canceled and their words forgotten.
 
 The books stay under the bare user id: accounts without their names, orders, fills, positions and the ledger, for what was
-traded must be provable. No free text is among them. Execution keeps orders and fills by the same ids, and no text of
+traded must be provable. No free text is among them: what was noted about orders stands beside them and goes. Execution keeps orders and fills by the same ids, and no text of
 anybody's: it hears of the cancels as of any other.
 """
 
@@ -20,6 +20,7 @@ POLL_SECONDS = 1.0
 PEOPLE_AT_ONCE = 100
 ORDERS_AT_ONCE = 200
 REQUESTS_AT_ONCE = 5_000
+NOTES_AT_ONCE = 5_000
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,7 @@ class Departing:
                 return False
             canceled = await self.cancel_orders(AccountStore(rows), user_id)
             forgotten = await store.forget_requests(rows, user_id, REQUESTS_AT_ONCE)
+            forgotten += await store.forget_annotations(rows, user_id, NOTES_AT_ONCE)
             finished = not canceled and not forgotten and await store.finish_departure(rows, user_id)
         if finished:
             log.info("nothing personal is left of a person who was deleted", user_id=str(user_id))

@@ -7,22 +7,34 @@ from decimal import Decimal
 from typing import Protocol
 from uuid import UUID
 
-from libs.errors import Refusal, RequestIdReused
+from libs.errors import Invalid, NotFound, Refusal, RequestIdReused
 from libs.money import ZERO, multiply, rounded
 from libs.store.requests import RequestKey
-from services.orders import domain
+from services.orders import books, life, placing, replacing
 from services.orders.domain import (
+    OPEN,
     Account,
     AccountKind,
     AccountState,
+    Annotation,
     Balance,
+    GroupKind,
     Instrument,
     Limits,
     Mode,
     Order,
     Position,
     Quote,
+    Replacement,
+    Side,
     Ticket,
+)
+from services.orders.refusals import (
+    AccountLocked,
+    AccountNotFound,
+    OrderNotFound,
+    TooManyAccounts,
+    UserDeleted,
 )
 
 
@@ -36,6 +48,9 @@ class Accounts(Protocol):
     async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]: ...
     async def lock_free(self, account_ids: Iterable[UUID]) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]: ...
     async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None: ...
+    async def load_open(self, states: Mapping[UUID, AccountState]) -> None: ...
+    async def load_reducing(self, states: Mapping[UUID, AccountState]) -> None: ...
+    async def annotate(self, order: Order, annotation: Annotation) -> None: ...
     async def save(self, states: Sequence[AccountState]) -> None: ...
 
 
@@ -71,14 +86,14 @@ class CreateAccount:
         starting: Mapping[str, Decimal],
     ) -> Account:
         if await accounts.count_accounts(user_id) >= self.accounts_max:
-            raise domain.TooManyAccounts("too many accounts", accounts_max=self.accounts_max)
+            raise TooManyAccounts("too many accounts", accounts_max=self.accounts_max)
         # Under the lock of the count: who leaves at this moment does so before it, or after the commit.
         if await accounts.has_left(user_id):
-            raise domain.user_deleted()
+            raise UserDeleted
         account = Account(
             account_id=self.next_id(), user_id=user_id, name=name, mode=mode, kind=kind, create_time=self.now()
         )
-        state = domain.open_account(account, starting.items(), account.create_time)
+        state = books.open_account(account, starting.items(), account.create_time)
         await accounts.add_account(state)
         return account
 
@@ -108,19 +123,21 @@ class PlaceOrders:
     async def __call__(
         self, accounts: Accounts, answers: Answers, placings: Sequence[Placing], *, skip_locked: bool = False
     ) -> list[bytes | Refusal]:
-        named = {placing.ticket.account_id for placing in placings}
+        named = {each.ticket.account_id for each in placings}
         states, owners = await accounts.lock_free(named) if skip_locked else (await accounts.lock(named), {})
         # Under the lock: an equal request that was first has committed by now.
-        used = dict(await answers.find([placing.key for placing in placings]))
+        used = dict(await answers.find([each.key for each in placings]))
+        if any(each.ticket.reduce_only for each in placings):
+            await accounts.load_reducing(states)
         new: dict[RequestKey, bytes] = {}
         # Only what was accepted uses its request_id; after a refusal another body may have it.
         accepted: dict[tuple[UUID, str, str], RequestKey] = {}
         outcomes: list[bytes | Refusal] = []
-        for placing in placings:
-            key = placing.key
+        for each in placings:
+            key = each.key
             request = (key.user_id, key.method, key.request_id)
-            if owners.get(placing.ticket.account_id) == key.user_id:
-                outcomes.append(domain.AccountLocked("the account is busy; retry", dependency="orders"))
+            if owners.get(each.ticket.account_id) == key.user_id:
+                outcomes.append(AccountLocked("the account is busy; retry", dependency="orders"))
             elif before := used.get(key) or new.get(key):
                 outcomes.append(before)
             elif request in accepted:
@@ -129,7 +146,7 @@ class PlaceOrders:
                 )
             else:
                 try:
-                    order = self._place(states.get(placing.ticket.account_id), placing)
+                    order = self._place(states.get(each.ticket.account_id), each)
                 except Refusal as refusal:
                     outcomes.append(refusal)
                 else:
@@ -141,13 +158,13 @@ class PlaceOrders:
             await answers.add(new)
         return outcomes
 
-    def _place(self, state: AccountState | None, placing: Placing) -> Order:
-        ticket = placing.ticket
+    def _place(self, state: AccountState | None, asked: Placing) -> Order:
+        ticket = asked.ticket
         # The transaction sees the accounts of all the batch's users; this caller may name only its own.
-        if state is None or state.account.user_id != placing.key.user_id:
-            raise domain.AccountNotFound("no such account", account_id=ticket.account_id)
+        if state is None or state.account.user_id != asked.key.user_id:
+            raise AccountNotFound("no such account", account_id=ticket.account_id)
         now = self.now()
-        return domain.place(
+        return placing.place(
             state,
             ticket,
             instrument=self.market.instrument(ticket.instrument_id),
@@ -159,19 +176,193 @@ class PlaceOrders:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceGroup:
+    """Places orders that depend on each other, all of them or none."""
+
+    market: Market
+    limits: Limits
+    next_id: Callable[[], UUID]
+    now: Callable[[], datetime]
+
+    async def __call__(self, accounts: Accounts, kind: GroupKind, tickets: Sequence[Ticket]) -> Sequence[Order]:
+        account_id, instrument_id = tickets[0].account_id, tickets[0].instrument_id
+        states = await accounts.lock([account_id])
+        state = states.get(account_id)
+        if state is None:
+            raise AccountNotFound("no such account", account_id=account_id)
+        if any(ticket.reduce_only for ticket in tickets):
+            await accounts.load_reducing(states)
+        now = self.now()
+        orders = placing.place_group(
+            state,
+            kind,
+            tickets,
+            instrument=self.market.instrument(instrument_id),
+            quote=self.market.quote(instrument_id, now),
+            limits=self.limits,
+            group_id=self.next_id(),
+            next_id=self.next_id,
+            now=now,
+        )
+        await accounts.save([state])
+        return orders
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What placing an order would answer; order is None where it names or asks for what there is not."""
+
+    order: Order | None
+    refusals: Sequence[Refusal]
+    notional: Decimal | None
+    open_orders: int
+    open_orders_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewOrder:
+    """Judges an order as PlaceOrder would, against an account as it was read, and changes nothing."""
+
+    market: Market
+    limits: Limits
+    next_id: Callable[[], UUID]
+    now: Callable[[], datetime]
+
+    def __call__(self, state: AccountState, ticket: Ticket) -> Preview:
+        now = self.now()
+        quote = self.market.quote(ticket.instrument_id, now)
+        known = {
+            "instrument": self.market.instrument(ticket.instrument_id),
+            "quote": quote,
+            "limits": self.limits,
+            "now": now,
+        }
+        order, notional = None, None
+        try:
+            order = placing.drafted(state, ticket, order_id=self.next_id(), **known)
+        except Refusal as refusal:
+            refusals = [refusal]
+        else:
+            refusals = list(placing.objections(state, order, **known))
+            price = placing.likely_price(order, quote)
+            notional = None if price is None else rounded(multiply(order.quantity, price))
+        if any(isinstance(refusal, Invalid | NotFound) for refusal in refusals):
+            order = None
+        return Preview(
+            order=order,
+            refusals=refusals,
+            notional=notional,
+            open_orders=state.account.open_orders + 1,
+            open_orders_max=self.limits.open_orders_max,
+        )
+
+
+async def locked_order(
+    accounts: Accounts, account_id: UUID | None, order_id: UUID
+) -> tuple[dict[UUID, AccountState], AccountState, Order]:
+    """An order under its account's lock. Raises OrderNotFound, and UserDeleted where nothing is traded any more."""
+    states = await accounts.lock([account_id] if account_id else [])
+    await accounts.load_orders(states, [order_id])
+    for state in states.values():
+        if state.account.closed:
+            raise UserDeleted
+        if order := state.orders.get(order_id):
+            return states, state, order
+    raise OrderNotFound("no such order", order_id=order_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceOrder:
+    market: Market
+    limits: Limits
+    now: Callable[[], datetime]
+
+    async def __call__(self, accounts: Accounts, account_id: UUID | None, order_id: UUID, change: Replacement) -> Order:
+        states, state, order = await locked_order(accounts, account_id, order_id)
+        if order.reduce_only:
+            await accounts.load_reducing(states)
+        now = self.now()
+        replaced = replacing.replace_order(
+            state,
+            order,
+            change,
+            instrument=self.market.instrument(order.instrument_id),
+            quote=self.market.quote(order.instrument_id, now),
+            limits=self.limits,
+            now=now,
+        )
+        await accounts.save([state])
+        return replaced
+
+
+@dataclass(frozen=True, slots=True)
 class CancelOrder:
     now: Callable[[], datetime]
 
     async def __call__(self, accounts: Accounts, account_id: UUID | None, order_id: UUID) -> Order:
-        states = await accounts.lock([account_id] if account_id else [])
-        await accounts.load_orders(states, [order_id])
-        for state in states.values():
-            domain.check_stays(state.account)
-            if order := state.orders.get(order_id):
-                canceled = domain.request_cancel(state, order, self.now())
-                await accounts.save([state])
-                return canceled
-        raise domain.OrderNotFound("no such order", order_id=order_id)
+        _, state, order = await locked_order(accounts, account_id, order_id)
+        canceled = life.request_cancel(state, order, self.now())
+        await accounts.save([state])
+        return canceled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Open orders of an account; None for any."""
+
+    instrument_id: str | None = None
+    side: Side | None = None
+    deployment_id: UUID | None = None
+
+    def holds(self, order: Order) -> bool:
+        return (
+            (self.instrument_id is None or order.instrument_id == self.instrument_id)
+            and (self.side is None or order.side is self.side)
+            and (self.deployment_id is None or order.deployment_id == self.deployment_id)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAllOrders:
+    """An account has no more open orders than it may, so that one transaction cancels them all."""
+
+    now: Callable[[], datetime]
+
+    async def __call__(
+        self, accounts: Accounts, account_id: UUID, selection: Selection
+    ) -> tuple[Account, Sequence[UUID]]:
+        states = await accounts.lock([account_id])
+        state = states.get(account_id)
+        if state is None:
+            raise AccountNotFound("no such account", account_id=account_id)
+        if state.account.closed:
+            raise UserDeleted
+        await accounts.load_open(states)
+        named = sorted(
+            order_id for order_id, order in state.orders.items() if order.state in OPEN and selection.holds(order)
+        )
+        cancel_each(state, named, self.now())
+        await accounts.save([state])
+        return state.account, named
+
+
+def cancel_each(state: AccountState, order_ids: Iterable[UUID], now: datetime) -> None:
+    """Asks to cancel those of the orders that are still open: what waits for an entry ends with it."""
+    for order_id in order_ids:
+        if (order := state.orders[order_id]).state in OPEN:
+            life.request_cancel(state, order, now)
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotateOrder:
+    """Under the account's lock: who leaves at this moment has done so before it, or what is noted is forgotten with the rest."""
+
+    async def __call__(
+        self, accounts: Accounts, account_id: UUID | None, order_id: UUID, annotation: Annotation
+    ) -> Order:
+        _, _, order = await locked_order(accounts, account_id, order_id)
+        await accounts.annotate(order, annotation)
+        return order
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +376,9 @@ class CancelOrdersOf:
         found = await accounts.uncanceled_orders(user_id, self.orders_at_once)
         states = await accounts.lock({account_id for account_id, _ in found})
         await accounts.load_orders(states, [order_id for _, order_id in found])
-        for state in states.values():
-            for order in list(state.orders.values()):
-                # It may have been filled before its account was locked.
-                if order.state in domain.OPEN:
-                    domain.request_cancel(state, order, self.now())
+        for account_id, order_id in found:
+            # It may have been filled before its account was locked.
+            cancel_each(states[account_id], [order_id], self.now())
         await accounts.save(list(states.values()))
         return len(found)
 

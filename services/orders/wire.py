@@ -1,39 +1,45 @@
 """Translates between the orders API and the orders domain."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from uuid import UUID
 
 from tradeloom.orders.v1 import events_pb2, orders_pb2
 
-from libs.mesh.wire import decimal_from_proto, decimal_to_proto, timestamp
+from libs.errors import Refusal
+from libs.mesh.errors import to_status
+from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
+from libs.money import multiply, rounded
 from services.orders.domain import (
     Account,
     AccountKind,
+    Annotation,
     Balance,
     Event,
     Execution,
+    GroupKind,
+    GroupRole,
     Kind,
     Mode,
     Order,
     OrderType,
+    Replacement,
     Side,
     State,
     Ticket,
     TimeInForce,
+    Trail,
 )
-from services.orders.use_cases import Portfolio, ValuedPosition
+from services.orders.use_cases import Portfolio, Preview, ValuedPosition
 
 SIDES = {orders_pb2.ORDER_SIDE_BUY: Side.BUY, orders_pb2.ORDER_SIDE_SELL: Side.SELL}
-TYPES = {orders_pb2.ORDER_TYPE_MARKET: OrderType.MARKET, orders_pb2.ORDER_TYPE_LIMIT: OrderType.LIMIT}
-TIMES_IN_FORCE = {
-    orders_pb2.TIME_IN_FORCE_GTC: TimeInForce.GTC,
-    orders_pb2.TIME_IN_FORCE_IOC: TimeInForce.IOC,
-    orders_pb2.TIME_IN_FORCE_FOK: TimeInForce.FOK,
-}
-USUAL = {OrderType.MARKET: TimeInForce.IOC, OrderType.LIMIT: TimeInForce.GTC}
 SIDE_TO_PROTO = {value: key for key, value in SIDES.items()}
-TYPE_TO_PROTO = {value: key for key, value in TYPES.items()}
-TIME_IN_FORCE_TO_PROTO = {value: key for key, value in TIMES_IN_FORCE.items()}
+TYPE_TO_PROTO = {each: orders_pb2.OrderType.Value(f"ORDER_TYPE_{each.name}") for each in OrderType}
+TYPES = {value: key for key, value in TYPE_TO_PROTO.items()}
+TIME_IN_FORCE_TO_PROTO = {each: orders_pb2.TimeInForce.Value(f"TIME_IN_FORCE_{each.name}") for each in TimeInForce}
+TIMES_IN_FORCE = {value: key for key, value in TIME_IN_FORCE_TO_PROTO.items()}
+GROUP_KINDS = {orders_pb2.GroupKind.Value(f"GROUP_KIND_{kind.name}"): kind for kind in GroupKind}
+ROLE_TO_PROTO = {role: orders_pb2.GroupRole.Value(f"GROUP_ROLE_{role.name}") for role in GroupRole}
 STATE_TO_PROTO = {state: orders_pb2.OrderState.Value(f"ORDER_STATE_{state.name}") for state in State}
 STATES = {value: key for key, value in STATE_TO_PROTO.items()}
 KIND_TO_PROTO = {kind: orders_pb2.OrderEventKind.Value(f"ORDER_EVENT_KIND_{kind.name}") for kind in Kind}
@@ -45,19 +51,63 @@ ACCOUNT_KINDS = {value: key for key, value in ACCOUNT_KIND_TO_PROTO.items()}
 
 def ticket_from_proto(request: orders_pb2.PlaceOrderRequest) -> Ticket:
     order_type = TYPES[request.order_type]
+    usual = TimeInForce.IOC if order_type is OrderType.MARKET else TimeInForce.GTC
     return Ticket(
         account_id=UUID(request.account_id),
         instrument_id=request.instrument_id,
         side=SIDES[request.side],
         order_type=order_type,
-        time_in_force=TIMES_IN_FORCE.get(request.time_in_force) or USUAL[order_type],
+        time_in_force=TIMES_IN_FORCE.get(request.time_in_force) or usual,
         quantity=decimal_from_proto(request.quantity),
         limit_price=decimal_from_proto(request.limit_price) if request.HasField("limit_price") else None,
+        stop_price=decimal_from_proto(request.stop_price) if request.HasField("stop_price") else None,
+        trail=trail_from_proto(request.trail) if request.HasField("trail") else None,
+        expire_time=time_from_proto(request.expire_time) if request.HasField("expire_time") else None,
+        post_only=request.post_only,
+        reduce_only=request.reduce_only,
+        annotation=annotation_from_proto(request) if request.note or request.tags else None,
     )
 
 
-def order_to_proto(order: Order) -> orders_pb2.Order:
-    return orders_pb2.Order(
+def annotation_from_proto(request: orders_pb2.PlaceOrderRequest | orders_pb2.AnnotateOrderRequest) -> Annotation:
+    return Annotation(note=request.note, tags=tuple(sorted(request.tags)))
+
+
+def trail_from_proto(trail: orders_pb2.Trail) -> Trail:
+    if trail.HasField("amount"):
+        return Trail(amount=decimal_from_proto(trail.amount))
+    return Trail(percent=decimal_from_proto(trail.percent))
+
+
+def trail_to_proto(trail: Trail | None) -> orders_pb2.Trail | None:
+    if trail is None:
+        return None
+    return orders_pb2.Trail(amount=decimal_to_proto(trail.amount), percent=decimal_to_proto(trail.percent))
+
+
+def replacement_from_proto(asked: orders_pb2.Replacement, client_order_id: UUID) -> Replacement:
+    return Replacement(
+        client_order_id=client_order_id,
+        quantity=decimal_from_proto(asked.quantity) if asked.HasField("quantity") else None,
+        limit_price=decimal_from_proto(asked.limit_price) if asked.HasField("limit_price") else None,
+        stop_price=decimal_from_proto(asked.stop_price) if asked.HasField("stop_price") else None,
+        trail=trail_from_proto(asked.trail) if asked.HasField("trail") else None,
+    )
+
+
+def replacement_to_proto(change: Replacement) -> orders_pb2.Replacement:
+    return orders_pb2.Replacement(
+        quantity=decimal_to_proto(change.quantity),
+        limit_price=decimal_to_proto(change.limit_price),
+        # Where a trailing stop begins follows from its trail, and nobody asked for it.
+        stop_price=decimal_to_proto(change.stop_price) if change.trail is None else None,
+        trail=trail_to_proto(change.trail),
+        client_order_id=str(change.client_order_id),
+    )
+
+
+def order_to_proto(order: Order, annotation: Annotation | None = None) -> orders_pb2.Order:
+    message = orders_pb2.Order(
         order_id=str(order.order_id),
         account_id=str(order.account_id),
         instrument_id=order.instrument_id,
@@ -77,7 +127,51 @@ def order_to_proto(order: Order) -> orders_pb2.Order:
         market_time=timestamp(order.market_time),
         revision=order.revision,
         protection_price=decimal_to_proto(order.protection_price),
+        stop_price=decimal_to_proto(order.stop_price),
+        trail=trail_to_proto(order.trail),
+        expire_time=timestamp(order.expire_time),
+        post_only=order.post_only,
+        reduce_only=order.reduce_only,
+        trigger_time=timestamp(order.trigger_time),
+        replacement=replacement_to_proto(order.replacement) if order.replacement else None,
+        client_order_id=str(order.client_order_id),
+        released_quantity=decimal_to_proto(order.released_quantity),
     )
+    if order.group_id is not None and order.group_role is not None:
+        message.group_id, message.group_role = str(order.group_id), ROLE_TO_PROTO[order.group_role]
+    if order.deployment_id is not None:
+        message.deployment_id = str(order.deployment_id)
+    if annotation is not None:
+        message.note = annotation.note
+        message.tags.extend(annotation.tags)
+    return message
+
+
+def outcome_to_proto(outcome: bytes | Refusal, word: str) -> orders_pb2.PlaceOrderOutcome:
+    """What became of one order of several: the answer of PlaceOrder, or its refusal."""
+    if isinstance(outcome, Refusal):
+        return orders_pb2.PlaceOrderOutcome(refusal=to_status(outcome, word))
+    return orders_pb2.PlaceOrderOutcome(order=orders_pb2.PlaceOrderResponse.FromString(outcome).order)
+
+
+def preview_to_proto(preview: Preview, word: str) -> orders_pb2.PreviewOrderResponse:
+    message = orders_pb2.PreviewOrderResponse(refusals=[to_status(refusal, word) for refusal in preview.refusals])
+    if (order := preview.order) is None:
+        return message
+    message.order.CopyFrom(order_to_proto(order))
+    message.order.ClearField("order_id")
+    message.order.ClearField("client_order_id")
+    message.reserved.CopyFrom(orders_pb2.Amount(asset=order.reserved_asset, amount=decimal_to_proto(order.reserved)))
+    if preview.notional is not None:
+        fee = rounded(multiply(preview.notional, order.fee_rate))
+        message.notional.CopyFrom(orders_pb2.Amount(asset=order.fee_asset, amount=decimal_to_proto(preview.notional)))
+        message.fee.CopyFrom(orders_pb2.Amount(asset=order.fee_asset, amount=decimal_to_proto(fee)))
+    message.margins.add(
+        limit="open_orders_max",
+        value=decimal_to_proto(Decimal(preview.open_orders)),
+        bound=decimal_to_proto(Decimal(preview.open_orders_max)),
+    )
+    return message
 
 
 def execution_to_proto(execution: Execution) -> orders_pb2.Execution:

@@ -203,6 +203,51 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
                 lambda: world.order(account_id, request_id, "0.5"),
                 world.user,
             )
+        case "PlaceOrders":
+            account_id = world.open_account()
+            requests = [
+                orders_pb2.PlaceOrdersRequest(orders=[world.order(account_id, request_id, each)])
+                for each in ("0.25", "0.5")
+            ]
+            return world.orders.PlaceOrders, *(lambda each=each: each for each in requests), world.user
+        case "PlaceOrderGroup":
+            account_id = world.open_account()
+            requests = [
+                orders_pb2.PlaceOrderGroupRequest(
+                    request_id=request_id,
+                    kind=orders_pb2.GROUP_KIND_OCO,
+                    orders=[world.order(account_id, request_id, each)] * 2,
+                )
+                for each in ("0.25", "0.5")
+            ]
+            return world.orders.PlaceOrderGroup, *(lambda each=each: each for each in requests), world.user
+        case "ReplaceOrder":
+            placed = world.orders.PlaceOrder(world.order(world.open_account()), metadata=world.user).order
+            asked = orders_pb2.GetOrderRequest(order_id=placed.order_id)
+
+            def is_at_venue() -> bool:
+                found = world.orders.GetOrder(asked, metadata=world.user).order
+                return found.state == orders_pb2.ORDER_STATE_NEW
+
+            until(is_at_venue)
+            requests = [
+                orders_pb2.ReplaceOrderRequest(
+                    request_id=request_id, order_id=placed.order_id, replacement={"limit_price": {"value": each}}
+                )
+                for each in ("1001", "1002")
+            ]
+            return world.orders.ReplaceOrder, *(lambda each=each: each for each in requests), world.user
+        case "CancelAllOrders":
+            accounts = [world.open_account() for _ in range(2)]
+            requests = [orders_pb2.CancelAllOrdersRequest(request_id=request_id, account_id=each) for each in accounts]
+            return world.orders.CancelAllOrders, *(lambda each=each: each for each in requests), world.user
+        case "AnnotateOrder":
+            placed = world.orders.PlaceOrder(world.order(world.open_account()), metadata=world.user).order
+            requests = [
+                orders_pb2.AnnotateOrderRequest(request_id=request_id, order_id=placed.order_id, note=each)
+                for each in ("one", "other")
+            ]
+            return world.orders.AnnotateOrder, *(lambda each=each: each for each in requests), world.user
         case "CancelOrder":
             account_id = world.open_account()
             ids = [

@@ -172,6 +172,18 @@ async def quote(
     await redis.set(f"quote:{instrument_id}", told.SerializeToString())
 
 
+async def resting(installation: Installation, venue: "Venue", owner: "Trader", **changed: Any) -> orders_pb2.Order:
+    """An order of theirs that the venue has."""
+    order = await owner.place(**changed)
+    await venue.tell(owner, accepted(order))
+
+    async def is_there() -> bool:
+        return (await owner.order(order.order_id)).state == orders_pb2.ORDER_STATE_NEW
+
+    await until(is_there)
+    return await owner.order(order.order_id)
+
+
 @dataclass
 class Venue:
     """Tells of orders as execution's relay does."""

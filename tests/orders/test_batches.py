@@ -16,11 +16,12 @@ from libs.ids import uuid7
 from libs.store import requests
 from libs.store.database import open_database
 from libs.store.requests import RequestKey
-from services.orders import domain, use_cases
+from services.orders import books, use_cases
 from services.orders.__main__ import PlaceTogether, place_answer
 from services.orders.batches import Bounds, Patience, batching
 from services.orders.domain import Account, AccountKind, Limits, Mode, OrderType, Side, Ticket, TimeInForce
 from services.orders.market import Market, now
+from services.orders.refusals import AccountNotFound
 from services.orders.store import AccountStore
 from services.orders.use_cases import Placing
 from tests.mesh import Installation
@@ -52,7 +53,7 @@ class Desk:
             create_time=now(),
         )
         async with self.together.database.transaction(account.user_id) as rows:
-            state = domain.open_account(account, [("USDT", Decimal(str(usdt)))], now())
+            state = books.open_account(account, [("USDT", Decimal(str(usdt)))], now())
             await AccountStore(rows).add_account(state)
         return account
 
@@ -229,7 +230,7 @@ async def test_an_account_that_another_session_has_locked_holds_up_nobody_else(d
         async with asyncio.timeout(WAIT_SECONDS):
             await asyncio.gather(*together)
             # Who does not own it does not wait for it either.
-            with pytest.raises(domain.AccountNotFound):
+            with pytest.raises(AccountNotFound):
                 await foreign
             # From now on what is for it goes straight to its lane: no batch of the others waits again.
             waiting += [asyncio.create_task(placed.place(placing(stuck))) for _ in range(2)]

@@ -11,9 +11,9 @@ from tradeloom.orders.v1 import orders_pb2
 
 from libs.ids import uuid7
 from libs.mesh.contract import methods
-from services.orders.binding import ACCOUNT, FILTERED, ORDER
-from tests.mesh import Served, sign_in
-from tests.orders.stand import Trader, decimal, ids, limit, reason, refusal, trader
+from services.orders.binding import ACCOUNT, FILTERED, HOLDING, ORDER
+from tests.mesh import Installation, Served, sign_in
+from tests.orders.stand import Trader, Venue, decimal, ids, limit, reason, refusal, resting, trader
 from tests.orders.test_tenants import NAMING_RPCS, answer, calls
 
 KEY = ["read", "trade"]
@@ -28,10 +28,12 @@ def bound(person: Trader, *accounts: str, scopes: list[str] | None = None) -> Tr
 
 
 @pytest.mark.parametrize("name", NAMING_RPCS)
-async def test_an_account_outside_of_the_binding_is_as_one_that_nobody_has(orders: Served, name: str):
+async def test_an_account_outside_of_the_binding_is_as_one_that_nobody_has(
+    installation: Installation, orders: Served, venue: Venue, name: str
+):
     whole = await trader(orders)
     second = await trader(orders, user_id=whole.user_id)
-    order = await whole.place()
+    order = await resting(installation, venue, whole)
     key = bound(whole, second.account_id)
     method, request = calls(key, whole.account_id, order.order_id)[name]
     refused = await refusal(answer(method(request, metadata=key.metadata, timeout=20)))
@@ -100,6 +102,31 @@ async def test_orders_of_one_batch_are_each_held_to_their_own_keys_binding(order
     assert sorted(ids((await key.list_orders()).orders)) == sorted(ids((await second.list_orders()).orders))
 
 
+async def test_orders_that_a_request_holds_are_held_to_the_binding_too(orders: Served):
+    whole = await trader(orders)
+    second = await trader(orders, user_id=whole.user_id)
+    key = bound(whole, second.account_id)
+    both = [limit(whole.account_id), limit(second.account_id)]
+    placing = orders_pb2.PlaceOrdersRequest(orders=both)
+    outcomes = (await key.orders.PlaceOrders(placing, metadata=key.metadata)).outcomes
+    assert [each.WhichOneof("outcome") for each in outcomes] == ["refusal", "order"]
+    assert (await whole.list_orders()).orders == []
+    for account, said in ((whole, "ACCOUNT_NOT_FOUND"), (second, "")):
+        order = limit(account.account_id, request_id="group")
+        grouping = orders_pb2.PlaceOrderGroupRequest(
+            request_id="group", kind=orders_pb2.GROUP_KIND_OCO, orders=[order, order]
+        )
+        previewing = orders_pb2.PreviewOrderRequest(order=order)
+        for call in (
+            key.orders.PlaceOrderGroup(grouping, metadata=key.metadata),
+            key.orders.PreviewOrder(previewing, metadata=key.metadata),
+        ):
+            if said:
+                assert await reason(call) == said
+            else:
+                assert await call
+
+
 async def test_a_bound_key_opens_no_account_even_if_its_scope_would_let_it(orders: Served):
     whole = await trader(orders)
     asked = orders_pb2.CreateAccountRequest(
@@ -144,7 +171,9 @@ def test_every_rpc_names_accounts_and_orders_where_the_binding_looks_for_them():
         ]
         for own, field in naming:
             where = f"{method.name}: {field.full_name}"
-            assert own, f"{where} is not the request's own"
+            holder = field.containing_type
+            held = [each.name for each in asked.fields if each.message_type is holder]
+            assert own or set(held) & set(HOLDING), f"{where} is neither the request's own nor that of an order in it"
             assert field.name in (ACCOUNT, ORDER), f"{where} is none of the names that are looked for"
             assert not field.is_repeated, f"{where} may name several"
             assert not method.client_streams, f"{where} comes after the call began"

@@ -1,21 +1,19 @@
-"""What may happen to an order, held against a model that only counts."""
+"""What an order is after what happens to it, what it costs, and what a trade does to the books."""
 
 from collections import defaultdict
 from copy import deepcopy
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from libs.errors import Invalid, Refusal
 from libs.money import plain, rounded
-from services.orders import domain, market, use_cases
+from services.orders import books, domain, life, market, placing, use_cases
 from services.orders.domain import (
     MOVES,
     OPEN,
@@ -23,76 +21,17 @@ from services.orders.domain import (
     AccountKind,
     AccountState,
     Execution,
-    Fill,
-    Instrument,
     Kind,
     Limits,
     Mode,
-    Order,
-    OrderType,
     Position,
     Quote,
+    Replacement,
     Side,
     State,
-    Ticket,
     TimeInForce,
 )
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-BTC = Instrument(
-    instrument_id="SIM:BTCUSDT",
-    base_asset="BTC",
-    quote_asset="USDT",
-    tick_size=Decimal("0.01"),
-    lot_size=Decimal("0.001"),
-    minimum_notional=Decimal(1),
-    maker_fee_rate=Decimal("0.0008"),
-    taker_fee_rate=Decimal("0.001"),
-    trading=True,
-)
-QUOTE = Quote(bid=Decimal("99.99"), ask=Decimal("100.01"), last=Decimal(100), market_time=NOW, age_seconds=0.1)
-LIMITS = Limits(open_orders_max=50, quote_age_seconds_max=10.0, market_protection=Decimal("0.05"))
-
-
-def account_with(**balances: str) -> AccountState:
-    account = Account(
-        account_id=uuid4(), user_id=uuid4(), name="a", mode=Mode.PAPER, kind=AccountKind.CASH, create_time=NOW
-    )
-    state = domain.open_account(account, {asset: Decimal(amount) for asset, amount in balances.items()}.items(), NOW)
-    return AccountState(account=state.account, balances=state.balances)
-
-
-def ticket(side=Side.BUY, quantity="1", price: str | None = "100", time_in_force=TimeInForce.GTC) -> Ticket:
-    return Ticket(
-        account_id=uuid4(),
-        instrument_id=BTC.instrument_id,
-        side=side,
-        order_type=OrderType.LIMIT if price else OrderType.MARKET,
-        time_in_force=time_in_force,
-        quantity=Decimal(quantity),
-        limit_price=Decimal(price) if price else None,
-    )
-
-
-def place(state: AccountState, asked: Ticket, **other) -> Order:
-    known = {"instrument": BTC, "quote": QUOTE, "limits": LIMITS, "order_id": uuid4(), "now": NOW, **other}
-    return domain.place(state, asked, **known)
-
-
-def fill_of(order: Order, quantity: str, price: str = "100", fee: str = "0", fill_id: str = "f1") -> Fill:
-    return Fill(
-        venue_fill_id=fill_id,
-        price=Decimal(price),
-        quantity=Decimal(quantity),
-        fee=Decimal(fee),
-        fee_asset="USDT",
-        maker=False,
-        time=NOW,
-    )
-
-
-def apply_fill(state: AccountState, order: Order, fill: Fill) -> Order:
-    return domain.apply_fill(state, order, fill, BTC, execution_id=uuid4(), now=NOW)
+from tests.orders.accounts import BTC, NOW, account_with, apply_fill, fill_of, place, ticket
 
 
 def test_a_buy_sets_aside_price_and_fee_and_gives_back_what_it_did_not_need():
@@ -162,7 +101,7 @@ def test_a_refused_order_names_its_reason_and_changes_nothing(asked, other, reas
 
 def test_a_feeder_whose_clock_is_a_little_ahead_gives_fresh_prices():
     state = account_with(USDT="1000")
-    quote = Quote(bid=None, ask=None, last=Decimal(1), market_time=NOW, age_seconds=-domain.CLOCK_SKEW_SECONDS_MAX)
+    quote = Quote(bid=None, ask=None, last=Decimal(1), market_time=NOW, age_seconds=-placing.CLOCK_SKEW_SECONDS_MAX)
     assert place(state, ticket(quantity="2", price=None), quote=quote).state is State.PENDING_NEW
 
 
@@ -208,7 +147,7 @@ def test_a_starting_balance_is_kept_to_its_last_digit_and_its_ledger_sums_to_zer
     account = Account(
         account_id=uuid4(), user_id=uuid4(), name="a", mode=Mode.PAPER, kind=AccountKind.CASH, create_time=NOW
     )
-    state = domain.open_account(account, [("USDT", amount)], NOW)
+    state = books.open_account(account, [("USDT", amount)], NOW)
     assert str(state.balance("USDT").total) == str(amount)
     assert sums_of(state) == {0}
 
@@ -227,7 +166,7 @@ def test_however_long_the_numbers_a_trade_sums_to_zero_and_fits_what_was_set_asi
     for number, part in enumerate((first, quantity - first)):
         if part:
             told = fill_of(order, str(part), str(price), fill_id=str(number))
-            order = domain.apply_fill(state, order, told, FINEST, execution_id=uuid4(), now=NOW)
+            order = life.apply_fill(state, order, told, FINEST, execution_id=uuid4(), now=NOW)
     assert order.state is State.FILLED
     assert sums_of(state) == {0}
     ledger: dict[str, Fraction] = defaultdict(Fraction, started)
@@ -265,30 +204,41 @@ def test_the_same_fill_told_twice_is_applied_once():
 def test_a_fill_after_the_cancel_is_applied_all_the_same():
     state = account_with(USDT="1000")
     order = place(state, ticket(quantity="2"))
-    order = domain.apply_ended(state, order, Kind.CANCELED, "user", NOW)
+    order = life.apply_ended(state, order, Kind.CANCELED, "user", NOW)
     order = apply_fill(state, order, fill_of(order, "1"))
     assert (order.state, order.filled_quantity) == (State.CANCELED, 1)
     assert state.balance("USDT").reserved == 0
     assert state.balance("USDT").total == 900
 
 
-@pytest.mark.parametrize("state_before", list(State))
-@pytest.mark.parametrize("kind", [Kind.WORKING, Kind.CANCELED, Kind.REJECTED, Kind.CANCEL_REQUESTED])
-def test_a_move_the_table_does_not_know_is_refused_and_changes_nothing(state_before, kind):
-    state = account_with(USDT="1000")
-    order = place(state, ticket())
-    order = Order(**{name: getattr(order, name) for name in Order.__slots__} | {"state": state_before})
-    state.orders[order.order_id] = order
-    if (state_before, kind) in MOVES:
-        assert domain.moved(order, kind) is MOVES[state_before, kind]
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("before", State)
+def test_what_the_table_of_moves_does_not_know_is_refused(before: State, kind: Kind):
+    order = replace(place(account_with(USDT="1000"), ticket()), state=before)
+    if (before, kind) not in MOVES:
+        with pytest.raises(domain.IllegalMove):
+            domain.moved(order, kind)
         return
-    with pytest.raises(domain.IllegalMove):
-        domain.moved(order, kind)
+    after = MOVES[before, kind]
+    assert domain.moved(order, kind) is after
+    # An order that goes on is what its fills say, or what is still under way.
+    goes_on = after is State.NEW
+    partly = replace(order, filled_quantity=order.quantity / 2)
+    assert domain.moved(partly, kind) is (State.PARTIALLY_FILLED if goes_on else after)
+    changing = replace(partly, replacement=Replacement(client_order_id=uuid4(), quantity=Decimal(2)))
+    assert domain.moved(changing, kind) is (State.PENDING_REPLACE if goes_on else after)
 
 
-def test_nothing_leaves_a_final_state_but_a_fill():
+def test_a_fill_is_applied_in_every_state_and_completes_the_order_in_each():
+    order = place(account_with(USDT="1000"), ticket())
+    for before in State:
+        whole = replace(order, state=before, filled_quantity=order.quantity)
+        assert domain.moved(whole, Kind.FILLED) is State.FILLED
+
+
+def test_nothing_leaves_a_final_state_but_a_fill_that_completes_it():
     final = set(State) - OPEN
-    assert not [move for move in MOVES if move[0] in final]
+    assert {kind for (before, kind), after in MOVES.items() if before in final and after is not before} == set()
 
 
 def execution(side: Side, quantity: str, price: str) -> Execution:
@@ -319,7 +269,7 @@ def test_a_position_averages_in_realises_out_and_turns():
         (Side.SELL, "5", "105"),
         (Side.BUY, "3", "100"),
     ]:
-        position = domain.traded(position, execution(side, quantity, price), NOW)
+        position = books.traded(position, execution(side, quantity, price), Decimal("0.1"), NOW)
         told.append((position.quantity, position.average_price, position.realized_profit))
     assert told == [
         (1, 100, 0),
@@ -337,7 +287,7 @@ def test_profits_have_no_more_digits_than_the_contract_allows():
         (Side.BUY, "0.2", "47000.02"),
         (Side.SELL, "0.15", "47001.55"),
     ]:
-        position = domain.traded(position, execution(side, quantity, price), NOW)
+        position = books.traded(position, execution(side, quantity, price), Decimal("0.1"), NOW)
     # The average is 47000.01666…67, so the profit has 20 digits before it is rounded.
     assert plain(position.realized_profit) == "0.23"
     mark = Quote(bid=Decimal("47001.55"), ask=None, last=None, market_time=NOW, age_seconds=0)
@@ -361,126 +311,3 @@ def test_profits_have_no_more_digits_than_the_contract_allows():
 )
 def test_a_quotes_price_is_one_that_the_contract_can_say_or_none(told, price):
     assert market.price(told) == price
-
-
-class AccountMachine(RuleBasedStateMachine):
-    """Random orders, fills, cancels, repeats and contradictions; what is kept must always add up."""
-
-    @initialize()
-    def open(self) -> None:
-        self.state = account_with(USDT="10000", BTC="50")
-        self.started = {asset: balance.total for asset, balance in self.state.balances.items()}
-        self.next_fill = 0
-
-    def pick(self, data) -> Order:
-        orders = list(self.state.orders.values())
-        return orders[data.draw(st.integers(0, len(orders) - 1))]
-
-    @rule(
-        side=st.sampled_from(Side),
-        lots=st.integers(1, 5_000),
-        ticks=st.one_of(st.none(), st.integers(9_000, 11_000)),
-    )
-    def place(self, side: Side, lots: int, ticks: int | None) -> None:
-        price = f"{Decimal(ticks) / 100}" if ticks else None
-        before = deepcopy(self.state)
-        try:
-            place(self.state, ticket(side, f"{Decimal(lots) / 1000}", price))
-        except Refusal:
-            assert self.state == before
-
-    @precondition(lambda self: self.state.orders)
-    @rule(data=st.data(), share=st.integers(1, 100), better=st.integers(0, 200))
-    def fill(self, data, share: int, better: int) -> None:
-        order = self.pick(data)
-        if order.state not in OPEN or order.remaining == 0:
-            return
-        lots = max(1, int(order.remaining * 1000 * share // 100))
-        worst = order.limit_price or order.protection_price
-        assert worst is not None
-        improvement = Decimal(better) / 100
-        price = max(Decimal("0.01"), worst - improvement if order.side is Side.BUY else worst + improvement)
-        quantity = Decimal(lots) / 1000
-        self.next_fill += 1
-        fee = price * quantity * Decimal("0.001")
-        apply_fill(self.state, order, fill_of(order, str(quantity), str(price), str(fee), str(self.next_fill)))
-
-    @precondition(lambda self: self.state.executions)
-    @rule(data=st.data())
-    def repeat_a_fill(self, data) -> None:
-        told = self.state.executions[data.draw(st.integers(0, len(self.state.executions) - 1))]
-        before = self.state.account
-        order = self.state.orders[told.order_id]
-        apply_fill(self.state, order, fill_of(order, str(told.quantity), str(told.price), "0", told.venue_fill_id))
-        assert self.state.account == before
-
-    @precondition(lambda self: self.state.orders)
-    @rule(data=st.data())
-    def ask_to_cancel(self, data) -> None:
-        order = self.pick(data)
-        if order.state in OPEN:
-            assert domain.request_cancel(self.state, order, NOW).state is State.PENDING_CANCEL
-        else:
-            with pytest.raises(domain.OrderDone):
-                domain.request_cancel(self.state, order, NOW)
-
-    @precondition(lambda self: self.state.orders)
-    @rule(data=st.data(), kind=st.sampled_from([Kind.WORKING, Kind.CANCELED, Kind.REJECTED, Kind.CANCEL_REJECTED]))
-    def venue_says(self, data, kind: Kind) -> None:
-        order = self.pick(data)
-        before = deepcopy(self.state)
-        try:
-            match kind:
-                case Kind.WORKING:
-                    domain.apply_working(self.state, order, NOW)
-                case Kind.CANCEL_REJECTED:
-                    domain.apply_cancel_rejected(self.state, order, "too late", NOW)
-                case _:
-                    domain.apply_ended(self.state, order, kind, "said so", NOW)
-        except domain.IllegalMove:
-            assert self.state == before
-
-    @invariant()
-    def what_is_set_aside_is_what_open_orders_need(self) -> None:
-        needed: dict[str, Decimal] = defaultdict(Decimal)
-        for order in self.state.orders.values():
-            assert order.reserved == (domain.to_reserve(order) if order.state in OPEN else 0)
-            needed[order.reserved_asset] += order.reserved
-        for asset, balance in self.state.balances.items():
-            assert balance.reserved == needed[asset]
-            assert 0 <= balance.reserved <= balance.total
-
-    @invariant()
-    def the_ledger_sums_to_zero_and_to_the_balances(self) -> None:
-        totals = defaultdict(Decimal, self.started)
-        for transaction in self.state.transactions:
-            sums: dict[str, Decimal] = defaultdict(Decimal)
-            for entry in transaction.entries:
-                sums[entry.asset] += entry.amount
-                if entry.book == "account":
-                    totals[entry.asset] += entry.amount
-            assert set(sums.values()) == {0}
-        assert {asset: balance.total for asset, balance in self.state.balances.items()} == dict(totals)
-
-    @invariant()
-    def the_sequence_has_no_gap_and_the_count_of_open_orders_is_right(self) -> None:
-        sequences = [event.account_sequence for event in self.state.events]
-        assert sequences == list(range(1, len(sequences) + 1))
-        assert self.state.account.account_sequence == len(sequences)
-        assert self.state.account.open_orders == sum(order.state in OPEN for order in self.state.orders.values())
-
-    @invariant()
-    def an_order_has_traded_the_sum_of_its_fills(self) -> None:
-        filled: dict[UUID, Decimal] = defaultdict(Decimal)
-        held = Decimal(0)
-        for each in self.state.executions:
-            filled[each.order_id] += each.quantity
-            held += each.quantity if each.side is Side.BUY else -each.quantity
-        for order in self.state.orders.values():
-            assert order.filled_quantity == filled[order.order_id] <= order.quantity
-            assert (order.state is State.FILLED) == (order.filled_quantity == order.quantity)
-        assert held == (self.state.positions.get(BTC.instrument_id) or Position(instrument_id="")).quantity
-
-
-TestAccount = AccountMachine.TestCase
-TestAccount.settings = settings(max_examples=60, stateful_step_count=30, deadline=timedelta(seconds=2))

@@ -11,9 +11,22 @@ from libs.edge import contract
 from libs.ids import uuid7
 from libs.store.database import open_database
 from services.orders import store
-from services.orders.store import AccountStore
+from services.orders.store import AccountStore, Filter
 from tests.mesh import Installation, Served
-from tests.orders.stand import Trader, Venue, accepted, filled, limit, refusal, select, sequences, steps, trader
+from tests.orders.stand import (
+    Trader,
+    Venue,
+    accepted,
+    decimal,
+    filled,
+    limit,
+    refusal,
+    resting,
+    select,
+    sequences,
+    steps,
+    trader,
+)
 
 NAMING = {"account_id", "order_id"}
 OWNED = {
@@ -27,6 +40,8 @@ OWNED = {
     "request_keys",
     "outbox",
     "departures",
+    "order_notes",
+    "order_tags",
 }
 
 
@@ -36,6 +51,20 @@ def calls(caller: Trader, account_id: str, order_id: str) -> dict[str, Any]:
     return {
         "PlaceOrder": (orders.PlaceOrder, limit(account_id)),
         "CancelOrder": (orders.CancelOrder, orders_pb2.CancelOrderRequest(request_id="x", order_id=order_id)),
+        "ReplaceOrder": (
+            orders.ReplaceOrder,
+            orders_pb2.ReplaceOrderRequest(
+                request_id="x", order_id=order_id, replacement=orders_pb2.Replacement(limit_price=decimal(99))
+            ),
+        ),
+        "CancelAllOrders": (
+            orders.CancelAllOrders,
+            orders_pb2.CancelAllOrdersRequest(request_id="x", account_id=account_id),
+        ),
+        "AnnotateOrder": (
+            orders.AnnotateOrder,
+            orders_pb2.AnnotateOrderRequest(request_id="x", order_id=order_id, note="n", tags=["t"]),
+        ),
         "GetOrder": (orders.GetOrder, orders_pb2.GetOrderRequest(order_id=order_id)),
         "ListOrders": (orders.ListOrders, orders_pb2.ListOrdersRequest(account_id=account_id)),
         "ListExecutions": (
@@ -64,15 +93,17 @@ async def answer(call: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMING_RPCS)
-async def test_anothers_account_or_order_is_not_found(orders: Served, name: str):
+async def test_anothers_account_or_order_is_not_found(
+    installation: Installation, orders: Served, venue: Venue, name: str
+):
     anna, bert = await trader(orders), await trader(orders)
-    order = await anna.place()
+    order = await resting(installation, venue, anna)
     # Hers are there, so that it is not found for another reason.
     method, request = calls(anna, anna.account_id, order.order_id)[name]
     assert await answer(method(request, metadata=anna.metadata, timeout=20))
     method, request = calls(bert, anna.account_id, order.order_id)[name]
     refused = await refusal(answer(method(request, metadata=bert.metadata, timeout=20)))
-    named = "order" if name in ("CancelOrder", "GetOrder") else "account"
+    named = "order" if name in ("AnnotateOrder", "CancelOrder", "GetOrder", "ReplaceOrder") else "account"
     assert (refused.code, refused.reason) == ("NOT_FOUND", f"{named.upper()}_NOT_FOUND")
     assert refused.metadata == {f"{named}_id": order.order_id if named == "order" else anna.account_id}
     # The same words as for one that nobody has.
@@ -80,9 +111,15 @@ async def test_anothers_account_or_order_is_not_found(orders: Served, name: str)
     unknown = await refusal(answer(method(request, metadata=bert.metadata, timeout=20)))
     assert (unknown.code, unknown.reason) == (refused.code, refused.reason)
     assert unknown.metadata == {f"{named}_id": nobodys}
-    assert [each.state for each in (await anna.list_orders()).orders].count(orders_pb2.ORDER_STATE_PENDING_NEW) == (
-        2 if name == "PlaceOrder" else 0 if name == "CancelOrder" else 1
-    )
+    # Nothing was done but what she herself has asked for.
+    done = {
+        "PlaceOrder": [orders_pb2.ORDER_STATE_PENDING_NEW, orders_pb2.ORDER_STATE_NEW],
+        "ReplaceOrder": [orders_pb2.ORDER_STATE_PENDING_REPLACE],
+        "CancelOrder": [orders_pb2.ORDER_STATE_PENDING_CANCEL],
+        "CancelAllOrders": [orders_pb2.ORDER_STATE_PENDING_CANCEL],
+    }
+    states = [each.state for each in (await anna.list_orders()).orders]
+    assert states == done.get(name, [orders_pb2.ORDER_STATE_NEW])
 
 
 async def test_an_order_of_ones_own_is_found_in_no_other_account_of_ones_own(orders: Served):
@@ -105,7 +142,7 @@ async def test_lists_of_accounts_hold_the_callers_alone(orders: Served):
 async def traded(installation: Installation, orders: Served, venue: Venue) -> Trader:
     """Somebody with rows in every table."""
     anna = await trader(orders)
-    order = await anna.place()
+    order = await anna.place(note="mine", tags=["some"])
     stream = anna.events("0")
     await venue.tell(anna, accepted(order), filled(order, "0.1", 100, fee="0.01"))
     assert sequences(await steps(stream, 4)) == [0, 1, 2, 3]
@@ -185,7 +222,7 @@ async def test_what_the_service_reads_uses_an_index_under_row_security(installat
             await accounts.lock([account_id])
             await accounts.lock_free([account_id])
             states = await accounts.lock([account_id])
-            orders = await store.list_orders(rows, account_id, states=[], instrument_id="", before=None, limit=50)
+            orders = await store.list_orders(rows, account_id, Filter(), before=None, limit=50)
             order_id = orders[0].order_id
             await accounts.load_orders(states, [order_id])
             await accounts.load_trading(states, ["some fill"])

@@ -61,6 +61,14 @@ PREFERRED: Mapping[str, Any] = {"preferences": {"locale": "de"}, "update_mask": 
 KEY: Mapping[str, Any] = {"venue": "BINANCE", "api_key": "x" * 64, "api_secret": "y" * 64}
 CODE = {"code": "000000"}
 BARS = {"instrument_id": INSTRUMENT, "bar_size": "1m"}
+RESTING: Mapping[str, Any] = {
+    "instrument_id": INSTRUMENT,
+    "side": orders_pb2.ORDER_SIDE_BUY,
+    "order_type": orders_pb2.ORDER_TYPE_LIMIT,
+    "quantity": {"value": "0.001"},
+    "limit_price": {"value": "20000"},
+}
+PAIR: Mapping[str, Any] = {"kind": orders_pb2.GROUP_KIND_OCO, "orders": [RESTING, RESTING]}
 ASKED: Mapping[str, Mapping[str, Any]] = {
     "AuthService/Register": {"password": PASSWORD},
     "AuthService/Login": {"password": "not the password"},
@@ -113,14 +121,14 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "BillingService/GetEntitlements": {},
     "BillingService/GetUsage": {},
     "BillingService/HandleStripeWebhook": {"body": {"content_type": "application/json", "data": b"{}"}},
-    "OrderService/PlaceOrder": {
-        "instrument_id": INSTRUMENT,
-        "side": orders_pb2.ORDER_SIDE_BUY,
-        "order_type": orders_pb2.ORDER_TYPE_LIMIT,
-        "quantity": {"value": "0.001"},
-        "limit_price": {"value": "20000"},
-    },
+    "OrderService/PlaceOrder": RESTING,
+    "OrderService/PlaceOrders": {"orders": [RESTING]},
+    "OrderService/PlaceOrderGroup": PAIR,
+    "OrderService/PreviewOrder": {"order": RESTING},
+    "OrderService/ReplaceOrder": {"replacement": {"limit_price": {"value": "20001"}}},
     "OrderService/CancelOrder": {},
+    "OrderService/CancelAllOrders": {},
+    "OrderService/AnnotateOrder": {"note": "bert's", "tags": ["berts"]},
     "OrderService/GetOrder": {},
     "OrderService/ListOrders": {},
     "OrderService/ListExecutions": {},
@@ -298,8 +306,29 @@ class Anna:
         await signed_in(self.world.auth, people.Person(self.person.user_id, self.person.email))  # a second session
         for _ in range(2):
             await self._order(market(self.ids["account_id"], quantity="0.01"), orders_pb2.ORDER_STATE_FILLED)
+        await self._group()
         await self._leave()
         await self.act()
+
+    async def _group(self) -> None:
+        """Two orders that depend on each other, of a deployment, and what she notes about one."""
+        api = orders_pb2_grpc.OrderServiceStub
+        grouping = orders_pb2.PlaceOrderGroupRequest(request_id=str(uuid7()), **PAIR)
+        for order in grouping.orders:
+            order.account_id, order.request_id = self.ids["account_id"], grouping.request_id
+        placed = await self.call(api, "PlaceOrderGroup", grouping)
+        self.ids |= {"group_id": placed.group_id, "deployment_id": str(uuid7())}
+        noting = orders_pb2.AnnotateOrderRequest(
+            request_id=str(uuid7()), order_id=placed.orders[0].order_id, note="anna's", tags=["annas"]
+        )
+        await self.call(api, "AnnotateOrder", noting)
+        # No RPC places orders of a deployment yet.
+        async with self.world.installation.connect() as superuser:
+            await superuser.execute(
+                "UPDATE orders.trading_orders SET deployment_id = $1 WHERE group_id = $2",
+                UUID(self.ids["deployment_id"]),
+                UUID(placed.group_id),
+            )
 
     async def _leave(self) -> None:
         """She means to, in a month: first with an export of her own, then with the one that a deletion begins with."""
@@ -418,15 +447,22 @@ def request_of(method: Method, ids: Mapping[str, str], page_token: str = "") -> 
     """The request of a method, that names these in every field for an id."""
     asked = message_factory.GetMessageClass(method.descriptor.input_type)
     request = asked(**ASKED.get(short(method), {}))
-    for named in method.descriptor.input_type.fields:
-        if named.name == "request_id":
-            request.request_id = str(uuid7())  # type: ignore[attr-defined]
-        elif named.name in ids:
+    name_in(request, {**ids, "request_id": str(uuid7())})
+    if page_token and "page_token" in method.descriptor.input_type.fields_by_name:
+        request.page_token = page_token  # type: ignore[attr-defined]
+    return request
+
+
+def name_in(request: Message, ids: Mapping[str, str]) -> None:
+    """Names these in every field for an id, and in those of the messages it has."""
+    for named in request.DESCRIPTOR.fields:
+        if named.name in ids:
             value = ids[named.name]
             setattr(request, named.name, value) if not named.is_repeated else getattr(request, named.name).append(value)
-        elif named.name == "page_token" and page_token:
-            request.page_token = page_token  # type: ignore[attr-defined]
-    return request
+    for held, value in request.ListFields():
+        if held.message_type is not None:
+            for message in value if held.is_repeated else [value]:
+                name_in(message, ids)
 
 
 @dataclass(frozen=True)

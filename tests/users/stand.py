@@ -28,7 +28,7 @@ from libs.mesh import identity
 from libs.mesh.wire import timestamp
 from libs.store.outbox import partition_of
 from services.auth.wire import key_to_proto
-from services.orders.domain import AccountNotFound
+from services.orders.refusals import AccountNotFound
 from tests.libs.mesh.stand import serving_works
 from tests.mesh import MINT, Installation, Metadata, Served, sign_in
 

@@ -1,0 +1,435 @@
+"""Whether an order is accepted, and how: what it may cost at its worst, and everything for which it is refused."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from datetime import time as day_time
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from libs.errors import Invalid, Refusal
+from libs.money import CONTEXT, ZERO, is_multiple, multiply, plain
+from services.orders import life
+from services.orders.domain import (
+    EPOCH,
+    AccountState,
+    GroupKind,
+    GroupRole,
+    Instrument,
+    Kind,
+    Limits,
+    Mode,
+    Order,
+    OrderType,
+    Quote,
+    Side,
+    State,
+    Ticket,
+    TimeInForce,
+    Trail,
+)
+from services.orders.refusals import (
+    ExpireTimePast,
+    GroupInvalid,
+    InstrumentHalted,
+    InstrumentNotFound,
+    InsufficientBalance,
+    NoFreshPrice,
+    NotionalTooSmall,
+    NotReducing,
+    NotTakenByVenue,
+    PriceOffTick,
+    QuantityOffLot,
+    StopOffTick,
+    StopWouldTrigger,
+    TooManyOpenOrders,
+    UserDeleted,
+)
+
+# So much may a feeder's clock be ahead of ours. A quote from further ahead may have any age: a clock was set back.
+CLOCK_SKEW_SECONDS_MAX = 1.0
+LIFETIME_MIN = timedelta(seconds=1)
+"""Between the market time of the decision and the time at which an order expires."""
+RESTING = frozenset({TimeInForce.GTC, TimeInForce.DAY, TimeInForce.GTD})
+BRACKET_ORDERS, PAIR_ORDERS = 3, 2
+
+
+def place(
+    state: AccountState,
+    ticket: Ticket,
+    *,
+    instrument: Instrument | None,
+    quote: Quote | None,
+    limits: Limits,
+    order_id: UUID,
+    now: datetime,
+) -> Order:
+    """Accepts an order and sets aside what it may cost, or refuses it and changes nothing."""
+    order = drafted(state, ticket, instrument=instrument, quote=quote, limits=limits, order_id=order_id, now=now)
+    assert instrument is not None, "without one nothing is drafted"
+    for refusal in objections(state, order, instrument=instrument, quote=quote, limits=limits, now=now):
+        raise refusal
+    state.add(order.reserved_asset, reserved=order.reserved)
+    if ticket.annotation is not None:
+        state.annotations[order.order_id] = ticket.annotation
+    return state.note(Kind.ACCEPTED, order, now)
+
+
+def drafted(
+    state: AccountState,
+    ticket: Ticket,
+    *,
+    instrument: Instrument | None,
+    quote: Quote | None,
+    limits: Limits,
+    order_id: UUID,
+    now: datetime,
+    group: tuple[UUID, GroupRole] | None = None,
+    waits: bool = False,
+) -> Order:
+    """The order as it would be accepted. One that waits is held until the entry of its group trades.
+
+    Raises UserDeleted and InstrumentNotFound.
+    """
+    if state.account.closed:
+        raise UserDeleted
+    if instrument is None:
+        raise InstrumentNotFound(f"no instrument {ticket.instrument_id}", instrument_id=ticket.instrument_id)
+    stop_price, protection = prices_of(ticket, instrument, quote, limits, waits=waits)
+    fee_rate = max(ZERO, instrument.maker_fee_rate, instrument.taker_fee_rate)
+    group_id, group_role = group or (None, None)
+    needed = ZERO
+    if group is None:
+        needed = life.cost(ticket.side, ticket.quantity, ticket.limit_price or protection or ZERO, fee_rate)
+    return Order(
+        order_id=order_id,
+        user_id=state.account.user_id,
+        account_id=state.account.account_id,
+        instrument_id=ticket.instrument_id,
+        side=ticket.side,
+        order_type=ticket.order_type,
+        time_in_force=ticket.time_in_force,
+        quantity=ticket.quantity,
+        limit_price=ticket.limit_price,
+        protection_price=protection,
+        state=State.HELD if waits else State.PENDING_NEW,
+        filled_quantity=ZERO,
+        filled_notional=ZERO,
+        fees=ZERO,
+        fee_asset=instrument.quote_asset,
+        reserved_asset=instrument.quote_asset if ticket.side is Side.BUY else instrument.base_asset,
+        reserved=needed,
+        fee_rate=fee_rate,
+        reason="",
+        create_time=now,
+        update_time=now,
+        # Without a quote nothing was decided on: the first tick that comes may fill it.
+        market_time=quote.market_time if quote else EPOCH,
+        revision=state.account.account_sequence + 1,
+        stop_price=stop_price,
+        trail=ticket.trail,
+        expire_time=expire_time_of(ticket, instrument, clock(state, quote, now)),
+        post_only=ticket.post_only,
+        reduce_only=ticket.reduce_only,
+        group_id=group_id,
+        group_role=group_role,
+        released_quantity=ZERO if waits else None,
+    )
+
+
+def objections(
+    state: AccountState,
+    order: Order,
+    *,
+    instrument: Instrument,
+    quote: Quote | None,
+    limits: Limits,
+    now: datetime,
+    placed_together: int = 1,
+) -> Iterator[Refusal]:
+    """Everything for which a drafted order is refused, the first first; what it needs is only judged if it is known."""
+    if not instrument.trading:
+        yield InstrumentHalted(f"{order.instrument_id} cannot be traded now", instrument_id=order.instrument_id)
+    if state.account.mode is Mode.LIVE and (
+        order.group_id or order.order_type not in (OrderType.MARKET, OrderType.LIMIT)
+    ):
+        venue = order.instrument_id.partition(":")[0]
+        order_type = order.order_type.name
+        yield NotTakenByVenue(f"{venue} takes no such order", venue=venue, order_type=order_type)
+    if off_grid := grid_objection(order.quantity, order.limit_price, order.stop_price, order.trail, instrument):
+        yield off_grid
+    if order.expire_time is not None and order.expire_time < clock(state, quote, now) + LIFETIME_MIN:
+        yield ExpireTimePast({"expire_time": "has passed"}, expire_time=order.expire_time.isoformat())
+    if state.account.open_orders + placed_together > limits.open_orders_max:
+        yield TooManyOpenOrders("too many open orders", open_orders_max=limits.open_orders_max)
+    price = order.worst_price
+    if price is None:
+        if order.order_type is not OrderType.TRAILING_STOP or order.side is Side.BUY:
+            yield no_fresh_price(order.instrument_id, quote, limits)
+            return
+        price = order.stop_price
+    if order.state is not State.HELD and (triggered := trigger_objection(order, quote, limits)):
+        yield triggered
+    if price is not None and (too_small := notional_objection(order.quantity, price, instrument)):
+        yield too_small
+    if order.reduce_only and order.state is not State.HELD:
+        yield from reducing_objections(state, order, order.quantity)
+    if short := balance_objection(state, order.reserved_asset, order.reserved):
+        yield short
+
+
+def grid_objection(
+    quantity: Decimal | None,
+    limit_price: Decimal | None,
+    stop_price: Decimal | None,
+    trail: Trail | None,
+    instrument: Instrument,
+) -> Invalid | None:
+    """Names every field that is off its grid; the reason, and a price in the metadata, are the first one's."""
+    reasons: list[type[Invalid]] = []
+    violations: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    if quantity is not None and not is_multiple(quantity, instrument.lot_size):
+        reasons.append(QuantityOffLot)
+        violations["quantity"] = f"must be a multiple of {plain(instrument.lot_size)}"
+        metadata |= {"quantity": plain(quantity), "lot_size": plain(instrument.lot_size)}
+    prices: list[tuple[str, Decimal | None, type[Invalid]]] = [("limit_price", limit_price, PriceOffTick)]
+    if trail is not None:
+        # Where it begins is our own doing, and on the grid.
+        prices.append(("trail", trail.amount, StopOffTick))
+    elif stop_price is not None:
+        prices.append(("stop_price", stop_price, StopOffTick))
+    for field, price, reason in prices:
+        if price is not None and not is_multiple(price, instrument.tick_size):
+            reasons.append(reason)
+            violations[field] = f"must be a multiple of {plain(instrument.tick_size)}"
+            metadata = {"price": plain(price), "tick_size": plain(instrument.tick_size)} | metadata
+    if trail is not None and stop_price is not None and stop_price <= 0:
+        reasons.append(Invalid)
+        violations["trail"] = "must be less than the last price"
+    return reasons[0](violations, **metadata) if reasons else None
+
+
+def trigger_objection(order: Order, quote: Quote | None, limits: Limits) -> Refusal | None:
+    """Where the last price is known to have reached the stop already."""
+    if order.stop_price is None or order.trail is not None or not is_fresh(quote, limits):
+        return None
+    last = quote.last if quote else None
+    from_below = (order.side is Side.BUY) is (order.order_type is not OrderType.TAKE_PROFIT)
+    if last is None or (last < order.stop_price if from_below else last > order.stop_price):
+        return None
+    return StopWouldTrigger(
+        f"the last price is {plain(last)} already", stop_price=plain(order.stop_price), last_price=plain(last)
+    )
+
+
+def notional_objection(quantity: Decimal, price: Decimal, instrument: Instrument) -> Refusal | None:
+    notional = multiply(quantity, price)
+    if notional >= instrument.minimum_notional:
+        return None
+    return NotionalTooSmall(
+        f"{plain(notional)} {instrument.quote_asset} is below the least",
+        notional=plain(notional),
+        minimum_notional=plain(instrument.minimum_notional),
+    )
+
+
+def reducing_objections(state: AccountState, order: Order, quantity: Decimal) -> Iterator[Refusal]:
+    """Where there is less to reduce than an order is for, with what others want that only reduce, but for its own group."""
+    others = [
+        other
+        for other in life.reducing(state, order.instrument_id, order.side)
+        if other.order_id != order.order_id and (other.group_id is None or other.group_id != order.group_id)
+    ]
+    room = life.reducible(state, order.instrument_id, order.side) - life.wanted(others)
+    if quantity > room:
+        yield NotReducing(
+            "the order is for more than there is to reduce",
+            quantity=plain(quantity),
+            reducible=plain(max(ZERO, room)),
+        )
+
+
+def balance_objection(state: AccountState, asset: str, needed: Decimal) -> Refusal | None:
+    available = state.balance(asset).available
+    if needed <= available:
+        return None
+    return InsufficientBalance(
+        f"{plain(needed)} {asset} is needed and {plain(available)} available",
+        asset=asset,
+        needed=plain(needed),
+        available=plain(available),
+    )
+
+
+def clock(state: AccountState, quote: Quote | None, now: datetime) -> datetime:
+    """The time of the market that an account trades in: of a replayed one that is the past."""
+    return quote.market_time if quote is not None and state.account.mode is Mode.PAPER else now
+
+
+def expire_time_of(ticket: Ticket, instrument: Instrument, market_time: datetime) -> datetime | None:
+    """What was asked for with GTD; with DAY the next midnight of the instrument's exchange."""
+    if ticket.time_in_force is not TimeInForce.DAY:
+        return ticket.expire_time
+    zone = ZoneInfo(instrument.time_zone)
+    tomorrow = market_time.astimezone(zone).date() + timedelta(days=1)
+    return datetime.combine(tomorrow, day_time.min, zone).astimezone(UTC)
+
+
+def is_fresh(quote: Quote | None, limits: Limits) -> bool:
+    return quote is not None and -CLOCK_SKEW_SECONDS_MAX <= quote.age_seconds <= limits.quote_age_seconds_max
+
+
+def no_fresh_price(instrument_id: str, quote: Quote | None, limits: Limits) -> NoFreshPrice:
+    why = f"no quote of {instrument_id} in the last {limits.quote_age_seconds_max:g} s"
+    if is_fresh(quote, limits):
+        why = f"{instrument_id} has no price to buy or sell at"
+    age = "never" if quote is None else f"{quote.age_seconds:.1f}"
+    return NoFreshPrice(why, instrument_id=instrument_id, age_seconds=age)
+
+
+def prices_of(
+    ticket: Ticket, instrument: Instrument, quote: Quote | None, limits: Limits, *, waits: bool = False
+) -> tuple[Decimal | None, Decimal | None]:
+    """Where its stop begins, and where it has no limit the worst price it takes; None for what cannot be known.
+
+    A stop that sells and trails has no worst price. One that buys has: its stop only ever falls. What waits for an entry
+    begins to trail when that trades.
+    """
+    if ticket.order_type is OrderType.LIMIT:
+        return None, None
+    seen = quote if is_fresh(quote, limits) and not waits else None
+    stop_price = ticket.stop_price
+    if ticket.trail is not None:
+        stop_price = first_stop(ticket.side, ticket.trail, seen.last, instrument) if seen and seen.last else None
+    if ticket.limit_price is not None or (ticket.trail is not None and ticket.side is Side.SELL):
+        return stop_price, None
+    reference = stop_price
+    if ticket.order_type is OrderType.MARKET and seen is not None:
+        reference = (seen.ask if ticket.side is Side.BUY else seen.bid) or seen.last
+    if reference is None:
+        return stop_price, None
+    return stop_price, protection_price(ticket.side, reference, instrument, limits.market_protection)
+
+
+def first_stop(side: Side, trail: Trail, last: Decimal, instrument: Instrument) -> Decimal:
+    """Where a trailing stop begins: so far from the last price, and onto the tick grid away from it."""
+    distance = trail.amount if trail.amount is not None else multiply(last, (trail.percent or ZERO) / 100)
+    buys = side is Side.BUY
+    return on_grid(last + distance if buys else last - distance, instrument, ROUND_UP if buys else ROUND_DOWN)
+
+
+def protection_price(side: Side, reference: Decimal, instrument: Instrument, fraction: Decimal) -> Decimal:
+    """The worst price: the reference moved by the fraction, onto the tick grid, never past it."""
+    buys = side is Side.BUY
+    bound = multiply(reference, 1 + fraction if buys else 1 - fraction)
+    return on_grid(bound, instrument, ROUND_DOWN if buys else ROUND_UP)
+
+
+def on_grid(price: Decimal, instrument: Instrument, rounding: str) -> Decimal:
+    ticks = CONTEXT.divide(price, instrument.tick_size).to_integral_value(rounding)
+    return multiply(ticks, instrument.tick_size)
+
+
+def likely_price(order: Order, quote: Quote | None) -> Decimal | None:
+    """What it would likely trade at: its limit, its stop, or the quote."""
+    if order.limit_price is not None or order.stop_price is not None:
+        return order.limit_price or order.stop_price
+    return ((quote.ask if order.side is Side.BUY else quote.bid) or quote.last) if quote is not None else None
+
+
+def place_group(
+    state: AccountState,
+    kind: GroupKind,
+    tickets: Sequence[Ticket],
+    *,
+    instrument: Instrument | None,
+    quote: Quote | None,
+    limits: Limits,
+    group_id: UUID,
+    next_id: Callable[[], UUID],
+    now: datetime,
+) -> list[Order]:
+    """Accepts orders that depend on each other, or refuses them all and changes nothing."""
+    check_group(kind, tickets)
+    orders: list[Order] = []
+    for number, (ticket, role) in enumerate(zip(tickets, roles(kind, len(tickets)), strict=True)):
+        waits = number > 0 and kind is not GroupKind.OCO
+        order = drafted(
+            state,
+            ticket,
+            instrument=instrument,
+            quote=quote,
+            limits=limits,
+            order_id=next_id(),
+            now=now,
+            group=(group_id, role),
+            waits=waits,
+        )
+        assert instrument is not None, "without one nothing is drafted"
+        asked = {"instrument": instrument, "quote": quote, "limits": limits, "now": now}
+        for refusal in objections(state, order, **asked, placed_together=len(tickets)):
+            raise within(f"orders[{number}]", refusal)
+        orders.append(order)
+    needs = life.group_reserves(orders)
+    for asset in {order.reserved_asset for order in orders}:
+        needed = sum((need for order, need in needs if order.reserved_asset == asset), ZERO)
+        if short := balance_objection(state, asset, needed):
+            raise short
+    for (order, needed), ticket in zip(needs, tickets, strict=True):
+        state.note(Kind.ACCEPTED, life.set_aside(state, order, needed), now)
+        if ticket.annotation is not None:
+            state.annotations[order.order_id] = ticket.annotation
+    return [state.orders[order.order_id] for order in orders]
+
+
+def roles(kind: GroupKind, count: int) -> list[GroupRole]:
+    """What each order of a group is, in the order they are asked for."""
+    if kind is GroupKind.OCO:
+        return [GroupRole.LEG] * count
+    return [GroupRole.ENTRY, *[GroupRole.LEG if kind is GroupKind.BRACKET else GroupRole.TRIGGERED] * (count - 1)]
+
+
+def check_group(kind: GroupKind, tickets: Sequence[Ticket]) -> None:
+    """Raises GroupInvalid unless the orders depend on each other as the kind says."""
+    found: dict[str, str] = {}
+    count = {GroupKind.OCO: PAIR_ORDERS, GroupKind.BRACKET: BRACKET_ORDERS}.get(kind)
+    if count is not None and len(tickets) != count:
+        raise GroupInvalid({"orders": f"must be {count}"}, kind=kind.name)
+    entry = None if kind is GroupKind.OCO else tickets[0]
+    dependent = list(enumerate(tickets))[0 if entry is None else 1 :]
+    first = dependent[0][1]
+    for number, ticket in dependent:
+        where = f"orders[{number}]"
+        if ticket.order_type is OrderType.MARKET:
+            found[f"{where}.order_type"] = "must have a price of its own"
+        elif entry is not None and ticket.trail is not None and ticket.side is Side.BUY:
+            found[f"{where}.order_type"] = (
+                "must not trail and buy: what it costs is not known before the first has traded"
+            )
+        if kind is GroupKind.OTO:
+            continue
+        if ticket.time_in_force not in RESTING:
+            found[f"{where}.time_in_force"] = "must let it rest"
+        if ticket.quantity != first.quantity:
+            found[f"{where}.quantity"] = "must be that of the other leg"
+        if entry is None and ticket.side is not first.side:
+            found[f"{where}.side"] = "must be that of the other leg"
+        if entry is not None and ticket.side is entry.side:
+            found[f"{where}.side"] = "must be the other than that of the first"
+        if entry is not None and ticket.quantity > entry.quantity:
+            found[f"{where}.quantity"] = "must not be above that of the first"
+    if kind is GroupKind.OTO and entry is not None:
+        leaving = sum((ticket.quantity for _, ticket in dependent if ticket.side is not entry.side), ZERO)
+        if leaving > entry.quantity:
+            found["orders"] = "must not, on the side other than the first's, be for more than the first"
+    if found:
+        raise GroupInvalid(found, kind=kind.name)
+
+
+def within(where: str, refusal: Refusal) -> Refusal:
+    """A refusal of a part of what was asked for, which names its fields as those of that part."""
+    if not isinstance(refusal, Invalid):
+        return refusal
+    violations = {f"{where}.{field}": why for field, why in refusal.violations.items()}
+    return type(refusal)(violations, **refusal.metadata)

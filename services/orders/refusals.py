@@ -1,0 +1,98 @@
+"""Why orders refuses: a class for each reason of the contract."""
+
+from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
+
+
+class AccountNotFound(NotFound):
+    reason = "ACCOUNT_NOT_FOUND"
+
+
+class OrderNotFound(NotFound):
+    reason = "ORDER_NOT_FOUND"
+
+
+class InstrumentNotFound(NotFound):
+    reason = "INSTRUMENT_NOT_FOUND"
+
+
+class InstrumentHalted(NotAllowed):
+    reason = "INSTRUMENT_HALTED"
+
+
+class PriceOffTick(Invalid):
+    reason = "PRICE_OFF_TICK"
+
+
+class QuantityOffLot(Invalid):
+    reason = "QUANTITY_OFF_LOT"
+
+
+class StopOffTick(Invalid):
+    reason = "STOP_OFF_TICK"
+
+
+class StopWouldTrigger(NotAllowed):
+    reason = "STOP_WOULD_TRIGGER"
+
+
+class ExpireTimePast(Invalid):
+    reason = "EXPIRE_TIME_PAST"
+
+
+class NotReducing(NotAllowed):
+    reason = "NOT_REDUCING"
+
+
+class NotReplaceable(NotAllowed):
+    reason = "NOT_REPLACEABLE"
+
+
+class ReplacementInvalid(Invalid):
+    reason = "REPLACEMENT_INVALID"
+
+
+class GroupInvalid(Invalid):
+    reason = "GROUP_INVALID"
+
+
+class NotTakenByVenue(NotAllowed):
+    reason = "NOT_TAKEN_BY_VENUE"
+
+
+class NotionalTooSmall(NotAllowed):
+    reason = "NOTIONAL_TOO_SMALL"
+
+
+class InsufficientBalance(NotAllowed):
+    reason = "INSUFFICIENT_BALANCE"
+
+
+class NoFreshPrice(NotAllowed):
+    reason = "NO_FRESH_PRICE"
+
+
+class OrderDone(NotAllowed):
+    reason = "ORDER_DONE"
+
+
+class TooManyOpenOrders(Exhausted):
+    reason = "TOO_MANY_OPEN_ORDERS"
+
+
+class TooManyAccounts(Exhausted):
+    reason = "TOO_MANY_ACCOUNTS"
+
+
+class UserDeleted(NotAllowed):
+    reason = "USER_DELETED"
+
+    def __init__(self) -> None:
+        super().__init__("the person was deleted for good")
+
+
+class TooBusy(Exhausted):
+    reason = "TOO_BUSY"
+
+
+class AccountLocked(Unavailable):
+    """Another transaction is at work on the account; who asked not to wait for it gets this."""

@@ -1,0 +1,117 @@
+"""Whether an order may be changed, and what follows from the change."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from libs.errors import Invalid
+from libs.money import ZERO
+from services.orders import life, placing
+from services.orders.domain import (
+    MOVES,
+    AccountState,
+    Instrument,
+    Kind,
+    Limits,
+    Order,
+    Quote,
+    Replacement,
+    Side,
+    State,
+)
+from services.orders.refusals import (
+    InstrumentHalted,
+    InstrumentNotFound,
+    NotReplaceable,
+    ReplacementInvalid,
+    UserDeleted,
+)
+
+
+def replace_order(
+    state: AccountState,
+    order: Order,
+    change: Replacement,
+    *,
+    instrument: Instrument | None,
+    quote: Quote | None,
+    limits: Limits,
+    now: datetime,
+) -> Order:
+    """Asks the venue for the change and sets aside the more of both, or refuses it and changes nothing."""
+    if state.account.closed:
+        raise UserDeleted
+    if instrument is None:
+        raise InstrumentNotFound(f"no instrument {order.instrument_id}", instrument_id=order.instrument_id)
+    if not instrument.trading:
+        raise InstrumentHalted(f"{order.instrument_id} cannot be traded now", instrument_id=order.instrument_id)
+    if order.state is not State.HELD and (order.state, Kind.REPLACE_REQUESTED) not in MOVES:
+        raise NotReplaceable(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
+    check_applies(order, change)
+    if off_grid := placing.grid_objection(
+        change.quantity, change.limit_price, change.stop_price, change.trail, instrument
+    ):
+        raise placing.within("replacement", off_grid)
+    change = with_prices(order, change, instrument, quote, limits)
+    changed = life.changed(order, change)
+    is_sent = order.state is not State.HELD
+    if is_sent and change.stop_price is not None and (hit := placing.trigger_objection(changed, quote, limits)):
+        raise hit
+    price = changed.worst_price or changed.stop_price
+    if price is not None and (too_small := placing.notional_objection(changed.quantity, price, instrument)):
+        raise too_small
+    if order.reduce_only and changed.quantity > order.quantity:
+        for refusal in placing.reducing_objections(state, order, changed.remaining):
+            raise refusal
+    check_balance(state, changed if order.state is State.HELD else replace(order, replacement=change))
+    return life.request_replace(state, order, change, now)
+
+
+def check_applies(order: Order, change: Replacement) -> None:
+    """Raises ReplacementInvalid where the order has no such thing to change."""
+    waits_for_stop = order.trigger_time is None and (order.stop_price is not None or order.trail is not None)
+    found: dict[str, str] = {}
+    if change.limit_price is not None and order.limit_price is None:
+        found["limit_price"] = "is not one that the order has"
+    if change.stop_price is not None and (not waits_for_stop or order.trail is not None):
+        found["stop_price"] = "is not one that the order waits for"
+    if change.trail is not None and (not waits_for_stop or order.trail is None):
+        found["trail"] = "is not one that the order waits at"
+    if change.quantity is not None and order.group_id is not None:
+        found["quantity"] = "of an order in a group stays as it is"
+    elif change.quantity is not None and change.quantity <= order.filled_quantity:
+        found["quantity"] = "must be above what has traded"
+    if found:
+        raise ReplacementInvalid({f"replacement.{field}": why for field, why in found.items()}, order_id=order.order_id)
+
+
+def with_prices(
+    order: Order, change: Replacement, instrument: Instrument, quote: Quote | None, limits: Limits
+) -> Replacement:
+    """The change with what follows from it for an order without a limit: the worst price beyond its new stop.
+
+    Of a trailing stop that buys nothing but a fresh price tells how high its stop may be then.
+    """
+    stop_price = change.stop_price
+    if change.trail is not None and order.state is not State.HELD:
+        last = quote.last if quote is not None and placing.is_fresh(quote, limits) else None
+        if last is None and order.side is Side.BUY:
+            raise placing.no_fresh_price(order.instrument_id, quote, limits)
+        if last is not None:
+            stop_price = placing.first_stop(order.side, change.trail, last, instrument)
+            if stop_price <= 0:
+                raise Invalid({"replacement.trail": "must be less than the last price"})
+    if stop_price is None or order.limit_price is not None or (order.trail is not None and order.side is Side.SELL):
+        return replace(change, stop_price=stop_price)
+    protection = placing.protection_price(order.side, stop_price, instrument, limits.market_protection)
+    return replace(change, stop_price=stop_price, protection_price=protection)
+
+
+def check_balance(state: AccountState, asked: Order) -> None:
+    """Raises InsufficientBalance where the order as it is asked for, or its group with it, needs more than there is."""
+    needs = [(asked, life.to_reserve(asked))]
+    if asked.group_id is not None:
+        needs = life.group_reserves([asked, *state.group(asked)])
+    for asset in {order.reserved_asset for order, _ in needs}:
+        more = sum((need - order.reserved for order, need in needs if order.reserved_asset == asset), ZERO)
+        if more > ZERO and (short := placing.balance_objection(state, asset, more)):
+            raise short
