@@ -70,8 +70,8 @@ async def test_who_is_gone_has_no_open_order_no_name_and_no_request_id(
     installation: Installation, orders: Served, redis: Redis, venue: Venue
 ):
     anna, bert = await trader(orders), await trader(orders)
-    resting, partly, done = [await anna.place() for _ in range(3)]
-    kept = await bert.place()
+    resting, partly, done = [await anna.place(note="hers", tags=["hers"]) for _ in range(3)]
+    kept = await bert.place(note="his", tags=["his"])
     await venue.tell(anna, accepted(resting), accepted(partly), filled(partly, "0.05", "99"), accepted(done))
     await venue.tell(anna, filled(done, "0.1", "99"))
 
@@ -96,13 +96,15 @@ async def test_who_is_gone_has_no_open_order_no_name_and_no_request_id(
     assert await states(installation, anna.user_id) == ["canceled", "canceled", "filled"]
     [account] = await select(installation, "SELECT name, closed FROM accounts WHERE user_id = $1", anna.user_id)
     assert (account["name"], account["closed"]) == ("", True)
-    assert await select(installation, "SELECT 1 FROM request_keys WHERE user_id = $1", anna.user_id) == []
+    for table in ("request_keys", "order_notes", "order_tags"):
+        assert await select(installation, f"SELECT 1 FROM {table} WHERE user_id = $1", anna.user_id) == [], table
     # The books are whole.
     for table, count in (("trading_executions", 2), ("ledger_entries", 2 + 2 * 4), ("order_events", 12)):
         found = await select(installation, f"SELECT count(*) FROM {table} WHERE user_id = $1", anna.user_id)
         assert found[0]["count"] == count, table
     # Nobody else is touched.
-    assert (await bert.order(kept.order_id)).state == orders_pb2.ORDER_STATE_PENDING_NEW
+    found = await bert.order(kept.order_id)
+    assert (found.state, found.note, list(found.tags)) == (orders_pb2.ORDER_STATE_PENDING_NEW, "his", ["his"])
     assert (await bert.portfolio()).account.name == "test"
     assert len(await select(installation, "SELECT 1 FROM request_keys WHERE user_id = $1", bert.user_id)) == 2
 
