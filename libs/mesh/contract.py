@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from google.protobuf import descriptor_pool
@@ -47,10 +48,12 @@ class Method:
 
 
 def services(*words: str) -> Iterator[ServiceDescriptor]:
-    """The gRPC services of these words, or of all, in the order of the contract."""
+    """The gRPC services of these words, or of all, in the order of the contract: of a word its own file's first."""
     for word in words or PACKAGES:
-        module = import_module(f"tradeloom.{word}.v1.{word}_pb2")
-        yield from module.DESCRIPTOR.services_by_name.values()
+        package = import_module(f"tradeloom.{word}.v1")
+        names = [module.name for module in iter_modules(package.__path__) if module.name.endswith("_pb2")]
+        for name in sorted(names, key=lambda name: (name != f"{word}_pb2", name)):
+            yield from import_module(f"{package.__name__}.{name}").DESCRIPTOR.services_by_name.values()
 
 
 @functools.cache

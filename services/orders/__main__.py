@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, risk_pb2_grpc
 
 from libs.bus import connection
 from libs.bus.connection import open_redis
@@ -23,10 +23,11 @@ from libs.store.revisions import check_revision
 from services.orders import consumers, upkeep, use_cases, wire
 from services.orders.batches import Bounds, Patience, batching
 from services.orders.binding import Binding
-from services.orders.domain import Limits, Order
+from services.orders.domain import Limits, Order, RiskLimits
+from services.orders.equity import watching
 from services.orders.hub import waking
 from services.orders.market import following_market, now
-from services.orders.servicer import Intentions, OrderServicer, PortfolioServicer
+from services.orders.servicer import Intentions, OrderServicer, PortfolioServicer, RiskServicer
 from services.orders.settings import Settings
 from services.orders.store import AccountStore
 from services.orders.use_cases import Placing
@@ -76,9 +77,13 @@ def place_answer(order: Order) -> bytes:
 @asynccontextmanager
 async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     limits = Limits(
-        open_orders_max=settings.open_orders_max,
         quote_age_seconds_max=settings.quote_age_seconds_max,
         market_protection=settings.market_protection,
+    )
+    usual = RiskLimits(
+        open_orders_max=settings.open_orders_max,
+        orders_per_second_max=settings.orders_per_second_max,
+        price_collar_percent=settings.price_collar_percent,
     )
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
@@ -88,14 +93,19 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         async with database.transaction() as rows:
             await check_revision(rows, settings.word)
         async with following_market(database, redis, settings.quote_poll_seconds) as market:
-            place = PlaceTogether(database, use_cases.PlaceOrders(market, limits, place_answer, uuid7, now))
+            weigh = use_cases.Weigh(market, usual)
+            place_orders = use_cases.PlaceOrders(
+                market, limits, weigh, use_cases.NoteRefusals(uuid7), place_answer, uuid7, now
+            )
+            place = PlaceTogether(database, place_orders)
             bounds = Bounds(
                 batch_max=settings.batch_orders_max,
                 waiting_max=settings.waiting_orders_max,
                 locked_max=settings.locked_accounts_max,
             )
             apply_execution = consumers.ApplyExecution(uuid7, now, market.last_price)
-            departing = upkeep.Departing(worker, use_cases.CancelOrdersOf(now, upkeep.ORDERS_AT_ONCE))
+            cancel_orders = use_cases.CancelOrdersOf(now, upkeep.ORDERS_AT_ONCE)
+            departing, switched = upkeep.Departing(worker, cancel_orders), upkeep.Switched(worker, cancel_orders)
             async with (
                 batching(place, bounds) as batches,
                 waking(redis) as hub,
@@ -104,22 +114,33 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 reading(worker, redis, "execution", apply_execution) as execution_facts,
                 reading(worker, redis, "users", consumers.apply_users) as users_facts,
                 running("departures", departing),
+                running("cancels of kill switches", switched),
+                watching(worker, market, usual),
             ):
                 intentions = Intentions(
-                    place_group=use_cases.PlaceGroup(market, limits, uuid7, now),
-                    preview_order=use_cases.PreviewOrder(market, limits, uuid7, now),
-                    replace_order=use_cases.ReplaceOrder(market, limits, now),
+                    place_group=use_cases.PlaceGroup(market, limits, weigh, uuid7, now),
+                    preview_order=use_cases.PreviewOrder(market, limits, weigh, uuid7, now),
+                    replace_order=use_cases.ReplaceOrder(market, limits, weigh, now),
                     cancel_order=use_cases.CancelOrder(now),
                     cancel_all_orders=use_cases.CancelAllOrders(now),
                     annotate_order=use_cases.AnnotateOrder(),
                 )
                 order_servicer = OrderServicer(database, batches, intentions, hub, settings.stream_heartbeat_seconds)
                 create_account = use_cases.CreateAccount(uuid7, now, settings.accounts_max)
-                portfolio_servicer = PortfolioServicer(database, create_account, market)
+                portfolio_servicer = PortfolioServicer(
+                    database,
+                    create_account,
+                    use_cases.ClosePosition(market, limits, weigh, uuid7, now),
+                    market,
+                    hub,
+                    settings.stream_heartbeat_seconds,
+                )
+                risk_servicer = RiskServicer(database, market, usual)
                 yield Service(
                     registers=[
                         partial(orders_pb2_grpc.add_OrderServiceServicer_to_server, order_servicer),
                         partial(orders_pb2_grpc.add_PortfolioServiceServicer_to_server, portfolio_servicer),
+                        partial(risk_pb2_grpc.add_RiskServiceServicer_to_server, risk_servicer),
                     ],
                     concerns=[Binding(database)],
                     checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},

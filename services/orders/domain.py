@@ -5,12 +5,12 @@ through a function of `placing` or `life`, is counted by the account's sequence 
 """
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
-from libs.money import ZERO, divide
+from libs.money import ZERO, divide, multiply
 
 
 class Side(Enum):
@@ -89,6 +89,30 @@ class Mode(Enum):
 class AccountKind(Enum):
     CASH = "cash"
     MARGIN = "margin"
+
+
+class Switch(Enum):
+    """How much a kill switch forbids; ordered, the worst of several holds."""
+
+    OFF = 0
+    REDUCE_ONLY = 1
+    HALT = 2
+
+
+class Scope(Enum):
+    """Whom a kill switch is for."""
+
+    GLOBAL = "global"
+    USER = "user"
+    ACCOUNT = "account"
+    DEPLOYMENT = "deployment"
+
+
+class Lock(Enum):
+    """What an account was locked by: only what reduces is taken until it is lifted."""
+
+    DAILY_LOSS = "daily_loss"
+    DRAWDOWN = "drawdown"
 
 
 OPEN = frozenset(
@@ -200,6 +224,7 @@ MOVES: dict[tuple[State, Kind], State] = {
 
 COMPLETING = frozenset({Kind.FILLED, Kind.REPLACED})
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
 
 
 class IllegalMove(Exception):
@@ -265,6 +290,7 @@ class Ticket:
     post_only: bool = False
     reduce_only: bool = False
     annotation: Annotation | None = None
+    deployment_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +308,6 @@ class Replacement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    open_orders_max: int
     quote_age_seconds_max: float
     market_protection: Decimal
 
@@ -344,6 +369,11 @@ class Order:
     def at_venue(self) -> Decimal:
         """How much of it can trade at this moment."""
         return max(ZERO, self.remaining - self.waiting)
+
+    @property
+    def open_quantity(self) -> Decimal:
+        """How much of it may still trade without its owner's doing: nothing once it is done."""
+        return self.at_venue if self.state in OPEN else ZERO
 
     @property
     def waiting(self) -> Decimal:
@@ -444,6 +474,61 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """How many orders an account has lately placed: each adds one, and a second takes off as many as are allowed in it."""
+
+    level: Decimal = ZERO
+    time: datetime = EPOCH
+
+    def at(self, now: datetime, per_second: Decimal) -> "Rate":
+        """A clock that was set back takes nothing off, and holds nobody up for longer than the allowance does."""
+        elapsed = max(timedelta(), now - self.time)
+        drained = multiply(per_second, Decimal(min(elapsed, DAY) // timedelta(microseconds=1)).scaleb(-6))
+        return Rate(level=max(ZERO, self.level - drained), time=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskLimits:
+    """What an account may be at most; None means there is no such limit.
+
+    Quantities are in base assets, notionals in quote assets, each of one instrument; losses are in the account's valuation
+    asset, percentages such as 10 for a tenth.
+    """
+
+    open_orders_max: int
+    orders_per_second_max: Decimal
+    price_collar_percent: Decimal
+    order_quantity_max: Decimal | None = None
+    order_notional_max: Decimal | None = None
+    position_quantity_max: Decimal | None = None
+    position_notional_max: Decimal | None = None
+    fat_finger_percent: Decimal | None = None
+    daily_loss_max: Decimal | None = None
+    drawdown_percent_max: Decimal | None = None
+    day_start_hour: int = 0
+    """In UTC: the daily loss counts from then on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exposure:
+    """What an account holds of one instrument, and what its open orders may still buy and sell."""
+
+    position: Decimal = ZERO
+    open_buys: Decimal = ZERO
+    open_sells: Decimal = ZERO
+
+    def opened(self, side: Side, quantity: Decimal) -> "Exposure":
+        """With so much more that may trade on a side."""
+        if side is Side.BUY:
+            return replace(self, open_buys=self.open_buys + quantity)
+        return replace(self, open_sells=self.open_sells + quantity)
+
+    def worst(self, side: Side) -> Decimal:
+        """The position after everything open on this side."""
+        return self.position + self.open_buys if side is Side.BUY else self.position - self.open_sells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     account_id: UUID
     user_id: UUID
@@ -455,6 +540,48 @@ class Account:
     open_orders: int = 0
     closed: bool = False
     """For good: whose it was is gone."""
+    valuation_asset: str = ""
+    """What its worth and its losses are counted in."""
+    limits_revision: int = 0
+    rate_level: Decimal = ZERO
+    rate_time: datetime = EPOCH
+    day_start_time: datetime | None = None
+    day_start_equity: Decimal | None = None
+    peak_equity: Decimal | None = None
+    """The most it was ever worth, since a lock was last lifted."""
+    locks: frozenset[Lock] = frozenset()
+
+    @property
+    def rate(self) -> Rate:
+        return Rate(level=self.rate_level, time=self.rate_time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KillSwitch:
+    scope: Scope
+    target_id: UUID | None
+    """None for everybody's."""
+    user_id: UUID | None
+    mode: Switch
+    reason: str
+    by_operator: bool
+    canceling: bool
+    """Whether open orders it holds for are still to be asked to cancel."""
+    revision: int
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiskEvent:
+    risk_event_id: UUID
+    user_id: UUID
+    account_id: UUID | None
+    kind: str
+    limit_name: str
+    value: str
+    bound: str
+    instrument_id: str
+    time: datetime
 
 
 @dataclass(slots=True, kw_only=True)
@@ -472,6 +599,13 @@ class AccountState:
     changed_orders: set[UUID] = field(default_factory=set)
     annotations: dict[UUID, Annotation] = field(default_factory=dict)
     """Of orders that were placed since."""
+    limits: RiskLimits | None = None
+    exposures: dict[str, Exposure] = field(default_factory=dict)
+    """Of the instruments that orders are being placed in."""
+    switches: list[tuple[Scope, UUID | None, Switch]] = field(default_factory=list)
+    """Those that are on, everybody's and its owner's, each with what it is for."""
+    opened: dict[tuple[str, Side], Decimal] = field(default_factory=dict)
+    """By instrument and side how much more may trade at venues since, or less."""
 
     def balance(self, asset: str) -> Balance:
         return self.balances.get(asset) or Balance(asset=asset)
@@ -482,6 +616,13 @@ class AccountState:
 
     def keep(self, order: Order) -> None:
         """Keeps the order as it now is; what is told of it to nobody needs no event."""
+        was = self.orders.get(order.order_id)
+        opened = order.open_quantity - (was.open_quantity if was is not None else ZERO)
+        if opened:
+            key = (order.instrument_id, order.side)
+            self.opened[key] = self.opened.get(key, ZERO) + opened
+            if exposure := self.exposures.get(order.instrument_id):
+                self.exposures[order.instrument_id] = exposure.opened(order.side, opened)
         self.orders[order.order_id] = order
         self.changed_orders.add(order.order_id)
 

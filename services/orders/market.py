@@ -58,13 +58,19 @@ class Market:
         """The first instrument, by id, that prices an asset and has a quote."""
         return self._pricing.get(asset)
 
+    def pricing_in(self, asset: str, quote_asset: str) -> Instrument | None:
+        """The one that prices an asset in the other: of several the first, by id, that has a quote."""
+        return self._pairs.get((asset, quote_asset))
+
     async def read_instruments(self, database: Database) -> None:
         async with database.reading() as rows:
             self._instruments = await store.instruments(rows)
         quoted = sorted(self._instruments.keys() & self._quotes.keys(), reverse=True)
         instruments = [self._instruments[name] for name in quoted]
         self._pricing = {each.base_asset: each for each in instruments}
-        self._pairs = {(each.base_asset, each.quote_asset): each for each in instruments}
+        # Where none has a quote, one that may get one: what it prices has a price, and it is not known.
+        every = [*self._instruments.values(), *instruments]
+        self._pairs = {(each.base_asset, each.quote_asset): each for each in every}
 
     async def read_quotes(self, redis: Redis) -> None:
         found = await feed.quotes(redis, list(self._instruments))

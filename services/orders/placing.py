@@ -1,6 +1,7 @@
 """Whether an order is accepted, and how: what it may cost at its worst, and everything for which it is refused."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as day_time
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
@@ -42,9 +43,9 @@ from services.orders.refusals import (
     QuantityOffLot,
     StopOffTick,
     StopWouldTrigger,
-    TooManyOpenOrders,
     UserDeleted,
 )
+from services.orders.risk import Proposal, Weighing
 
 # So much may a feeder's clock be ahead of ours. A quote from further ahead may have any age: a clock was set back.
 CLOCK_SKEW_SECONDS_MAX = 1.0
@@ -61,14 +62,17 @@ def place(
     instrument: Instrument | None,
     quote: Quote | None,
     limits: Limits,
+    weighing: Weighing,
     order_id: UUID,
     now: datetime,
 ) -> Order:
     """Accepts an order and sets aside what it may cost, or refuses it and changes nothing."""
     order = drafted(state, ticket, instrument=instrument, quote=quote, limits=limits, order_id=order_id, now=now)
     assert instrument is not None, "without one nothing is drafted"
-    for refusal in objections(state, order, instrument=instrument, quote=quote, limits=limits, now=now):
+    asked = {"instrument": instrument, "quote": quote, "limits": limits, "weighing": weighing, "now": now}
+    for refusal in objections(state, order, **asked):
         raise refusal
+    count_placed(state, weighing, 1, now)
     state.add(order.reserved_asset, reserved=order.reserved)
     if ticket.annotation is not None:
         state.annotations[order.order_id] = ticket.annotation
@@ -131,6 +135,7 @@ def drafted(
         expire_time=expire_time_of(ticket, instrument, clock(state, quote, now)),
         post_only=ticket.post_only,
         reduce_only=ticket.reduce_only,
+        deployment_id=ticket.deployment_id,
         group_id=group_id,
         group_role=group_role,
         released_quantity=ZERO if waits else None,
@@ -144,6 +149,7 @@ def objections(
     instrument: Instrument,
     quote: Quote | None,
     limits: Limits,
+    weighing: Weighing,
     now: datetime,
     placed_together: int = 1,
 ) -> Iterator[Refusal]:
@@ -160,8 +166,6 @@ def objections(
         yield off_grid
     if order.expire_time is not None and order.expire_time < clock(state, quote, now) + LIFETIME_MIN:
         yield ExpireTimePast({"expire_time": "has passed"}, expire_time=order.expire_time.isoformat())
-    if state.account.open_orders + placed_together > limits.open_orders_max:
-        yield TooManyOpenOrders("too many open orders", open_orders_max=limits.open_orders_max)
     price = order.worst_price
     if price is None:
         if order.order_type is not OrderType.TRAILING_STOP or order.side is Side.BUY:
@@ -174,8 +178,34 @@ def objections(
         yield too_small
     if order.reduce_only and order.state is not State.HELD:
         yield from reducing_objections(state, order, order.quantity)
+    if order.state is not State.HELD:
+        yield from weighing.refusals(proposal_of(order, quote, limits, orders=placed_together), now)
     if short := balance_objection(state, order.reserved_asset, order.reserved):
         yield short
+
+
+def proposal_of(
+    order: Order, quote: Quote | None, limits: Limits, *, orders: int = 1, replaced: Decimal = ZERO
+) -> Proposal:
+    """The order as limits weigh it. One whose worst price nothing tells is taken at where its stop begins."""
+    reference = likely_price(order, quote)
+    if quote is not None and is_fresh(quote, limits):
+        reference = (quote.ask if order.side is Side.BUY else quote.bid) or quote.last or reference
+    return Proposal(
+        side=order.side,
+        quantity=order.remaining,
+        worst_price=order.worst_price or order.stop_price or reference or ZERO,
+        limit_price=order.limit_price if order.stop_price is None else None,
+        reference_price=reference,
+        replaced_quantity=replaced,
+        orders=orders,
+    )
+
+
+def count_placed(state: AccountState, weighing: Weighing, orders: int, now: datetime) -> None:
+    """Counts orders against the rate at which the account may place them."""
+    rate = state.account.rate.at(now, weighing.limits.orders_per_second_max)
+    state.account = replace(state.account, rate_level=rate.level + orders, rate_time=now)
 
 
 def grid_objection(
@@ -346,6 +376,7 @@ def place_group(
     instrument: Instrument | None,
     quote: Quote | None,
     limits: Limits,
+    weighing: Weighing,
     group_id: UUID,
     next_id: Callable[[], UUID],
     now: datetime,
@@ -367,7 +398,7 @@ def place_group(
             waits=waits,
         )
         assert instrument is not None, "without one nothing is drafted"
-        asked = {"instrument": instrument, "quote": quote, "limits": limits, "now": now}
+        asked = {"instrument": instrument, "quote": quote, "limits": limits, "weighing": weighing, "now": now}
         for refusal in objections(state, order, **asked, placed_together=len(tickets)):
             raise within(f"orders[{number}]", refusal)
         orders.append(order)
@@ -376,6 +407,7 @@ def place_group(
         needed = sum((need for order, need in needs if order.reserved_asset == asset), ZERO)
         if short := balance_objection(state, asset, needed):
             raise short
+    count_placed(state, weighing, len(tickets), now)
     for (order, needed), ticket in zip(needs, tickets, strict=True):
         state.note(Kind.ACCEPTED, life.set_aside(state, order, needed), now)
         if ticket.annotation is not None:

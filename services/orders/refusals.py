@@ -1,6 +1,6 @@
 """Why orders refuses: a class for each reason of the contract."""
 
-from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
+from libs.errors import Conflict, Exhausted, Invalid, NotAllowed, NotFound, Unavailable
 
 
 class AccountNotFound(NotFound):
@@ -96,3 +96,27 @@ class TooBusy(Exhausted):
 
 class AccountLocked(Unavailable):
     """Another transaction is at work on the account; who asked not to wait for it gets this."""
+
+
+class RiskLimitReached(NotAllowed):
+    """With the order the account would be beyond one of its limits."""
+
+    reason = "RISK_LIMIT_REACHED"
+
+
+class OrderRateReached(Exhausted):
+    """The account places orders faster than it may."""
+
+    reason = "ORDER_RATE_REACHED"
+
+
+class LimitsChanged(Conflict):
+    """Somebody else has set the limits since they were read."""
+
+    reason = "LIMITS_CHANGED"
+
+
+class TradingHalted(NotAllowed):
+    """A kill switch or a lock forbids the order."""
+
+    reason = "TRADING_HALTED"

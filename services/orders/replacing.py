@@ -25,6 +25,7 @@ from services.orders.refusals import (
     ReplacementInvalid,
     UserDeleted,
 )
+from services.orders.risk import Weighing
 
 
 def replace_order(
@@ -35,6 +36,7 @@ def replace_order(
     instrument: Instrument | None,
     quote: Quote | None,
     limits: Limits,
+    weighing: Weighing,
     now: datetime,
 ) -> Order:
     """Asks the venue for the change and sets aside the more of both, or refuses it and changes nothing."""
@@ -61,6 +63,10 @@ def replace_order(
         raise too_small
     if order.reduce_only and changed.quantity > order.quantity:
         for refusal in placing.reducing_objections(state, order, changed.remaining):
+            raise refusal
+    if is_sent:
+        proposal = placing.proposal_of(changed, quote, limits, orders=0, replaced=order.open_quantity)
+        for refusal in weighing.refusals(proposal, now):
             raise refusal
     check_balance(state, changed if order.state is State.HELD else replace(order, replacement=change))
     return life.request_replace(state, order, change, now)

@@ -3,6 +3,8 @@
 from decimal import Decimal
 from typing import ClassVar
 
+from pydantic import Field
+
 from libs.mesh.settings import ServiceSettings
 
 
@@ -10,7 +12,10 @@ class Settings(ServiceSettings):
     word: ClassVar[str] = "orders"
 
     accounts_max: int = 50
-    open_orders_max: int = 1_000
+    # What accounts are held to that have set no limits of their own.
+    open_orders_max: int = Field(default=1_000, ge=1, le=1_000)
+    orders_per_second_max: Decimal = Field(default=Decimal(100), ge=1)
+    price_collar_percent: Decimal = Field(default=Decimal(10), gt=0, le=100)
     # A market order needs a quote that is no older.
     quote_age_seconds_max: float = 10.0
     quote_poll_seconds: float = 0.1

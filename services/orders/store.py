@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,12 +11,12 @@ from uuid import UUID
 from asyncpg import Record
 
 from libs.ids import uuid7
-from libs.money import plain
+from libs.money import ZERO, plain
 from libs.store import outbox
 from libs.store.bulk import Bulk, Together, upsert
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.orders import wire
+from services.orders import risk_store, wire
 from services.orders.domain import (
     EPOCH,
     OPEN,
@@ -26,16 +26,21 @@ from services.orders.domain import (
     Annotation,
     Balance,
     Execution,
+    Exposure,
     GroupRole,
     Instrument,
     Kind,
+    Lock,
     Mode,
     Order,
     OrderType,
     Position,
     Replacement,
+    RiskEvent,
+    Scope,
     Side,
     State,
+    Switch,
     TimeInForce,
     Trail,
 )
@@ -182,15 +187,42 @@ UPSERT_INSTRUMENTS = Bulk(
     upsert("instrument_id", [name for name in INSTRUMENT_COLUMNS if name != "instrument_id"]),
 )
 ACCOUNT_FIELDS = ", ".join(field.name for field in fields(Account))
+EXPOSURE_COLUMNS = {
+    "account_id": "uuid",
+    "instrument_id": "text",
+    "user_id": "uuid",
+    "open_buys": "numeric",
+    "open_sells": "numeric",
+}
+ADD_EXPOSURES = Bulk(
+    "exposures",
+    EXPOSURE_COLUMNS,
+    """
+    ON CONFLICT (account_id, instrument_id) DO UPDATE SET open_buys = exposures.open_buys + excluded.open_buys,
+      open_sells = exposures.open_sells + excluded.open_sells
+    """,
+)
 LOCK_ACCOUNTS = (
     f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = ANY($1::uuid[]) ORDER BY account_id FOR UPDATE"
 )
 LOCK_FREE_ACCOUNTS = f"{LOCK_ACCOUNTS} SKIP LOCKED"
 READ_OWNERS = "SELECT account_id, user_id FROM accounts WHERE account_id = ANY($1::uuid[])"
-READ_BALANCES = "SELECT account_id, asset, total, reserved FROM balances WHERE account_id = ANY($1::uuid[])"
+READ_STANDING = """
+    SELECT 'balance' AS kind, account_id, asset AS name, total AS first, reserved AS second FROM balances
+    WHERE account_id = ANY($1::uuid[])
+    UNION ALL SELECT 'position', account_id, instrument_id, quantity, NULL FROM positions
+    WHERE account_id = ANY($1) AND instrument_id = ANY($2::text[])
+    UNION ALL SELECT 'exposure', account_id, instrument_id, open_buys, open_sells FROM exposures
+    WHERE account_id = ANY($1) AND instrument_id = ANY($2)
+    UNION ALL SELECT 'switch', NULL, mode, NULL, NULL FROM global_switches WHERE mode <> 'off'
+    UNION ALL SELECT scope, target_id, mode, NULL, NULL FROM kill_switches WHERE mode <> 'off'
+    """
+"""What accounts hold, what is held of and open in these instruments, and which switches are on: all in one round trip."""
 COUNT_EVENTS = """
-    UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders
-    FROM unnest($1::uuid[], $2::bigint[], $3::integer[]) AS new (account_id, account_sequence, open_orders)
+    UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders,
+      rate_level = new.rate_level, rate_time = new.rate_time
+    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::numeric[], $5::timestamptz[])
+      AS new (account_id, account_sequence, open_orders, rate_level, rate_time)
     WHERE accounts.account_id = new.account_id
     """
 INSERT_EVENTS = """
@@ -247,6 +279,15 @@ class TagRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExposureRow:
+    account_id: UUID
+    instrument_id: str
+    user_id: UUID
+    open_buys: Decimal
+    open_sells: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EntryRow:
     transaction_id: UUID
     user_id: UUID
@@ -273,7 +314,11 @@ class AccountStore:
     async def add_account(self, state: AccountState) -> None:
         account = state.account
         await self.rows.execute(
-            f"INSERT INTO accounts ({ACCOUNT_FIELDS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            """
+            INSERT INTO accounts (account_id, user_id, name, mode, kind, create_time, account_sequence, open_orders, closed,
+              valuation_asset)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+            """,
             account.account_id,
             account.user_id,
             account.name,
@@ -283,6 +328,7 @@ class AccountStore:
             account.account_sequence,
             account.open_orders,
             account.closed,
+            account.valuation_asset,
         )
         await self.save([state])
 
@@ -294,38 +340,57 @@ class AccountStore:
     async def has_left(self, user_id: UUID) -> bool:
         return bool(await self.rows.fetchval("SELECT true FROM departures WHERE user_id = $1", user_id))
 
-    async def uncanceled_orders(self, user_id: UUID, limit: int) -> list[tuple[UUID, UUID]]:
+    async def uncanceled_orders(
+        self, user_id: UUID, limit: int, *, account_id: UUID | None = None, deployment_id: UUID | None = None
+    ) -> list[tuple[UUID, UUID]]:
         """Accounts and orders of which nobody has asked for a cancel, oldest first."""
         found = await self.rows.fetch(
             f"""
             SELECT account_id, order_id FROM trading_orders
             WHERE account_id IN (SELECT account_id FROM accounts WHERE user_id = $1)
               AND state IN {OPEN_STATES} AND state <> 'pending_cancel'
+              AND ($3::uuid IS NULL OR account_id = $3) AND ($4::uuid IS NULL OR deployment_id = $4)
             ORDER BY order_id LIMIT $2
             """,
             user_id,
             limit,
+            account_id,
+            deployment_id,
         )
         return [(row["account_id"], row["order_id"]) for row in found]
 
-    async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]:
-        """The accounts, locked in the order of their ids, with their balances as they are under the lock."""
-        return await self._states(await self.rows.fetch(LOCK_ACCOUNTS, list(account_ids)))
+    async def lock(self, account_ids: Iterable[UUID], instrument_ids: Iterable[str] = ()) -> dict[UUID, AccountState]:
+        """The accounts, locked in the order of their ids, with what they hold as it is under the lock.
 
-    async def lock_free(self, account_ids: Iterable[UUID]) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]:
+        With instruments, also with their exposures in these.
+        """
+        return await self._states(await self.rows.fetch(LOCK_ACCOUNTS, list(account_ids)), instrument_ids)
+
+    async def lock_free(
+        self, account_ids: Iterable[UUID], instrument_ids: Iterable[str] = ()
+    ) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]:
         """The same without waiting: those that can be had at once, and whose the others are that exist."""
         wanted = set(account_ids)
-        states = await self._states(await self.rows.fetch(LOCK_FREE_ACCOUNTS, list(wanted)))
+        states = await self._states(await self.rows.fetch(LOCK_FREE_ACCOUNTS, list(wanted)), instrument_ids)
         locked = wanted - states.keys()
         found = await self.rows.fetch(READ_OWNERS, list(locked)) if locked else []
         return states, {row["account_id"]: row["user_id"] for row in found}
 
-    async def _states(self, found: Sequence[Record]) -> dict[UUID, AccountState]:
+    async def _states(self, found: Sequence[Record], instrument_ids: Iterable[str]) -> dict[UUID, AccountState]:
         states = {row["account_id"]: AccountState(account=account_from(row)) for row in found}
-        for row in await self.rows.fetch(READ_BALANCES, list(states)):
-            balance = Balance(asset=row["asset"], total=row["total"], reserved=row["reserved"])
-            states[row["account_id"]].balances[balance.asset] = balance
+        await read_standing(self.rows, states, instrument_ids)
         return states
+
+    async def load_standing(self, states: Mapping[UUID, AccountState], instrument_ids: Iterable[str]) -> None:
+        """Brings in the exposures in these instruments; call it under the lock."""
+        await read_standing(self.rows, states, instrument_ids)
+
+    async def find_limits(self, account_ids: Sequence[UUID]) -> dict[UUID, dict[str, Decimal]]:
+        """What was set, by account and the limits' names."""
+        return await risk_store.find_limits(self.rows, account_ids)
+
+    async def add_risk_events(self, events: Sequence[RiskEvent]) -> None:
+        await risk_store.add_events(self.writes or self.rows, events)
 
     async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None:
         """Brings these orders and their groups into their accounts' states; call it under the lock."""
@@ -406,6 +471,7 @@ class AccountStore:
                 for instrument_id in {execution.instrument_id for execution in state.executions}
             ],
         )
+        await write(writes, ADD_EXPOSURES, list(exposure_rows(changed)))
         await write(writes, INSERT_ENTRIES, list(entry_rows(changed)))
         noted = [(state.orders[order_id], each) for state in changed for order_id, each in state.annotations.items()]
         await write_annotations(writes, noted)
@@ -455,6 +521,8 @@ async def tell(writes: Together, states: Sequence[AccountState]) -> None:
         [state.account.account_id for state in states],
         [state.account.account_sequence for state in states],
         [state.account.open_orders for state in states],
+        [state.account.rate_level for state in states],
+        [state.account.rate_time for state in states],
     )
     await writes.execute(INSERT_EVENTS, *map(list, zip(*events, strict=True)))
     await outbox.add(writes, facts)
@@ -479,6 +547,19 @@ def entry_rows(states: Sequence[AccountState]) -> Iterable[EntryRow]:
                 )
 
 
+def exposure_rows(states: Sequence[AccountState]) -> Iterable[ExposureRow]:
+    """How much more, or less, is open. In the order of their keys, so that nobody waits for another in a circle."""
+    for state in sorted(states, key=lambda state: state.account.account_id):
+        for instrument_id in sorted({instrument_id for instrument_id, _ in state.opened}):
+            yield ExposureRow(
+                account_id=state.account.account_id,
+                instrument_id=instrument_id,
+                user_id=state.account.user_id,
+                open_buys=state.opened.get((instrument_id, Side.BUY), ZERO),
+                open_sells=state.opened.get((instrument_id, Side.SELL), ZERO),
+            )
+
+
 async def save_instruments(rows: Connection, instruments: Sequence[Instrument]) -> None:
     # The newest of each, since one statement may not write a row twice.
     newest = {instrument.instrument_id: instrument for instrument in instruments}
@@ -490,19 +571,52 @@ async def instruments(rows: Connection) -> dict[str, Instrument]:
     return {row["instrument_id"]: Instrument(**row) for row in found}
 
 
-async def read_state(rows: Connection, account_id: UUID) -> AccountState | None:
+async def read_standing(rows: Connection, states: Mapping[UUID, AccountState], instrument_ids: Iterable[str]) -> None:
+    """Brings in what accounts hold, their exposures in these instruments, and the switches that are on."""
+    names = list(set(instrument_ids))
+    for state in states.values():
+        state.exposures = {name: Exposure() for name in names}
+    switches: list[tuple[Scope, UUID | None, Switch]] = []
+    for kind, account_id, name, first, second in await rows.fetch(READ_STANDING, list(states), names):
+        match kind:
+            case "balance":
+                states[account_id].balances[name] = Balance(asset=name, total=first, reserved=second)
+            case "position":
+                exposures = states[account_id].exposures
+                exposures[name] = replace(exposures[name], position=first)
+            case "exposure":
+                exposures = states[account_id].exposures
+                exposures[name] = replace(exposures[name], open_buys=first, open_sells=second)
+            case "switch":
+                switches.append((Scope.GLOBAL, None, Switch[name.upper()]))
+            case scope:
+                switches.append((Scope(scope), account_id, Switch[name.upper()]))
+    if switches:
+        for state in states.values():
+            account = state.account
+            state.switches = [each for each in switches if is_for(each, account)]
+
+
+def is_for(switch: tuple[Scope, UUID | None, Switch], account: Account) -> bool:
+    """Whether a switch may hold for orders of an account; one of a deployment does for that deployment's."""
+    scope, target_id, _ = switch
+    return scope in (Scope.GLOBAL, Scope.DEPLOYMENT) or target_id in (account.user_id, account.account_id)
+
+
+async def read_state(rows: Connection, account_id: UUID, instrument_ids: Iterable[str]) -> AccountState | None:
     """An account with what it may trade with and reduce, as it is without a lock."""
     account = await find_account(rows, account_id)
     if account is None:
         return None
-    state = AccountState(account=account)
-    state.balances = {balance.asset: balance for balance in await balances(rows, account_id)}
-    await AccountStore(rows).load_reducing({account_id: state})
-    return state
+    states = {account_id: AccountState(account=account)}
+    await read_standing(rows, states, instrument_ids)
+    await AccountStore(rows).load_reducing(states)
+    return states[account_id]
 
 
-async def find_account(rows: Connection, account_id: UUID) -> Account | None:
-    row = await rows.fetchrow(f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = $1", account_id)
+async def find_account(rows: Connection, account_id: UUID, *, lock: bool = False) -> Account | None:
+    held = " FOR UPDATE" if lock else ""
+    row = await rows.fetchrow(f"SELECT {ACCOUNT_FIELDS} FROM accounts WHERE account_id = $1{held}", account_id)
     return account_from(row) if row else None
 
 
@@ -739,7 +853,14 @@ async def finish_departure(rows: Connection, user_id: UUID) -> bool:
 
 
 def account_from(row: Record) -> Account:
-    return Account(**{**row, "mode": Mode(row["mode"]), "kind": AccountKind(row["kind"])})
+    return Account(
+        **{
+            **row,
+            "mode": Mode(row["mode"]),
+            "kind": AccountKind(row["kind"]),
+            "locks": frozenset(map(Lock, row["locks"])),
+        }
+    )
 
 
 def order_from(row: Record) -> Order:

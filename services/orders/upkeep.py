@@ -1,4 +1,6 @@
-"""What goes on beside the requests: after people who were deleted for good their orders are canceled and their words forgotten.
+"""What goes on beside the requests: cancels that kill switches ask for, and what is left of people who were deleted for good.
+
+Their orders are canceled and their words forgotten.
 
 The books stay under the bare user id: accounts without their names, orders, fills, positions and the ledger, for what was
 traded must be provable. No free text is among them: what was noted about orders stands beside them and goes. Execution keeps orders and fills by the same ids, and no text of
@@ -13,13 +15,15 @@ import structlog
 
 from libs.errors import Refusal
 from libs.store.database import Database
-from services.orders import store, use_cases
+from services.orders import risk_store, store, use_cases
+from services.orders.domain import KillSwitch, Scope
 from services.orders.store import AccountStore
 
 POLL_SECONDS = 1.0
 PEOPLE_AT_ONCE = 100
 ORDERS_AT_ONCE = 200
 REQUESTS_AT_ONCE = 5_000
+SWITCHES_AT_ONCE = 100
 NOTES_AT_ONCE = 5_000
 
 log = structlog.get_logger(__name__)
@@ -60,3 +64,65 @@ class Departing:
         if finished:
             log.info("nothing personal is left of a person who was deleted", user_id=str(user_id))
         return bool(canceled or forgotten or finished)
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """Asks to cancel the open orders that a kill switch holds for, where it was set so. database is of the worker role.
+
+    In slices, each a transaction of its own: a process may die between any two, and the next goes on.
+    """
+
+    database: Database
+    cancel_orders: use_cases.CancelOrdersOf
+
+    async def __call__(self) -> None:
+        async with self.database.reading() as rows:
+            switches = await risk_store.canceling(rows, SWITCHES_AT_ONCE)
+        worked = False
+        for switch in switches:
+            try:
+                worked |= await self.step(switch)
+            except Refusal as refusal:
+                log.warning("cancels of a kill switch wait", scope=switch.scope.value, why=refusal.reason)
+        if not worked:
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def step(self, switch: KillSwitch) -> bool:
+        """Does a slice of what is left; whether there was anything."""
+        if switch.user_id is not None:
+            return await self._cancel(switch, switch.user_id)
+        return await self._cancel_everybodys(switch)
+
+    async def _cancel(self, switch: KillSwitch, user_id: UUID) -> bool:
+        only = {
+            Scope.ACCOUNT: {"account_id": switch.target_id},
+            Scope.DEPLOYMENT: {"deployment_id": switch.target_id},
+        }.get(switch.scope, {})
+        async with self.database.transaction(user_id) as rows:
+            if not await risk_store.lock_canceling(rows, switch):
+                return False
+            canceled = await self.cancel_orders(AccountStore(rows), user_id, **only)
+            if not canceled:
+                await risk_store.finish_canceling(rows, switch)
+        return True
+
+    async def _cancel_everybodys(self, switch: KillSwitch) -> bool:
+        """A pass over all who have open orders; the last one finds nothing left."""
+        canceled, after = 0, UUID(int=0)
+        while True:
+            async with self.database.transaction() as rows:
+                users = await risk_store.users_with_open_orders(rows, after, PEOPLE_AT_ONCE)
+            for user_id in users:
+                async with self.database.transaction(user_id) as rows:
+                    # Whoever lets trading go on meanwhile ends this.
+                    if not await risk_store.lock_canceling(rows, switch):
+                        return False
+                    canceled += await self.cancel_orders(AccountStore(rows), user_id)
+            if len(users) < PEOPLE_AT_ONCE:
+                break
+            after = users[-1]
+        if not canceled:
+            async with self.database.transaction() as rows:
+                await risk_store.finish_canceling(rows, switch)
+        return True

@@ -1,16 +1,17 @@
 """What the service does, one per intention. Each works on a store that is bound to one transaction."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
 from uuid import UUID
 
 from libs.errors import Invalid, NotFound, Refusal, RequestIdReused
-from libs.money import ZERO, multiply, rounded
+from libs.money import ZERO, down_to, multiply, plain, rounded
 from libs.store.requests import RequestKey
-from services.orders import books, life, placing, replacing
+from services.orders import books, life, placing, replacing, risk
 from services.orders.domain import (
     OPEN,
     Account,
@@ -18,24 +19,42 @@ from services.orders.domain import (
     AccountState,
     Annotation,
     Balance,
+    Exposure,
     GroupKind,
     Instrument,
     Limits,
     Mode,
     Order,
+    OrderType,
     Position,
     Quote,
     Replacement,
+    RiskEvent,
+    RiskLimits,
+    Scope,
     Side,
     Ticket,
+    TimeInForce,
 )
 from services.orders.refusals import (
     AccountLocked,
     AccountNotFound,
+    NotReducing,
     OrderNotFound,
+    OrderRateReached,
+    RiskLimitReached,
     TooManyAccounts,
+    TooManyOpenOrders,
+    TradingHalted,
     UserDeleted,
 )
+from services.orders.risk import Margin, Standing, Weighing
+
+LIMITS_KNOWN_MAX = 10_000
+"""Accounts whose limits are kept in memory, of some hundred bytes each."""
+REFUSALS_NOTED_EVERY = timedelta(minutes=1)
+REFUSALS_KNOWN_MAX = 10_000
+NOTHING = Exposure()
 
 
 class Accounts(Protocol):
@@ -44,9 +63,18 @@ class Accounts(Protocol):
     async def add_account(self, state: AccountState) -> None: ...
     async def count_accounts(self, user_id: UUID) -> int: ...
     async def has_left(self, user_id: UUID) -> bool: ...
-    async def uncanceled_orders(self, user_id: UUID, limit: int) -> Sequence[tuple[UUID, UUID]]: ...
-    async def lock(self, account_ids: Iterable[UUID]) -> dict[UUID, AccountState]: ...
-    async def lock_free(self, account_ids: Iterable[UUID]) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]: ...
+    async def uncanceled_orders(
+        self, user_id: UUID, limit: int, *, account_id: UUID | None = None, deployment_id: UUID | None = None
+    ) -> Sequence[tuple[UUID, UUID]]: ...
+    async def lock(
+        self, account_ids: Iterable[UUID], instrument_ids: Iterable[str] = ()
+    ) -> dict[UUID, AccountState]: ...
+    async def lock_free(
+        self, account_ids: Iterable[UUID], instrument_ids: Iterable[str] = ()
+    ) -> tuple[dict[UUID, AccountState], dict[UUID, UUID]]: ...
+    async def load_standing(self, states: Mapping[UUID, AccountState], instrument_ids: Iterable[str]) -> None: ...
+    async def find_limits(self, account_ids: Sequence[UUID]) -> Mapping[UUID, Mapping[str, Decimal]]: ...
+    async def add_risk_events(self, events: Sequence[RiskEvent]) -> None: ...
     async def load_orders(self, states: Mapping[UUID, AccountState], order_ids: Iterable[UUID]) -> None: ...
     async def load_open(self, states: Mapping[UUID, AccountState]) -> None: ...
     async def load_reducing(self, states: Mapping[UUID, AccountState]) -> None: ...
@@ -67,6 +95,7 @@ class Market(Protocol):
     def instrument(self, instrument_id: str) -> Instrument | None: ...
     def quote(self, instrument_id: str, now: datetime) -> Quote | None: ...
     def pricing(self, asset: str) -> Instrument | None: ...
+    def pricing_in(self, asset: str, quote_asset: str) -> Instrument | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +113,22 @@ class CreateAccount:
         mode: Mode,
         kind: AccountKind,
         starting: Mapping[str, Decimal],
+        valuation_asset: str,
     ) -> Account:
+        """An empty valuation_asset is the first that it starts with."""
         if await accounts.count_accounts(user_id) >= self.accounts_max:
             raise TooManyAccounts("too many accounts", accounts_max=self.accounts_max)
         # Under the lock of the count: who leaves at this moment does so before it, or after the commit.
         if await accounts.has_left(user_id):
             raise UserDeleted
         account = Account(
-            account_id=self.next_id(), user_id=user_id, name=name, mode=mode, kind=kind, create_time=self.now()
+            account_id=self.next_id(),
+            user_id=user_id,
+            name=name,
+            mode=mode,
+            kind=kind,
+            create_time=self.now(),
+            valuation_asset=valuation_asset or next(iter(starting)),
         )
         state = books.open_account(account, starting.items(), account.create_time)
         await accounts.add_account(state)
@@ -107,6 +144,88 @@ class Placing:
 
 
 @dataclass(frozen=True, slots=True)
+class Weigh:
+    """Reads what orders of an account are weighed by. Limits that were set are kept in memory by their revision."""
+
+    market: Market
+    usual: RiskLimits
+    known: OrderedDict[UUID, tuple[int, RiskLimits]] = field(default_factory=OrderedDict)
+
+    async def load(self, accounts: Accounts, states: Iterable[AccountState]) -> None:
+        """Brings the limits of accounts into their states; call it under their locks."""
+        unknown: list[AccountState] = []
+        for state in states:
+            account = state.account
+            revision, state.limits = self.known.get(account.account_id, (0, self.usual))
+            if revision != account.limits_revision:
+                unknown.append(state)
+        if not unknown:
+            return
+        found = await accounts.find_limits([state.account.account_id for state in unknown])
+        for state in unknown:
+            account = state.account
+            state.limits = risk.with_set(self.usual, found.get(account.account_id, {}))
+            self.known[account.account_id] = account.limits_revision, state.limits
+            self.known.move_to_end(account.account_id)
+        while len(self.known) > LIMITS_KNOWN_MAX:
+            self.known.popitem(last=False)
+
+    def __call__(self, state: AccountState, instrument_id: str, deployment_id: UUID | None, now: datetime) -> Weighing:
+        account, limits = state.account, state.limits or self.usual
+        equity = None
+        if any(getattr(limits, name) is not None for name in risk.BY_EQUITY):
+            equity = worth(state.balances.values(), account.valuation_asset, self.market, now)
+        standing = Standing(
+            open_orders=account.open_orders,
+            rate=account.rate,
+            short_sales=account.kind is AccountKind.MARGIN,
+            equity=equity,
+            day_start_equity=account.day_start_equity,
+            peak_equity=account.peak_equity,
+            locks=account.locks,
+            switches=[
+                (scope, switch)
+                for scope, target_id, switch in state.switches
+                if scope is not Scope.DEPLOYMENT or target_id == deployment_id
+            ],
+        )
+        return Weighing(limits, standing, state.exposures.get(instrument_id) or NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRefusals:
+    """Has refusals by limits, locks and switches noted: of an account and limit one in a while, by this process."""
+
+    next_id: Callable[[], UUID]
+    noted: OrderedDict[tuple[UUID, str], datetime] = field(default_factory=OrderedDict)
+
+    def __call__(self, account: Account, instrument_id: str, refusal: Refusal, now: datetime) -> list[RiskEvent]:
+        if not isinstance(refusal, TradingHalted | RiskLimitReached | OrderRateReached | TooManyOpenOrders):
+            return []
+        key = account.account_id, refusal.metadata["limit"]
+        last = self.noted.get(key)
+        if last is not None and abs(now - last) < REFUSALS_NOTED_EVERY:
+            return []
+        self.noted[key] = now
+        self.noted.move_to_end(key)
+        while len(self.noted) > REFUSALS_KNOWN_MAX:
+            self.noted.popitem(last=False)
+        return [
+            RiskEvent(
+                risk_event_id=self.next_id(),
+                user_id=account.user_id,
+                account_id=account.account_id,
+                kind="refused",
+                limit_name=refusal.metadata["limit"],
+                value=refusal.metadata["value"],
+                bound=refusal.metadata["bound"],
+                instrument_id=instrument_id,
+                time=now,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceOrders:
     """Places a batch in one transaction, one outcome for each; a refused order leaves the others alone.
 
@@ -116,6 +235,8 @@ class PlaceOrders:
 
     market: Market
     limits: Limits
+    weigh: Weigh
+    note_refusals: NoteRefusals
     answer: Callable[[Order], bytes]
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
@@ -124,7 +245,13 @@ class PlaceOrders:
         self, accounts: Accounts, answers: Answers, placings: Sequence[Placing], *, skip_locked: bool = False
     ) -> list[bytes | Refusal]:
         named = {each.ticket.account_id for each in placings}
-        states, owners = await accounts.lock_free(named) if skip_locked else (await accounts.lock(named), {})
+        traded = {each.ticket.instrument_id for each in placings}
+        owners: dict[UUID, UUID] = {}
+        if skip_locked:
+            states, owners = await accounts.lock_free(named, traded)
+        else:
+            states = await accounts.lock(named, traded)
+        await self.weigh.load(accounts, states.values())
         # Under the lock: an equal request that was first has committed by now.
         used = dict(await answers.find([each.key for each in placings]))
         if any(each.ticket.reduce_only for each in placings):
@@ -133,6 +260,7 @@ class PlaceOrders:
         # Only what was accepted uses its request_id; after a refusal another body may have it.
         accepted: dict[tuple[UUID, str, str], RequestKey] = {}
         outcomes: list[bytes | Refusal] = []
+        refused: list[RiskEvent] = []
         for each in placings:
             key = each.key
             request = (key.user_id, key.method, key.request_id)
@@ -149,6 +277,8 @@ class PlaceOrders:
                     order = self._place(states.get(each.ticket.account_id), each)
                 except Refusal as refusal:
                     outcomes.append(refusal)
+                    if state := states.get(each.ticket.account_id):
+                        refused += self.note_refusals(state.account, each.ticket.instrument_id, refusal, self.now())
                 else:
                     accepted[request] = key
                     new[key] = self.answer(order)
@@ -156,6 +286,7 @@ class PlaceOrders:
         if new:
             await accounts.save(list(states.values()))
             await answers.add(new)
+        await accounts.add_risk_events(refused)
         return outcomes
 
     def _place(self, state: AccountState | None, asked: Placing) -> Order:
@@ -170,6 +301,7 @@ class PlaceOrders:
             instrument=self.market.instrument(ticket.instrument_id),
             quote=self.market.quote(ticket.instrument_id, now),
             limits=self.limits,
+            weighing=self.weigh(state, ticket.instrument_id, ticket.deployment_id, now),
             order_id=self.next_id(),
             now=now,
         )
@@ -181,15 +313,17 @@ class PlaceGroup:
 
     market: Market
     limits: Limits
+    weigh: Weigh
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
 
     async def __call__(self, accounts: Accounts, kind: GroupKind, tickets: Sequence[Ticket]) -> Sequence[Order]:
         account_id, instrument_id = tickets[0].account_id, tickets[0].instrument_id
-        states = await accounts.lock([account_id])
+        states = await accounts.lock([account_id], [instrument_id])
         state = states.get(account_id)
         if state is None:
             raise AccountNotFound("no such account", account_id=account_id)
+        await self.weigh.load(accounts, [state])
         if any(ticket.reduce_only for ticket in tickets):
             await accounts.load_reducing(states)
         now = self.now()
@@ -200,6 +334,7 @@ class PlaceGroup:
             instrument=self.market.instrument(instrument_id),
             quote=self.market.quote(instrument_id, now),
             limits=self.limits,
+            weighing=self.weigh(state, instrument_id, tickets[0].deployment_id, now),
             group_id=self.next_id(),
             next_id=self.next_id,
             now=now,
@@ -215,8 +350,7 @@ class Preview:
     order: Order | None
     refusals: Sequence[Refusal]
     notional: Decimal | None
-    open_orders: int
-    open_orders_max: int
+    margins: Sequence[Margin]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,10 +359,12 @@ class PreviewOrder:
 
     market: Market
     limits: Limits
+    weigh: Weigh
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
 
-    def __call__(self, state: AccountState, ticket: Ticket) -> Preview:
+    async def __call__(self, accounts: Accounts, state: AccountState, ticket: Ticket) -> Preview:
+        await self.weigh.load(accounts, [state])
         now = self.now()
         quote = self.market.quote(ticket.instrument_id, now)
         known = {
@@ -237,13 +373,15 @@ class PreviewOrder:
             "limits": self.limits,
             "now": now,
         }
-        order, notional = None, None
+        order, notional, margins = None, None, []
         try:
             order = placing.drafted(state, ticket, order_id=self.next_id(), **known)
         except Refusal as refusal:
             refusals = [refusal]
         else:
-            refusals = list(placing.objections(state, order, **known))
+            weighing = self.weigh(state, ticket.instrument_id, ticket.deployment_id, now)
+            refusals = list(placing.objections(state, order, **known, weighing=weighing))
+            margins = list(weighing.margins(placing.proposal_of(order, quote, self.limits)))
             price = placing.likely_price(order, quote)
             notional = None if price is None else rounded(multiply(order.quantity, price))
         if any(isinstance(refusal, Invalid | NotFound) for refusal in refusals):
@@ -252,8 +390,7 @@ class PreviewOrder:
             order=order,
             refusals=refusals,
             notional=notional,
-            open_orders=state.account.open_orders + 1,
-            open_orders_max=self.limits.open_orders_max,
+            margins=margins,
         )
 
 
@@ -275,10 +412,13 @@ async def locked_order(
 class ReplaceOrder:
     market: Market
     limits: Limits
+    weigh: Weigh
     now: Callable[[], datetime]
 
     async def __call__(self, accounts: Accounts, account_id: UUID | None, order_id: UUID, change: Replacement) -> Order:
         states, state, order = await locked_order(accounts, account_id, order_id)
+        await accounts.load_standing(states, [order.instrument_id])
+        await self.weigh.load(accounts, [state])
         if order.reduce_only:
             await accounts.load_reducing(states)
         now = self.now()
@@ -289,10 +429,62 @@ class ReplaceOrder:
             instrument=self.market.instrument(order.instrument_id),
             quote=self.market.quote(order.instrument_id, now),
             limits=self.limits,
+            weighing=self.weigh(state, order.instrument_id, order.deployment_id, now),
             now=now,
         )
         await accounts.save([state])
         return replaced
+
+
+@dataclass(frozen=True, slots=True)
+class ClosePosition:
+    """Closes a position, or so much of it, at what the market offers."""
+
+    market: Market
+    limits: Limits
+    weigh: Weigh
+    next_id: Callable[[], UUID]
+    now: Callable[[], datetime]
+
+    async def __call__(
+        self, accounts: Accounts, account_id: UUID, instrument_id: str, quantity: Decimal | None
+    ) -> Order:
+        states = await accounts.lock([account_id], [instrument_id])
+        state = states.get(account_id)
+        if state is None:
+            raise AccountNotFound("no such account", account_id=account_id)
+        await self.weigh.load(accounts, [state])
+        await accounts.load_reducing(states)
+        instrument = self.market.instrument(instrument_id)
+        position = state.positions.get(instrument_id) or Position(instrument_id=instrument_id)
+        held = abs(position.quantity)
+        if instrument is not None:
+            held = down_to(held, instrument.lot_size)
+        if not held:
+            raise NotReducing("there is nothing to close", quantity=plain(quantity or ZERO), reducible="0")
+        now = self.now()
+        ticket = Ticket(
+            account_id=account_id,
+            instrument_id=instrument_id,
+            side=Side.SELL if position.quantity > 0 else Side.BUY,
+            order_type=OrderType.MARKET,
+            time_in_force=TimeInForce.IOC,
+            quantity=min(quantity or held, held),
+            limit_price=None,
+            reduce_only=True,
+        )
+        order = placing.place(
+            state,
+            ticket,
+            instrument=instrument,
+            quote=self.market.quote(instrument_id, now),
+            limits=self.limits,
+            weighing=self.weigh(state, instrument_id, None, now),
+            order_id=self.next_id(),
+            now=now,
+        )
+        await accounts.save([state])
+        return order
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,18 +559,25 @@ class AnnotateOrder:
 
 @dataclass(frozen=True, slots=True)
 class CancelOrdersOf:
-    """Has open orders of somebody who has left canceled, so many at most, as they would have; how many there were."""
+    """Has open orders of somebody canceled, so many at most, as they would have; how many there were.
+
+    Of all accounts, or of one, or of one deployment.
+    """
 
     now: Callable[[], datetime]
     orders_at_once: int
 
-    async def __call__(self, accounts: Accounts, user_id: UUID) -> int:
-        found = await accounts.uncanceled_orders(user_id, self.orders_at_once)
+    async def __call__(
+        self, accounts: Accounts, user_id: UUID, *, account_id: UUID | None = None, deployment_id: UUID | None = None
+    ) -> int:
+        found = await accounts.uncanceled_orders(
+            user_id, self.orders_at_once, account_id=account_id, deployment_id=deployment_id
+        )
         states = await accounts.lock({account_id for account_id, _ in found})
         await accounts.load_orders(states, [order_id for _, order_id in found])
-        for account_id, order_id in found:
+        for found_in, order_id in found:
             # It may have been filled before its account was locked.
-            cancel_each(states[account_id], [order_id], self.now())
+            cancel_each(states[found_in], [order_id], self.now())
         await accounts.save(list(states.values()))
         return len(found)
 
@@ -425,3 +624,24 @@ def appraise(
             asset, worth = instrument.quote_asset, rounded(multiply(worth, price))
         equity[asset] = equity.get(asset, ZERO) + worth
     return Portfolio(account=account, balances=balances, positions=valued, equity=equity)
+
+
+def worth(balances: Iterable[Balance], asset: str, market: Market, now: datetime) -> Decimal | None:
+    """What balances are worth in the asset, at the prices they could be sold at; None where one has no price now.
+
+    What no instrument prices in the asset counts nothing.
+    """
+    total = ZERO
+    for balance in balances:
+        if balance.asset == asset or not balance.total:
+            total += balance.total
+            continue
+        instrument = market.pricing_in(balance.asset, asset)
+        if instrument is None:
+            continue
+        quote = market.quote(instrument.instrument_id, now)
+        price = quote and (quote.bid or quote.last)
+        if not price:
+            return None
+        total += rounded(multiply(balance.total, price))
+    return total

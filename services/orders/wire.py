@@ -1,7 +1,6 @@
 """Translates between the orders API and the orders domain."""
 
 from collections.abc import Sequence
-from decimal import Decimal
 from uuid import UUID
 
 from tradeloom.orders.v1 import events_pb2, orders_pb2
@@ -30,6 +29,7 @@ from services.orders.domain import (
     TimeInForce,
     Trail,
 )
+from services.orders.ledger_store import LedgerEntry
 from services.orders.use_cases import Portfolio, Preview, ValuedPosition
 
 SIDES = {orders_pb2.ORDER_SIDE_BUY: Side.BUY, orders_pb2.ORDER_SIDE_SELL: Side.SELL}
@@ -46,6 +46,12 @@ KIND_TO_PROTO = {kind: orders_pb2.OrderEventKind.Value(f"ORDER_EVENT_KIND_{kind.
 MODE_TO_PROTO = {mode: orders_pb2.AccountMode.Value(f"ACCOUNT_MODE_{mode.name}") for mode in Mode}
 MODES = {value: key for key, value in MODE_TO_PROTO.items()}
 ACCOUNT_KIND_TO_PROTO = {kind: orders_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind.name}") for kind in AccountKind}
+BUCKETS = {
+    orders_pb2.EQUITY_RESOLUTION_UNSPECIFIED: "day",
+    orders_pb2.EQUITY_RESOLUTION_MINUTE: "minute",
+    orders_pb2.EQUITY_RESOLUTION_HOUR: "hour",
+    orders_pb2.EQUITY_RESOLUTION_DAY: "day",
+}
 ACCOUNT_KINDS = {value: key for key, value in ACCOUNT_KIND_TO_PROTO.items()}
 
 
@@ -66,6 +72,7 @@ def ticket_from_proto(request: orders_pb2.PlaceOrderRequest) -> Ticket:
         post_only=request.post_only,
         reduce_only=request.reduce_only,
         annotation=annotation_from_proto(request) if request.note or request.tags else None,
+        deployment_id=UUID(request.deployment_id) if request.deployment_id else None,
     )
 
 
@@ -166,11 +173,10 @@ def preview_to_proto(preview: Preview, word: str) -> orders_pb2.PreviewOrderResp
         fee = rounded(multiply(preview.notional, order.fee_rate))
         message.notional.CopyFrom(orders_pb2.Amount(asset=order.fee_asset, amount=decimal_to_proto(preview.notional)))
         message.fee.CopyFrom(orders_pb2.Amount(asset=order.fee_asset, amount=decimal_to_proto(fee)))
-    message.margins.add(
-        limit="open_orders_max",
-        value=decimal_to_proto(Decimal(preview.open_orders)),
-        bound=decimal_to_proto(Decimal(preview.open_orders_max)),
-    )
+    for margin in preview.margins:
+        message.margins.add(
+            limit=margin.limit, value=decimal_to_proto(margin.value), bound=decimal_to_proto(margin.bound)
+        )
     return message
 
 
@@ -199,6 +205,7 @@ def account_to_proto(account: Account) -> orders_pb2.Account:
         kind=ACCOUNT_KIND_TO_PROTO[account.kind],
         create_time=timestamp(account.create_time),
         revision=account.account_sequence,
+        valuation_asset=account.valuation_asset,
     )
 
 
@@ -256,4 +263,19 @@ def portfolio_to_proto(portfolio: Portfolio) -> orders_pb2.GetPortfolioResponse:
             for asset, amount in portfolio.equity.items()
         ],
         revision=portfolio.account.account_sequence,
+    )
+
+
+def entry_to_proto(entry: LedgerEntry) -> orders_pb2.LedgerEntry:
+    return orders_pb2.LedgerEntry(
+        entry_id=entry.entry_id,
+        transaction_id=str(entry.transaction_id),
+        kind=entry.kind,
+        book=entry.book,
+        asset=entry.asset,
+        amount=decimal_to_proto(entry.amount),
+        order_id=str(entry.order_id or ""),
+        execution_id=str(entry.execution_id or ""),
+        deployment_id=str(entry.deployment_id or ""),
+        time=timestamp(entry.time),
     )

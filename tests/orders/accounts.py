@@ -20,10 +20,14 @@ from services.orders.domain import (
     Order,
     OrderType,
     Quote,
+    RiskLimits,
     Side,
     Ticket,
     TimeInForce,
 )
+from services.orders.market import Market
+from services.orders.risk import Weighing
+from services.orders.use_cases import Weigh
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BTC = Instrument(
@@ -38,7 +42,8 @@ BTC = Instrument(
     trading=True,
 )
 QUOTE = Quote(bid=Decimal("99.99"), ask=Decimal("100.01"), last=Decimal(100), market_time=NOW, age_seconds=0.1)
-LIMITS = Limits(open_orders_max=50, quote_age_seconds_max=10.0, market_protection=Decimal("0.05"))
+LIMITS = Limits(quote_age_seconds_max=10.0, market_protection=Decimal("0.05"))
+USUAL = RiskLimits(open_orders_max=50, orders_per_second_max=Decimal(1_000), price_collar_percent=Decimal("1e40"))
 
 
 def account_with(**balances: str) -> AccountState:
@@ -66,7 +71,12 @@ def ticket(
 
 def place(state: AccountState, asked: Ticket, **other) -> Order:
     known = {"instrument": BTC, "quote": QUOTE, "limits": LIMITS, "order_id": uuid7(), "now": NOW, **other}
-    return placing.place(state, asked, **known)
+    return placing.place(state, asked, **{"weighing": weighing(state), **known})
+
+
+def weighing(state: AccountState, usual: RiskLimits = USUAL) -> Weighing:
+    """As the account stands, by limits that hardly bind."""
+    return Weigh(Market(), usual)(state, BTC.instrument_id, None, NOW)
 
 
 def fill_of(order: Order, quantity: str, price: str = "100", fee: str = "0", fill_id: str = "f1") -> Fill:

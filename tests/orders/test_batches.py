@@ -19,7 +19,7 @@ from libs.store.requests import RequestKey
 from services.orders import books, use_cases
 from services.orders.__main__ import PlaceTogether, place_answer
 from services.orders.batches import Bounds, Patience, batching
-from services.orders.domain import Account, AccountKind, Limits, Mode, OrderType, Side, Ticket, TimeInForce
+from services.orders.domain import Account, AccountKind, Limits, Mode, OrderType, RiskLimits, Side, Ticket, TimeInForce
 from services.orders.market import Market, now
 from services.orders.refusals import AccountNotFound
 from services.orders.store import AccountStore
@@ -72,8 +72,13 @@ async def desk(installation: Installation) -> AsyncIterator[Desk]:
     async with open_database(installation.url("orders_rpc")) as database:
         market = Market()
         await market.read_instruments(database)
-        limits = Limits(open_orders_max=1000, quote_age_seconds_max=10, market_protection=Decimal("0.05"))
-        place_orders = use_cases.PlaceOrders(market, limits, place_answer, uuid7, now)
+        limits = Limits(quote_age_seconds_max=10, market_protection=Decimal("0.05"))
+        usual = RiskLimits(
+            open_orders_max=1_000, orders_per_second_max=Decimal(1_000), price_collar_percent=Decimal(10)
+        )
+        place_orders = use_cases.PlaceOrders(
+            market, limits, use_cases.Weigh(market, usual), use_cases.NoteRefusals(uuid7), place_answer, uuid7, now
+        )
         yield Desk(installation, PlaceTogether(database, place_orders))
 
 

@@ -22,7 +22,6 @@ from services.orders.domain import (
     AccountState,
     Execution,
     Kind,
-    Limits,
     Mode,
     Position,
     Quote,
@@ -31,7 +30,7 @@ from services.orders.domain import (
     State,
     TimeInForce,
 )
-from tests.orders.accounts import BTC, NOW, account_with, apply_fill, fill_of, place, ticket
+from tests.orders.accounts import BTC, NOW, USUAL, account_with, apply_fill, fill_of, place, ticket, weighing
 
 
 def test_a_buy_sets_aside_price_and_fee_and_gives_back_what_it_did_not_need():
@@ -85,7 +84,7 @@ def test_a_market_sell_is_protected_from_below():
         ),
         (
             ticket(),
-            {"limits": Limits(open_orders_max=0, quote_age_seconds_max=1, market_protection=Decimal(0))},
+            {"weighing": weighing(account_with(), replace(USUAL, open_orders_max=0))},
             "TOO_MANY_OPEN_ORDERS",
         ),
     ],

@@ -31,7 +31,7 @@ from services.orders.domain import (
     Trail,
 )
 from services.orders.refusals import OrderDone
-from tests.orders.accounts import BTC, LIMITS, NOW, QUOTE, account_with, as_it_is, fill_of, ticket
+from tests.orders.accounts import BTC, LIMITS, NOW, QUOTE, account_with, as_it_is, fill_of, ticket, weighing
 
 FEE = Fraction(1, 1000)
 ENDS = {Kind.CANCELED: State.CANCELED, Kind.REJECTED: State.REJECTED, Kind.EXPIRED: State.EXPIRED}
@@ -149,7 +149,14 @@ class Life(RuleBasedStateMachine):
         before = as_it_is(self.state)
         try:
             order = placing.place(
-                self.state, asked, instrument=BTC, quote=QUOTE, limits=LIMITS, order_id=uuid7(), now=NOW
+                self.state,
+                asked,
+                instrument=BTC,
+                quote=QUOTE,
+                limits=LIMITS,
+                weighing=weighing(self.state),
+                order_id=uuid7(),
+                now=NOW,
             )
         except Refusal:
             assert self.state == before
@@ -187,6 +194,7 @@ class Life(RuleBasedStateMachine):
                 instrument=BTC,
                 quote=QUOTE,
                 limits=LIMITS,
+                weighing=weighing(self.state),
                 group_id=uuid4(),
                 next_id=uuid7,
                 now=NOW,
@@ -338,7 +346,16 @@ class Life(RuleBasedStateMachine):
         quantity = Decimal(lots) / 1000 if order.group_id is None else None
         change = Replacement(client_order_id=uuid4(), quantity=quantity, limit_price=price)
         try:
-            replacing.replace_order(self.state, order, change, instrument=BTC, quote=QUOTE, limits=LIMITS, now=NOW)
+            replacing.replace_order(
+                self.state,
+                order,
+                change,
+                instrument=BTC,
+                quote=QUOTE,
+                limits=LIMITS,
+                weighing=weighing(self.state),
+                now=NOW,
+            )
         except Refusal:
             assert self.state == before
             return
@@ -419,6 +436,13 @@ class Life(RuleBasedStateMachine):
         assert self.state.account.account_sequence == len(sequences)
         assert self.state.account.open_orders == sum(known.is_open for known in self.known.values())
         assert {event.order.order_id for event in self.state.events} == set(self.known)
+
+    @invariant()
+    def what_may_still_trade_of_each_side_is_counted(self) -> None:
+        for side in Side:
+            orders = [order for order in self.state.orders.values() if order.side is side]
+            left = sum((order.at_venue for order in orders if self.known[order.order_id].is_open), Decimal(0))
+            assert self.state.opened.get((BTC.instrument_id, side), 0) == left
 
     @invariant()
     def an_order_has_traded_the_sum_of_its_fills(self) -> None:

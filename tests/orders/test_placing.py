@@ -28,7 +28,19 @@ from services.orders.domain import (
     TimeInForce,
     Trail,
 )
-from tests.orders.accounts import BTC, LIMITS, NOW, QUOTE, account_with, apply_fill, as_it_is, fill_of, place, ticket
+from tests.orders.accounts import (
+    BTC,
+    LIMITS,
+    NOW,
+    QUOTE,
+    account_with,
+    apply_fill,
+    as_it_is,
+    fill_of,
+    place,
+    ticket,
+    weighing,
+)
 
 D = Decimal
 STALE = replace(QUOTE, age_seconds=60.0)
@@ -232,6 +244,7 @@ def group(state: AccountState, kind: GroupKind, *tickets: Ticket) -> list[Order]
         instrument=BTC,
         quote=QUOTE,
         limits=LIMITS,
+        weighing=weighing(state),
         group_id=uuid7(),
         next_id=uuid7,
         now=NOW,
@@ -330,7 +343,13 @@ def test_what_is_held_is_canceled_and_changed_here_and_at_once():
     life.request_cancel(state, take, NOW)
     assert state.orders[take.order_id].state is State.CANCELED
     change = Replacement(client_order_id=uuid4(), stop_price=D(85))
-    asked: dict[str, Any] = {"instrument": BTC, "quote": QUOTE, "limits": LIMITS, "now": NOW}
+    asked: dict[str, Any] = {
+        "instrument": BTC,
+        "quote": QUOTE,
+        "limits": LIMITS,
+        "weighing": weighing(state),
+        "now": NOW,
+    }
     changed = replacing.replace_order(state, stop, change, **asked)
     assert (changed.state, changed.stop_price, changed.protection_price) == (State.HELD, 85, D("80.75"))
     assert changed.client_order_id == stop.order_id
@@ -388,7 +407,9 @@ def working(state: AccountState, asked: Ticket) -> Order:
 
 def change(state: AccountState, order: Order, **values: Any) -> Order:
     asked = Replacement(client_order_id=uuid4(), **values)
-    return replacing.replace_order(state, order, asked, instrument=BTC, quote=QUOTE, limits=LIMITS, now=NOW)
+    return replacing.replace_order(
+        state, order, asked, instrument=BTC, quote=QUOTE, limits=LIMITS, weighing=weighing(state), now=NOW
+    )
 
 
 @pytest.mark.parametrize("takes", [True, False])

@@ -77,6 +77,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
     ERROR_REASON_NOT_TAKEN_BY_VENUE: _ErrorReason.ValueType  # 22
     """FAILED_PRECONDITION: the account's venue does not take such an order. Metadata: venue, order_type."""
+    ERROR_REASON_RISK_LIMIT_REACHED: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION: with the order the account would be beyond one of its limits. Metadata: limit, which is the
+    name in RiskLimits; value, where the account would stand; bound.
+    """
+    ERROR_REASON_ORDER_RATE_REACHED: _ErrorReason.ValueType  # 24
+    """RESOURCE_EXHAUSTED: the account places orders faster than it may; `RetryInfo` says when the next is taken.
+    Metadata: limit, value, bound.
+    """
+    ERROR_REASON_TRADING_HALTED: _ErrorReason.ValueType  # 25
+    """FAILED_PRECONDITION: a kill switch or a lock forbids the order. Metadata: limit "kill_switch/global" or
+    "lock/drawdown", value "HALT", bound "OFF".
+    """
+    ERROR_REASON_LIMITS_CHANGED: _ErrorReason.ValueType  # 26
+    """ABORTED: somebody else set the limits since. Metadata: revision."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -136,4 +150,18 @@ ERROR_REASON_GROUP_INVALID: ErrorReason.ValueType  # 21
 """INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
 ERROR_REASON_NOT_TAKEN_BY_VENUE: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION: the account's venue does not take such an order. Metadata: venue, order_type."""
+ERROR_REASON_RISK_LIMIT_REACHED: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION: with the order the account would be beyond one of its limits. Metadata: limit, which is the
+name in RiskLimits; value, where the account would stand; bound.
+"""
+ERROR_REASON_ORDER_RATE_REACHED: ErrorReason.ValueType  # 24
+"""RESOURCE_EXHAUSTED: the account places orders faster than it may; `RetryInfo` says when the next is taken.
+Metadata: limit, value, bound.
+"""
+ERROR_REASON_TRADING_HALTED: ErrorReason.ValueType  # 25
+"""FAILED_PRECONDITION: a kill switch or a lock forbids the order. Metadata: limit "kill_switch/global" or
+"lock/drawdown", value "HALT", bound "OFF".
+"""
+ERROR_REASON_LIMITS_CHANGED: ErrorReason.ValueType  # 26
+"""ABORTED: somebody else set the limits since. Metadata: revision."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -23,15 +23,18 @@ _sym_db = _symbol_database.Default()
 
 
 from tradeloom.orders.v1 import orders_pb2 as tradeloom_dot_orders_dot_v1_dot_orders__pb2
+from tradeloom.orders.v1 import risk_pb2 as tradeloom_dot_orders_dot_v1_dot_risk__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tradeloom/orders/v1/events.proto\x12\x13tradeloom.orders.v1\x1a tradeloom/orders/v1/orders.proto\"{\n\x0cOrderChanged\x12\x35\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.tradeloom.orders.v1.OrderEventR\x05\x65vent\x12\x34\n\x04mode\x18\x02 \x01(\x0e\x32 .tradeloom.orders.v1.AccountModeR\x04modeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tradeloom/orders/v1/events.proto\x12\x13tradeloom.orders.v1\x1a tradeloom/orders/v1/orders.proto\x1a\x1etradeloom/orders/v1/risk.proto\"{\n\x0cOrderChanged\x12\x35\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.tradeloom.orders.v1.OrderEventR\x05\x65vent\x12\x34\n\x04mode\x18\x02 \x01(\x0e\x32 .tradeloom.orders.v1.AccountModeR\x04mode\"L\n\x11KillSwitchChanged\x12\x37\n\x06switch\x18\x01 \x01(\x0b\x32\x1f.tradeloom.orders.v1.KillSwitchR\x06switchb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.orders.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ORDERCHANGED']._serialized_start=91
-  _globals['_ORDERCHANGED']._serialized_end=214
+  _globals['_ORDERCHANGED']._serialized_start=123
+  _globals['_ORDERCHANGED']._serialized_end=246
+  _globals['_KILLSWITCHCHANGED']._serialized_start=248
+  _globals['_KILLSWITCHCHANGED']._serialized_end=324
 # @@protoc_insertion_point(module_scope)

@@ -22,6 +22,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EquityResolution:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EquityResolutionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EquityResolution.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EQUITY_RESOLUTION_UNSPECIFIED: _EquityResolution.ValueType  # 0
+    """Days."""
+    EQUITY_RESOLUTION_MINUTE: _EquityResolution.ValueType  # 1
+    """One point a minute."""
+    EQUITY_RESOLUTION_HOUR: _EquityResolution.ValueType  # 2
+    """One point an hour."""
+    EQUITY_RESOLUTION_DAY: _EquityResolution.ValueType  # 3
+    """One point a day, in UTC."""
+
+class EquityResolution(_EquityResolution, metaclass=_EquityResolutionEnumTypeWrapper):
+    """How dense an equity history is."""
+
+EQUITY_RESOLUTION_UNSPECIFIED: EquityResolution.ValueType  # 0
+"""Days."""
+EQUITY_RESOLUTION_MINUTE: EquityResolution.ValueType  # 1
+"""One point a minute."""
+EQUITY_RESOLUTION_HOUR: EquityResolution.ValueType  # 2
+"""One point an hour."""
+EQUITY_RESOLUTION_DAY: EquityResolution.ValueType  # 3
+"""One point a day, in UTC."""
+Global___EquityResolution: _TypeAlias = EquityResolution  # noqa: Y015
+
 class _OrderSide:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -747,6 +775,7 @@ class Account(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    VALUATION_ASSET_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Server-assigned, UUIDv7."""
     name: _builtins.str
@@ -757,6 +786,8 @@ class Account(_message.Message):
     """What it may do."""
     revision: _builtins.int
     """The account_sequence of its last change."""
+    valuation_asset: _builtins.str
+    """What its worth and its losses are counted in, such as "USDT"."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was opened."""
@@ -770,10 +801,11 @@ class Account(_message.Message):
         kind: Global___AccountKind.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
+        valuation_asset: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "kind", b"kind", "mode", b"mode", "name", b"name", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "kind", b"kind", "mode", b"mode", "name", b"name", "revision", b"revision", "valuation_asset", b"valuation_asset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -936,6 +968,7 @@ class PlaceOrderRequest(_message.Message):
     REDUCE_ONLY_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe: the same id never places a second order."""
     account_id: _builtins.str
@@ -958,6 +991,8 @@ class PlaceOrderRequest(_message.Message):
     """
     note: _builtins.str
     """For people; it goes to no venue."""
+    deployment_id: _builtins.str
+    """In whose sub-ledger it is booked, beside the account's: an id of the caller's, such as a deployment's."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset; a multiple of the lot size."""
@@ -1003,10 +1038,11 @@ class PlaceOrderRequest(_message.Message):
         reduce_only: _builtins.bool = ...,
         note: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        deployment_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "expire_time", b"expire_time", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "note", b"note", "order_type", b"order_type", "post_only", b"post_only", "quantity", b"quantity", "reduce_only", b"reduce_only", "request_id", b"request_id", "side", b"side", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "note", b"note", "order_type", b"order_type", "post_only", b"post_only", "quantity", b"quantity", "reduce_only", b"reduce_only", "request_id", b"request_id", "side", b"side", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1899,6 +1935,7 @@ class CreateAccountRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     STARTING_BALANCES_FIELD_NUMBER: _builtins.int
+    VALUATION_ASSET_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe."""
     name: _builtins.str
@@ -1907,6 +1944,8 @@ class CreateAccountRequest(_message.Message):
     """Only ACCOUNT_MODE_PAPER can be opened."""
     kind: Global___AccountKind.ValueType
     """Only ACCOUNT_KIND_CASH can be opened."""
+    valuation_asset: _builtins.str
+    """What its worth and its losses are counted in; the first starting balance's asset if empty."""
     @_builtins.property
     def starting_balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Amount]:
         """What the paper account starts with, each asset once, at most 20."""
@@ -1919,10 +1958,11 @@ class CreateAccountRequest(_message.Message):
         mode: Global___AccountMode.ValueType = ...,
         kind: Global___AccountKind.ValueType = ...,
         starting_balances: _abc.Iterable[Global___Amount] | None = ...,
+        valuation_asset: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "name", b"name", "request_id", b"request_id", "starting_balances", b"starting_balances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "name", b"name", "request_id", b"request_id", "starting_balances", b"starting_balances", "valuation_asset", b"valuation_asset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2142,3 +2182,385 @@ class ListPositionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPositionsResponse: _TypeAlias = ListPositionsResponse  # noqa: Y015
+
+@_typing.final
+class ClosePositionRequest(_message.Message):
+    """Asks to close a position."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    account_id: _builtins.str
+    """Whose; one of the caller's accounts."""
+    instrument_id: _builtins.str
+    """In which instrument."""
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """So much of it; all of it if unset. More than there is closes what there is."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        quantity: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quantity", b"quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "instrument_id", b"instrument_id", "quantity", b"quantity", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePositionRequest: _TypeAlias = ClosePositionRequest  # noqa: Y015
+
+@_typing.final
+class ClosePositionResponse(_message.Message):
+    """The order that closes it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___Order:
+        """As it was accepted."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosePositionResponse: _TypeAlias = ClosePositionResponse  # noqa: Y015
+
+@_typing.final
+class ListLedgerEntriesRequest(_message.Message):
+    """Asks for an account's ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Whose; one of the caller's accounts."""
+    asset: _builtins.str
+    """Only this asset's; all if empty."""
+    order_id: _builtins.str
+    """Only of this order; all if empty."""
+    deployment_id: _builtins.str
+    """Only of this deployment; all if empty."""
+    page_size: _builtins.int
+    """At most so many entries, up to 500; 50 if unset. A transaction may go on on the next page."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Only at or after this."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Only before this."""
+
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        asset: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        deployment_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "asset", b"asset", "deployment_id", b"deployment_id", "end_time", b"end_time", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLedgerEntriesRequest: _TypeAlias = ListLedgerEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ListLedgerEntriesResponse(_message.Message):
+    """A page of the ledger, newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerEntry]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___LedgerEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListLedgerEntriesResponse: _TypeAlias = ListLedgerEntriesResponse  # noqa: Y015
+
+@_typing.final
+class LedgerEntry(_message.Message):
+    """One line of the ledger. The amounts of a transaction sum to zero for each asset."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_ID_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    BOOK_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    entry_id: _builtins.int
+    """Server-assigned; rises within an account."""
+    transaction_id: _builtins.str
+    """What belongs together."""
+    kind: _builtins.str
+    """What it was: "opening", "fill", "funding", "adjustment"."""
+    book: _builtins.str
+    """Whose side: "account" is what the account holds; "venue", "fees", "funding", "opening" and "adjustment" stand
+    against it.
+    """
+    asset: _builtins.str
+    """Which asset."""
+    order_id: _builtins.str
+    """The order that traded; empty for none."""
+    execution_id: _builtins.str
+    """Its fill; empty for none."""
+    deployment_id: _builtins.str
+    """The deployment whose it is; empty for none."""
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """What came to the book; negative for what left it."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Market time of what happened."""
+
+    def __init__(
+        self,
+        *,
+        entry_id: _builtins.int = ...,
+        transaction_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        book: _builtins.str = ...,
+        asset: _builtins.str = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+        order_id: _builtins.str = ...,
+        execution_id: _builtins.str = ...,
+        deployment_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "book", b"book", "deployment_id", b"deployment_id", "entry_id", b"entry_id", "execution_id", b"execution_id", "kind", b"kind", "order_id", b"order_id", "time", b"time", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerEntry: _TypeAlias = LedgerEntry  # noqa: Y015
+
+@_typing.final
+class GetEquityHistoryRequest(_message.Message):
+    """Asks what an account was worth."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Whose; one of the caller's accounts."""
+    resolution: Global___EquityResolution.ValueType
+    """One point for each of them; days if unset. Minutes are kept 7 days and hours 2 years."""
+    page_size: _builtins.int
+    """At most so many points, up to 5000; 500 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From then on; the account's beginning if unset."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Before then; now if unset."""
+
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        resolution: Global___EquityResolution.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "resolution", b"resolution", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEquityHistoryRequest: _TypeAlias = GetEquityHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetEquityHistoryResponse(_message.Message):
+    """A page of points, oldest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VALUATION_ASSET_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    valuation_asset: _builtins.str
+    """What it is counted in."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___EquityPoint]:
+        """The page. Where nothing changed there is no point: the one before holds on."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___EquityPoint] | None = ...,
+        next_page_token: _builtins.str = ...,
+        valuation_asset: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "points", b"points", "valuation_asset", b"valuation_asset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEquityHistoryResponse: _TypeAlias = GetEquityHistoryResponse  # noqa: Y015
+
+@_typing.final
+class EquityPoint(_message.Message):
+    """What an account was worth at one moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    EQUITY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """The last moment of its minute, hour or day at which it was looked at."""
+
+    @_builtins.property
+    def equity(self) -> _decimal_pb2.Decimal:
+        """In the valuation asset."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        equity: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["equity", b"equity", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["equity", b"equity", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EquityPoint: _TypeAlias = EquityPoint  # noqa: Y015
+
+@_typing.final
+class StreamPortfolioRequest(_message.Message):
+    """Asks for what an account holds, as it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    AFTER_CURSOR_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Whose; one of the caller's accounts."""
+    after_cursor: _builtins.str
+    """The cursor of the last message that was read. The first message always holds all, so nothing is missed
+    without one.
+    """
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        after_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "after_cursor", b"after_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamPortfolioRequest: _TypeAlias = StreamPortfolioRequest  # noqa: Y015
+
+@_typing.final
+class StreamPortfolioResponse(_message.Message):
+    """One step of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    PORTFOLIO_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_SECONDS_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """The account_sequence it stands at; in every message."""
+    heartbeat_seconds: _builtins.int
+    """A heartbeat comes at most so many seconds after the last message; in the first message."""
+    @_builtins.property
+    def portfolio(self) -> Global___GetPortfolioResponse:
+        """All that the account holds and is worth, in the first message and after each change."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___OrdersHeartbeat:
+        """Nothing changed for a while; the stream lives."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        portfolio: Global___GetPortfolioResponse | None = ...,
+        heartbeat: Global___OrdersHeartbeat | None = ...,
+        heartbeat_seconds: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "portfolio", b"portfolio", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "heartbeat", b"heartbeat", "heartbeat_seconds", b"heartbeat_seconds", "portfolio", b"portfolio", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["portfolio", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
+
+Global___StreamPortfolioResponse: _TypeAlias = StreamPortfolioResponse  # noqa: Y015

@@ -635,6 +635,26 @@ class PortfolioServiceStub:
                 request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListPositionsRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListPositionsResponse.FromString,
                 _registered_method=True)
+        self.ClosePosition = channel.unary_unary(
+                '/tradeloom.orders.v1.PortfolioService/ClosePosition',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ClosePositionRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ClosePositionResponse.FromString,
+                _registered_method=True)
+        self.ListLedgerEntries = channel.unary_unary(
+                '/tradeloom.orders.v1.PortfolioService/ListLedgerEntries',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListLedgerEntriesRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListLedgerEntriesResponse.FromString,
+                _registered_method=True)
+        self.GetEquityHistory = channel.unary_unary(
+                '/tradeloom.orders.v1.PortfolioService/GetEquityHistory',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.GetEquityHistoryRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.GetEquityHistoryResponse.FromString,
+                _registered_method=True)
+        self.StreamPortfolio = channel.unary_stream(
+                '/tradeloom.orders.v1.PortfolioService/StreamPortfolio',
+                request_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.StreamPortfolioRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.StreamPortfolioResponse.FromString,
+                _registered_method=True)
 
 
 class PortfolioServiceServicer:
@@ -670,6 +690,37 @@ class PortfolioServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClosePosition(self, request, context):
+        """Closes a position, or a part of it, by a reduce-only market order. Other open orders stay: where they
+        have set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLedgerEntries(self, request, context):
+        """Lists an account's ledger, newest first: every change of what it holds, to the last digit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEquityHistory(self, request, context):
+        """Returns what an account was worth over time, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamPortfolio(self, request, context):
+        """Streams what an account holds and is worth: as it is, then each time it trades or prices move. Of
+        changes that follow each other within a second only the last is told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PortfolioServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -692,6 +743,26 @@ def add_PortfolioServiceServicer_to_server(servicer, server):
                     servicer.ListPositions,
                     request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListPositionsRequest.FromString,
                     response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListPositionsResponse.SerializeToString,
+            ),
+            'ClosePosition': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClosePosition,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ClosePositionRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ClosePositionResponse.SerializeToString,
+            ),
+            'ListLedgerEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLedgerEntries,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListLedgerEntriesRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListLedgerEntriesResponse.SerializeToString,
+            ),
+            'GetEquityHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEquityHistory,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.GetEquityHistoryRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.GetEquityHistoryResponse.SerializeToString,
+            ),
+            'StreamPortfolio': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamPortfolio,
+                    request_deserializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.StreamPortfolioRequest.FromString,
+                    response_serializer=tradeloom_dot_orders_dot_v1_dot_orders__pb2.StreamPortfolioResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -804,6 +875,114 @@ class PortfolioService:
             '/tradeloom.orders.v1.PortfolioService/ListPositions',
             tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListPositionsRequest.SerializeToString,
             tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListPositionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClosePosition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.PortfolioService/ClosePosition',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.ClosePositionRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.ClosePositionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLedgerEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.PortfolioService/ListLedgerEntries',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListLedgerEntriesRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.ListLedgerEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEquityHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.orders.v1.PortfolioService/GetEquityHistory',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.GetEquityHistoryRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.GetEquityHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPortfolio(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tradeloom.orders.v1.PortfolioService/StreamPortfolio',
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.StreamPortfolioRequest.SerializeToString,
+            tradeloom_dot_orders_dot_v1_dot_orders__pb2.StreamPortfolioResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -206,6 +206,19 @@ class PortfolioServiceStub:
     """Returns what an account holds and what it is worth now."""
     ListPositions: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListPositionsRequest, _orders_pb2.ListPositionsResponse]
     """Lists an account's positions in the order of their instruments."""
+    ClosePosition: _aio.UnaryUnaryMultiCallable[_orders_pb2.ClosePositionRequest, _orders_pb2.ClosePositionResponse]
+    """Closes a position, or a part of it, by a reduce-only market order. Other open orders stay: where they
+    have set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer
+    again.
+    """
+    ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListLedgerEntriesRequest, _orders_pb2.ListLedgerEntriesResponse]
+    """Lists an account's ledger, newest first: every change of what it holds, to the last digit."""
+    GetEquityHistory: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetEquityHistoryRequest, _orders_pb2.GetEquityHistoryResponse]
+    """Returns what an account was worth over time, oldest first."""
+    StreamPortfolio: _aio.UnaryStreamMultiCallable[_orders_pb2.StreamPortfolioRequest, _orders_pb2.StreamPortfolioResponse]
+    """Streams what an account holds and is worth: as it is, then each time it trades or prices move. Of
+    changes that follow each other within a second only the last is told.
+    """
 
 class PortfolioServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps accounts, what they hold and what it is worth. Those of somebody who was deleted for good stay
@@ -243,5 +256,42 @@ class PortfolioServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_orders_pb2.ListPositionsRequest, _abc.Awaitable[_orders_pb2.ListPositionsResponse]],
     ) -> _abc.Awaitable[_orders_pb2.ListPositionsResponse]:
         """Lists an account's positions in the order of their instruments."""
+
+    @_abc_1.abstractmethod
+    def ClosePosition(
+        self,
+        request: _orders_pb2.ClosePositionRequest,
+        context: _aio.ServicerContext[_orders_pb2.ClosePositionRequest, _abc.Awaitable[_orders_pb2.ClosePositionResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.ClosePositionResponse]:
+        """Closes a position, or a part of it, by a reduce-only market order. Other open orders stay: where they
+        have set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer
+        again.
+        """
+
+    @_abc_1.abstractmethod
+    def ListLedgerEntries(
+        self,
+        request: _orders_pb2.ListLedgerEntriesRequest,
+        context: _aio.ServicerContext[_orders_pb2.ListLedgerEntriesRequest, _abc.Awaitable[_orders_pb2.ListLedgerEntriesResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.ListLedgerEntriesResponse]:
+        """Lists an account's ledger, newest first: every change of what it holds, to the last digit."""
+
+    @_abc_1.abstractmethod
+    def GetEquityHistory(
+        self,
+        request: _orders_pb2.GetEquityHistoryRequest,
+        context: _aio.ServicerContext[_orders_pb2.GetEquityHistoryRequest, _abc.Awaitable[_orders_pb2.GetEquityHistoryResponse]],
+    ) -> _abc.Awaitable[_orders_pb2.GetEquityHistoryResponse]:
+        """Returns what an account was worth over time, oldest first."""
+
+    @_abc_1.abstractmethod
+    def StreamPortfolio(
+        self,
+        request: _orders_pb2.StreamPortfolioRequest,
+        context: _aio.ServicerContext[_orders_pb2.StreamPortfolioRequest, _abc.AsyncIterator[_orders_pb2.StreamPortfolioResponse]],
+    ) -> _abc.AsyncIterator[_orders_pb2.StreamPortfolioResponse]:
+        """Streams what an account holds and is worth: as it is, then each time it trades or prices move. Of
+        changes that follow each other within a second only the last is told.
+        """
 
 def add_PortfolioServiceServicer_to_server(servicer: PortfolioServiceServicer, server: _aio.Server) -> None: ...

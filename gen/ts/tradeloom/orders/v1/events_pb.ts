@@ -6,13 +6,15 @@ import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { AccountMode, OrderEvent } from "./orders_pb.js";
 import { file_tradeloom_orders_v1_orders } from "./orders_pb.js";
+import type { KillSwitch } from "./risk_pb.js";
+import { file_tradeloom_orders_v1_risk } from "./risk_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file tradeloom/orders/v1/events.proto.
  */
 export const file_tradeloom_orders_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSJuCgxPcmRlckNoYW5nZWQSLgoFZXZlbnQYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyRXZlbnQSLgoEbW9kZRgCIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudE1vZGViBnByb3RvMw", [file_tradeloom_orders_v1_orders]);
+  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSJuCgxPcmRlckNoYW5nZWQSLgoFZXZlbnQYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyRXZlbnQSLgoEbW9kZRgCIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudE1vZGUiRAoRS2lsbFN3aXRjaENoYW5nZWQSLwoGc3dpdGNoGAEgASgLMh8udHJhZGVsb29tLm9yZGVycy52MS5LaWxsU3dpdGNoYgZwcm90bzM", [file_tradeloom_orders_v1_orders, file_tradeloom_orders_v1_risk]);
 
 /**
  * An order changed. Key: account_id; the fact's sequence is the account_sequence.
@@ -41,4 +43,26 @@ export type OrderChanged = Message<"tradeloom.orders.v1.OrderChanged"> & {
  */
 export const OrderChangedSchema: GenMessage<OrderChanged> = /*@__PURE__*/
   messageDesc(file_tradeloom_orders_v1_events, 0);
+
+/**
+ * A kill switch was set. Key: "switch/", its scope, whose it is, its target and who set it; the sequence counts its
+ * settings.
+ *
+ * @generated from message tradeloom.orders.v1.KillSwitchChanged
+ */
+export type KillSwitchChanged = Message<"tradeloom.orders.v1.KillSwitchChanged"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.orders.v1.KillSwitch switch = 1;
+   */
+  switch?: KillSwitch | undefined;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.KillSwitchChanged.
+ * Use `create(KillSwitchChangedSchema)` to create a new message.
+ */
+export const KillSwitchChangedSchema: GenMessage<KillSwitchChanged> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_events, 1);
 

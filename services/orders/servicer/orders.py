@@ -1,4 +1,4 @@
-"""Speaks the orders API: reads the request, calls one use case, writes the response."""
+"""Orders and their story."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,34 +9,24 @@ from uuid import UUID
 
 from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 
-from libs.errors import CursorInvalid, Refusal, RevisionNotReached
+from libs.errors import CursorInvalid, Refusal
 from libs.ids import uuid7
 from libs.mesh import identity, pages
 from libs.mesh.errors import away
 from libs.mesh.requests import answer_once, key_of
-from libs.mesh.wire import decimal_from_proto, time_from_proto, timestamp
+from libs.mesh.wire import time_from_proto
 from libs.store.database import Connection, Database
-from services.orders import market, store, use_cases, wire
+from services.orders import store, use_cases, wire
 from services.orders.batches import Batches
-from services.orders.domain import Account, Order
+from services.orders.domain import Order
 from services.orders.hub import Hub
-from services.orders.market import Market
 from services.orders.refusals import AccountNotFound, OrderNotFound
+from services.orders.servicer.desk import USUAL_PAGE_SIZE, beat, own_account
 from services.orders.store import AccountStore, Filter
 from services.orders.use_cases import Placing, Selection
 
-USUAL_PAGE_SIZE = 50
-POSITIONS_MAX = 10_000
 FIRST_CURSOR = "0"
 WORD = "orders"
-
-
-async def own_account(rows: Connection, account_id: str) -> Account:
-    """The account, if it is the caller's: row security shows no other."""
-    account = await store.find_account(rows, UUID(account_id))
-    if account is None:
-        raise AccountNotFound("no such account", account_id=account_id)
-    return account
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +85,11 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
     async def PreviewOrder(self, request, context):
         ticket = wire.ticket_from_proto(request.order)
         async with self._database.transaction(identity.current().user_id, snapshot=True) as rows:
-            state = await store.read_state(rows, ticket.account_id)
-        if state is None:
-            raise AccountNotFound("no such account", account_id=request.order.account_id)
-        return wire.preview_to_proto(self._intentions.preview_order(state, ticket), WORD)
+            state = await store.read_state(rows, ticket.account_id, [ticket.instrument_id])
+            if state is None:
+                raise AccountNotFound("no such account", account_id=request.order.account_id)
+            preview = await self._intentions.preview_order(AccountStore(rows), state, ticket)
+        return wire.preview_to_proto(preview, WORD)
 
     async def ReplaceOrder(self, request, context):
         order_id = UUID(request.order_id)
@@ -211,7 +202,7 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
                     async with asyncio.timeout(self._heartbeat_seconds):
                         await woken.wait()
                 if not woken.is_set():
-                    yield heartbeat(sequence)
+                    yield orders_pb2.StreamOrderEventsResponse(cursor=str(sequence), heartbeat=beat())
 
     async def _acknowledge(
         self, request: orders_pb2.StreamOrderEventsRequest, user_id: UUID
@@ -249,71 +240,3 @@ def sequence_from(cursor: str, newest: int) -> int:
     if not cursor.isascii() or not cursor.isdigit() or int(cursor) > newest:
         raise CursorInvalid({"after_cursor": "is not one that this account's stream gave out"})
     return int(cursor)
-
-
-def heartbeat(sequence: int) -> orders_pb2.StreamOrderEventsResponse:
-    beat = orders_pb2.OrdersHeartbeat(time=timestamp(market.now()))
-    return orders_pb2.StreamOrderEventsResponse(cursor=str(sequence), heartbeat=beat)
-
-
-class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
-    def __init__(self, database: Database, create_account: use_cases.CreateAccount, known: Market) -> None:
-        self._database, self._create_account, self._market = database, create_account, known
-
-    async def CreateAccount(self, request, context):
-        async def work(rows: Connection) -> orders_pb2.CreateAccountResponse:
-            account = await self._create_account(
-                AccountStore(rows),
-                user_id=identity.current().user_id,
-                name=request.name,
-                mode=wire.MODES[request.mode],
-                kind=wire.ACCOUNT_KINDS[request.kind],
-                starting={each.asset: decimal_from_proto(each.amount) for each in request.starting_balances},
-            )
-            return orders_pb2.CreateAccountResponse(account=wire.account_to_proto(account))
-
-        return await answer_once(self._database, key_of(request), orders_pb2.CreateAccountResponse, work)
-
-    async def ListAccounts(self, request, context):
-        size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
-        caller = identity.current()
-        after = pages.uuid_after(request.page_token) or UUID(int=0)
-        async with self._database.transaction(caller.user_id) as rows:
-            found = await store.list_accounts(rows, caller.user_id, after, size + 1, only=caller.account_ids)
-        page, more = found[:size], len(found) > size
-        return orders_pb2.ListAccountsResponse(
-            accounts=map(wire.account_to_proto, page),
-            next_page_token=pages.token_after(str(page[-1].account_id)) if more else "",
-        )
-
-    async def GetPortfolio(self, request, context):
-        # Balances and positions of one moment.
-        async with self._database.transaction(identity.current().user_id, snapshot=True) as rows:
-            account = await own_account(rows, request.account_id)
-            if account.account_sequence < request.min_revision:
-                raise RevisionNotReached("the account is not yet that new; retry", revision=account.account_sequence)
-            balances = await store.balances(rows, account.account_id)
-            positions = await store.list_positions(
-                rows, account.account_id, include_flat=False, after="", limit=POSITIONS_MAX
-            )
-        return wire.portfolio_to_proto(use_cases.appraise(account, balances, positions, self._market, market.now()))
-
-    async def ListPositions(self, request, context):
-        size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
-        key = pages.key_of(request.page_token, 1)
-        async with self._database.transaction(identity.current().user_id) as rows:
-            account = await own_account(rows, request.account_id)
-            found = await store.list_positions(
-                rows,
-                account.account_id,
-                include_flat=request.include_flat,
-                after=str(key[0]) if key else "",
-                limit=size + 1,
-            )
-        page, more = found[:size], len(found) > size
-        now = market.now()
-        valued = [use_cases.value(position, self._market.quote(position.instrument_id, now)) for position in page]
-        return orders_pb2.ListPositionsResponse(
-            positions=wire.positions_to_proto(valued),
-            next_page_token=pages.token_after(page[-1].instrument_id) if more else "",
-        )
