@@ -53,6 +53,11 @@ def book(
     settle(state, execution, rounded(multiply(execution.price, execution.quantity), ROUND_DOWN), instrument)
     position = state.positions.get(execution.instrument_id) or Position(instrument_id=execution.instrument_id)
     state.positions[execution.instrument_id] = traded(position, execution, fee_worth, now)
+    if execution.deployment_id is not None:
+        # A sub-ledger over the one net position: what this deployment alone has made of it.
+        key = execution.deployment_id, execution.instrument_id
+        own = state.deployments.get(key) or Position(instrument_id=execution.instrument_id)
+        state.deployments[key] = traded(own, execution, fee_worth, now)
     state.executions.append(execution)
 
 
@@ -79,6 +84,7 @@ def settle(state: AccountState, execution: Execution, notional: Decimal, instrum
             execution_id=execution.execution_id,
             time=execution.time,
             entries=tuple(entries),
+            deployment_id=execution.deployment_id,
         )
     )
 

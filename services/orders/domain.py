@@ -406,6 +406,7 @@ class Execution:
     maker: bool
     venue_fill_id: str
     time: datetime
+    deployment_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -460,6 +461,7 @@ class Transaction:
     execution_id: UUID | None
     time: datetime
     entries: tuple[Entry, ...]
+    deployment_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -599,6 +601,8 @@ class AccountState:
     changed_orders: set[UUID] = field(default_factory=set)
     annotations: dict[UUID, Annotation] = field(default_factory=dict)
     """Of orders that were placed since."""
+    deployments: dict[tuple[UUID, str], Position] = field(default_factory=dict)
+    """What each deployment has made of an instrument, of those whose orders trade."""
     limits: RiskLimits | None = None
     exposures: dict[str, Exposure] = field(default_factory=dict)
     """Of the instruments that orders are being placed in."""

@@ -257,6 +257,7 @@ def apply_fill(
         maker=fill.maker,
         venue_fill_id=fill.venue_fill_id,
         time=fill.time,
+        deployment_id=order.deployment_id,
     )
     books.book(state, execution, instrument, fee_worth=fee_worth, now=now)
     filled = noted(state, Kind.FILLED, filled, now, execution)

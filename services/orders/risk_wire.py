@@ -14,8 +14,7 @@ COUNTS = ("open_orders_max", "orders_per_second_max", "day_start_hour")
 LIMIT_NAMES = [field.name for field in fields(RiskLimits)]
 MODES = {risk_pb2.KillSwitchMode.Value(f"KILL_SWITCH_MODE_{switch.name}"): switch for switch in Switch}
 MODE_TO_PROTO = {switch: number for number, switch in MODES.items()}
-SCOPES = {risk_pb2.KillSwitchScope.Value(f"KILL_SWITCH_SCOPE_{scope.name}"): scope for scope in Scope}
-SCOPE_TO_PROTO = {scope: number for number, scope in SCOPES.items()}
+SCOPE_TO_PROTO = {scope: risk_pb2.KillSwitchScope.Value(f"KILL_SWITCH_SCOPE_{scope.name}") for scope in Scope}
 LOCK_TO_PROTO = {lock: risk_pb2.RiskLock.Value(f"RISK_LOCK_{lock.name}") for lock in Lock}
 
 

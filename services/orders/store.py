@@ -130,6 +130,7 @@ EXECUTION_COLUMNS = {
     "maker": "boolean",
     "venue_fill_id": "text",
     "time": "timestamptz",
+    "deployment_id": "uuid",
 }
 BALANCE_COLUMNS = {"account_id": "uuid", "asset": "text", "user_id": "uuid", "total": "numeric", "reserved": "numeric"}
 POSITION_COLUMNS = {
@@ -153,6 +154,7 @@ ENTRY_COLUMNS = {
     "order_id": "uuid",
     "execution_id": "uuid",
     "time": "timestamptz",
+    "deployment_id": "uuid",
 }
 INSERT_ORDERS = Bulk("trading_orders", ORDER_COLUMNS)
 INSERT_WHOLE_ORDERS = Bulk("trading_orders", ALL_ORDER_COLUMNS)
@@ -163,10 +165,16 @@ TAG_COLUMNS = {"account_id": "uuid", "tag": "text", "order_id": "uuid", "user_id
 INSERT_TAGS = Bulk("order_tags", TAG_COLUMNS)
 INSERT_EXECUTIONS = Bulk("trading_executions", EXECUTION_COLUMNS)
 UPSERT_BALANCES = Bulk("balances", BALANCE_COLUMNS, upsert("account_id, asset", ("total", "reserved")))
+POSITION_CHANGES = ("quantity", "average_price", "realized_profit", "fees", "update_time")
 UPSERT_POSITIONS = Bulk(
     "positions",
     POSITION_COLUMNS,
-    upsert("account_id, instrument_id", ("quantity", "average_price", "realized_profit", "fees", "update_time")),
+    upsert("account_id, instrument_id", POSITION_CHANGES),
+)
+UPSERT_DEPLOYMENTS = Bulk(
+    "deployment_positions",
+    {"deployment_id": "uuid"} | POSITION_COLUMNS,
+    upsert("account_id, deployment_id, instrument_id", POSITION_CHANGES),
 )
 INSERT_ENTRIES = Bulk("ledger_entries", ENTRY_COLUMNS)
 INSTRUMENT_COLUMNS = {
@@ -278,6 +286,18 @@ class TagRow:
         return getattr(self.order, name)
 
 
+@dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    """What a deployment has made of an instrument, under its account."""
+
+    account: Account
+    deployment_id: UUID
+    position: Position
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.account if name in ("account_id", "user_id") else self.position, name)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposureRow:
     account_id: UUID
@@ -299,6 +319,7 @@ class EntryRow:
     order_id: UUID | None
     execution_id: UUID | None
     time: Any
+    deployment_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,11 +442,24 @@ class AccountStore:
         for row in await self.rows.fetch("SELECT * FROM positions WHERE account_id = ANY($1)", list(states)):
             states[row["account_id"]].positions[row["instrument_id"]] = position_from(row)
 
+    async def _load_deployments(self, states: Mapping[UUID, AccountState]) -> None:
+        deployments = {order.deployment_id for state in states.values() for order in state.orders.values()} - {None}
+        if not deployments:
+            return
+        for row in await self.rows.fetch(
+            "SELECT * FROM deployment_positions WHERE account_id = ANY($1) AND deployment_id = ANY($2)",
+            list(states),
+            list(deployments),
+        ):
+            key = row["deployment_id"], row["instrument_id"]
+            states[row["account_id"]].deployments[key] = position_from(row)
+
     async def load_trading(self, states: Mapping[UUID, AccountState], fill_ids: Sequence[str]) -> None:
         """Brings in what fills change, and which of these were applied before; call it under the lock."""
         if not fill_ids:
             return
         await self.load_reducing(states)
+        await self._load_deployments(states)
         for row in await self.rows.fetch(
             "SELECT account_id, venue_fill_id FROM trading_executions WHERE account_id = ANY($1) AND venue_fill_id = ANY($2)",
             list(states),
@@ -469,6 +503,15 @@ class AccountStore:
                 Row(state.account, state.positions[instrument_id])
                 for state in changed
                 for instrument_id in {execution.instrument_id for execution in state.executions}
+            ],
+        )
+        await write(
+            writes,
+            UPSERT_DEPLOYMENTS,
+            [
+                DeploymentRow(state.account, key[0], state.deployments[key])
+                for state in changed
+                for key in {(each.deployment_id, each.instrument_id) for each in state.executions if each.deployment_id}
             ],
         )
         await write(writes, ADD_EXPOSURES, list(exposure_rows(changed)))
@@ -544,6 +587,7 @@ def entry_rows(states: Sequence[AccountState]) -> Iterable[EntryRow]:
                     order_id=transaction.order_id,
                     execution_id=transaction.execution_id,
                     time=transaction.time,
+                    deployment_id=transaction.deployment_id,
                 )
 
 

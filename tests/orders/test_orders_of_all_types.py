@@ -191,7 +191,8 @@ async def test_a_preview_names_all_that_speaks_against_an_order_and_changes_noth
         "0.18",
     )
     assert [(each.limit, each.value.value, each.bound.value) for each in answer.margins] == [
-        ("open_orders_max", "1", "1000")
+        ("open_orders_max", "1", "1000"),
+        ("price_collar_percent", "0", "10"),
     ]
     bad = of_type(anna.account_id, orders_pb2.ORDER_TYPE_STOP, stop_price="99", quantity="50", reduce_only=True)
     answer, reasons = await preview(bad)

@@ -135,12 +135,15 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
     async def SetKillSwitch(self, request, context):
         user_id = identity.current().user_id
-        scope = risk_wire.SCOPES[request.scope]
-        target_id = user_id if scope is Scope.USER else UUID(request.target_id)
+        scope, target_id = Scope.USER, user_id
+        if request.account_id:
+            scope, target_id = Scope.ACCOUNT, UUID(request.account_id)
+        elif request.deployment_id:
+            scope, target_id = Scope.DEPLOYMENT, UUID(request.deployment_id)
 
         async def work(rows: Connection) -> risk_pb2.SetKillSwitchResponse:
-            if scope is Scope.ACCOUNT:
-                await own_account(rows, request.target_id)
+            if request.account_id:
+                await own_account(rows, request.account_id)
             switch = switch_of(request, scope, target_id, user_id, by_operator=False)
             return risk_pb2.SetKillSwitchResponse(switch=await self._switch(rows, switch))
 

@@ -583,36 +583,36 @@ class SetKillSwitchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    SCOPE_FIELD_NUMBER: _builtins.int
-    TARGET_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CANCEL_OPEN_ORDERS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe."""
-    scope: Global___KillSwitchScope.ValueType
-    """Whom it is for."""
-    target_id: _builtins.str
-    """The account or deployment it is for."""
+    account_id: _builtins.str
+    """Only for this account; for all of the caller's if that and the next are empty."""
+    deployment_id: _builtins.str
+    """Only for orders of this deployment."""
     mode: Global___KillSwitchMode.ValueType
     """How much is forbidden."""
     reason: _builtins.str
     """For people: why."""
     cancel_open_orders: _builtins.bool
-    """Whether the open orders that it holds for are asked to cancel, too."""
+    """Whether the open orders that it holds for are asked to cancel, too; it takes its time after the answer."""
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
-        scope: Global___KillSwitchScope.ValueType = ...,
-        target_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        deployment_id: _builtins.str = ...,
         mode: Global___KillSwitchMode.ValueType = ...,
         reason: _builtins.str = ...,
         cancel_open_orders: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_open_orders", b"cancel_open_orders", "mode", b"mode", "reason", b"reason", "request_id", b"request_id", "scope", b"scope", "target_id", b"target_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "cancel_open_orders", b"cancel_open_orders", "deployment_id", b"deployment_id", "mode", b"mode", "reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
