@@ -3,9 +3,11 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.type.v1 import decimal_pb2
 
+from libs.errors import Invalid
 from libs.money import plain
 
 
@@ -30,3 +32,13 @@ def timestamp(time: datetime | None) -> Timestamp | None:
 
 def time_from_proto(message: Timestamp) -> datetime:
     return message.ToDatetime(UTC)
+
+
+def time_asked(request: Message, field: str) -> datetime | None:
+    """The time in a field of a request, None where it is unset. Raises Invalid for what no calendar has."""
+    if not request.HasField(field):
+        return None
+    try:
+        return time_from_proto(getattr(request, field))
+    except ValueError:
+        raise Invalid({field: "must be between the years 1 and 9999"}) from None

@@ -19,7 +19,6 @@ def upgrade() -> None:
           ADD COLUMN reduce_only boolean NOT NULL DEFAULT false, ADD COLUMN trigger_time timestamptz,
           ADD COLUMN replacement text, ADD COLUMN replaced_as uuid, ADD COLUMN group_id uuid, ADD COLUMN group_role text,
           ADD COLUMN deployment_id uuid, ADD COLUMN released_quantity numeric,
-          ADD COLUMN reduced_quantity numeric NOT NULL DEFAULT 0,
           DROP CONSTRAINT trading_orders_quantity_check,
           -- A leg is for nothing once the other one has traded all that they share.
           ADD CONSTRAINT trading_orders_quantity_check CHECK (quantity >= 0)
@@ -65,7 +64,7 @@ def downgrade() -> None:
           DROP COLUMN stop_price, DROP COLUMN trail_amount, DROP COLUMN trail_percent, DROP COLUMN expire_time,
           DROP COLUMN post_only, DROP COLUMN reduce_only, DROP COLUMN trigger_time, DROP COLUMN replacement,
           DROP COLUMN replaced_as, DROP COLUMN group_id, DROP COLUMN group_role, DROP COLUMN deployment_id,
-          DROP COLUMN released_quantity, DROP COLUMN reduced_quantity, DROP CONSTRAINT trading_orders_quantity_check,
+          DROP COLUMN released_quantity, DROP CONSTRAINT trading_orders_quantity_check,
           ADD CONSTRAINT trading_orders_quantity_check CHECK (quantity > 0) NOT VALID
         """,
     )

@@ -27,8 +27,17 @@ from services.auth.store import IdentityStore
 AUDITED = ("auth", "users", "billing", "orders")
 """Whose facts are recorded, but those of nobody; of orders only decisions."""
 ORDER_CHANGED = orders_events_pb2.OrderChanged.DESCRIPTOR.full_name
-NO_DECISIONS = frozenset({orders_pb2.ORDER_EVENT_KIND_WORKING, orders_pb2.ORDER_EVENT_KIND_FILLED})
-"""What a venue does with an order is the orders' own record."""
+NO_DECISIONS = frozenset(
+    {
+        orders_pb2.ORDER_EVENT_KIND_WORKING,
+        orders_pb2.ORDER_EVENT_KIND_TRIGGERED,
+        orders_pb2.ORDER_EVENT_KIND_FILLED,
+        orders_pb2.ORDER_EVENT_KIND_RELEASED,
+        orders_pb2.ORDER_EVENT_KIND_REDUCED,
+        orders_pb2.ORDER_EVENT_KIND_UNKNOWN,
+    }
+)
+"""What a venue does with an order, and what follows from that, is the orders' own record."""
 ENTITLEMENTS_CHANGED = billing_events_pb2.EntitlementsChanged.DESCRIPTOR.full_name
 DEFAULT_CHANGED = billing_events_pb2.DefaultEntitlementsChanged.DESCRIPTOR.full_name
 DELETION_SCHEDULED = users_events_pb2.DeletionScheduled.DESCRIPTOR.full_name

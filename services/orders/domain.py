@@ -352,9 +352,10 @@ class Order:
     group_role: GroupRole | None = None
     deployment_id: UUID | None = None
     released_quantity: Decimal | None = None
-    """What an entry has released of it so far, in all; None where it waits for none."""
-    reduced_quantity: Decimal = ZERO
-    """What the other leg has traded of what it was for: its quantity is without that."""
+    """What an entry has released of its quantity so far; None where it waits for none.
+
+    What the other leg has traded is taken off both, so that the difference is what waits.
+    """
 
     @property
     def client_order_id(self) -> UUID:
@@ -380,7 +381,7 @@ class Order:
         """How much of it an entry has yet to release."""
         if self.released_quantity is None:
             return ZERO
-        return max(ZERO, self.quantity + self.reduced_quantity - self.released_quantity)
+        return self.quantity - self.released_quantity
 
     @property
     def remaining(self) -> Decimal:

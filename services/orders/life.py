@@ -276,7 +276,7 @@ def release(state: AccountState, entry: Order, fill: Fill, now: datetime) -> Non
             continue
         released = waiting.released_quantity
         if waiting.group_role is GroupRole.LEG:
-            released = min(waiting.quantity + waiting.reduced_quantity, released + fill.quantity)
+            released = min(waiting.quantity, released + fill.quantity)
         elif entry.state is State.FILLED:
             released = waiting.quantity
         if released != waiting.released_quantity:
@@ -291,16 +291,16 @@ def take_off_other_leg(state: AccountState, leg: Order, quantity: Decimal, now: 
     for other in state.group(leg):
         if other.group_role is not GroupRole.LEG or other.state not in OPEN:
             continue
-        left = max(other.filled_quantity, other.quantity - quantity)
-        taken = other.reduced_quantity + other.quantity - left
-        reduced = move(state.orders[other.order_id], Kind.REDUCED, quantity=left, reduced_quantity=taken)
-        noted(state, Kind.REDUCED, reduced, now)
+        left = {"quantity": max(other.filled_quantity, other.quantity - quantity)}
+        if other.released_quantity is not None:
+            left["released_quantity"] = max(other.filled_quantity, other.released_quantity - quantity)
+        noted(state, Kind.REDUCED, move(state.orders[other.order_id], Kind.REDUCED, **left), now)
 
 
 def keep_released(state: AccountState, order: Order, now: datetime) -> None:
     """Its entry has ended: what was released of it is all of it, and where nothing is left of that it ends too."""
     if order.waiting:
-        order = move(order, Kind.REDUCED, quantity=order.quantity - order.waiting)
+        order = move(order, Kind.REDUCED, quantity=order.released_quantity)
         if order.quantity and order.filled_quantity >= order.quantity:
             order = replace(order, state=State.FILLED, replacement=None)
         order = noted(state, Kind.REDUCED, order, now)

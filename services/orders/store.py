@@ -91,7 +91,6 @@ MORE_ORDER_COLUMNS = {
     "group_role": "text",
     "deployment_id": "uuid",
     "released_quantity": "numeric",
-    "reduced_quantity": "numeric",
 }
 ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
 ORDER_CHANGES = (
@@ -114,7 +113,6 @@ ORDER_CHANGES = (
     "replacement",
     "replaced_as",
     "released_quantity",
-    "reduced_quantity",
 )
 EXECUTION_COLUMNS = {
     "execution_id": "uuid",

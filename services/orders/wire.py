@@ -7,7 +7,7 @@ from tradeloom.orders.v1 import events_pb2, orders_pb2
 
 from libs.errors import Refusal
 from libs.mesh.errors import to_status
-from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
+from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_asked, timestamp
 from libs.money import multiply, rounded
 from services.orders.domain import (
     Account,
@@ -68,7 +68,7 @@ def ticket_from_proto(request: orders_pb2.PlaceOrderRequest) -> Ticket:
         limit_price=decimal_from_proto(request.limit_price) if request.HasField("limit_price") else None,
         stop_price=decimal_from_proto(request.stop_price) if request.HasField("stop_price") else None,
         trail=trail_from_proto(request.trail) if request.HasField("trail") else None,
-        expire_time=time_from_proto(request.expire_time) if request.HasField("expire_time") else None,
+        expire_time=time_asked(request, "expire_time"),
         post_only=request.post_only,
         reduce_only=request.reduce_only,
         annotation=annotation_from_proto(request) if request.note or request.tags else None,

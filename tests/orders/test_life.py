@@ -49,8 +49,6 @@ class Known:
     state: State = State.PENDING_NEW
     filled: Fraction = Fraction(0)
     released: Fraction | None = None
-    taken: Fraction = Fraction(0)
-    """By the other leg."""
     change: tuple[Fraction | None, Fraction] | None = None
     """The quantity, if it is to be another, and the price that were asked for."""
     mates: list[UUID] = field(default_factory=list)
@@ -237,12 +235,13 @@ class Life(RuleBasedStateMachine):
             if not mate.is_open:
                 continue
             if traded.role == "entry" and mate.role == "exit" and mate.released is not None:
-                mate.released = min(mate.quantity + mate.taken, mate.released + quantity)
+                mate.released = min(mate.quantity, mate.released + quantity)
             elif traded.role == "entry" and mate.role == "triggered" and traded.state is State.FILLED:
                 mate.released = mate.quantity
             elif traded.role == mate.role and traded.role in ("leg", "exit"):
-                left = max(mate.filled, mate.quantity - quantity)
-                mate.taken, mate.quantity = mate.taken + mate.quantity - left, left
+                mate.quantity = max(mate.filled, mate.quantity - quantity)
+                if mate.released is not None:
+                    mate.released = max(mate.filled, mate.released - quantity)
             if mate.state is State.HELD and mate.released:
                 mate.state = State.PENDING_NEW
 
@@ -293,7 +292,7 @@ class Life(RuleBasedStateMachine):
             if mate.state is State.HELD:
                 mate.state, mate.change = State.CANCELED, None
                 continue
-            mate.quantity = mate.released - mate.taken
+            mate.quantity = mate.released
             if mate.quantity and mate.filled == mate.quantity:
                 mate.state, mate.change = State.FILLED, None
             elif not mate.quantity:
@@ -410,7 +409,7 @@ class Life(RuleBasedStateMachine):
                 prices = [entries[0].price, *([entries[0].change[1]] if entries[0].change else [])]
                 brought = Fraction(1) if entries[0].buys else min(prices) * (1 - FEE)
                 if known.role == "exit" and known.released is not None:
-                    waiting = known.quantity + known.taken - known.released
+                    waiting = known.quantity - known.released
                 elif known.state is State.HELD:
                     waiting = max(Fraction(0), known.quantity - traded)
             need = (self.state.orders[order_id], known.needs(waiting, brought))

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from redis.asyncio import Redis
 from tradeloom.execution.v1 import events_pb2 as execution_events
@@ -410,6 +411,20 @@ async def test_lists_are_narrowed_by_time_and_tag_and_page_on(orders: Served):
     assert ids(page.orders) == ids([placed[4], placed[2]])
     page = await anna.list_orders(tag="even", page_size=2, page_token=page.next_page_token)
     assert (ids(page.orders), page.next_page_token) == ([placed[0].order_id], "")
+
+
+async def test_what_no_calendar_has_is_refused_by_its_field(orders: Served):
+    anna = await trader(orders)
+    never = Timestamp(seconds=2**60)
+    lasting = orders_pb2.TIME_IN_FORCE_GTD
+    assert (await refusal(anna.place(time_in_force=lasting, expire_time=never))).fields == ["expire_time"]
+    for field in ("start_time", "end_time"):
+        assert (await refusal(anna.list_orders(**{field: never}))).fields == [field]
+    both = [limit(anna.account_id, time_in_force=lasting, expire_time=never), limit(anna.account_id)]
+    outcomes = (
+        await anna.orders.PlaceOrders(orders_pb2.PlaceOrdersRequest(orders=both), metadata=anna.metadata)
+    ).outcomes
+    assert [each.WhichOneof("outcome") for each in outcomes] == ["refusal", "order"]
 
 
 @pytest.mark.parametrize(

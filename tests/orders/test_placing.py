@@ -299,7 +299,12 @@ def test_a_bracket_waits_is_released_as_it_is_entered_and_leaves_once():
     assert state.orders[stop.order_id].at_venue == 0
     apply_fill(state, state.orders[entry.order_id], fill_of(entry, "0.7", fill_id="f3"))
     take, stop = state.orders[take.order_id], state.orders[stop.order_id]
-    assert (take.at_venue, stop.at_venue, stop.quantity, stop.released_quantity) == (D("0.7"), D("0.7"), D("0.7"), 1)
+    assert (take.at_venue, stop.at_venue, stop.quantity, stop.released_quantity) == (
+        D("0.7"),
+        D("0.7"),
+        D("0.7"),
+        D("0.7"),
+    )
     assert state.balance("BTC").reserved == D("0.7")
 
 

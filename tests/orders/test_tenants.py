@@ -253,6 +253,8 @@ async def test_what_the_service_reads_uses_an_index_under_row_security(installat
         "positions": "account_id, 'X', user_id, 0, 0, 0, 0, now()",
         "order_events": "account_id, 1, user_id, '', now()",
         "trading_executions": "gen_random_uuid(), user_id, account_id, gen_random_uuid(), 'X', 'buy', 1, 1, 0, 'X', true, '1', now()",
+        "order_notes": "gen_random_uuid(), user_id, account_id, 'n'",
+        "order_tags": "account_id, 't', gen_random_uuid(), user_id",
         "trading_orders": """
             gen_random_uuid(), user_id, account_id, 'X', 'buy', 'limit', 'gtc', 1, 1, NULL, 'filled', 0, 0, 0,
             'X', 'X', 0, 0, '', now(), now(), now(), 1
@@ -275,6 +277,10 @@ async def test_what_the_service_reads_uses_an_index_under_row_security(installat
             order_id = orders[0].order_id
             await accounts.load_orders(states, [order_id])
             await accounts.load_trading(states, ["some fill"])
+            await accounts.load_open(states)
+            await store.read_state(rows, account_id)
+            await store.annotations_of(rows, [order_id])
+            await store.list_orders(rows, account_id, Filter(tag="some"), before=None, limit=50)
             await store.find_account(rows, account_id)
             await store.list_accounts(rows, traded.user_id, UUID(int=0), 50)
             await store.account_of_order(rows, order_id)

@@ -14,7 +14,7 @@ from libs.ids import uuid7
 from libs.mesh import identity, pages
 from libs.mesh.errors import away
 from libs.mesh.requests import answer_once, key_of
-from libs.mesh.wire import time_from_proto
+from libs.mesh.wire import time_asked
 from libs.store.database import Connection, Database
 from services.orders import store, use_cases, wire
 from services.orders.batches import Batches
@@ -53,20 +53,9 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         return await self._batches.place(Placing(key_of(request), wire.ticket_from_proto(request)))
 
     async def PlaceOrders(self, request, context):
-        caller = identity.current()
-        # An account that the caller's key is not bound to is as one that nobody has.
-        placings = [
-            Placing(key_of(each), wire.ticket_from_proto(each))
-            for each in request.orders
-            if caller.may_use_account(UUID(each.account_id))
-        ]
-        placed = iter(await self._batches.place_all(placings))
-        outcomes: list[bytes | Refusal] = []
-        for each in request.orders:
-            if caller.may_use_account(UUID(each.account_id)):
-                outcomes.append(outcome_of(next(placed)))
-            else:
-                outcomes.append(AccountNotFound("no such account", account_id=each.account_id))
+        asked = [placing_of(each) for each in request.orders]
+        placed = iter(await self._batches.place_all([each for each in asked if isinstance(each, Placing)]))
+        outcomes = [outcome_of(next(placed)) if isinstance(each, Placing) else each for each in asked]
         return orders_pb2.PlaceOrdersResponse(outcomes=[wire.outcome_to_proto(each, WORD) for each in outcomes])
 
     async def PlaceOrderGroup(self, request, context):
@@ -150,8 +139,8 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         wanted = Filter(
             states=[wire.STATES[state] for state in request.states],
             instrument_id=request.instrument_id,
-            start_time=time_from_proto(request.start_time) if request.HasField("start_time") else None,
-            end_time=time_from_proto(request.end_time) if request.HasField("end_time") else None,
+            start_time=time_asked(request, "start_time"),
+            end_time=time_asked(request, "end_time"),
             tag=request.tag,
             deployment_id=UUID(request.deployment_id) if request.deployment_id else None,
             group_id=UUID(request.group_id) if request.group_id else None,
@@ -225,6 +214,16 @@ async def annotated(rows: Connection, orders: Sequence[Order]) -> list[orders_pb
     """Orders with what their owner has noted about them."""
     annotations = await store.annotations_of(rows, [order.order_id for order in orders]) if orders else {}
     return [wire.order_to_proto(order, annotations.get(order.order_id)) for order in orders]
+
+
+def placing_of(request: orders_pb2.PlaceOrderRequest) -> Placing | Refusal:
+    """One order of several, or why it is none. An account that the caller's key is not bound to is as one nobody has."""
+    if not identity.current().may_use_account(UUID(request.account_id)):
+        return AccountNotFound("no such account", account_id=request.account_id)
+    try:
+        return Placing(key_of(request), wire.ticket_from_proto(request))
+    except Refusal as refusal:
+        return refusal
 
 
 def outcome_of(placed: bytes | BaseException) -> bytes | Refusal:

@@ -9,7 +9,7 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from libs.errors import RevisionNotReached
 from libs.mesh import identity, pages
 from libs.mesh.requests import answer_once, key_of
-from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
+from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_asked, timestamp
 from libs.store.database import Connection, Database
 from services.orders import domain, equity_store, ledger_store, market, store, use_cases, wire
 from services.orders.domain import Account, Balance, Position
@@ -125,8 +125,8 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
                     asset=request.asset,
                     order_id=UUID(request.order_id) if request.order_id else None,
                     deployment_id=UUID(request.deployment_id) if request.deployment_id else None,
-                    start_time=time_from_proto(request.start_time) if request.HasField("start_time") else None,
-                    end_time=time_from_proto(request.end_time) if request.HasField("end_time") else None,
+                    start_time=time_asked(request, "start_time"),
+                    end_time=time_asked(request, "end_time"),
                 ),
                 before=before or None,
                 limit=size + 1,
@@ -140,7 +140,7 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
     async def GetEquityHistory(self, request, context):
         size = pages.size_of(request.page_size, USUAL_POINTS)
         after = pages.number_after(request.page_token)
-        start = time_from_proto(request.start_time) if request.HasField("start_time") else domain.EPOCH
+        start = time_asked(request, "start_time") or domain.EPOCH
         async with self._database.transaction(identity.current().user_id) as rows:
             account = await own_account(rows, request.account_id)
             found = await equity_store.list_points(
@@ -148,7 +148,7 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
                 account.account_id,
                 bucket=wire.BUCKETS[request.resolution],
                 after=domain.EPOCH + timedelta(seconds=after) if after else start,
-                before=time_from_proto(request.end_time) if request.HasField("end_time") else market.now(),
+                before=time_asked(request, "end_time") or market.now(),
                 limit=size + 1,
             )
         page, more = found[:size], len(found) > size

@@ -561,7 +561,7 @@ class Order(_message.Message):
     @_builtins.property
     def released_quantity(self) -> _decimal_pb2.Decimal:
         """Of what waits for an entry: how much of the quantity the entry has released to the venue so far;
-        unset for orders that wait for none.
+        unset for orders that wait for none. What the other leg trades is taken off both.
         """
 
     def __init__(

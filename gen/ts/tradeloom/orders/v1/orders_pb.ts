@@ -257,7 +257,7 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
 
   /**
    * Of what waits for an entry: how much of the quantity the entry has released to the venue so far;
-   * unset for orders that wait for none.
+   * unset for orders that wait for none. What the other leg trades is taken off both.
    *
    * @generated from field: tradeloom.type.v1.Decimal released_quantity = 33;
    */

@@ -1,6 +1,6 @@
 import { Drawer, Group, Stack, Table, Text, Timeline } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
-import { OrderEventKind, OrderSide, OrderType, type Order, type OrderEvent } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { OrderEventKind, OrderSide, type Order, type OrderEvent } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { useApi } from "@/api/clients";
 import { shown } from "@/lib/decimal";
 import { clock, dayAndClock, exactClock } from "@/lib/time";
@@ -43,9 +43,7 @@ function Life({ order }: { order: Order }) {
 
   const facts: [string, string][] = [
     ["Type", `${TYPES[order.orderType]}, ${TIMES_IN_FORCE[order.timeInForce].short}`],
-    order.orderType === OrderType.MARKET
-      ? ["Worst price", shown(order.protectionPrice?.value)]
-      : ["Limit price", shown(order.limitPrice?.value)],
+    order.limitPrice ? ["Limit price", shown(order.limitPrice.value)] : ["Worst price", shown(order.protectionPrice?.value)],
     ["Filled", `${shown(order.filledQuantity?.value ?? "0", 0)} of ${shown(order.quantity?.value, 0)}`],
     ["Average price", shown(order.averagePrice?.value, 2, 6)],
     ["Fees", `${shown(order.fees?.value, 2, 6)} ${order.feeAsset}`],

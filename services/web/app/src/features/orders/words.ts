@@ -11,6 +11,10 @@ export const TYPES: Record<OrderType, string> = {
   [OrderType.UNSPECIFIED]: "–",
   [OrderType.MARKET]: "Market",
   [OrderType.LIMIT]: "Limit",
+  [OrderType.STOP]: "Stop",
+  [OrderType.STOP_LIMIT]: "Stop limit",
+  [OrderType.TRAILING_STOP]: "Trailing stop",
+  [OrderType.TAKE_PROFIT]: "Take profit",
 };
 
 export const TIMES_IN_FORCE: Record<TimeInForce, { short: string; long: string }> = {
@@ -18,15 +22,19 @@ export const TIMES_IN_FORCE: Record<TimeInForce, { short: string; long: string }
   [TimeInForce.GTC]: { short: "GTC", long: "Until canceled (GTC)" },
   [TimeInForce.IOC]: { short: "IOC", long: "At once, cancel the rest (IOC)" },
   [TimeInForce.FOK]: { short: "FOK", long: "All at once or nothing (FOK)" },
+  [TimeInForce.DAY]: { short: "Day", long: "Until the trading day ends (DAY)" },
+  [TimeInForce.GTD]: { short: "GTD", long: "Until a time (GTD)" },
 };
 
 export const STATES: Record<OrderState, { label: string; color: string }> = {
   [OrderState.UNSPECIFIED]: { label: "–", color: "gray" },
+  [OrderState.HELD]: { label: "Waiting for its entry", color: "grape" },
   [OrderState.PENDING_NEW]: { label: "Sending", color: "blue" },
   [OrderState.NEW]: { label: "Working", color: "indigo" },
   [OrderState.PARTIALLY_FILLED]: { label: "Partly filled", color: "cyan" },
   [OrderState.FILLED]: { label: "Filled", color: "teal" },
   [OrderState.PENDING_CANCEL]: { label: "Canceling", color: "yellow" },
+  [OrderState.PENDING_REPLACE]: { label: "Changing", color: "yellow" },
   [OrderState.CANCELED]: { label: "Canceled", color: "gray" },
   [OrderState.REJECTED]: { label: "Rejected", color: "red" },
   [OrderState.EXPIRED]: { label: "Expired", color: "gray" },
@@ -42,6 +50,14 @@ export const EVENTS: Record<OrderEventKind, string> = {
   [OrderEventKind.CANCELED]: "Canceled",
   [OrderEventKind.REJECTED]: "Refused by the venue",
   [OrderEventKind.CANCEL_REJECTED]: "Too late to cancel",
+  [OrderEventKind.REPLACE_REQUESTED]: "Change asked for",
+  [OrderEventKind.REPLACED]: "Changed",
+  [OrderEventKind.REPLACE_REJECTED]: "Not changed by the venue",
+  [OrderEventKind.EXPIRED]: "Expired",
+  [OrderEventKind.TRIGGERED]: "Stop reached",
+  [OrderEventKind.RELEASED]: "Sent, as its entry traded",
+  [OrderEventKind.REDUCED]: "Reduced, as its other leg traded or its entry ended",
+  [OrderEventKind.UNKNOWN]: "The venue's answer was lost",
 };
 
 /** Why an order ended, where the venue says it in a word. */
@@ -49,6 +65,9 @@ const REASONS: Record<string, string> = {
   user: "You canceled it.",
   ioc: "What could not trade at once was canceled.",
   fok: "Not all of it could trade at once.",
+  day: "The trading day ended.",
+  gtd: "Its time ran out.",
+  group: "The other orders of its group ended it.",
   instrument_changed: "The instrument changed.",
 };
 
