@@ -148,7 +148,7 @@ class PaperMarket:
         order = self._orders[outcome.order_id]
         if isinstance(outcome, Fill):
             self._tell(order, self._filled(order, outcome))
-        else:
+        elif isinstance(outcome, matching.Canceled):
             self._tell(order, Canceled(cause=outcome.cause.value, time_ns=outcome.time_ns))
 
     def _filled(self, order: Order, fill: Fill) -> Filled:
