@@ -613,6 +613,9 @@ class Replacement(_message.Message):
     LIMIT_PRICE_FIELD_NUMBER: _builtins.int
     STOP_PRICE_FIELD_NUMBER: _builtins.int
     TRAIL_FIELD_NUMBER: _builtins.int
+    CLIENT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    client_order_id: _builtins.str
+    """Server-assigned: its id at the venue once it is changed; not taken in requests."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """Its quantity, what has traded included."""
@@ -636,10 +639,11 @@ class Replacement(_message.Message):
         limit_price: _decimal_pb2.Decimal | None = ...,
         stop_price: _decimal_pb2.Decimal | None = ...,
         trail: Global___Trail | None = ...,
+        client_order_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_order_id", b"client_order_id", "limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "trail", b"trail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
