@@ -10,8 +10,8 @@ A moment is a print or a book. What the orders meet at each, in this order:
    time. The order is a market or limit order from then on, and its active time becomes the print's time plus the
    latency; so it enters at the first book, or where there is none the first print, that comes after that print and is
    at or after the new active time. The print that reached a stop never fills the order.
-   A trailing stop follows the best print since the order was active at a distance in ticks or in hundredths of a
-   percent, rounded away from the market onto a tick. It never goes back. Whether a print reached it is seen first.
+   A trailing stop follows the best print since the order was active at a distance in ticks or in basis points, rounded
+   away from the market onto a tick. It never goes back. Whether a print reached it is seen first.
    Those reached from below come first, then those from above, the nearest stop first.
 
 Where the source brings a book:
@@ -42,9 +42,9 @@ Everywhere:
 - A print, and each level of one book, fills each side no more than its own quantity, shared by price, then active
   time, then order id. Our fills leave no trace in the market: the next book is taken as it is shown.
 - A post-only order that would take on entering is rejected instead.
-- What takes pays the slippage: so many hundredths of a percent of the price, rounded up to a tick, but never beyond its
-  limit or protection, and never below one tick. (Of the price and not in ticks, so that one number suits instruments
-  of any tick size.)
+- What takes pays the slippage: so many basis points of the price, rounded up to a tick, but never beyond its limit or
+  protection, and never below one tick. (Of the price and not in ticks, so that one number suits instruments of any
+  tick size.)
 - What one order of a group trades is taken off the others at once: right after its fill come the ends of those that
   have nothing left, by order id. An order that ends otherwise leaves the others of its group alone.
 - A replaced order that is for no more than before, at the same limit, keeps its place. Any other change of an order that
@@ -78,8 +78,8 @@ from libs.matching.orders import (
     Triggered,
 )
 
-WHOLE_HUNDREDTHS = 10_000
-"""Hundredths of a percent in the whole."""
+WHOLE_BASIS_POINTS = 10_000
+"""Of which each is a hundredth of a percent."""
 _BEST_RANK = -(2**63)
 """Ranks an order without a limit before every limit."""
 
@@ -94,10 +94,10 @@ class Market:
     """
 
     def __init__(
-        self, *, has_book: bool, latency_ns: int = 0, slippage_hundredths: int = 0, orders: Iterable[Order] = ()
+        self, *, has_book: bool, latency_ns: int = 0, slippage_basis_points: int = 0, orders: Iterable[Order] = ()
     ) -> None:
-        """The latency is that of what enters because its stop was reached; slippage is in hundredths of a percent."""
-        self._has_book, self._latency_ns, self._slippage = has_book, latency_ns, slippage_hundredths
+        """The latency is that of what enters because its stop was reached; slippage is of what takes."""
+        self._has_book, self._latency_ns, self._slippage = has_book, latency_ns, slippage_basis_points
         self._orders: dict[str, Order] = {}
         self._groups: defaultdict[str, set[str]] = defaultdict(set)
         self._changed: set[str] = set()
@@ -475,24 +475,24 @@ def _eat(order: Order, offers: list[Level]) -> list[tuple[int, int]]:
     return bites
 
 
-def _part(price_ticks: int, hundredths: int) -> int:
-    """So many hundredths of a percent of a price, rounded up to a tick."""
-    return -(-price_ticks * hundredths // WHOLE_HUNDREDTHS)
+def _part(price_ticks: int, basis_points: int) -> int:
+    """So many basis points of a price, rounded up to a tick."""
+    return -(-price_ticks * basis_points // WHOLE_BASIS_POINTS)
 
 
 def _followed(order: Order, price_ticks: int) -> int:
     """Where a trailing stop stands behind a print."""
     trail = order.trail or Trail()
-    distance_ticks = _part(price_ticks, trail.hundredths) if trail.hundredths is not None else trail.ticks or 0
+    distance_ticks = _part(price_ticks, trail.basis_points) if trail.basis_points is not None else trail.ticks or 0
     return price_ticks - distance_ticks if order.side is Side.SELL else price_ticks + distance_ticks
 
 
 def _moves_at(side: Side, stop_ticks: int, trail: Trail) -> int:
     """The first print that moves a trailing stop: the lowest for what sells, the highest, negated, for what buys."""
     if side is Side.SELL:
-        if trail.hundredths is None:
+        if trail.basis_points is None:
             return stop_ticks + 1 + (trail.ticks or 0)
-        return -(-(stop_ticks + 1) * WHOLE_HUNDREDTHS // (WHOLE_HUNDREDTHS - trail.hundredths))
-    if trail.hundredths is None:
+        return -(-(stop_ticks + 1) * WHOLE_BASIS_POINTS // (WHOLE_BASIS_POINTS - trail.basis_points))
+    if trail.basis_points is None:
         return -(stop_ticks - 1 - (trail.ticks or 0))
-    return -((stop_ticks - 1) * WHOLE_HUNDREDTHS // (WHOLE_HUNDREDTHS + trail.hundredths))
+    return -((stop_ticks - 1) * WHOLE_BASIS_POINTS // (WHOLE_BASIS_POINTS + trail.basis_points))

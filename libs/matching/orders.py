@@ -31,7 +31,7 @@ class Trail(NamedTuple):
     """How far a stop follows behind the best print: one of the two, above zero."""
 
     ticks: int | None = None
-    hundredths: int | None = None
+    basis_points: int | None = None
     """Of a percent of that print, so below 10,000."""
 
 
@@ -181,6 +181,6 @@ Outcome = Fill | Canceled | Rejected | Expired | Triggered
 
 
 def _is_distance(trail: Trail) -> bool:
-    if trail.hundredths is None:
+    if trail.basis_points is None:
         return trail.ticks is not None and trail.ticks > 0
-    return trail.ticks is None and 0 < trail.hundredths < 10_000
+    return trail.ticks is None and 0 < trail.basis_points < 10_000

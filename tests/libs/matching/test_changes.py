@@ -65,7 +65,7 @@ def test_only_an_order_that_rests_can_be_post_only():
 
 @pytest.mark.parametrize(("side", "paid"), [(BUY, 10_051), (SELL, 9_949)])
 def test_what_takes_pays_slippage_rounded_up_to_a_tick(side: Side, paid: int):
-    market = Market(has_book=True, slippage_hundredths=51, orders=[order("a", side, 1)])
+    market = Market(has_book=True, slippage_basis_points=51, orders=[order("a", side, 1)])
     assert short(market.on_book(book(0, [(10_000, 9)], [(10_000, 9)]))) == [("a", paid, 1, "taker")]
 
 
@@ -75,7 +75,7 @@ def test_slippage_goes_no_further_than_the_limit_or_the_protection_and_makers_pa
         order("protected", SELL, 1, protection_ticks=9_990),
         order("maker", BUY, 1, 9_000),
     ]
-    market = Market(has_book=True, slippage_hundredths=100, orders=orders)
+    market = Market(has_book=True, slippage_basis_points=100, orders=orders)
     assert short(market.on_book(book(0, [(10_000, 9)], [(10_000, 9)]))) == [
         ("limit", 10_010, 1, "taker"),
         ("protected", 9_990, 1, "taker"),
@@ -84,7 +84,7 @@ def test_slippage_goes_no_further_than_the_limit_or_the_protection_and_makers_pa
 
 
 def test_slippage_never_sells_for_nothing():
-    market = Market(has_book=False, slippage_hundredths=5_000, orders=[order("a", SELL, 1)])
+    market = Market(has_book=False, slippage_basis_points=5_000, orders=[order("a", SELL, 1)])
     assert prints(market, (0, 1, 1)) == [("a", 1, 1, "taker")]
 
 

@@ -26,7 +26,7 @@ ticks = st.integers(min_value=94, max_value=106)
 sizes = st.integers(min_value=0, max_value=9)
 times = st.integers(min_value=0, max_value=20)
 trails = st.integers(1, 5).map(lambda ticks: Trail(ticks=ticks)) | st.integers(1, 400).map(
-    lambda hundredths: Trail(hundredths=hundredths)
+    lambda basis_points: Trail(basis_points=basis_points)
 )
 
 
@@ -110,14 +110,14 @@ def play(
     restarts: frozenset[int] = frozenset(),
 ) -> tuple[list[list[Outcome] | str], Market]:
     """What each step gave; before a step in `restarts` the market is made anew of the orders it said had changed."""
-    market, stored = Market(has_book=has_book, latency_ns=2, slippage_hundredths=60), {}
+    market, stored = Market(has_book=has_book, latency_ns=2, slippage_basis_points=60), {}
     told: list[list[Outcome] | str] = []
     now = 0
     for index, step in enumerate(steps):
         if index in restarts:
             stored |= {each.order_id: each for each in market.take_changed()}
             stored = {order_id: each for order_id, each in stored.items() if market.find(order_id)}
-            market = Market(has_book=has_book, latency_ns=2, slippage_hundredths=60, orders=stored.values())
+            market = Market(has_book=has_book, latency_ns=2, slippage_basis_points=60, orders=stored.values())
         outcomes: list[Outcome] = []
         match step:
             case Submit(order=placed):

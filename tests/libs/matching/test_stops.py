@@ -94,8 +94,8 @@ def test_a_print_is_shared_before_it_reaches_stops():
         (SELL, 95, Trail(ticks=5), [100, 102, 98, 104, 100, 99], 99),
         (BUY, 105, Trail(ticks=5), [100, 98, 102, 96, 100, 101], 101),
         # 1.5 % of 1010 is 15.15: rounded away from the market.
-        (SELL, 980, Trail(hundredths=150), [1000, 1010, 995, 994], 994),
-        (BUY, 1020, Trail(hundredths=150), [1000, 990, 1004, 1005], 1005),
+        (SELL, 980, Trail(basis_points=150), [1000, 1010, 995, 994], 994),
+        (BUY, 1020, Trail(basis_points=150), [1000, 990, 1004, 1005], 1005),
     ],
 )
 def test_a_trailing_stop_follows_the_best_print_and_never_goes_back(side, begins, trail, path, reached):
@@ -111,8 +111,8 @@ def test_an_order_needs_all_that_its_stop_needs():
         {"stop_ticks": 5},
         {"trigger": TAKE_PROFIT, "stop_ticks": 5, "trail": Trail(ticks=1)},
         {"trigger": STOP, "stop_ticks": 5, "trail": Trail()},
-        {"trigger": STOP, "stop_ticks": 5, "trail": Trail(ticks=1, hundredths=1)},
-        {"trigger": STOP, "stop_ticks": 5, "trail": Trail(hundredths=10_000)},
+        {"trigger": STOP, "stop_ticks": 5, "trail": Trail(ticks=1, basis_points=1)},
+        {"trigger": STOP, "stop_ticks": 5, "trail": Trail(basis_points=10_000)},
     ]
     for values in wrong:
         with pytest.raises(ValueError, match="order a"):
@@ -124,7 +124,7 @@ def test_an_order_needs_all_that_its_stop_needs():
 paths = st.lists(st.integers(min_value=60, max_value=140), min_size=1, max_size=30)
 trails = st.one_of(
     st.integers(min_value=1, max_value=12).map(lambda ticks: Trail(ticks=ticks)),
-    st.integers(min_value=1, max_value=1_500).map(lambda hundredths: Trail(hundredths=hundredths)),
+    st.integers(min_value=1, max_value=1_500).map(lambda basis_points: Trail(basis_points=basis_points)),
 )
 
 
@@ -145,8 +145,8 @@ def watched(placed: Order, path: list[int]) -> Watched:
             kept.reached_at = time_ns
             break
         if placed.trail is not None:
-            hundredths = placed.trail.hundredths
-            distance = Fraction(price * hundredths, 10_000) if hundredths is not None else placed.trail.ticks or 0
+            basis_points = placed.trail.basis_points
+            distance = Fraction(price * basis_points, 10_000) if basis_points is not None else placed.trail.ticks or 0
             if placed.side is SELL:
                 kept.stop = max(kept.stop, math.floor(price - distance))
             else:
