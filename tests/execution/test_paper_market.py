@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from libs.matching.orders import Book, Level, Print, Side, TimeInForce
+from libs.matching.orders import Book, Level, Print, Side
 from services.execution import domain
 from services.execution.domain import (
     Accepted,
@@ -21,8 +21,9 @@ from services.execution.domain import (
     Order,
     OrderType,
     State,
+    TimeInForce,
 )
-from services.execution.venues.paper_market import Moment, PaperMarket
+from services.execution.venues.paper_market import Model, Moment, PaperMarket
 
 ACCOUNT, USER = uuid4(), uuid4()
 
@@ -54,10 +55,11 @@ def order(
         quantity=Decimal(lots) / 10,
         worst_price=None if limit_ticks is None else Decimal(limit_ticks) / 2,
         active_time_ns=active_time_ns,
+        client_order_id=str(UUID(int=number)),
     )
 
 
-forces = st.sampled_from(TimeInForce)
+forces = st.sampled_from([TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK])
 orders = st.lists(
     st.tuples(st.sampled_from(Side), st.integers(1, 9), st.none() | st.integers(195, 205), forces, st.integers(1, 12)),
     min_size=1,
@@ -90,16 +92,18 @@ def play(market: PaperMarket, steps: Sequence[Sequence[Moment]]) -> list[tuple[O
 @settings(max_examples=200, deadline=None)
 @given(orders=orders, moments=moments(), cut=st.integers(0, 12), has_book=st.booleans())
 def test_a_market_made_anew_from_what_was_committed_goes_on_as_the_first_one_would_have(orders, moments, cut, has_book):
-    whole = PaperMarket(instrument(has_book=has_book))
+    whole = PaperMarket(instrument(has_book=has_book), Model())
     whole.accept(orders, ())
     told = list(whole.take().events) + play(whole, [moments])
 
-    first = PaperMarket(instrument(has_book=has_book))
+    first = PaperMarket(instrument(has_book=has_book), Model())
     first.accept(orders, ())
     first.pass_through(moments[:cut])
     changes = first.take()
     stored = {stored.order_id: stored for stored in changes.orders}
-    second = PaperMarket(instrument(has_book=has_book), [stored for stored in stored.values() if stored.is_open])
+    second = PaperMarket(
+        instrument(has_book=has_book), Model(), [stored for stored in stored.values() if stored.is_open]
+    )
     events = list(changes.events) + play(second, [moments[cut:]])
 
     assert [event for _, event in events] == [event for _, event in told]
@@ -108,10 +112,10 @@ def test_a_market_made_anew_from_what_was_committed_goes_on_as_the_first_one_wou
 @settings(max_examples=200, deadline=None)
 @given(orders=orders, moments=moments(), has_book=st.booleans())
 def test_orders_that_come_late_trade_as_if_they_had_been_there_in_time(orders, moments, has_book):
-    early = PaperMarket(instrument(has_book=has_book))
+    early = PaperMarket(instrument(has_book=has_book), Model())
     early.accept(orders, ())
     early.pass_through(moments)
-    late = PaperMarket(instrument(has_book=has_book))
+    late = PaperMarket(instrument(has_book=has_book), Model())
     late.pass_through(moments)
     late.accept(orders, moments)
     assert list(late.take().events) == list(early.take().events)
@@ -120,7 +124,7 @@ def test_orders_that_come_late_trade_as_if_they_had_been_there_in_time(orders, m
 @settings(max_examples=200, deadline=None)
 @given(orders=orders, moments=moments(), has_book=st.booleans())
 def test_no_order_trades_more_than_it_wants_or_worse_than_it_accepts(orders, moments, has_book):
-    market = PaperMarket(instrument(has_book=has_book))
+    market = PaperMarket(instrument(has_book=has_book), Model())
     market.accept(orders, ())
     market.pass_through(moments)
     changes = market.take()
@@ -139,7 +143,7 @@ def test_no_order_trades_more_than_it_wants_or_worse_than_it_accepts(orders, mom
 
 
 def test_a_cancel_in_the_same_turn_as_the_fill_is_rejected():
-    market = PaperMarket(instrument())
+    market = PaperMarket(instrument(), Model())
     resting = order(1, Side.BUY, 5, 200, TimeInForce.GTC, 1)
     market.accept([resting], ())
     market.pass_through([Book(1, (), (Level(300, 1),))])
