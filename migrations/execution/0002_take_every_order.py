@@ -29,7 +29,8 @@ def upgrade() -> None:
           ADD COLUMN stop_price numeric, ADD COLUMN trail_amount numeric, ADD COLUMN trail_percent numeric,
           ADD COLUMN trigger_time_ns bigint, ADD COLUMN expire_time_ns bigint,
           ADD COLUMN post_only boolean NOT NULL DEFAULT false, ADD COLUMN group_id uuid,
-          ADD COLUMN released_quantity numeric, ADD COLUMN queue_ahead numeric
+          ADD COLUMN released_quantity numeric, ADD COLUMN held_back numeric NOT NULL DEFAULT 0,
+          ADD COLUMN queue_ahead numeric
         """,
         "CREATE INDEX venue_orders_group_id ON venue_orders (group_id) WHERE group_id IS NOT NULL",
         "DROP INDEX venue_orders_open",
@@ -47,11 +48,12 @@ def upgrade() -> None:
         """,
         *own("execution", "venue_replaces", worker_reads_all=True),
         *grant("execution", "venue_replaces", worker="SELECT, INSERT, DELETE"),
-        # Likewise, of orders of which more is released: all of it, so that the last says what those before it said.
+        # Likewise, of orders of which more is released. held_back: what is not yet, so that the last says what those
+        # before it said; none where all that is said is that no more will come.
         """
         CREATE TABLE venue_releases (
           order_id uuid PRIMARY KEY, user_id uuid NOT NULL, venue text NOT NULL, partition smallint NOT NULL,
-          released_quantity numeric NOT NULL, create_time timestamptz NOT NULL DEFAULT now())
+          held_back numeric, is_last boolean NOT NULL, create_time timestamptz NOT NULL DEFAULT now())
         """,
         *own("execution", "venue_releases", worker_reads_all=True),
         *grant("execution", "venue_releases", worker="SELECT, INSERT, UPDATE, DELETE"),
@@ -68,7 +70,7 @@ def downgrade() -> None:
           {dropping(CHECKS)},
           DROP COLUMN client_order_id, DROP COLUMN venue_order_id, DROP COLUMN stop_price, DROP COLUMN trail_amount,
           DROP COLUMN trail_percent, DROP COLUMN trigger_time_ns, DROP COLUMN expire_time_ns, DROP COLUMN post_only,
-          DROP COLUMN group_id, DROP COLUMN released_quantity, DROP COLUMN queue_ahead,
+          DROP COLUMN group_id, DROP COLUMN released_quantity, DROP COLUMN held_back, DROP COLUMN queue_ahead,
           ADD CONSTRAINT venue_orders_order_type_check CHECK (order_type IN ('market', 'limit')),
           ADD CONSTRAINT venue_orders_time_in_force_check CHECK (time_in_force IN ('gtc', 'ioc', 'fok')),
           ADD CONSTRAINT venue_orders_state_check CHECK (state IN

@@ -6,12 +6,14 @@ anything is sent.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from uuid import UUID
 
 from tradeloom.marketdata.v1 import events_pb2 as marketdata_events
 from tradeloom.orders.v1 import events_pb2 as orders_events
 from tradeloom.orders.v1 import orders_pb2
 
+from libs.money import ZERO
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.execution import domain, store, wire
@@ -34,6 +36,7 @@ class Orders:
 
     async def apply(self, rows: Connection, facts: Sequence[Fact]) -> None:
         orders: dict[UUID, Order] = {}
+        releases: dict[UUID, tuple[Decimal | None, bool]] = {}
         told: list[tuple[Order, Event]] = []
         replaces: list[tuple[UUID, Replacement]] = []
         cancels: list[UUID] = []
@@ -47,20 +50,26 @@ class Orders:
                     if asked.state == orders_pb2.ORDER_STATE_HELD:
                         continue
                     order = wire.order_from_proto(changed, fact.user_id, latency_ns=self.latency_ns)
+                    if order.released_quantity is not None:
+                        releases[order.order_id] = (order.held_back, not order.held_back)
+                    if order.order_id in orders:
+                        continue
                     if order.venue not in self.venues:
                         refusal = Rejected(reason=f"there is no venue {order.venue}", time_ns=order.active_time_ns)
                         order = domain.apply(order, refusal)
                         told.append((order, refusal))
                     orders[order.order_id] = order
+                case orders_pb2.ORDER_EVENT_KIND_REDUCED:
+                    # By what the other leg has traded, which is known here; or because the entry has ended.
+                    if wire.held_back_in(asked) == ZERO:
+                        held_back, _ = releases.get(UUID(asked.order_id), (None, True))
+                        releases[UUID(asked.order_id)] = (held_back, True)
                 case orders_pb2.ORDER_EVENT_KIND_REPLACE_REQUESTED:
                     replaces.append((UUID(asked.order_id), wire.replacement_from_proto(asked.replacement)))
                 case orders_pb2.ORDER_EVENT_KIND_CANCEL_REQUESTED:
                     cancels.append(UUID(asked.order_id))
-        released = {
-            order.order_id: order.released_quantity for order in orders.values() if order.released_quantity is not None
-        }
         await store.add_orders(rows, list(orders.values()))
-        await store.add_releases(rows, released)
+        await store.add_releases(rows, releases)
         await store.add_replaces(rows, replaces)
         await store.add_cancels(rows, cancels)
         await store.tell(rows, told)

@@ -134,6 +134,8 @@ class Order:
     """Of legs that share a quantity, and of those alone."""
     released_quantity: Decimal | None = None
     """Of an order that is released part by part: all of it so far, whatever has traded since."""
+    held_back: Decimal = ZERO
+    """What may be released later."""
     state: State = State.INTENDED
     filled_quantity: Decimal = ZERO
     fill_count: int = 0
@@ -362,27 +364,32 @@ def less(order: Order, quantity: Decimal) -> Order:
     return replace(order, quantity=max(order.filled_quantity, order.quantity - quantity))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """How much of an order was released so far, and what of that the others of its group have traded."""
+    """More of an order may trade, or no more will be released."""
 
-    quantity: Decimal
+    held_back: Decimal | None
+    """What is held back of it from then on; None if that was not said."""
+    is_last: bool
     group_filled: Decimal
+    """What the others of its group have traded."""
 
 
 def released(order: Order, release: Release) -> Order:
-    """The order after a release.
-
-    One that was done because all of what had been released has traded works again; one that ended otherwise stays done.
-    """
-    if order.released_quantity is None or release.quantity <= order.released_quantity:
+    """The order after a release: one that had traded all that had been released works again."""
+    if order.state not in (State.WORKING, State.FILLED):
         return order
-    order = replace(order, released_quantity=release.quantity)
-    all_traded = order.state is State.FILLED or (order.state is State.CANCELED and order.reason == GROUP)
-    if order.state is not State.WORKING and not all_traded:
+    held_back = order.held_back if release.held_back is None else min(order.held_back, release.held_back)
+    more = order.held_back - held_back
+    if more:
+        released_quantity = (order.released_quantity or ZERO) + more
+        quantity = max(order.filled_quantity, released_quantity - release.group_filled)
+        order = replace(order, held_back=held_back, released_quantity=released_quantity, quantity=quantity)
+    elif order.state is State.FILLED:
         return order
-    order = replace(order, quantity=max(order.filled_quantity, release.quantity - release.group_filled))
-    return replace(order, state=State.WORKING, reason="") if order.remaining > ZERO else order
+    if release.is_last:
+        order = replace(order, held_back=ZERO)
+    return replace(order, state=State.WORKING) if order.remaining else order
 
 
 PAPER = "PAPER"

@@ -51,6 +51,7 @@ COLUMNS = {
     "post_only": "boolean",
     "group_id": "uuid",
     "released_quantity": "numeric",
+    "held_back": "numeric",
     "state": "text",
     "filled_quantity": "numeric",
     "fill_count": "integer",
@@ -70,6 +71,7 @@ CHANGING = (
     "trail_percent",
     "trigger_time_ns",
     "released_quantity",
+    "held_back",
     "state",
     "filled_quantity",
     "fill_count",
@@ -121,21 +123,24 @@ async def add_orders(rows: Connection, orders: Sequence[Order]) -> None:
     )
 
 
-async def add_releases(rows: Connection, released: Mapping[UUID, Decimal]) -> None:
-    """Writes that more was released of orders that are there: of each, all of it so far."""
-    if not released:
+async def add_releases(rows: Connection, releases: Mapping[UUID, tuple[Decimal | None, bool]]) -> None:
+    """Writes of orders that are there how much is held back from now on, if that is less, and whether that is the last word."""
+    if not releases:
         return
     await rows.execute(
         """
-        INSERT INTO venue_releases AS kept (order_id, user_id, venue, partition, released_quantity)
-        SELECT order_id, user_id, venue, partition, asked.released_quantity
-        FROM unnest($1::uuid[], $2::numeric[]) AS asked (order_id, released_quantity) JOIN venue_orders USING (order_id)
-        WHERE state <> 'rejected' AND asked.released_quantity > venue_orders.released_quantity ORDER BY order_id
+        INSERT INTO venue_releases AS kept (order_id, user_id, venue, partition, held_back, is_last)
+        SELECT order_id, user_id, venue, partition, asked.held_back, asked.is_last
+        FROM unnest($1::uuid[], $2::numeric[], $3::boolean[]) AS asked (order_id, held_back, is_last)
+        JOIN venue_orders USING (order_id)
+        WHERE (asked.held_back < venue_orders.held_back OR (asked.is_last AND venue_orders.held_back > 0))
+        AND state IN ('intended', 'sending', 'unknown', 'working', 'filled') ORDER BY order_id
         ON CONFLICT (order_id) DO UPDATE SET
-          released_quantity = greatest(kept.released_quantity, excluded.released_quantity)
+          held_back = least(kept.held_back, excluded.held_back), is_last = kept.is_last OR excluded.is_last
         """,
-        list(released),
-        list(released.values()),
+        list(releases),
+        [held_back for held_back, _ in releases.values()],
+        [is_last for _, is_last in releases.values()],
     )
 
 
@@ -233,22 +238,28 @@ async def answer_replaces(rows: Connection, replaces: Sequence[tuple[UUID, str]]
     """Each is an order and the client_order_id of its change."""
     if replaces:
         await rows.execute(
-            "DELETE FROM venue_replaces USING unnest($1::uuid[], $2::text[]) AS answered (order_id, client_order_id)"
-            " WHERE (venue_replaces.order_id, venue_replaces.client_order_id) = (answered.order_id, answered.client_order_id)",
+            """
+            DELETE FROM venue_replaces AS kept USING unnest($1::uuid[], $2::text[]) AS answered (order_id, client_order_id)
+            WHERE kept.order_id = answered.order_id AND kept.client_order_id = answered.client_order_id
+            """,
             [order_id for order_id, _ in replaces],
             [client_order_id for _, client_order_id in replaces],
         )
 
 
-async def answer_releases(rows: Connection, releases: Sequence[tuple[UUID, Decimal]]) -> None:
-    """Each is an order and how much of it was released; what was released since then stays to be answered."""
+async def answer_releases(rows: Connection, releases: Sequence[tuple[UUID, Release]]) -> None:
+    """What was released since an answer was worked out stays to be answered."""
     if releases:
         await rows.execute(
-            "DELETE FROM venue_releases USING unnest($1::uuid[], $2::numeric[]) AS answered (order_id, released_quantity)"
-            " WHERE venue_releases.order_id = answered.order_id"
-            " AND venue_releases.released_quantity <= answered.released_quantity",
+            """
+            DELETE FROM venue_releases AS kept
+            USING unnest($1::uuid[], $2::numeric[], $3::boolean[]) AS answered (order_id, held_back, is_last)
+            WHERE kept.order_id = answered.order_id AND kept.held_back IS NOT DISTINCT FROM answered.held_back
+            AND kept.is_last = answered.is_last
+            """,
             [order_id for order_id, _ in releases],
-            [released_quantity for _, released_quantity in releases],
+            [release.held_back for _, release in releases],
+            [release.is_last for _, release in releases],
         )
 
 
@@ -314,12 +325,14 @@ async def find_requests(rows: Connection, venue: str, partitions: Sequence[int],
             count_max,
         )
 
-    releases = await find_asked("venue_releases", f"asked.released_quantity AS asked_quantity, {GROUP_FILLED}")
+    releases = await find_asked(
+        "venue_releases", f"asked.held_back AS asked_held_back, asked.is_last AS asked_is_last, {GROUP_FILLED}"
+    )
     replaces = await find_asked("venue_replaces", ", ".join(f"asked.{name} AS asked_{name}" for name in ASKED))
     cancels = await find_asked("venue_cancels", "true")
     return Requests(
         [less(order_from(row), row["group_filled"]) for row in orders],
-        [(order_from(row), Release(row["asked_quantity"], row["group_filled"])) for row in releases],
+        [(order_from(row), release_from(row)) for row in releases],
         [(order_from(row), Replacement(**{name: row[f"asked_{name}"] for name in ASKED})) for row in replaces],
         [order_from(row) for row in cancels],
     )
@@ -424,6 +437,10 @@ def order_from(row) -> Order:  # noqa: ANN001 (asyncpg.Record cannot be made els
             "state": State(values["state"]),
         }
     )
+
+
+def release_from(row) -> Release:  # noqa: ANN001 (asyncpg.Record cannot be made elsewhere)
+    return Release(held_back=row["asked_held_back"], is_last=row["asked_is_last"], group_filled=row["group_filled"])
 
 
 def columns_of(orders: Sequence[Order], names: Iterable[str]) -> list[list[Any]]:

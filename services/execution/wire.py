@@ -15,6 +15,7 @@ from tradeloom.users.v1 import users_pb2
 from libs.matching.grid import Grid
 from libs.matching.orders import Book, Print, Side
 from libs.mesh.wire import decimal_from_proto, time_from_proto, timestamp
+from libs.money import ZERO
 from services.execution.domain import (
     CredentialProblem,
     Instrument,
@@ -61,6 +62,7 @@ def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency
     if order_type is OrderType.TAKE_PROFIT and order.HasField("limit_price"):
         order_type = OrderType.TAKE_PROFIT_LIMIT
     limit_price, released_quantity = _decimal(order, "limit_price"), _decimal(order, "released_quantity")
+    quantity = decimal_from_proto(order.quantity)
     market_time_ns = nanoseconds(order.market_time)
     trail_amount, trail_percent = _trail(order)
     return Order(
@@ -72,7 +74,7 @@ def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency
         side=SIDES[order.side],
         order_type=order_type,
         time_in_force=TIMES_IN_FORCE[order.time_in_force],
-        quantity=decimal_from_proto(order.quantity) if released_quantity is None else released_quantity,
+        quantity=quantity if released_quantity is None else released_quantity,
         worst_price=_decimal(order, "protection_price") if limit_price is None else limit_price,
         active_time_ns=market_time_ns + latency_ns if market_time_ns > 0 else 0,
         client_order_id=order.client_order_id or order.order_id,
@@ -83,7 +85,17 @@ def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency
         post_only=order.post_only,
         group_id=UUID(order.group_id) if order.group_role == orders_pb2.GROUP_ROLE_LEG else None,
         released_quantity=released_quantity,
+        held_back=held_back_in(order) or ZERO,
     )
+
+
+def held_back_in(order: orders_pb2.Order) -> Decimal | None:
+    """What an order that is released part by part may be released for later; None for others.
+
+    What the others of its group have traded is taken off its quantity and off what was released alike.
+    """
+    released_quantity = _decimal(order, "released_quantity")
+    return None if released_quantity is None else max(ZERO, decimal_from_proto(order.quantity) - released_quantity)
 
 
 def replacement_from_proto(replacement: orders_pb2.Replacement) -> Replacement:

@@ -415,7 +415,7 @@ class PaperVenue:
         touched = (*changes.orders, *(order for order, _ in changes.events), *answered.orders)
         async with self._database.transaction(*{order.user_id for order in touched}) as rows:
             await leases.fence(rows, partition.lease)
-            await store.answer_releases(rows, [(order.order_id, asked.quantity) for order, asked in answered.releases])
+            await store.answer_releases(rows, [(order.order_id, asked) for order, asked in answered.releases])
             await store.answer_replaces(
                 rows, [(order.order_id, asked.client_order_id) for order, asked in answered.replaces]
             )

@@ -13,7 +13,7 @@ from uuid import UUID
 from libs.matching import orders as matching
 from libs.matching.grid import fee
 from libs.matching.market import Market
-from libs.matching.orders import Book, Fill, Outcome, Print, Side, Trail, Trigger
+from libs.matching.orders import Book, Cause, Fill, Outcome, Print, Side, Trail, Trigger
 from libs.money import CONTEXT, ZERO
 from services.execution import domain
 from services.execution.domain import (
@@ -72,13 +72,12 @@ class PaperMarket:
         self._events: list[tuple[Order, Event]] = []
         self.time_ns = 0
         for order in orders:
+            self._keep(order)
             try:
-                wish = self._wish(order)
+                if order.remaining:
+                    self._market.submit(self._wish(order))
             except ValueError:
                 self._tell(order, Canceled(cause="instrument_changed", time_ns=order.active_time_ns))
-            else:
-                self._keep(order)
-                self._market.submit(wish)
 
     @property
     def is_empty(self) -> bool:
@@ -91,7 +90,7 @@ class PaperMarket:
 
     def impatient(self) -> list[Order]:
         """The orders that may not rest and still wait for the market."""
-        return [order for order in self._orders.values() if not order.rests]
+        return [order for order in self._orders.values() if order.remaining and not order.rests]
 
     def accept(self, orders: Sequence[Order], history: Sequence[Moment]) -> None:
         """Takes new orders in, and lets them meet what the market did since they became active.
@@ -107,10 +106,10 @@ class PaperMarket:
                 self._tell(order, Rejected(reason=str(error), time_ns=order.active_time_ns))
                 continue
             self._tell(order, Accepted(venue_order_id=str(order.order_id), time_ns=order.active_time_ns))
-            if wish is None:
-                self._tell(self._orders[str(order.order_id)], Canceled(cause=GROUP, time_ns=order.active_time_ns))
-            else:
+            if wish is not None:
                 arriving.submit(wish)
+            elif not order.held_back:
+                self._tell(self._orders[str(order.order_id)], Canceled(cause=GROUP, time_ns=order.active_time_ns))
         self._pass_through(arriving, history)
         for wish in arriving.orders():
             self._see(wish)
@@ -121,28 +120,38 @@ class PaperMarket:
         self._pass_through(self._market, moments)
 
     def release(self, order: Order, release: Release) -> None:
-        """Lets an order go on with more than it was for; order is as it was last committed."""
+        """Lets an order go on with more than it was for, or end if none is left and none will come.
+
+        order is as it was last committed.
+        """
         order_id = str(order.order_id)
-        before = self._orders.get(order_id) or self._changed.get(order_id, order)
+        before = self._orders.get(order_id, order)
         after = domain.released(before, release)
         if after == before:
             return
         self._changed[order_id] = after
         if not after.is_open:
             return
+        self._keep(after)
+        if after.remaining:
+            self._renew(after)
+        elif not after.held_back:
+            self._tell(after, Canceled(cause=GROUP, time_ns=self._time_of(after)))
+
+    def _renew(self, order: Order) -> None:
+        """Lets the market have an order for as much as it is for by now."""
+        order_id, time_ns = str(order.order_id), self._time_of(order)
         try:
-            if before.is_open:
-                self._keep(after)
-                more = matching.Replacement(quantity_lots=self._grid.quantity_lots(after.quantity))
-                self._see(self._market.replace(order_id, more, self._time_of(after)))
+            if self._market.find(order_id) is None:
+                self._market.submit(self._wish(replace(order, active_time_ns=time_ns, entered=False, queue_ahead=None)))
             else:
-                after = replace(after, active_time_ns=self._time_of(after), entered=False, queue_ahead=None)
-                self._keep(after)
-                self._changed[order_id] = after
-                self._market.submit(self._wish(after))
+                more = matching.Replacement(quantity_lots=self._grid.quantity_lots(order.quantity))
+                self._market.replace(order_id, more, time_ns)
         except ValueError:
             self._market.cancel(order_id)
-            self._tell(after, Canceled(cause="instrument_changed", time_ns=self._time_of(after)))
+            self._tell(order, Canceled(cause="instrument_changed", time_ns=time_ns))
+        else:
+            self._catch_up(order_id)
 
     def replace(self, order: Order, replacement: Replacement) -> None:
         """Changes an order on its user's wish, or says why not; order is as it was last committed."""
@@ -152,9 +161,8 @@ class PaperMarket:
             reason = f"the order is {done.state.value}"
             self._reject_replace(done, replacement, reason)
             return
-        if (standing := self._market.find(str(order.order_id))) is not None:
-            self._see(standing)
-            current = self._orders[standing.order_id]
+        current = self._catch_up(str(order.order_id))
+        time_ns = self._time_of(current)
         try:
             wish = self._wish(domain.changed(current, replacement))
             change = matching.Replacement(
@@ -164,14 +172,13 @@ class PaperMarket:
                 stop_ticks=wish.stop_ticks if wish.waits_for_stop else None,
                 trail=wish.trail if wish.waits_for_stop else None,
             )
-            changed = self._market.replace(str(order.order_id), change, self._time_of(current))
+            self._market.replace(str(order.order_id), change, time_ns)
         except ValueError as error:
             self._reject_replace(current, replacement, str(error))
         else:
-            time_ns = self._time_of(current)
             venue_order_id = str(order.order_id)
             self._tell(current, Replaced(replacement=replacement, venue_order_id=venue_order_id, time_ns=time_ns))
-            self._see(changed)
+            self._catch_up(str(order.order_id))
 
     def cancel(self, order: Order) -> None:
         """Takes an order back on its user's wish, or says that it is done; order is as it was last committed."""
@@ -220,6 +227,8 @@ class PaperMarket:
                 self._tell(order, self._filled(order, outcome))
                 if order.group_id is not None:
                     self._take_off(market, order.group_id, outcome)
+            case matching.Canceled(cause=Cause.GROUP) if order.held_back:
+                pass  # It waits for more of it to be released.
             case matching.Canceled(cause=cause):
                 self._tell(order, Canceled(cause=cause.value, time_ns=time_ns))
             case matching.Rejected():
@@ -253,8 +262,8 @@ class PaperMarket:
         )
 
     def _take_back(self, order: Order, cause: str) -> None:
-        if self._market.cancel(str(order.order_id)) is not None:
-            self._tell(order, Canceled(cause=cause, time_ns=self._time_of(order)))
+        self._market.cancel(str(order.order_id))
+        self._tell(order, Canceled(cause=cause, time_ns=self._time_of(order)))
 
     def _reject_replace(self, order: Order, replacement: Replacement, reason: str) -> None:
         client_order_id, time_ns = replacement.client_order_id, self._time_of(order)
@@ -281,6 +290,12 @@ class PaperMarket:
             self._groups[order.group_id].discard(str(order.order_id))
             if not self._groups[order.group_id]:
                 del self._groups[order.group_id]
+
+    def _catch_up(self, order_id: str) -> Order:
+        """The order as it stands in the market, if it is there."""
+        if (wish := self._market.find(order_id)) is not None:
+            self._see(wish)
+        return self._orders[order_id]
 
     def _see(self, wish: matching.Order) -> None:
         """Notes how an order stands in the market."""
