@@ -361,6 +361,8 @@ def changed(order: Order, replacement: Replacement) -> Order:
 
 def less(order: Order, quantity: Decimal) -> Order:
     """The order after the others of its group have traded so much more."""
+    if not quantity:
+        return order
     return replace(order, quantity=max(order.filled_quantity, order.quantity - quantity))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -60,6 +60,7 @@ COLUMNS = {
     "reason": "text",
 }
 """Of an order, with their types."""
+ENUMS = ("side", "order_type", "time_in_force", "state")
 CHANGING = (
     "quantity",
     "worst_price",
@@ -445,11 +446,7 @@ def release_from(row) -> Release:  # noqa: ANN001 (asyncpg.Record cannot be made
 
 def columns_of(orders: Sequence[Order], names: Iterable[str]) -> list[list[Any]]:
     """The orders' values, column by column."""
-    return [[value_of(getattr(order, name)) for order in orders] for name in names]
-
-
-def value_of(value: object) -> object:
-    return value.value if isinstance(value, Enum) else value
+    return [list(map(attrgetter(f"{name}.value" if name in ENUMS else name), orders)) for name in names]
 
 
 def places(types: Iterable[str], first: int = 1) -> str:
