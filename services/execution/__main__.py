@@ -22,6 +22,7 @@ from services.execution.settings import Settings
 from services.execution.venues import paper
 from services.execution.venues.credentials import Checkers
 from services.execution.venues.paper import PaperVenue
+from services.execution.venues.paper_market import Model
 
 VENUES = {paper.CARD.venue: paper.CARD}
 MILLISECOND_NS = 1_000_000
@@ -69,15 +70,15 @@ async def carrying(
     worker: Database, redis: Redis, settings: Settings
 ) -> AsyncIterator[tuple[FactReader, FactReader, PaperVenue]]:
     """Follows orders and instruments, and carries orders to their venues, during the block."""
+    latency_ns = settings.paper_latency_milliseconds * MILLISECOND_NS
     rules = paper.PaperRules(
         patience_seconds=settings.paper_patience_seconds,
         orders_at_once_max=settings.paper_orders_at_once_max,
         cursor_seconds=settings.paper_cursor_seconds,
+        model=Model(latency_ns=latency_ns, slippage_basis_points=settings.paper_slippage_basis_points),
     )
     async with paper.trading(worker, redis, rules) as venue:
-        orders = consumers.Orders(
-            venues=VENUES, latency_ns=settings.paper_latency_milliseconds * MILLISECOND_NS, wake=venue.wake
-        )
+        orders = consumers.Orders(venues=VENUES, latency_ns=latency_ns, wake=venue.wake)
         async with (
             reading(worker, redis, "marketdata", consumers.apply_instruments) as marketdata_facts,
             reading(worker, redis, "orders", orders.apply) as orders_facts,

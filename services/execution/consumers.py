@@ -6,16 +6,18 @@ anything is sent.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from uuid import UUID
 
 from tradeloom.marketdata.v1 import events_pb2 as marketdata_events
 from tradeloom.orders.v1 import events_pb2 as orders_events
 from tradeloom.orders.v1 import orders_pb2
 
+from libs.money import ZERO
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.execution import domain, store, wire
-from services.execution.domain import Event, Order, Rejected
+from services.execution.domain import Event, Order, Rejected, Replacement
 
 ORDER_CHANGED = orders_events.OrderChanged.DESCRIPTOR.full_name
 INSTRUMENT_CHANGED = marketdata_events.InstrumentChanged.DESCRIPTOR.full_name
@@ -23,30 +25,52 @@ INSTRUMENT_CHANGED = marketdata_events.InstrumentChanged.DESCRIPTOR.full_name
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """Follows the facts of orders: what is accepted is to be sent, what is to be canceled is to be canceled."""
+    """Follows the facts of orders: what is accepted or released is to be sent, what is to be changed or canceled is to be.
+
+    An order that is HELD is sent once it is released.
+    """
 
     venues: Collection[str]
     latency_ns: int
     wake: Callable[[], None]
 
     async def apply(self, rows: Connection, facts: Sequence[Fact]) -> None:
-        orders: list[Order] = []
+        orders: dict[UUID, Order] = {}
+        releases: dict[UUID, tuple[Decimal | None, bool]] = {}
         told: list[tuple[Order, Event]] = []
+        replaces: list[tuple[UUID, Replacement]] = []
         cancels: list[UUID] = []
         for fact in facts:
             if fact.kind != ORDER_CHANGED or fact.user_id is None:
                 continue
             changed = orders_events.OrderChanged.FromString(fact.payload)
-            if changed.event.kind == orders_pb2.ORDER_EVENT_KIND_ACCEPTED:
-                order = wire.order_from_proto(changed, fact.user_id, latency_ns=self.latency_ns)
-                if order.venue not in self.venues:
-                    refusal = Rejected(reason=f"there is no venue {order.venue}", time_ns=order.active_time_ns)
-                    order = domain.apply(order, refusal)
-                    told.append((order, refusal))
-                orders.append(order)
-            elif changed.event.kind == orders_pb2.ORDER_EVENT_KIND_CANCEL_REQUESTED:
-                cancels.append(UUID(changed.event.order.order_id))
-        await store.add_orders(rows, orders)
+            asked = changed.event.order
+            match changed.event.kind:
+                case orders_pb2.ORDER_EVENT_KIND_ACCEPTED | orders_pb2.ORDER_EVENT_KIND_RELEASED:
+                    if asked.state == orders_pb2.ORDER_STATE_HELD:
+                        continue
+                    order = wire.order_from_proto(changed, fact.user_id, latency_ns=self.latency_ns)
+                    if order.released_quantity is not None:
+                        releases[order.order_id] = (order.held_back, not order.held_back)
+                    if order.order_id in orders:
+                        continue
+                    if order.venue not in self.venues:
+                        refusal = Rejected(reason=f"there is no venue {order.venue}", time_ns=order.active_time_ns)
+                        order = domain.apply(order, refusal)
+                        told.append((order, refusal))
+                    orders[order.order_id] = order
+                case orders_pb2.ORDER_EVENT_KIND_REDUCED:
+                    # By what the other leg has traded, which is known here; or because the entry has ended.
+                    if wire.held_back_in(asked) == ZERO:
+                        held_back, _ = releases.get(UUID(asked.order_id), (None, True))
+                        releases[UUID(asked.order_id)] = (held_back, True)
+                case orders_pb2.ORDER_EVENT_KIND_REPLACE_REQUESTED:
+                    replaces.append((UUID(asked.order_id), wire.replacement_from_proto(asked.replacement)))
+                case orders_pb2.ORDER_EVENT_KIND_CANCEL_REQUESTED:
+                    cancels.append(UUID(asked.order_id))
+        await store.add_orders(rows, list(orders.values()))
+        await store.add_releases(rows, releases)
+        await store.add_replaces(rows, replaces)
         await store.add_cancels(rows, cancels)
         await store.tell(rows, told)
         rows.after_commit(self.wake)

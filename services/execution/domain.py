@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from enum import Enum
 from uuid import UUID
 
 from libs.errors import NotFound, Unavailable
 from libs.matching.grid import Grid
-from libs.matching.orders import Side, TimeInForce
-from libs.money import ZERO
+from libs.matching.orders import Side
+from libs.money import CONTEXT, ZERO, plain, rounded
 
 
 class VenueNotFound(NotFound):
@@ -39,6 +39,28 @@ class Mode(Enum):
 class OrderType(Enum):
     MARKET = "market"
     LIMIT = "limit"
+    STOP = "stop"
+    STOP_LIMIT = "stop_limit"
+    TRAILING_STOP = "trailing_stop"
+    TAKE_PROFIT = "take_profit"
+    """One that becomes a market order."""
+    TAKE_PROFIT_LIMIT = "take_profit_limit"
+
+
+AT_LIMIT = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT, OrderType.TAKE_PROFIT_LIMIT})
+"""Those that trade, once they may, at a limit or better."""
+WITHOUT_STOP = frozenset({OrderType.MARKET, OrderType.LIMIT})
+
+
+class TimeInForce(Enum):
+    GTC = "gtc"
+    IOC = "ioc"
+    FOK = "fok"
+    DAY = "day"
+    GTD = "gtd"
+
+
+AT_ONCE = frozenset({TimeInForce.IOC, TimeInForce.FOK})
 
 
 class State(Enum):
@@ -46,13 +68,18 @@ class State(Enum):
 
     INTENDED = "intended"
     SENDING = "sending"
+    UNKNOWN = "unknown"
+    """The venue's answer was lost: its own record will settle it."""
     WORKING = "working"
     FILLED = "filled"
     CANCELED = "canceled"
     REJECTED = "rejected"
+    EXPIRED = "expired"
 
 
-OPEN = frozenset({State.INTENDED, State.SENDING, State.WORKING})
+OPEN = frozenset({State.INTENDED, State.SENDING, State.UNKNOWN, State.WORKING})
+GROUP = "group"
+"""The cause with which a leg ends whose quantity the other has traded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +101,6 @@ class Instrument:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """order_id is the client order id at the venue."""
-
     order_id: UUID
     user_id: UUID
     account_id: UUID
@@ -85,15 +110,39 @@ class Order:
     order_type: OrderType
     time_in_force: TimeInForce
     quantity: Decimal
+    """What the venue is to trade of it in all: of a leg that is released part by part what was released so far, and less
+    what the others of its group have traded."""
     worst_price: Decimal | None
-    """A limit order's limit, a market order's protection; None accepts any price."""
+    """The limit of one that trades at a limit, else its protection; None accepts any price."""
     active_time_ns: int
-    """Market time of its decision plus the venue's latency, in nanoseconds since 1970; 0 if it was decided on none."""
+    """Market time of its decision plus the venue's latency, in nanoseconds since 1970; 0 if it was decided on none. Once
+    its stop was reached, or it has lost its place, when it may enter."""
+    client_order_id: str
+    """Its id at the venue: order_id, or since it was last replaced the id of that change."""
+    venue_order_id: str = ""
+    """The venue's own."""
+    stop_price: Decimal | None = None
+    """What the last price has to reach; of a trailing stop, where it stands now."""
+    trail_amount: Decimal | None = None
+    trail_percent: Decimal | None = None
+    trigger_time_ns: int | None = None
+    """Market time at which its stop was reached."""
+    expire_time_ns: int | None = None
+    """In nanoseconds since 1970."""
+    post_only: bool = False
+    group_id: UUID | None = None
+    """Of legs that share a quantity, and of those alone."""
+    released_quantity: Decimal | None = None
+    """Of an order that is released part by part: all of it so far, whatever has traded since."""
+    held_back: Decimal = ZERO
+    """What may be released later."""
     state: State = State.INTENDED
     filled_quantity: Decimal = ZERO
     fill_count: int = 0
     entered: bool = False
     """Whether the paper market has met it."""
+    queue_ahead: Decimal | None = None
+    """What the paper market serves before it of what rests at its price; None where that is not known."""
     reason: str = ""
     """Why it was rejected or canceled."""
 
@@ -106,9 +155,33 @@ class Order:
         return self.state in OPEN
 
     @property
+    def trades_at_limit(self) -> bool:
+        return self.order_type in AT_LIMIT
+
+    @property
+    def has_stop(self) -> bool:
+        return self.order_type not in WITHOUT_STOP
+
+    @property
     def rests(self) -> bool:
         """Whether it may wait for the market as long as it likes."""
-        return self.time_in_force is TimeInForce.GTC
+        if self.time_in_force in AT_ONCE:
+            return False
+        return self.trades_at_limit or self.trigger_time_ns is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replacement:
+    """A change that is asked for; what is None stays as it is."""
+
+    client_order_id: str
+    """The order's id at the venue once it is changed."""
+    quantity: Decimal | None = None
+    """What has traded included."""
+    limit_price: Decimal | None = None
+    stop_price: Decimal | None = None
+    trail_amount: Decimal | None = None
+    trail_percent: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +202,20 @@ class Filled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Triggered:
+    stop_price: Decimal
+    """Where the stop stood."""
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Canceled:
     cause: str
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
     time_ns: int
 
 
@@ -148,7 +233,42 @@ class CancelRejected:
     time_ns: int
 
 
-Event = Accepted | Filled | Canceled | Rejected | CancelRejected
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced:
+    replacement: Replacement
+    venue_order_id: str
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplaceRejected:
+    """The order is as it was, or was done before the change came."""
+
+    client_order_id: str
+    reason: str
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """Whether the venue has the order is not known."""
+
+    reason: str
+    time_ns: int
+
+
+Event = (
+    Accepted
+    | Filled
+    | Triggered
+    | Canceled
+    | Expired
+    | Rejected
+    | CancelRejected
+    | Replaced
+    | ReplaceRejected
+    | Unknown
+)
 """What a venue says of an order; time_ns is market time, in nanoseconds since 1970."""
 
 
@@ -156,17 +276,28 @@ class IllegalMove(Exception):
     """The table of moves does not know this: a defect, after which nothing is committed."""
 
 
-# A fill decides by the quantity left between WORKING and FILLED.
+# A fill decides by the quantity left between WORKING and FILLED. The paper venue takes an order from INTENDED to WORKING
+# in one step; one beyond the network is asked from SENDING, and what it says of an UNKNOWN order settles that.
 MOVES: dict[tuple[State, type[Event]], State] = {
     (State.INTENDED, Accepted): State.WORKING,
     (State.INTENDED, Rejected): State.REJECTED,
     (State.SENDING, Accepted): State.WORKING,
     (State.SENDING, Rejected): State.REJECTED,
+    (State.SENDING, Unknown): State.UNKNOWN,
+    (State.UNKNOWN, Accepted): State.WORKING,
+    (State.UNKNOWN, Filled): State.WORKING,
+    (State.UNKNOWN, Canceled): State.CANCELED,
+    (State.UNKNOWN, Expired): State.EXPIRED,
+    (State.UNKNOWN, Rejected): State.REJECTED,
     (State.WORKING, Filled): State.WORKING,
+    (State.WORKING, Triggered): State.WORKING,
     (State.WORKING, Canceled): State.CANCELED,
-    (State.FILLED, CancelRejected): State.FILLED,
-    (State.CANCELED, CancelRejected): State.CANCELED,
-    (State.REJECTED, CancelRejected): State.REJECTED,
+    (State.WORKING, Expired): State.EXPIRED,
+    # A post-only order that would have taken.
+    (State.WORKING, Rejected): State.REJECTED,
+    (State.WORKING, Replaced): State.WORKING,
+    (State.WORKING, ReplaceRejected): State.WORKING,
+    **{(done, event): done for done in set(State) - OPEN for event in (CancelRejected, ReplaceRejected)},
 }
 
 
@@ -176,16 +307,91 @@ def apply(order: Order, event: Event) -> Order:
     if state is None:
         raise IllegalMove(f"order {order.order_id} is {order.state.value}: {event}")
     match event:
+        case Accepted(venue_order_id=venue_order_id):
+            return replace(order, state=state, venue_order_id=venue_order_id)
         case Filled(quantity=quantity):
             filled_quantity = order.filled_quantity + quantity
             if quantity <= ZERO or filled_quantity > order.quantity:
                 raise IllegalMove(f"order {order.order_id} has {order.remaining} left: {event}")
             state = State.FILLED if filled_quantity == order.quantity else state
             return replace(order, state=state, filled_quantity=filled_quantity, fill_count=order.fill_count + 1)
+        case Triggered(stop_price=stop_price, time_ns=time_ns):
+            return replace(order, state=state, stop_price=stop_price, trigger_time_ns=time_ns)
+        case Replaced(replacement=replacement, venue_order_id=venue_order_id):
+            return replace(changed(order, replacement), state=state, venue_order_id=venue_order_id)
         case Canceled(cause=reason) | Rejected(reason=reason):
             return replace(order, state=state, reason=reason)
         case _:
             return replace(order, state=state)
+
+
+def changed(order: Order, replacement: Replacement) -> Order:
+    """The order as a replacement wants it. Raises ValueError, saying why, where it cannot be.
+
+    The protection of one that becomes a market order at its stop stays as far beyond the stop, in proportion.
+    """
+    if replacement.quantity is not None and replacement.quantity <= order.filled_quantity:
+        raise ValueError(f"{plain(order.filled_quantity)} has traded already")
+    if replacement.limit_price is not None and not order.trades_at_limit:
+        raise ValueError("the order has no limit price")
+    trails = replacement.trail_amount is not None or replacement.trail_percent is not None
+    if replacement.stop_price is not None or trails:
+        if not order.has_stop:
+            raise ValueError("the order has no stop price")
+        if order.trigger_time_ns is not None:
+            raise ValueError("the order's stop was reached already")
+        if trails and order.order_type is not OrderType.TRAILING_STOP:
+            raise ValueError("the order does not trail")
+    worst_price = order.worst_price if replacement.limit_price is None else replacement.limit_price
+    if replacement.stop_price is not None and order.stop_price and worst_price and not order.trades_at_limit:
+        # Never further than it was, so that it costs no more than was set aside.
+        rounding = ROUND_DOWN if order.side is Side.BUY else ROUND_UP
+        moved = CONTEXT.divide(CONTEXT.multiply(worst_price, replacement.stop_price), order.stop_price)
+        worst_price = rounded(moved, rounding)
+    return replace(
+        order,
+        client_order_id=replacement.client_order_id,
+        quantity=order.quantity if replacement.quantity is None else replacement.quantity,
+        worst_price=worst_price,
+        stop_price=order.stop_price if replacement.stop_price is None else replacement.stop_price,
+        trail_amount=replacement.trail_amount if trails else order.trail_amount,
+        trail_percent=replacement.trail_percent if trails else order.trail_percent,
+    )
+
+
+def less(order: Order, quantity: Decimal) -> Order:
+    """The order after the others of its group have traded so much more."""
+    if not quantity:
+        return order
+    return replace(order, quantity=max(order.filled_quantity, order.quantity - quantity))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """More of an order may trade, or no more will be released."""
+
+    held_back: Decimal | None
+    """What is held back of it from then on; None if that was not said."""
+    is_last: bool
+    group_filled: Decimal
+    """What the others of its group have traded."""
+
+
+def released(order: Order, release: Release) -> Order:
+    """The order after a release: one that had traded all that had been released works again."""
+    if order.state not in (State.WORKING, State.FILLED):
+        return order
+    held_back = order.held_back if release.held_back is None else min(order.held_back, release.held_back)
+    more = order.held_back - held_back
+    if more:
+        released_quantity = (order.released_quantity or ZERO) + more
+        quantity = max(order.filled_quantity, released_quantity - release.group_filled)
+        order = replace(order, held_back=held_back, released_quantity=released_quantity, quantity=quantity)
+    elif order.state is State.FILLED:
+        return order
+    if release.is_last:
+        order = replace(order, held_back=ZERO)
+    return replace(order, state=State.WORKING) if order.remaining else order
 
 
 PAPER = "PAPER"

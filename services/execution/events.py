@@ -4,7 +4,20 @@ from google.protobuf.message import Message
 from tradeloom.execution.v1 import events_pb2
 
 from libs.mesh.wire import decimal_to_proto
-from services.execution.domain import Accepted, Canceled, CancelRejected, Event, Filled, Order, Rejected
+from services.execution.domain import (
+    Accepted,
+    Canceled,
+    CancelRejected,
+    Event,
+    Expired,
+    Filled,
+    Order,
+    Rejected,
+    Replaced,
+    ReplaceRejected,
+    Triggered,
+    Unknown,
+)
 from services.execution.wire import timestamp_from_ns
 
 
@@ -29,9 +42,27 @@ def message_of(order_id: str, event: Event) -> Message:
                 maker=event.maker,
                 time=time,
             )
+        case Triggered():
+            stop_price = decimal_to_proto(event.stop_price)
+            return events_pb2.VenueTriggered(order_id=order_id, stop_price=stop_price, time=time)
         case Canceled():
             return events_pb2.VenueCanceled(order_id=order_id, cause=event.cause, time=time)
+        case Expired():
+            return events_pb2.VenueExpired(order_id=order_id, time=time)
         case Rejected():
             return events_pb2.VenueRejected(order_id=order_id, reason=event.reason, time=time)
         case CancelRejected():
             return events_pb2.VenueCancelRejected(order_id=order_id, reason=event.reason, time=time)
+        case Replaced():
+            return events_pb2.VenueReplaced(
+                order_id=order_id,
+                client_order_id=event.replacement.client_order_id,
+                venue_order_id=event.venue_order_id,
+                time=time,
+            )
+        case ReplaceRejected():
+            return events_pb2.VenueReplaceRejected(
+                order_id=order_id, client_order_id=event.client_order_id, reason=event.reason, time=time
+            )
+        case Unknown():
+            return events_pb2.VenueUnknown(order_id=order_id, reason=event.reason, time=time)

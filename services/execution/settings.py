@@ -10,8 +10,11 @@ from libs.mesh.settings import ServiceSettings
 class Settings(ServiceSettings):
     word: ClassVar[str] = "execution"
 
-    # Market time between the quote an order was decided on and its arrival at the paper venue.
+    # Market time between the quote an order was decided on and its arrival at the paper venue; also between the print
+    # that reaches a stop and the arrival of what it becomes.
     paper_latency_milliseconds: int = Field(default=0, ge=0)
+    # By how much of its price, in hundredths of a percent, an order that takes gets a worse one, within what it accepts.
+    paper_slippage_basis_points: int = Field(default=0, ge=0, lt=10_000)
     # An order that may not rest is canceled when its instrument has brought no market data for so long.
     paper_patience_seconds: float = Field(default=30.0, gt=0)
     # New orders, and as many cancels, that the paper venue takes in at a time.

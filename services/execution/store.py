@@ -1,25 +1,97 @@
 """Where orders at venues live. Every function is one or two statements, whatever the number of orders."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from operator import attrgetter
+from typing import Any
 from uuid import UUID
 
 from libs.bus.feed import Cursor
-from libs.matching.orders import Side, TimeInForce
+from libs.matching.orders import Side
 from libs.store import outbox
 from libs.store.database import Connection
 from libs.store.outbox import Fact, partition_of
 from services.execution import events
-from services.execution.domain import Event, Filled, Instrument, Order, OrderType, State
+from services.execution.domain import (
+    Event,
+    Filled,
+    Instrument,
+    Order,
+    OrderType,
+    Release,
+    Replacement,
+    State,
+    TimeInForce,
+    less,
+)
 
 SECOND_NS = 1_000_000_000
-ORDER_COLUMNS = """
-    order_id, user_id, account_id, venue, instrument_id, side, order_type, time_in_force, quantity, worst_price,
-    active_time_ns, state, filled_quantity, fill_count, entered, reason
+COLUMNS = {
+    "order_id": "uuid",
+    "user_id": "uuid",
+    "account_id": "uuid",
+    "venue": "text",
+    "instrument_id": "text",
+    "side": "text",
+    "order_type": "text",
+    "time_in_force": "text",
+    "quantity": "numeric",
+    "worst_price": "numeric",
+    "active_time_ns": "bigint",
+    "client_order_id": "text",
+    "venue_order_id": "text",
+    "stop_price": "numeric",
+    "trail_amount": "numeric",
+    "trail_percent": "numeric",
+    "trigger_time_ns": "bigint",
+    "expire_time_ns": "bigint",
+    "post_only": "boolean",
+    "group_id": "uuid",
+    "released_quantity": "numeric",
+    "held_back": "numeric",
+    "state": "text",
+    "filled_quantity": "numeric",
+    "fill_count": "integer",
+    "entered": "boolean",
+    "queue_ahead": "numeric",
+    "reason": "text",
+}
+"""Of an order, with their types."""
+ENUMS = ("side", "order_type", "time_in_force", "state")
+CHANGING = (
+    "quantity",
+    "worst_price",
+    "active_time_ns",
+    "client_order_id",
+    "venue_order_id",
+    "stop_price",
+    "trail_amount",
+    "trail_percent",
+    "trigger_time_ns",
+    "released_quantity",
+    "held_back",
+    "state",
+    "filled_quantity",
+    "fill_count",
+    "entered",
+    "queue_ahead",
+    "reason",
+)
+"""What becomes of an order at its venue."""
+ORDER_COLUMNS = ", ".join(COLUMNS)
+JOINED_COLUMNS = ", ".join(f"venue_orders.{name}" for name in COLUMNS)
+OPEN = "state IN ('intended', 'sending', 'unknown', 'working')"
+GROUP_FILLED = """
+    CASE WHEN venue_orders.group_id IS NULL THEN 0 ELSE (
+      SELECT coalesce(sum(filled_quantity), 0) FROM venue_orders AS other
+      WHERE other.group_id = venue_orders.group_id AND other.order_id <> venue_orders.order_id) END AS group_filled
 """
-OPEN = "state IN ('intended', 'sending', 'working')"
+"""What the others of an order's group have traded."""
+ASKED = ("client_order_id", "quantity", "limit_price", "stop_price", "trail_amount", "trail_percent")
+"""Of a replacement."""
 
 
 class Disagreement(Exception):
@@ -28,9 +100,12 @@ class Disagreement(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What users want of a venue: orders to take in, cancels to answer (each with its order as it is stored)."""
+    """What users want of a venue: orders to take in, and what is to be answered, each with its order as it is stored."""
 
     orders: Sequence[Order]
+    """Those of groups without what the others of theirs have traded."""
+    releases: Sequence[tuple[Order, Release]]
+    replaces: Sequence[tuple[Order, Replacement]]
     cancels: Sequence[Order]
 
 
@@ -41,28 +116,57 @@ async def add_orders(rows: Connection, orders: Sequence[Order]) -> None:
     await rows.execute(
         f"""
         INSERT INTO venue_orders ({ORDER_COLUMNS}, partition)
-        SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-          $9::numeric[], $10::numeric[], $11::bigint[], $12::text[], $13::numeric[], $14::integer[], $15::boolean[],
-          $16::text[], $17::smallint[])
+        SELECT * FROM unnest({places(COLUMNS.values())}, ${len(COLUMNS) + 1}::smallint[])
         ON CONFLICT (order_id) DO NOTHING
         """,
-        [order.order_id for order in orders],
-        [order.user_id for order in orders],
-        [order.account_id for order in orders],
-        [order.venue for order in orders],
-        [order.instrument_id for order in orders],
-        [order.side.value for order in orders],
-        [order.order_type.value for order in orders],
-        [order.time_in_force.value for order in orders],
-        [order.quantity for order in orders],
-        [order.worst_price for order in orders],
-        [order.active_time_ns for order in orders],
-        [order.state.value for order in orders],
-        [order.filled_quantity for order in orders],
-        [order.fill_count for order in orders],
-        [order.entered for order in orders],
-        [order.reason for order in orders],
+        *columns_of(orders, COLUMNS),
         [partition_of(order.instrument_id) for order in orders],
+    )
+
+
+async def add_releases(rows: Connection, releases: Mapping[UUID, tuple[Decimal | None, bool]]) -> None:
+    """Writes of orders that are there how much is held back from now on, if that is less, and whether that is the last word."""
+    if not releases:
+        return
+    await rows.execute(
+        """
+        INSERT INTO venue_releases AS kept (order_id, user_id, venue, partition, held_back, is_last)
+        SELECT order_id, user_id, venue, partition, asked.held_back, asked.is_last
+        FROM unnest($1::uuid[], $2::numeric[], $3::boolean[]) AS asked (order_id, held_back, is_last)
+        JOIN venue_orders USING (order_id)
+        WHERE (asked.held_back < venue_orders.held_back OR (asked.is_last AND venue_orders.held_back > 0))
+        AND state IN ('intended', 'sending', 'unknown', 'working', 'filled') ORDER BY order_id
+        ON CONFLICT (order_id) DO UPDATE SET
+          held_back = least(kept.held_back, excluded.held_back), is_last = kept.is_last OR excluded.is_last
+        """,
+        list(releases),
+        [held_back for held_back, _ in releases.values()],
+        [is_last for _, is_last in releases.values()],
+    )
+
+
+async def add_replaces(rows: Connection, replaces: Sequence[tuple[UUID, Replacement]]) -> None:
+    """Writes that changes are asked for. An order that never came to a venue needs no answer."""
+    if not replaces:
+        return
+    await rows.execute(
+        """
+        INSERT INTO venue_replaces (order_id, client_order_id, user_id, venue, partition, quantity, limit_price, stop_price,
+          trail_amount, trail_percent)
+        SELECT order_id, asked.client_order_id, user_id, venue, partition, asked.quantity, asked.limit_price,
+          asked.stop_price, asked.trail_amount, asked.trail_percent
+        FROM unnest($1::uuid[], $2::text[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[], $7::numeric[])
+          AS asked (order_id, client_order_id, quantity, limit_price, stop_price, trail_amount, trail_percent)
+        JOIN venue_orders USING (order_id) WHERE state <> 'rejected' ORDER BY order_id
+        ON CONFLICT (order_id, client_order_id) DO NOTHING
+        """,
+        [order_id for order_id, _ in replaces],
+        [asked.client_order_id for _, asked in replaces],
+        [asked.quantity for _, asked in replaces],
+        [asked.limit_price for _, asked in replaces],
+        [asked.stop_price for _, asked in replaces],
+        [asked.trail_amount for _, asked in replaces],
+        [asked.trail_percent for _, asked in replaces],
     )
 
 
@@ -81,23 +185,20 @@ async def add_cancels(rows: Connection, order_ids: Sequence[UUID]) -> None:
 
 
 async def save_orders(rows: Connection, orders: Sequence[Order]) -> None:
-    """Writes what became of open orders. Raises Disagreement if one of them is not open any more."""
+    """Writes what became of orders that are open, or were until more was released.
+
+    Raises Disagreement if one of them is neither.
+    """
     if not orders:
         return
     done = await rows.execute(
         f"""
-        UPDATE venue_orders AS kept SET state = changed.state, filled_quantity = changed.filled_quantity,
-          fill_count = changed.fill_count, entered = changed.entered, reason = changed.reason, update_time = now()
-        FROM unnest($1::uuid[], $2::text[], $3::numeric[], $4::integer[], $5::boolean[], $6::text[])
-          AS changed (order_id, state, filled_quantity, fill_count, entered, reason)
-        WHERE kept.order_id = changed.order_id AND kept.{OPEN}
+        UPDATE venue_orders AS kept SET {", ".join(f"{name} = changed.{name}" for name in CHANGING)}, update_time = now()
+        FROM unnest($1::uuid[], {places([COLUMNS[name] for name in CHANGING], 2)}) AS changed (order_id, {", ".join(CHANGING)})
+        WHERE kept.order_id = changed.order_id AND (kept.{OPEN} OR kept.released_quantity < changed.released_quantity)
         """,
         [order.order_id for order in orders],
-        [order.state.value for order in orders],
-        [order.filled_quantity for order in orders],
-        [order.fill_count for order in orders],
-        [order.entered for order in orders],
-        [order.reason for order in orders],
+        *columns_of(orders, CHANGING),
     )
     if done != f"UPDATE {len(orders)}":
         raise Disagreement(f"of {len(orders)} orders that are open in memory: {done}")
@@ -134,6 +235,35 @@ async def answer_cancels(rows: Connection, order_ids: Sequence[UUID]) -> None:
         await rows.execute("DELETE FROM venue_cancels WHERE order_id = ANY($1)", order_ids)
 
 
+async def answer_replaces(rows: Connection, replaces: Sequence[tuple[UUID, str]]) -> None:
+    """Each is an order and the client_order_id of its change."""
+    if replaces:
+        await rows.execute(
+            """
+            DELETE FROM venue_replaces AS kept USING unnest($1::uuid[], $2::text[]) AS answered (order_id, client_order_id)
+            WHERE kept.order_id = answered.order_id AND kept.client_order_id = answered.client_order_id
+            """,
+            [order_id for order_id, _ in replaces],
+            [client_order_id for _, client_order_id in replaces],
+        )
+
+
+async def answer_releases(rows: Connection, releases: Sequence[tuple[UUID, Release]]) -> None:
+    """What was released since an answer was worked out stays to be answered."""
+    if releases:
+        await rows.execute(
+            """
+            DELETE FROM venue_releases AS kept
+            USING unnest($1::uuid[], $2::numeric[], $3::boolean[]) AS answered (order_id, held_back, is_last)
+            WHERE kept.order_id = answered.order_id AND kept.held_back IS NOT DISTINCT FROM answered.held_back
+            AND kept.is_last = answered.is_last
+            """,
+            [order_id for order_id, _ in releases],
+            [release.held_back for _, release in releases],
+            [release.is_last for _, release in releases],
+        )
+
+
 async def tell(rows: Connection, told: Sequence[tuple[Order, Event]]) -> None:
     """Tells the events as facts about their accounts, whose rows stay locked, in the order of their ids, until the commit."""
     if not told:
@@ -168,13 +298,13 @@ async def tell(rows: Connection, told: Sequence[tuple[Order, Event]]) -> None:
 
 
 async def find_requests(rows: Connection, venue: str, partitions: Sequence[int], count_max: int) -> Requests:
-    """The oldest orders not yet taken in, of instruments that are known, and the oldest cancels of those that are.
+    """The oldest orders not yet taken in, of instruments that are known, and the oldest of what else is asked of those that are.
 
     For the worker role, which reads all users'.
     """
     orders = await rows.fetch(
         f"""
-        SELECT {ORDER_COLUMNS} FROM venue_orders
+        SELECT {ORDER_COLUMNS}, {GROUP_FILLED} FROM venue_orders
         WHERE state = 'intended' AND venue = $1 AND partition = ANY($2)
         AND EXISTS (SELECT FROM instruments WHERE instruments.instrument_id = venue_orders.instrument_id)
         ORDER BY order_id LIMIT $3
@@ -183,18 +313,30 @@ async def find_requests(rows: Connection, venue: str, partitions: Sequence[int],
         partitions,
         count_max,
     )
-    cancels = await rows.fetch(
-        f"""
-        SELECT {", ".join(f"venue_orders.{name.strip()}" for name in ORDER_COLUMNS.split(","))}
-        FROM venue_cancels JOIN venue_orders USING (order_id)
-        WHERE venue_cancels.venue = $1 AND venue_cancels.partition = ANY($2) AND state <> 'intended'
-        ORDER BY venue_cancels.create_time, order_id LIMIT $3
-        """,
-        venue,
-        partitions,
-        count_max,
+
+    async def find_asked(table: str, columns: str) -> Sequence[Any]:
+        return await rows.fetch(
+            f"""
+            SELECT {JOINED_COLUMNS}, {columns} FROM {table} AS asked JOIN venue_orders USING (order_id)
+            WHERE asked.venue = $1 AND asked.partition = ANY($2) AND state <> 'intended'
+            ORDER BY asked.create_time, order_id LIMIT $3
+            """,
+            venue,
+            partitions,
+            count_max,
+        )
+
+    releases = await find_asked(
+        "venue_releases", f"asked.held_back AS asked_held_back, asked.is_last AS asked_is_last, {GROUP_FILLED}"
     )
-    return Requests([order_from(row) for row in orders], [order_from(row) for row in cancels])
+    replaces = await find_asked("venue_replaces", ", ".join(f"asked.{name} AS asked_{name}" for name in ASKED))
+    cancels = await find_asked("venue_cancels", "true")
+    return Requests(
+        [less(order_from(row), row["group_filled"]) for row in orders],
+        [(order_from(row), release_from(row)) for row in releases],
+        [(order_from(row), Replacement(**{name: row[f"asked_{name}"] for name in ASKED})) for row in replaces],
+        [order_from(row) for row in cancels],
+    )
 
 
 async def find_strays(
@@ -285,16 +427,31 @@ async def put_cursor(rows: Connection, cursor: Cursor) -> None:
 
 
 def order_from(row) -> Order:  # noqa: ANN001 (asyncpg.Record cannot be made elsewhere)
-    values = dict(row)
+    values = {name: row[name] for name in COLUMNS}
     return Order(
         **{
             **values,
+            "client_order_id": values["client_order_id"] or str(values["order_id"]),
             "side": Side(values["side"]),
             "order_type": OrderType(values["order_type"]),
             "time_in_force": TimeInForce(values["time_in_force"]),
             "state": State(values["state"]),
         }
     )
+
+
+def release_from(row) -> Release:  # noqa: ANN001 (asyncpg.Record cannot be made elsewhere)
+    return Release(held_back=row["asked_held_back"], is_last=row["asked_is_last"], group_filled=row["group_filled"])
+
+
+def columns_of(orders: Sequence[Order], names: Iterable[str]) -> list[list[Any]]:
+    """The orders' values, column by column."""
+    return [list(map(attrgetter(f"{name}.value" if name in ENUMS else name), orders)) for name in names]
+
+
+def places(types: Iterable[str], first: int = 1) -> str:
+    """The parameters that hold columns of these types, counted from the first."""
+    return ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, first))
 
 
 def time_from_ns(time_ns: int) -> datetime:

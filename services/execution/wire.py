@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.execution.v1 import execution_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
@@ -11,8 +13,9 @@ from tradeloom.orders.v1 import events_pb2, orders_pb2
 from tradeloom.users.v1 import users_pb2
 
 from libs.matching.grid import Grid
-from libs.matching.orders import Book, Print, Side, TimeInForce
+from libs.matching.orders import Book, Print, Side
 from libs.mesh.wire import decimal_from_proto, time_from_proto, timestamp
+from libs.money import ZERO
 from services.execution.domain import (
     CredentialProblem,
     Instrument,
@@ -21,6 +24,8 @@ from services.execution.domain import (
     Mode,
     Order,
     OrderType,
+    Replacement,
+    TimeInForce,
     VenueCard,
     venue_for,
 )
@@ -28,11 +33,20 @@ from services.execution.domain import (
 SECOND_NS = 1_000_000_000
 
 SIDES = {orders_pb2.ORDER_SIDE_BUY: Side.BUY, orders_pb2.ORDER_SIDE_SELL: Side.SELL}
-TYPES = {orders_pb2.ORDER_TYPE_MARKET: OrderType.MARKET, orders_pb2.ORDER_TYPE_LIMIT: OrderType.LIMIT}
+TYPES = {
+    orders_pb2.ORDER_TYPE_MARKET: OrderType.MARKET,
+    orders_pb2.ORDER_TYPE_LIMIT: OrderType.LIMIT,
+    orders_pb2.ORDER_TYPE_STOP: OrderType.STOP,
+    orders_pb2.ORDER_TYPE_STOP_LIMIT: OrderType.STOP_LIMIT,
+    orders_pb2.ORDER_TYPE_TRAILING_STOP: OrderType.TRAILING_STOP,
+    orders_pb2.ORDER_TYPE_TAKE_PROFIT: OrderType.TAKE_PROFIT,
+}
 TIMES_IN_FORCE = {
     orders_pb2.TIME_IN_FORCE_GTC: TimeInForce.GTC,
     orders_pb2.TIME_IN_FORCE_IOC: TimeInForce.IOC,
     orders_pb2.TIME_IN_FORCE_FOK: TimeInForce.FOK,
+    orders_pb2.TIME_IN_FORCE_DAY: TimeInForce.DAY,
+    orders_pb2.TIME_IN_FORCE_GTD: TimeInForce.GTD,
 }
 PROBLEMS = {
     CredentialProblem.KEY_INVALID: execution_pb2.CREDENTIAL_PROBLEM_KEY_INVALID,
@@ -42,10 +56,15 @@ MODES = {orders_pb2.ACCOUNT_MODE_PAPER: Mode.PAPER, orders_pb2.ACCOUNT_MODE_LIVE
 
 
 def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency_ns: int) -> Order:
-    """The intent that an accepted order gives. Without a market time of its own it is active at once."""
+    """The intent that an accepted or a released order gives. Without a market time of its own it is active at once."""
     order = changed.event.order
-    worst_price = next((name for name in ("limit_price", "protection_price") if order.HasField(name)), None)
+    order_type = TYPES[order.order_type]
+    if order_type is OrderType.TAKE_PROFIT and order.HasField("limit_price"):
+        order_type = OrderType.TAKE_PROFIT_LIMIT
+    limit_price, released_quantity = _decimal(order, "limit_price"), _decimal(order, "released_quantity")
+    quantity = decimal_from_proto(order.quantity)
     market_time_ns = nanoseconds(order.market_time)
+    trail_amount, trail_percent = _trail(order)
     return Order(
         order_id=UUID(order.order_id),
         user_id=user_id,
@@ -53,12 +72,53 @@ def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency
         venue=venue_for(MODES[changed.mode], order.instrument_id),
         instrument_id=order.instrument_id,
         side=SIDES[order.side],
-        order_type=TYPES[order.order_type],
+        order_type=order_type,
         time_in_force=TIMES_IN_FORCE[order.time_in_force],
-        quantity=decimal_from_proto(order.quantity),
-        worst_price=decimal_from_proto(getattr(order, worst_price)) if worst_price else None,
+        quantity=quantity if released_quantity is None else released_quantity,
+        worst_price=_decimal(order, "protection_price") if limit_price is None else limit_price,
         active_time_ns=market_time_ns + latency_ns if market_time_ns > 0 else 0,
+        client_order_id=order.client_order_id or order.order_id,
+        stop_price=_decimal(order, "stop_price"),
+        trail_amount=trail_amount,
+        trail_percent=trail_percent,
+        expire_time_ns=nanoseconds(order.expire_time) if order.HasField("expire_time") else None,
+        post_only=order.post_only,
+        group_id=UUID(order.group_id) if order.group_role == orders_pb2.GROUP_ROLE_LEG else None,
+        released_quantity=released_quantity,
+        held_back=held_back_in(order) or ZERO,
     )
+
+
+def held_back_in(order: orders_pb2.Order) -> Decimal | None:
+    """What an order that is released part by part may be released for later; None for others.
+
+    What the others of its group have traded is taken off its quantity and off what was released alike.
+    """
+    released_quantity = _decimal(order, "released_quantity")
+    return None if released_quantity is None else max(ZERO, decimal_from_proto(order.quantity) - released_quantity)
+
+
+def replacement_from_proto(replacement: orders_pb2.Replacement) -> Replacement:
+    trail_amount, trail_percent = _trail(replacement)
+    return Replacement(
+        client_order_id=replacement.client_order_id,
+        quantity=_decimal(replacement, "quantity"),
+        limit_price=_decimal(replacement, "limit_price"),
+        stop_price=_decimal(replacement, "stop_price"),
+        trail_amount=trail_amount,
+        trail_percent=trail_percent,
+    )
+
+
+def _decimal(message: Message, name: str) -> Decimal | None:
+    return decimal_from_proto(getattr(message, name)) if message.HasField(name) else None
+
+
+def _trail(message: orders_pb2.Order | orders_pb2.Replacement) -> tuple[Decimal | None, Decimal | None]:
+    """Amount and percent, of which one is set where there is a trail."""
+    distance = message.trail.WhichOneof("distance") if message.HasField("trail") else None
+    value = decimal_from_proto(getattr(message.trail, distance)) if distance else None
+    return (None, value) if distance == "percent" else (value, None)
 
 
 def instrument_from_proto(instrument: marketdata_pb2.Instrument) -> Instrument:

@@ -110,6 +110,19 @@ class Stand:
         order = orders_pb2.Order(order_id=str(order_id), account_id=str(trader.account_id))
         await self._tell_changes(trader, [(orders_pb2.ORDER_EVENT_KIND_CANCEL_REQUESTED, order)], "PAPER")
 
+    async def ask_to_replace(self, trader: Trader, order_id: UUID, client_order_id: str, **change: Any) -> None:
+        changed = in_decimals(change, ("quantity", "limit_price", "stop_price"))
+        replacement = orders_pb2.Replacement(client_order_id=client_order_id, **changed)
+        order = orders_pb2.Order(order_id=str(order_id), account_id=str(trader.account_id), replacement=replacement)
+        await self._tell_changes(trader, [(orders_pb2.ORDER_EVENT_KIND_REPLACE_REQUESTED, order)], "PAPER")
+
+    async def tell(self, trader: Trader, kind: str, *orders: dict[str, Any]) -> list[UUID]:
+        """Events of one kind of orders, as order_of() makes them."""
+        told = [order_of(trader, **order) for order in orders]
+        number = orders_pb2.OrderEventKind.Value(f"ORDER_EVENT_KIND_{kind}")
+        await self._tell_changes(trader, [(number, order) for order in told], "PAPER")
+        return [UUID(order.order_id) for order in told]
+
     async def _tell_changes(self, trader: Trader, changes: Sequence[tuple[Any, orders_pb2.Order]], mode: str) -> None:
         messages = [
             orders_events.OrderChanged(
@@ -233,10 +246,12 @@ def order_of(trader: Trader, **changed: Any) -> orders_pb2.Order:
         "market_time": at(1000),
         **changed,
     }
-    for name in ("quantity", "limit_price", "protection_price"):
-        if name in values:
-            values[name] = decimal(values[name])
-    return orders_pb2.Order(**values)
+    names = ("quantity", "limit_price", "protection_price", "stop_price", "released_quantity")
+    return orders_pb2.Order(**in_decimals(values, names))
+
+
+def in_decimals(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: decimal(value) if name in names else value for name, value in values.items()}
 
 
 def limit(side: str, quantity: object, price: object, force: str = "GTC", **changed: Any) -> dict[str, Any]:
@@ -250,6 +265,18 @@ def limit(side: str, quantity: object, price: object, force: str = "GTC", **chan
     }
 
 
+def stop(side: str, quantity: object, price: object, order_type: str = "STOP", **changed: Any) -> dict[str, Any]:
+    """A stop order; with a limit_price or a protection_price where one is given."""
+    return {
+        "side": orders_pb2.OrderSide.Value(f"ORDER_SIDE_{side}"),
+        "order_type": orders_pb2.OrderType.Value(f"ORDER_TYPE_{order_type}"),
+        "time_in_force": orders_pb2.TIME_IN_FORCE_GTC,
+        "quantity": quantity,
+        "stop_price": price,
+        **changed,
+    }
+
+
 def in_short(message: Any) -> str:
     match message:
         case events_pb2.VenueAccepted():
@@ -257,6 +284,14 @@ def in_short(message: Any) -> str:
         case events_pb2.VenueFilled():
             role = "maker" if message.maker else "taker"
             return f"filled {Decimal(message.quantity.value)} at {Decimal(message.price.value)} as {role}"
+        case events_pb2.VenueTriggered():
+            return f"triggered at {Decimal(message.stop_price.value)}"
+        case events_pb2.VenueExpired():
+            return f"expired at {message.time.ToMilliseconds()}"
+        case events_pb2.VenueReplaced():
+            return f"replaced: {message.client_order_id}"
+        case events_pb2.VenueReplaceRejected():
+            return f"replace rejected: {message.client_order_id}, {message.reason}"
         case events_pb2.VenueCanceled():
             return f"canceled: {message.cause}"
         case events_pb2.VenueRejected():

@@ -13,7 +13,16 @@ import pytest
 from libs.store.database import Database, DatabaseUnavailable
 from tests.execution.stand import Stand, Trader, at, instrument, limit, until
 
-EFFECTS = ("venue_orders", "venue_cancels", "venue_fills", "paper_cursors", "account_sequences", "outbox")
+EFFECTS = (
+    "venue_orders",
+    "venue_cancels",
+    "venue_replaces",
+    "venue_releases",
+    "venue_fills",
+    "paper_cursors",
+    "account_sequences",
+    "outbox",
+)
 BOOK = (1000, [(99.0, 5.0)], [(100.0, 0.4), (101.0, 5.0)])
 
 
@@ -87,20 +96,27 @@ async def expire_leases(desk: Stand) -> None:
 async def test_a_process_killed_between_any_two_steps_neither_loses_nor_doubles_anything(desk: Stand):
     places: list[str] = []
     for last_step in range(1, 100):
-        anna, bert, instrument_id = Trader(), Trader(), f"SIM:BTC{last_step}"
+        anna, bert, cleo, instrument_id = Trader(), Trader(), Trader(), f"SIM:BTC{last_step}"
         await desk.announce(instrument(instrument_id))
         await desk.market(book=BOOK, instrument_id=instrument_id)
         await desk.place(anna, quantity=1, instrument_id=instrument_id)
         order_id = await desk.place(bert, **limit("SELL", 2, 103, instrument_id=instrument_id))
         await desk.market(prints=[(1100, 103.5, 0.5), (1101, 104.0, 0.25)], instrument_id=instrument_id)
+        # A leg of which more was released before anybody looked, so that it is for more and then for another price.
+        part = {"order_id": str(UUID(int=last_step)), "instrument_id": instrument_id}
+        cleo_sells = limit("SELL", 3, 105, **part)
+        await desk.tell(cleo, "RELEASED", cleo_sells | {"released_quantity": 1})
+        await desk.tell(cleo, "RELEASED", cleo_sells | {"released_quantity": 2})
+        await desk.ask_to_replace(cleo, UUID(int=last_step), "moved", limit_price=106)
         await desk.ask_to_cancel(bert, order_id)
         mortal = Mortal(desk.worker._pool, last_step)
         bought = ["accepted", "filled 0.4 at 100 as taker", "filled 0.6 at 101 as taker"]
         sold = ["accepted", "filled 0.5 at 103 as maker", "filled 0.25 at 103 as maker", "canceled: user"]
+        moved = ["accepted", "replaced: moved"]
         async with desk.running(mortal):
 
-            async def is_over(mortal: Mortal = mortal, anna: Trader = anna, bert: Trader = bert) -> bool:
-                return mortal.dead.is_set() or (len(await desk.story(anna)), len(await desk.story(bert))) == (3, 4)
+            async def is_over(mortal: Mortal = mortal, traders: tuple[Trader, ...] = (anna, bert, cleo)) -> bool:
+                return mortal.dead.is_set() or [len(await desk.story(trader)) for trader in traders] == [3, 4, 2]
 
             await until(is_over)
         await expire_leases(desk)
@@ -109,12 +125,19 @@ async def test_a_process_killed_between_any_two_steps_neither_loses_nor_doubles_
             async with desk.running():
                 await desk.wait_for(anna, *bought)
                 await desk.wait_for(bert, *sold)
+                await desk.wait_for(cleo, *moved)
             await expire_leases(desk)
         else:
             assert await desk.story(anna) == bought
             assert await desk.story(bert) == sold
+            assert await desk.story(cleo) == moved
             break
     assert await desk.everything.fetchval("SELECT count(*) FROM venue_fills") == 4 * (len(places) + 1)
+    assert await desk.everything.fetchval(
+        "SELECT array_agg(DISTINCT quantity) FROM venue_orders WHERE worst_price = 106"
+    ) == [2]
+    for table in ("venue_releases", "venue_replaces", "venue_cancels"):
+        assert await desk.everything.fetchval(f"SELECT count(*) FROM {table}") == 0
     assert {"before COMMIT", "after COMMIT"} < set(places)
     assert len(places) > 12
 

@@ -64,10 +64,10 @@ async def test_an_order_decided_without_a_quote_meets_only_what_comes_after_it(d
         await desk.wait_for(anna, "accepted", "filled 1 at 110 as taker")
 
 
-async def test_a_limit_order_rests_and_fills_only_when_prints_go_through_it(desk: Stand):
+async def test_a_limit_order_rests_behind_what_the_book_shows_and_fills_when_prints_go_through_it(desk: Stand):
     anna = Trader()
     async with desk.running():
-        await desk.market(book=BOOK)
+        await desk.market(book=(1000, [(99.5, 20.0)], BOOK[2]))
         await desk.place(anna, **limit("BUY", 1, 99.5))
         await desk.wait_for(anna, "accepted")
         await desk.market(prints=[(1100, 100.0, 9.0), (1101, 99.5, 9.0)])

@@ -32,8 +32,8 @@ async def test_venues_say_what_they_take_and_how_many_orders_of_all_users_are_op
     listed = await servicer.ListVenues(execution_pb2.ListVenuesRequest(), ANY_CONTEXT)
     (venue,) = listed.venues
     assert (venue.venue, venue.open_order_count) == ("PAPER", 3)
-    assert list(venue.order_types) == ["MARKET", "LIMIT"]
-    assert list(venue.times_in_force) == ["GTC", "IOC", "FOK"]
+    assert list(venue.order_types) == ["MARKET", "LIMIT", "STOP", "STOP_LIMIT", "TRAILING_STOP", "TAKE_PROFIT"]
+    assert list(venue.times_in_force) == ["GTC", "IOC", "FOK", "DAY", "GTD"]
     found = await servicer.GetVenue(execution_pb2.GetVenueRequest(venue="PAPER"), ANY_CONTEXT)
     assert found.venue == venue
 

@@ -87,7 +87,7 @@ NOT_HAD = {
     *(("auth", table) for table in ("failed_logins", "key_refusals", "record_reads", "reset_requests")),
     *(("auth", table) for table in ("mails", "mfa_totp", "recovery_codes", "revocations")),
     *(("billing", table) for table in ("invoices", "usage")),
-    ("execution", "venue_cancels"),
+    *(("execution", table) for table in ("venue_cancels", "venue_releases", "venue_replaces")),
     *(("marketdata", table) for table in ("imports", "import_chunks", "deletions")),
     ("orders", "departures"),
 }

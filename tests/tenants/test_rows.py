@@ -95,6 +95,8 @@ POLICIES = {
     ("users", "deletions", "worker_reads_all"): "whoever's time has come is deleted",
     ("execution", "venue_orders", "worker_reads_all"): "the market fills everybody's orders",
     ("execution", "venue_cancels", "worker_reads_all"): "everybody's cancels are sent",
+    ("execution", "venue_replaces", "worker_reads_all"): "everybody's changes are sent",
+    ("execution", "venue_releases", "worker_reads_all"): "everybody's held orders are released",
 }
 """What is granted to a service's role beside its users' rows, each with what needs it."""
 

@@ -6,8 +6,8 @@ in one transaction, conditional on the lease. So memory is never ahead of the ta
 the lease is lost, the partition is read again from the tables and goes on after the committed place.
 
 An order meets the market from its own market time on, also when it arrives later: what happened in between is read
-again from the feed, for it and those that came with it. Cancels take effect after all that the feed held when they
-were taken in. Ticks that the feed no longer keeps are a gap, which is counted, logged and passed over.
+again from the feed, for it and those that came with it. Cancels and changes take effect after all that the feed
+held when they were taken in. Ticks that the feed no longer keeps are a gap, which is counted, logged and passed over.
 """
 
 import asyncio
@@ -23,7 +23,6 @@ from redis.asyncio import Redis
 
 from libs.bus import feed
 from libs.bus.feed import Cursor, Entry
-from libs.matching.orders import TimeInForce
 from libs.store import leases
 from libs.store.background import Backoff, running
 from libs.store.database import Database
@@ -40,15 +39,26 @@ from services.execution.domain import (
     Order,
     OrderType,
     Rejected,
+    Release,
+    Replacement,
+    ReplaceRejected,
+    TimeInForce,
     VenueCard,
 )
-from services.execution.venues.paper_market import Changes, Moment, PaperMarket
+from services.execution.venues.paper_market import Changes, Model, Moment, PaperMarket
 
 CARD = VenueCard(
     venue=PAPER,
     description="Simulated fills against the live, simulated or replayed market",
-    order_types=(OrderType.MARKET, OrderType.LIMIT),
-    times_in_force=(TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK),
+    order_types=(
+        OrderType.MARKET,
+        OrderType.LIMIT,
+        OrderType.STOP,
+        OrderType.STOP_LIMIT,
+        OrderType.TRAILING_STOP,
+        OrderType.TAKE_PROFIT,
+    ),
+    times_in_force=tuple(TimeInForce),
 )
 POLL_SECONDS = 0.1  # how often the tables are asked for what other replicas wrote; what this one wrote wakes it
 READ_SECONDS = 0.1  # how long the feed is waited for, and so how soon another instrument is followed too
@@ -73,6 +83,7 @@ class PaperRules:
     patience_seconds: float
     orders_at_once_max: int
     cursor_seconds: float
+    model: Model
 
 
 @dataclass(slots=True)
@@ -107,17 +118,44 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is wanted of orders that were taken in before, each as it was last committed."""
+
+    releases: Sequence[tuple[Order, Release]] = ()
+    replaces: Sequence[tuple[Order, Replacement]] = ()
+    cancels: Sequence[Order] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.releases or self.replaces or self.cancels)
+
+    @property
+    def orders(self) -> list[Order]:
+        return [order for order, _ in (*self.releases, *self.replaces)] + list(self.cancels)
+
+    def of(self, instrument_id: str) -> "Wishes":
+        """Those of one instrument's orders."""
+        return Wishes(
+            [(order, release) for order, release in self.releases if order.instrument_id == instrument_id],
+            [(order, replacement) for order, replacement in self.replaces if order.instrument_id == instrument_id],
+            [order for order in self.cancels if order.instrument_id == instrument_id],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What the tables asked for in one turn, by instrument; strays are orders whose instrument stayed unknown."""
 
     orders: Mapping[str, Sequence[Order]] = field(default_factory=dict)
-    cancels: Mapping[str, Sequence[Order]] = field(default_factory=dict)
+    wishes: Mapping[str, Wishes] = field(default_factory=dict)
     strays: Mapping[str, Sequence[Order]] = field(default_factory=dict)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)
 
     def names_of(self, partition: int) -> set[str]:
         """The instruments of one partition that are asked for."""
-        return {name for name in (*self.orders, *self.cancels, *self.strays) if partition_of(name) == partition}
+        return {name for name in (*self.orders, *self.wishes, *self.strays) if partition_of(name) == partition}
+
+
+NO_WISHES = Wishes()
 
 
 class PaperVenue:
@@ -182,7 +220,10 @@ class PaperVenue:
         now = self._now()
         followers = {
             instrument_id: Follower(
-                PaperMarket(instruments[instrument_id], orders[instrument_id]), cursors[instrument_id], now, now
+                PaperMarket(instruments[instrument_id], self._rules.model, orders[instrument_id]),
+                cursors[instrument_id],
+                now,
+                now,
             )
             for instrument_id in orders
         }
@@ -197,7 +238,9 @@ class PaperVenue:
         held, count_max = list(self._partitions), self._rules.orders_at_once_max
         async with self._database.reading() as rows:
             requests = await store.find_requests(rows, PAPER, held, count_max)
-            wanted = {order.instrument_id for order in (*requests.orders, *requests.cancels)}
+            wishes = Wishes(requests.releases, requests.replaces, requests.cancels)
+            named = {order.instrument_id for order in wishes.orders}
+            wanted = named | {order.instrument_id for order in requests.orders}
             strays: Sequence[Order] = ()
             if now >= self._look_at:
                 self._look_at = now + LOOK_SECONDS
@@ -205,10 +248,13 @@ class PaperVenue:
                 patience = timedelta(seconds=self._rules.patience_seconds)
                 strays = await store.find_strays(rows, PAPER, held, patience, count_max)
             instruments = await store.find_instruments(rows, wanted) if wanted else {}
-        if count_max in (len(requests.orders), len(requests.cancels)):
+        if count_max in map(len, (requests.orders, requests.releases, requests.replaces, requests.cancels)):
             self.wake()
         return Asked(
-            by_instrument(requests.orders), by_instrument(requests.cancels), by_instrument(strays), instruments
+            by_instrument(requests.orders),
+            {instrument_id: wishes.of(instrument_id) for instrument_id in named},
+            by_instrument(strays),
+            instruments,
         )
 
     async def _turn(self, partition: Partition, asked: Asked) -> None:
@@ -238,23 +284,29 @@ class PaperVenue:
         self.wake()
 
     async def _step(self, partition: Partition, instrument_id: str, asked: Asked) -> None:
-        """One instrument's turn: new orders meet their history, the market goes on, then cancels and impatience."""
-        orders, cancels = asked.orders.get(instrument_id, ()), asked.cancels.get(instrument_id, ())
+        """One instrument's turn: new orders meet their history, the market goes on, then wishes and impatience.
+
+        Releases come first: what the others of a group have traded is as it was read, and what released them is of the past.
+        """
+        orders, wishes = asked.orders.get(instrument_id, ()), asked.wishes.get(instrument_id, NO_WISHES)
         now = self._now()
         follower = partition.followers.get(instrument_id)
-        if follower is None and not orders:
-            await self._answer(partition, cancels)
+        if follower is None and not orders and not (wishes.releases and instrument_id in asked.instruments):
+            await self._answer(partition, wishes)
             return
         if follower is None:
             start = Cursor(instrument_id, 0, 0)
-            follower = Follower(PaperMarket(asked.instruments[instrument_id]), start, now, now)
-        market = follower.market
-        if orders:
-            await self._accept(follower, orders, is_new=instrument_id not in partition.followers)
+            market = PaperMarket(asked.instruments[instrument_id], self._rules.model)
+            follower = Follower(market, start, now, now)
+        market, is_new = follower.market, instrument_id not in partition.followers
+        for order, release in wishes.releases:
+            market.release(order, release)
+        if orders or is_new:
+            await self._accept(follower, orders, is_new=is_new)
             follower.waiting_since = now
         behind = False
-        if cancels and not market.is_empty:
-            # A cancel must not overtake what had already happened to the order when it was asked for.
+        if (wishes.replaces or wishes.cancels) and not market.is_empty:
+            # Neither must overtake what had already happened to the order when it was asked for.
             entries = await feed.read(self._redis, {instrument_id: follower.read_cursor}, block_seconds=0.0)
             behind = len(entries) == feed.READ_BATCHES
             for entry in entries:
@@ -262,13 +314,15 @@ class PaperVenue:
         came_on = await self._match(follower)
         if came_on:
             follower.waiting_since = now
-        answered = () if behind or follower.pending else cancels
-        for order in answered:
+        answered = Wishes(releases=wishes.releases) if behind or follower.pending else wishes
+        for order, replacement in answered.replaces:
+            market.replace(order, replacement)
+        for order in answered.cancels:
             market.cancel(order)
         if now - follower.waiting_since >= self._rules.patience_seconds:
             for order in market.impatient():
                 market.give_up(order)
-        if market.has_news or (came_on and now - follower.committed_at >= self._rules.cursor_seconds):
+        if market.has_news or answered or (came_on and now - follower.committed_at >= self._rules.cursor_seconds):
             await self._commit(partition, market.take(), answered, follower.cursor)
             follower.committed_at = now
         if market.is_empty:
@@ -340,23 +394,32 @@ class PaperVenue:
         for order in strays:
             event = Rejected(reason=refusal, time_ns=order.active_time_ns)
             events.append((domain.apply(order, event), event))
-        await self._commit(partition, Changes([order for order, _ in events], events), strays, None)
+        changes = Changes([order for order, _ in events], events)
+        await self._commit(partition, changes, Wishes(cancels=strays), None)
 
-    async def _answer(self, partition: Partition, cancels: Sequence[Order]) -> None:
-        """Answers cancels of orders that are all done, for none of the instrument's is open."""
+    async def _answer(self, partition: Partition, wishes: Wishes) -> None:
+        """Answers what is wanted of orders that are all done, for none of the instrument's is open."""
         events: list[tuple[Order, Event]] = []
-        for order in cancels:
+        for order, replacement in wishes.replaces:
+            reason = f"the order is {order.state.value}"
+            event = ReplaceRejected(
+                client_order_id=replacement.client_order_id, reason=reason, time_ns=order.active_time_ns
+            )
+            events.append((domain.apply(order, event), event))
+        for order in wishes.cancels:
             event = CancelRejected(reason=f"the order is {order.state.value}", time_ns=order.active_time_ns)
             events.append((domain.apply(order, event), event))
-        await self._commit(partition, Changes((), events), cancels, None)
+        await self._commit(partition, Changes((), events), wishes, None)
 
-    async def _commit(
-        self, partition: Partition, changes: Changes, answered: Sequence[Order], cursor: Cursor | None
-    ) -> None:
-        user_ids = {order.user_id for order in changes.orders} | {order.user_id for order, _ in changes.events}
-        async with self._database.transaction(*user_ids) as rows:
+    async def _commit(self, partition: Partition, changes: Changes, answered: Wishes, cursor: Cursor | None) -> None:
+        touched = (*changes.orders, *(order for order, _ in changes.events), *answered.orders)
+        async with self._database.transaction(*{order.user_id for order in touched}) as rows:
             await leases.fence(rows, partition.lease)
-            await store.answer_cancels(rows, [order.order_id for order in answered])
+            await store.answer_releases(rows, [(order.order_id, asked) for order, asked in answered.releases])
+            await store.answer_replaces(
+                rows, [(order.order_id, asked.client_order_id) for order, asked in answered.replaces]
+            )
+            await store.answer_cancels(rows, [order.order_id for order in answered.cancels])
             await store.save_orders(rows, changes.orders)
             await store.add_fills(rows, changes.events)
             if cursor is not None:

@@ -1,45 +1,10 @@
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libs.matching.market import Market
-from libs.matching.orders import Book, Canceled, Fill, Level, Order, Outcome, Print, Side, TimeInForce
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-GTC, IOC, FOK = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK
-BUY, SELL = Side.BUY, Side.SELL
-
-
-def order(
-    order_id: str, side: Side, lots: int, limit: int | None = None, force: TimeInForce | None = None, active: int = 0
-):
-    return Order(
-        order_id=order_id,
-        side=side,
-        time_in_force=force or (IOC if limit is None else GTC),
-        remaining_lots=lots,
-        limit_ticks=limit,
-        active_time_ns=active,
-    )
-
-
-def book(time_ns: int, bids: Sequence[tuple[int, int]], asks: Sequence[tuple[int, int]]) -> Book:
-    return Book(time_ns, tuple(Level(*bid) for bid in bids), tuple(Level(*ask) for ask in asks))
-
-
-def short(outcomes: Iterable[Outcome]):
-    return [
-        (found.order_id, found.price_ticks, found.quantity_lots, "maker" if found.maker else "taker")
-        if isinstance(found, Fill)
-        else (found.order_id, found.cause.value, found.remaining_lots)
-        for found in outcomes
-    ]
+from libs.matching.orders import Book, Canceled, Cause, Fill, Level, Order, Outcome, Print, Side
+from tests.libs.matching.making import BUY, FOK, GTC, IOC, SELL, book, order, short
 
 
 def test_a_market_order_walks_the_book_best_price_first():
@@ -258,6 +223,7 @@ def test_no_fill_is_beyond_the_limit_and_no_order_trades_more_than_its_quantity(
             left[outcome.order_id] -= outcome.quantity_lots
             assert left[outcome.order_id] == outcome.remaining_lots
         else:
+            assert isinstance(outcome, Canceled)
             assert left[outcome.order_id] == outcome.remaining_lots > 0
             left[outcome.order_id] = 0
     resting_lots = {each.order_id: each.remaining_lots for each in market.orders()}
@@ -331,4 +297,4 @@ def test_resting_orders_are_makers_at_their_own_limit(case):
         if isinstance(outcome, Fill) and outcome.maker:
             assert outcome.price_ticks == limits[outcome.order_id]
         if isinstance(outcome, Canceled):
-            assert outcome.cause is not GTC
+            assert outcome.cause in (Cause.IOC, Cause.FOK)
