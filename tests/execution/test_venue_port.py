@@ -419,7 +419,7 @@ async def test_a_key_that_is_wrong_is_refused_and_nowhere_written(stand: PortSta
                 await port.balances()
             stand.fault(faults.broken(method="POST", path=stand.kind.submit_path))
             outcomes.append(await port.submit(stand.ticket()))
-            written = repr([outcomes, refused.value, refused.value.metadata, port, logs]) + caplog.text
+            written = repr([outcomes, refused.value, refused.value.__dict__, port, logs]) + caplog.text
     assert isinstance(outcomes[0], Refused)
     assert stand.key.api_key not in written
     assert wrong not in written

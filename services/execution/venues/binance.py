@@ -233,7 +233,7 @@ class BinancePort(CcxtPort):
         try:
             return await self._question("private_get_order", params, lambda answer: order_of(answer, client_order_id))
         except VenueRefused as refused:
-            if refused.metadata["code"] == ORDER_NOT_FOUND:
+            if refused.code == ORDER_NOT_FOUND:
                 return None
             raise
 
@@ -281,7 +281,11 @@ class BinancePort(CcxtPort):
     # Its stream.
 
     async def subscription(self) -> tuple[str, dict[str, Any]]:
-        signed = self._exchange.sign_params({"recvWindow": WINDOW_MILLISECONDS})
+        self._take_key()
+        try:
+            signed = self._exchange.sign_params({"recvWindow": WINDOW_MILLISECONDS})
+        finally:
+            self._leave_key()
         subscription = {"id": "1", "method": "userDataStream.subscribe.signature", "params": signed}
         return self._exchange.urls["api"]["ws"]["ws-api"]["spot"], subscription
 

@@ -28,6 +28,7 @@ from libs.bus.budget import Budget, BudgetSpent, Use
 from libs.store.background import Backoff
 from libs.venues import below, limits_from, retry_seconds
 from services.execution.domain import LeasedKey, venue_unavailable
+from services.execution.venues.keys import KeyDropped
 from services.execution.venues.port import (
     Balance,
     Card,
@@ -112,10 +113,6 @@ class NotAnswered(Exception):
     def __init__(self, why: str, *, may_be_there: bool, retry_after_seconds: float = 1.0) -> None:
         super().__init__(why)
         self.may_be_there, self.retry_after_seconds = may_be_there, retry_after_seconds
-
-
-class KeyDropped(Exception):
-    """There is no key to ask with: it was revoked, or has expired."""
 
 
 class StreamLost(Exception):
@@ -240,7 +237,7 @@ class CcxtPort(ABC):
         except Answered as said:
             match await self._judged(said):
                 case Refused(code=code, words=words):
-                    raise VenueRefused(words, venue=self.card.venue, code=code) from None
+                    raise VenueRefused(code, words) from None
                 case NotNow(retry_after_seconds=seconds):
                     raise venue_unavailable(self.card.venue, seconds) from None
                 case _:
@@ -274,7 +271,7 @@ class CcxtPort(ABC):
         attempt = Attempt(use)
         ATTEMPT.set(attempt)
         try:
-            self._take_key()
+            self._key()
             return await getattr(self._exchange, method)(dict(params))
         except (Answered, NotAnswered):
             raise
@@ -288,20 +285,23 @@ class CcxtPort(ABC):
             raise NotAnswered(type(error).__name__, may_be_there=may_be_there) from None
 
     def _take_key(self) -> None:
-        """Raises KeyDropped, and leaves no key behind."""
-        self._exchange.apiKey = self._exchange.secret = self._exchange.password = ""
+        """For what is signed next, and no longer. Raises KeyDropped."""
         key = self._key()
         self._exchange.apiKey, self._exchange.secret = key.api_key, key.api_secret
         self._exchange.password = key.passphrase
+
+    def _leave_key(self) -> None:
+        self._exchange.apiKey = self._exchange.secret = self._exchange.password = ""
 
     async def _throttle(self, cost: float | None = None) -> None:
         """Asked by ccxt before it signs a request."""
         use = ATTEMPT.get().use
         await self._budget.take(1.0 if cost is None else cost, use, wait_seconds_max=WAIT_SECONDS[use])
-        # It may have been revoked meanwhile.
+        # What follows at once is the signing.
         self._take_key()
 
     async def _fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
+        self._leave_key()
         ATTEMPT.get().was_sent = True
         return await self._send(url, method, headers, body)
 
@@ -350,7 +350,6 @@ class CcxtPort(ABC):
     async def _connection(self) -> AsyncGenerator[StreamEvent]:
         """One connection, until it raises."""
         await self._budget.take(1.0, Use.ORDER, wait_seconds_max=WAIT_SECONDS[Use.ORDER])
-        self._take_key()
         url, subscription = await self.subscription()
         async with asyncio.timeout(CONNECT_SECONDS):
             following = await self._session.ws_connect(url, heartbeat=KEEPALIVE_SECONDS, max_msg_size=MESSAGE_BYTES_MAX)
@@ -430,7 +429,6 @@ async def opened(
                 card, exchange, session, Budget(redis, card.venue, from_address, limits_from(exchange.rateLimit)), key
             )
         finally:
-            exchange.apiKey = exchange.secret = exchange.password = ""
             async with asyncio.timeout(CLOSE_SECONDS):
                 await exchange.close()
 

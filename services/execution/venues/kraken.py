@@ -285,7 +285,7 @@ class KrakenPort(CcxtPort):
             except VenueUnavailable as error:
                 return NotNow(retry_after_seconds=error.retry_after_seconds, why=str(error))
             except VenueRefused as error:
-                return Refused(code=error.metadata["code"], words=str(error))
+                return Refused(code=error.code, words=error.words)
         pair = self._pairs.ids.get(symbol)
         return pair or Refused(code=NOT_NATIVE, words=f"{VENUE} has no {symbol}")
 

@@ -15,7 +15,6 @@ from decimal import Decimal
 from enum import Enum
 from typing import Protocol
 
-from libs.errors import NotAllowed
 from libs.matching.orders import Side
 
 INSTRUMENTS_MAX = 1_000
@@ -170,10 +169,12 @@ NOT_NATIVE = "NOT_NATIVE"
 """The code of a refusal that is this side's own: the venue has no such thing, and was not asked."""
 
 
-class VenueRefused(NotAllowed):
-    """The venue does not answer such a question to this key."""
+class VenueRefused(Exception):
+    """The venue does not answer such a question to this key. Code and words are the venue's own."""
 
-    reason = "VENUE_REFUSED"
+    def __init__(self, code: str, words: str) -> None:
+        super().__init__(f"{code} {words}")
+        self.code, self.words = code, words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
