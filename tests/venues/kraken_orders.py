@@ -120,7 +120,7 @@ class KrakenOrder(Order):
                 "price": stop if self.is_stop else limit,
                 "price2": limit if self.is_stop else "0",
                 "leverage": "none",
-                "order": f"{self.side.lower()} {text(self.quantity)} {self.base}{self.quote}",
+                "order": described(self),
                 "close": "",
             },
             "vol": text(self.quantity),
@@ -134,6 +134,12 @@ class KrakenOrder(Order):
             "oflags": "fciq",
             **ended,
         }
+
+
+def described(order: Order) -> str:
+    price = "" if order.type == "MARKET" else f" {text(order.price or order.stop_price)}"
+    pair = altname(order.base) + altname(order.quote)
+    return f"{order.side.lower()} {text(order.quantity)} {pair} @ {KINDS[order.type].replace('-', ' ')}{price}"
 
 
 def txid(order: Order) -> str:
@@ -206,7 +212,7 @@ def add_order(market: Market, account: Account, parameters: Parameters) -> dict[
         market.place(order)
     except Rejected as rejected:
         raise Refused(REJECTIONS[str(rejected)]) from None
-    return {"descr": {"order": order.row()["descr"]["order"]}, "txid": [txid(order)]}
+    return {"descr": {"order": described(order)}, "txid": [txid(order)]}
 
 
 def open_of(account: Account) -> Iterator[Order]:

@@ -165,13 +165,15 @@ class BinancePort(CcxtPort):
         def read(answer: Any) -> Done:
             return placed(answer, ticket.client_order_id)
 
-        return await self._command(Use.ORDER, "private_post_order", params, read)
+        return await self._command(Use.ORDER, read, "private_post_order", params)
 
     async def cancel(self, instrument_id: str, client_order_id: str) -> Outcome:
         params = {"symbol": symbol_of(instrument_id), "origClientOrderId": client_order_id}
-        return await self._command(
-            Use.CANCEL, "private_delete_order", params, lambda answer: Done(order=canceled_of(answer, client_order_id))
-        )
+
+        def read(answer: Any) -> Done:
+            return Done(order=canceled_of(answer, client_order_id))
+
+        return await self._command(Use.CANCEL, read, "private_delete_order", params)
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         """First the cancel, then the order, which is not tried where the cancel fails.
@@ -196,7 +198,7 @@ class BinancePort(CcxtPort):
         def read(answer: Any) -> Done:
             return placed(answer["newOrderResponse"], ticket.client_order_id)
 
-        return await self._command(Use.ORDER, "private_post_order_cancelreplace", params, read)
+        return await self._command(Use.ORDER, read, "private_post_order_cancelreplace", params)
 
     async def _judged(self, said: Answered) -> Outcome:
         """Of a replacement both halves are answered by themselves."""
@@ -225,13 +227,13 @@ class BinancePort(CcxtPort):
 
     async def open_orders(self) -> Sequence[VenueOrder]:
         return await self._question(
-            "private_get_openorders", {}, lambda answer: [order_of(row) for row in rows(answer)]
+            lambda answer: [order_of(row) for row in rows(answer)], "private_get_openorders", {}
         )
 
     async def order_by_client_id(self, client_order_id: str, instrument_id: str) -> VenueOrder | None:
         params = {"symbol": symbol_of(instrument_id), "origClientOrderId": client_order_id}
         try:
-            return await self._question("private_get_order", params, lambda answer: order_of(answer, client_order_id))
+            return await self._question(lambda answer: order_of(answer, client_order_id), "private_get_order", params)
         except VenueRefused as refused:
             if refused.code == ORDER_NOT_FOUND:
                 return None
@@ -247,7 +249,7 @@ class BinancePort(CcxtPort):
         for symbol in map(symbol_of, instrument_ids):
             params = {"symbol": symbol, "fromId": reached.get(symbol, 0) + 1, "limit": PAGE_FILLS}
             found = await self._question(
-                "private_get_mytrades", params, lambda answer: [(int(row["id"]), fill_of(row)) for row in rows(answer)]
+                lambda answer: [(int(row["id"]), fill_of(row)) for row in rows(answer)], "private_get_mytrades", params
             )
             fills += [fill for _, fill in found]
             reached[symbol] = max((trade_id for trade_id, _ in found), default=reached.get(symbol, 0))
@@ -255,7 +257,7 @@ class BinancePort(CcxtPort):
         return FillPage(fills=tuple(fills), cursor=json.dumps(reached, sort_keys=True), is_last=is_last)
 
     async def balances(self) -> dict[str, Balance]:
-        return await self._question("private_get_account", {"omitZeroBalances": "true"}, balances_of)
+        return await self._question(balances_of, "private_get_account", {"omitZeroBalances": "true"})
 
     # What it says.
 

@@ -10,7 +10,7 @@ import json
 import logging
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from libs.bus.budget import Budget, BudgetSpent, Use
 from libs.store.background import Backoff
 from libs.venues import below, limits_from, retry_seconds
-from services.execution.domain import LeasedKey, venue_unavailable
+from services.execution.domain import LeasedKey, VenueUnavailable, venue_unavailable
 from services.execution.venues.keys import KeyDropped
 from services.execution.venues.port import (
     Balance,
@@ -121,11 +121,13 @@ class StreamLost(Exception):
 
 @dataclass(slots=True)
 class Attempt:
-    """One request on its way through ccxt."""
+    """One command or question on its way through ccxt."""
 
     use: Use
     was_sent: bool = False
     """Whether a byte of it may have left."""
+    change_count: int = 0
+    """Requests sent that may change something."""
 
 
 ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
@@ -217,10 +219,10 @@ class CcxtPort(ABC):
 
     # Commands and questions.
 
-    async def _command(self, use: Use, method: str, params: Mapping[str, Any], read: Callable[[Any], Done]) -> Outcome:
+    async def _command(self, use: Use, read: Callable[[Any], Done], method: str, *asked: Any) -> Outcome:
         """Asks once."""
         try:
-            return read(await self._ask(use, method, params))
+            return read(await self._ask(use, method, *asked))
         except Answered as said:
             return await self._judged(said)
         except NotAnswered as error:
@@ -230,10 +232,10 @@ class CcxtPort(ABC):
         except MALFORMED as error:
             return Unknown(why=f"the answer cannot be read: {type(error).__name__}")
 
-    async def _question(self, method: str, params: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+    async def _question(self, read: Callable[[Any], T], method: str, *asked: Any) -> T:
         """Raises VenueUnavailable, VenueRefused."""
         try:
-            return read(await self._ask(Use.ORDER, method, params))
+            return read(await self._ask(Use.ORDER, method, *asked))
         except Answered as said:
             match await self._judged(said):
                 case Refused(code=code, words=words):
@@ -247,6 +249,15 @@ class CcxtPort(ABC):
         except MALFORMED as error:
             log.warning("an answer cannot be read", venue=self.card.venue, asked=method, error=type(error).__name__)
             raise venue_unavailable(self.card.venue) from None
+
+    async def _beforehand(self, asked: Awaitable[T]) -> T | NotNow | Refused:
+        """A question that has to be answered before a command can be sent; what becomes of that if it is not."""
+        try:
+            return await asked
+        except VenueUnavailable as error:
+            return NotNow(retry_after_seconds=error.retry_after_seconds, why=str(error))
+        except VenueRefused as error:
+            return Refused(code=error.code, words=error.words)
 
     async def _judged(self, said: Answered) -> Outcome:
         verdict = self.verdict(said)
@@ -266,13 +277,13 @@ class CcxtPort(ABC):
 
     # How a request is carried.
 
-    async def _ask(self, use: Use, method: str, params: Mapping[str, Any]) -> Any:
-        """Sends one request, at most once. Raises Answered, NotAnswered, and whatever a bad answer raises in ccxt."""
+    async def _ask(self, use: Use, method: str, *asked: Any) -> Any:
+        """Has ccxt's method ask, which changes anything at most once. Raises Answered, NotAnswered, and whatever a bad answer raises in ccxt."""
         attempt = Attempt(use)
         ATTEMPT.set(attempt)
         try:
             self._key()
-            return await getattr(self._exchange, method)(dict(params))
+            return await getattr(self._exchange, method)(*asked)
         except (Answered, NotAnswered):
             raise
         except BudgetSpent as spent:
@@ -302,7 +313,13 @@ class CcxtPort(ABC):
 
     async def _fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         self._leave_key()
-        ATTEMPT.get().was_sent = True
+        attempt = ATTEMPT.get()
+        if method != "GET":
+            if attempt.change_count:
+                # Whatever ccxt is told or makes of an answer, an order is sent once.
+                raise NotAnswered("it would be sent twice", may_be_there=True)
+            attempt.change_count += 1
+        attempt.was_sent = True
         return await self._send(url, method, headers, body)
 
     def _hear(

@@ -16,7 +16,7 @@ from typing import Any
 from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import plain
-from services.execution.domain import VenueUnavailable, venue_unavailable
+from services.execution.domain import venue_unavailable
 from services.execution.venues.ccxt_port import (
     MILLISECOND_NS,
     SECOND_NS,
@@ -34,7 +34,6 @@ from services.execution.venues.port import (
     Card,
     Done,
     FillPage,
-    NotNow,
     OrderState,
     OrderType,
     Outcome,
@@ -45,7 +44,6 @@ from services.execution.venues.port import (
     Told,
     VenueFill,
     VenueOrder,
-    VenueRefused,
 )
 
 VENUE = "KRAKEN"
@@ -182,11 +180,11 @@ class KrakenPort(CcxtPort):
         if not isinstance(pair, str):
             return pair
         params = {**order_params(ticket), "pair": pair, "cl_ord_id": ticket.client_order_id, "deadline": deadline()}
-        return await self._command(Use.ORDER, "private_post_addorder", params, placed)
+        return await self._command(Use.ORDER, placed, "private_post_addorder", params)
 
     async def cancel(self, instrument_id: str, client_order_id: str) -> Outcome:
         params = {"cl_ord_id": client_order_id}
-        return await self._command(Use.CANCEL, "private_post_cancelorder", params, canceled)
+        return await self._command(Use.CANCEL, canceled, "private_post_cancelorder", params)
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         """In place: the order keeps its fills, so that the new quantity is exact whatever trades meanwhile."""
@@ -203,18 +201,18 @@ class KrakenPort(CcxtPort):
             params["trigger_price"] = plain(ticket.stop_price)
         if ticket.post_only:
             params["post_only"] = "true"
-        return await self._command(Use.ORDER, "private_post_amendorder", params, amended)
+        return await self._command(Use.ORDER, amended, "private_post_amendorder", params)
 
     async def open_orders(self) -> Sequence[VenueOrder]:
         await self._know_pairs()
-        return await self._question("private_post_openorders", {}, lambda answer: self._orders(answer, "open"))
+        return await self._question(lambda answer: self._orders(answer, "open"), "private_post_openorders", {})
 
     async def order_by_client_id(self, client_order_id: str, instrument_id: str) -> VenueOrder | None:
         # What is open may close between the two questions, and never the other way.
         await self._know_pairs()
         for method, kind in (("private_post_openorders", "open"), ("private_post_closedorders", "closed")):
             found = await self._question(
-                method, {"cl_ord_id": client_order_id}, lambda answer, kind=kind: self._orders(answer, kind)
+                lambda answer, kind=kind: self._orders(answer, kind), method, {"cl_ord_id": client_order_id}
             )
             mine = [order for order in found if order.client_order_id == client_order_id]
             if mine:
@@ -234,7 +232,7 @@ class KrakenPort(CcxtPort):
         known_count, offset = -1, 0
         for _ in range(PAGES_MAX):
             asked = {**params, "ofs": str(offset)}
-            count, page = await self._question("private_post_tradeshistory", asked, self._fills)
+            count, page = await self._question(self._fills, "private_post_tradeshistory", asked)
             if count != known_count:
                 known_count, offset = count, max(0, count - PAGE_FILLS)
                 fills.clear()
@@ -258,7 +256,7 @@ class KrakenPort(CcxtPort):
                 found[asset] = Balance(free=free, locked=known.locked + locked)
             return found
 
-        return await self._question("private_post_balanceex", {}, read)
+        return await self._question(read, "private_post_balanceex", {})
 
     # What it lists.
 
@@ -272,20 +270,15 @@ class KrakenPort(CcxtPort):
             now = asyncio.get_running_loop().time()
             if self._pairs.asked_at is not None and now - self._pairs.asked_at < PAIRS_SECONDS:
                 return
-            told = await self._question("public_get_assetpairs", {}, lambda answer: pairs_of(answer["result"]))
+            told = await self._question(lambda answer: pairs_of(answer["result"]), "public_get_assetpairs", {})
             self._pairs.ids, self._pairs.symbols, self._pairs.quotes = told
             self._pairs.asked_at = now
 
     async def _pair_to_trade(self, instrument_id: str) -> str | Outcome:
         """Kraken's id of the pair; what becomes of an order where there is none, or where that is not known."""
         symbol = instrument_id.removeprefix(f"{VENUE}:")
-        if symbol not in self._pairs.ids:
-            try:
-                await self._learn_pairs()
-            except VenueUnavailable as error:
-                return NotNow(retry_after_seconds=error.retry_after_seconds, why=str(error))
-            except VenueRefused as error:
-                return Refused(code=error.code, words=error.words)
+        if symbol not in self._pairs.ids and (outcome := await self._beforehand(self._learn_pairs())):
+            return outcome
         pair = self._pairs.ids.get(symbol)
         return pair or Refused(code=NOT_NATIVE, words=f"{VENUE} has no {symbol}")
 
