@@ -46,7 +46,7 @@ BINANCE = Kind(
 KRAKEN = Kind(
     "KRAKEN",
     "USD",
-    "/AddOrder",
+    "/0/private/AddOrder",
     ("POST", "/CancelOrder"),
     lambda **of: RequestFault(429, {"Retry-After": "7"}, "slow down", **of),
     lambda **of: kraken_error("EService:Timeout", **of),
@@ -287,7 +287,7 @@ LOST = {
         200, {"Content-Type": "application/json"}, "{}", done=True, **of
     ),
     "the connection breaks": faults.broken,
-    "it is sent elsewhere": lambda **of: RequestFault(307, {"Location": "/elsewhere"}, "", done=True, **of),
+    "it is sent elsewhere": lambda **of: RequestFault(307, {"Location": of["path"]}, "", done=True, **of),
     "the firewall answers": lambda **of: RequestFault(403, {}, "<html>", **of),
 }
 
