@@ -55,9 +55,23 @@ async def test_the_client_order_id_is_ours_to_the_letter(stand: PortStand):
 async def test_ccxt_does_not_send_an_order_again_whatever_it_is_told(stand: PortStand):
     stand.fault(faults.broken(method="POST", path=stand.kind.submit_path, times=5))
     async with stand.opened() as port:
-        port._exchange.options["maxRetriesOnFailure"] = 3
+        port._exchange.options["order"] = {"maxRetriesOnFailure": 3}
         assert isinstance(await port.submit(stand.ticket()), Unknown)
     assert stand.asked_count(stand.kind.submit_path) == 1
+
+
+async def test_a_method_of_ccxt_that_sends_two_orders_sends_one(stand: PortStand):
+    async with stand.opened() as port:
+        send = port._exchange.private_post_order
+
+        async def twice(params: dict[str, str]) -> Any:
+            await send(params)
+            return await send({**params, "newClientOrderId": "another"})
+
+        port._exchange.private_post_order = twice
+        ticket = stand.ticket()
+        assert isinstance(await port.submit(ticket), Unknown)
+    assert [order.client_order_id for order in stand.account.orders] == [ticket.client_order_id]
 
 
 async def test_where_the_second_half_of_a_replacement_is_refused_the_first_has_ended(stand: PortStand):

@@ -155,6 +155,21 @@ async def test_more_fills_at_one_time_than_a_page_holds_are_all_read(stand: Port
     assert len(found) == 171
 
 
+async def test_a_fill_that_comes_on_record_after_later_ones_is_found(stand: PortStand):
+    async with stand.opened() as port:
+        await port.submit(stand.ticket())
+        [order] = stand.account.orders
+        now = stand.market.now()
+        stand.market.trade("29000", "0.1", buyer_is_maker=True, time=now - (kraken.OVERLAP_SECONDS - 2) * 10**9)
+        stand.market.trade("29000", "0.2", buyer_is_maker=True, time=now)
+        late = order.fills.pop(0)
+        page = await port.fills_since("", [stand.instrument_id])
+        assert [fill.quantity for fill in page.fills] == [Decimal("0.2")]
+        order.fills.insert(0, late)
+        page = await port.fills_since(page.cursor, [stand.instrument_id])
+    assert [fill.quantity for fill in page.fills] == [Decimal("0.1"), Decimal("0.2")]
+
+
 async def test_what_cannot_be_read_to_its_end_is_not_passed_for_read(stand: PortStand, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(kraken, "PAGES_MAX", 3)
     async with stand.opened() as port:

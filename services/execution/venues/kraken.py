@@ -235,7 +235,6 @@ class KrakenPort(CcxtPort):
             count, page = await self._question(self._fills, "private_post_tradeshistory", asked)
             if count != known_count:
                 known_count, offset = count, max(0, count - PAGE_FILLS)
-                fills.clear()
                 if offset:
                     continue
             fills |= {fill.venue_fill_id: fill for fill in page}
