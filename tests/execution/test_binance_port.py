@@ -23,8 +23,7 @@ from services.execution.venues.port import (
     VenueFill,
     VenueOrder,
 )
-from tests.execution.test_venue_port import BINANCE
-from tests.execution.venue_stand import PortStand, binance_stand, listening
+from tests.execution.venue_stand import BINANCE, PortStand, binance_stand, listening
 from tests.venues import faults
 from tests.venues.binance import Binance
 from tests.venues.faults import RequestFault

@@ -12,8 +12,7 @@ from libs.matching.orders import Side
 from services.execution.domain import VenueUnavailable
 from services.execution.venues import kraken
 from services.execution.venues.port import NOT_NATIVE, Done, NotNow, OrderState, OrderType, Refused, Unknown
-from tests.execution.test_venue_port import KRAKEN
-from tests.execution.venue_stand import PortStand, kraken_stand, listening
+from tests.execution.venue_stand import KRAKEN, PortStand, kraken_stand, listening
 from tests.venues import faults
 from tests.venues.faults import kraken_error
 
@@ -126,14 +125,15 @@ async def test_fills_that_come_while_pages_are_read_are_not_passed_over(stand: P
         await port.submit(stand.ticket(quantity=Decimal(20)))
         for _ in range(75):
             stand.market.trade("29000", "0.01", buyer_is_maker=True)
-        asked = port._fills
+        reading: Any = port
+        asked = reading._fills
 
         def trades_meanwhile(answer: Any) -> Any:
             if len(stand.market.trades) < 78:
                 stand.market.trade("29000", "0.01", buyer_is_maker=True)
             return asked(answer)
 
-        port._fills = trades_meanwhile
+        reading._fills = trades_meanwhile
         found = await stand.all_fills(port)
     assert len(found) == 78
 

@@ -24,8 +24,7 @@ from services.execution.venues.port import (
 )
 from services.execution.venues.ports import card_of
 from services.execution.venues.unified import UnifiedPort
-from tests.execution.test_venue_port import LOST, STANDS
-from tests.execution.venue_stand import PortStand
+from tests.execution.venue_stand import LOST, STANDS, PortStand
 from tests.venues import faults
 from tests.venues.binance import SPOT_ALONE
 

@@ -31,27 +31,8 @@ from services.execution.venues.port import (
     Unknown,
     VenueRefused,
 )
-from tests.execution.venue_stand import Kind, PortStand, binance_stand, kraken_stand, listening
+from tests.execution.venue_stand import BINANCE, KRAKEN, LOST, STANDS, PortStand, listening
 from tests.venues import faults
-from tests.venues.faults import RequestFault, kraken_error
-
-BINANCE = Kind(
-    "BINANCE",
-    "USDT",
-    "/api/v3/order",
-    ("DELETE", "/api/v3/order"),
-    lambda **of: faults.too_many(7, **of),
-    faults.unknown_outcome,
-)
-KRAKEN = Kind(
-    "KRAKEN",
-    "USD",
-    "/0/private/AddOrder",
-    ("POST", "/CancelOrder"),
-    lambda **of: RequestFault(429, {"Retry-After": "7"}, "slow down", **of),
-    lambda **of: kraken_error("EService:Timeout", **of),
-)
-STANDS = {"binance": (binance_stand, BINANCE), "kraken": (kraken_stand, KRAKEN)}
 
 
 @pytest.fixture(params=STANDS)
@@ -277,19 +258,6 @@ async def test_money_that_is_not_there_is_refused(stand: PortStand):
 
 
 # Where things go wrong.
-
-LOST = {
-    "the answer is lost": faults.lost_answer,
-    "the server fails after it": lambda **of: RequestFault(502, {}, "<html>", done=True, **of),
-    "the server fails before it": faults.server_error,
-    "the answer is cut off": lambda **of: faults.malformed_answer(done=True, **of),
-    "the answer is about nothing": lambda **of: RequestFault(
-        200, {"Content-Type": "application/json"}, "{}", done=True, **of
-    ),
-    "the connection breaks": faults.broken,
-    "it is sent elsewhere": lambda **of: RequestFault(307, {"Location": of["path"]}, "", done=True, **of),
-    "the firewall answers": lambda **of: RequestFault(403, {}, "<html>", **of),
-}
 
 
 @pytest.mark.parametrize("name", LOST)

@@ -1,7 +1,7 @@
 """What the contract of a venue's port is tried on: one account at a venue of the tests' own, and what the venue saw of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,9 +27,10 @@ from services.execution.venues.port import (
 from services.execution.venues.ports import Ports
 from tests.execution.test_credentials import API_KEY, KRAKEN_KEY, KRAKEN_SECRET, SECRET
 from tests.venues import binance as binance_venue
+from tests.venues import faults
 from tests.venues import kraken as kraken_venue
 from tests.venues.binance_orders import Account
-from tests.venues.faults import RequestFault
+from tests.venues.faults import RequestFault, kraken_error
 from tests.venues.market import Market
 from tests.venues.serving import Venue
 
@@ -55,6 +56,38 @@ class Kind:
     too_much: Callable[..., RequestFault]
     busy: Callable[..., RequestFault]
     """It says that it cannot tell what became of the request."""
+
+
+BINANCE = Kind(
+    "BINANCE",
+    "USDT",
+    "/api/v3/order",
+    ("DELETE", "/api/v3/order"),
+    lambda **of: faults.too_many(7, **of),
+    faults.unknown_outcome,
+)
+KRAKEN = Kind(
+    "KRAKEN",
+    "USD",
+    "/0/private/AddOrder",
+    ("POST", "/CancelOrder"),
+    lambda **of: RequestFault(429, {"Retry-After": "7"}, "slow down", **of),
+    lambda **of: kraken_error("EService:Timeout", **of),
+)
+
+LOST: Mapping[str, Callable[..., RequestFault]] = {
+    "the answer is lost": faults.lost_answer,
+    "the server fails after it": lambda **of: RequestFault(502, {}, "<html>", done=True, **of),
+    "the server fails before it": faults.server_error,
+    "the answer is cut off": lambda **of: faults.malformed_answer(done=True, **of),
+    "the answer is about nothing": lambda **of: RequestFault(
+        200, {"Content-Type": "application/json"}, "{}", done=True, **of
+    ),
+    "the connection breaks": faults.broken,
+    "it is sent elsewhere": lambda **of: RequestFault(307, {"Location": of["path"]}, "", done=True, **of),
+    "the firewall answers": lambda **of: RequestFault(403, {}, "<html>", **of),
+}
+"""What leaves it open whether an order was taken, by what happens to its answer."""
 
 
 @dataclass
@@ -187,3 +220,6 @@ def stand(kind: Kind, venue: Venue[Any], market: Market, account: Account, redis
     offer(market)
     addresses = {kind.venue: Addresses(venue.url, venue.streams_url)}
     return PortStand(kind, venue, market, account, Ports(redis, "test", addresses), key)
+
+
+STANDS = {"binance": (binance_stand, BINANCE), "kraken": (kraken_stand, KRAKEN)}

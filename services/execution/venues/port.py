@@ -249,7 +249,11 @@ class Card:
 
 
 class VenuePort(Protocol):
-    """One account at a venue. A question that is not answered raises VenueUnavailable, one that is refused VenueRefused."""
+    """One account at a venue. A question that is not answered raises VenueUnavailable, one that is refused VenueRefused.
+
+    An order is sent once, after its move from INTENDED to SENDING is committed under the lease of its account; whoever finds
+    it in SENDING later does not send it again, but asks order_by_client_id() and fills_since().
+    """
 
     card: Card
 
