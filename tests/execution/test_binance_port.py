@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 from libs.matching.orders import Side
 from services.execution.venues import binance
 from services.execution.venues.port import (
+    INSTRUMENTS_MAX,
     NOT_NATIVE,
     Done,
     Lost,
@@ -210,7 +211,7 @@ async def test_fills_of_all_instruments_are_asked_for(stand: PortStand):
         again = await port.fills_since(page.cursor, ["BINANCE:ETHUSDT", "BINANCE:BTCUSDT"])
         assert (again.fills, again.is_last) == ((), True)
         with pytest.raises(ValueError, match="more than"):
-            await port.fills_since("", ["BINANCE:BTCUSDT"] * 1_001)
+            await port.fills_since("", ["BINANCE:BTCUSDT"] * (INSTRUMENTS_MAX + 1))
 
 
 async def test_a_stream_that_the_venue_ends_is_lost(stand: PortStand):

@@ -23,6 +23,7 @@ from services.execution.clients import Keys
 from services.execution.domain import CredentialNotFound, LeasedKey
 from services.execution.venues import keys
 from services.execution.venues.keys import HeldKey, KeyDropped, KeyRing, key_ring
+from services.users.domain import CredentialNotUsable
 from tests.libs.mesh.stand import serving_works
 from tests.mesh import Installation
 from tests.servers import ValkeyServer
@@ -272,6 +273,8 @@ async def test_users_is_asked_for_a_key_to_trade_with(installation: Installation
 
     async def lease(request: users_pb2.LeaseBrokerCredentialRequest, context: Any) -> Any:
         asked.append((request, str(identity.current().user_id)))
+        if request.request_id == "lease-2":
+            raise CredentialNotUsable("only a credential that was tested and found usable trades")
         return users_pb2.LeaseBrokerCredentialResponse(
             credential_id=request.credential_id,
             venue="BINANCE",
@@ -282,8 +285,11 @@ async def test_users_is_asked_for_a_key_to_trade_with(installation: Installation
         )
 
     async with serving_works(installation, "users", LeaseBrokerCredential=lease) as served:
-        key = await Keys(served.channel("execution")).lease_to_trade(USER, CREDENTIAL, "lease-1")
-    [(request, user_id)] = asked
+        users = Keys(served.channel("execution"))
+        key = await users.lease_to_trade(USER, CREDENTIAL, "lease-1")
+        with pytest.raises(CredentialNotFound):
+            await users.lease_to_trade(USER, CREDENTIAL, "lease-2")
+    request, user_id = asked[0]
     assert (request.purpose, request.request_id, request.credential_id) == (
         users_pb2.LEASE_PURPOSE_TRADE,
         "lease-1",

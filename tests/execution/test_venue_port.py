@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
@@ -66,6 +67,14 @@ async def test_an_order_rests_is_on_record_and_is_taken_back(stand: PortStand):
         assert await port.open_orders() == []
         found = await port.order_by_client_id(ticket.client_order_id, stand.instrument_id)
         assert found and (found.state, found.venue_order_id) == (OrderState.CANCELED, order.venue_order_id)
+
+
+async def test_an_order_made_by_hand_is_seen_and_taken_back_by_the_venues_id(stand: PortStand):
+    async with stand.opened() as port:
+        await port.submit(stand.ticket(client_order_id=""))
+        [order] = await port.open_orders()
+        assert isinstance(await port.cancel(stand.instrument_id, "", order.venue_order_id), Done)
+        assert await port.open_orders() == []
 
 
 async def test_an_order_that_never_was_is_not_on_record(stand: PortStand):
@@ -283,6 +292,14 @@ async def test_an_order_that_is_not_answered_in_time_is_unknown(stand: PortStand
         assert (stand.asked_count(stand.kind.submit_path), stand.orders_of(ticket)) == (1, 1)
 
 
+async def test_an_answer_that_comes_late_is_waited_for(stand: PortStand):
+    stand.fault(faults.slow(0.3, method="POST", path=stand.kind.submit_path))
+    ticket = stand.ticket()
+    async with stand.opened() as port:
+        assert isinstance(await port.submit(ticket), Done)
+    assert (stand.asked_count(stand.kind.submit_path), stand.orders_of(ticket)) == (1, 1)
+
+
 async def test_what_the_venue_itself_does_not_know_is_unknown(stand: PortStand):
     stand.fault(stand.kind.busy(done=True, method="POST", path=stand.kind.submit_path))
     ticket = stand.ticket()
@@ -474,6 +491,19 @@ async def test_what_a_stream_gets_wrong_does_not_change_what_is_on_record(stand:
     if mishap == "out_of_order" and stand.kind is KRAKEN:
         # At Binance a balance comes between the two, and it is that which is overtaken.
         assert [fill.quantity for fill in told] == [Decimal("0.25"), Decimal("0.5")]
+
+
+async def test_a_stream_that_answers_no_ping_is_lost(stand: PortStand, monkeypatch: pytest.MonkeyPatch):
+    """As where the other end is gone and nobody says so."""
+
+    async def unanswered(*_: Any) -> None: ...
+
+    monkeypatch.setattr("services.execution.venues.ccxt_port.KEEPALIVE_SECONDS", 0.2)
+    async with stand.opened() as port, listening(port) as heard:
+        with monkeypatch.context() as patched:
+            patched.setattr(web.WebSocketResponse, "pong", unanswered)
+            await heard.until(lambda: any(isinstance(event, Lost) for event in heard.events))
+        await heard.until(lambda: isinstance(heard.events[-1], Connected))
 
 
 async def test_a_stream_is_tried_again_while_the_venue_is_away(stand: PortStand):

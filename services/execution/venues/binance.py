@@ -167,8 +167,9 @@ class BinancePort(CcxtPort):
 
         return await self._command(Use.ORDER, read, "private_post_order", params)
 
-    async def cancel(self, instrument_id: str, client_order_id: str) -> Outcome:
-        params = {"symbol": symbol_of(instrument_id), "origClientOrderId": client_order_id}
+    async def cancel(self, instrument_id: str, client_order_id: str, venue_order_id: str = "") -> Outcome:
+        named = {"orderId": venue_order_id} if venue_order_id else {"origClientOrderId": client_order_id}
+        params = {"symbol": symbol_of(instrument_id), **named}
 
         def read(answer: Any) -> Done:
             return Done(order=canceled_of(answer, client_order_id))

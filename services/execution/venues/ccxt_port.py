@@ -188,7 +188,7 @@ class CcxtPort(ABC):
     async def submit(self, ticket: Ticket) -> Outcome: ...
 
     @abstractmethod
-    async def cancel(self, instrument_id: str, client_order_id: str) -> Outcome: ...
+    async def cancel(self, instrument_id: str, client_order_id: str, venue_order_id: str = "") -> Outcome: ...
 
     @abstractmethod
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome: ...
@@ -339,14 +339,12 @@ class CcxtPort(ABC):
 
     async def stream(self) -> AsyncIterator[StreamEvent]:
         """See VenuePort."""
-        backoff = Backoff(RECONNECT_SECONDS_FIRST, RECONNECT_SECONDS_MAX)
+        loop, backoff = asyncio.get_running_loop(), Backoff(RECONNECT_SECONDS_FIRST, RECONNECT_SECONDS_MAX)
         while True:
-            why = "closed"
+            began_at, why = loop.time(), "closed"
             try:
                 async with aclosing(self._connection()) as events:
                     async for event in events:
-                        if isinstance(event, Connected):
-                            backoff.reset()
                         yield event
             except (StreamLost, Answered, NotAnswered) as error:
                 why = str(error)
@@ -360,6 +358,7 @@ class CcxtPort(ABC):
                 RedisError,
             ) as error:
                 why = type(error).__name__
+            backoff.went_well_for(loop.time() - began_at)
             log.warning("a stream of orders was lost", venue=self.card.venue, why=why)
             yield Lost(why=why)
             await asyncio.sleep(backoff.next_seconds())

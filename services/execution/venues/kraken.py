@@ -182,8 +182,8 @@ class KrakenPort(CcxtPort):
         params = {**order_params(ticket), "pair": pair, "cl_ord_id": ticket.client_order_id, "deadline": deadline()}
         return await self._command(Use.ORDER, placed, "private_post_addorder", params)
 
-    async def cancel(self, instrument_id: str, client_order_id: str) -> Outcome:
-        params = {"cl_ord_id": client_order_id}
+    async def cancel(self, instrument_id: str, client_order_id: str, venue_order_id: str = "") -> Outcome:
+        params = {"txid": venue_order_id} if venue_order_id else {"cl_ord_id": client_order_id}
         return await self._command(Use.CANCEL, canceled, "private_post_cancelorder", params)
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:

@@ -17,8 +17,8 @@ from typing import Protocol
 
 from libs.matching.orders import Side
 
-INSTRUMENTS_MAX = 1_000
-"""Whose fills are asked for at once."""
+INSTRUMENTS_MAX = 50
+"""Whose fills are asked for at once: what was read is not lost where the next is not answered."""
 
 
 class OrderType(Enum):
@@ -261,8 +261,11 @@ class VenuePort(Protocol):
         """Sends an order."""
         ...
 
-    async def cancel(self, instrument_id: str, client_order_id: str) -> Outcome:
-        """Takes an order back. Refused also means that it is done already, or not there yet."""
+    async def cancel(self, instrument_id: str, client_order_id: str, venue_order_id: str = "") -> Outcome:
+        """Takes an order back: by the venue's id where that is given, as of an order that was made by hand.
+
+        Refused also means that it is done already, or not there yet.
+        """
         ...
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
@@ -281,7 +284,10 @@ class VenuePort(Protocol):
         ...
 
     async def fills_since(self, cursor: str, instrument_ids: Sequence[str]) -> FillPage:
-        """One page of the fills after a cursor, of these instruments at least; an empty cursor begins with the oldest kept."""
+        """One page of the fills after a cursor, of these instruments at least; an empty cursor begins with the oldest kept.
+
+        At most INSTRUMENTS_MAX of them; the cursor keeps what was reached of others.
+        """
         ...
 
     async def balances(self) -> dict[str, Balance]:

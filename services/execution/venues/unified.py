@@ -114,18 +114,20 @@ class UnifiedPort(CcxtPort):
         order_type, side = ticket.order_type.value, ticket.side.value
         return await self._command(Use.ORDER, read, "create_order", name, order_type, side, quantity, price, params)
 
-    async def cancel(self, instrument_id: str, client_order_id: str) -> Outcome:
+    async def cancel(self, instrument_id: str, client_order_id: str, venue_order_id: str = "") -> Outcome:
         """By the venue's id, which not every venue lets be left out."""
-        found = await self._beforehand(self.open_orders())
-        if isinstance(found, (NotNow, Refused)):
-            return found
-        mine = [order for order in found if order.client_order_id == client_order_id]
-        if not mine:
-            return Refused(code=NOT_OPEN, words=f"{self.card.venue} has no such open order")
+        if not venue_order_id:
+            found = await self._beforehand(self.open_orders())
+            if isinstance(found, (NotNow, Refused)):
+                return found
+            mine = [order for order in found if order.client_order_id == client_order_id]
+            if not mine:
+                return Refused(code=NOT_OPEN, words=f"{self.card.venue} has no such open order")
+            venue_order_id = mine[0].venue_order_id
         name = await self._beforehand(self._name_of(instrument_id))
         if isinstance(name, (NotNow, Refused)):
             return name
-        return await self._command(Use.CANCEL, lambda _: Done(), "cancel_order", mine[0].venue_order_id, name)
+        return await self._command(Use.CANCEL, lambda _: Done(), "cancel_order", venue_order_id, name)
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         return Refused(code=NOT_NATIVE, words=f"orders at {self.card.venue} are not replaced")
