@@ -74,6 +74,21 @@ async def test_a_method_of_ccxt_that_sends_two_orders_sends_one(stand: PortStand
     assert [order.client_order_id for order in stand.account.orders] == [ticket.client_order_id]
 
 
+async def test_what_is_asked_after_an_order_was_sent_says_nothing_of_the_order(stand: PortStand):
+    async with stand.opened() as port:
+        exchange: Any = port._exchange
+        send = exchange.private_post_order
+
+        async def and_look(params: dict[str, str]) -> Any:
+            await send(params)
+            async with stand.venue.refusing():
+                return await exchange.private_get_openorders({})
+
+        exchange.private_post_order = and_look
+        assert isinstance(await port.submit(stand.ticket()), Unknown)
+    assert len(stand.account.orders) == 1
+
+
 async def test_where_the_second_half_of_a_replacement_is_refused_the_first_has_ended(stand: PortStand):
     async with stand.opened() as port:
         working = await resting(stand, port)

@@ -17,8 +17,10 @@ from tradeloom.users.v1 import events_pb2, users_pb2
 from libs.errors import Unavailable
 from libs.mesh import identity
 from libs.mesh.wire import timestamp
-from libs.store.outbox import partition_of
-from libs.store.relay import stream_of
+from libs.store import outbox
+from libs.store.database import Database
+from libs.store.outbox import Fact, partition_of
+from libs.store.relay import relay, stream_of
 from services.execution.clients import Keys
 from services.execution.domain import CredentialNotFound, LeasedKey
 from services.execution.venues import keys
@@ -138,6 +140,25 @@ async def test_a_revoked_key_is_gone_within_five_seconds(users: Users, told: Any
         users.answering.set()
         await eventually(lambda: held.drop_count == 2)
         assert (len(users.leases), is_held(held)) == (2, False)
+
+
+async def test_a_revocation_arrives_by_the_relay_within_five_seconds(users: Users, worker: Database):
+    """From the transaction in which it is committed on; the relay is that of every service."""
+    deleted = events_pb2.BrokerCredentialDeleted(credential_id=str(CREDENTIAL))
+    fact = Fact(
+        key=str(USER),
+        sequence=1,
+        user_id=USER,
+        kind=deleted.DESCRIPTOR.full_name,
+        payload=deleted.SerializeToString(),
+    )
+    async with relay(worker, users.redis, "users"), holding(users) as (_, held):
+        await eventually(lambda: is_held(held))
+        users.trouble = CredentialNotFound("no such credential")
+        async with worker.transaction(USER) as rows:
+            await outbox.add(rows, [fact])
+        await eventually(lambda: not is_held(held))
+        assert held.why in {"it was deleted", "no such credential"}
 
 
 async def test_what_is_told_of_others_changes_nothing(users: Users):

@@ -67,6 +67,9 @@ MILLISECOND_NS, SECOND_NS = 1_000_000, 1_000_000_000
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
 """What reading an answer raises that is not in the form that it should have."""
 
+NEVER_LEFT = (aiohttp.ClientConnectorError, socket.gaierror)
+"""Why a connection was not made, over which nothing was sent then."""
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -124,10 +127,8 @@ class Attempt:
     """One command or question on its way through ccxt."""
 
     use: Use
-    was_sent: bool = False
-    """Whether a byte of it may have left."""
-    change_count: int = 0
-    """Requests sent that may change something."""
+    has_left: bool = False
+    """Whether a byte of a request may have left that changes something."""
 
 
 ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
@@ -291,9 +292,7 @@ class CcxtPort(ABC):
             raise NotAnswered(str(spent), may_be_there=False, retry_after_seconds=seconds) from None
         except Exception as error:  # noqa: BLE001 (whatever it is, it is no answer)
             # Its kind alone: what ccxt says holds the request, with the key and the signature in it.
-            never_left = isinstance(error.__cause__, (aiohttp.ClientConnectorError, socket.gaierror))
-            may_be_there = attempt.was_sent and not never_left
-            raise NotAnswered(type(error).__name__, may_be_there=may_be_there) from None
+            raise NotAnswered(type(error).__name__, may_be_there=attempt.has_left) from None
 
     def _take_key(self) -> None:
         """For what is signed next, and no longer. Raises KeyDropped."""
@@ -314,20 +313,25 @@ class CcxtPort(ABC):
     async def _fetch(self, url: str, method: str = "GET", headers: Any = None, body: Any = None) -> Any:
         self._leave_key()
         attempt = ATTEMPT.get()
-        if method != "GET":
-            if attempt.change_count:
-                # Whatever ccxt is told or makes of an answer, an order is sent once.
-                raise NotAnswered("it would be sent twice", may_be_there=True)
-            attempt.change_count += 1
-        attempt.was_sent = True
-        return await self._send(url, method, headers, body)
+        if method == "GET":
+            return await self._send(url, method, headers, body)
+        if attempt.has_left:
+            # Whatever ccxt is told or makes of an answer, an order is sent once.
+            raise NotAnswered("it would be sent twice", may_be_there=True)
+        attempt.has_left = True
+        try:
+            return await self._send(url, method, headers, body)
+        except Exception as error:
+            # By itself aiohttp sends all but this again where a connection that was kept turns out to be broken.
+            attempt.has_left = method != "POST" or not isinstance(error.__cause__, NEVER_LEFT)
+            raise
 
     def _hear(
         self, status: int, reason: str, url: str, method: str, headers: Any, body: str, response: Any, *request: Any
     ) -> None:
         """Asked by ccxt of each answer, before it makes anything of it. Raises Answered for a no."""
         if status < 400 and not isinstance(response, (dict, list)):
-            raise NotAnswered("the answer is no JSON", may_be_there=True)
+            raise NotAnswered("the answer is no JSON", may_be_there=ATTEMPT.get().has_left)
         said = self.said(status, response)
         if said is None and status >= 400:
             said = "", reason or ""

@@ -220,13 +220,13 @@ class UnifiedPort(CcxtPort):
         super()._hear(status, reason, url, method, headers, body, response, *request)
 
     def _verdict_of(self, error: Exception, status: int, method: str) -> Verdict:
-        ccxt, changes = self._ccxt, ATTEMPT.get().change_count
+        ccxt, has_left = self._ccxt, ATTEMPT.get().has_left
         if status in {418, 429} or isinstance(error, (ccxt.DDoSProtection, ccxt.RateLimitExceeded)):
-            return Verdict.NOT_NOW if not changes or method != "GET" else Verdict.UNKNOWN
+            return Verdict.NOT_NOW if not has_left or method != "GET" else Verdict.UNKNOWN
         known = (ccxt.InsufficientFunds, ccxt.InvalidOrder, ccxt.BadSymbol, ccxt.AuthenticationError)
         is_sure = isinstance(error, known) and not isinstance(error, ccxt.DuplicateOrderId) and status < 500
         # What is asked after an order was sent says nothing of it.
-        return Verdict.REFUSED if is_sure and (not changes or method != "GET") else Verdict.UNKNOWN
+        return Verdict.REFUSED if is_sure and (not has_left or method != "GET") else Verdict.UNKNOWN
 
     def said(self, status: int, response: Any) -> tuple[str, str] | None:
         if status < 400:
