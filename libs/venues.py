@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from libs.bus.budget import Limits
+
+BUDGET_SHARE = 0.6
+BUDGET_BURST_SECONDS = 20.0
+"""The share of what a venue allows that fills the bucket, and how much of it is saved: in no minute both exceed the whole."""
 RETRY_SECONDS_MAX = 3 * 86_400.0  # the longest that Binance bans an address
+
+
+def limits_from(rate_limit_milliseconds: float) -> Limits:
+    """A bucket that never lets through more in any minute than the venue allows, in ccxt's units of cost."""
+    units_per_second = BUDGET_SHARE * 1_000 / rate_limit_milliseconds
+    return Limits(units_per_second * BUDGET_BURST_SECONDS, units_per_second)
 
 
 def retry_seconds(headers: Any, otherwise: float = 1.0) -> float:

@@ -19,13 +19,24 @@ class Keys:
 
     async def lease_to_test(self, user_id: UUID, credential_id: UUID, request_id: str) -> LeasedKey:
         """Raises CredentialNotFound."""
+        return await self._lease(user_id, credential_id, request_id, users_pb2.LEASE_PURPOSE_TEST)
+
+    async def lease_to_trade(self, user_id: UUID, credential_id: UUID, request_id: str) -> LeasedKey:
+        """Raises CredentialNotFound, also for a credential that its venue did not find usable."""
+        return await self._lease(user_id, credential_id, request_id, users_pb2.LEASE_PURPOSE_TRADE)
+
+    async def _lease(
+        self, user_id: UUID, credential_id: UUID, request_id: str, purpose: users_pb2.LeasePurpose.ValueType
+    ) -> LeasedKey:
         request = users_pb2.LeaseBrokerCredentialRequest(
-            request_id=request_id, credential_id=str(credential_id), purpose=users_pb2.LEASE_PURPOSE_TEST
+            request_id=request_id, credential_id=str(credential_id), purpose=purpose
         )
         try:
             leased = await self._users.LeaseBrokerCredential(request, metadata=for_user(user_id))
         except aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise CredentialNotFound("no such credential", credential_id=credential_id) from None
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                raise CredentialNotFound("no usable credential", credential_id=credential_id) from None
             raise
         return wire.key_from_proto(leased)

@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field, PositiveFloat
 
 from libs.mesh.settings import ServiceSettings
+from services.execution.venues.ccxt_port import Addresses
 
 
 class Settings(ServiceSettings):
@@ -25,5 +26,17 @@ class Settings(ServiceSettings):
     user_service_url: str = "127.0.0.1:18001"
     binance_url: str = "https://api.binance.com"
     kraken_url: str = "https://api.kraken.com"
+    # And their servers of what happens to accounts, if not where everybody finds them.
+    binance_account_stream_url: str = ""
+    kraken_account_stream_url: str = ""
+    # Names the address that venues see requests come from, as FEEDS_FROM_ADDRESS does: who shares it shares what may be asked.
+    from_address: str = "default"
     # A venue that is asked what a key may do has so long to answer; below the ten seconds that users waits.
     venue_check_seconds: PositiveFloat = Field(default=7.0, lt=10)
+
+    @property
+    def addresses(self) -> dict[str, Addresses]:
+        return {
+            "BINANCE": Addresses(self.binance_url, self.binance_account_stream_url),
+            "KRAKEN": Addresses(self.kraken_url, self.kraken_account_stream_url),
+        }

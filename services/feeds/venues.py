@@ -19,8 +19,8 @@ from prometheus_client import Counter
 from redis.asyncio import Redis
 
 from libs.bar_sizes import BAR_SIZES, BarSize
-from libs.bus.budget import Budget, Limits, Use
-from libs.venues import below, retry_seconds
+from libs.bus.budget import Budget, Use
+from libs.venues import below, limits_from, retry_seconds
 from services.feeds.domain import (
     EPOCH_START,
     Aggressor,
@@ -47,9 +47,6 @@ KEEPALIVE_SECONDS = 5.0
 """A connection that answered none of two pings is dead."""
 TRADES_HELD = 10_000
 """Of one instrument, between two turns of the event loop."""
-BUDGET_SHARE = 0.6
-BUDGET_BURST_SECONDS = 20.0
-"""The share of what a venue allows that fills the bucket, and how much of it is saved: in no minute both exceed the whole."""
 CLOSE_SECONDS = 5.0
 NUMBERS_MAX = 10**18
 """What a precision, a limit, a price or a quantity may be; anything else is not understood."""
@@ -160,12 +157,6 @@ class Addresses:
 
     rest: str = ""
     stream: str = ""
-
-
-def limits_from(rate_limit_milliseconds: float) -> Limits:
-    """A bucket that never lets through more in any minute than the venue allows, in ccxt's units of cost."""
-    units_per_second = BUDGET_SHARE * 1_000 / rate_limit_milliseconds
-    return Limits(units_per_second * BUDGET_BURST_SECONDS, units_per_second)
 
 
 UNTRUE = Counter(

@@ -46,7 +46,7 @@ RATE = 40.0
 @pytest.fixture(params=PORTS)
 async def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Port]:
     # Kraken allows a request a second; the budgets are proved elsewhere.
-    monkeypatch.setattr(venues, "BUDGET_SHARE", 100.0)
+    monkeypatch.setattr("libs.venues.BUDGET_SHARE", 100.0)
     async with PORTS[request.param]() as port:
         port.venue.list_market("BTC", port.quote)
         port.venue.list_market("ETH", port.quote)

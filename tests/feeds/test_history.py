@@ -33,7 +33,7 @@ on_kraken = pytest.mark.parametrize("port", ["KRAKEN"], indirect=True)
 @pytest.fixture(params=PORTS)
 async def port(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Port]:
     # Kraken allows a request a second; the budgets are proved elsewhere.
-    monkeypatch.setattr(venues, "BUDGET_SHARE", 100.0)
+    monkeypatch.setattr("libs.venues.BUDGET_SHARE", 100.0)
     # Trades are told at once, and the minute after the one of the start is whole.
     monkeypatch.setattr(exchange, "LISTEN_SECONDS", 0.0)
     monkeypatch.setattr(exchange, "AWAY_SECONDS_MAX", 1.0)

@@ -8,7 +8,6 @@ from decimal import Decimal
 import pytest
 from redis.asyncio import Redis
 
-from services.feeds import venues
 from services.feeds.domain import SECOND_NS, Aggressor, Tick
 from services.feeds.venues import (
     BOOK_LEVELS,
@@ -44,7 +43,7 @@ def market(there: Kraken) -> Market:
 @pytest.fixture
 async def venue(there: Kraken, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Venue]:
     # Kraken allows a request a second.
-    monkeypatch.setattr(venues, "BUDGET_SHARE", 1_000.0)
+    monkeypatch.setattr("libs.venues.BUDGET_SHARE", 1_000.0)
     async with connected("KRAKEN", Addresses(there.url, there.streams_url), redis, "") as venue:
         await venue.load()
         yield venue

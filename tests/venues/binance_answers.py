@@ -31,6 +31,7 @@ ORDER_TYPES = (
 )
 TIMES_IN_FORCE = ("GTC", "IOC", "FOK")
 NUMBER = r"([0-9]{1,20})(\.[0-9]{1,20})?"
+UNKNOWN_ORDER = "Unknown order sent."
 CLIENT_ORDER_ID = r"[\.A-Z\:/a-z0-9_-]{1,36}"
 WEIGHT_PER_MINUTE = 6_000
 ORDERS_PER_10_SECONDS = 100
@@ -52,7 +53,7 @@ ERRORS = {
     -1120: (400, "Invalid interval."),
     -1121: (400, "Invalid symbol."),
     -2010: (400, "{}"),
-    -2011: (400, "Unknown order sent."),
+    -2011: (400, "{}"),
     -2013: (400, "Order does not exist."),
     -2014: (401, "API-key format invalid."),
     -2015: (401, "Invalid API-key, IP, or permissions for action."),
@@ -304,13 +305,15 @@ def find_order(market: Market, account: Account, parameters: Parameters, *, code
             order.client_order_id == parameters.get(client_name, order.client_order_id)
         ):
             return order
-    raise Refused(code)
+    raise Refused(code, UNKNOWN_ORDER)
 
 
 def cancel_order(market: Market, account: Account, parameters: Parameters, prefix: str = "") -> dict[str, Any]:
     order = find_order(market, account, parameters, code=-2011, prefix=prefix)
     if not order.is_open:
-        raise Refused(-2011)
+        raise Refused(-2011, UNKNOWN_ORDER)
+    if parameters.get("cancelRestrictions") == "ONLY_NEW" and order.fills:
+        raise Refused(-2011, "Order was not canceled due to cancel restrictions.")
     name = "cancelNewClientOrderId" if prefix else "newClientOrderId"
     cancel_id = parameters.get(name) or secrets.token_hex(11)
     market.cancel(order, cancel_id)
@@ -320,7 +323,7 @@ def cancel_order(market: Market, account: Account, parameters: Parameters, prefi
 def cancel_all(market: Market, account: Account) -> list[dict[str, Any]]:
     found = [order for order in account.orders if order.symbol == market.symbol and order.is_open]
     if not found:
-        raise Refused(-2011)
+        raise Refused(-2011, UNKNOWN_ORDER)
     return [cancel_order(market, account, {"orderId": str(order.order_id)}) for order in found]
 
 

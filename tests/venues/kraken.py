@@ -1,7 +1,7 @@
 """A Kraken of the tests' own, on loopback: its public markets as REST has them on record, and as its streams tell them.
 
-Of what keys may do it knows what it takes to check one: nonce and signature. It says no as Kraken does, under status 200. The
-forms are those of Kraken's public documentation, and of shared/data/venues/kraken-spot.
+What keys ask for must be signed as Kraken demands, with a nonce that rises. It says no as Kraken does, under status 200. The
+forms are those of Kraken's public documentation, and of shared/data/venues/kraken-spot, which has nothing of accounts.
 """
 
 import asyncio
@@ -21,8 +21,11 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from libs.venues import below
+from tests.venues import kraken_orders as orders
+from tests.venues.binance_orders import Account
 from tests.venues.faults import befall
 from tests.venues.kraken_market import DEPTHS, SECOND, TRADES_MAX, Market, altname, asset_id, pair_id, time_text
+from tests.venues.kraken_orders import Refused
 from tests.venues.serving import Venue, serving
 from tests.venues.streams import Socket, Streams
 
@@ -34,13 +37,6 @@ SECONDS_MAX = 10**10
 Answer = Callable[[web.Request], Awaitable[Any]]
 
 
-class Refused(Exception):
-    """Kraken's way of saying no."""
-
-    def __init__(self, error: str) -> None:
-        self.error = error
-
-
 @dataclass
 class Key:
     """The secret half is base64, as Kraken gives it."""
@@ -48,6 +44,8 @@ class Key:
     secret: str
     permissions: tuple[str, ...] = ("query-funds", "query-open-trades", "modify-trades", "close-trades")
     last_nonce: int = 0
+    account: Account = field(default_factory=Account)
+    """Keys may share one."""
 
 
 @dataclass
@@ -61,6 +59,8 @@ class Kraken(Venue[Streams]):
     def __post_init__(self) -> None:
         self.markets: dict[str, Market] = {}
         self.streams = Streams(self.faults)
+        self._tokens: dict[str, Key] = {}
+        """Of streams of accounts."""
         self._connection_ids = itertools.count(12_393_906_104_898_154_338)
 
     def now_ns(self) -> int:
@@ -99,6 +99,58 @@ class Kraken(Venue[Streams]):
             "ipAllowlist": [],
             "lastUsed": "1772627061",
         }
+
+    async def _asked(self, request: web.Request, permission: str) -> tuple[Account, dict[str, str]]:
+        key = await self._verified(request)
+        if permission not in key.permissions:
+            raise Refused("EGeneral:Permission denied")
+        account = key.account
+        account.now = self.now_ns
+        account.tell = lambda event: self._tell(account, event)
+        return account, dict(parse_qsl(await request.text(), keep_blank_values=True))
+
+    def _tell(self, account: Account, event: dict[str, Any]) -> None:
+        if event.get("channel") == "executions":
+            self.streams.tell(user_stream(account), orders.execution_text(event), event["data"][0]["exec_type"])
+
+    # Accounts.
+
+    async def add_order(self, request: web.Request) -> Any:
+        account, parameters = await self._asked(request, "modify-trades")
+        return orders.add_order(self.market(parameters.get("pair", "")), account, parameters)
+
+    async def cancel_order(self, request: web.Request) -> Any:
+        account, parameters = await self._asked(request, "close-trades")
+        order = orders.open_order(account, parameters)
+        self.markets[order.symbol].cancel(order, order.client_order_id)
+        return {"count": 1}
+
+    async def amend_order(self, request: web.Request) -> Any:
+        account, parameters = await self._asked(request, "modify-trades")
+        order = orders.open_order(account, parameters)
+        return orders.amend_order(self.markets[order.symbol], order, parameters)
+
+    async def open_orders(self, request: web.Request) -> Any:
+        account, parameters = await self._asked(request, "query-open-trades")
+        return {"open": orders.orders_of(account, parameters, are_open=True)}
+
+    async def closed_orders(self, request: web.Request) -> Any:
+        account, parameters = await self._asked(request, "query-open-trades")
+        closed = orders.orders_of(account, parameters, are_open=False)
+        return {"closed": closed, "count": len(closed)}
+
+    async def trades_history(self, request: web.Request) -> Any:
+        return orders.trades_of(*await self._asked(request, "query-open-trades"))
+
+    async def balance_ex(self, request: web.Request) -> Any:
+        account, _ = await self._asked(request, "query-funds")
+        return orders.balances_of(account)
+
+    async def websockets_token(self, request: web.Request) -> Any:
+        await self._asked(request, "query-open-trades")
+        token = f"token-{len(self._tokens)}"
+        self._tokens[token] = self.keys[request.headers["API-Key"]]
+        return {"token": token, "expires": 900}
 
     async def _verified(self, request: web.Request) -> Key:
         key = self.keys.get(request.headers.get("API-Key", ""))
@@ -170,9 +222,20 @@ class Kraken(Venue[Streams]):
             "OHLC": self.ohlc,
             "Depth": self.depth,
         }
+        private = {
+            "GetApiKeyInfo": self.key_info,
+            "AddOrder": self.add_order,
+            "CancelOrder": self.cancel_order,
+            "AmendOrder": self.amend_order,
+            "OpenOrders": self.open_orders,
+            "ClosedOrders": self.closed_orders,
+            "TradesHistory": self.trades_history,
+            "BalanceEx": self.balance_ex,
+            "GetWebSocketsToken": self.websockets_token,
+        }
         return [
             *(web.get(f"/0/public/{name}", self._around(answer)) for name, answer in public.items()),
-            web.post("/0/private/GetApiKeyInfo", self._around(self.key_info)),
+            *(web.post(f"/0/private/{name}", self._around(answer)) for name, answer in private.items()),
             web.get("/v2", self._streamed),
         ]
 
@@ -208,11 +271,23 @@ class Kraken(Venue[Streams]):
         if method == "ping":
             socket.send(json.dumps({"method": "pong", **answer_to(asked)}))
             return
+        if method == "subscribe" and wanted.get("channel") == "executions":
+            self._follow_executions(socket, asked, self._tokens.get(wanted.get("token", "")))
+            return
         if method not in {"subscribe", "unsubscribe"} or wanted.get("channel") not in {"trade", "book"}:
             socket.send(json.dumps({"error": "Malformed request", "success": False, **answer_to(asked)}))
             return
         for name in wanted.get("symbol") or []:
             self._subscribed(socket, asked, name)
+
+    def _follow_executions(self, socket: Socket, asked: dict[str, Any], key: Key | None) -> None:
+        said = {"method": "subscribe", **answer_to(asked)}
+        if key is None:
+            socket.send(json.dumps({"error": "ESession:Invalid session", "success": False, **said}))
+            return
+        result = {"channel": "executions", "snapshot": False, "maxratecount": 60}
+        socket.send(json.dumps({"result": result, "success": True, **said}))
+        self.streams.follow(socket, user_stream(key.account))
 
     def _subscribed(self, socket: Socket, asked: dict[str, Any], name: str) -> None:
         """Answers for one of the symbols that were asked for; each is answered by itself."""
@@ -243,6 +318,10 @@ class Kraken(Venue[Streams]):
             for socket in self.streams.sockets:
                 if socket.wraps:
                     socket.send('{"channel":"heartbeat"}')
+
+
+def user_stream(account: Account) -> str:
+    return f"user@{id(account)}"
 
 
 def whole(request: web.Request, name: str, otherwise: int) -> int:

@@ -159,10 +159,10 @@ class Market:
 
     # What users do.
 
-    def order_of(self, account: Account, **of: Any) -> Order:
+    def order_of(self, account: Account, kind: type[Order] = Order, **of: Any) -> Order:
         """A new order in this market, not yet placed."""
         ids = {"order_id": next(self._order_ids), "time": self.now()}
-        return Order(account, self.symbol, self.base, self.quote, **ids, **of)
+        return kind(account, self.symbol, self.base, self.quote, **ids, **of)
 
     def place(self, order: Order) -> None:
         """Raises Rejected."""
@@ -182,6 +182,19 @@ class Market:
             self._resting[order.side].remove(order)
             self._touch(order.side, order.price)
         order.ended(State.CANCELED, self.now(), cancel_id)
+        self._settle()
+
+    def amend(self, order: Order, quantity: Decimal, price: Decimal) -> None:
+        """In place: what it has traded stays, and the rest of it meets the book anew."""
+        self._resting[order.side].remove(order)
+        self._touch(order.side, order.price)
+        order.unlock()
+        order.quantity, order.price = quantity, price
+        order.lock(order.remaining * price if order.side is Side.BUY else order.remaining)
+        self._match(order)
+        if order.is_open:
+            self._resting[order.side].append(order)
+            self._touch(order.side, price)
         self._settle()
 
     def _admit(self, order: Order) -> None:
@@ -234,7 +247,7 @@ class Market:
             order.quantity = self._bought_for(order.quote_quantity, order.side.opposite)
         limit = order.price if order.is_limit else None
         if order.time_in_force != "FOK" or self._available(order) >= order.quantity:
-            self._meet(order.side, order.quantity, limit, self._time(None), taker=order)
+            self._meet(order.side, order.remaining, limit, self._time(None), taker=order)
 
     def _bought_for(self, amount: Decimal, side: Side) -> Decimal:
         """How much of what that side offers is had for so much of the quote."""
