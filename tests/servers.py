@@ -133,6 +133,8 @@ def own_postgres(folder: Path) -> Iterator[PostgresProcess]:
     running = PostgresProcess(PostgresServer(free_port()), home, folder)
     running.start()
     try:
+        # The cluster was made before passwords cost little.
+        asyncio.run(as_superuser(running.server, f"ALTER ROLE postgres PASSWORD '{PASSWORD}'"))
         yield running
     finally:
         running.stop()

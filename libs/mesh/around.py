@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -19,23 +20,31 @@ T = TypeVar("T")
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One RPC in progress; request is None when the client streams."""
+    """One RPC in progress; request is None when the client streams, and requests what it streams."""
 
     method: Method
     context: aio.ServicerContext
     request: Message | None
     metadata: dict[str, str | bytes] = field(default_factory=dict)
+    requests: AsyncIterator[Message] | None = None
     identity: Identity | None = None
+    _peer: str | None = None
     _refusal: Refusal | None = None
     _stepping: asyncio.Task | None = None
+
+    @property
+    def peer(self) -> str:
+        """The word of the service at the other end; "" without one."""
+        if self._peer is None:
+            self._peer = peer_of(self.context)
+        return self._peer
 
     @property
     def caller(self) -> Hashable:
         """By whom calls and streams are counted: the user, else the service, else the network of somebody unknown."""
         if self.identity:
             return self.identity.user_id
-        peer = peer_of(self.context)
-        return peer if peer not in ("", "edge") else network_of(address_of(self.context))
+        return self.peer if self.peer not in ("", "edge") else network_of(address_of(self.context))
 
     def end(self, refusal: Refusal) -> None:
         """Ends the stream with this refusal, at once: while it waits for a message, or for its reader to take one."""
@@ -66,7 +75,16 @@ class Call:
 END = object()
 
 
-Concern = Callable[[Call], AbstractAsyncContextManager[None]]
+Onward = Callable[[Call], Awaitable[Any]]
+"""Goes on with a call, inwards, and returns its answer: None where that was written by itself."""
+
+
+class Concern(Protocol):
+    """Does what is its own before and after it goes on; or raises, and the call goes no further."""
+
+    async def __call__(self, call: Call, onward: Onward) -> Any: ...
+
+
 CheckMessage = Callable[[Message], None]
 
 MAKERS = {
@@ -107,32 +125,31 @@ def wrap(handler: Any, method: Method, concerns: Sequence[Concern], check: Check
             check(request)
             yield request
 
-    def begin(request: Any, context: aio.ServicerContext) -> tuple[Call, Any]:
-        metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
-        if handler.request_streaming:
-            return Call(method, context, None, metadata), checked(request)
-        return Call(method, context, request, metadata), request
+    def asked(call: Call) -> Any:
+        return call.requests if handler.request_streaming else call.request
 
-    async def answer(request: Any, context: aio.ServicerContext) -> Any:
-        call, request = begin(request, context)
-        async with AsyncExitStack() as stack:
-            for concern in concerns:
-                await stack.enter_async_context(concern(call))
-            return await inner(request, context)
+    async def answer(call: Call) -> Any:
+        return await inner(asked(call), call.context)
 
     # It writes by itself: ended while it writes, it is still here to say why.
-    async def stream(request: Any, context: aio.ServicerContext) -> None:
-        call, request = begin(request, context)
-        async with AsyncExitStack() as stack:
-            for concern in concerns:
-                await stack.enter_async_context(concern(call))
-            async with aclosing(inner(request, context)) as responses:
-                while (response := await call.step(anext(responses, END))) is not END:
-                    try:
-                        await call.step(context.write(response))
-                    except aio.InternalError as error:
-                        # The reader has left: a write that waited for it hears of it before this task is cancelled.
-                        raise asyncio.CancelledError from error
+    async def stream(call: Call) -> None:
+        async with aclosing(inner(asked(call), call.context)) as responses:
+            while (response := await call.step(anext(responses, END))) is not END:
+                try:
+                    await call.step(call.context.write(response))
+                except aio.InternalError as error:
+                    # The reader has left: a write that waited for it hears of it before this task is cancelled.
+                    raise asyncio.CancelledError from error
+
+    onward: Onward = stream if handler.response_streaming else answer
+    for concern in reversed(concerns):
+        onward = partial(concern, onward=onward)
+
+    async def behavior(request: Any, context: aio.ServicerContext) -> Any:
+        metadata: dict[str, str | bytes] = dict(context.invocation_metadata() or ())
+        if handler.request_streaming:
+            return await onward(Call(method, context, None, metadata, checked(request)))
+        return await onward(Call(method, context, request, metadata))
 
     serialize = handler.response_serializer
 
@@ -140,6 +157,5 @@ def wrap(handler: Any, method: Method, concerns: Sequence[Concern], check: Check
         # A stream may hand on bytes that were serialized before: ticks pass through as they came.
         return response if type(response) is bytes else serialize(response)
 
-    behavior = stream if handler.response_streaming else answer
     make = MAKERS[handler.request_streaming, handler.response_streaming]
     return make(behavior, handler.request_deserializer, serialized)

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import grpc
@@ -18,7 +18,7 @@ from tradeloom.policy.v1 import policy_pb2
 from libs.errors import Forbidden, Invalid, Refusal, Unauthenticated
 from libs.ids import uuid7
 from libs.mesh import identity, metrics
-from libs.mesh.around import Call
+from libs.mesh.around import Call, Concern, Onward
 from libs.mesh.errors import Defect, away, to_status
 from libs.mesh.identity import ON_BEHALF, Identity, Verifier
 from libs.mesh.limits import Limiter
@@ -70,15 +70,14 @@ class Concerns:
     sessions: Sessions
     limiters: Mapping[int, Limiter]
 
-    @asynccontextmanager
-    async def measuring(self, call: Call) -> AsyncIterator[None]:
+    async def measuring(self, call: Call, onward: Onward) -> Any:
         """Counts the call by method and code, and times it."""
         measured = metrics.of(call.method)
         started = time.perf_counter()
         measured.in_flight.inc()
         left = False
         try:
-            yield
+            return await onward(call)
         except (asyncio.CancelledError, GeneratorExit):
             left = True  # the caller, or its patience ended
             raise
@@ -87,17 +86,17 @@ class Concerns:
             measured.seconds.observe(time.perf_counter() - started)
             measured.handled(grpc.StatusCode.CANCELLED if left else call.context.code() or grpc.StatusCode.OK)
 
-    @asynccontextmanager
-    async def tracing(self, call: Call) -> AsyncIterator[None]:
+    async def tracing(self, call: Call, onward: Onward) -> Any:
         """Continues the caller's trace, where traces are collected."""
+        if not traces.are_collected():
+            return await onward(call)
         with traces.serving(call.method.path, call.metadata):
-            yield
+            return await onward(call)
 
-    @asynccontextmanager
-    async def refusing(self, call: Call) -> AsyncIterator[None]:
+    async def refusing(self, call: Call, onward: Onward) -> Any:
         """Turns a refusal into its status; a defect into INTERNAL with an id that the log has too."""
         try:
-            yield
+            return await onward(call)
         except Refusal as refusal:
             await self._refuse(call, refusal)
         except (aio.AbortError, asyncio.CancelledError, GeneratorExit):
@@ -113,56 +112,49 @@ class Concerns:
     async def _refuse(self, call: Call, refusal: Refusal) -> None:
         await call.context.abort_with_status(rpc_status.to_status(to_status(refusal, self.word)))
 
-    @asynccontextmanager
-    async def identifying(self, call: Call) -> AsyncIterator[None]:
+    async def identifying(self, call: Call, onward: Onward) -> Any:
         """Verifies who is calling and keeps it at hand for `libs.mesh.identity.current`."""
         access = call.method.policy.access
         # A method for services has a user only where one is named.
         nobody = access == policy_pb2.ACCESS_SERVICE and ON_BEHALF not in call.metadata
         if access == policy_pb2.ACCESS_PUBLIC or nobody:
-            yield
-            return
+            return await onward(call)
         call.identity = self._identify(call)
         token = identity._current.set(call.identity)  # noqa: SLF001 (set here only)
         try:
-            yield
+            return await onward(call)
         finally:
             identity._current.reset(token)  # noqa: SLF001
 
     def _identify(self, call: Call) -> Identity:
-        peer = identity.peer_of(call.context)
         if named := call.metadata.get(ON_BEHALF):
-            return on_behalf(str(named), peer, call.method.policy)
-        if peer not in TOKEN_BRINGERS:
+            return on_behalf(str(named), call.peer, call.method.policy)
+        if call.peer not in TOKEN_BRINGERS:
             raise Forbidden("this service may not bring a token", needs=f"service:{','.join(TOKEN_BRINGERS)}")
         scheme, _, token = str(call.metadata.get("authorization", "")).partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("an access token is needed: authorization: Bearer …")
         found = self.verifier.verify(token, datetime.now(UTC))
         self.sessions.check(found, writes=not call.method.reads_only)
-        if not found.may_come_from(address := identity.address_of(call.context)):
+        if found.networks and not found.may_come_from(address := identity.address_of(call.context)):
             raise AddressNotAllowed("the API key may not be used from this address", address=address)
         return found
 
-    @asynccontextmanager
-    async def permitting(self, call: Call) -> AsyncIterator[None]:
+    async def permitting(self, call: Call, onward: Onward) -> Any:
         """Enforces the method's policy."""
-        permit(call.method.policy, call.identity, identity.peer_of(call.context))
-        yield
+        permit(call.method.policy, call.identity, call.peer)
+        return await onward(call)
 
-    @asynccontextmanager
-    async def limiting(self, call: Call) -> AsyncIterator[None]:
+    async def limiting(self, call: Call, onward: Onward) -> Any:
         """Counts the call against the caller's allowance."""
         if limiter := self.limiters.get(call.method.policy.limit):
             limiter.take(call.caller)
-        yield
+        return await onward(call)
 
-    @asynccontextmanager
-    async def ending(self, call: Call) -> AsyncIterator[None]:
+    async def ending(self, call: Call, onward: Onward) -> Any:
         """Ends a stream whose token expires, whose session ends, or whose process drains."""
         if not call.method.server_streams:
-            yield
-            return
+            return await onward(call)
         found = call.identity
         with self.sessions.stream(found, call.caller, call.end):
             expiry = None
@@ -171,19 +163,18 @@ class Concerns:
                 expired = Unauthenticated("the access token has expired; resume with a new one")
                 expiry = asyncio.get_running_loop().call_later(max(0.0, seconds), call.end, expired)
             try:
-                yield
+                return await onward(call)
             finally:
                 if expiry:
                     expiry.cancel()
 
-    @asynccontextmanager
-    async def checking(self, call: Call) -> AsyncIterator[None]:
+    async def checking(self, call: Call, onward: Onward) -> Any:
         """Holds the request against the rules beside its fields."""
         if call.request is not None:
             check(call.request)
-        yield
+        return await onward(call)
 
-    def in_order(self) -> tuple:
+    def in_order(self) -> Sequence[Concern]:
         """Outermost first. Refusals are measured and traced; nobody unknown costs an allowance of somebody known."""
         return (
             self.measuring,

@@ -4,15 +4,14 @@ It stands around every RPC, before answers to earlier requests are looked for. W
 an RPC that is added is closed to such keys until somebody has said what it may show them.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from google.protobuf.message import Message
 
 from libs.errors import Forbidden
-from libs.mesh.around import Call
+from libs.mesh.around import Call, Onward
 from libs.mesh.identity import Identity
 from libs.store.database import Database
 from services.orders import store
@@ -29,12 +28,11 @@ HOLDING = ("order", "orders")
 class Binding:
     database: Database
 
-    @asynccontextmanager
-    async def __call__(self, call: Call) -> AsyncIterator[None]:
+    async def __call__(self, call: Call, onward: Onward) -> Any:
         caller = call.identity
         if caller is not None and caller.account_ids is not None and call.method.name not in FILTERED:
             await self._check(call.request, caller)
-        yield
+        return await onward(call)
 
     async def _check(self, request: Message | None, caller: Identity) -> None:
         # An order beside an account is looked for in that account alone.
