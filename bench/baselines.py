@@ -40,12 +40,15 @@ from libs.mesh.readiness import Readiness, probes
 from libs.mesh.server import SERVER_OPTIONS
 from libs.mesh.sessions import Sessions
 from libs.mesh.tls import server_credentials
+from libs.money import ZERO
 from libs.stack.ports import HOST
 from libs.store import outbox, requests
 from libs.store.bulk import together
 from libs.store.outbox import partition_of
 from services.orders import domain, placing, store, wire
-from services.orders.domain import Account, AccountState, Instrument, Limits, Ticket
+from services.orders.domain import Account, AccountState, Instrument, Limits, RiskLimits, Ticket
+from services.orders.market import Market
+from services.orders.use_cases import Weigh
 
 SERVICE = "bench.Baselines"
 ECHO, FLOOR, NAIVE, CEILING, PACED, BARE, KNOWN = (
@@ -66,6 +69,7 @@ WRITES = together(
     (
         store.INSERT_ORDERS.statement,
         store.UPSERT_BALANCES.statement,
+        store.ADD_EXPOSURES.statement,
         store.COUNT_EVENTS,
         store.INSERT_EVENTS,
         outbox.ADD,
@@ -87,6 +91,8 @@ class Canned:
     answer: bytes
     assets: int
     """How many balances an account has."""
+    instrument_id: str
+    quantity: Decimal
 
 
 def canned(now: datetime) -> Canned:
@@ -121,11 +127,23 @@ def canned(now: datetime) -> Canned:
         quantity=Decimal("0.01"),
         limit_price=Decimal("1000.00"),
     )
-    limits = Limits(open_orders_max=10, quote_age_seconds_max=10, market_protection=Decimal("0.05"))
-    order = placing.place(state, ticket, instrument=instrument, quote=None, limits=limits, order_id=uuid7(), now=now)
+    limits = Limits(quote_age_seconds_max=10, market_protection=Decimal("0.05"))
+    usual = RiskLimits(open_orders_max=10, orders_per_second_max=Decimal(10), price_collar_percent=Decimal(10))
+    weighing = Weigh(Market(), usual)(state, instrument.instrument_id, None, now)
+    asked = {"instrument": instrument, "quote": None, "limits": limits, "weighing": weighing}
+    order = placing.place(state, ticket, **asked, order_id=uuid7(), now=now)
     event, (kind, fact) = wire.told(state.events[0], account.mode)
     answer = orders_pb2.PlaceOrderResponse(order=wire.order_to_proto(order)).SerializeToString()
-    return Canned(store.INSERT_ORDERS.arguments([order]), event, kind, fact, answer, len(state.balances))
+    return Canned(
+        store.INSERT_ORDERS.arguments([order]),
+        event,
+        kind,
+        fact,
+        answer,
+        len(state.balances),
+        order.instrument_id,
+        order.quantity,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +195,8 @@ class Floor:
         await rows.execute(f"BEGIN; SELECT set_config('app.user_ids', '{users}', true)")
         locked = await rows.fetch(store.LOCK_ACCOUNTS, accounts)
         sequences = {row["account_id"]: row["account_sequence"] for row in locked}
-        balances = await rows.fetch(store.READ_BALANCES, accounts)
+        standing = await rows.fetch(store.READ_STANDING, accounts, [made.instrument_id])
+        balances = [row for row in standing if row["kind"] == "balance"]
         user_ids = [self._users[waiting.account_id] for waiting in batch]
         methods, request_ids = [METHOD] * len(batch), [waiting.request_id for waiting in batch]
         await rows.fetch(requests.FIND, user_ids, methods, request_ids)
@@ -194,11 +213,14 @@ class Floor:
         await rows.execute(
             WRITES,
             *columns,
-            *([row[name] for row in balances] for name in ("account_id", "asset")),
+            *([row[name] for row in balances] for name in ("account_id", "name")),
             [self._users[row["account_id"]] for row in balances],
-            [row["total"] for row in balances],
-            [row["reserved"] + 1 for row in balances],
+            [row["first"] for row in balances],
+            [row["second"] + 1 for row in balances],
+            *(list(sequences), [made.instrument_id] * len(sequences), [self._users[each] for each in sequences]),
+            *([made.quantity] * len(sequences), [ZERO] * len(sequences)),
             *(list(sequences), list(sequences.values()), [1] * len(sequences)),
+            *([ZERO] * len(sequences), [now] * len(sequences)),
             *(account_ids, event_sequences, user_ids, [made.event] * len(batch), [now] * len(batch)),
             *([partition_of(key) for key in keys], keys, event_sequences, user_ids),
             *([made.fact_kind] * len(batch), [made.fact] * len(batch)),
