@@ -59,7 +59,7 @@ def upgrade() -> None:
           value numeric NOT NULL, PRIMARY KEY (account_id, limit_name))
         """,
         *own("orders", "risk_limits"),
-        *grant("orders", "risk_limits", rpc="SELECT, INSERT, DELETE", worker="SELECT"),
+        *grant("orders", "risk_limits", rpc="SELECT, INSERT, DELETE", worker="SELECT, DELETE"),
         """
         CREATE TABLE risk_events (
           risk_event_id uuid PRIMARY KEY, user_id uuid NOT NULL, account_id uuid, kind text NOT NULL, limit_name text NOT NULL,
@@ -67,8 +67,8 @@ def upgrade() -> None:
         """,
         "CREATE INDEX risk_events_user_id ON risk_events (user_id, risk_event_id DESC)",
         "CREATE INDEX risk_events_account_id ON risk_events (account_id, risk_event_id DESC)",
-        *own("orders", "risk_events", worker_reads_all=True),
-        *grant("orders", "risk_events", rpc="SELECT, INSERT", worker="SELECT, INSERT, DELETE"),
+        *own("orders", "risk_events"),
+        *grant("orders", "risk_events", rpc="SELECT, INSERT", worker="SELECT, INSERT"),
         # An owner's and an operator's are kept apart: only who set one lets trading go on. A target is somebody's: what
         # others set for it is nothing to its owner.
         """

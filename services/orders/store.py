@@ -868,10 +868,10 @@ async def forget_requests(rows: Connection, user_id: UUID, limit: int) -> int:
     return int(deleted.split()[-1])
 
 
-async def forget_annotations(rows: Connection, user_id: UUID, limit: int) -> int:
-    """Deletes notes, and as many tags; how many."""
+async def forget_words(rows: Connection, user_id: UUID, limit: int) -> int:
+    """Deletes what somebody noted and set, so many rows of each kind; how many."""
     forgotten = 0
-    for table in ("order_notes", "order_tags"):
+    for table in ("order_notes", "order_tags", "risk_limits", "kill_switches"):
         deleted = await rows.execute(
             f"DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table} WHERE user_id = $1 LIMIT $2))",
             user_id,

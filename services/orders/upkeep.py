@@ -59,7 +59,7 @@ class Departing:
                 return False
             canceled = await self.cancel_orders(AccountStore(rows), user_id)
             forgotten = await store.forget_requests(rows, user_id, REQUESTS_AT_ONCE)
-            forgotten += await store.forget_annotations(rows, user_id, NOTES_AT_ONCE)
+            forgotten += await store.forget_words(rows, user_id, NOTES_AT_ONCE)
             finished = not canceled and not forgotten and await store.finish_departure(rows, user_id)
         if finished:
             log.info("nothing personal is left of a person who was deleted", user_id=str(user_id))

@@ -211,7 +211,7 @@ async def test_every_table_with_a_user_has_row_security_that_holds(installation:
     assert {row["relname"]: row["is_secured"] for row in tables} == dict.fromkeys(OWNED, True)
     anna, bert = traded.user_id, uuid7()
     # The worker relays the whole outbox, goes after whoever has left, values every account and cancels for every switch.
-    valued = ("accounts", "balances", "risk_limits", "risk_events", "equity_points", "kill_switches")
+    valued = ("accounts", "balances", "risk_limits", "equity_points", "kill_switches")
     read_whole = {("worker", table) for table in ("outbox", "departures", *valued)}
     for role in ("rpc", "worker"):
         async with open_database(installation.url(f"orders_{role}"), 1) as database:

@@ -35,7 +35,11 @@ KEPT = {
             "balances",
             "ledger_entries",
             "order_events",
+            "deployment_positions",
+            "equity_points",
+            "exposures",
             "positions",
+            "risk_events",
             "trading_executions",
             "trading_orders",
         )

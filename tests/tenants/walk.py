@@ -27,7 +27,7 @@ from grpc_status import rpc_status
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, risk_pb2, risk_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
@@ -35,6 +35,7 @@ from libs.ids import uuid7
 from libs.mesh.contract import PACKAGES, Method, methods
 from libs.mesh.wire import timestamp
 from libs.stack.services import EARLIER_NAMES
+from services.orders import equity
 from tests import mesh
 from tests.auth import people
 from tests.auth.people import PASSWORD, registered, signed_in
@@ -142,6 +143,16 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "PortfolioService/ListAccounts": {},
     "PortfolioService/GetPortfolio": {},
     "PortfolioService/ListPositions": {"include_flat": True},
+    "PortfolioService/ClosePosition": {"instrument_id": INSTRUMENT},
+    "PortfolioService/ListLedgerEntries": {},
+    "PortfolioService/GetEquityHistory": {},
+    "PortfolioService/StreamPortfolio": {},
+    "RiskService/GetRiskLimits": {},
+    "RiskService/SetRiskLimits": {"limits": {"open_orders_max": 9}},
+    "RiskService/LiftRiskLocks": {},
+    "RiskService/ListRiskEvents": {},
+    "RiskService/SetKillSwitch": {"mode": risk_pb2.KILL_SWITCH_MODE_REDUCE_ONLY, "reason": "bert's"},
+    "RiskService/GetKillSwitch": {},
     "MarketDataService/SearchInstruments": {},
     "MarketDataService/GetInstrument": {"instrument_id": INSTRUMENT},
     "MarketDataService/ListSessions": {"instrument_id": INSTRUMENT},
@@ -305,10 +316,38 @@ class Anna:
             self.ids["api_key_id"] = made.api_key.api_key_id
         await signed_in(self.world.auth, people.Person(self.person.user_id, self.person.email))  # a second session
         for _ in range(2):
-            await self._order(market(self.ids["account_id"], quantity="0.01"), orders_pb2.ORDER_STATE_FILLED)
+            asked = market(self.ids["account_id"], quantity="0.01", deployment_id=str(uuid7()))
+            await self._order(asked, orders_pb2.ORDER_STATE_FILLED)
+        await self._bound()
         await self._group()
         await self._leave()
         await self.act()
+
+    async def _bound(self) -> None:
+        """What her accounts are held to, and what they were worth."""
+        api = risk_pb2_grpc.RiskServiceStub
+        for number in range(2):
+            limits = risk_pb2.RiskLimits(open_orders_max=100 + number)
+            asked = risk_pb2.SetRiskLimitsRequest(
+                request_id=str(uuid7()), account_id=self.ids["account_id"], limits=limits
+            )
+            await self.call(api, "SetRiskLimits", asked)
+            # Of nothing that trades.
+            asked = risk_pb2.SetKillSwitchRequest(
+                request_id=str(uuid7()),
+                deployment_id=str(uuid7()),
+                mode=risk_pb2.KILL_SWITCH_MODE_HALT,
+                reason="anna's",
+            )
+            await self.call(api, "SetKillSwitch", asked)
+        history = orders_pb2.GetEquityHistoryRequest(account_id=self.ids["account_id"])
+
+        async def noted() -> Any:
+            return (await self.call(orders_pb2_grpc.PortfolioServiceStub, "GetEquityHistory", history)).points
+
+        await until(noted)
+        # From here on what changes is somebody's doing; tests.tenants.conftest gives back what it was.
+        equity.NOTE_SECONDS = 3_600.0
 
     async def _group(self) -> None:
         """Two orders that depend on each other, of a deployment, and what she notes about one."""

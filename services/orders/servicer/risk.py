@@ -136,10 +136,10 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     async def SetKillSwitch(self, request, context):
         user_id = identity.current().user_id
         scope, target_id = Scope.USER, user_id
-        if request.account_id:
-            scope, target_id = Scope.ACCOUNT, UUID(request.account_id)
-        elif request.deployment_id:
+        if request.deployment_id:
             scope, target_id = Scope.DEPLOYMENT, UUID(request.deployment_id)
+        elif request.account_id:
+            scope, target_id = Scope.ACCOUNT, UUID(request.account_id)
 
         async def work(rows: Connection) -> risk_pb2.SetKillSwitchResponse:
             if request.account_id:

@@ -591,9 +591,9 @@ class SetKillSwitchRequest(_message.Message):
     request_id: _builtins.str
     """Makes retries safe."""
     account_id: _builtins.str
-    """Only for this account; for all of the caller's if that and the next are empty."""
+    """Only for this account; for all of the caller's if this and the next are empty."""
     deployment_id: _builtins.str
-    """Only for orders of this deployment."""
+    """Only for orders of this deployment, whose account may be named beside it."""
     mode: Global___KillSwitchMode.ValueType
     """How much is forbidden."""
     reason: _builtins.str

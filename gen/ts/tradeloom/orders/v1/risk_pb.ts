@@ -499,14 +499,14 @@ export type SetKillSwitchRequest = Message<"tradeloom.orders.v1.SetKillSwitchReq
   requestId: string;
 
   /**
-   * Only for this account; for all of the caller's if that and the next are empty.
+   * Only for this account; for all of the caller's if this and the next are empty.
    *
    * @generated from field: string account_id = 2;
    */
   accountId: string;
 
   /**
-   * Only for orders of this deployment.
+   * Only for orders of this deployment, whose account may be named beside it.
    *
    * @generated from field: string deployment_id = 3;
    */
