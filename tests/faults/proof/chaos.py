@@ -1,0 +1,183 @@
+"""Faults by a seeded plan: each has a name, does one thing, sees that it took hold, and undoes itself."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import asyncpg
+
+from tests.faults.proof import steps
+from tests.faults.proof.stand import WORDS, Replica, Stand, connected, until
+from tests.faults.proof.steps import STEPS, Step
+
+HOLD_SECONDS = 60.0  # until somebody comes to a step, whatever else is broken at the time
+TAKE_HOLD_SECONDS = 30.0
+PAUSE_SECONDS_MAX = 0.3  # between two faults of one lane
+WAITED_FOR_LEASES = 0.25
+"""Of so many of the dead the leases end by themselves; those of the others at once, as if the time had passed."""
+
+
+class NotInjected(Exception):
+    """A fault that was planned did not take hold."""
+
+
+@dataclass
+class Chaos:
+    stand: Stand
+    faults: Mapping[str, "Fault"]
+    chance: random.Random
+    stop_seconds: float
+    injected: Counter[str] = field(default_factory=Counter)
+    steady: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by what needs Postgres to stand, and by who kills it."""
+
+    async def run(self, plan: Iterator[str], lanes: int) -> None:
+        """All faults of the plan, so many at once at most."""
+
+        async def work() -> None:
+            for name in plan:
+                await self.faults[name](self)
+                self.injected[name] += 1
+                await asyncio.sleep(self.chance.uniform(0, PAUSE_SECONDS_MAX))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(lanes):
+                group.create_task(work())
+        await self.stand.until_ready()
+
+    async def die_at(self, step: Step) -> None:
+        async with self.steady:
+            async with self._connected() as rows:
+                await steps.take(rows, step)
+                port = await until(
+                    partial(steps.waiting_port, rows, step), f"somebody comes to {step.name!r}", HOLD_SECONDS
+                )
+                replica = self._owner_of(step.word, port)
+                pid = replica.die()
+                if await steps.waiting_port(rows, step) is None:
+                    raise NotInjected(f"process {pid} was not held at {step.name!r} when it died")
+            await self._outlive(step.word, pid)
+        await replica.process.served.until_ready()
+
+    async def kill(self, word: str) -> None:
+        replica = self.chance.choice(self.stand.replicas[word])
+        async with self.steady:
+            await self._outlive(word, replica.die())
+        await replica.process.served.until_ready()
+
+    async def kill_relay(self, word: str) -> None:
+        """The process that carries the service's facts to Redis at this moment."""
+        async with self.steady:
+            async with self._connected() as rows:
+                pid = await until(partial(self._relay_of, rows, word), f"a relay of {word}", TAKE_HOLD_SECONDS)
+            replica = next(each for each in self.stand.replicas[word] if each.pid == pid)
+            await self._outlive(word, replica.die())
+        await replica.process.served.until_ready()
+
+    async def stop(self, word: str) -> None:
+        """Stands still for longer than its leases last: another has them by the time that it goes on."""
+        replica = self.chance.choice(self.stand.replicas[word])
+        pid = replica.pid
+        replica.stand_still()
+        try:
+            await until(lambda: replica.is_standing_still, f"{word} stands still", TAKE_HOLD_SECONDS)
+            await asyncio.sleep(self.stop_seconds)
+        finally:
+            # It may have been killed meanwhile, as one that stands still at a step is.
+            if replica.pid == pid:
+                replica.go_on()
+        await replica.process.served.until_ready()
+
+    async def lose_redis(self) -> None:
+        """With all its data, as a Redis without a disk."""
+        valkey = self.stand.valkey
+        await asyncio.to_thread(valkey.kill)
+        await asyncio.sleep(self.chance.uniform(0, 1))
+        await asyncio.to_thread(valkey.start)
+        brought = self.stand.market.brought
+        await until(lambda: self.stand.market.brought > brought, "the market goes on", TAKE_HOLD_SECONDS)
+
+    async def lose_postgres(self, *, kills: bool) -> None:
+        postgres = self.stand.postgres
+        async with self.steady:
+            began = await self._postgres_began()
+            await asyncio.to_thread(postgres.kill if kills else postgres.stop)
+            await asyncio.sleep(self.chance.uniform(0, 1))
+            await asyncio.to_thread(postgres.start)
+            if await self._postgres_began() == began:
+                raise NotInjected("Postgres is the one that it was")
+
+    async def tell_again(self, word: str) -> None:
+        """The newest facts go out a second time, as after a relay that died before it marked them."""
+        async with self.steady, self._connected() as rows:
+            again = await until(partial(self._unmark, rows, word), f"{word} has told something", TAKE_HOLD_SECONDS)
+
+            async def are_out() -> bool:
+                return not await rows.fetchval(
+                    f"SELECT count(*) FROM {word}.outbox WHERE outbox_id = ANY($1) AND stream_epoch IS NULL", again
+                )
+
+            await until(are_out, f"{word} tells again", TAKE_HOLD_SECONDS)
+
+    async def _unmark(self, rows: asyncpg.Connection, word: str) -> list[int]:
+        found = await rows.fetch(
+            f"""
+            UPDATE {word}.outbox SET stream_epoch = NULL WHERE outbox_id IN (
+              SELECT outbox_id FROM {word}.outbox WHERE stream_epoch IS NOT NULL ORDER BY outbox_id DESC LIMIT 50)
+            RETURNING outbox_id
+            """
+        )
+        return [row["outbox_id"] for row in found]
+
+    async def _relay_of(self, rows: asyncpg.Connection, word: str) -> int | None:
+        owner = await rows.fetchval(
+            f"SELECT owner FROM {word}.leases WHERE name = $1 AND expire_time > now()", f"relay/{word}"
+        )
+        pid = int(owner.split(":")[1]) if owner else None
+        return pid if pid in {replica.pid for replica in self.stand.replicas[word]} else None
+
+    async def _outlive(self, word: str, pid: int) -> None:
+        """What a process held that has died becomes free, sometimes at once."""
+        if self.chance.random() < WAITED_FOR_LEASES:
+            return
+        async with self._connected() as rows:
+            await rows.execute(
+                f"UPDATE {word}.leases SET expire_time = '-infinity' WHERE split_part(owner, ':', 2) = $1", str(pid)
+            )
+
+    def _owner_of(self, word: str, port: int) -> Replica:
+        for replica in self.stand.replicas[word]:
+            if replica.owns_port(port):
+                return replica
+        raise NotInjected(f"no process of {word} has the connection from port {port}")
+
+    async def _postgres_began(self) -> object:
+        async with self._connected() as rows:
+            return await rows.fetchval("SELECT pg_postmaster_start_time()")
+
+    @asynccontextmanager
+    async def _connected(self):
+        rows = await connected(self.stand.installation)
+        try:
+            yield rows
+        finally:
+            await rows.close()
+
+
+Fault = Callable[[Chaos], Awaitable[None]]
+
+# What befalls our own processes and what they stand on; what befalls a venue stands beside it.
+FAULTS: Mapping[str, Fault] = {
+    **{step.name: partial(Chaos.die_at, step=step) for step in STEPS},
+    **{f"kill {word}": partial(Chaos.kill, word=word) for word in WORDS},
+    **{f"kill the relay of {word}": partial(Chaos.kill_relay, word=word) for word in WORDS},
+    **{f"stop {word} and continue it": partial(Chaos.stop, word=word) for word in WORDS},
+    "repeat what orders told": partial(Chaos.tell_again, word="orders"),
+    "lose Redis": Chaos.lose_redis,
+    "kill Postgres": partial(Chaos.lose_postgres, kills=True),
+    "restart Postgres": partial(Chaos.lose_postgres, kills=False),
+}
