@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import asyncpg
 
+from libs.bus.connection import open_redis
+from libs.store.relay import requests_of
 from tests.faults.proof import steps
 from tests.faults.proof.stand import WORDS, Replica, Stand, connected, until
 from tests.faults.proof.steps import STEPS, Step
@@ -19,6 +22,16 @@ TAKE_HOLD_SECONDS = 30.0
 PAUSE_SECONDS_MAX = 0.3  # between two faults of one lane
 WAITED_FOR_LEASES = 0.25
 """Of so many of the dead the leases end by themselves; those of the others at once, as if the time had passed."""
+
+TOLD_AGAIN = 20  # facts about one account
+ASK_AGAIN_SECONDS = 1.0
+NEWEST = """
+    SELECT key, sequence, stream_epoch, stream_counter FROM {}.outbox
+    WHERE stream_epoch IS NOT NULL ORDER BY outbox_id DESC LIMIT 1
+    """
+SENT_SINCE = """
+    SELECT (stream_epoch, stream_counter) > ($3, $4) FROM {}.outbox WHERE key = $1 AND sequence = $2
+    """
 
 
 class NotInjected(Exception):
@@ -112,26 +125,20 @@ class Chaos:
                 raise NotInjected("Postgres is the one that it was")
 
     async def tell_again(self, word: str) -> None:
-        """The newest facts go out a second time, as after a relay that died before it marked them."""
-        async with self.steady, self._connected() as rows:
-            again = await until(partial(self._unmark, rows, word), f"{word} has told something", TAKE_HOLD_SECONDS)
+        """Its newest facts about some account go out a second time, asked for as a reader does that has missed them."""
+        async with self.steady, self._connected() as rows, open_redis(self.stand.installation.redis_url) as redis:
+            told = await until(
+                partial(rows.fetchrow, NEWEST.format(word)), f"{word} has told something", TAKE_HOLD_SECONDS
+            )
+            request: Any = {"key": told["key"], "after": max(0, told["sequence"] - TOLD_AGAIN)}
 
-            async def are_out() -> bool:
-                return not await rows.fetchval(
-                    f"SELECT count(*) FROM {word}.outbox WHERE outbox_id = ANY($1) AND stream_epoch IS NULL", again
-                )
+            async def is_out_again() -> bool:
+                # Redis may have lost the request.
+                await redis.xadd(requests_of(word), request)
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+                return await rows.fetchval(SENT_SINCE.format(word), *told.values())
 
-            await until(are_out, f"{word} tells again", TAKE_HOLD_SECONDS)
-
-    async def _unmark(self, rows: asyncpg.Connection, word: str) -> list[int]:
-        found = await rows.fetch(
-            f"""
-            UPDATE {word}.outbox SET stream_epoch = NULL WHERE outbox_id IN (
-              SELECT outbox_id FROM {word}.outbox WHERE stream_epoch IS NOT NULL ORDER BY outbox_id DESC LIMIT 50)
-            RETURNING outbox_id
-            """
-        )
-        return [row["outbox_id"] for row in found]
+            await until(is_out_again, f"{word} tells again", TAKE_HOLD_SECONDS)
 
     async def _relay_of(self, rows: asyncpg.Connection, word: str) -> int | None:
         owner = await rows.fetchval(

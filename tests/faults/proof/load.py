@@ -20,7 +20,7 @@ from tradeloom.orders.v1 import orders_pb2
 
 from libs.ids import uuid7
 from tests.faults.proof.market import price
-from tests.faults.proof.stand import INSTRUMENTS, Stand
+from tests.faults.proof.stand import INSTRUMENTS, Doors
 from tests.mesh import sign_in
 from tests.orders.stand import decimal
 
@@ -85,7 +85,7 @@ class Journal:
 class Person:
     """Trades in an account of their own, by chance that a seed repeats."""
 
-    stand: Stand
+    doors: Doors
     journal: Journal
     chance: random.Random
     user_id: UUID = field(default_factory=uuid7)
@@ -140,7 +140,7 @@ class Person:
         cursor = "0"
         while True:
             request = orders_pb2.StreamOrderEventsRequest(account_id=self.account_id, after_cursor=cursor)
-            stub = self.chance.choice(self.stand.order_stubs())
+            stub = self.chance.choice(self.doors.order_stubs())
             try:
                 async for step in stub.StreamOrderEvents(request, metadata=sign_in(self.user_id)):
                     cursor = step.cursor
@@ -172,7 +172,7 @@ class Person:
     async def _ask_once(self, request: orders_pb2.PlaceOrderRequest) -> None:
         """Goes away without waiting long for the answer, and never asks again."""
         self.journal.asked[request.request_id] = request
-        stub = self.chance.choice(self.stand.order_stubs())
+        stub = self.chance.choice(self.doors.order_stubs())
         try:
             await stub.PlaceOrder(request, metadata=sign_in(self.user_id), timeout=MOMENT_SECONDS)
         except aio.AioRpcError as error:
@@ -228,7 +228,7 @@ class Person:
         if chance.random() < 0.75:
             request.order_type = orders_pb2.ORDER_TYPE_LIMIT
             forces += 3 * [orders_pb2.TIME_IN_FORCE_GTC]
-            middle = self.stand.market.middle_ticks[instrument.instrument_id]
+            middle = self.doors.market.middle_ticks[instrument.instrument_id]
             limit = price(middle + chance.randint(-AWAY_TICKS, AWAY_TICKS))
             request.limit_price.CopyFrom(decimal(f"{limit:.2f}"))
         request.time_in_force = chance.choice(forces)
@@ -251,7 +251,7 @@ class Person:
         """The same request to any replica, until one answers."""
         end = time.monotonic() + ANSWER_SECONDS
         while True:
-            stubs = self.stand.portfolio_stubs() if method == "CreateAccount" else self.stand.order_stubs()
+            stubs = self.doors.portfolio_stubs() if method == "CreateAccount" else self.doors.order_stubs()
             call: Any = getattr(self.chance.choice(stubs), method)
             try:
                 return await call(request, metadata=sign_in(self.user_id), timeout=CALL_SECONDS)
@@ -295,10 +295,10 @@ class Load:
 
 
 @asynccontextmanager
-async def loading(stand: Stand, people: int, seed: int) -> AsyncIterator[Load]:
+async def loading(doors: Doors, people: int, seed: int) -> AsyncIterator[Load]:
     """So many people trade during the block, or until the load is ended; their streams are followed during all of it."""
     journal = Journal()
-    load = Load(journal, [Person(stand, journal, random.Random(f"{seed} {number}")) for number in range(people)])
+    load = Load(journal, [Person(doors, journal, random.Random(f"{seed} {number}")) for number in range(people)])
     try:
         for person in load.people:
             await person.begin()

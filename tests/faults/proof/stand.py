@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -22,7 +22,7 @@ from services.orders import domain as orders_domain
 from services.orders import store as orders_store
 from tests import mesh, sample, servers
 from tests.faults.proof.market import Market
-from tests.mesh import Installation, ServedProcess
+from tests.mesh import Installation, Served, ServedProcess
 from tests.servers import PostgresProcess, ValkeyServer
 
 WORDS = ("orders", "execution")
@@ -76,6 +76,20 @@ class Replica:
         return any(each.laddr and each.laddr.port == port for each in psutil.Process(self.pid).net_connections("tcp"))
 
 
+@dataclass(frozen=True)
+class Doors:
+    """Where people trade: any replica of orders, and the market that they look at."""
+
+    orders: Sequence[Served]
+    market: Market
+
+    def order_stubs(self) -> list[orders_pb2_grpc.OrderServiceStub]:
+        return [served.stub(orders_pb2_grpc.OrderServiceStub) for served in self.orders]
+
+    def portfolio_stubs(self) -> list[orders_pb2_grpc.PortfolioServiceStub]:
+        return [served.stub(orders_pb2_grpc.PortfolioServiceStub) for served in self.orders]
+
+
 @dataclass
 class Stand:
     """The installation, its servers, the replicas of each service, and a market that goes on by itself."""
@@ -86,11 +100,9 @@ class Stand:
     market: Market
     replicas: dict[str, list[Replica]] = field(default_factory=dict)
 
-    def order_stubs(self) -> list[orders_pb2_grpc.OrderServiceStub]:
-        return [each.process.served.stub(orders_pb2_grpc.OrderServiceStub) for each in self.replicas["orders"]]
-
-    def portfolio_stubs(self) -> list[orders_pb2_grpc.PortfolioServiceStub]:
-        return [each.process.served.stub(orders_pb2_grpc.PortfolioServiceStub) for each in self.replicas["orders"]]
+    @property
+    def doors(self) -> Doors:
+        return Doors([replica.process.served for replica in self.replicas["orders"]], self.market)
 
     async def until_ready(self) -> None:
         for replicas in self.replicas.values():

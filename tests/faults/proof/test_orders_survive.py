@@ -71,7 +71,7 @@ async def prove(
         superuser = await connected(stand.installation)
         await steps.prepare(superuser)
         await superuser.close()
-        async with loading(stand, people, seed) as load:
+        async with loading(stand.doors, people, seed) as load:
             chaos = Chaos(stand, ALL, random.Random(f"{seed} chaos"), stop_seconds)
             await chaos.run(iter(plan), lanes)
             await load.end()
@@ -82,7 +82,7 @@ async def prove(
                 assert broken(await verify(before, AT_ANY_MOMENT)) == {}
             await load.settle()
             await drained(rows, load)
-            evidence = replace(before, shown=await shown_of(stand, load))
+            evidence = replace(before, shown=await shown_of(stand.doors, load))
             findings = await verify(evidence)
             await rows.close()
         report = told_of(seed, chaos.injected, load, {name: finding.looked_at for name, finding in findings.items()})
