@@ -4,12 +4,13 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import asyncpg
+from redis.exceptions import RedisError
 
 from libs.bus.connection import open_redis
 from libs.store.relay import requests_of
@@ -20,8 +21,8 @@ from tests.faults.proof.steps import STEPS, Step
 HOLD_SECONDS = 60.0  # until somebody comes to a step, whatever else is broken at the time
 TAKE_HOLD_SECONDS = 30.0
 PAUSE_SECONDS_MAX = 0.3  # between two faults of one lane
-WAITED_FOR_LEASES = 0.25
-"""Of so many of the dead the leases end by themselves; those of the others at once, as if the time had passed."""
+STOP_ATTEMPTS = 5
+RECOVERY_SECONDS = 120.0  # that a process may take to be ready while other faults befall it
 
 TOLD_AGAIN = 20  # facts about one account
 ASK_AGAIN_SECONDS = 1.0
@@ -43,8 +44,14 @@ class Chaos:
     stand: Stand
     faults: Mapping[str, "Fault"]
     chance: random.Random
+    check: Callable[[], None]
+    """Raises where something is amiss that is no fault of ours."""
     stop_seconds: float
+    waited_for_leases: float
+    """Of this part of the dead the leases end by themselves; those of the others at once, as if the time had passed."""
     injected: Counter[str] = field(default_factory=Counter)
+    standing_still: set[int] = field(default_factory=set)
+    """Processes that do."""
     steady: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by what needs Postgres to stand, and by who kills it."""
 
@@ -55,11 +62,15 @@ class Chaos:
             for name in plan:
                 await self.faults[name](self)
                 self.injected[name] += 1
+                self.check()
                 await asyncio.sleep(self.chance.uniform(0, PAUSE_SECONDS_MAX))
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(lanes):
-                group.create_task(work())
+            keeping_up = group.create_task(self.stand.keep_up())
+            async with asyncio.TaskGroup() as working:
+                for _ in range(lanes):
+                    working.create_task(work())
+            keeping_up.cancel()
         await self.stand.until_ready()
 
     async def die_at(self, step: Step) -> None:
@@ -74,13 +85,13 @@ class Chaos:
                 if await steps.waiting_port(rows, step) is None:
                     raise NotInjected(f"process {pid} was not held at {step.name!r} when it died")
             await self._outlive(step.word, pid)
-        await replica.process.served.until_ready()
+        await self._recovered(replica)
 
     async def kill(self, word: str) -> None:
-        replica = self.chance.choice(self.stand.replicas[word])
+        replica = self._some(word)
         async with self.steady:
             await self._outlive(word, replica.die())
-        await replica.process.served.until_ready()
+        await self._recovered(replica)
 
     async def kill_relay(self, word: str) -> None:
         """The process that carries the service's facts to Redis at this moment."""
@@ -89,21 +100,33 @@ class Chaos:
                 pid = await until(partial(self._relay_of, rows, word), f"a relay of {word}", TAKE_HOLD_SECONDS)
             replica = next(each for each in self.stand.replicas[word] if each.pid == pid)
             await self._outlive(word, replica.die())
-        await replica.process.served.until_ready()
+        await self._recovered(replica)
 
     async def stop(self, word: str) -> None:
-        """Stands still for longer than its leases last: another has them by the time that it goes on."""
-        replica = self.chance.choice(self.stand.replicas[word])
-        pid = replica.pid
-        replica.stand_still()
-        try:
-            await until(lambda: replica.is_standing_still, f"{word} stands still", TAKE_HOLD_SECONDS)
-            await asyncio.sleep(self.stop_seconds)
-        finally:
-            # It may have been killed meanwhile, as one that stands still at a step is.
-            if replica.pid == pid:
-                replica.go_on()
-        await replica.process.served.until_ready()
+        """Stands still for longer than its leases last, and goes on when it has none any more."""
+        for _ in range(STOP_ATTEMPTS):
+            replica = self._some(word)
+            pid = replica.pid
+            replica.stand_still()
+            self.standing_still.add(pid)
+            try:
+                await until(
+                    lambda replica=replica: replica.is_standing_still, f"{word} stands still", TAKE_HOLD_SECONDS
+                )
+                await asyncio.sleep(self.stop_seconds)
+                if replica.pid == pid:
+                    async with self.steady:
+                        await self._see_no_lease(word, pid)
+            finally:
+                self.standing_still.discard(pid)
+                # It may have been killed meanwhile, as one that stood still at a step is.
+                lasted = replica.pid == pid
+                if lasted:
+                    replica.go_on()
+            await self._recovered(replica)
+            if lasted:
+                return
+        raise NotInjected(f"{word} was killed whenever it stood still")
 
     async def lose_redis(self) -> None:
         """With all its data, as a Redis without a disk."""
@@ -133,12 +156,40 @@ class Chaos:
             request: Any = {"key": told["key"], "after": max(0, told["sequence"] - TOLD_AGAIN)}
 
             async def is_out_again() -> bool:
-                # Redis may have lost the request.
-                await redis.xadd(requests_of(word), request)
+                # Redis may be away, or lose the request.
+                with suppress(RedisError):
+                    await redis.xadd(requests_of(word), request)
                 await asyncio.sleep(ASK_AGAIN_SECONDS)
-                return await rows.fetchval(SENT_SINCE.format(word), *told.values())
+                return bool(await rows.fetchval(SENT_SINCE.format(word), *told.values()))
 
             await until(is_out_again, f"{word} tells again", TAKE_HOLD_SECONDS)
+
+    def _some(self, word: str) -> Replica:
+        """By chance, of those that do not stand still if there are any."""
+        replicas = self.stand.replicas[word]
+        going_on = [replica for replica in replicas if replica.pid not in self.standing_still]
+        return self.chance.choice(going_on or replicas)
+
+    async def _recovered(self, replica: Replica) -> None:
+        """Returns once it is ready, whatever else befalls it until then."""
+        end = asyncio.get_running_loop().time() + RECOVERY_SECONDS
+        while True:
+            try:
+                await replica.process.served.until_ready()
+            except TimeoutError:
+                if asyncio.get_running_loop().time() > end:
+                    raise
+            else:
+                return
+
+    async def _see_no_lease(self, word: str, pid: int) -> None:
+        async with self._connected() as rows:
+            held = await rows.fetchval(
+                f"SELECT count(*) FROM {word}.leases WHERE split_part(owner, ':', 2) = $1 AND expire_time > now()",
+                str(pid),
+            )
+        if held:
+            raise NotInjected(f"process {pid} of {word}, which stood still, has {held} leases")
 
     async def _relay_of(self, rows: asyncpg.Connection, word: str) -> int | None:
         owner = await rows.fetchval(
@@ -149,7 +200,7 @@ class Chaos:
 
     async def _outlive(self, word: str, pid: int) -> None:
         """What a process held that has died becomes free, sometimes at once."""
-        if self.chance.random() < WAITED_FOR_LEASES:
+        if self.chance.random() < self.waited_for_leases:
             return
         async with self._connected() as rows:
             await rows.execute(

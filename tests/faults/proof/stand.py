@@ -27,6 +27,7 @@ from tests.servers import PostgresProcess, ValkeyServer
 
 WORDS = ("orders", "execution")
 LOOK_SECONDS = 0.01
+KEEP_UP_SECONDS = 0.2
 INSTRUMENTS = tuple(
     orders_domain.Instrument(
         instrument_id=f"SIM:{base}USDT",
@@ -99,10 +100,22 @@ class Stand:
     valkey: ValkeyServer
     market: Market
     replicas: dict[str, list[Replica]] = field(default_factory=dict)
+    started_again: int = 0
 
     @property
     def doors(self) -> Doors:
         return Doors([replica.process.served for replica in self.replicas["orders"]], self.market)
+
+    async def keep_up(self) -> None:
+        """Starts again, as a supervisor does, what ended because it began while its servers were away."""
+        while True:
+            for replica in (replica for replicas in self.replicas.values() for replica in replicas):
+                if replica.process.process.poll() is not None:
+                    [*_, why] = replica.process.logged().splitlines()
+                    assert "Unavailable" in why, f"{replica.word} ended: {why}"
+                    replica.process.start()
+                    self.started_again += 1
+            await asyncio.sleep(KEEP_UP_SECONDS)
 
     async def until_ready(self) -> None:
         for replicas in self.replicas.values():

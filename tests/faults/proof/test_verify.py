@@ -1,11 +1,12 @@
 """The verifier itself: whatever is broken, it says so, and of that promise alone; and of nothing it says that nothing is kept."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -171,7 +172,7 @@ async def test_a_fault_that_did_not_take_hold_fails():
     going_on = asyncio.create_task(go_on_all_the_same())
     stand: Any = Standing(market)
     with pytest.raises(NotInjected):
-        await stand_still(Chaos(stand, {}, cast("Any", None), stop_seconds=0.1))
+        await stand_still(Chaos(stand, {}, random.Random(), lambda: None, stop_seconds=0.1, waited_for_leases=0))
     going_on.cancel()
     assert market.going_on.is_set()
 
