@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,8 +52,8 @@ class Chaos:
     injected: Counter[str] = field(default_factory=Counter)
     standing_still: set[int] = field(default_factory=set)
     """Processes that do."""
-    steady: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by what needs Postgres to stand, and by who kills it."""
+    ground: "Ground" = field(default_factory=lambda: Ground())
+    """Postgres, which some faults need."""
 
     async def run(self, plan: Iterator[str], lanes: int) -> None:
         """All faults of the plan, so many at once at most."""
@@ -74,28 +74,30 @@ class Chaos:
         await self.stand.until_ready()
 
     async def die_at(self, step: Step) -> None:
-        async with self.steady:
+        async with self.ground.stands():
             async with self._connected() as rows:
                 await steps.take(rows, step)
-                port = await until(
-                    partial(steps.waiting_port, rows, step), f"somebody comes to {step.name!r}", HOLD_SECONDS
-                )
-                replica = self._owner_of(step.word, port)
-                pid = replica.die()
-                if await steps.waiting_port(rows, step) is None:
+                held = partial(steps.waiting_ports, rows, step)
+                [port, *_] = await until(held, f"somebody comes to {step.name!r}", HOLD_SECONDS)
+                # Nobody's, if another fault has killed it there just now.
+                replica = next((each for each in self.stand.replicas[step.word] if each.owns_port(port)), None)
+                pid = replica.die() if replica else None
+                if port not in await held():
                     raise NotInjected(f"process {pid} was not held at {step.name!r} when it died")
-            await self._outlive(step.word, pid)
-        await self._recovered(replica)
+            if pid:
+                await self._outlive(step.word, pid)
+        if replica:
+            await self._recovered(replica)
 
     async def kill(self, word: str) -> None:
         replica = self._some(word)
-        async with self.steady:
+        async with self.ground.stands():
             await self._outlive(word, replica.die())
         await self._recovered(replica)
 
     async def kill_relay(self, word: str) -> None:
         """The process that carries the service's facts to Redis at this moment."""
-        async with self.steady:
+        async with self.ground.stands():
             async with self._connected() as rows:
                 pid = await until(partial(self._relay_of, rows, word), f"a relay of {word}", TAKE_HOLD_SECONDS)
             replica = next(each for each in self.stand.replicas[word] if each.pid == pid)
@@ -115,7 +117,7 @@ class Chaos:
                 )
                 await asyncio.sleep(self.stop_seconds)
                 if replica.pid == pid:
-                    async with self.steady:
+                    async with self.ground.stands():
                         await self._see_no_lease(word, pid)
             finally:
                 self.standing_still.discard(pid)
@@ -139,7 +141,7 @@ class Chaos:
 
     async def lose_postgres(self, *, kills: bool) -> None:
         postgres = self.stand.postgres
-        async with self.steady:
+        async with self.ground.gives_way():
             began = await self._postgres_began()
             await asyncio.to_thread(postgres.kill if kills else postgres.stop)
             await asyncio.sleep(self.chance.uniform(0, 1))
@@ -149,7 +151,11 @@ class Chaos:
 
     async def tell_again(self, word: str) -> None:
         """Its newest facts about some account go out a second time, asked for as a reader does that has missed them."""
-        async with self.steady, self._connected() as rows, open_redis(self.stand.installation.redis_url) as redis:
+        async with (
+            self.ground.stands(),
+            self._connected() as rows,
+            open_redis(self.stand.installation.redis_url) as redis,
+        ):
             told = await until(
                 partial(rows.fetchrow, NEWEST.format(word)), f"{word} has told something", TAKE_HOLD_SECONDS
             )
@@ -207,12 +213,6 @@ class Chaos:
                 f"UPDATE {word}.leases SET expire_time = '-infinity' WHERE split_part(owner, ':', 2) = $1", str(pid)
             )
 
-    def _owner_of(self, word: str, port: int) -> Replica:
-        for replica in self.stand.replicas[word]:
-            if replica.owns_port(port):
-                return replica
-        raise NotInjected(f"no process of {word} has the connection from port {port}")
-
     async def _postgres_began(self) -> object:
         async with self._connected() as rows:
             return await rows.fetchval("SELECT pg_postmaster_start_time()")
@@ -224,6 +224,40 @@ class Chaos:
             yield rows
         finally:
             await rows.close()
+
+
+class Ground:
+    """What stands while faults need it, as many at once as like, and gives way to one that takes it from under all."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._needed = 0
+        self._is_to_give_way = False
+
+    @asynccontextmanager
+    async def stands(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._is_to_give_way)
+            self._needed += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._needed -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def gives_way(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._is_to_give_way)
+            self._is_to_give_way = True
+            await self._changed.wait_for(lambda: not self._needed)
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._is_to_give_way = False
+                self._changed.notify_all()
 
 
 Fault = Callable[[Chaos], Awaitable[None]]

@@ -74,7 +74,11 @@ class Replica:
 
     def owns_port(self, port: int) -> bool:
         """Whether that port of this machine is the process's end of a connection."""
-        return any(each.laddr and each.laddr.port == port for each in psutil.Process(self.pid).net_connections("tcp"))
+        try:
+            found = psutil.Process(self.pid).net_connections("tcp")
+        except psutil.NoSuchProcess:
+            return False
+        return any(each.laddr and each.laddr.port == port for each in found)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ HOLD = f"""
     """
 WAITING = """
     SELECT client_port FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE locktype = 'advisory' AND classid = $1 AND objid = $2 AND NOT granted AND client_port > 0 LIMIT 1
+    WHERE locktype = 'advisory' AND classid = $1 AND objid = $2 AND mode = 'ShareLock' AND NOT granted
     """
 
 
@@ -90,6 +90,6 @@ async def take(superuser: asyncpg.Connection, step: Step) -> None:
     await superuser.execute("SELECT pg_advisory_lock($1, $2)", LOCKS, STEPS.index(step))
 
 
-async def waiting_port(superuser: asyncpg.Connection, step: Step) -> int | None:
-    """The port of the connection, on its client's side, of somebody who is held at the step."""
-    return await superuser.fetchval(WAITING, LOCKS, STEPS.index(step))
+async def waiting_ports(superuser: asyncpg.Connection, step: Step) -> list[int]:
+    """The ports of the connections, on their clients' side, that are held at the step."""
+    return [row["client_port"] for row in await superuser.fetch(WAITING, LOCKS, STEPS.index(step))]

@@ -38,7 +38,7 @@ IN_SHORT = (
     "kill Postgres",
 )
 SHORT = {"replicas": 1, "people": 6, "lanes": 2, "stop_seconds": LEASE_SECONDS + 0.5, "waited_for_leases": 0.0}
-LONG = {"replicas": 2, "people": 8, "lanes": 3, "stop_seconds": 30.0, "waited_for_leases": 0.25}
+LONG = {"replicas": 2, "people": 8, "lanes": 4, "stop_seconds": 30.0, "waited_for_leases": 0.25}
 
 
 @pytest.mark.timeout(300)
