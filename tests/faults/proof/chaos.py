@@ -39,6 +39,40 @@ class NotInjected(Exception):
     """A fault that was planned did not take hold."""
 
 
+class Ground:
+    """What stands while faults need it, as many at once as like, and gives way to one that takes it from under all."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._needed = 0
+        self._is_to_give_way = False
+
+    @asynccontextmanager
+    async def stands(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._is_to_give_way)
+            self._needed += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._needed -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def gives_way(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._is_to_give_way)
+            self._is_to_give_way = True
+            await self._changed.wait_for(lambda: not self._needed)
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._is_to_give_way = False
+                self._changed.notify_all()
+
+
 @dataclass
 class Chaos:
     stand: Stand
@@ -52,7 +86,7 @@ class Chaos:
     injected: Counter[str] = field(default_factory=Counter)
     standing_still: set[int] = field(default_factory=set)
     """Processes that do."""
-    ground: "Ground" = field(default_factory=lambda: Ground())
+    ground: Ground = field(default_factory=Ground)
     """Postgres, which some faults need."""
 
     async def run(self, plan: Iterator[str], lanes: int) -> None:
@@ -90,7 +124,7 @@ class Chaos:
             await self._recovered(replica)
 
     async def kill(self, word: str) -> None:
-        replica = self._some(word)
+        replica = await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS)
         async with self.ground.stands():
             await self._outlive(word, replica.die())
         await self._recovered(replica)
@@ -99,22 +133,20 @@ class Chaos:
         """The process that carries the service's facts to Redis at this moment."""
         async with self.ground.stands():
             async with self._connected() as rows:
-                pid = await until(partial(self._relay_of, rows, word), f"a relay of {word}", TAKE_HOLD_SECONDS)
-            replica = next(each for each in self.stand.replicas[word] if each.pid == pid)
-            await self._outlive(word, replica.die())
+                replica = await until(partial(self._relay_of, rows, word), f"a relay of {word}", TAKE_HOLD_SECONDS)
+                pid = replica.die()
+            await self._outlive(word, pid)
         await self._recovered(replica)
 
     async def stop(self, word: str) -> None:
         """Stands still for longer than its leases last, and goes on when it has none any more."""
         for _ in range(STOP_ATTEMPTS):
-            replica = self._some(word)
+            replica = await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS)
             pid = replica.pid
             replica.stand_still()
             self.standing_still.add(pid)
             try:
-                await until(
-                    lambda replica=replica: replica.is_standing_still, f"{word} stands still", TAKE_HOLD_SECONDS
-                )
+                await until(partial(replica.is_at_rest, pid), f"{word} stands still", TAKE_HOLD_SECONDS)
                 await asyncio.sleep(self.stop_seconds)
                 if replica.pid == pid:
                     async with self.ground.stands():
@@ -122,7 +154,7 @@ class Chaos:
             finally:
                 self.standing_still.discard(pid)
                 # It may have been killed meanwhile, as one that stood still at a step is.
-                lasted = replica.pid == pid
+                lasted = replica.pid == pid and replica.lives
                 if lasted:
                     replica.go_on()
             await self._recovered(replica)
@@ -170,11 +202,11 @@ class Chaos:
 
             await until(is_out_again, f"{word} tells again", TAKE_HOLD_SECONDS)
 
-    def _some(self, word: str) -> Replica:
-        """By chance, of those that do not stand still if there are any."""
-        replicas = self.stand.replicas[word]
-        going_on = [replica for replica in replicas if replica.pid not in self.standing_still]
-        return self.chance.choice(going_on or replicas)
+    def _some(self, word: str) -> Replica | None:
+        """By chance, of those that live, and that do not stand still if there are any."""
+        living = [replica for replica in self.stand.replicas[word] if replica.lives]
+        going_on = [replica for replica in living if replica.pid not in self.standing_still]
+        return self.chance.choice(going_on or living) if living else None
 
     async def _recovered(self, replica: Replica) -> None:
         """Returns once it is ready, whatever else befalls it until then."""
@@ -197,12 +229,13 @@ class Chaos:
         if held:
             raise NotInjected(f"process {pid} of {word}, which stood still, has {held} leases")
 
-    async def _relay_of(self, rows: asyncpg.Connection, word: str) -> int | None:
+    async def _relay_of(self, rows: asyncpg.Connection, word: str) -> Replica | None:
         owner = await rows.fetchval(
             f"SELECT owner FROM {word}.leases WHERE name = $1 AND expire_time > now()", f"relay/{word}"
         )
-        pid = int(owner.split(":")[1]) if owner else None
-        return pid if pid in {replica.pid for replica in self.stand.replicas[word]} else None
+        return next(
+            (each for each in self.stand.replicas[word] if owner and str(each.pid) == owner.split(":")[1]), None
+        )
 
     async def _outlive(self, word: str, pid: int) -> None:
         """What a process held that has died becomes free, sometimes at once."""
@@ -218,46 +251,12 @@ class Chaos:
             return await rows.fetchval("SELECT pg_postmaster_start_time()")
 
     @asynccontextmanager
-    async def _connected(self):
+    async def _connected(self) -> AsyncIterator[asyncpg.Connection]:
         rows = await connected(self.stand.installation)
         try:
             yield rows
         finally:
             await rows.close()
-
-
-class Ground:
-    """What stands while faults need it, as many at once as like, and gives way to one that takes it from under all."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._needed = 0
-        self._is_to_give_way = False
-
-    @asynccontextmanager
-    async def stands(self) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._is_to_give_way)
-            self._needed += 1
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._needed -= 1
-                self._changed.notify_all()
-
-    @asynccontextmanager
-    async def gives_way(self) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self._is_to_give_way)
-            self._is_to_give_way = True
-            await self._changed.wait_for(lambda: not self._needed)
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._is_to_give_way = False
-                self._changed.notify_all()
 
 
 Fault = Callable[[Chaos], Awaitable[None]]

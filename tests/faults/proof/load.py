@@ -29,7 +29,7 @@ RETRY_SECONDS = 0.1
 PAUSE_SECONDS = (0.05, 0.4)  # between two wishes of one person
 MOMENT_SECONDS = 0.005  # that somebody waits who never asks again
 ASKED_ONCE = 0.05  # of all orders
-ANSWER_SECONDS = 90.0  # that any outage may last
+ANSWER_SECONDS = 180.0  # that any outage may last
 FEW_OPEN, MANY_OPEN = 2, 12  # orders of one person, between which they come and go
 AWAY_TICKS = 8  # of a limit from the middle, at most
 # Prices that the market never comes to: what rests there is still open in the end.

@@ -32,6 +32,8 @@ class Market:
         """Batches, of all instruments."""
         self.going_on = asyncio.Event()
         self.going_on.set()
+        self.cut = asyncio.Lock()
+        """Held by who has it stand still."""
         self._sequence = 0
         self._random = random.Random(1)
 

@@ -56,8 +56,12 @@ class Replica:
         return self.process.process.pid
 
     @property
-    def is_standing_still(self) -> bool:
-        return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+    def lives(self) -> bool:
+        return self.process.process.poll() is None
+
+    def is_at_rest(self, pid: int) -> bool:
+        """Whether the process of that pid does nothing: it stands still, or another has its place."""
+        return self.pid != pid or not self.lives or psutil.Process(pid).status() == psutil.STATUS_STOPPED
 
     def die(self) -> int:
         """`kill -9`, and another process in its place; the pid of the one that died."""

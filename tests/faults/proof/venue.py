@@ -101,15 +101,16 @@ class PaperVenue:
 async def stand_still(chaos: Chaos) -> None:
     """The paper venue is cut off: nothing comes from the market, no price and nothing that an order could meet."""
     market = chaos.stand.market
-    market.going_on.clear()
-    try:
-        await asyncio.sleep(2 * TICK_SECONDS)  # what is on its way arrives
-        brought = market.brought
-        await asyncio.sleep(chaos.stop_seconds / 2)
-        if market.brought != brought:
-            raise NotInjected("the market went on")
-    finally:
-        market.going_on.set()
+    async with market.cut:
+        market.going_on.clear()
+        try:
+            await asyncio.sleep(2 * TICK_SECONDS)  # what is on its way arrives
+            brought = market.brought
+            await asyncio.sleep(chaos.stop_seconds / 2)
+            if market.brought != brought:
+                raise NotInjected("the market went on")
+        finally:
+            market.going_on.set()
 
 
 PAPER_FAULTS: Mapping[str, Fault] = {

@@ -16,7 +16,7 @@ from tests.faults.proof.stand import INSTRUMENTS, Doors, until
 from tests.faults.proof.venue import Venue
 from tests.mesh import sign_in
 
-DRAIN_SECONDS = 90.0
+DRAIN_SECONDS = 120.0
 CALL_SECONDS = 10.0
 SHOWN = 5
 OPEN_STATES = ("pending_new", "new", "partially_filled", "pending_cancel", "unknown")
