@@ -86,6 +86,7 @@ class Chaos:
     injected: Counter[str] = field(default_factory=Counter)
     standing_still: set[int] = field(default_factory=set)
     """Processes that do."""
+    losing_redis: asyncio.Lock = field(default_factory=asyncio.Lock)
     ground: Ground = field(default_factory=Ground)
     """Postgres, which some faults need."""
 
@@ -165,11 +166,14 @@ class Chaos:
     async def lose_redis(self) -> None:
         """With all its data, as a Redis without a disk."""
         valkey = self.stand.valkey
-        await asyncio.to_thread(valkey.kill)
-        await asyncio.sleep(self.chance.uniform(0, 1))
-        await asyncio.to_thread(valkey.start)
-        brought = self.stand.market.brought
-        await until(lambda: self.stand.market.brought > brought, "the market goes on", TAKE_HOLD_SECONDS)
+        async with self.losing_redis, open_redis(self.stand.installation.redis_url) as redis:
+            mark = "proof:lost"
+            await redis.set(mark, 1)
+            await asyncio.to_thread(valkey.kill)
+            await asyncio.sleep(self.chance.uniform(0, 1))
+            await asyncio.to_thread(valkey.start)
+            if await redis.exists(mark):
+                raise NotInjected("Redis has what it had")
 
     async def lose_postgres(self, *, kills: bool) -> None:
         postgres = self.stand.postgres
