@@ -91,13 +91,13 @@ async def prove(
                 before = Evidence(rows, load.journal, PaperVenue(rows), followed, {})
                 assert broken(await verify(before, AT_ANY_MOMENT)) == {}
             await load.settle()
-            await drained(rows, load)
+            left = await drained(rows, load)
             evidence = replace(before, shown=await shown_of(stand.doors, load))
             findings = await verify(evidence)
             await rows.close()
         report = told_of(seed, chaos, load, {name: finding.looked_at for name, finding in findings.items()})
-    print(report)
     record_property("said", report)
+    assert left == {}
     assert broken(findings) == {}
     assert chaos.injected == Counter(plan)
     assert_loaded(load, len(plan))

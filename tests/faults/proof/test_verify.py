@@ -83,7 +83,7 @@ async def settled(installation: Installation) -> AsyncIterator[Evidence]:
         await load.end()
         await load.settle()
         rows = await connected(installation)
-        await drained(rows, load)
+        assert await drained(rows, load) == {}
         followed = {person.account_id: person.events for person in load.people}
         yield Evidence(rows, load.journal, PaperVenue(rows), followed, await shown_of(doors, load))
         await rows.close()
