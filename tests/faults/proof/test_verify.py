@@ -1,7 +1,5 @@
 """The verifier itself: whatever is broken, it says so, and of that promise alone; and of nothing it says that nothing is kept."""
 
-import asyncio
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from tests.faults.proof.chaos import Chaos, NotInjected
 from tests.faults.proof.load import Journal, Load, loading
-from tests.faults.proof.market import Market
 from tests.faults.proof.stand import Doors, announce, connected, trading_market, until
 from tests.faults.proof.test_orders_survive import assert_loaded
-from tests.faults.proof.venue import PaperVenue, Venue, VenueFill, VenueOrder, stand_still
+from tests.faults.proof.venue import PaperVenue, Venue, VenueFill, VenueOrder
 from tests.faults.proof.verify import PROMISES, Evidence, broken, drained, shown_of, verify
 from tests.mesh import Installation
 
@@ -159,24 +155,3 @@ async def test_of_nothing_no_promise_is_kept(installation: Installation):
 def test_a_run_without_a_load_fails():
     with pytest.raises(AssertionError):
         assert_loaded(Load(Journal(), []), 1)
-
-
-async def test_a_fault_that_did_not_take_hold_fails():
-    market = Market([])
-
-    async def go_on_all_the_same() -> None:
-        while True:
-            market.brought += 1
-            await asyncio.sleep(0)
-
-    going_on = asyncio.create_task(go_on_all_the_same())
-    stand: Any = Standing(market)
-    with pytest.raises(NotInjected):
-        await stand_still(Chaos(stand, {}, random.Random(), lambda: None, stop_seconds=0.1, waited_for_leases=0))
-    going_on.cancel()
-    assert market.going_on.is_set()
-
-
-@dataclass(frozen=True)
-class Standing:
-    market: Market
