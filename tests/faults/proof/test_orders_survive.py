@@ -120,7 +120,7 @@ def told_of(seed: int, chaos: Chaos, load: Load, looked_at: dict[str, int]) -> s
         "processes started again that began without a server": chaos.stand.started_again,
         "orders acknowledged": len(journal.acknowledged),
         "orders asked for once and given up": len(journal.given_up),
-        "refused": journal.refusals.total(),
+        **{f"refused: {reason}": count for reason, count in sorted(journal.refusals.items())},
         "repeated after an answer": journal.repeats,
         "tried again without an answer": journal.unanswered,
         "refused for a reused request_id": journal.reused,
