@@ -34,6 +34,7 @@ TIMESCALE_PORT = "TRADELOOM_TEST_TIMESCALE_PORT"
 """Of a new Postgres on loopback that has TimescaleDB, to run on that one; see tests.timescale."""
 SHARED_AUTH_REDIS = 1
 """The number of the shared auth's database of Valkey; the tests' is 0."""
+SAID = "said"
 STACK = "stack"
 STACK_FOLDERS = ("tests/journeys/", "tests/faults/test_browser.py", "tests/faults/test_killed_services.py")
 """Whose tests share the one stack of a run."""
@@ -110,6 +111,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests have to say of themselves, passed or not: their property "said"."""
+    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+        for name, text in report.user_properties:
+            if name == SAID and report.when == "call":
+                terminalreporter.section(report.nodeid)
+                terminalreporter.write_line(str(text))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,0 +1,95 @@
+"""The named steps of an order's way, and how a process is held at one of them.
+
+Nothing in the services knows of it. A trigger on the row that is written at the step takes an advisory lock, shared: it
+is free unless the proof holds it, and then the process waits in the very statement. There are two places:
+
+BEFORE  In the statement that writes the row. Whoever is killed there has written nothing: the transaction rolls back.
+COMMIT  In its COMMIT, by a deferred trigger. Whoever is killed there has committed and will never know: Postgres carries the
+        COMMIT out once the lock is free, with nobody left to hear of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+LOCKS = 0x70726F66
+"""The class of the advisory locks; the number in it is the step's."""
+
+BEFORE, COMMIT = "before", "commit"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A place on the way; event and condition say which writing of the table's row it is."""
+
+    name: str
+    word: str
+    place: str
+    table: str
+    event: str = "INSERT"
+    condition: str = "true"
+
+
+ACCEPTED = "NEW.state = 'pending_new'"
+SENT = "OLD.state = 'intended' AND NEW.state <> 'intended'"
+PUBLISHED = "OLD.stream_epoch IS NULL AND NEW.stream_epoch IS NOT NULL"
+
+STEPS: Sequence[Step] = (
+    Step("before the order's commit", "orders", BEFORE, "trading_orders", condition=ACCEPTED),
+    # Its caller has no answer, and the order is there.
+    Step("after the order's commit, before the answer", "orders", COMMIT, "trading_orders", condition=ACCEPTED),
+    # Redis has the fact and orders does not know: it goes out twice.
+    Step("orders: after a fact was sent, before it is marked", "orders", BEFORE, "outbox", "UPDATE", PUBLISHED),
+    Step("before the intent", "execution", BEFORE, "venue_orders"),
+    Step("after the intent", "execution", COMMIT, "venue_orders"),
+    # The paper venue is this very transaction: to send is to commit that the venue has the order.
+    Step("before the send", "execution", BEFORE, "venue_orders", "UPDATE", SENT),
+    Step("after the send, before the reply", "execution", COMMIT, "venue_orders", "UPDATE", SENT),
+    Step("before the fill", "execution", BEFORE, "venue_fills"),
+    Step("after the fill", "execution", COMMIT, "venue_fills"),
+    Step("before a cancel is answered", "execution", BEFORE, "venue_cancels", "DELETE"),
+    Step("execution: after a fact was sent, before it is marked", "execution", BEFORE, "outbox", "UPDATE", PUBLISHED),
+    Step("before a fill is booked", "orders", BEFORE, "trading_executions"),
+    Step("after a fill is booked", "orders", COMMIT, "trading_executions"),
+)
+
+# Whoever waits here waits as long as the proof likes, whatever the session's own patience is.
+HOLD = f"""
+    CREATE FUNCTION proof.hold() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$
+    BEGIN
+      PERFORM pg_advisory_xact_lock_shared({LOCKS}, TG_ARGV[0]::integer);
+      RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+    END $$
+    """
+WAITING = """
+    SELECT client_port FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND classid = $1 AND objid = $2 AND mode = 'ShareLock' AND NOT granted
+    """
+
+
+async def prepare(superuser: asyncpg.Connection) -> None:
+    """Makes the triggers of all steps in this database."""
+    await superuser.execute("CREATE SCHEMA proof")
+    await superuser.execute(HOLD)
+    for number, step in enumerate(STEPS):
+        kind, deferred = "TRIGGER", ""
+        when = f"BEFORE {step.event}"
+        if step.place == COMMIT:
+            kind, when, deferred = "CONSTRAINT TRIGGER", f"AFTER {step.event}", "DEFERRABLE INITIALLY DEFERRED"
+        await superuser.execute(
+            f"""
+            CREATE {kind} proof_{number} {when} ON {step.word}.{step.table} {deferred}
+            FOR EACH ROW WHEN ({step.condition}) EXECUTE FUNCTION proof.hold('{number}')
+            """
+        )
+
+
+async def take(superuser: asyncpg.Connection, step: Step) -> None:
+    """From here on until the connection is closed whoever comes to the step is held there."""
+    await superuser.execute("SELECT pg_advisory_lock($1, $2)", LOCKS, STEPS.index(step))
+
+
+async def waiting_ports(superuser: asyncpg.Connection, step: Step) -> list[int]:
+    """The ports of the connections, on their clients' side, that are held at the step."""
+    return [row["client_port"] for row in await superuser.fetch(WAITING, LOCKS, STEPS.index(step))]
