@@ -132,8 +132,8 @@ def canned(now: datetime) -> Canned:
     weighing = Weigh(Market(), usual)(state, instrument.instrument_id, None, now)
     asked = {"instrument": instrument, "quote": None, "limits": limits, "weighing": weighing}
     order = placing.place(state, ticket, **asked, order_id=uuid7(), now=now)
-    event, (kind, fact) = wire.told(state.events[0], account.mode)
-    answer = orders_pb2.PlaceOrderResponse(order=wire.order_to_proto(order)).SerializeToString()
+    event, (kind, fact) = wire.told(state, state.events[0])
+    answer = wire.place_answer(state, order)
     return Canned(
         store.INSERT_ORDERS.arguments([order]),
         event,

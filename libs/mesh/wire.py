@@ -12,6 +12,7 @@ from libs.money import plain
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_SECONDS = 86_400
+LENGTH_DELIMITED = 2  # protobuf's wire type of messages
 
 
 def decimal_to_proto(value: Decimal | None) -> decimal_pb2.Decimal | None:
@@ -45,3 +46,18 @@ def time_asked(request: Message, field: str) -> datetime | None:
         return time_from_proto(getattr(request, field))
     except ValueError:
         raise Invalid({field: "must be between the years 1 and 9999"}) from None
+
+
+def embedded(field_number: int, message: bytes) -> bytes:
+    """A message's field that holds a message, as it stands in its bytes: what was serialized once goes into several."""
+    return varint(field_number << 3 | LENGTH_DELIMITED) + varint(len(message)) + message
+
+
+def varint(value: int) -> bytes:
+    """Protobuf's form of a whole number that is not negative."""
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)

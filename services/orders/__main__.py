@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2_grpc, risk_pb2_grpc
 
 from libs.bus import connection
 from libs.bus.connection import open_redis
@@ -23,7 +23,7 @@ from libs.store.revisions import check_revision
 from services.orders import consumers, upkeep, use_cases, wire
 from services.orders.batches import Bounds, Patience, batching
 from services.orders.binding import Binding
-from services.orders.domain import Limits, Order, RiskLimits
+from services.orders.domain import Limits, RiskLimits
 from services.orders.equity import watching
 from services.orders.hub import waking
 from services.orders.market import following_market, now
@@ -70,10 +70,6 @@ class PlaceTogether:
             return outcomes
 
 
-def place_answer(order: Order) -> bytes:
-    return orders_pb2.PlaceOrderResponse(order=wire.order_to_proto(order)).SerializeToString()
-
-
 @asynccontextmanager
 async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     limits = Limits(
@@ -95,7 +91,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         async with following_market(database, redis, settings.quote_poll_seconds) as market:
             weigh = use_cases.Weigh(market, usual)
             place_orders = use_cases.PlaceOrders(
-                market, limits, weigh, use_cases.NoteRefusals(uuid7), place_answer, uuid7, now
+                market, limits, weigh, use_cases.NoteRefusals(uuid7), wire.place_answer, uuid7, now
             )
             place = PlaceTogether(database, place_orders)
             bounds = Bounds(

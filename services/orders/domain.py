@@ -602,6 +602,8 @@ class AccountState:
     changed_orders: set[UUID] = field(default_factory=set)
     annotations: dict[UUID, Annotation] = field(default_factory=dict)
     """Of orders that were placed since."""
+    serialized: dict[UUID, tuple[Order, bytes]] = field(default_factory=dict)
+    """Orders as they are told: each is serialized once, for its owner's answer, for streams and for other services."""
     deployments: dict[tuple[UUID, str], Position] = field(default_factory=dict)
     """What each deployment has made of an instrument, of those whose orders trade."""
     limits: RiskLimits | None = None

@@ -544,7 +544,7 @@ async def tell(writes: Together, states: Sequence[AccountState]) -> None:
     for state in states:
         account = state.account
         for event in state.events:
-            message, (kind, payload) = wire.told(event, account.mode)
+            message, (kind, payload) = wire.told(state, event)
             events.append((account.account_id, event.account_sequence, account.user_id, message, event.time))
             facts.append(
                 Fact(

@@ -237,7 +237,7 @@ class PlaceOrders:
     limits: Limits
     weigh: Weigh
     note_refusals: NoteRefusals
-    answer: Callable[[Order], bytes]
+    answer: Callable[[AccountState, Order], bytes]
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
 
@@ -273,15 +273,16 @@ class PlaceOrders:
                     RequestIdReused("the request_id was used before with another body", request_id=key.request_id)
                 )
             else:
+                state = states.get(each.ticket.account_id)
                 try:
-                    order = self._place(states.get(each.ticket.account_id), each)
+                    state, order = self._place(state, each)
                 except Refusal as refusal:
                     outcomes.append(refusal)
-                    if state := states.get(each.ticket.account_id):
+                    if state is not None:
                         refused += self.note_refusals(state.account, each.ticket.instrument_id, refusal, self.now())
                 else:
                     accepted[request] = key
-                    new[key] = self.answer(order)
+                    new[key] = self.answer(state, order)
                     outcomes.append(new[key])
         if new:
             await accounts.save(list(states.values()))
@@ -289,13 +290,13 @@ class PlaceOrders:
         await accounts.add_risk_events(refused)
         return outcomes
 
-    def _place(self, state: AccountState | None, asked: Placing) -> Order:
+    def _place(self, state: AccountState | None, asked: Placing) -> tuple[AccountState, Order]:
         ticket = asked.ticket
         # The transaction sees the accounts of all the batch's users; this caller may name only its own.
         if state is None or state.account.user_id != asked.key.user_id:
             raise AccountNotFound("no such account", account_id=ticket.account_id)
         now = self.now()
-        return placing.place(
+        return state, placing.place(
             state,
             ticket,
             instrument=self.market.instrument(ticket.instrument_id),

@@ -7,11 +7,12 @@ from tradeloom.orders.v1 import events_pb2, orders_pb2
 
 from libs.errors import Refusal
 from libs.mesh.errors import to_status
-from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_asked, timestamp
+from libs.mesh.wire import decimal_from_proto, decimal_to_proto, embedded, time_asked, timestamp
 from libs.money import multiply, rounded
 from services.orders.domain import (
     Account,
     AccountKind,
+    AccountState,
     Annotation,
     Balance,
     Event,
@@ -32,6 +33,7 @@ from services.orders.domain import (
 from services.orders.ledger_store import LedgerEntry
 from services.orders.use_cases import Portfolio, Preview, ValuedPosition
 
+ORDER_CHANGED = events_pb2.OrderChanged.DESCRIPTOR.full_name
 SIDES = {orders_pb2.ORDER_SIDE_BUY: Side.BUY, orders_pb2.ORDER_SIDE_SELL: Side.SELL}
 SIDE_TO_PROTO = {value: key for key, value in SIDES.items()}
 TYPE_TO_PROTO = {each: orders_pb2.OrderType.Value(f"ORDER_TYPE_{each.name}") for each in OrderType}
@@ -209,21 +211,31 @@ def account_to_proto(account: Account) -> orders_pb2.Account:
     )
 
 
-def event_to_proto(event: Event) -> orders_pb2.OrderEvent:
-    return orders_pb2.OrderEvent(
+def order_bytes(state: AccountState, order: Order) -> bytes:
+    """The order's message, made once while its account is at hand."""
+    kept = state.serialized.get(order.order_id)
+    if kept is None or kept[0] is not order:
+        kept = state.serialized[order.order_id] = order, order_to_proto(order).SerializeToString()
+    return kept[1]
+
+
+def place_answer(state: AccountState, order: Order) -> bytes:
+    """PlaceOrder's answer."""
+    return embedded(orders_pb2.PlaceOrderResponse.ORDER_FIELD_NUMBER, order_bytes(state, order))
+
+
+def told(state: AccountState, event: Event) -> tuple[bytes, tuple[str, bytes]]:
+    """An event as streams send it, and as a fact for the other services."""
+    rest = orders_pb2.OrderEvent(
         account_sequence=event.account_sequence,
         kind=KIND_TO_PROTO[event.kind],
-        order=order_to_proto(event.order),
         execution=execution_to_proto(event.execution) if event.execution else None,
         time=timestamp(event.time),
-    )
-
-
-def told(event: Event, mode: Mode) -> tuple[bytes, tuple[str, bytes]]:
-    """An event as streams send it, and as a fact for the other services."""
-    message = event_to_proto(event)
-    fact = events_pb2.OrderChanged(event=message, mode=MODE_TO_PROTO[mode])
-    return message.SerializeToString(), (fact.DESCRIPTOR.full_name, fact.SerializeToString())
+    ).SerializeToString()
+    message = rest + embedded(orders_pb2.OrderEvent.ORDER_FIELD_NUMBER, order_bytes(state, event.order))
+    mode = events_pb2.OrderChanged(mode=MODE_TO_PROTO[state.account.mode]).SerializeToString()
+    fact = mode + embedded(events_pb2.OrderChanged.EVENT_FIELD_NUMBER, message)
+    return message, (ORDER_CHANGED, fact)
 
 
 def balance_to_proto(balance: Balance) -> orders_pb2.Balance:

@@ -16,8 +16,8 @@ from libs.ids import uuid7
 from libs.store import requests
 from libs.store.database import open_database
 from libs.store.requests import RequestKey
-from services.orders import books, use_cases
-from services.orders.__main__ import PlaceTogether, place_answer
+from services.orders import books, use_cases, wire
+from services.orders.__main__ import PlaceTogether
 from services.orders.batches import Bounds, Patience, batching
 from services.orders.domain import Account, AccountKind, Limits, Mode, OrderType, RiskLimits, Side, Ticket, TimeInForce
 from services.orders.market import Market, now
@@ -77,7 +77,7 @@ async def desk(installation: Installation) -> AsyncIterator[Desk]:
             open_orders_max=1_000, orders_per_second_max=Decimal(1_000), price_collar_percent=Decimal(10)
         )
         place_orders = use_cases.PlaceOrders(
-            market, limits, use_cases.Weigh(market, usual), use_cases.NoteRefusals(uuid7), place_answer, uuid7, now
+            market, limits, use_cases.Weigh(market, usual), use_cases.NoteRefusals(uuid7), wire.place_answer, uuid7, now
         )
         yield Desk(installation, PlaceTogether(database, place_orders))
 

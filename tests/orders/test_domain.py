@@ -3,6 +3,7 @@
 from collections import defaultdict
 from copy import deepcopy
 from dataclasses import replace
+from datetime import UTC
 from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 from uuid import uuid4
@@ -10,10 +11,11 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tradeloom.orders.v1 import events_pb2, orders_pb2
 
 from libs.errors import Invalid, Refusal
 from libs.money import plain, rounded
-from services.orders import books, domain, life, market, placing, use_cases
+from services.orders import books, domain, life, market, placing, use_cases, wire
 from services.orders.domain import (
     MOVES,
     OPEN,
@@ -310,3 +312,19 @@ def test_profits_have_no_more_digits_than_the_contract_allows():
 )
 def test_a_quotes_price_is_one_that_the_contract_can_say_or_none(told, price):
     assert market.price(told) == price
+
+
+def test_an_order_is_serialized_once_and_told_as_if_it_had_been_each_time():
+    state = account_with(USDT="1000")
+    order = place(state, ticket(quantity="2", price="100"))
+    filled = apply_fill(state, order, fill_of(order, "1", price="99", fee="0.1"))
+    assert orders_pb2.PlaceOrderResponse.FromString(wire.place_answer(state, order)).order == wire.order_to_proto(order)
+    for event, expected in zip(state.events, (order, filled), strict=True):
+        message, (kind, fact) = wire.told(state, event)
+        changed = events_pb2.OrderChanged.FromString(fact)
+        assert kind == events_pb2.OrderChanged.DESCRIPTOR.full_name
+        assert changed.mode == orders_pb2.ACCOUNT_MODE_PAPER
+        assert changed.event == orders_pb2.OrderEvent.FromString(message)
+        assert changed.event.order == wire.order_to_proto(expected)
+        assert (changed.event.account_sequence, changed.event.time.ToDatetime(UTC)) == (event.account_sequence, NOW)
+        assert changed.event.HasField("execution") == (event.execution is not None)
