@@ -32,7 +32,7 @@ from libs.store.requests import purging
 
 BATCH_ROWS = 500
 STREAM_ENTRIES_MAX = 2_000  # of one partition; what is trimmed by it is still in the outbox
-ENTRY_BYTES = 1_000  # of Redis's memory for one entry on average, above what our facts take
+ENTRY_BYTES = 1_250  # of Redis's memory for one entry on average, above what our facts take
 POLL_SECONDS = 0.2  # for what other processes of this service committed, and for readers' requests
 WATCH_SECONDS = 1.0  # how often Redis is compared with what was published
 TIDY_SECONDS = 60.0

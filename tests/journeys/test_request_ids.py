@@ -13,7 +13,7 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, risk_pb2, risk_pb2_grpc
 from tradeloom.policy.v1 import policy_pb2
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
@@ -56,6 +56,7 @@ class World:
         self.market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
         self.orders = orders_pb2_grpc.OrderServiceStub(channel)
         self.portfolios = orders_pb2_grpc.PortfolioServiceStub(channel)
+        self.risks = risk_pb2_grpc.RiskServiceStub(channel)
         self.email = f"{uuid4()}@example.com"
         self.auth.Register(auth_pb2.RegisterRequest(email=self.email, password=PASSWORD))
         self.user = self.sign_in(self.email, PASSWORD)
@@ -94,6 +95,16 @@ class World:
 
     def open_account(self) -> str:
         return self.portfolios.CreateAccount(self.account(), metadata=self.user).account.account_id
+
+
+def hold(world: World, account_id: str) -> None:
+    """Buys something, and waits until it is there."""
+    buying = world.order(account_id)
+    buying.order_type = orders_pb2.ORDER_TYPE_MARKET
+    buying.ClearField("limit_price")
+    world.orders.PlaceOrder(buying, metadata=world.user)
+    asked = orders_pb2.ListPositionsRequest(account_id=account_id)
+    until(lambda: world.portfolios.ListPositions(asked, metadata=world.user).positions)
 
 
 def instrument(symbol: str, description: str = "walked") -> marketdata_pb2.Instrument:
@@ -239,6 +250,51 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
             accounts = [world.open_account() for _ in range(2)]
             requests = [orders_pb2.CancelAllOrdersRequest(request_id=request_id, account_id=each) for each in accounts]
             return world.orders.CancelAllOrders, *(lambda each=each: each for each in requests), world.user
+        case "ClosePosition":
+            account_id = world.open_account()
+            hold(world, account_id)
+            requests = [
+                orders_pb2.ClosePositionRequest(
+                    request_id=request_id,
+                    account_id=account_id,
+                    instrument_id="SIM:BTCUSDT",
+                    quantity={"value": quantity},
+                )
+                for quantity in ("0.1", "0.05")
+            ]
+            return world.portfolios.ClosePosition, *(lambda each=each: each for each in requests), world.user
+        case "SetRiskLimits":
+            account_id = world.open_account()
+            requests = [
+                risk_pb2.SetRiskLimitsRequest(
+                    request_id=request_id, account_id=account_id, limits=risk_pb2.RiskLimits(open_orders_max=count)
+                )
+                for count in (7, 8)
+            ]
+            return world.risks.SetRiskLimits, *(lambda each=each: each for each in requests), world.user
+        case "LiftRiskLocks":
+            accounts = [world.open_account() for _ in range(2)]
+            requests = [risk_pb2.LiftRiskLocksRequest(request_id=request_id, account_id=each) for each in accounts]
+            return world.risks.LiftRiskLocks, *(lambda each=each: each for each in requests), world.user
+        case "SetKillSwitch":
+            accounts = [world.open_account() for _ in range(2)]
+            requests = [
+                risk_pb2.SetKillSwitchRequest(
+                    request_id=request_id, account_id=each, mode=risk_pb2.KILL_SWITCH_MODE_HALT
+                )
+                for each in accounts
+            ]
+            return world.risks.SetKillSwitch, *(lambda each=each: each for each in requests), world.user
+        case "SetGlobalKillSwitch":
+            # Of nobody there is, so that it stops none of the others on this stack.
+            people = [str(uuid4()) for _ in range(2)]
+            requests = [
+                risk_pb2.SetGlobalKillSwitchRequest(
+                    request_id=request_id, user_id=each, mode=risk_pb2.KILL_SWITCH_MODE_HALT, reason="walked"
+                )
+                for each in people
+            ]
+            return world.risks.SetGlobalKillSwitch, *(lambda each=each: each for each in requests), world.admin
         case "AnnotateOrder":
             placed = world.orders.PlaceOrder(world.order(world.open_account()), metadata=world.user).order
             requests = [

@@ -278,7 +278,7 @@ async def test_what_the_service_reads_uses_an_index_under_row_security(installat
             await accounts.load_orders(states, [order_id])
             await accounts.load_trading(states, ["some fill"])
             await accounts.load_open(states)
-            await store.read_state(rows, account_id)
+            await store.read_state(rows, account_id, [BTC.instrument_id])
             await store.annotations_of(rows, [order_id])
             await store.list_orders(rows, account_id, Filter(tag="some"), before=None, limit=50)
             await store.find_account(rows, account_id)
