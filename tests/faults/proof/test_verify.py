@@ -22,9 +22,8 @@ FILLED = "(SELECT order_id FROM orders.trading_orders WHERE state = 'filled' AND
 
 # What is done to the database, and the one promise that it breaks.
 BROKEN_ROWS = {
-    f"UPDATE orders.trading_orders SET time_in_force = 'fok' WHERE time_in_force <> 'fok' AND order_id = {FILLED}": (
-        "acknowledged orders exist"
-    ),
+    "UPDATE orders.trading_orders SET time_in_force = CASE time_in_force WHEN 'fok' THEN 'ioc' ELSE 'fok' END "
+    f"WHERE order_id = {FILLED}": "acknowledged orders exist",
     "DELETE FROM orders.request_keys WHERE request_id = (SELECT min(request_id) FROM orders.request_keys "
     "WHERE method LIKE '%PlaceOrder')": "one order for each request",
     f"UPDATE execution.venue_orders SET state = 'canceled' WHERE order_id = {FILLED}": "states agree",
