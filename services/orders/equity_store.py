@@ -57,7 +57,10 @@ async def find_watched(rows: Connection, after: UUID, count_max: int, *, only_li
 
 
 async def add_points(rows: Connection, points: Sequence[tuple[Account, datetime, Decimal]]) -> None:
-    """Notes what accounts are worth; of one minute the last counts. Accounts come in the order of their ids."""
+    """Notes what accounts are worth; of one minute the last counts.
+
+    It waits for no account: one that is being traded in keeps its old mark, and is looked at again the next time.
+    """
     await rows.execute(
         """
         INSERT INTO equity_points AS kept (account_id, time, user_id, equity)
@@ -75,6 +78,7 @@ async def add_points(rows: Connection, points: Sequence[tuple[Account, datetime,
           peak_equity = greatest(peak_equity, seen.equity)
         FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::numeric[]) AS seen (account_id, time, sequence, equity)
         WHERE accounts.account_id = seen.account_id
+          AND accounts.account_id IN (SELECT account_id FROM accounts WHERE account_id = ANY($1) FOR UPDATE SKIP LOCKED)
         """,
         [account.account_id for account, _, _ in points],
         [time for _, time, _ in points],

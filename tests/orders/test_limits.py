@@ -12,7 +12,7 @@ from tradeloom.orders.v1 import orders_pb2, risk_pb2
 
 from libs.ids import uuid7
 from libs.store.database import open_database
-from services.orders import equity, equity_store
+from services.orders import equity, equity_store, store
 from tests.mesh import Installation, Served, sign_in
 from tests.orders.stand import (
     BTC,
@@ -449,6 +449,24 @@ async def test_worth_over_time_is_one_point_a_minute_hour_or_day_and_old_ones_ar
         assert await history(orders_pb2.EQUITY_RESOLUTION_MINUTE) == hours[:3]
         await thin("day", times[-1] + timedelta(days=1))
         assert await history(orders_pb2.EQUITY_RESOLUTION_HOUR) == [90]
+
+
+async def test_what_an_account_is_worth_is_noted_while_it_is_traded_in(installation: Installation, orders: Served):
+    anna, bert = await trader(orders), await trader(orders)
+    async with open_database(installation.url("orders_worker"), 2) as worker:
+        async with worker.transaction(anna.user_id) as placing:
+            await placing.execute("SELECT FROM accounts WHERE user_id = $1 FOR UPDATE", anna.user_id)
+            async with worker.transaction(anna.user_id, bert.user_id, lock_seconds=0.5) as rows:
+                accounts = [await store.find_account(rows, UUID(person.account_id)) for person in (anna, bert)]
+                minute = datetime(2026, 1, 1, tzinfo=UTC)
+                await equity_store.add_points(rows, [(each, minute, Decimal(7)) for each in accounts if each])
+    found = await select(
+        installation,
+        "SELECT account_id, equity, equity_time FROM equity_points JOIN accounts USING (account_id) WHERE time = $1",
+        minute,
+    )
+    assert {str(row["account_id"]): row["equity"] for row in found} == {anna.account_id: 7, bert.account_id: 7}
+    assert {str(row["account_id"]) for row in found if row["equity_time"] == minute} <= {bert.account_id}
 
 
 async def test_a_market_order_is_held_to_what_it_likely_costs(orders: Served, redis: Redis):
