@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from tradeloom.orders.v1 import orders_pb2, risk_pb2
 
 from libs.ids import uuid7
+from libs.mesh.wire import timestamp
 from libs.store.database import open_database
 from services.orders import equity, equity_store, store
 from tests.mesh import Installation, Served, sign_in
@@ -420,7 +421,11 @@ async def test_worth_over_time_is_one_point_a_minute_hour_or_day_and_old_ones_ar
         token = ""
         while True:
             asked = orders_pb2.GetEquityHistoryRequest(
-                account_id=anna.account_id, resolution=resolution, page_token=token, end_time=times[-1], **more
+                account_id=anna.account_id,
+                resolution=resolution,
+                page_token=token,
+                end_time=timestamp(times[-1]),
+                **more,
             )
             page = await anna.portfolios.GetEquityHistory(asked, metadata=anna.metadata)
             assert page.valuation_asset == "USDT"
