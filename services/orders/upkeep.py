@@ -1,10 +1,9 @@
 """What goes on beside the requests: cancels that kill switches ask for, and what is left of people who were deleted for good.
 
-Their orders are canceled and their words forgotten.
-
-The books stay under the bare user id: accounts without their names, orders, fills, positions and the ledger, for what was
-traded must be provable. No free text is among them: what was noted about orders stands beside them and goes. Execution keeps orders and fills by the same ids, and no text of
-anybody's: it hears of the cancels as of any other.
+After those their orders are canceled and their words forgotten. The books stay under the bare user id: accounts without their
+names, orders, fills, positions, the ledger, worth and what limits did, for what was traded must be provable. No free text is
+among them: what was noted about orders, limits and switches stand beside them and go. Execution keeps orders and fills by the
+same ids, and no text of anybody's: it hears of the cancels as of any other.
 """
 
 import asyncio
@@ -109,20 +108,25 @@ class Switched:
 
     async def _cancel_everybodys(self, switch: KillSwitch) -> bool:
         """A pass over all who have open orders; the last one finds nothing left."""
-        canceled, after = 0, UUID(int=0)
+        left, after = False, UUID(int=0)
         while True:
             async with self.database.transaction() as rows:
                 users = await risk_store.users_with_open_orders(rows, after, PEOPLE_AT_ONCE)
             for user_id in users:
-                async with self.database.transaction(user_id) as rows:
-                    # Whoever lets trading go on meanwhile ends this.
-                    if not await risk_store.lock_canceling(rows, switch):
-                        return False
-                    canceled += await self.cancel_orders(AccountStore(rows), user_id)
+                try:
+                    async with self.database.transaction(user_id) as rows:
+                        # Whoever lets trading go on meanwhile ends this.
+                        if not await risk_store.lock_canceling(rows, switch):
+                            return False
+                        left |= bool(await self.cancel_orders(AccountStore(rows), user_id))
+                except Refusal as refusal:
+                    # One person's locked account is not the others' trouble.
+                    left = True
+                    log.warning("cancels of a kill switch wait", user_id=str(user_id), why=refusal.reason)
             if len(users) < PEOPLE_AT_ONCE:
                 break
             after = users[-1]
-        if not canceled:
+        if not left:
             async with self.database.transaction() as rows:
                 await risk_store.finish_canceling(rows, switch)
         return True

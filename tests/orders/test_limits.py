@@ -264,6 +264,24 @@ async def test_an_operator_stops_everybody_and_nobody_else_may_nor_let_go_on(
     assert await reason(anna.place(quantity="0.1", limit_price="90")) == "TRADING_HALTED"
 
 
+async def test_one_persons_locked_account_holds_up_nobody_elses_cancels(
+    installation: Installation, orders: Served, venue: Venue, redis: Redis
+):
+    anna, bert = await trader(orders), await trader(orders)
+    await quoted(orders, redis, anna)
+    hers, his = [await resting(installation, venue, each, quantity="0.1", limit_price="90") for each in (anna, bert)]
+    operator = sign_in(uuid7(), roles=["operator"], mfa_time=int(datetime.now(UTC).timestamp()))
+    asked = risk_pb2.SetGlobalKillSwitchRequest(request_id="x", mode=HALT, reason="stop", cancel_open_orders=True)
+    async with open_database(installation.url("orders_worker"), 1) as worker:
+        # She comes first, by her id.
+        async with worker.transaction(anna.user_id) as rows:
+            await rows.execute("SELECT FROM accounts WHERE user_id = $1 FOR UPDATE", anna.user_id)
+            await anna.risks.SetGlobalKillSwitch(asked, metadata=operator)
+            await settled(bert, his.order_id, orders_pb2.ORDER_STATE_PENDING_CANCEL)
+            assert (await anna.order(hers.order_id)).state == orders_pb2.ORDER_STATE_NEW
+    await settled(anna, hers.order_id, orders_pb2.ORDER_STATE_PENDING_CANCEL)
+
+
 async def test_a_loss_locks_the_account_until_somebody_lifts_it(orders: Served, venue: Venue, redis: Redis):
     anna = await trader(orders)
     await quoted(orders, redis, anna)
