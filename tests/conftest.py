@@ -59,6 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_report_header() -> list[str]:
     """What this machine lacks, before anything is skipped for it."""
     lacks = [f"made up, since ../shared is not here: {name}" for name in recorded.absent()]
+    if not recorded.BINANCE_SPOT.is_dir():
+        lacks.append("skipped: payloads that Binance recorded, since ../shared is not here")
     if not page.found_chromium():
         lacks.append("skipped: the browser's journey, for which Chromium is missing")
     return lacks

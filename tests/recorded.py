@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "data"
+BINANCE_SPOT = FOLDER / "venues" / "binance-spot"
 TRADES, BARS = "xrp-eth-trades.parquet", "btc-perp-1m-2022-01.csv"
 BINANCE_TRADES = "btcusdt-trades.parquet"
 TRADE_COUNT, BAR_COUNT = 12_477, 45_031

@@ -15,9 +15,9 @@ from services.execution.venues import binance
 from services.execution.venues.binance import BinancePort
 from services.execution.venues.ccxt_port import exact_json
 from services.execution.venues.port import OrderState, VenueFill
-from tests.recorded import FOLDER
+from tests.recorded import BINANCE_SPOT
 
-RECORDED = FOLDER / "venues" / "binance-spot"
+RECORDED = BINANCE_SPOT
 HTTP, STREAM = RECORDED / "http_json", RECORDED / "user_data_json"
 pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="made by real venues, beside the project")
 

@@ -589,7 +589,7 @@ def fields(value: Any) -> Any:
 async def test_what_is_said_has_the_fields_that_binance_gives_it(
     venue: Binance, account: Account, market: Market, exchange: Any
 ):
-    folder = recorded.FOLDER / "venues" / "binance-spot"
+    folder = recorded.BINANCE_SPOT
     if not folder.is_dir():
         pytest.skip("the recorded answers are not here")
     symbol = {"symbol": "BTCUSDT"}

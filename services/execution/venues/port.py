@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Protocol
 
 from libs.matching.orders import Side
+from services.execution.domain import TimeInForce
 
 INSTRUMENTS_MAX = 50
 """Whose fills are asked for at once: what was read is not lost where the next is not answered."""
@@ -29,14 +30,6 @@ class OrderType(Enum):
     TRAILING_STOP = "trailing_stop"
     TAKE_PROFIT = "take_profit"
     """A limit order after its trigger where it has a limit price, else a market order."""
-
-
-class TimeInForce(Enum):
-    GTC = "gtc"
-    IOC = "ioc"
-    FOK = "fok"
-    DAY = "day"
-    GTD = "gtd"
 
 
 class OrderState(Enum):
