@@ -59,7 +59,7 @@ class Market:
         return self._pricing.get(asset)
 
     def pricing_in(self, asset: str, quote_asset: str) -> Instrument | None:
-        """The one that prices an asset in the other: of several the first, by id, that has a quote."""
+        """The one that prices an asset in the other: the first, by id, that has a quote, else one that may get one."""
         return self._pairs.get((asset, quote_asset))
 
     async def read_instruments(self, database: Database) -> None:

@@ -52,7 +52,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ORDER_DONE: _ErrorReason.ValueType  # 10
     """FAILED_PRECONDITION: the order is done and cannot be canceled. Metadata: order_id, state."""
     ERROR_REASON_TOO_MANY_OPEN_ORDERS: _ErrorReason.ValueType  # 11
-    """RESOURCE_EXHAUSTED: the account has as many open orders as it may. Metadata: open_orders_max."""
+    """RESOURCE_EXHAUSTED: the account has as many open orders as it may. Metadata: limit, value, bound."""
     ERROR_REASON_TOO_MANY_ACCOUNTS: _ErrorReason.ValueType  # 12
     """RESOURCE_EXHAUSTED: the user has as many accounts as allowed. Metadata: accounts_max."""
     ERROR_REASON_TOO_BUSY: _ErrorReason.ValueType  # 13
@@ -125,7 +125,7 @@ Metadata: instrument_id, age_seconds.
 ERROR_REASON_ORDER_DONE: ErrorReason.ValueType  # 10
 """FAILED_PRECONDITION: the order is done and cannot be canceled. Metadata: order_id, state."""
 ERROR_REASON_TOO_MANY_OPEN_ORDERS: ErrorReason.ValueType  # 11
-"""RESOURCE_EXHAUSTED: the account has as many open orders as it may. Metadata: open_orders_max."""
+"""RESOURCE_EXHAUSTED: the account has as many open orders as it may. Metadata: limit, value, bound."""
 ERROR_REASON_TOO_MANY_ACCOUNTS: ErrorReason.ValueType  # 12
 """RESOURCE_EXHAUSTED: the user has as many accounts as allowed. Metadata: accounts_max."""
 ERROR_REASON_TOO_BUSY: ErrorReason.ValueType  # 13

@@ -34,8 +34,8 @@ class RiskServiceStub:
     """
     SetKillSwitch: _aio.UnaryUnaryMultiCallable[_risk_pb2.SetKillSwitchRequest, _risk_pb2.SetKillSwitchResponse]
     """Stops trading of all the caller's accounts, of one, or of one deployment; or lets it go on. It holds for
-    every order from its commit on, and for orders that have not been sent to their venue. Repeating a
-    request_id returns the first answer again.
+    every order from its commit on. What was accepted before stays, and goes to its venue, unless it is asked
+    to cancel. Repeating a request_id returns the first answer again.
     """
     SetGlobalKillSwitch: _aio.UnaryUnaryMultiCallable[_risk_pb2.SetGlobalKillSwitchRequest, _risk_pb2.SetGlobalKillSwitchResponse]
     """Stops trading of everybody, or of one user whom the operator names; or lets it go on. Repeating a
@@ -94,8 +94,8 @@ class RiskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_risk_pb2.SetKillSwitchRequest, _abc.Awaitable[_risk_pb2.SetKillSwitchResponse]],
     ) -> _abc.Awaitable[_risk_pb2.SetKillSwitchResponse]:
         """Stops trading of all the caller's accounts, of one, or of one deployment; or lets it go on. It holds for
-        every order from its commit on, and for orders that have not been sent to their venue. Repeating a
-        request_id returns the first answer again.
+        every order from its commit on. What was accepted before stays, and goes to its venue, unless it is asked
+        to cancel. Repeating a request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

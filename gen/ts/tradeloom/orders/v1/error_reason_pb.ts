@@ -99,7 +99,7 @@ export enum ErrorReason {
   ORDER_DONE = 10,
 
   /**
-   * RESOURCE_EXHAUSTED: the account has as many open orders as it may. Metadata: open_orders_max.
+   * RESOURCE_EXHAUSTED: the account has as many open orders as it may. Metadata: limit, value, bound.
    *
    * @generated from enum value: ERROR_REASON_TOO_MANY_OPEN_ORDERS = 11;
    */

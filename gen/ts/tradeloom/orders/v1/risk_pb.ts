@@ -967,8 +967,8 @@ export const RiskService: GenService<{
   },
   /**
    * Stops trading of all the caller's accounts, of one, or of one deployment; or lets it go on. It holds for
-   * every order from its commit on, and for orders that have not been sent to their venue. Repeating a
-   * request_id returns the first answer again.
+   * every order from its commit on. What was accepted before stays, and goes to its venue, unless it is asked
+   * to cancel. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.orders.v1.RiskService.SetKillSwitch
    */
