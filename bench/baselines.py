@@ -128,7 +128,7 @@ def canned(now: datetime) -> Canned:
         limit_price=Decimal("1000.00"),
     )
     limits = Limits(quote_age_seconds_max=10, market_protection=Decimal("0.05"))
-    usual = RiskLimits(open_orders_max=10, orders_per_second_max=Decimal(10), price_collar_percent=Decimal(10))
+    usual = RiskLimits(open_orders_max=10, orders_per_second_max=10, price_collar_percent=Decimal(10))
     weighing = Weigh(Market(), usual)(state, instrument.instrument_id, None, now)
     asked = {"instrument": instrument, "quote": None, "limits": limits, "weighing": weighing}
     order = placing.place(state, ticket, **asked, order_id=uuid7(), now=now)

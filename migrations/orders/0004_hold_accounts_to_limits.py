@@ -58,6 +58,10 @@ def upgrade() -> None:
           account_id uuid NOT NULL REFERENCES accounts, limit_name text NOT NULL, user_id uuid NOT NULL,
           value numeric NOT NULL, PRIMARY KEY (account_id, limit_name))
         """,
+        """
+        CREATE INDEX risk_limits_losses ON risk_limits (account_id)
+        WHERE limit_name IN ('daily_loss_max', 'drawdown_percent_max')
+        """,
         *own("orders", "risk_limits"),
         *grant("orders", "risk_limits", rpc="SELECT, INSERT, DELETE", worker="SELECT, DELETE"),
         """

@@ -483,10 +483,10 @@ class Rate:
     level: Decimal = ZERO
     time: datetime = EPOCH
 
-    def at(self, now: datetime, per_second: Decimal) -> "Rate":
+    def at(self, now: datetime, per_second: int) -> "Rate":
         """A clock that was set back takes nothing off, and holds nobody up for longer than the allowance does."""
         elapsed = max(timedelta(), now - self.time)
-        drained = multiply(per_second, Decimal(min(elapsed, DAY) // timedelta(microseconds=1)).scaleb(-6))
+        drained = multiply(Decimal(per_second), Decimal(min(elapsed, DAY) // timedelta(microseconds=1)).scaleb(-6))
         return Rate(level=max(ZERO, self.level - drained), time=now)
 
 
@@ -499,7 +499,7 @@ class RiskLimits:
     """
 
     open_orders_max: int
-    orders_per_second_max: Decimal
+    orders_per_second_max: int
     price_collar_percent: Decimal
     order_quantity_max: Decimal | None = None
     order_notional_max: Decimal | None = None
@@ -510,6 +510,13 @@ class RiskLimits:
     drawdown_percent_max: Decimal | None = None
     day_start_hour: int = 0
     """In UTC: the daily loss counts from then on."""
+
+    @property
+    def go_by_worth(self) -> bool:
+        """Whether the account's worth has to be known."""
+        return any(
+            each is not None for each in (self.fat_finger_percent, self.daily_loss_max, self.drawdown_percent_max)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -581,10 +588,10 @@ class RiskEvent:
     account_id: UUID | None
     kind: str
     limit_name: str
-    value: str
-    bound: str
-    instrument_id: str
     time: datetime
+    value: str = ""
+    bound: str = ""
+    instrument_id: str = ""
 
 
 @dataclass(slots=True, kw_only=True)

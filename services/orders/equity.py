@@ -23,7 +23,6 @@ from services.orders import equity_store, market, risk, risk_store, store, use_c
 from services.orders.domain import Account, Lock, RiskEvent, RiskLimits
 from services.orders.equity_store import Watched
 from services.orders.market import Market
-from services.orders.risk import Standing
 
 log = structlog.get_logger(__name__)
 
@@ -48,36 +47,30 @@ class Seen:
 
 
 def looked_at(account: Account, equity: Decimal, limits: RiskLimits, now: datetime) -> Seen:
-    """Begins a day that has come, follows the most it was worth, and locks it where it lost too much. Pure.
+    """Begins a day that has come, follows the most it was worth, and locks it where it lost too much.
 
     A clock that is set back begins no day again.
     """
     events: list[RiskEvent] = []
     start = risk.day_start(now, limits.day_start_hour)
-    locks = account.locks
-    day = {"day_start_time": account.day_start_time, "day_start_equity": account.day_start_equity}
-    if account.day_start_time is None or account.day_start_equity is None or start > account.day_start_time:
-        day = {"day_start_time": max(start, account.day_start_time or start), "day_start_equity": equity}
+    locks, day_start_time, day_start_equity = account.locks, account.day_start_time, account.day_start_equity
+    if day_start_time is None or day_start_equity is None or start > day_start_time:
+        day_start_time, day_start_equity = max(start, day_start_time or start), equity
         if Lock.DAILY_LOSS in locks:
             locks -= {Lock.DAILY_LOSS}
             events.append(event_of(account, "lifted", Lock.DAILY_LOSS, now))
     peak = equity if account.peak_equity is None else max(account.peak_equity, equity)
-    standing = Standing(
-        open_orders=0,
-        rate=account.rate,
-        short_sales=True,
-        equity=equity,
-        day_start_equity=day["day_start_equity"],  # type: ignore[arg-type] (a decimal)
-        peak_equity=peak,
-    )
     for lock, margin in (
-        (Lock.DAILY_LOSS, risk.daily_loss_of(limits, standing)),
-        (Lock.DRAWDOWN, risk.drawdown_of(limits, standing)),
+        (Lock.DAILY_LOSS, risk.daily_loss_of(limits, equity, day_start_equity)),
+        (Lock.DRAWDOWN, risk.drawdown_of(limits, equity, peak)),
     ):
         if margin and not margin.is_kept and lock not in locks:
             locks |= {lock}
             events.append(event_of(account, "locked", lock, now, value=plain(margin.value), bound=plain(margin.bound)))
-    return Seen(replace(account, **day, peak_equity=peak, locks=locks), tuple(events))
+    seen = replace(
+        account, day_start_time=day_start_time, day_start_equity=day_start_equity, peak_equity=peak, locks=locks
+    )
+    return Seen(seen, tuple(events))
 
 
 def event_of(account: Account, kind: str, lock: Lock, now: datetime, *, value: str = "", bound: str = "") -> RiskEvent:
@@ -87,10 +80,9 @@ def event_of(account: Account, kind: str, lock: Lock, now: datetime, *, value: s
         account_id=account.account_id,
         kind=kind,
         limit_name=f"lock/{lock.value}",
+        time=now,
         value=value,
         bound=bound,
-        instrument_id="",
-        time=now,
     )
 
 
@@ -119,7 +111,7 @@ class Watch:
     async def _pages(self, *, only_limited: bool) -> AsyncIterator[list[Watched]]:
         after = FIRST
         while True:
-            async with self.database.transaction(snapshot=True) as rows:
+            async with self.database.reading() as rows:
                 page = await equity_store.find_watched(rows, after, ACCOUNTS_AT_ONCE, only_limited=only_limited)
             if page:
                 yield page

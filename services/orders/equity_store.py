@@ -12,8 +12,7 @@ from services.orders.domain import Account, Balance
 from services.orders.store import ACCOUNT_FIELDS, account_from
 
 OF_LIMITED = """
-    EXISTS (SELECT FROM risk_limits
-      WHERE risk_limits.account_id = accounts.account_id AND limit_name IN ('daily_loss_max', 'drawdown_percent_max'))
+    account_id IN (SELECT account_id FROM risk_limits WHERE limit_name IN ('daily_loss_max', 'drawdown_percent_max'))
     """
 OF_CHANGING = """
     (equity_sequence <> account_sequence OR EXISTS (SELECT FROM balances
@@ -44,6 +43,8 @@ async def find_watched(rows: Connection, after: UUID, count_max: int, *, only_li
         after,
         count_max,
     )
+    if not found:
+        return []
     accounts = [account_from(row) for row in found]
     account_ids = [account.account_id for account in accounts]
     balances: dict[UUID, list[Balance]] = {account_id: [] for account_id in account_ids}
@@ -90,7 +91,7 @@ async def add_points(rows: Connection, points: Sequence[tuple[Account, datetime,
 async def list_points(
     rows: Connection, account_id: UUID, *, bucket: str, after: datetime, before: datetime, limit: int
 ) -> list[tuple[datetime, Decimal]]:
-    """The last of each bucket ("minute", "hour" or "day", in UTC) that begins at or after `after`, oldest first."""
+    """Of the points from `after` on the last of each bucket ("minute", "hour" or "day", in UTC), oldest first."""
     found = await rows.fetch(
         """
         SELECT DISTINCT ON (date_trunc($2, time, 'UTC')) time, equity FROM equity_points

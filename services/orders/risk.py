@@ -22,8 +22,8 @@ from services.orders.refusals import (
 )
 
 HUNDRED = Decimal(100)
-COUNTS = ("open_orders_max", "day_start_hour")
-BY_EQUITY = ("fat_finger_percent", "daily_loss_max", "drawdown_percent_max")
+COUNTS = ("open_orders_max", "orders_per_second_max", "day_start_hour")
+"""Limits that are whole numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +131,7 @@ def position_quantity(limits: RiskLimits, standing: Standing, exposure: Exposure
 def position_notional(limits: RiskLimits, standing: Standing, exposure: Exposure, proposal: Proposal) -> Margin | None:
     if limits.position_notional_max is None or reduces(standing, exposure, proposal):
         return None
-    price = proposal.reference_price or proposal.worst_price
-    if proposal.side is Side.BUY:
-        price = max(price, proposal.worst_price)
+    price = max(proposal.reference_price or ZERO, proposal.worst_price)
     return margin(
         "position_notional_max", multiply(abs(after_all(exposure, proposal)), price), limits.position_notional_max
     )
@@ -163,27 +161,27 @@ def fat_finger(limits: RiskLimits, standing: Standing, exposure: Exposure, propo
 def daily_loss(limits: RiskLimits, standing: Standing, exposure: Exposure, proposal: Proposal) -> Margin | None:
     if limits.daily_loss_max is None or reduces(standing, exposure, proposal):
         return None
-    return daily_loss_of(limits, standing)
+    return daily_loss_of(limits, standing.equity, standing.day_start_equity)
 
 
 def drawdown(limits: RiskLimits, standing: Standing, exposure: Exposure, proposal: Proposal) -> Margin | None:
     if limits.drawdown_percent_max is None or reduces(standing, exposure, proposal):
         return None
-    return drawdown_of(limits, standing)
+    return drawdown_of(limits, standing.equity, standing.peak_equity)
 
 
-def daily_loss_of(limits: RiskLimits, standing: Standing) -> Margin | None:
-    """What the account has lost since its day began."""
-    if standing.equity is None or standing.day_start_equity is None:
+def daily_loss_of(limits: RiskLimits, equity: Decimal | None, day_start_equity: Decimal | None) -> Margin | None:
+    """What an account has lost since its day began."""
+    if equity is None or day_start_equity is None:
         return None
-    return margin("daily_loss_max", max(ZERO, standing.day_start_equity - standing.equity), limits.daily_loss_max)
+    return margin("daily_loss_max", max(ZERO, day_start_equity - equity), limits.daily_loss_max)
 
 
-def drawdown_of(limits: RiskLimits, standing: Standing) -> Margin | None:
+def drawdown_of(limits: RiskLimits, equity: Decimal | None, peak_equity: Decimal | None) -> Margin | None:
     """What it has lost of the most it was ever worth."""
-    if standing.equity is None or not standing.peak_equity or standing.peak_equity <= 0:
+    if equity is None or peak_equity is None or peak_equity <= 0:
         return None
-    percent = divide(multiply(standing.peak_equity - standing.equity, HUNDRED), standing.peak_equity)
+    percent = divide(multiply(peak_equity - equity, HUNDRED), peak_equity)
     return margin("drawdown_percent_max", max(ZERO, percent), limits.drawdown_percent_max)
 
 
@@ -232,7 +230,7 @@ def refusals(
                 value="LOCKED",
                 bound="UNLOCKED",
             )
-        if standing.equity is None and any(getattr(limits, name) is not None for name in BY_EQUITY):
+        if standing.equity is None and limits.go_by_worth:
             # What it has lost is not known, so that it may be too much.
             yield NoFreshPrice("something the account holds has no price, and its limits go by what it is worth")
     level = standing.rate.at(now, limits.orders_per_second_max).level + proposal.orders
@@ -240,10 +238,10 @@ def refusals(
     if proposal.orders and excess > 0:
         yield OrderRateReached(
             "orders come too fast",
-            retry_after_seconds=float(divide(excess, limits.orders_per_second_max)),
+            retry_after_seconds=float(divide(excess, Decimal(limits.orders_per_second_max))),
             limit="orders_per_second_max",
             value=plain(level),
-            bound=plain(limits.orders_per_second_max),
+            bound=str(limits.orders_per_second_max),
         )
     for weighed in margins(limits, standing, exposure, proposal):
         if not weighed.is_kept:

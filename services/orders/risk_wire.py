@@ -8,9 +8,8 @@ from tradeloom.orders.v1 import risk_pb2
 
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, timestamp
 from services.orders.domain import KillSwitch, Lock, RiskEvent, RiskLimits, Scope, Switch
+from services.orders.risk import COUNTS
 
-COUNTS = ("open_orders_max", "orders_per_second_max", "day_start_hour")
-"""Limits that are whole numbers."""
 LIMIT_NAMES = [field.name for field in fields(RiskLimits)]
 MODES = {risk_pb2.KillSwitchMode.Value(f"KILL_SWITCH_MODE_{switch.name}"): switch for switch in Switch}
 MODE_TO_PROTO = {switch: number for number, switch in MODES.items()}

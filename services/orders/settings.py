@@ -14,7 +14,7 @@ class Settings(ServiceSettings):
     accounts_max: int = 50
     # What accounts are held to that have set no limits of their own.
     open_orders_max: int = Field(default=1_000, ge=1)
-    orders_per_second_max: Decimal = Field(default=Decimal(100), ge=1)
+    orders_per_second_max: int = Field(default=100, ge=1)
     price_collar_percent: Decimal = Field(default=Decimal(10), gt=0, le=100)
     # A market order needs a quote that is no older.
     quote_age_seconds_max: float = 10.0

@@ -173,7 +173,7 @@ class Weigh:
     def __call__(self, state: AccountState, instrument_id: str, deployment_id: UUID | None, now: datetime) -> Weighing:
         account, limits = state.account, state.limits or self.usual
         equity = None
-        if any(getattr(limits, name) is not None for name in risk.BY_EQUITY):
+        if limits.go_by_worth:
             equity = worth(state.balances.values(), account.valuation_asset, self.market, now)
         standing = Standing(
             open_orders=account.open_orders,

@@ -43,7 +43,7 @@ BTC = Instrument(
 )
 QUOTE = Quote(bid=Decimal("99.99"), ask=Decimal("100.01"), last=Decimal(100), market_time=NOW, age_seconds=0.1)
 LIMITS = Limits(quote_age_seconds_max=10.0, market_protection=Decimal("0.05"))
-USUAL = RiskLimits(open_orders_max=50, orders_per_second_max=Decimal(1_000), price_collar_percent=Decimal("1e40"))
+USUAL = RiskLimits(open_orders_max=50, orders_per_second_max=1_000, price_collar_percent=Decimal("1e40"))
 
 
 def account_with(**balances: str) -> AccountState:

@@ -73,9 +73,7 @@ async def desk(installation: Installation) -> AsyncIterator[Desk]:
         market = Market()
         await market.read_instruments(database)
         limits = Limits(quote_age_seconds_max=10, market_protection=Decimal("0.05"))
-        usual = RiskLimits(
-            open_orders_max=1_000, orders_per_second_max=Decimal(1_000), price_collar_percent=Decimal(10)
-        )
+        usual = RiskLimits(open_orders_max=1_000, orders_per_second_max=1_000, price_collar_percent=Decimal(10))
         place_orders = use_cases.PlaceOrders(
             market, limits, use_cases.Weigh(market, usual), use_cases.NoteRefusals(uuid7), wire.place_answer, uuid7, now
         )

@@ -27,7 +27,7 @@ ACCOUNT = Account(
 
 
 def limits(**some: Any) -> RiskLimits:
-    usual = {"open_orders_max": 9, "orders_per_second_max": Decimal(9), "price_collar_percent": Decimal(9)}
+    usual = {"open_orders_max": 9, "orders_per_second_max": 9, "price_collar_percent": Decimal(9)}
     return RiskLimits(**{**usual, **some})
 
 

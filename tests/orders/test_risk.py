@@ -17,7 +17,7 @@ NOW = datetime(2026, 3, 2, 10, 0, tzinfo=UTC)
 BUY, SELL = Side.BUY, Side.SELL
 USUAL: dict[str, Any] = {
     "open_orders_max": 3,
-    "orders_per_second_max": Decimal(5),
+    "orders_per_second_max": 5,
     "price_collar_percent": Decimal(10),
 }
 
@@ -101,7 +101,7 @@ def test_what_is_within_every_limit_is_taken():
             proposal(SELL),
             told("position_quantity_max", "3.5", "3"),
         ),
-        # A buy is counted at what it may come to cost, a sale at the market.
+        # Counted at its worst price or the market's, whichever is higher.
         (
             {"position_notional_max": Decimal(209)},
             {},
@@ -115,6 +115,13 @@ def test_what_is_within_every_limit_is_taken():
             exposure("-1"),
             proposal(SELL, price="95"),
             told("position_notional_max", "200", "199"),
+        ),
+        (
+            {"position_notional_max": Decimal(219)},
+            {},
+            exposure("-1"),
+            proposal(SELL, price="110"),
+            told("position_notional_max", "220", "219"),
         ),
         ({}, {}, exposure(), proposal(price="110.01"), told("price_collar_percent", "10.01", "10")),
         ({}, {}, exposure(), proposal(SELL, price="89.99"), told("price_collar_percent", "10.01", "10")),
@@ -236,10 +243,10 @@ def test_orders_come_as_fast_as_they_may_and_no_faster():
 
 def test_a_clock_that_is_set_back_holds_nobody_up_for_longer():
     full = Rate(level=Decimal(5), time=NOW)
-    back = full.at(NOW - timedelta(days=400), Decimal(5))
+    back = full.at(NOW - timedelta(days=400), 5)
     assert back == Rate(level=Decimal(5), time=NOW - timedelta(days=400))
-    assert back.at(back.time + timedelta(seconds=1), Decimal(5)).level == 0
-    assert full.at(NOW + timedelta(days=4_000), Decimal(5)).level == 0
+    assert back.at(back.time + timedelta(seconds=1), 5).level == 0
+    assert full.at(NOW + timedelta(days=4_000), 5).level == 0
 
 
 def test_a_change_of_an_order_counts_what_it_adds():

@@ -1,6 +1,6 @@
 """Limits, locks and kill switches."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -21,44 +21,28 @@ from services.orders.servicer.desk import USUAL_PAGE_SIZE, own_account
 SWITCHED = events_pb2.KillSwitchChanged.DESCRIPTOR.full_name
 
 
-@dataclass(frozen=True, slots=True)
-class Switching:
+async def set_switch(rows: Connection, switch: KillSwitch) -> risk_pb2.KillSwitch:
     """Sets one switch, tells it, and notes it: all in the caller's transaction."""
-
-    async def __call__(self, rows: Connection, switch: KillSwitch) -> risk_pb2.KillSwitch:
-        kept = await risk_store.put_switch(rows, switch)
-        message = risk_wire.switch_to_proto(kept)
-        payload = events_pb2.KillSwitchChanged(switch=message).SerializeToString()
-        await risk_store.tell_switch(rows, kept, SWITCHED, payload)
-        if kept.user_id is not None:
-            await risk_store.add_events(
-                rows,
-                [
-                    noted(
-                        kept.user_id,
-                        kept.target_id if kept.scope is Scope.ACCOUNT else None,
-                        "switched",
-                        f"kill_switch/{kept.scope.value}",
-                        value=kept.mode.name,
-                    )
-                ],
-            )
-        return message
+    kept = await risk_store.put_switch(rows, switch)
+    message = risk_wire.switch_to_proto(kept)
+    payload = events_pb2.KillSwitchChanged(switch=message).SerializeToString()
+    await risk_store.tell_switch(rows, kept, SWITCHED, payload)
+    if kept.user_id is not None:
+        account_id = kept.target_id if kept.scope is Scope.ACCOUNT else None
+        limit = f"kill_switch/{kept.scope.value}"
+        await risk_store.add_events(rows, [noted(kept.user_id, account_id, "switched", limit, value=kept.mode.name)])
+    return message
 
 
-def noted(
-    user_id: UUID, account_id: UUID | None, kind: str, limit: str, *, value: str = "", bound: str = ""
-) -> RiskEvent:
+def noted(user_id: UUID, account_id: UUID | None, kind: str, limit: str, *, value: str = "") -> RiskEvent:
     return RiskEvent(
         risk_event_id=uuid7(),
         user_id=user_id,
         account_id=account_id,
         kind=kind,
         limit_name=limit,
-        value=value,
-        bound=bound,
-        instrument_id="",
         time=market.now(),
+        value=value,
     )
 
 
@@ -66,7 +50,6 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
     def __init__(self, database: Database, known: Market, usual: RiskLimits) -> None:
         """Usual are the limits of an account that has set none."""
         self._database, self._market, self._usual = database, known, usual
-        self._switch = Switching()
 
     async def GetRiskLimits(self, request, context):
         async with self._database.transaction(identity.current().user_id, snapshot=True) as rows:
@@ -145,7 +128,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
             if request.account_id:
                 await own_account(rows, request.account_id)
             switch = switch_of(request, scope, target_id, user_id, by_operator=False)
-            return risk_pb2.SetKillSwitchResponse(switch=await self._switch(rows, switch))
+            return risk_pb2.SetKillSwitchResponse(switch=await set_switch(rows, switch))
 
         return await answer_once(self._database, key_of(request), risk_pb2.SetKillSwitchResponse, work)
 
@@ -155,7 +138,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
         async def work(rows: Connection) -> risk_pb2.SetGlobalKillSwitchResponse:
             switch = switch_of(request, scope, target_id, target_id, by_operator=True)
-            return risk_pb2.SetGlobalKillSwitchResponse(switch=await self._switch(rows, switch))
+            return risk_pb2.SetGlobalKillSwitchResponse(switch=await set_switch(rows, switch))
 
         return await answer_once(
             self._database,

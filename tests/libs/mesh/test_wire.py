@@ -33,22 +33,21 @@ def test_a_time_without_a_zone_is_a_defect_and_none_stays_unset():
     assert timestamp(None) is None
 
 
-@given(st.integers(0, 2**63 - 1))
+@given(st.integers(1, 2**63 - 1))
 def test_a_whole_number_is_written_as_protobuf_writes_it(value):
     written = varint(1 << 3) + varint(value)
     assert UInt64Value.FromString(written).value == value
-    assert written == UInt64Value(value=value).SerializeToString() or value == 0
+    assert written == UInt64Value(value=value).SerializeToString()
 
 
-@given(st.integers(1, 2**29 - 1), st.binary(max_size=300))
+# Without those that are protobuf's own.
+@given(st.one_of(st.integers(1, 18_999), st.integers(20_000, 2**29 - 1)), st.binary(max_size=300))
 def test_what_is_embedded_is_read_as_if_it_had_been_written_there(number, text):
     inner = BytesValue(value=text).SerializeToString()
     field = FieldDescriptorProto(
         name="held", number=number, type="TYPE_MESSAGE", type_name=".google.protobuf.BytesValue"
     )
     field.label = FieldDescriptorProto.LABEL_OPTIONAL
-    if 19_000 <= number < 20_000:  # protobuf's own
-        return
     pool = DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     file = FileDescriptorProto(name="held.proto", dependency=[wrappers_pb2.DESCRIPTOR.name], syntax="proto3")
