@@ -266,19 +266,13 @@ class OrderRow:
                 return getattr(self.order, name)
 
 
-@dataclass(frozen=True, slots=True)
-class NoteRow:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnnotationRow:
+    """A note or a tag, beside its order."""
+
     order: Order
-    note: str
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.order, name)
-
-
-@dataclass(frozen=True, slots=True)
-class TagRow:
-    order: Order
-    tag: str
+    note: str = ""
+    tag: str = ""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.order, name)
@@ -523,8 +517,10 @@ class AccountStore:
 
 async def write_annotations(writes: Together, annotations: Sequence[tuple[Order, Annotation]]) -> None:
     """Notes and tags of orders that have no tags yet."""
-    await write(writes, UPSERT_NOTES, [NoteRow(order, annotation.note) for order, annotation in annotations])
-    tags = [TagRow(order, tag) for order, annotation in annotations for tag in annotation.tags]
+    await write(
+        writes, UPSERT_NOTES, [AnnotationRow(order=order, note=annotation.note) for order, annotation in annotations]
+    )
+    tags = [AnnotationRow(order=order, tag=tag) for order, annotation in annotations for tag in annotation.tags]
     await write(writes, INSERT_TAGS, tags)
 
 

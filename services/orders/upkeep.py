@@ -7,7 +7,9 @@ same ids, and no text of anybody's: it hears of the cancels as of any other.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -27,6 +29,22 @@ NOTES_AT_ONCE = 5_000
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
+
+async def one_after_another(
+    found: Iterable[T], step: Callable[[T], Awaitable[bool]], what: str, named: Callable[[T], str]
+) -> None:
+    """Does a step of each, and pauses if there was nothing to do; one's locked account is not the others' trouble."""
+    worked = False
+    for each in found:
+        try:
+            worked |= await step(each)
+        except Refusal as refusal:
+            log.warning("work waits for a lock", what=what, of=named(each), why=refusal.reason)
+    if not worked:
+        await asyncio.sleep(POLL_SECONDS)
+
 
 @dataclass(frozen=True, slots=True)
 class Departing:
@@ -38,15 +56,7 @@ class Departing:
     async def __call__(self) -> None:
         async with self.database.reading() as rows:
             people = await store.departures(rows, PEOPLE_AT_ONCE)
-        worked = False
-        for user_id in people:
-            try:
-                worked |= await self.step(user_id)
-            except Refusal as refusal:
-                # One person's locked account is not the others' trouble.
-                log.warning("a departure waits", user_id=str(user_id), why=refusal.reason)
-        if not worked:
-            await asyncio.sleep(POLL_SECONDS)
+        await one_after_another(people, self.step, "a departure", str)
 
     async def step(self, user_id: UUID) -> bool:
         """Does a slice of what is left; whether there was anything but waiting for venues.
@@ -78,14 +88,7 @@ class Switched:
     async def __call__(self) -> None:
         async with self.database.reading() as rows:
             switches = await risk_store.canceling(rows, SWITCHES_AT_ONCE)
-        worked = False
-        for switch in switches:
-            try:
-                worked |= await self.step(switch)
-            except Refusal as refusal:
-                log.warning("cancels of a kill switch wait", scope=switch.scope.value, why=refusal.reason)
-        if not worked:
-            await asyncio.sleep(POLL_SECONDS)
+        await one_after_another(switches, self.step, "a kill switch", lambda switch: switch.scope.value)
 
     async def step(self, switch: KillSwitch) -> bool:
         """Does a slice of what is left; whether there was anything."""

@@ -308,6 +308,16 @@ class PlaceOrders:
         )
 
 
+async def locked_account(
+    accounts: Accounts, account_id: UUID, instrument_ids: Iterable[str] = ()
+) -> tuple[dict[UUID, AccountState], AccountState]:
+    """An account under its lock, also by its id. Raises AccountNotFound."""
+    states = await accounts.lock([account_id], instrument_ids)
+    if account_id not in states:
+        raise AccountNotFound("no such account", account_id=account_id)
+    return states, states[account_id]
+
+
 @dataclass(frozen=True, slots=True)
 class PlaceGroup:
     """Places orders that depend on each other, all of them or none."""
@@ -320,10 +330,7 @@ class PlaceGroup:
 
     async def __call__(self, accounts: Accounts, kind: GroupKind, tickets: Sequence[Ticket]) -> Sequence[Order]:
         account_id, instrument_id = tickets[0].account_id, tickets[0].instrument_id
-        states = await accounts.lock([account_id], [instrument_id])
-        state = states.get(account_id)
-        if state is None:
-            raise AccountNotFound("no such account", account_id=account_id)
+        states, state = await locked_account(accounts, account_id, [instrument_id])
         await self.weigh.load(accounts, [state])
         if any(ticket.reduce_only for ticket in tickets):
             await accounts.load_reducing(states)
@@ -450,10 +457,7 @@ class ClosePosition:
     async def __call__(
         self, accounts: Accounts, account_id: UUID, instrument_id: str, quantity: Decimal | None
     ) -> Order:
-        states = await accounts.lock([account_id], [instrument_id])
-        state = states.get(account_id)
-        if state is None:
-            raise AccountNotFound("no such account", account_id=account_id)
+        states, state = await locked_account(accounts, account_id, [instrument_id])
         await self.weigh.load(accounts, [state])
         await accounts.load_reducing(states)
         instrument = self.market.instrument(instrument_id)
@@ -524,10 +528,7 @@ class CancelAllOrders:
     async def __call__(
         self, accounts: Accounts, account_id: UUID, selection: Selection
     ) -> tuple[Account, Sequence[UUID]]:
-        states = await accounts.lock([account_id])
-        state = states.get(account_id)
-        if state is None:
-            raise AccountNotFound("no such account", account_id=account_id)
+        states, state = await locked_account(accounts, account_id)
         if state.account.closed:
             raise UserDeleted
         await accounts.load_open(states)

@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -28,19 +28,10 @@ from libs.store.outbox import partition_of
 from services.orders import store
 from services.orders.domain import Instrument
 from tests.mesh import Installation, Metadata, Served, sign_in
+from tests.orders import accounts
 
 WAIT_SECONDS = 20.0
-BTC = Instrument(
-    instrument_id="SIM:BTCUSDT",
-    base_asset="BTC",
-    quote_asset="USDT",
-    tick_size=Decimal("0.01"),
-    lot_size=Decimal("0.001"),
-    minimum_notional=Decimal(5),
-    maker_fee_rate=Decimal("0.0008"),
-    taker_fee_rate=Decimal("0.001"),
-    trading=True,
-)
+BTC = replace(accounts.BTC, minimum_notional=Decimal(5))
 
 
 def decimal(value: object) -> decimal_pb2.Decimal:
