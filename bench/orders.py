@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from functools import partial
+from statistics import median
 
 import asyncpg
 import grpc
@@ -20,9 +21,10 @@ from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc
 from tradeloom.type.v1 import decimal_pb2
 
 from bench.baselines import ECHO, FLOOR
-from bench.load import Call, warmed
-from bench.rounds import Form, Report, Values, alternate, series
+from bench.load import MILLISECONDS, Call, warmed
+from bench.rounds import Form, Report, Values, alternate, histogram, series
 from bench.stack import Stack
+from bench.stored import store_orders
 from libs.cli.client import CALL_SECONDS, Metadata
 from libs.ids import uuid7
 from libs.money import divide, down_to, plain
@@ -30,6 +32,7 @@ from libs.stack.credentials import OWNER
 from libs.stack.processes import child_environment
 
 PLACE = "/tradeloom.orders.v1.OrderService/PlaceOrder"
+PLACE_SEVERAL = "/tradeloom.orders.v1.OrderService/PlaceOrders"
 INSTRUMENT_ID = "SIM:BTCUSDT"
 FAR = Decimal("0.1")
 """Limit prices as a part of the last one: no such order is filled while it is measured."""
@@ -42,6 +45,13 @@ POLL_SECONDS = 0.05
 KNOWN_SECONDS = 30.0
 """How long orders may take to hear of the instrument."""
 DRAIN_SECONDS_MAX = 600.0
+SEVERAL = 100
+"""Orders of one PlaceOrders."""
+STORED, STORED_SHORT = 1_000_000, 100
+"""Ended orders that are on record when all is measured once more."""
+FILLED, FILLED_SHORT = 300, 5
+"""Market orders whose fills are waited for."""
+FILL_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +104,9 @@ async def bench(stack: Stack, form: Form) -> Report:
         for arrangement in ARRANGEMENTS:
             measured = await alternate({side: partial(measure, side, arrangement) for side in sides}, form.rounds)
             compare(report, arrangement, measured, "")
-
-        waiting = await backlog()
-        began = time.perf_counter()
-        async with stack.service("execution"):
-            ready_seconds = time.perf_counter() - began
-            seconds = await drained(backlog) + ready_seconds
-            report.note("backlog_orders", [waiting])
-            report.tell(
-                "backlog_drain_rate", "backlog of execution's absence, drained", [waiting / seconds], "orders/s"
-            )
+        await compare_several(report, form, sides["orders"][0], order, owned)
+        waited = "backlog of execution's absence, drained"
+        async with working_off(stack, report, backlog, "backlog_drain_rate", waited):
 
             async def placing_until_drained(arrangement: Arrangement) -> Values:
                 before = await backlog.placed()
@@ -124,7 +127,7 @@ async def bench(stack: Stack, form: Form) -> Report:
                 }
                 turns["orders"] = partial(placing_until_drained, arrangement)
                 measured = await alternate(turns, form.rounds)
-                compare(report, arrangement, measured, "_running")
+                compare(report, arrangement, measured, "_running", ", running")
                 if arrangement.callers > 1:
                     report.compare(
                         "until_drained_vs_floor",
@@ -136,6 +139,23 @@ async def bench(stack: Stack, form: Form) -> Report:
                     )
                     report.note("until_drained", series(measured["orders"], "until_drained"))
                     report.note("drain_seconds", series(measured["orders"], "drain_seconds"))
+            fills = await times_to_fill(stack, order, owned[0], FILLED_SHORT if form.is_short else FILLED)
+            await backlog.settled()
+
+        stored = STORED_SHORT if form.is_short else STORED
+        await backlog.store(owned, stored)
+        for arrangement in HEADLINE.values():
+            measured = await alternate({side: partial(measure, side, arrangement) for side in sides}, form.rounds)
+            compare(report, arrangement, measured, "_stored", f", {stored:,} orders on record")
+            value = value_of(arrangement)
+            before, after = (report.ratios[f"{value}_vs_floor{suffix}"] for suffix in ("", "_stored"))
+            report.note(f"{value}_stored_vs_empty", [after / before])
+        async with working_off(stack, report, backlog, "stored_drain_rate", f"the same, {stored:,} orders on record"):
+            pass
+        before, after = (report.absolute[name] for name in ("backlog_drain_rate", "stored_drain_rate"))
+        report.note("drain_rate_stored_vs_empty", [after / before])
+    report.tell("place_to_fill_p50", "from PlaceOrder to the fill on the stream, median", [median(fills)], "ms")
+    report.draw(histogram("PlaceOrder to fill", {"paper": fills}))
     report.limits = (
         "Client, service, Postgres and, while it runs, execution share the cores; a floor's transaction takes the same "
         "six round trips as the service's."
@@ -143,24 +163,102 @@ async def bench(stack: Stack, form: Form) -> Report:
     return report
 
 
-def compare(report: Report, arrangement: Arrangement, measured: dict[str, list[Values]], running: str) -> None:
+@asynccontextmanager
+async def working_off(stack: Stack, report: Report, backlog: "Backlog", name: str, what: str) -> AsyncIterator[None]:
+    """Execution runs during the block, from when it has worked off what waited for it; tells how many a second it did."""
+    waiting, began = await backlog(), time.perf_counter()
+    async with stack.service("execution"):
+        await drained(backlog)
+        rate = waiting / (time.perf_counter() - began)
+        report.note(f"{name}_orders", [waiting])
+        report.tell(name, what, [rate], "orders/s")
+        yield
+
+
+async def compare_several(
+    report: Report,
+    form: Form,
+    channels: Sequence[aio.Channel],
+    order: orders_pb2.PlaceOrderRequest,
+    owned: Sequence[Owned],
+) -> None:
+    """Orders a second of PlaceOrders beside those of PlaceOrder, by as many callers in as many accounts."""
+    for arrangement in (HEADLINE["p50"], HEADLINE["throughput"]):
+
+        async def unary(arrangement: Arrangement = arrangement) -> Values:
+            return (await warmed(callers_of(channels, PLACE, order, owned, arrangement), form.seconds)).values()
+
+        async def several(arrangement: Arrangement = arrangement) -> Values:
+            calls = callers_of(channels, PLACE_SEVERAL, order, owned, arrangement)
+            load = await warmed(calls, form.seconds)
+            return {"throughput": load.per_second * SEVERAL}
+
+        measured = await alternate({"several": several, "unary": unary}, form.rounds)
+        name = "batch_vs_unary" if arrangement.callers == 1 else f"batch_vs_unary_{arrangement.key}"
+        report.compare(
+            name,
+            f"{arrangement.text}, PlaceOrders of {SEVERAL}",
+            subject=series(measured["several"], "throughput"),
+            baseline=series(measured["unary"], "throughput"),
+            unit="orders/s",
+            of="PlaceOrder",
+        )
+
+
+async def times_to_fill(stack: Stack, order: orders_pb2.PlaceOrderRequest, own: Owned, count: int) -> list[float]:
+    """Milliseconds from the call of PlaceOrder until the account's stream has told the fill; one order after the other."""
+    orders = orders_pb2_grpc.OrderServiceStub(stack.direct("orders"))
+    followed = orders.StreamOrderEvents(
+        orders_pb2.StreamOrderEventsRequest(account_id=own.account_id), metadata=own.session
+    )
+    events = aiter(followed)
+    await anext(events)  # it acknowledges
+    times = []
+    async with asyncio.timeout(FILL_SECONDS_MAX * count):
+        for number in range(count):
+            request = orders_pb2.PlaceOrderRequest(
+                request_id=str(uuid7()),
+                account_id=own.account_id,
+                instrument_id=INSTRUMENT_ID,
+                side=orders_pb2.ORDER_SIDE_SELL if number % 2 else orders_pb2.ORDER_SIDE_BUY,
+                order_type=orders_pb2.ORDER_TYPE_MARKET,
+                quantity=order.quantity,
+            )
+            began = time.perf_counter()
+            placed = await orders.PlaceOrder(request, metadata=own.session, timeout=CALL_SECONDS)
+            async for told in events:
+                event = told.event
+                if event.order.order_id == placed.order.order_id and event.order.state == orders_pb2.ORDER_STATE_FILLED:
+                    break
+            times.append((time.perf_counter() - began) * MILLISECONDS)
+    followed.cancel()
+    return times
+
+
+def value_of(arrangement: Arrangement) -> str:
+    return "p50" if arrangement.callers == 1 else "throughput"
+
+
+def compare(
+    report: Report, arrangement: Arrangement, measured: dict[str, list[Values]], suffix: str, also: str = ""
+) -> None:
     """The headline ratios have the plain names; each arrangement's have its own."""
-    value = "p50" if arrangement.callers == 1 else "throughput"
+    value = value_of(arrangement)
     unit = "ms" if value == "p50" else "orders/s"
     for baseline in ("floor", "echo"):
-        key = f"{value}_vs_{baseline}{running}"
+        key = f"{value}_vs_{baseline}{suffix}"
         is_headline = arrangement == HEADLINE[value]
         report.compare(
             key if is_headline else f"{key}_{arrangement.key}",
-            f"{arrangement.text}{', running' if running else ''}, {value}",
+            f"{arrangement.text}{also}, {value}",
             subject=series(measured["orders"], value),
             baseline=series(measured[baseline], value),
             unit=unit,
             of=baseline,
         )
     for side, values in measured.items():
-        report.note(f"{side}_{value}_{arrangement.key}{running}", series(values, value))
-        report.note(f"{side}_p99_{arrangement.key}{running}", series(values, "p99"))
+        report.note(f"{side}_{value}_{arrangement.key}{suffix}", series(values, value))
+        report.note(f"{side}_p99_{arrangement.key}{suffix}", series(values, "p99"))
 
 
 def callers_of(
@@ -189,7 +287,17 @@ def callers_of(
             request.request_id = str(uuid7())
             return method(request.SerializeToString(), metadata=session, timeout=CALL_SECONDS)
 
-        return place
+        async def place_several() -> None:
+            request, session = next(turns)
+            asked = orders_pb2.PlaceOrdersRequest(orders=SEVERAL * [request])
+            for each in asked.orders:
+                each.request_id = str(uuid7())
+            answer = await method(asked.SerializeToString(), metadata=session, timeout=CALL_SECONDS)
+            outcomes = orders_pb2.PlaceOrdersResponse.FromString(answer).outcomes
+            if len(outcomes) != SEVERAL or any(not each.HasField("order") for each in outcomes):
+                raise RuntimeError(f"not every order of several was placed: {outcomes[-1]}")
+
+        return place_several if path == PLACE_SEVERAL else place
 
     return [caller(number) for number in range(arrangement.callers)]
 
@@ -285,9 +393,18 @@ class Backlog:
 
     def __init__(self, rows: asyncpg.Connection) -> None:
         self._rows = rows
+        self._other_events = 0
 
     async def __call__(self) -> int:
-        return (await self._counts())[1]
+        return (await self._counts())[1] + self._other_events
+
+    async def store(self, owned: Sequence[Owned], count: int) -> None:
+        """Puts so many ended orders on record."""
+        await store_orders(self._rows, [each.account_id for each in owned], count)
+
+    async def settled(self) -> None:
+        """Nothing waits at this moment, whatever events there are of orders that have ended."""
+        self._other_events -= await self()
 
     async def placed(self) -> int:
         return (await self._counts())[0]

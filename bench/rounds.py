@@ -5,9 +5,11 @@ its sides. The spread is half the range of the rounds over their median: what is
 """
 
 import json
+import math
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 
 from rich.console import Console
@@ -15,6 +17,9 @@ from rich.table import Table
 
 from bench import disk
 
+BUCKETS_MILLISECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+"""Of a histogram."""
+BAR = 14
 CONSOLE_COLUMNS = 120
 """Wide enough where no terminal says how wide it is."""
 
@@ -55,6 +60,19 @@ def spread(values: Sequence[float]) -> float:
     """Half the range over the median, as a fraction."""
     middle = median(values)
     return (max(values) - min(values)) / 2 / middle if middle else 0.0
+
+
+def histogram(what: str, latencies_milliseconds: Mapping[str, Sequence[float]]) -> list[str]:
+    """How many of a hundred took so long, by side; of all rounds together."""
+    lines = [f"{what:<22}" + "".join(f"{side:<{BAR + 10}}" for side in latencies_milliseconds)]
+    for lower, upper in pairwise([0.0, *BUCKETS_MILLISECONDS, math.inf]):
+        bucket = f"{lower:g} ms or more" if upper == math.inf else f"< {upper:g} ms"
+        line = f"{bucket:>20}  "
+        for latencies in latencies_milliseconds.values():
+            part = sum(lower <= each < upper for each in latencies) / max(1, len(latencies))
+            line += f"{part:7.2%} {'#' * math.ceil(part * BAR):<{BAR}}  "
+        lines.append(line.rstrip())
+    return lines
 
 
 @dataclass(slots=True)

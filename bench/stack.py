@@ -42,6 +42,7 @@ LIFTED = {
     "WRITES_PER_SECOND": "1000000",
     "SIGN_IN_PER_SECOND": "1000000",
     "ORDERS_OPEN_ORDERS_MAX": "100000000",
+    "ORDERS_ORDERS_PER_SECOND_MAX": "1000000",
 }
 """Allowances of one user that a handful of users would exhaust. What is measured is set as in production."""
 

@@ -1,13 +1,11 @@
 """How many ticks the marketdata service hands out for its CPU, and how soon, beside the naive way and the ceiling."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 
 from grpc import aio
 from redis.asyncio import Redis
@@ -30,7 +28,7 @@ from bench.batches import (
     stamped,
 )
 from bench.load import MILLISECONDS, Load
-from bench.rounds import Form, Measure, Report, Values, alternate, series
+from bench.rounds import Form, Measure, Report, Values, alternate, histogram, series
 from bench.stack import Stack, cpu_seconds
 from libs.bus import feed
 from libs.bus.connection import open_redis
@@ -67,8 +65,6 @@ CPU_SECONDS_MIN = 0.01
 """The kernel counts in steps of it."""
 MICROSECONDS = 1_000_000
 NANOSECONDS = 1_000_000_000
-BUCKETS_MILLISECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
-BAR = 14
 PLAIN_ID = "BENCH:LIVE"
 """Put by hand: its ticks are passed on and not stored."""
 STORED_ID = "FILE:BENCH"
@@ -465,7 +461,7 @@ async def bench(stack: Stack, form: Form) -> Report:
         )
     tell_fanout(report, size, fanout)
     tell_steady(report, size, steady)
-    report.draw(histogram(measuring.latencies_milliseconds))
+    report.draw(histogram("feed to client", measuring.latencies_milliseconds))
     report.limits = (
         "CPU is that of the server's process alone, to 10 ms. Latencies are of two busy cores that "
         "server, Valkey, feeder and clients share; the baseline has neither Valkey nor feeder."
@@ -528,19 +524,6 @@ def tell_steady(report: Report, size: Size, steady: Mapping[str, Sequence[Values
     # Each of them is sent one message for each batch, however few ticks are in it.
     holds = [messages * PACED_SECONDS for messages in series(steady["service"], "messages")]
     report.tell("steady_subscribers_per_core", "subscribers of such a feed that one core holds", holds, "")
-
-
-def histogram(latencies_milliseconds: Mapping[str, Sequence[float]]) -> list[str]:
-    """How many of a hundred took so long, by side; of all rounds together."""
-    lines = [f"feed to client{'':>8}" + "".join(f"{side:<{BAR + 10}}" for side in latencies_milliseconds)]
-    for lower, upper in pairwise([0.0, *BUCKETS_MILLISECONDS, math.inf]):
-        bucket = f"{lower:g} ms or more" if upper == math.inf else f"< {upper:g} ms"
-        line = f"{bucket:>20}  "
-        for latencies in latencies_milliseconds.values():
-            part = sum(lower <= each < upper for each in latencies) / max(1, len(latencies))
-            line += f"{part:7.2%} {'#' * math.ceil(part * BAR):<{BAR}}  "
-        lines.append(line.rstrip())
-    return lines
 
 
 async def next_epoch(redis: Redis, instrument_id: str) -> int:

@@ -18,7 +18,10 @@ RATIOS = {
     },
     "candles": {"copy_vs_bare", "copy_sparse_vs_bare", "candles_vs_query"},
     "memory": {"growth"},
-    "orders": {"p50_vs_floor", "throughput_vs_floor", "p50_vs_echo", "throughput_vs_echo", "until_drained_vs_floor"},
+    "orders": {
+        *("p50_vs_floor", "throughput_vs_floor", "p50_vs_echo", "throughput_vs_echo", "until_drained_vs_floor"),
+        *("p50_vs_floor_stored", "throughput_vs_floor_stored", "batch_vs_unary"),
+    },
     "up": {"cold_vs_aim", "warm_vs_aim", "memory_vs_aim"},
 }
 BENCH_SECONDS = 280
