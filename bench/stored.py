@@ -61,4 +61,6 @@ async def store_orders(rows: asyncpg.Connection, account_ids: Sequence[str], cou
                 await rows.execute(VENUE_ORDERS, account_id, first, last)
                 await rows.execute(EVENTS, account_id, -2 * last - 2, -2 * first - 1)
                 await rows.execute(ANSWERS, user_id, 2 * first, 2 * last + 1)
-    await rows.execute("ANALYZE orders.trading_orders, orders.order_events, orders.request_keys, execution.venue_orders")
+    await rows.execute(
+        "ANALYZE orders.trading_orders, orders.order_events, orders.request_keys, execution.venue_orders"
+    )
