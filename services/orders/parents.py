@@ -258,7 +258,9 @@ def schedule(ticket: ParentTicket, start: datetime, now: datetime) -> tuple[int,
     if ticket.start_time is not None and ticket.start_time > now + SCHEDULE_MAX:
         raise ParentOrderInvalid({f"{kind}.start_time": f"must be within {SCHEDULE_MAX.days} days from now"})
     if ticket.purchases is not None:
-        end, slices, where = start + interval * ticket.purchases, ticket.purchases, f"{kind}.purchases"
+        # Before it is a time: no calendar may have it.
+        length, slices, where = interval * ticket.purchases, ticket.purchases, f"{kind}.purchases"
+        end = start + min(length, SCHEDULE_MAX + interval)
     else:
         assert end is not None
         slices, where = -((start - end) // interval), f"{kind}.end_time"

@@ -24,7 +24,8 @@ BUSY_SECONDS = 0.05
 """Until a parent is tried again whose account others had locked."""
 LOCK_SECONDS = 0.1
 """Longer than what others do with an account takes; a parent that waits longer is not the others' trouble."""
-PARENTS_AT_ONCE = 100
+PARENTS_AT_ONCE, STEPS_AT_ONCE = 100, 4
+"""Of a look, and of those in steps side by side: each takes a database connection."""
 PUT_OFF = timedelta(minutes=1)
 """A parent whose step fails for a reason nobody has foreseen is tried again after that."""
 
@@ -52,11 +53,13 @@ class Stepping:
             found = await parent_store.due_parents(rows, until, PARENTS_AT_ONCE)
         now = self.now()
         due = [each for each in found if each.due_time <= now]
-        stepped = [await self._try(each) for each in due]
+        stepped: list[bool] = []
+        for first in range(0, len(due), STEPS_AT_ONCE):
+            stepped += await asyncio.gather(*map(self._try, due[first : first + STEPS_AT_ONCE]))
         if due and all(stepped):
             return
-        first = min((each.due_time for each in found if each.due_time > now), default=until)
-        seconds = BUSY_SECONDS if due else max(0.0, (min(first, until) - self.now()).total_seconds())
+        soonest = min((each.due_time for each in found if each.due_time > now), default=until)
+        seconds = BUSY_SECONDS if due else max(0.0, (soonest - self.now()).total_seconds())
         try:
             async with asyncio.timeout(seconds):
                 await self.woken.wait()

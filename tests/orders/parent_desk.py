@@ -210,9 +210,8 @@ def dca(*, amount: str | None = None, quantity: str | None = None, purchases: in
         kind=ParentKind.DCA,
         slice_amount=Decimal(amount) if amount else None,
         slice_quantity=Decimal(quantity) if quantity else None,
-        slice_interval=timedelta(minutes=1),
         purchases=purchases,
-        **other,
+        **{"slice_interval": timedelta(minutes=1), **other},
     )
 
 

@@ -234,6 +234,11 @@ REFUSED = [
     (lambda: dca(amount="0.01"), "PARENT_ORDER_INVALID", ["dca.amount"]),
     (lambda: dca(amount="0.5"), "NOTIONAL_TOO_SMALL", []),
     (lambda: dca(quantity="0.1", purchases=6_000_000), "PARENT_ORDER_INVALID", ["dca.purchases"]),
+    (
+        lambda: dca(quantity="0.1", purchases=SLICES_MAX, slice_interval=timedelta(days=366)),
+        "PARENT_ORDER_INVALID",
+        ["dca.purchases"],
+    ),
     (lambda: dca(quantity="0.1", market=OneMarket(quoted=None)), "NO_FRESH_PRICE", []),
 ]
 
@@ -363,6 +368,14 @@ async def test_a_step_that_is_killed_at_any_point_and_done_again_places_the_same
         await desk.step(dies_after)
         await desk.steps()
         assert (desk.quantities, desk.parent.slice_number) == (whole.quantities, 1), dies_after
+
+
+async def test_an_iceberg_that_is_looked_at_while_a_part_is_open_places_nothing_beside_it():
+    desk = iceberg("1.000", "0.300")
+    await desk.steps()
+    desk.parent = replace(desk.parent, due_time=desk.now)
+    assert await desk.step()
+    assert (len(desk.children), desk.parent.due_time) == (1, None)
 
 
 def test_a_twap_sells_as_it_buys():
