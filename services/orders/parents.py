@@ -335,7 +335,7 @@ def purchase(parent: Parent, instrument: Instrument, price: Decimal) -> Decimal:
 def next_step(parent: Parent, last_child: State | None, now: datetime) -> Step:
     """What it does now, of an iceberg by what has become of its newest child."""
     if parent.state not in LIVE:
-        return Step(parent=parent)
+        return Step(parent=replace(parent, due_time=None))
     if parent.is_filled and not parent.open_children:
         return Step(parent=moved(parent, ParentMove.COMPLETED, now))
     if parent.state is ParentState.CANCELING:

@@ -608,3 +608,46 @@ async def test_a_halt_is_noted_in_the_parent_which_goes_on_when_it_is_lifted(ord
     switching = risk_pb2.SetKillSwitchRequest(request_id="off", mode=risk_pb2.KILL_SWITCH_MODE_OFF)
     await anna.person.risks.SetKillSwitch(switching, metadata=anna.person.metadata)
     assert (await anna.child(placed.parent_order_id, 1)).quantity.value == "0.1"
+
+
+async def test_a_schedule_goes_on_after_both_replicas_were_killed(installation: Installation):
+    """kill -9, and the parent is where it was: no slice twice, none for more than twice its share, the rest skipped."""
+    await stand.announce(installation, stand.BTC)
+    with installation.start("orders") as one, installation.start("orders") as other:
+        for process in (one, other):
+            await process.served.until_ready()
+        anna = await client(one.served)
+        end = timestamp(datetime.now(UTC) + timedelta(seconds=599.9))
+        parts = parents_pb2.Twap(quantity=decimal(60), end_time=end, interval_seconds=1, limit_price=decimal(100))
+        placed = await anna.place(asking(anna.person.account_id, twap=parts))
+        await anna.child(placed.parent_order_id, 2)
+        for process in (one, other):
+            process.kill()
+        before = await kept_children(installation)
+        await one.served.close()
+        one.start()
+        await one.served.until_ready()
+
+        async def has_gone_on() -> bool:
+            return len(await kept_children(installation)) >= len(before) + 2
+
+        await until(has_gone_on)
+        after = await kept_children(installation)
+    assert after[: len(before)] == before
+    numbers = [number for number, _ in after]
+    assert len(set(numbers)) == len(numbers)
+    # All that is behind is made up, slice by slice.
+    assert max(quantity for _, quantity in after) == Decimal("0.2")
+    skips = await select(installation, "SELECT first_slice, last_slice FROM parent_order_skips")
+    skipped = {number for skip in skips for number in range(skip["first_slice"], skip["last_slice"] + 1)}
+    assert skipped
+    assert sorted({*numbers} | skipped) == list(range(1, numbers[-1] + 1))
+    assert not {*numbers} & skipped
+
+
+async def kept_children(installation: Installation) -> list[tuple[int, Decimal]]:
+    found = await select(
+        installation,
+        "SELECT slice_number, quantity FROM trading_orders WHERE parent_order_id IS NOT NULL ORDER BY slice_number",
+    )
+    return [tuple(row) for row in found]
