@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tradeloom.orders.v1 import orders_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
 
 from libs.bus import connection
 from libs.bus.connection import open_redis
@@ -20,15 +20,22 @@ from libs.store.database import LOCK_SECONDS, Connection, Database, open_databas
 from libs.store.relay import relay
 from libs.store.requests import RequestKey
 from libs.store.revisions import check_revision
-from services.orders import consumers, upkeep, use_cases, wire
+from services.orders import consumers, parent_use_cases, upkeep, use_cases, wire
 from services.orders.batches import Bounds, Patience, batching
 from services.orders.binding import Binding
 from services.orders.domain import Limits, RiskLimits
 from services.orders.equity import watching
 from services.orders.hub import waking
 from services.orders.market import following_market, now
-from services.orders.servicer import Intentions, OrderServicer, PortfolioServicer, RiskServicer
+from services.orders.servicer import (
+    Intentions,
+    OrderServicer,
+    ParentOrderServicer,
+    PortfolioServicer,
+    RiskServicer,
+)
 from services.orders.settings import Settings
+from services.orders.stepping import stepping
 from services.orders.store import AccountStore
 from services.orders.use_cases import Placing
 
@@ -90,24 +97,29 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             await check_revision(rows, settings.word)
         async with following_market(database, redis, settings.quote_poll_seconds) as market:
             weigh = use_cases.Weigh(market, usual)
-            place_orders = use_cases.PlaceOrders(
-                market, limits, weigh, use_cases.NoteRefusals(uuid7), wire.place_answer, uuid7, now
-            )
+            note_refusals = use_cases.NoteRefusals(uuid7)
+            place_orders = use_cases.PlaceOrders(market, limits, weigh, note_refusals, wire.place_answer, uuid7, now)
+            step_parent = parent_use_cases.StepParentOrder(market, limits, weigh, note_refusals, uuid7, now)
             place = PlaceTogether(database, place_orders)
             bounds = Bounds(
                 batch_max=settings.batch_orders_max,
                 waiting_max=settings.waiting_orders_max,
                 locked_max=settings.locked_accounts_max,
             )
-            apply_execution = consumers.ApplyExecution(uuid7, now, market.last_price)
             cancel_orders = use_cases.CancelOrdersOf(now, upkeep.ORDERS_AT_ONCE)
             departing, switched = upkeep.Departing(worker, cancel_orders), upkeep.Switched(worker, cancel_orders)
             async with (
+                stepping(worker, step_parent, now) as parents,
                 batching(place, bounds) as batches,
                 waking(redis) as hub,
                 relay(worker, redis, settings.word) as told,
                 reading(worker, redis, "marketdata", consumers.apply_marketdata) as marketdata_facts,
-                reading(worker, redis, "execution", apply_execution) as execution_facts,
+                reading(
+                    worker,
+                    redis,
+                    "execution",
+                    consumers.ApplyExecution(uuid7, now, market.last_price, parents.wake),
+                ) as execution_facts,
                 reading(worker, redis, "users", consumers.apply_users) as users_facts,
                 running("departures", departing),
                 running("cancels of kill switches", switched),
@@ -132,11 +144,18 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     settings.stream_heartbeat_seconds,
                 )
                 risk_servicer = RiskServicer(database, market, usual)
+                parent_servicer = ParentOrderServicer(
+                    database,
+                    parent_use_cases.PlaceParentOrder(market, uuid7, now, settings.parent_orders_max),
+                    parent_use_cases.CancelParentOrder(now),
+                    parents.wake,
+                )
                 yield Service(
                     registers=[
                         partial(orders_pb2_grpc.add_OrderServiceServicer_to_server, order_servicer),
                         partial(orders_pb2_grpc.add_PortfolioServiceServicer_to_server, portfolio_servicer),
                         partial(risk_pb2_grpc.add_RiskServiceServicer_to_server, risk_servicer),
+                        partial(parents_pb2_grpc.add_ParentOrderServiceServicer_to_server, parent_servicer),
                     ],
                     concerns=[Binding(database)],
                     checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},

@@ -14,12 +14,12 @@ from libs.errors import Forbidden
 from libs.mesh.around import Call, Onward
 from libs.mesh.identity import Identity
 from libs.store.database import Database
-from services.orders import store
-from services.orders.refusals import AccountNotFound, OrderNotFound
+from services.orders import parent_store, store
+from services.orders.refusals import AccountNotFound, OrderNotFound, ParentOrderNotFound
 
 FILTERED = frozenset({"ListAccounts", "PlaceOrders"})
 """They keep a bound key to its accounts by themselves."""
-ACCOUNT, ORDER = "account_id", "order_id"
+ACCOUNT, ORDER, PARENT = "account_id", "order_id", "parent_order_id"
 HOLDING = ("order", "orders")
 """Fields of a request with orders to be placed, each of which names its account."""
 
@@ -45,6 +45,11 @@ class Binding:
                 found = await store.account_of_order(rows, UUID(order_id))
             if found is not None and not caller.may_use_account(found):
                 raise OrderNotFound("no such order", order_id=order_id)
+        elif parent_order_id := named(request, PARENT):
+            async with self.database.transaction(caller.user_id) as rows:
+                found = await parent_store.account_of_parent(rows, UUID(parent_order_id))
+            if found is not None and not caller.may_use_account(found):
+                raise ParentOrderNotFound("no such parent order", parent_order_id=parent_order_id)
         else:
             raise Forbidden("the API key is bound to accounts, and this is about more than those", needs="accounts:all")
 

@@ -76,6 +76,8 @@ class ApplyExecution:
     now: Callable[[], datetime]
     last_price: Callable[[str, str, datetime], Decimal | None]
     """Of an asset in another one, for fees that are paid in neither of an instrument's."""
+    wake: Callable[[], None] = lambda: None
+    """Called once it is committed that a child of a parent order is done: the next one may follow."""
 
     async def __call__(self, rows: Connection, facts: Sequence[Fact]) -> None:
         told = [(fact, VENUE_FACTS[fact.kind].FromString(fact.payload)) for fact in facts if fact.kind in VENUE_FACTS]
@@ -99,6 +101,8 @@ class ApplyExecution:
                 # The venue repeats or contradicts itself; the account is as its earlier words made it.
                 log.warning("a venue's word changes nothing", order_id=message.order_id, kind=fact.kind, why=str(error))
         await accounts.save(list(states.values()))
+        if any(progress.has_ended for state in states.values() for progress in state.progress.values()):
+            rows.after_commit(self.wake)
 
     def _apply(self, state: AccountState, order: Order, message: object, known: dict[str, Instrument]) -> None:
         now = self.now()

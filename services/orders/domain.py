@@ -291,6 +291,8 @@ class Ticket:
     reduce_only: bool = False
     annotation: Annotation | None = None
     deployment_id: UUID | None = None
+    parent_order_id: UUID | None = None
+    slice_number: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +358,9 @@ class Order:
 
     What the other leg has traded is taken off both, so that the difference is what waits.
     """
+    parent_order_id: UUID | None = None
+    slice_number: int | None = None
+    """Of its parent's schedule: a parent has one child for each slice at most."""
 
     @property
     def client_order_id(self) -> UUID:
@@ -594,6 +599,31 @@ class RiskEvent:
     instrument_id: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """By how much more the children of a parent order are open, may trade and have traded, since they were read."""
+
+    open_children: int = 0
+    working_quantity: Decimal = ZERO
+    filled_quantity: Decimal = ZERO
+    filled_notional: Decimal = ZERO
+    fees: Decimal = ZERO
+    has_ended: bool = False
+    """Whether a child that was open is done."""
+
+    def after(self, was: Order | None, order: Order) -> "Progress":
+        """With what a child has become."""
+        opened = (order.state in OPEN) - (was is not None and was.state in OPEN)
+        return Progress(
+            open_children=self.open_children + opened,
+            working_quantity=self.working_quantity + order.open_quantity - (was.open_quantity if was else ZERO),
+            filled_quantity=self.filled_quantity + order.filled_quantity - (was.filled_quantity if was else ZERO),
+            filled_notional=self.filled_notional + order.filled_notional - (was.filled_notional if was else ZERO),
+            fees=self.fees + order.fees - (was.fees if was else ZERO),
+            has_ended=self.has_ended or opened < 0,
+        )
+
+
 @dataclass(slots=True, kw_only=True)
 class AccountState:
     """An account under its lock, and what has been changed in it since."""
@@ -620,6 +650,8 @@ class AccountState:
     """Those that are on, everybody's and its owner's, each with what it is for."""
     opened: dict[tuple[str, Side], Decimal] = field(default_factory=dict)
     """By instrument and side how much more may trade at venues since, or less."""
+    progress: dict[UUID, Progress] = field(default_factory=dict)
+    """By parent order what has become of its children since."""
 
     def balance(self, asset: str) -> Balance:
         return self.balances.get(asset) or Balance(asset=asset)
@@ -637,6 +669,9 @@ class AccountState:
             self.opened[key] = self.opened.get(key, ZERO) + opened
             if exposure := self.exposures.get(order.instrument_id):
                 self.exposures[order.instrument_id] = exposure.opened(order.side, opened)
+        if order.parent_order_id is not None:
+            before = self.progress.get(order.parent_order_id, Progress())
+            self.progress[order.parent_order_id] = before.after(was, order)
         self.orders[order.order_id] = order
         self.changed_orders.add(order.order_id)
 

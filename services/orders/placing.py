@@ -139,6 +139,8 @@ def drafted(
         group_id=group_id,
         group_role=group_role,
         released_quantity=ZERO if waits else None,
+        parent_order_id=ticket.parent_order_id,
+        slice_number=ticket.slice_number,
     )
 
 

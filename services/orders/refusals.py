@@ -90,6 +90,24 @@ class UserDeleted(NotAllowed):
         super().__init__("the person was deleted for good")
 
 
+class ParentOrderNotFound(NotFound):
+    reason = "PARENT_ORDER_NOT_FOUND"
+
+
+class ParentOrderInvalid(Invalid):
+    """No schedule can be made of what was asked for."""
+
+    reason = "PARENT_ORDER_INVALID"
+
+
+class ParentOrderDone(NotAllowed):
+    reason = "PARENT_ORDER_DONE"
+
+
+class TooManyParentOrders(Exhausted):
+    reason = "TOO_MANY_PARENT_ORDERS"
+
+
 class TooBusy(Exhausted):
     reason = "TOO_BUSY"
 

@@ -220,9 +220,14 @@ async def finish_canceling(rows: Connection, switch: KillSwitch) -> None:
 
 
 async def users_with_open_orders(rows: Connection, after: UUID, limit: int) -> list[UUID]:
-    """In the order of their ids."""
+    """Or with parent orders that may place some, in the order of their ids."""
     found = await rows.fetch(
-        "SELECT DISTINCT user_id FROM accounts WHERE open_orders > 0 AND user_id > $1 ORDER BY user_id LIMIT $2",
+        """
+        SELECT user_id FROM accounts WHERE open_orders > 0 AND user_id > $1
+        UNION SELECT user_id FROM parent_orders
+        WHERE state IN ('active', 'canceling') AND state = 'active' AND user_id > $1
+        ORDER BY user_id LIMIT $2
+        """,
         after,
         limit,
     )

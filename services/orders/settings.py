@@ -12,6 +12,8 @@ class Settings(ServiceSettings):
     word: ClassVar[str] = "orders"
 
     accounts_max: int = 50
+    # Parent orders of one account that are under way at once.
+    parent_orders_max: int = Field(default=100, ge=1)
     # What accounts are held to that have set no limits of their own.
     open_orders_max: int = Field(default=1_000, ge=1)
     orders_per_second_max: int = Field(default=100, ge=1)

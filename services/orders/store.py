@@ -16,7 +16,7 @@ from libs.store import outbox
 from libs.store.bulk import Bulk, Together, upsert
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.orders import risk_store, wire
+from services.orders import parent_store, risk_store, wire
 from services.orders.domain import (
     EPOCH,
     OPEN,
@@ -44,12 +44,11 @@ from services.orders.domain import (
     TimeInForce,
     Trail,
 )
+from services.orders.parent_store import OPEN_STATES
 
 # An event stream reads so many at once.
 EVENTS_PAGE = 500
 OPEN_ORDERS_IN_SNAPSHOT = 1_000
-# Literally as in the indexes of what is open, so that they are used.
-OPEN_STATES = "('held', 'pending_new', 'new', 'partially_filled', 'pending_cancel', 'pending_replace', 'unknown')"
 
 ORDER_COLUMNS = {
     "order_id": "uuid",
@@ -91,6 +90,8 @@ MORE_ORDER_COLUMNS = {
     "group_role": "text",
     "deployment_id": "uuid",
     "released_quantity": "numeric",
+    "parent_order_id": "uuid",
+    "slice_number": "integer",
 }
 ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
 ORDER_CHANGES = (
@@ -372,6 +373,18 @@ class AccountStore:
         )
         return [(row["account_id"], row["order_id"]) for row in found]
 
+    async def active_parents(
+        self, user_id: UUID, limit: int, *, account_id: UUID | None = None, deployment_id: UUID | None = None
+    ) -> list[tuple[UUID, UUID]]:
+        """Accounts and parent orders of which nobody has asked for a cancel, oldest first."""
+        return await parent_store.active_parents(
+            self.rows, user_id, limit, account_id=account_id, deployment_id=deployment_id
+        )
+
+    async def cancel_parents(self, states: Mapping[UUID, AccountState], now: datetime, **which: Any) -> list[UUID]:
+        """Has active parent orders of these accounts place nothing more; call it under their locks."""
+        return await parent_store.cancel_parents(self.rows, states, now, **which)
+
     async def lock(self, account_ids: Iterable[UUID], instrument_ids: Iterable[str] = ()) -> dict[UUID, AccountState]:
         """The accounts, locked in the order of their ids, with what they hold as it is under the lock.
 
@@ -507,6 +520,7 @@ class AccountStore:
             ],
         )
         await write(writes, ADD_EXPOSURES, list(exposure_rows(changed)))
+        await parent_store.write_progress(writes, changed)
         await write(writes, INSERT_ENTRIES, list(entry_rows(changed)))
         noted = [(state.orders[order_id], each) for state in changed for order_id, each in state.annotations.items()]
         await write_annotations(writes, noted)
@@ -696,6 +710,7 @@ class Filter:
     tag: str = ""
     deployment_id: UUID | None = None
     group_id: UUID | None = None
+    parent_order_id: UUID | None = None
 
 
 async def list_orders(
@@ -723,6 +738,8 @@ async def list_orders(
         conditions.append(f"deployment_id = {argument(wanted.deployment_id)}")
     if wanted.group_id is not None:
         conditions.append(f"group_id = {argument(wanted.group_id)}")
+    if wanted.parent_order_id is not None:
+        conditions.append(f"parent_order_id = {argument(wanted.parent_order_id)}")
     if wanted.start_time is not None:
         conditions.append(f"{order_id} >= {argument(first_id_of(wanted.start_time))}")
     if wanted.end_time is not None:
@@ -922,6 +939,7 @@ def is_plain(order: Order) -> bool:
     """Whether an order that was just placed has nothing of what MORE_ORDER_COLUMNS keep."""
     return (
         order.stop_price is order.trail is order.expire_time is order.group_id is order.deployment_id is None
+        and order.parent_order_id is None
         and not order.post_only
         and not order.reduce_only
     )

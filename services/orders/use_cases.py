@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from libs.errors import Invalid, NotFound, Refusal, RequestIdReused
@@ -66,6 +66,12 @@ class Accounts(Protocol):
     async def uncanceled_orders(
         self, user_id: UUID, limit: int, *, account_id: UUID | None = None, deployment_id: UUID | None = None
     ) -> Sequence[tuple[UUID, UUID]]: ...
+    async def active_parents(
+        self, user_id: UUID, limit: int, *, account_id: UUID | None = None, deployment_id: UUID | None = None
+    ) -> Sequence[tuple[UUID, UUID]]: ...
+    async def cancel_parents(
+        self, states: Mapping[UUID, AccountState], now: datetime, **which: Any
+    ) -> Sequence[UUID]: ...
     async def lock(
         self, account_ids: Iterable[UUID], instrument_ids: Iterable[str] = ()
     ) -> dict[UUID, AccountState]: ...
@@ -521,23 +527,35 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class CancelAllOrders:
-    """An account has no more open orders than it may, so that one transaction cancels them all."""
+    """An account has no more open orders than it may, so that one transaction cancels them all.
+
+    Parent orders go first: what they would place next would be open again.
+    """
 
     now: Callable[[], datetime]
 
     async def __call__(
         self, accounts: Accounts, account_id: UUID, selection: Selection
-    ) -> tuple[Account, Sequence[UUID]]:
+    ) -> tuple[Account, Sequence[UUID], Sequence[UUID]]:
+        """The account after it, and the orders and the parent orders whose cancel is under way."""
         states, state = await locked_account(accounts, account_id)
         if state.account.closed:
             raise UserDeleted
+        now = self.now()
+        canceling = await accounts.cancel_parents(
+            states,
+            now,
+            instrument_id=selection.instrument_id,
+            side=selection.side,
+            deployment_id=selection.deployment_id,
+        )
         await accounts.load_open(states)
         named = sorted(
             order_id for order_id, order in state.orders.items() if order.state in OPEN and selection.holds(order)
         )
-        cancel_each(state, named, self.now())
+        cancel_each(state, named, now)
         await accounts.save([state])
-        return state.account, named
+        return state.account, named, canceling
 
 
 def cancel_each(state: AccountState, order_ids: Iterable[UUID], now: datetime) -> None:
@@ -563,7 +581,7 @@ class AnnotateOrder:
 class CancelOrdersOf:
     """Has open orders of somebody canceled, so many at most, as they would have; how many there were.
 
-    Of all accounts, or of one, or of one deployment.
+    Of all accounts, or of one, or of one deployment. Parent orders count too, and go first: so many more at most.
     """
 
     now: Callable[[], datetime]
@@ -572,16 +590,20 @@ class CancelOrdersOf:
     async def __call__(
         self, accounts: Accounts, user_id: UUID, *, account_id: UUID | None = None, deployment_id: UUID | None = None
     ) -> int:
-        found = await accounts.uncanceled_orders(
-            user_id, self.orders_at_once, account_id=account_id, deployment_id=deployment_id
-        )
-        states = await accounts.lock({account_id for account_id, _ in found})
+        only = {"account_id": account_id, "deployment_id": deployment_id}
+        parents = await accounts.active_parents(user_id, self.orders_at_once, **only)
+        found = await accounts.uncanceled_orders(user_id, self.orders_at_once, **only)
+        states = await accounts.lock({account_id for account_id, _ in (*parents, *found)})
+        if parents:
+            await accounts.cancel_parents(
+                states, self.now(), parent_order_ids=[parent_order_id for _, parent_order_id in parents]
+            )
         await accounts.load_orders(states, [order_id for _, order_id in found])
         for found_in, order_id in found:
             # It may have been filled before its account was locked.
             cancel_each(states[found_in], [order_id], self.now())
         await accounts.save(list(states.values()))
-        return len(found)
+        return len(parents) + len(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,6 +150,8 @@ def order_to_proto(order: Order, annotation: Annotation | None = None) -> orders
         message.group_id, message.group_role = str(order.group_id), ROLE_TO_PROTO[order.group_role]
     if order.deployment_id is not None:
         message.deployment_id = str(order.deployment_id)
+    if order.parent_order_id is not None and order.slice_number is not None:
+        message.parent_order_id, message.slice_number = str(order.parent_order_id), order.slice_number
     if annotation is not None:
         message.note = annotation.note
         message.tags.extend(annotation.tags)

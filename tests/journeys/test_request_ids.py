@@ -13,7 +13,14 @@ from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, risk_pb2, risk_pb2_grpc
+from tradeloom.orders.v1 import (
+    orders_pb2,
+    orders_pb2_grpc,
+    parents_pb2,
+    parents_pb2_grpc,
+    risk_pb2,
+    risk_pb2_grpc,
+)
 from tradeloom.policy.v1 import policy_pb2
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
@@ -56,6 +63,7 @@ class World:
         self.market = marketdata_pb2_grpc.MarketDataServiceStub(channel)
         self.orders = orders_pb2_grpc.OrderServiceStub(channel)
         self.portfolios = orders_pb2_grpc.PortfolioServiceStub(channel)
+        self.parents = parents_pb2_grpc.ParentOrderServiceStub(channel)
         self.risks = risk_pb2_grpc.RiskServiceStub(channel)
         self.email = f"{uuid4()}@example.com"
         self.auth.Register(auth_pb2.RegisterRequest(email=self.email, password=PASSWORD))
@@ -80,6 +88,20 @@ class World:
             mode=orders_pb2.ACCOUNT_MODE_PAPER,
             kind=orders_pb2.ACCOUNT_KIND_CASH,
             starting_balances=[{"asset": "USDT", "amount": {"value": "100000"}}],
+        )
+
+    def parent(self, account_id: str, request_id: str, quantity: str) -> parents_pb2.PlaceParentOrderRequest:
+        """It rests far from the market."""
+        return parents_pb2.PlaceParentOrderRequest(
+            request_id=request_id,
+            account_id=account_id,
+            instrument_id="SIM:BTCUSDT",
+            side=orders_pb2.ORDER_SIDE_BUY,
+            iceberg={
+                "quantity": {"value": quantity},
+                "display_quantity": {"value": "0.1"},
+                "limit_price": {"value": "1000"},
+            },
         )
 
     def order(self, account_id: str, request_id: str = "", quantity: str = "0.25") -> orders_pb2.PlaceOrderRequest:
@@ -230,6 +252,23 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
                 for each in ("0.25", "0.5")
             ]
             return world.orders.PlaceOrderGroup, *(lambda each=each: each for each in requests), world.user
+        case "PlaceParentOrder":
+            account_id = world.open_account()
+            requests = [world.parent(account_id, request_id, each) for each in ("0.25", "0.5")]
+            return world.parents.PlaceParentOrder, *(lambda each=each: each for each in requests), world.user
+        case "CancelParentOrder":
+            account_id = world.open_account()
+            placed = [
+                world.parents.PlaceParentOrder(world.parent(account_id, str(uuid4()), "0.25"), metadata=world.user)
+                for _ in range(2)
+            ]
+            requests = [
+                parents_pb2.CancelParentOrderRequest(
+                    request_id=request_id, parent_order_id=each.parent_order.parent_order_id
+                )
+                for each in placed
+            ]
+            return world.parents.CancelParentOrder, *(lambda each=each: each for each in requests), world.user
         case "ReplaceOrder":
             placed = world.orders.PlaceOrder(world.order(world.open_account()), metadata=world.user).order
             asked = orders_pb2.GetOrderRequest(order_id=placed.order_id)

@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 from redis.asyncio import Redis
 from tradeloom.execution.v1 import events_pb2 as execution_events
 from tradeloom.marketdata.v1 import marketdata_pb2
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
 from tradeloom.type.v1 import decimal_pb2, fact_pb2
 
 from libs.ids import uuid7
@@ -69,6 +69,7 @@ class Trader:
     orders: Any
     portfolios: Any
     risks: Any
+    parents: Any
     user_id: UUID
     metadata: Metadata
     account_id: str = ""
@@ -116,9 +117,14 @@ class Trader:
 async def trader(served: Served, *, user_id: UUID | None = None, **balances: object) -> Trader:
     """Somebody new, or another account of somebody's, with starting balances; a thousand USDT if none are said."""
     user_id = user_id or uuid7()
-    orders, portfolios, risks = map(
+    orders, portfolios, risks, parents = map(
         served.stub,
-        (orders_pb2_grpc.OrderServiceStub, orders_pb2_grpc.PortfolioServiceStub, risk_pb2_grpc.RiskServiceStub),
+        (
+            orders_pb2_grpc.OrderServiceStub,
+            orders_pb2_grpc.PortfolioServiceStub,
+            risk_pb2_grpc.RiskServiceStub,
+            parents_pb2_grpc.ParentOrderServiceStub,
+        ),
     )
     metadata = sign_in(user_id)
     request = orders_pb2.CreateAccountRequest(
@@ -132,7 +138,7 @@ async def trader(served: Served, *, user_id: UUID | None = None, **balances: obj
         ],
     )
     opened = await portfolios.CreateAccount(request, metadata=metadata, timeout=WAIT_SECONDS)
-    return Trader(orders, portfolios, risks, user_id, metadata, opened.account.account_id)
+    return Trader(orders, portfolios, risks, parents, user_id, metadata, opened.account.account_id)
 
 
 @asynccontextmanager

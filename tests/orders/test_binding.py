@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor
+from redis.asyncio import Redis
 from tradeloom.orders.v1 import orders_pb2
 from tradeloom.policy.v1 import policy_pb2
 
 from libs.ids import uuid7
 from libs.mesh.contract import methods
-from services.orders.binding import ACCOUNT, FILTERED, HOLDING, ORDER
+from services.orders.binding import ACCOUNT, FILTERED, HOLDING, ORDER, PARENT
 from tests.mesh import Installation, Served, sign_in
 from tests.orders.stand import Trader, Venue, decimal, ids, limit, reason, refusal, resting, trader
-from tests.orders.test_tenants import NAMING_RPCS, answer, calls
+from tests.orders.test_tenants import NAMING_RPCS, answer, calls, parent_of
 
 KEY = ["read", "trade"]
 
@@ -37,23 +38,25 @@ def bound(person: Trader, *accounts: str, scopes: list[str] | None = None) -> Tr
 
 @pytest.mark.parametrize("name", FOR_KEYS)
 async def test_an_account_outside_of_the_binding_is_as_one_that_nobody_has(
-    installation: Installation, orders: Served, venue: Venue, name: str
+    installation: Installation, orders: Served, redis: Redis, venue: Venue, name: str
 ):
     whole = await trader(orders)
     second = await trader(orders, user_id=whole.user_id)
-    order = await resting(installation, venue, whole)
+    order, parent = await resting(installation, venue, whole), await parent_of(whole, redis)
     key = bound(whole, second.account_id)
-    method, request = calls(key, whole.account_id, order.order_id)[name]
+    method, request = calls(key, whole.account_id, order.order_id, parent)[name]
     refused = await refusal(answer(method(request, metadata=key.metadata, timeout=20)))
-    method, request = calls(key, (nobodys := str(uuid7())), nobodys)[name]
+    method, request = calls(key, (nobodys := str(uuid7())), nobodys, nobodys)[name]
     unknown = await refusal(answer(method(request, metadata=key.metadata, timeout=20)))
     assert (refused.code, refused.reason) == (unknown.code, unknown.reason)
     assert refused.metadata.keys() == unknown.metadata.keys()
-    assert set(refused.metadata.values()) == {order.order_id if "order_id" in refused.metadata else whole.account_id}
+    named = {"account_id": whole.account_id, "order_id": order.order_id, "parent_order_id": parent}
+    assert refused.metadata.items() <= named.items()
+    assert len(refused.metadata) == 1
     # Nothing was done, and within the binding all is as for everybody.
     assert (await whole.list_orders()).orders == [order]
     mine = bound(whole, whole.account_id)
-    method, request = calls(mine, whole.account_id, order.order_id)[name]
+    method, request = calls(mine, whole.account_id, order.order_id, parent)[name]
     assert await answer(method(request, metadata=mine.metadata, timeout=20))
 
 
@@ -185,7 +188,7 @@ def test_every_rpc_names_accounts_and_orders_where_the_binding_looks_for_them():
             holder = field.containing_type
             held = [each.name for each in asked.fields if each.message_type is holder]
             assert own or set(held) & set(HOLDING), f"{where} is neither the request's own nor that of an order in it"
-            assert field.name in (ACCOUNT, ORDER), f"{where} is none of the names that are looked for"
+            assert field.name in (ACCOUNT, ORDER, PARENT), f"{where} is none of the names that are looked for"
             assert not field.is_repeated, f"{where} may name several"
             assert not method.client_streams, f"{where} comes after the call began"
         closed = not naming and method.name not in FILTERED
@@ -196,6 +199,6 @@ def test_every_rpc_that_names_an_account_or_an_order_is_tried():
     named = {
         method.name
         for method in methods("orders").values()
-        if {ACCOUNT, ORDER} & set(method.descriptor.input_type.fields_by_name)
+        if {ACCOUNT, ORDER, PARENT} & set(method.descriptor.input_type.fields_by_name)
     }
     assert set(NAMING_RPCS) == named

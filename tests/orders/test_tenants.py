@@ -1,12 +1,14 @@
 """Another user's accounts and orders do not exist: over the wire, and in the tables."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
 from grpc.aio import AioRpcError
-from tradeloom.orders.v1 import orders_pb2, risk_pb2
+from redis.asyncio import Redis
+from tradeloom.orders.v1 import orders_pb2, parents_pb2, risk_pb2
 
 from libs.edge import contract
 from libs.ids import uuid7
@@ -22,15 +24,17 @@ from tests.orders.stand import (
     decimal,
     filled,
     limit,
+    quote,
     refusal,
     resting,
     select,
     sequences,
     steps,
     trader,
+    until,
 )
 
-NAMING = {"account_id", "order_id"}
+NAMING = {"account_id", "order_id", "parent_order_id"}
 OWNED = {
     "accounts",
     "balances",
@@ -50,13 +54,53 @@ OWNED = {
     "kill_switches",
     "equity_points",
     "deployment_positions",
+    "parent_orders",
+    "parent_order_skips",
 }
 
 
-def calls(caller: Trader, account_id: str, order_id: str) -> dict[str, Any]:
-    """Every RPC that names an account or an order, and how the caller asks for these."""
-    orders, portfolios, risks = caller.orders, caller.portfolios, caller.risks
+def waiting(account_id: str) -> parents_pb2.PlaceParentOrderRequest:
+    """A parent order that begins in an hour."""
+    parts = parents_pb2.Dca(amount=decimal(50), interval_seconds=60, purchases=2)
+    parts.start_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+    return parents_pb2.PlaceParentOrderRequest(
+        request_id=str(uuid7()),
+        account_id=account_id,
+        instrument_id=BTC.instrument_id,
+        side=orders_pb2.ORDER_SIDE_BUY,
+        dca=parts,
+    )
+
+
+async def parent_of(caller: Trader, redis: Redis) -> str:
+    """A parent order of theirs; the price by which it is judged may be on its way to the service."""
+    await quote(redis, last_price=100.0)
+
+    async def placed() -> str:
+        try:
+            answered = await caller.parents.PlaceParentOrder(waiting(caller.account_id), metadata=caller.metadata)
+        except AioRpcError as error:
+            assert "no price" in str(error.details())
+            return ""
+        return answered.parent_order.parent_order_id
+
+    return await until(placed)
+
+
+def calls(caller: Trader, account_id: str, order_id: str, parent_order_id: str) -> dict[str, Any]:
+    """Every RPC that names an account, an order or a parent order, and how the caller asks for these."""
+    orders, portfolios, risks, parents = caller.orders, caller.portfolios, caller.risks, caller.parents
     return {
+        "PlaceParentOrder": (parents.PlaceParentOrder, waiting(account_id)),
+        "CancelParentOrder": (
+            parents.CancelParentOrder,
+            parents_pb2.CancelParentOrderRequest(request_id="x", parent_order_id=parent_order_id),
+        ),
+        "GetParentOrder": (
+            parents.GetParentOrder,
+            parents_pb2.GetParentOrderRequest(parent_order_id=parent_order_id),
+        ),
+        "ListParentOrders": (parents.ListParentOrders, parents_pb2.ListParentOrdersRequest(account_id=account_id)),
         "PlaceOrder": (orders.PlaceOrder, limit(account_id)),
         "CancelOrder": (orders.CancelOrder, orders_pb2.CancelOrderRequest(request_id="x", order_id=order_id)),
         "ReplaceOrder": (
@@ -119,6 +163,13 @@ NAMING_RPCS = sorted(
 )
 
 
+def named_by(name: str) -> str:
+    """What the RPC is about."""
+    if name in ("AnnotateOrder", "CancelOrder", "GetOrder", "ReplaceOrder"):
+        return "order"
+    return "parent_order" if name in ("CancelParentOrder", "GetParentOrder") else "account"
+
+
 async def answer(call: Any) -> Any:
     """The answer, or the first message of a stream. That there is nothing to close is an answer about one's own."""
     try:
@@ -131,20 +182,21 @@ async def answer(call: Any) -> Any:
 
 @pytest.mark.parametrize("name", NAMING_RPCS)
 async def test_anothers_account_or_order_is_not_found(
-    installation: Installation, orders: Served, venue: Venue, name: str
+    installation: Installation, orders: Served, redis: Redis, venue: Venue, name: str
 ):
     anna, bert = await trader(orders), await trader(orders)
-    order = await resting(installation, venue, anna)
+    order, parent = await resting(installation, venue, anna), await parent_of(anna, redis)
     # Hers are there, so that it is not found for another reason.
-    method, request = calls(anna, anna.account_id, order.order_id)[name]
+    method, request = calls(anna, anna.account_id, order.order_id, parent)[name]
     assert await answer(method(request, metadata=anna.metadata, timeout=20))
-    method, request = calls(bert, anna.account_id, order.order_id)[name]
+    method, request = calls(bert, anna.account_id, order.order_id, parent)[name]
     refused = await refusal(answer(method(request, metadata=bert.metadata, timeout=20)))
-    named = "order" if name in ("AnnotateOrder", "CancelOrder", "GetOrder", "ReplaceOrder") else "account"
+    named = named_by(name)
     assert (refused.code, refused.reason) == ("NOT_FOUND", f"{named.upper()}_NOT_FOUND")
-    assert refused.metadata == {f"{named}_id": order.order_id if named == "order" else anna.account_id}
+    hers = {"account": anna.account_id, "order": order.order_id, "parent_order": parent}
+    assert refused.metadata == {f"{named}_id": hers[named]}
     # The same words as for one that nobody has.
-    method, request = calls(bert, (nobodys := str(uuid7())), nobodys)[name]
+    method, request = calls(bert, (nobodys := str(uuid7())), nobodys, nobodys)[name]
     unknown = await refusal(answer(method(request, metadata=bert.metadata, timeout=20)))
     assert (unknown.code, unknown.reason) == (refused.code, refused.reason)
     assert unknown.metadata == {f"{named}_id": nobodys}
@@ -176,7 +228,7 @@ async def test_lists_of_accounts_hold_the_callers_alone(orders: Served):
 
 
 @pytest.fixture
-async def traded(installation: Installation, orders: Served, venue: Venue) -> Trader:
+async def traded(installation: Installation, orders: Served, redis: Redis, venue: Venue) -> Trader:
     """Somebody with rows in every table."""
     anna = await trader(orders)
     order = await anna.place(note="mine", tags=["some"], deployment_id=str(uuid7()))
@@ -196,6 +248,16 @@ async def traded(installation: Installation, orders: Served, venue: Venue) -> Tr
         UUID(anna.account_id),
         anna.user_id,
     )
+    await select(
+        installation,
+        """
+        INSERT INTO parent_order_skips (parent_order_id, first_slice, last_slice, user_id, account_id, reason, message, time)
+        VALUES ($1, 1, 2, $2, $3, 'MISSED', '', now())
+        """,
+        UUID(await parent_of(anna, redis)),
+        anna.user_id,
+        UUID(anna.account_id),
+    )
     return anna
 
 
@@ -210,8 +272,9 @@ async def test_every_table_with_a_user_has_row_security_that_holds(installation:
     )
     assert {row["relname"]: row["is_secured"] for row in tables} == dict.fromkeys(OWNED, True)
     anna, bert = traded.user_id, uuid7()
-    # The worker relays the whole outbox, goes after whoever has left, values every account and cancels for every switch.
-    valued = ("accounts", "balances", "risk_limits", "equity_points", "kill_switches")
+    # The worker relays the whole outbox, goes after whoever has left, values every account, cancels for every switch and
+    # steps every parent order.
+    valued = ("accounts", "balances", "risk_limits", "equity_points", "kill_switches", "parent_orders")
     read_whole = {("worker", table) for table in ("outbox", "departures", *valued)}
     for role in ("rpc", "worker"):
         async with open_database(installation.url(f"orders_{role}"), 1) as database:
@@ -235,7 +298,7 @@ async def test_no_role_writes_rows_of_a_user_its_transaction_does_not_name(
 ):
     bert = uuid7()
     async with open_database(installation.url(f"orders_{role}"), 1) as database:
-        for table in ("accounts", "balances", "trading_orders"):
+        for table in ("accounts", "balances", "trading_orders", "parent_orders"):
             async with database.transaction(bert) as rows:
                 assert await rows.execute(f"UPDATE {table} SET user_id = user_id") == "UPDATE 0"
         with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):

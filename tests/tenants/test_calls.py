@@ -139,6 +139,7 @@ def test_every_method_and_every_id_is_walked():
         "credential_id",
         "export_id",
         "group_id",
+        "parent_order_id",
         "deployment_id",
     }
     for method in walked():

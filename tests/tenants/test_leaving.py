@@ -38,6 +38,8 @@ KEPT = {
             "deployment_positions",
             "equity_points",
             "exposures",
+            "parent_orders",
+            "parent_order_skips",
             "positions",
             "risk_events",
             "trading_executions",

@@ -27,7 +27,14 @@ from grpc_status import rpc_status
 from tradeloom.auth.v1 import auth_pb2, auth_pb2_grpc
 from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, risk_pb2, risk_pb2_grpc
+from tradeloom.orders.v1 import (
+    orders_pb2,
+    orders_pb2_grpc,
+    parents_pb2,
+    parents_pb2_grpc,
+    risk_pb2,
+    risk_pb2_grpc,
+)
 from tradeloom.policy.v1 import policy_pb2
 from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 
@@ -70,6 +77,16 @@ RESTING: Mapping[str, Any] = {
     "limit_price": {"value": "20000"},
 }
 PAIR: Mapping[str, Any] = {"kind": orders_pb2.GROUP_KIND_OCO, "orders": [RESTING, RESTING]}
+WAITING: Mapping[str, Any] = {
+    "instrument_id": INSTRUMENT,
+    "side": orders_pb2.ORDER_SIDE_BUY,
+    "dca": {
+        "amount": {"value": "100"},
+        "start_time": timestamp(NOW + timedelta(days=1)),
+        "interval_seconds": 60,
+        "purchases": 2,
+    },
+}
 ASKED: Mapping[str, Mapping[str, Any]] = {
     "AuthService/Register": {"password": PASSWORD},
     "AuthService/Login": {"password": "not the password"},
@@ -134,6 +151,10 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "OrderService/ListOrders": {},
     "OrderService/ListExecutions": {},
     "OrderService/StreamOrderEvents": {"after_cursor": "0"},
+    "ParentOrderService/PlaceParentOrder": WAITING,
+    "ParentOrderService/CancelParentOrder": {},
+    "ParentOrderService/GetParentOrder": {},
+    "ParentOrderService/ListParentOrders": {},
     "PortfolioService/CreateAccount": {
         "name": "bert's",
         "mode": orders_pb2.ACCOUNT_MODE_PAPER,
@@ -320,6 +341,7 @@ class Anna:
             await self._order(asked, orders_pb2.ORDER_STATE_FILLED)
         await self._bound()
         await self._group()
+        await self._parents()
         await self._leave()
         await self.act()
 
@@ -367,6 +389,26 @@ class Anna:
                 "UPDATE orders.trading_orders SET deployment_id = $1 WHERE group_id = $2",
                 UUID(self.ids["deployment_id"]),
                 UUID(placed.group_id),
+            )
+
+    async def _parents(self) -> None:
+        """Parent orders that begin tomorrow, so that nothing comes of them meanwhile, and what one of them has skipped."""
+        for _ in range(2):
+            asked = parents_pb2.PlaceParentOrderRequest(
+                request_id=str(uuid7()), account_id=self.ids["account_id"], **WAITING
+            )
+            placed = await self.call(parents_pb2_grpc.ParentOrderServiceStub, "PlaceParentOrder", asked)
+            self.ids["parent_order_id"] = placed.parent_order.parent_order_id
+        async with self.world.installation.connect() as superuser:
+            await superuser.execute(
+                """
+                INSERT INTO orders.parent_order_skips
+                  (parent_order_id, first_slice, last_slice, user_id, account_id, reason, message, time)
+                VALUES ($1, 1, 1, $2, $3, 'MISSED', '', now())
+                """,
+                UUID(self.ids["parent_order_id"]),
+                UUID(self.ids["user_id"]),
+                UUID(self.ids["account_id"]),
             )
 
     async def _leave(self) -> None:

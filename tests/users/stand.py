@@ -96,6 +96,9 @@ class Around:
     async def ListExecutions(self, request: Any, context: Any) -> Any:
         self.note("ListExecutions", context)
 
+    async def ListParentOrders(self, request: Any, context: Any) -> Any:
+        self.note("ListParentOrders", context)
+
     async def ListPositions(self, request: Any, context: Any) -> Any:
         self.note("ListPositions", context)
 
@@ -143,7 +146,7 @@ class Around:
         return await self.check(request)
 
 
-ORDERS = ("GetPortfolio", "ListAccounts", "ListOrders", "ListExecutions", "ListPositions")
+ORDERS = ("GetPortfolio", "ListAccounts", "ListOrders", "ListExecutions", "ListParentOrders", "ListPositions")
 AUTH = ("GetJwks", "StreamRevocations", "GetMe", "ListSessions", "ListApiKeys", "ListOwnAuditEvents")
 BILLING = ("GetSubscription", "ListInvoices", "GetUsage")
 EXECUTION = ("CheckBrokerCredential",)

@@ -190,6 +190,7 @@ def test_the_contract_decides_what_is_exported():
         "orders.ListAccounts",
         "orders.ListOrders",
         "orders.ListExecutions",
+        "orders.ListParentOrders",
         "orders.ListPositions",
         "orders.GetPortfolio",
     }

@@ -109,10 +109,14 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
         )
 
         async def work(rows: Connection) -> orders_pb2.CancelAllOrdersResponse:
-            account, order_ids = await self._intentions.cancel_all_orders(
+            account, order_ids, parent_order_ids = await self._intentions.cancel_all_orders(
                 AccountStore(rows), UUID(request.account_id), selection
             )
-            return orders_pb2.CancelAllOrdersResponse(order_ids=map(str, order_ids), revision=account.account_sequence)
+            return orders_pb2.CancelAllOrdersResponse(
+                order_ids=map(str, order_ids),
+                revision=account.account_sequence,
+                parent_order_ids=map(str, parent_order_ids),
+            )
 
         return await answer_once(self._database, key_of(request), orders_pb2.CancelAllOrdersResponse, work)
 
@@ -144,6 +148,7 @@ class OrderServicer(orders_pb2_grpc.OrderServiceServicer):
             tag=request.tag,
             deployment_id=UUID(request.deployment_id) if request.deployment_id else None,
             group_id=UUID(request.group_id) if request.group_id else None,
+            parent_order_id=UUID(request.parent_order_id) if request.parent_order_id else None,
         )
         async with self._database.transaction(identity.current().user_id) as rows:
             account = await own_account(rows, request.account_id)

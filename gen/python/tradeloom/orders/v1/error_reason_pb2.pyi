@@ -91,6 +91,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_LIMITS_CHANGED: _ErrorReason.ValueType  # 26
     """ABORTED: somebody else set the limits since. Metadata: revision."""
+    ERROR_REASON_PARENT_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 27
+    """NOT_FOUND: the caller has no parent order with this id. Metadata: parent_order_id."""
+    ERROR_REASON_PARENT_ORDER_INVALID: _ErrorReason.ValueType  # 28
+    """INVALID_ARGUMENT: no schedule can be made of what was asked for; the violation names the field."""
+    ERROR_REASON_PARENT_ORDER_DONE: _ErrorReason.ValueType  # 29
+    """FAILED_PRECONDITION: the parent order is done and cannot be canceled. Metadata: parent_order_id, state."""
+    ERROR_REASON_TOO_MANY_PARENT_ORDERS: _ErrorReason.ValueType  # 30
+    """RESOURCE_EXHAUSTED: the account has as many parent orders under way as it may. Metadata: parent_orders_max."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -164,4 +172,12 @@ ERROR_REASON_TRADING_HALTED: ErrorReason.ValueType  # 25
 """
 ERROR_REASON_LIMITS_CHANGED: ErrorReason.ValueType  # 26
 """ABORTED: somebody else set the limits since. Metadata: revision."""
+ERROR_REASON_PARENT_ORDER_NOT_FOUND: ErrorReason.ValueType  # 27
+"""NOT_FOUND: the caller has no parent order with this id. Metadata: parent_order_id."""
+ERROR_REASON_PARENT_ORDER_INVALID: ErrorReason.ValueType  # 28
+"""INVALID_ARGUMENT: no schedule can be made of what was asked for; the violation names the field."""
+ERROR_REASON_PARENT_ORDER_DONE: ErrorReason.ValueType  # 29
+"""FAILED_PRECONDITION: the parent order is done and cannot be canceled. Metadata: parent_order_id, state."""
+ERROR_REASON_TOO_MANY_PARENT_ORDERS: ErrorReason.ValueType  # 30
+"""RESOURCE_EXHAUSTED: the account has as many parent orders under way as it may. Metadata: parent_orders_max."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

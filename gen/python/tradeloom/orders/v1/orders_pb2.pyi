@@ -453,6 +453,8 @@ class Order(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     RELEASED_QUANTITY_FIELD_NUMBER: _builtins.int
+    PARENT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    SLICE_NUMBER_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
     see client_order_id.
@@ -489,6 +491,10 @@ class Order(_message.Message):
     """The deployment that placed it; empty where no strategy did."""
     note: _builtins.str
     """For people; at most 500 characters. Shown by GetOrder and ListOrders alone."""
+    parent_order_id: _builtins.str
+    """The parent order whose child it is; empty for none."""
+    slice_number: _builtins.int
+    """Which slice of its parent's schedule it is, from 1; 0 for none."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset."""
@@ -600,10 +606,12 @@ class Order(_message.Message):
         note: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         released_quantity: _decimal_pb2.Decimal | None = ...,
+        parent_order_id: _builtins.str = ...,
+        slice_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "released_quantity", b"released_quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1428,21 +1436,27 @@ class CancelAllOrdersResponse(_message.Message):
 
     ORDER_IDS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    PARENT_ORDER_IDS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The account_sequence after it."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By id, oldest first; those whose cancel was under way before are among them."""
 
+    @_builtins.property
+    def parent_order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By id, oldest first: the parent orders whose cancel began with it."""
+
     def __init__(
         self,
         *,
         order_ids: _abc.Iterable[_builtins.str] | None = ...,
         revision: _builtins.int = ...,
+        parent_order_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_ids", b"order_ids", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_ids", b"order_ids", "parent_order_ids", b"parent_order_ids", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1620,6 +1634,7 @@ class ListOrdersRequest(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     GROUP_ID_FIELD_NUMBER: _builtins.int
+    PARENT_ORDER_ID_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Whose; one of the caller's accounts."""
     instrument_id: _builtins.str
@@ -1634,6 +1649,8 @@ class ListOrdersRequest(_message.Message):
     """Only this deployment's; all if empty."""
     group_id: _builtins.str
     """Only this group's; all if empty."""
+    parent_order_id: _builtins.str
+    """Only this parent order's children; all if empty."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___OrderState.ValueType]:
         """Only orders in these states; all if empty."""
@@ -1659,10 +1676,11 @@ class ListOrdersRequest(_message.Message):
         tag: _builtins.str = ...,
         deployment_id: _builtins.str = ...,
         group_id: _builtins.str = ...,
+        parent_order_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "deployment_id", b"deployment_id", "end_time", b"end_time", "group_id", b"group_id", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "start_time", b"start_time", "states", b"states", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "deployment_id", b"deployment_id", "end_time", b"end_time", "group_id", b"group_id", "instrument_id", b"instrument_id", "page_size", b"page_size", "page_token", b"page_token", "parent_order_id", b"parent_order_id", "start_time", b"start_time", "states", b"states", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -159,7 +159,8 @@ class OrderServiceServicer:
 
     def CancelAllOrders(self, request, context):
         """Asks to cancel all open orders of an account, or those of one instrument, one side or one
-        deployment; those that were placed until now. Repeating a request_id returns the first answer again.
+        deployment; those that were placed until now. Parent orders whose children would be among them are
+        canceled with them, so that nothing follows. Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

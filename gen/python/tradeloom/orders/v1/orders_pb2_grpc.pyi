@@ -49,7 +49,8 @@ class OrderServiceStub:
     """
     CancelAllOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelAllOrdersRequest, _orders_pb2.CancelAllOrdersResponse]
     """Asks to cancel all open orders of an account, or those of one instrument, one side or one
-    deployment; those that were placed until now. Repeating a request_id returns the first answer again.
+    deployment; those that were placed until now. Parent orders whose children would be among them are
+    canceled with them, so that nothing follows. Repeating a request_id returns the first answer again.
     """
     AnnotateOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.AnnotateOrderRequest, _orders_pb2.AnnotateOrderResponse]
     """Sets the note and the tags of an order, whatever its state. Nobody but its owner sees them: they go
@@ -143,7 +144,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_orders_pb2.CancelAllOrdersRequest, _abc.Awaitable[_orders_pb2.CancelAllOrdersResponse]],
     ) -> _abc.Awaitable[_orders_pb2.CancelAllOrdersResponse]:
         """Asks to cancel all open orders of an account, or those of one instrument, one side or one
-        deployment; those that were placed until now. Repeating a request_id returns the first answer again.
+        deployment; those that were placed until now. Parent orders whose children would be among them are
+        canceled with them, so that nothing follows. Repeating a request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

@@ -599,7 +599,9 @@ class SetKillSwitchRequest(_message.Message):
     reason: _builtins.str
     """For people: why."""
     cancel_open_orders: _builtins.bool
-    """Whether the open orders that it holds for are asked to cancel, too; it takes its time after the answer."""
+    """Whether the open orders that it holds for are asked to cancel, too, and the parent orders that would place
+    more; it takes its time after the answer.
+    """
     def __init__(
         self,
         *,
@@ -662,7 +664,9 @@ class SetGlobalKillSwitchRequest(_message.Message):
     reason: _builtins.str
     """For people: why."""
     cancel_open_orders: _builtins.bool
-    """Whether the open orders that it holds for are asked to cancel, too; it takes its time after the answer."""
+    """Whether the open orders that it holds for are asked to cancel, too, and the parent orders that would place
+    more; it takes its time after the answer.
+    """
     def __init__(
         self,
         *,

@@ -527,7 +527,8 @@ export type SetKillSwitchRequest = Message<"tradeloom.orders.v1.SetKillSwitchReq
   reason: string;
 
   /**
-   * Whether the open orders that it holds for are asked to cancel, too; it takes its time after the answer.
+   * Whether the open orders that it holds for are asked to cancel, too, and the parent orders that would place
+   * more; it takes its time after the answer.
    *
    * @generated from field: bool cancel_open_orders = 6;
    */
@@ -597,7 +598,8 @@ export type SetGlobalKillSwitchRequest = Message<"tradeloom.orders.v1.SetGlobalK
   reason: string;
 
   /**
-   * Whether the open orders that it holds for are asked to cancel, too; it takes its time after the answer.
+   * Whether the open orders that it holds for are asked to cancel, too, and the parent orders that would place
+   * more; it takes its time after the answer.
    *
    * @generated from field: bool cancel_open_orders = 5;
    */
