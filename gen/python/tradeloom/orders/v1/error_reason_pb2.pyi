@@ -91,6 +91,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_LIMITS_CHANGED: _ErrorReason.ValueType  # 26
     """ABORTED: somebody else set the limits since. Metadata: revision."""
+    ERROR_REASON_LIVE_TRADING_DISABLED: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION: an operator has not enabled trading with real money."""
+    ERROR_REASON_LIVE_TRADING_OFF: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION: the live account is not confirmed, not connected yet, or stopped. Metadata: account_id,
+    live_state.
+    """
+    ERROR_REASON_ACCOUNT_NOT_LIVE: _ErrorReason.ValueType  # 29
+    """FAILED_PRECONDITION: the account is a paper account. Metadata: account_id."""
+    ERROR_REASON_NO_USABLE_CREDENTIAL: _ErrorReason.ValueType  # 30
+    """FAILED_PRECONDITION: no key for the account's venue was put and found usable. Metadata: account_id, venue."""
+    ERROR_REASON_INSTRUMENT_NOT_AT_VENUE: _ErrorReason.ValueType  # 31
+    """INVALID_ARGUMENT: a live account trades its own venue's instruments. Metadata: instrument_id, venue."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -164,4 +176,16 @@ ERROR_REASON_TRADING_HALTED: ErrorReason.ValueType  # 25
 """
 ERROR_REASON_LIMITS_CHANGED: ErrorReason.ValueType  # 26
 """ABORTED: somebody else set the limits since. Metadata: revision."""
+ERROR_REASON_LIVE_TRADING_DISABLED: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION: an operator has not enabled trading with real money."""
+ERROR_REASON_LIVE_TRADING_OFF: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION: the live account is not confirmed, not connected yet, or stopped. Metadata: account_id,
+live_state.
+"""
+ERROR_REASON_ACCOUNT_NOT_LIVE: ErrorReason.ValueType  # 29
+"""FAILED_PRECONDITION: the account is a paper account. Metadata: account_id."""
+ERROR_REASON_NO_USABLE_CREDENTIAL: ErrorReason.ValueType  # 30
+"""FAILED_PRECONDITION: no key for the account's venue was put and found usable. Metadata: account_id, venue."""
+ERROR_REASON_INSTRUMENT_NOT_AT_VENUE: ErrorReason.ValueType  # 31
+"""INVALID_ARGUMENT: a live account trades its own venue's instruments. Metadata: instrument_id, venue."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
