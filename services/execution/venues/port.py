@@ -16,20 +16,10 @@ from enum import Enum
 from typing import Protocol
 
 from libs.matching.orders import Side
-from services.execution.domain import TimeInForce
+from services.execution.domain import OrderType, TimeInForce
 
 INSTRUMENTS_MAX = 50
 """Whose fills are asked for at once: what was read is not lost where the next is not answered."""
-
-
-class OrderType(Enum):
-    MARKET = "market"
-    LIMIT = "limit"
-    STOP = "stop"
-    STOP_LIMIT = "stop_limit"
-    TRAILING_STOP = "trailing_stop"
-    TAKE_PROFIT = "take_profit"
-    """A limit order after its trigger where it has a limit price, else a market order."""
 
 
 class OrderState(Enum):
@@ -125,9 +115,13 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The venue took the command. order is its record, where it answers with one; fills are those it told with it."""
+    """The venue took the command. order is its record, where it answers with one; fills are those it told with it.
+
+    Else venue_order_id is its id of what was placed, where the answer says that.
+    """
 
     order: VenueOrder | None = None
+    venue_order_id: str = ""
     fills: tuple[VenueFill, ...] = ()
 
 
