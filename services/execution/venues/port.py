@@ -16,8 +16,10 @@ from enum import Enum
 from typing import Protocol
 
 from libs.matching.orders import Side
-from services.execution.domain import OrderType, TimeInForce
+from services.execution.domain import OrderType, TimeInForce, VenueCard
 
+TAKES_LIMIT = OrderType.TAKE_PROFIT_LIMIT
+"""To people one that is a take-profit with a limit price."""
 INSTRUMENTS_MAX = 50
 """Whose fills are asked for at once: what was read is not lost where the next is not answered."""
 
@@ -218,6 +220,17 @@ class Card:
     """Else what happens is found by asking."""
     validity_seconds: float
     """So long after it was sent a request may still be taken; infinite where the venue has no such bound."""
+
+    @property
+    def of_venue(self) -> VenueCard:
+        """The same for people."""
+        types, times = ({one[number] for one in self.takes} for number in (0, 1))
+        return VenueCard(
+            venue=self.venue,
+            description=f"Real money; {'proved' if self.is_proved else 'experimental'}",
+            order_types=tuple(each for each in OrderType if each in types and each is not TAKES_LIMIT),
+            times_in_force=tuple(each for each in TimeInForce if each in times),
+        )
 
     def refusal(self, ticket: Ticket) -> Refused | None:
         """Why the venue cannot take such an order natively; None if it can."""
