@@ -100,7 +100,7 @@ class LiveStand:
             "create_time": in_seconds(0),
             **order,
         }
-        [order_id] = await self.stand.place_all(self.trader, [order], mode="LIVE", send_before=in_seconds(send_seconds))
+        [order_id] = await self.stand.place_all(self.trader, [asked], mode="LIVE", send_before=in_seconds(send_seconds))
         return order_id
 
     async def buy(self, quantity: object = 1, **of: Any) -> UUID:
