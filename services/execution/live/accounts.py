@@ -75,6 +75,11 @@ class LiveAccounts:
         self._woken.set()
 
     @property
+    def carried_ids(self) -> set[UUID]:
+        """Of the accounts that this replica carries."""
+        return set(self._carried)
+
+    @property
     def troubles(self) -> list[str]:
         found = [
             f"account {account_id}: {trouble}"

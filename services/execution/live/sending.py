@@ -216,6 +216,8 @@ class Sending:
                 if ended is not None:
                     said = replace(News.on_record(ended), client_order_id=order.client_order_id, reason=words or code)
                     return await self.made_whole(await self.records.learn(said))
+                # It may be done, or have traded; and whether it is as it was, its record says.
+                return await self.settle(order_id)
             case NotNow(retry_after_seconds=seconds):
                 await self.records.put_back_change(order_id, client_order_id, seconds)
             case Unknown():

@@ -244,7 +244,9 @@ async def is_old_change(rows: Connection, order_id: UUID, client_order_id: str, 
 
 async def is_past(rows: Connection, time: datetime, seconds: float) -> bool:
     """Whether so long has passed since, by the clock that wrote it."""
-    found: Any = await rows.fetchval("SELECT clock_timestamp() >= $1 + $2::interval", time, timedelta(seconds=seconds))
+    found: Any = await rows.fetchval(
+        "SELECT clock_timestamp() >= $1::timestamptz + $2::interval", time, timedelta(seconds=seconds)
+    )
     return found
 
 
