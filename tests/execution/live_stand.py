@@ -1,8 +1,8 @@
 """A live account at a venue of the tests' own: replicas that carry it, what its owner asks, and what the venue saw."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,12 +12,35 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.orders.v1 import events_pb2 as orders_events
 from tradeloom.orders.v1 import orders_pb2, risk_pb2
 
+from libs.mesh import identity
+from libs.mesh.identity import Identity
 from libs.store.database import Database
 from services.execution.__main__ import carrying, carrying_live
 from services.execution.domain import CredentialNotFound, LeasedKey
 from services.execution.live.accounts import LiveAccounts
 from tests.execution.stand import Stand, Trader, at, decimal, instrument, limit, settings, until
 from tests.execution.venue_stand import PortStand
+
+
+@contextmanager
+def as_user(user_id: UUID, roles: Iterable[str] = (), account_ids: frozenset[UUID] | None = None) -> Iterator[None]:
+    """Calls of the servicer during the block are this user's."""
+    caller = Identity(
+        user_id=user_id,
+        session_id=None,
+        roles=frozenset(roles),
+        scopes=frozenset(),
+        entitlements=frozenset(),
+        generation=None,
+        expire_time=datetime.now(UTC) + timedelta(minutes=5),
+        second_factor_time=None,
+        account_ids=account_ids,
+    )
+    token = identity._current.set(caller)
+    try:
+        yield
+    finally:
+        identity._current.reset(token)
 
 
 def in_seconds(seconds: float) -> Timestamp:
@@ -183,7 +206,8 @@ class LiveStand:
         try:
             await until(is_so)
         except TimeoutError:
-            assert await self.state_of(order_id) == state
+            found = await self.state_of(order_id)
+            raise AssertionError(f"the order is {found}, and not {state}") from None
 
     def sent_count(self, order_id: UUID) -> int:
         """How many orders the venue has had of it."""
