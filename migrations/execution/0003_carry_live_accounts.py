@@ -20,6 +20,7 @@ def upgrade() -> None:
           ADD COLUMN filled_before numeric NOT NULL DEFAULT 0
         """,
         f"CREATE INDEX venue_orders_live ON venue_orders (account_id) WHERE venue <> 'PAPER' AND {OPEN}",
+        "CREATE INDEX venue_orders_late ON venue_orders (send_before) WHERE state = 'intended' AND venue <> 'PAPER'",
         """
         CREATE INDEX venue_orders_unknown ON venue_orders (send_time, order_id) WHERE state = 'unknown' AND venue <> 'PAPER'
         """,
@@ -127,7 +128,7 @@ def downgrade() -> None:
     run(
         "DROP TABLE differences, reconciliations, external_orders, external_fills, venue_balances, venue_ids",
         "DROP TABLE global_switches, switches, live_trading, live_accounts",
-        "DROP INDEX venue_replaces_live, venue_cancels_live, venue_orders_live, venue_orders_unknown",
+        "DROP INDEX venue_replaces_live, venue_cancels_live, venue_orders_live, venue_orders_unknown, venue_orders_late",
         "REVOKE UPDATE ON venue_replaces FROM execution_worker",
         "ALTER TABLE venue_replaces DROP COLUMN send_time, DROP COLUMN retry_time",
         "ALTER TABLE venue_fills DROP CONSTRAINT venue_fills_pkey, ADD PRIMARY KEY (venue, venue_fill_id)",

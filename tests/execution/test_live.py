@@ -1,9 +1,12 @@
 """Orders of a live account reach their venue once, and whatever becomes of them there is told."""
 
+import asyncio
 import time
 
+from tradeloom.users.v1 import events_pb2 as users_events
+
 from tests.execution.live_fixtures import VALIDITY_SECONDS
-from tests.execution.live_stand import LiveStand
+from tests.execution.live_stand import LiveStand, eventually
 from tests.venues import faults
 
 
@@ -148,6 +151,27 @@ async def test_nothing_is_sent_with_a_key_that_was_not_confirmed(at_binance: Liv
         await live.wait_for_state(order_id, "rejected")
         assert "another key than was confirmed" in str(carried.troubles)
     assert live.sent_count(order_id) == 0
+
+
+async def test_without_a_key_nothing_is_sent_and_what_waits_is_given_up_in_time(at_binance: LiveStand):
+    """Within five seconds of when users tells that the key is gone; and of an account that nobody carries any more."""
+    live = at_binance
+    async with live.connected() as carried:
+        live.has_key = False
+        message = users_events.BrokerCredentialDeleted(credential_id=str(live.credential_id))
+        await live.stand.tell_fact("users", str(live.trader.user_id), str(live.trader.user_id), [message])
+        async with asyncio.timeout(5):
+            while "no key" not in str(carried.troubles):
+                await asyncio.sleep(0.02)
+        first = await live.place(send_seconds=1.0)
+        await live.wait_for_state(first, "rejected")
+        await live.change(credential=False)
+        await eventually(lambda: not carried.carried_ids)
+        second = await live.place(send_seconds=1.0)
+        await live.wait_for_state(second, "rejected")
+    late = "rejected: it could not be sent in time"
+    await live.wait_for(late, late)
+    assert (live.sent_count(first), live.sent_count(second)) == (0, 0)
 
 
 async def test_what_the_stream_tells_twice_or_late_is_applied_once(live: LiveStand):

@@ -17,6 +17,7 @@ from libs.store.leases import Lease
 from libs.store.shares import Share
 from services.execution.domain import LiveAccount, State
 from services.execution.live import reconciliation_store, store
+from services.execution.live.records import give_up_late
 from services.execution.live.runner import AccountRunner, Rules, Wanted
 from services.execution.live.store import Task
 from services.execution.venues.keys import KeyRing
@@ -26,6 +27,8 @@ LOOK_SECONDS = 1.0
 """So often leases are renewed, and accounts looked for that were confirmed or stopped."""
 POLL_SECONDS = 0.1
 """So often the tables are asked for what other replicas wrote; what this one wrote wakes it."""
+LATE_MAX = 100
+"""Orders that nobody has sent in time, given up at a time."""
 TASKS_MAX = 50
 """Of each account, read at a time."""
 
@@ -116,6 +119,7 @@ class LiveAccounts:
         busy = [str(account_id) for account_id in self._carried]
         held = await self._share.turn([str(account_id) for account_id in accounts], busy)
         self._settle(accounts, {UUID(name): lease for name, lease in held.items()})
+        await give_up_late(self._database, LATE_MAX)
         with suppress(TimeoutError):
             async with asyncio.timeout(LOOK_SECONDS):
                 await self._changed.wait()

@@ -184,7 +184,7 @@ class Reconciling:
         for number in range(BALANCE_TRIES):
             if number:
                 await asyncio.sleep(AGAIN_SECONDS)
-            looked = await self.look_at_balances()
+            looked = await self._look_at_balances(is_read=number == 0)
             if looked is None:
                 continue
             totals, books, expected = looked
@@ -199,10 +199,15 @@ class Reconciling:
                 differing = None
             before = differing
 
-    async def look_at_balances(self) -> tuple[dict[str, Decimal], store.Books, dict[str, Decimal]] | None:
-        """What the venue holds, and what is expected there; None where fills came in between, or it is not clear whose one is."""
+    async def _look_at_balances(
+        self, *, is_read: bool
+    ) -> tuple[dict[str, Decimal], store.Books, dict[str, Decimal]] | None:
+        """What the venue holds, and what is expected there; None where fills came in between, or it is not clear whose one is.
+
+        is_read says that the fills have just been read.
+        """
         records, port = self.sending.records, self.sending.port
-        if (await self.read_followed()).waits:
+        if not is_read and (await self.read_followed()).waits:
             return None
         before, _ = await records.books()
         held = await port.balances()
@@ -236,7 +241,9 @@ class Reconciling:
         records = self.sending.records
         async with records.transaction() as rows:
             now = await store.find_books(rows, records.account.account_id, lock=True)
-            if now.fill_count != books.fill_count or not self._is_connected(now):
+            # Another comparison may have told it meanwhile.
+            is_as_read = await store.find_balances(rows, records.account.account_id) == expected
+            if now.fill_count != books.fill_count or not is_as_read or not self._is_connected(now):
                 return False
             await store.put_balances(rows, records.account, totals)
             message = events.adjusted(differing, "unexplained", str(found.reconciliation_id), time.time_ns())

@@ -25,6 +25,7 @@ from services.execution.venues.port import Card, Replacing, Ticket, VenueFill
 
 INSTRUMENT_SECONDS = 1.0
 """So long an order waits at a time for its instrument to become known here."""
+LATE = "it could not be sent in time"
 CHANGE_SECONDS = 30
 """A change that could not be sent for so long is rejected."""
 
@@ -162,7 +163,9 @@ class Records:
 
     def _objection(self, order: Order, leave: projections.Leave, ticket: Ticket) -> str:
         if projections.is_late(order, leave):
-            return "it could not be sent in time"
+            return LATE
+        if order.venue != self.account.venue:
+            return f"the account is at {self.account.venue}"
         if objection := projections.objection(order, leave, self.account):
             return objection
         refused = self.card.refusal(ticket)
@@ -230,7 +233,7 @@ class Records:
             return f"{self.card.venue} replaces no orders", order
         leave = await projections.find_leave(rows, order)
         if await store.is_old_change(rows, order.order_id, replacement.client_order_id, CHANGE_SECONDS):
-            return "it could not be sent in time", order
+            return LATE, order
         if objection := projections.objection(order, leave, self.account):
             return objection, order
         try:
@@ -263,6 +266,9 @@ class Records:
             books = await store.find_books(rows, self.account.account_id, lock=True)
             if books.fill_count != fill_count:
                 return False
+            account = self.account
+            if (books.connected_id, books.connected_revision) == (account.credential_id, account.credential_revision):
+                return True
             await store.put_balances(rows, self.account, totals)
             await store.connect(rows, self.account)
             await self.tell(rows, [events.connected(totals, time_ns)])
@@ -272,3 +278,23 @@ class Records:
         async with self.database.transaction(self.account.user_id, snapshot=True) as rows:
             account_id = self.account.account_id
             return await store.find_books(rows, account_id), await store.find_balances(rows, account_id)
+
+
+async def give_up_late(database: Database, count_max: int) -> int:
+    """Rejects orders that nobody has sent in time, of whatever account; how many there were. Its row lock keeps out who would send it.
+
+    For those whose account nobody carries, as its key is gone.
+    """
+    async with database.reading() as rows:
+        late = await store.find_late(rows, count_max)
+    for order_id, user_id in late:
+        async with database.transaction(user_id) as rows:
+            standing = await store.lock_standing(rows, order_id)
+            if standing is None or standing.order.state is not State.INTENDED:
+                continue
+            if standing.cancel_asked:
+                walk = news.canceled_unsent(standing, standing.now_ns)
+            else:
+                walk = news.rejected(standing, LATE, standing.now_ns)
+            await store.save_walk(rows, standing.order, walk)
+    return len(late)

@@ -70,6 +70,21 @@ async def find_tasks(rows: Connection, account_ids: Collection[UUID], each_max: 
     return [Task(**{**row, "state": State(row["state"])}) for row in found]
 
 
+async def find_late(rows: Connection, count_max: int) -> list[tuple[UUID, UUID]]:
+    """Orders that should have been sent by now, with whose they are; for the worker role.
+
+    Who carries an account does the same, a little earlier.
+    """
+    found = await rows.fetch(
+        """
+        SELECT order_id, user_id FROM venue_orders WHERE state = 'intended' AND venue <> 'PAPER'
+        AND send_before < now() - interval '1 second' ORDER BY order_id LIMIT $1
+        """,
+        count_max,
+    )
+    return [(row["order_id"], row["user_id"]) for row in found]
+
+
 async def find_order(rows: Connection, order_id: UUID) -> Order | None:
     row = await rows.fetchrow(f"SELECT {ORDER_COLUMNS} FROM venue_orders WHERE order_id = $1", order_id)
     return order_from(row) if row else None
