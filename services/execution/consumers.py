@@ -4,7 +4,7 @@ Each function runs in the transaction that moves the reader's position, so every
 anything is sent.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
@@ -17,9 +17,14 @@ from libs.money import ZERO
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.execution import domain, store, wire
-from services.execution.domain import Event, Order, Rejected, Replacement
+from services.execution.domain import PAPER, Event, LiveAccount, Order, Rejected, Replacement, Switch
+from services.execution.live import projections
+from services.execution.venues import ports
 
 ORDER_CHANGED = orders_events.OrderChanged.DESCRIPTOR.full_name
+LIVE_ACCOUNT_CHANGED = orders_events.LiveAccountChanged.DESCRIPTOR.full_name
+LIVE_TRADING_CHANGED = orders_events.LiveTradingChanged.DESCRIPTOR.full_name
+SWITCH_CHANGED = orders_events.KillSwitchChanged.DESCRIPTOR.full_name
 INSTRUMENT_CHANGED = marketdata_events.InstrumentChanged.DESCRIPTOR.full_name
 
 
@@ -27,10 +32,9 @@ INSTRUMENT_CHANGED = marketdata_events.InstrumentChanged.DESCRIPTOR.full_name
 class Orders:
     """Follows the facts of orders: what is accepted or released is to be sent, what is to be changed or canceled is to be.
 
-    An order that is HELD is sent once it is released.
+    An order that is HELD is sent once it is released. What is told of accounts and switches is known from the same commit on.
     """
 
-    venues: Collection[str]
     latency_ns: int
     wake: Callable[[], None]
 
@@ -40,6 +44,7 @@ class Orders:
         told: list[tuple[Order, Event]] = []
         replaces: list[tuple[UUID, Replacement]] = []
         cancels: list[UUID] = []
+        await _apply_live(rows, facts)
         for fact in facts:
             if fact.kind != ORDER_CHANGED or fact.user_id is None:
                 continue
@@ -54,8 +59,8 @@ class Orders:
                         releases[order.order_id] = (order.held_back, not order.held_back)
                     if order.order_id in orders:
                         continue
-                    if order.venue not in self.venues:
-                        refusal = Rejected(reason=f"there is no venue {order.venue}", time_ns=order.active_time_ns)
+                    if objection := await _objection(order):
+                        refusal = Rejected(reason=objection, time_ns=order.active_time_ns)
                         order = domain.apply(order, refusal)
                         told.append((order, refusal))
                     orders[order.order_id] = order
@@ -74,6 +79,39 @@ class Orders:
         await store.add_cancels(rows, cancels)
         await store.tell(rows, told)
         rows.after_commit(self.wake)
+
+
+async def _objection(order: Order) -> str:
+    """Why there is no venue that takes such an order; empty if there is."""
+    if order.venue == PAPER:
+        return ""
+    try:
+        await ports.card_of(order.venue)
+    except domain.VenueNotFound:
+        return f"there is no venue {order.venue}"
+    if order.released_quantity is not None or order.group_id is not None:
+        return f"{order.venue} takes no groups of orders"
+    return ""
+
+
+async def _apply_live(rows: Connection, facts: Sequence[Fact]) -> None:
+    """Of several states of one thing the last is kept."""
+    accounts: dict[UUID, LiveAccount] = {}
+    switches: list[tuple[UUID | None, Switch]] = []
+    for fact in facts:
+        if fact.kind == LIVE_ACCOUNT_CHANGED and fact.user_id is not None:
+            changed = orders_events.LiveAccountChanged.FromString(fact.payload)
+            account = wire.live_account_from_proto(changed, fact.user_id)
+            accounts[account.account_id] = account
+        elif fact.kind == LIVE_TRADING_CHANGED:
+            await projections.put_live_trading(rows, orders_events.LiveTradingChanged.FromString(fact.payload).enabled)
+        elif fact.kind == SWITCH_CHANGED:
+            switch = wire.switch_from_proto(orders_events.KillSwitchChanged.FromString(fact.payload).switch)
+            switches.append((fact.user_id, switch))
+    for account in accounts.values():
+        await projections.put_account(rows, account)
+    for user_id, switch in switches:
+        await projections.put_switch(rows, user_id, switch)
 
 
 async def apply_instruments(rows: Connection, facts: Sequence[Fact]) -> None:

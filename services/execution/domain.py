@@ -7,7 +7,7 @@ from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from enum import Enum
 from uuid import UUID
 
-from libs.errors import NotFound, Unavailable
+from libs.errors import NotAllowed, NotFound, Unavailable
 from libs.matching.grid import Grid
 from libs.matching.orders import Side
 from libs.money import CONTEXT, ZERO, plain, rounded
@@ -19,6 +19,26 @@ class VenueNotFound(NotFound):
 
 class CredentialNotFound(NotFound):
     reason = "CREDENTIAL_NOT_FOUND"
+
+
+class AccountNotFound(NotFound):
+    reason = "ACCOUNT_NOT_FOUND"
+
+
+class ReconciliationNotFound(NotFound):
+    reason = "RECONCILIATION_NOT_FOUND"
+
+
+class ExternalOrderNotFound(NotFound):
+    reason = "EXTERNAL_ORDER_NOT_FOUND"
+
+
+class ExternalOrderDone(NotAllowed):
+    reason = "EXTERNAL_ORDER_DONE"
+
+
+class NotConnected(NotAllowed):
+    reason = "NOT_CONNECTED"
 
 
 class VenueUnavailable(Unavailable):
@@ -145,6 +165,17 @@ class Order:
     """What the paper market serves before it of what rests at its price; None where that is not known."""
     reason: str = ""
     """Why it was rejected or canceled."""
+    send_before: datetime | None = None
+    """It is to be sent before this, or not at all."""
+    accept_time: datetime | None = None
+    """When it was accepted here."""
+    reduce_only: bool = False
+    deployment_id: UUID | None = None
+    """The strategy's that placed it."""
+    send_time: datetime | None = None
+    """When it was last sent to a venue beyond the network, or the answer to that was lost."""
+    filled_before: Decimal = ZERO
+    """Of one that was adopted: what it had traded before, as the venue counts it."""
 
     @property
     def remaining(self) -> Decimal:
@@ -238,6 +269,8 @@ class Replaced:
     replacement: Replacement
     venue_order_id: str
     time_ns: int
+    keeps_id: bool = False
+    """Whether the venue knows the order by its former id still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +314,8 @@ class IllegalMove(Exception):
 MOVES: dict[tuple[State, type[Event]], State] = {
     (State.INTENDED, Accepted): State.WORKING,
     (State.INTENDED, Rejected): State.REJECTED,
+    # Taken back before it was sent.
+    (State.INTENDED, Canceled): State.CANCELED,
     (State.SENDING, Accepted): State.WORKING,
     (State.SENDING, Rejected): State.REJECTED,
     (State.SENDING, Unknown): State.UNKNOWN,
@@ -298,6 +333,8 @@ MOVES: dict[tuple[State, type[Event]], State] = {
     (State.WORKING, Replaced): State.WORKING,
     (State.WORKING, ReplaceRejected): State.WORKING,
     **{(done, event): done for done in set(State) - OPEN for event in (CancelRejected, ReplaceRejected)},
+    # A venue told of the end first: a fill is applied whenever it comes.
+    **{(done, Filled): done for done in (State.CANCELED, State.EXPIRED, State.REJECTED)},
 }
 
 
@@ -318,7 +355,9 @@ def apply(order: Order, event: Event) -> Order:
         case Triggered(stop_price=stop_price, time_ns=time_ns):
             return replace(order, state=state, stop_price=stop_price, trigger_time_ns=time_ns)
         case Replaced(replacement=replacement, venue_order_id=venue_order_id):
-            return replace(changed(order, replacement), state=state, venue_order_id=venue_order_id)
+            client_order_id = order.client_order_id if event.keeps_id else replacement.client_order_id
+            order = replace(changed(order, replacement), state=state, client_order_id=client_order_id)
+            return replace(order, venue_order_id=venue_order_id or order.venue_order_id)
         case Canceled(cause=reason) | Rejected(reason=reason):
             return replace(order, state=state, reason=reason)
         case _:
@@ -417,6 +456,38 @@ def find_venue(venues: Mapping[str, VenueCard], venue: str) -> VenueCard:
     if card is None:
         raise VenueNotFound(f"there is no venue {venue}", venue=venue)
     return card
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAccount:
+    """An account at a venue beyond the network, as its owner last confirmed or stopped it."""
+
+    account_id: UUID
+    user_id: UUID
+    venue: str
+    credential_id: UUID | None
+    """Nothing is asked of the venue without one."""
+    credential_revision: int
+    """Of the key that was confirmed."""
+    trading: bool
+    """Whether new orders may be sent."""
+
+
+class SwitchMode(Enum):
+    OFF = "off"
+    REDUCE_ONLY = "reduce_only"
+    HALT = "halt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """A kill switch, as it was last set; for everybody without a target."""
+
+    scope: str
+    target_id: UUID | None
+    by_operator: bool
+    mode: SwitchMode
+    time: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

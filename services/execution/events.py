@@ -1,8 +1,12 @@
-"""What execution tells the other services: the kind and the serialized message of each fact."""
+"""What execution tells the other services: the message of each fact."""
+
+from collections.abc import Mapping
+from decimal import Decimal
 
 from google.protobuf.message import Message
 from tradeloom.execution.v1 import events_pb2
 
+from libs.matching.orders import Side
 from libs.mesh.wire import decimal_to_proto
 from services.execution.domain import (
     Accepted,
@@ -19,11 +23,6 @@ from services.execution.domain import (
     Unknown,
 )
 from services.execution.wire import timestamp_from_ns
-
-
-def fact_of(order: Order, event: Event) -> tuple[str, bytes]:
-    message = message_of(str(order.order_id), event)
-    return message.DESCRIPTOR.full_name, message.SerializeToString()
 
 
 def message_of(order_id: str, event: Event) -> Message:
@@ -66,3 +65,33 @@ def message_of(order_id: str, event: Event) -> Message:
             )
         case Unknown():
             return events_pb2.VenueUnknown(order_id=order_id, reason=event.reason, time=time)
+
+
+def connected(totals: Mapping[str, Decimal], time_ns: int) -> events_pb2.VenueConnected:
+    balances = [events_pb2.VenueBalance(asset=asset, total=decimal_to_proto(totals[asset])) for asset in sorted(totals)]
+    return events_pb2.VenueConnected(balances=balances, time=timestamp_from_ns(time_ns))
+
+
+def adjusted(
+    amounts: Mapping[str, Decimal], cause: str, reconciliation_id: str, time_ns: int
+) -> events_pb2.VenueAdjusted:
+    adjustments = [
+        events_pb2.VenueAdjustment(asset=asset, amount=decimal_to_proto(amounts[asset])) for asset in sorted(amounts)
+    ]
+    return events_pb2.VenueAdjusted(
+        adjustments=adjustments, cause=cause, reconciliation_id=reconciliation_id, time=timestamp_from_ns(time_ns)
+    )
+
+
+def adopted(order: Order, time_ns: int) -> events_pb2.VenueAdopted:
+    return events_pb2.VenueAdopted(
+        order_id=str(order.order_id),
+        client_order_id=order.client_order_id,
+        venue_order_id=order.venue_order_id,
+        instrument_id=order.instrument_id,
+        buys=order.side is Side.BUY,
+        quantity=decimal_to_proto(order.quantity),
+        limit_price=decimal_to_proto(order.worst_price),
+        stop_price=decimal_to_proto(order.stop_price),
+        time=timestamp_from_ns(time_ns),
+    )

@@ -23,6 +23,13 @@ class Settings(ServiceSettings):
     # The place in the ticks is committed at least so often, so that a restart does not read them again.
     paper_cursor_seconds: float = Field(default=5.0, gt=0)
 
+    # Live accounts that one replica carries at most; those beyond wait for another replica, and health says so.
+    live_accounts_max: int = Field(default=200, gt=0)
+    # A live account is compared with its venue so often, beside when it is connected anew and when an operator asks.
+    reconcile_seconds: PositiveFloat = 60.0
+    # An order whose outcome is unknown for longer is told as an error, counted, and listed as alerted.
+    unknown_alert_seconds: PositiveFloat = 60.0
+
     user_service_url: str = "127.0.0.1:18001"
     binance_url: str = "https://api.binance.com"
     kraken_url: str = "https://api.kraken.com"

@@ -9,6 +9,8 @@ from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
+from google.protobuf.message import Message
+
 from libs.bus.feed import Cursor
 from libs.matching.orders import Side
 from libs.store import outbox
@@ -58,6 +60,12 @@ COLUMNS = {
     "entered": "boolean",
     "queue_ahead": "numeric",
     "reason": "text",
+    "send_before": "timestamptz",
+    "accept_time": "timestamptz",
+    "reduce_only": "boolean",
+    "deployment_id": "uuid",
+    "send_time": "timestamptz",
+    "filled_before": "numeric",
 }
 """Of an order, with their types."""
 ENUMS = ("side", "order_type", "time_in_force", "state")
@@ -268,7 +276,15 @@ async def tell(rows: Connection, told: Sequence[tuple[Order, Event]]) -> None:
     """Tells the events as facts about their accounts, whose rows stay locked, in the order of their ids, until the commit."""
     if not told:
         return
-    counts = Counter((order.account_id, order.user_id) for order, _ in told)
+    await tell_messages(
+        rows,
+        [(order.account_id, order.user_id, events.message_of(str(order.order_id), event)) for order, event in told],
+    )
+
+
+async def tell_messages(rows: Connection, told: Sequence[tuple[UUID, UUID, Message]]) -> None:
+    """The same of messages, each with its account and whose that is."""
+    counts = Counter((account_id, user_id) for account_id, user_id, _ in told)
     reserved = await rows.fetch(
         """
         INSERT INTO account_sequences AS kept (account_id, user_id, sequence)
@@ -282,16 +298,15 @@ async def tell(rows: Connection, told: Sequence[tuple[Order, Event]]) -> None:
     )
     last = {row["account_id"]: row["sequence"] - counts[row["account_id"], row["user_id"]] for row in reserved}
     facts: list[Fact] = []
-    for order, event in told:
-        last[order.account_id] += 1
-        kind, payload = events.fact_of(order, event)
+    for account_id, user_id, message in told:
+        last[account_id] += 1
         facts.append(
             Fact(
-                key=str(order.account_id),
-                sequence=last[order.account_id],
-                user_id=order.user_id,
-                kind=kind,
-                payload=payload,
+                key=str(account_id),
+                sequence=last[account_id],
+                user_id=user_id,
+                kind=message.DESCRIPTOR.full_name,
+                payload=message.SerializeToString(),
             )
         )
     await outbox.add(rows, facts)

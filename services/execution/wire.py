@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.execution.v1 import execution_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2
-from tradeloom.orders.v1 import events_pb2, orders_pb2
+from tradeloom.orders.v1 import events_pb2, orders_pb2, risk_pb2
 from tradeloom.users.v1 import users_pb2
 
 from libs.matching.grid import Grid
@@ -21,10 +21,13 @@ from services.execution.domain import (
     Instrument,
     KeyRights,
     LeasedKey,
+    LiveAccount,
     Mode,
     Order,
     OrderType,
     Replacement,
+    Switch,
+    SwitchMode,
     TimeInForce,
     VenueCard,
     venue_for,
@@ -51,6 +54,17 @@ TIMES_IN_FORCE = {
 PROBLEMS = {
     CredentialProblem.KEY_INVALID: execution_pb2.CREDENTIAL_PROBLEM_KEY_INVALID,
     CredentialProblem.SECRET_INVALID: execution_pb2.CREDENTIAL_PROBLEM_SECRET_INVALID,
+}
+SWITCH_MODES = {
+    risk_pb2.KILL_SWITCH_MODE_OFF: SwitchMode.OFF,
+    risk_pb2.KILL_SWITCH_MODE_REDUCE_ONLY: SwitchMode.REDUCE_ONLY,
+    risk_pb2.KILL_SWITCH_MODE_HALT: SwitchMode.HALT,
+}
+SCOPES = {
+    risk_pb2.KILL_SWITCH_SCOPE_GLOBAL: "global",
+    risk_pb2.KILL_SWITCH_SCOPE_USER: "user",
+    risk_pb2.KILL_SWITCH_SCOPE_ACCOUNT: "account",
+    risk_pb2.KILL_SWITCH_SCOPE_DEPLOYMENT: "deployment",
 }
 MODES = {orders_pb2.ACCOUNT_MODE_PAPER: Mode.PAPER, orders_pb2.ACCOUNT_MODE_LIVE: Mode.LIVE}
 
@@ -86,6 +100,10 @@ def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency
         group_id=UUID(order.group_id) if order.group_role == orders_pb2.GROUP_ROLE_LEG else None,
         released_quantity=released_quantity,
         held_back=held_back_in(order) or ZERO,
+        send_before=time_from_proto(changed.send_before) if changed.HasField("send_before") else None,
+        accept_time=time_from_proto(order.create_time) if order.HasField("create_time") else None,
+        reduce_only=order.reduce_only,
+        deployment_id=UUID(order.deployment_id) if order.deployment_id else None,
     )
 
 
@@ -107,6 +125,27 @@ def replacement_from_proto(replacement: orders_pb2.Replacement) -> Replacement:
         stop_price=_decimal(replacement, "stop_price"),
         trail_amount=trail_amount,
         trail_percent=trail_percent,
+    )
+
+
+def live_account_from_proto(changed: events_pb2.LiveAccountChanged, user_id: UUID) -> LiveAccount:
+    return LiveAccount(
+        account_id=UUID(changed.account_id),
+        user_id=user_id,
+        venue=changed.venue,
+        credential_id=UUID(changed.credential_id) if changed.credential_id else None,
+        credential_revision=changed.credential_revision,
+        trading=changed.trading,
+    )
+
+
+def switch_from_proto(switch: risk_pb2.KillSwitch) -> Switch:
+    return Switch(
+        scope=SCOPES[switch.scope],
+        target_id=UUID(switch.target_id) if switch.target_id else None,
+        by_operator=switch.by_operator,
+        mode=SWITCH_MODES[switch.mode],
+        time=time_from_proto(switch.time),
     )
 
 

@@ -12,7 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from libs.store.database import Database, open_database
+from tests.execution.live_fixtures import live_at
+from tests.execution.live_stand import LiveStand
 from tests.execution.stand import Stand
+from tests.execution.venue_stand import STANDS
 from tests.servers import PASSWORD, PostgresServer
 
 TEMPLATE = "execution_template"
@@ -55,6 +58,21 @@ async def everything(postgres: PostgresServer, database_name: str) -> AsyncItera
     )
     yield connection
     await connection.close()
+
+
+@pytest.fixture(params=STANDS)
+async def live(
+    request: pytest.FixtureRequest, stand: Stand, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[LiveStand]:
+    """A live account at each venue that is proved."""
+    async with live_at(request.param, stand, redis, monkeypatch) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def at_binance(stand: Stand, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LiveStand]:
+    async with live_at("binance", stand, redis, monkeypatch) as opened:
+        yield opened
 
 
 @pytest.fixture

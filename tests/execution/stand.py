@@ -94,16 +94,18 @@ class Stand:
 
     async def announce(self, told: marketdata_pb2.Instrument) -> None:
         message = marketdata_events.InstrumentChanged(instrument=told)
-        await self._tell("marketdata", told.instrument_id, "", [message])
+        await self.tell_fact("marketdata", told.instrument_id, "", [message])
 
     async def place(self, trader: Trader, **order: Any) -> UUID:
         return (await self.place_all(trader, [order]))[0]
 
-    async def place_all(self, trader: Trader, orders: Iterable[dict[str, Any]], mode: str = "PAPER") -> list[UUID]:
+    async def place_all(
+        self, trader: Trader, orders: Iterable[dict[str, Any]], mode: str = "PAPER", **more: Any
+    ) -> list[UUID]:
         """Accepted orders; each is a market buy of one BTC decided at 1000 ms, but for what is said."""
         placed = [order_of(trader, **order) for order in orders]
         accepted = orders_pb2.ORDER_EVENT_KIND_ACCEPTED
-        await self._tell_changes(trader, [(accepted, order) for order in placed], mode)
+        await self._tell_changes(trader, [(accepted, order) for order in placed], mode, **more)
         return [UUID(order.order_id) for order in placed]
 
     async def ask_to_cancel(self, trader: Trader, order_id: UUID) -> None:
@@ -123,17 +125,20 @@ class Stand:
         await self._tell_changes(trader, [(number, order) for order in told], "PAPER")
         return [UUID(order.order_id) for order in told]
 
-    async def _tell_changes(self, trader: Trader, changes: Sequence[tuple[Any, orders_pb2.Order]], mode: str) -> None:
+    async def _tell_changes(
+        self, trader: Trader, changes: Sequence[tuple[Any, orders_pb2.Order]], mode: str, **more: Any
+    ) -> None:
         messages = [
             orders_events.OrderChanged(
                 event=orders_pb2.OrderEvent(kind=kind, order=order),
                 mode=orders_pb2.AccountMode.Value(f"ACCOUNT_MODE_{mode}"),
+                **more,
             )
             for kind, order in changes
         ]
-        await self._tell("orders", str(trader.account_id), str(trader.user_id), messages)
+        await self.tell_fact("orders", str(trader.account_id), str(trader.user_id), messages)
 
-    async def _tell(self, source: str, key: str, user_id: str, messages: Sequence[Message]) -> None:
+    async def tell_fact(self, source: str, key: str, user_id: str, messages: Sequence[Message]) -> None:
         """As the relay of source does."""
         stream = f"facts:{source}:{partition_of(key)}"
         pipeline = self.redis.pipeline(transaction=False)
@@ -298,6 +303,15 @@ def in_short(message: Any) -> str:
             return f"rejected: {message.reason}"
         case events_pb2.VenueCancelRejected():
             return f"cancel rejected: {message.reason}"
+        case events_pb2.VenueUnknown():
+            return "unknown"
+        case events_pb2.VenueConnected():
+            return "connected: " + ", ".join(f"{one.asset} {Decimal(one.total.value)}" for one in message.balances)
+        case events_pb2.VenueAdjusted():
+            amounts = ", ".join(f"{one.asset} {Decimal(one.amount.value)}" for one in message.adjustments)
+            return f"adjusted: {amounts} as {message.cause}"
+        case events_pb2.VenueAdopted():
+            return f"adopted: {Decimal(message.quantity.value)} at {Decimal(message.limit_price.value)}"
         case _:
             raise AssertionError(message)
 

@@ -53,15 +53,17 @@ EVENTS: list[Event] = [
     Unknown(reason="timeout", time_ns=1),
 ]
 BECOMES = {
-    "intended": "Accepted working, Rejected rejected",
+    "intended": "Accepted working, Canceled canceled, Rejected rejected",
     "sending": "Accepted working, Rejected rejected, Unknown unknown",
     "unknown": "Accepted working, Filled working, Canceled canceled, Expired expired, Rejected rejected",
     "working": (
         "Filled working, Triggered working, Canceled canceled, Expired expired, Rejected rejected, Replaced working, "
         "ReplaceRejected working"
     ),
+    "filled": "CancelRejected filled, ReplaceRejected filled",
     **{
-        done: f"CancelRejected {done}, ReplaceRejected {done}" for done in ("filled", "canceled", "rejected", "expired")
+        done: f"Filled {done}, CancelRejected {done}, ReplaceRejected {done}"
+        for done in ("canceled", "rejected", "expired")
     },
 }
 

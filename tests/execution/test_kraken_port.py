@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from libs.matching.orders import Side
-from services.execution.domain import VenueUnavailable
+from services.execution.domain import OrderType, VenueUnavailable
 from services.execution.venues import kraken
-from services.execution.venues.port import NOT_NATIVE, Done, NotNow, OrderState, OrderType, Refused, Unknown
+from services.execution.venues.port import NOT_NATIVE, Done, NotNow, OrderState, Refused, Unknown
 from tests.execution.venue_stand import KRAKEN, PortStand, kraken_stand, listening
 from tests.venues import faults
 from tests.venues.faults import kraken_error

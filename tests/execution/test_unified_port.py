@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from libs.matching.orders import Side
-from services.execution.domain import VenueNotFound
+from services.execution.domain import OrderType, VenueNotFound
 from services.execution.venues import binance, kraken, unified
 from services.execution.venues.ccxt_port import Addresses, Manner, opened
 from services.execution.venues.port import (
@@ -17,7 +17,6 @@ from services.execution.venues.port import (
     Lost,
     NotNow,
     OrderState,
-    OrderType,
     Refused,
     Unknown,
     VenuePort,

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from libs.bus.budget import Use
 from libs.matching.orders import Side
-from services.execution.domain import VenueUnavailable
+from services.execution.domain import OrderType, TimeInForce, VenueUnavailable
 from services.execution.venues.ccxt_port import KeyDropped
 from services.execution.venues.port import (
     NOT_NATIVE,
@@ -25,10 +25,8 @@ from services.execution.venues.port import (
     Lost,
     NotNow,
     OrderState,
-    OrderType,
     Refused,
     Replacing,
-    TimeInForce,
     Unknown,
     VenueRefused,
 )
@@ -161,7 +159,7 @@ async def test_balances_are_told_by_asset_as_everybody_names_them(stand: PortSta
         (OrderType.STOP, {"stop_price": Decimal(31_000), "limit_price": None}, Side.BUY),
         (OrderType.STOP_LIMIT, {"stop_price": Decimal(31_000), "limit_price": Decimal(31_100)}, Side.BUY),
         (OrderType.TAKE_PROFIT, {"stop_price": Decimal(31_000), "limit_price": None}, Side.SELL),
-        (OrderType.TAKE_PROFIT, {"stop_price": Decimal(31_000), "limit_price": Decimal(30_900)}, Side.SELL),
+        (OrderType.TAKE_PROFIT_LIMIT, {"stop_price": Decimal(31_000), "limit_price": Decimal(30_900)}, Side.SELL),
     ],
 )
 async def test_a_stop_waits_at_the_venue(stand: PortStand, order_type: OrderType, prices: dict[str, Any], side: Side):

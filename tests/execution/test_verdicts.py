@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.matching.orders import Side
+from services.execution.domain import OrderType, TimeInForce
 from services.execution.venues import binance, kraken
 from services.execution.venues.binance import BinancePort
 from services.execution.venues.ccxt_port import Answered, CcxtPort, Verdict
 from services.execution.venues.kraken import KrakenPort
-from services.execution.venues.port import NOT_NATIVE, Card, OrderType, Ticket, TimeInForce
+from services.execution.venues.port import NOT_NATIVE, Card, Ticket
 
 REFUSED, NOT_NOW, UNKNOWN = Verdict.REFUSED, Verdict.NOT_NOW, Verdict.UNKNOWN
 
@@ -166,7 +167,7 @@ BINANCE_WRITES = [
     ),
     (OrderType.TAKE_PROFIT, {"stop_price": TWO}, {"type": "TAKE_PROFIT", "stopPrice": "2000"}),
     (
-        OrderType.TAKE_PROFIT,
+        OrderType.TAKE_PROFIT_LIMIT,
         {"stop_price": TWO, "limit_price": ONE},
         {"type": "TAKE_PROFIT_LIMIT", "stopPrice": "2000", "price": "1.1", "timeInForce": "GTC"},
     ),
@@ -208,7 +209,7 @@ KRAKEN_WRITES = [
     ),
     (OrderType.TAKE_PROFIT, {"stop_price": TWO}, {"ordertype": "take-profit", "price": "2000", "timeinforce": "GTC"}),
     (
-        OrderType.TAKE_PROFIT,
+        OrderType.TAKE_PROFIT_LIMIT,
         {"stop_price": TWO, "limit_price": ONE},
         {"ordertype": "take-profit-limit", "price": "2000", "price2": "1.1", "timeinforce": "GTC"},
     ),

@@ -12,14 +12,12 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from libs.matching.orders import Side
-from services.execution.domain import LeasedKey
+from services.execution.domain import LeasedKey, OrderType, TimeInForce
 from services.execution.venues.ccxt_port import Addresses, CcxtPort
 from services.execution.venues.port import (
     Connected,
-    OrderType,
     StreamEvent,
     Ticket,
-    TimeInForce,
     Told,
     VenueFill,
     VenuePort,

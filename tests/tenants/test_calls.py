@@ -141,6 +141,8 @@ def test_every_method_and_every_id_is_walked():
         "group_id",
         "parent_order_id",
         "deployment_id",
+        "reconciliation_id",
+        "external_order_id",
     }
     for method in walked():
         assert short(method) in ASKED or not for_people(method), f"{short(method)} has no line in ASKED"

@@ -46,7 +46,22 @@ KEPT = {
             "trading_orders",
         )
     },
-    **{("execution", table): THE_BOOKS for table in ("venue_orders", "venue_fills", "account_sequences")},
+    **{
+        ("execution", table): THE_BOOKS
+        for table in (
+            "account_sequences",
+            "differences",
+            "external_fills",
+            "external_orders",
+            "live_accounts",
+            "reconciliations",
+            "venue_balances",
+            "venue_fills",
+            "venue_ids",
+            "venue_orders",
+        )
+    },
+    ("execution", "switches"): "a bare id; what forbids her orders to be sent is never forgotten",
     ("billing", "invoices"): "the books must be provable: what was billed",
     ("orders", "departures"): NOBODY_COMES_BACK,
     ("users", "people"): NOBODY_COMES_BACK,

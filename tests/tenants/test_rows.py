@@ -40,6 +40,8 @@ NOBODYS = {
     ("orders", "equity_thinned"): "how far points were thinned out",
     ("execution", "instruments"): "what can be traded",
     ("execution", "paper_cursors"): "how far the paper market has read",
+    ("execution", "live_trading"): "whether anybody may trade real money",
+    ("execution", "global_switches"): "whether anybody may trade",
     ("feeds", "feed_subscriptions"): "what operators started, for everybody",
     ("feeds", "instrument_streams"): "how far ticks were sent",
     ("feeds", "backfills"): "what operators and feeds ordered, for everybody",
@@ -106,6 +108,10 @@ POLICIES = {
     ("execution", "venue_cancels", "worker_reads_all"): "everybody's cancels are sent",
     ("execution", "venue_replaces", "worker_reads_all"): "everybody's changes are sent",
     ("execution", "venue_releases", "worker_reads_all"): "everybody's held orders are released",
+    ("execution", "live_accounts", "worker_reads_all"): "everybody's live accounts are carried",
+    ("execution", "external_orders", "worker_reads_all"): "whatever is to be adopted is",
+    ("execution", "reconciliations", "worker_reads_all"): "whatever is asked for is compared, and operators see all",
+    ("execution", "differences", "worker_reads_all"): "operators see what was found",
 }
 """What is granted to a service's role beside its users' rows, each with what needs it."""
 

@@ -201,8 +201,45 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     },
     "ExecutionService/ListVenues": {},
     "ExecutionService/GetVenue": {"venue": "paper"},
+    "ExecutionService/GetReconciliation": {},
+    "ExecutionService/ListReconciliations": {},
+    "ExecutionService/ListExternalOrders": {"include_decided": True},
+    "ExecutionService/AdoptExternalOrder": {},
+    "ExecutionService/IgnoreExternalOrder": {},
 }
 """What a request needs beside ids, by method."""
+
+
+LIVE_ROWS = (
+    """
+    INSERT INTO execution.live_accounts (account_id, user_id, venue, credential_revision, trading)
+    VALUES ($2, $1, 'BINANCE', 1, false)
+    """,
+    """
+    INSERT INTO execution.venue_ids (account_id, client_order_id, order_id, user_id)
+    SELECT $2, gen_random_uuid()::text, order_id, $1 FROM execution.venue_orders WHERE user_id = $1 LIMIT 1
+    """,
+    "INSERT INTO execution.venue_balances (account_id, asset, user_id, total) VALUES ($2, 'BTC', $1, 1)",
+    """
+    INSERT INTO execution.external_fills (account_id, venue_fill_id, user_id, venue_order_id, instrument_id, side, price,
+      quantity, fee, fee_asset, time)
+    VALUES ($2, gen_random_uuid()::text, $1, 'v0', 'BINANCE:BTCUSDT', 'buy', 1, 1, 0, 'BTC', now())
+    """,
+)
+RECONCILED = """
+    INSERT INTO execution.reconciliations (reconciliation_id, user_id, account_id, cause, state, difference_count)
+    VALUES ($1, $2, $3, 'requested', 'done', 1)
+    """
+DIFFERED = """
+    INSERT INTO execution.differences (reconciliation_id, number, user_id, kind, order_id, venue_order_id, subject, ours,
+      venues, explanation)
+    VALUES ($1, 1, $2, 'balance', '', '', 'BTC', '1', '2', gen_random_uuid()::text)
+    """
+EXTERNAL = """
+    INSERT INTO execution.external_orders (external_order_id, user_id, account_id, venue_order_id, client_order_id,
+      instrument_id, side, quantity, filled_quantity, state)
+    VALUES ($1, $2, $3, $4, gen_random_uuid()::text, 'BINANCE:BTCUSDT', 'buy', 1, 0, 'found')
+    """
 
 
 def short(method: Method) -> str:
@@ -342,8 +379,24 @@ class Anna:
         await self._bound()
         await self._group()
         await self._parents()
+        await self._trade_live()
         await self._leave()
         await self.act()
+
+    async def _trade_live(self) -> None:
+        """What execution keeps of an account at a venue beyond the network, of which no key counts any more."""
+        user_id, account_id = UUID(self.person.user_id), UUID(self.ids["account_id"])
+        reconciliations, externals = (uuid7(), uuid7()), (uuid7(), uuid7())
+        async with self.world.installation.connect() as superuser:
+            for statement in LIVE_ROWS:
+                await superuser.execute(statement, user_id, account_id)
+            for number, (reconciliation_id, external_order_id) in enumerate(
+                zip(reconciliations, externals, strict=True)
+            ):
+                await superuser.execute(RECONCILED, reconciliation_id, user_id, account_id)
+                await superuser.execute(DIFFERED, reconciliation_id, user_id)
+                await superuser.execute(EXTERNAL, external_order_id, user_id, account_id, f"v{number}")
+        self.ids |= {"reconciliation_id": str(reconciliations[1]), "external_order_id": str(externals[1])}
 
     async def _bound(self) -> None:
         """What her accounts are held to, and what they were worth."""

@@ -13,6 +13,7 @@ from typing import Any
 from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import is_multiple, plain
+from services.execution.domain import OrderType, TimeInForce
 from services.execution.venues.ccxt_port import (
     MALFORMED,
     MILLISECOND_NS,
@@ -33,12 +34,10 @@ from services.execution.venues.port import (
     Done,
     FillPage,
     OrderState,
-    OrderType,
     Outcome,
     Refused,
     Replacing,
     Ticket,
-    TimeInForce,
     Told,
     Unknown,
     VenueFill,
@@ -70,6 +69,7 @@ CARD = Card(
             (OrderType.STOP_LIMIT, GTC),
             (OrderType.TRAILING_STOP, GTC),
             (OrderType.TAKE_PROFIT, GTC),
+            (OrderType.TAKE_PROFIT_LIMIT, GTC),
         }
     ),
     post_only=True,
@@ -358,8 +358,6 @@ def type_of(ticket: Ticket) -> str:
             return "STOP_LOSS"
         case OrderType.STOP_LIMIT:
             return "STOP_LOSS_LIMIT"
-        case OrderType.TAKE_PROFIT:
-            return "TAKE_PROFIT" if ticket.limit_price is None else "TAKE_PROFIT_LIMIT"
         case _:
             return ticket.order_type.name
 

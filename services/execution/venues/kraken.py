@@ -16,7 +16,7 @@ from typing import Any
 from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import plain
-from services.execution.domain import venue_unavailable
+from services.execution.domain import OrderType, TimeInForce, venue_unavailable
 from services.execution.venues.ccxt_port import (
     MILLISECOND_NS,
     SECOND_NS,
@@ -35,12 +35,10 @@ from services.execution.venues.port import (
     Done,
     FillPage,
     OrderState,
-    OrderType,
     Outcome,
     Refused,
     Replacing,
     Ticket,
-    TimeInForce,
     Told,
     VenueFill,
     VenueOrder,
@@ -62,7 +60,7 @@ PAUSE_SECONDS = 5.0
 PERCENT = Decimal(100)
 
 GTC, IOC, GTD = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.GTD
-RESTING = (OrderType.LIMIT, OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAILING_STOP, OrderType.TAKE_PROFIT)
+RESTING = tuple(order_type for order_type in OrderType if order_type is not OrderType.MARKET)
 CARD = Card(
     venue=VENUE,
     is_proved=True,
@@ -440,7 +438,9 @@ def type_of(ticket: Ticket) -> str:
         case OrderType.TRAILING_STOP:
             return "trailing-stop"
         case OrderType.TAKE_PROFIT:
-            return "take-profit" if ticket.limit_price is None else "take-profit-limit"
+            return "take-profit"
+        case OrderType.TAKE_PROFIT_LIMIT:
+            return "take-profit-limit"
         case order_type:
             return order_type.value
 
@@ -461,9 +461,10 @@ def deadline() -> str:
 
 def placed(answer: Any) -> Done:
     """Raises ValueError for an answer without an order."""
-    if not answer["result"]["txid"]:
+    txids = answer["result"]["txid"]
+    if not txids:
         raise ValueError("no order was placed")
-    return Done()
+    return Done(venue_order_id=str(txids[0]))
 
 
 def canceled(answer: Any) -> Done:

@@ -16,20 +16,12 @@ from enum import Enum
 from typing import Protocol
 
 from libs.matching.orders import Side
-from services.execution.domain import TimeInForce
+from services.execution.domain import OrderType, TimeInForce, VenueCard
 
+TAKES_LIMIT = OrderType.TAKE_PROFIT_LIMIT
+"""To people one that is a take-profit with a limit price."""
 INSTRUMENTS_MAX = 50
 """Whose fills are asked for at once: what was read is not lost where the next is not answered."""
-
-
-class OrderType(Enum):
-    MARKET = "market"
-    LIMIT = "limit"
-    STOP = "stop"
-    STOP_LIMIT = "stop_limit"
-    TRAILING_STOP = "trailing_stop"
-    TAKE_PROFIT = "take_profit"
-    """A limit order after its trigger where it has a limit price, else a market order."""
 
 
 class OrderState(Enum):
@@ -125,9 +117,13 @@ class Balance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The venue took the command. order is its record, where it answers with one; fills are those it told with it."""
+    """The venue took the command. order is its record, where it answers with one; fills are those it told with it.
+
+    Else venue_order_id is its id of what was placed, where the answer says that.
+    """
 
     order: VenueOrder | None = None
+    venue_order_id: str = ""
     fills: tuple[VenueFill, ...] = ()
 
 
@@ -224,6 +220,17 @@ class Card:
     """Else what happens is found by asking."""
     validity_seconds: float
     """So long after it was sent a request may still be taken; infinite where the venue has no such bound."""
+
+    @property
+    def of_venue(self) -> VenueCard:
+        """The same for people."""
+        types, times = ({one[number] for one in self.takes} for number in (0, 1))
+        return VenueCard(
+            venue=self.venue,
+            description=f"Real money; {'proved' if self.is_proved else 'experimental'}",
+            order_types=tuple(each for each in OrderType if each in types and each is not TAKES_LIMIT),
+            times_in_force=tuple(each for each in TimeInForce if each in times),
+        )
 
     def refusal(self, ticket: Ticket) -> Refused | None:
         """Why the venue cannot take such an order natively; None if it can."""

@@ -15,6 +15,7 @@ from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import plain
 from libs.venues import retry_seconds
+from services.execution.domain import OrderType, TimeInForce
 from services.execution.venues.ccxt_port import (
     ATTEMPT,
     MILLISECOND_NS,
@@ -37,13 +38,11 @@ from services.execution.venues.port import (
     Lost,
     NotNow,
     OrderState,
-    OrderType,
     Outcome,
     Refused,
     Replacing,
     StreamEvent,
     Ticket,
-    TimeInForce,
     Told,
     VenueFill,
     VenueOrder,
@@ -109,7 +108,7 @@ class UnifiedPort(CcxtPort):
         def read(answer: Any) -> Done:
             if answer.get("clientOrderId") not in {None, ticket.client_order_id} or not answer["id"]:
                 raise ValueError("the answer is about another order")
-            return Done()
+            return Done(venue_order_id=str(answer["id"]))
 
         order_type, side = ticket.order_type.value, ticket.side.value
         return await self._command(Use.ORDER, read, "create_order", name, order_type, side, quantity, price, params)

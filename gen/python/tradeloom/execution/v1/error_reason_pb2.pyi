@@ -32,6 +32,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the venue does not answer, takes no more questions now, or was asked for as many people
     as it is in a minute; `RetryInfo` says when to come back. Metadata: venue.
     """
+    ERROR_REASON_ACCOUNT_NOT_FOUND: _ErrorReason.ValueType  # 4
+    """NOT_FOUND: there is no such live account, or not of the caller's. Metadata: account_id."""
+    ERROR_REASON_RECONCILIATION_NOT_FOUND: _ErrorReason.ValueType  # 5
+    """NOT_FOUND: there is no such reconciliation. Metadata: reconciliation_id."""
+    ERROR_REASON_EXTERNAL_ORDER_NOT_FOUND: _ErrorReason.ValueType  # 6
+    """NOT_FOUND: there is no such order at the venue that is not ours. Metadata: external_order_id."""
+    ERROR_REASON_EXTERNAL_ORDER_DONE: _ErrorReason.ValueType  # 7
+    """FAILED_PRECONDITION: the order at the venue was adopted already, or is done. Metadata: external_order_id, state."""
+    ERROR_REASON_NOT_CONNECTED: _ErrorReason.ValueType  # 8
+    """FAILED_PRECONDITION: the account's venue is not connected. Metadata: account_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why execution refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -46,4 +56,14 @@ ERROR_REASON_VENUE_UNAVAILABLE: ErrorReason.ValueType  # 3
 """UNAVAILABLE: the venue does not answer, takes no more questions now, or was asked for as many people
 as it is in a minute; `RetryInfo` says when to come back. Metadata: venue.
 """
+ERROR_REASON_ACCOUNT_NOT_FOUND: ErrorReason.ValueType  # 4
+"""NOT_FOUND: there is no such live account, or not of the caller's. Metadata: account_id."""
+ERROR_REASON_RECONCILIATION_NOT_FOUND: ErrorReason.ValueType  # 5
+"""NOT_FOUND: there is no such reconciliation. Metadata: reconciliation_id."""
+ERROR_REASON_EXTERNAL_ORDER_NOT_FOUND: ErrorReason.ValueType  # 6
+"""NOT_FOUND: there is no such order at the venue that is not ours. Metadata: external_order_id."""
+ERROR_REASON_EXTERNAL_ORDER_DONE: ErrorReason.ValueType  # 7
+"""FAILED_PRECONDITION: the order at the venue was adopted already, or is done. Metadata: external_order_id, state."""
+ERROR_REASON_NOT_CONNECTED: ErrorReason.ValueType  # 8
+"""FAILED_PRECONDITION: the account's venue is not connected. Metadata: account_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -3,9 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from tradeloom.type.v1 import decimal_pb2 as _decimal_pb2
 import builtins as _builtins
 import sys
@@ -371,3 +373,193 @@ class VenueUnknown(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VenueUnknown: _TypeAlias = VenueUnknown  # noqa: Y015
+
+@_typing.final
+class VenueConnected(_message.Message):
+    """The venue told what a live account holds, for the first time since it was confirmed: these are its opening
+    balances, or after a pause what they are by now.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BALANCES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenueBalance]:
+        """Each asset of which there is something, whatever is locked for open orders included."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked."""
+
+    def __init__(
+        self,
+        *,
+        balances: _abc.Iterable[Global___VenueBalance] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueConnected: _TypeAlias = VenueConnected  # noqa: Y015
+
+@_typing.final
+class VenueBalance(_message.Message):
+    """How much of one asset an account has at its venue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSET_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    asset: _builtins.str
+    """Such as "USDT"."""
+    @_builtins.property
+    def total(self) -> _decimal_pb2.Decimal:
+        """All of it."""
+
+    def __init__(
+        self,
+        *,
+        asset: _builtins.str = ...,
+        total: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueBalance: _TypeAlias = VenueBalance  # noqa: Y015
+
+@_typing.final
+class VenueAdjusted(_message.Message):
+    """A live account's venue holds another amount than our books: the venue is right by definition."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADJUSTMENTS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RECONCILIATION_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    cause: _builtins.str
+    """What explains it: "external_fill", a trade of an order that is not ours; "unexplained", such as what was
+    deposited, withdrawn or earned there.
+    """
+    reconciliation_id: _builtins.str
+    """The reconciliation that found it; empty for external_fill."""
+    @_builtins.property
+    def adjustments(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenueAdjustment]:
+        """Each asset that differs, by how much: positive where the venue has more."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was found."""
+
+    def __init__(
+        self,
+        *,
+        adjustments: _abc.Iterable[Global___VenueAdjustment] | None = ...,
+        cause: _builtins.str = ...,
+        reconciliation_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "cause", b"cause", "reconciliation_id", b"reconciliation_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueAdjusted: _TypeAlias = VenueAdjusted  # noqa: Y015
+
+@_typing.final
+class VenueAdjustment(_message.Message):
+    """By how much one asset differs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSET_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    asset: _builtins.str
+    """Such as "USDT"."""
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """Signed."""
+
+    def __init__(
+        self,
+        *,
+        asset: _builtins.str = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueAdjustment: _TypeAlias = VenueAdjustment  # noqa: Y015
+
+@_typing.final
+class VenueAdopted(_message.Message):
+    """The owner adopted an order that was made at the venue by hand: it is one of the account's from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    VENUE_ORDER_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BUYS_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    LIMIT_PRICE_FIELD_NUMBER: _builtins.int
+    STOP_PRICE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The id it gets here."""
+    client_order_id: _builtins.str
+    """Its id at the venue: what the venue made up, or its owner."""
+    venue_order_id: _builtins.str
+    """The venue's own id of it."""
+    instrument_id: _builtins.str
+    """What is traded."""
+    buys: _builtins.bool
+    """Whether it buys."""
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """What was left of it to trade."""
+
+    @_builtins.property
+    def limit_price(self) -> _decimal_pb2.Decimal:
+        """Its limit; unset if it has none."""
+
+    @_builtins.property
+    def stop_price(self) -> _decimal_pb2.Decimal:
+        """Its stop; unset if it has none."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the venue was asked."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        client_order_id: _builtins.str = ...,
+        venue_order_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        buys: _builtins.bool = ...,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        limit_price: _decimal_pb2.Decimal | None = ...,
+        stop_price: _decimal_pb2.Decimal | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buys", b"buys", "client_order_id", b"client_order_id", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "order_id", b"order_id", "quantity", b"quantity", "stop_price", b"stop_price", "time", b"time", "venue_order_id", b"venue_order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueAdopted: _TypeAlias = VenueAdopted  # noqa: Y015

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tradeloom.type.v1 import decimal_pb2 as _decimal_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -43,6 +44,142 @@ CREDENTIAL_PROBLEM_KEY_INVALID: CredentialProblem.ValueType  # 1
 CREDENTIAL_PROBLEM_SECRET_INVALID: CredentialProblem.ValueType  # 2
 """The secret half does not belong to the public one, or has the wrong form."""
 Global___CredentialProblem: _TypeAlias = CredentialProblem  # noqa: Y015
+
+class _ReconciliationCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReconciliationCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReconciliationCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECONCILIATION_CAUSE_UNSPECIFIED: _ReconciliationCause.ValueType  # 0
+    """Never sent."""
+    RECONCILIATION_CAUSE_START: _ReconciliationCause.ValueType  # 1
+    """A replica took the account over, or started."""
+    RECONCILIATION_CAUSE_RECONNECT: _ReconciliationCause.ValueType  # 2
+    """What the venue tells was lost for a while."""
+    RECONCILIATION_CAUSE_PERIODIC: _ReconciliationCause.ValueType  # 3
+    """It comes around every minute."""
+    RECONCILIATION_CAUSE_REQUESTED: _ReconciliationCause.ValueType  # 4
+    """An operator asked for it."""
+
+class ReconciliationCause(_ReconciliationCause, metaclass=_ReconciliationCauseEnumTypeWrapper):
+    """Why an account is compared with its venue."""
+
+RECONCILIATION_CAUSE_UNSPECIFIED: ReconciliationCause.ValueType  # 0
+"""Never sent."""
+RECONCILIATION_CAUSE_START: ReconciliationCause.ValueType  # 1
+"""A replica took the account over, or started."""
+RECONCILIATION_CAUSE_RECONNECT: ReconciliationCause.ValueType  # 2
+"""What the venue tells was lost for a while."""
+RECONCILIATION_CAUSE_PERIODIC: ReconciliationCause.ValueType  # 3
+"""It comes around every minute."""
+RECONCILIATION_CAUSE_REQUESTED: ReconciliationCause.ValueType  # 4
+"""An operator asked for it."""
+Global___ReconciliationCause: _TypeAlias = ReconciliationCause  # noqa: Y015
+
+class _ReconciliationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReconciliationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReconciliationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECONCILIATION_STATE_UNSPECIFIED: _ReconciliationState.ValueType  # 0
+    """Never sent."""
+    RECONCILIATION_STATE_REQUESTED: _ReconciliationState.ValueType  # 1
+    """It is asked for."""
+    RECONCILIATION_STATE_DONE: _ReconciliationState.ValueType  # 2
+    """All was compared, and what differed is repaired or said to be open."""
+    RECONCILIATION_STATE_FAILED: _ReconciliationState.ValueType  # 3
+    """The venue did not answer; the next one compares all again."""
+
+class ReconciliationState(_ReconciliationState, metaclass=_ReconciliationStateEnumTypeWrapper):
+    """How far a reconciliation is."""
+
+RECONCILIATION_STATE_UNSPECIFIED: ReconciliationState.ValueType  # 0
+"""Never sent."""
+RECONCILIATION_STATE_REQUESTED: ReconciliationState.ValueType  # 1
+"""It is asked for."""
+RECONCILIATION_STATE_DONE: ReconciliationState.ValueType  # 2
+"""All was compared, and what differed is repaired or said to be open."""
+RECONCILIATION_STATE_FAILED: ReconciliationState.ValueType  # 3
+"""The venue did not answer; the next one compares all again."""
+Global___ReconciliationState: _TypeAlias = ReconciliationState  # noqa: Y015
+
+class _DifferenceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DifferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DifferenceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIFFERENCE_KIND_UNSPECIFIED: _DifferenceKind.ValueType  # 0
+    """Never sent."""
+    DIFFERENCE_KIND_ORDER_STATE: _DifferenceKind.ValueType  # 1
+    """The state of an order."""
+    DIFFERENCE_KIND_FILL_MISSED: _DifferenceKind.ValueType  # 2
+    """A fill that was not told."""
+    DIFFERENCE_KIND_ORDER_MISSING: _DifferenceKind.ValueType  # 3
+    """An order of ours that the venue does not have."""
+    DIFFERENCE_KIND_ORDER_EXTERNAL: _DifferenceKind.ValueType  # 4
+    """An order at the venue that is not ours."""
+    DIFFERENCE_KIND_FILL_EXTERNAL: _DifferenceKind.ValueType  # 5
+    """A fill of an order that is not ours."""
+    DIFFERENCE_KIND_BALANCE: _DifferenceKind.ValueType  # 6
+    """A balance."""
+
+class DifferenceKind(_DifferenceKind, metaclass=_DifferenceKindEnumTypeWrapper):
+    """In what a record differs."""
+
+DIFFERENCE_KIND_UNSPECIFIED: DifferenceKind.ValueType  # 0
+"""Never sent."""
+DIFFERENCE_KIND_ORDER_STATE: DifferenceKind.ValueType  # 1
+"""The state of an order."""
+DIFFERENCE_KIND_FILL_MISSED: DifferenceKind.ValueType  # 2
+"""A fill that was not told."""
+DIFFERENCE_KIND_ORDER_MISSING: DifferenceKind.ValueType  # 3
+"""An order of ours that the venue does not have."""
+DIFFERENCE_KIND_ORDER_EXTERNAL: DifferenceKind.ValueType  # 4
+"""An order at the venue that is not ours."""
+DIFFERENCE_KIND_FILL_EXTERNAL: DifferenceKind.ValueType  # 5
+"""A fill of an order that is not ours."""
+DIFFERENCE_KIND_BALANCE: DifferenceKind.ValueType  # 6
+"""A balance."""
+Global___DifferenceKind: _TypeAlias = DifferenceKind  # noqa: Y015
+
+class _ExternalOrderState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExternalOrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExternalOrderState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXTERNAL_ORDER_STATE_UNSPECIFIED: _ExternalOrderState.ValueType  # 0
+    """Never sent."""
+    EXTERNAL_ORDER_STATE_FOUND: _ExternalOrderState.ValueType  # 1
+    """Its owner has not decided."""
+    EXTERNAL_ORDER_STATE_ADOPTING: _ExternalOrderState.ValueType  # 2
+    """It is to become the account's, once the venue was asked what is left of it."""
+    EXTERNAL_ORDER_STATE_ADOPTED: _ExternalOrderState.ValueType  # 3
+    """It is the account's."""
+    EXTERNAL_ORDER_STATE_IGNORED: _ExternalOrderState.ValueType  # 4
+    """It stays whose it is."""
+    EXTERNAL_ORDER_STATE_DONE: _ExternalOrderState.ValueType  # 5
+    """It is no longer open at the venue."""
+
+class ExternalOrderState(_ExternalOrderState, metaclass=_ExternalOrderStateEnumTypeWrapper):
+    """What became of an order that is not ours."""
+
+EXTERNAL_ORDER_STATE_UNSPECIFIED: ExternalOrderState.ValueType  # 0
+"""Never sent."""
+EXTERNAL_ORDER_STATE_FOUND: ExternalOrderState.ValueType  # 1
+"""Its owner has not decided."""
+EXTERNAL_ORDER_STATE_ADOPTING: ExternalOrderState.ValueType  # 2
+"""It is to become the account's, once the venue was asked what is left of it."""
+EXTERNAL_ORDER_STATE_ADOPTED: ExternalOrderState.ValueType  # 3
+"""It is the account's."""
+EXTERNAL_ORDER_STATE_IGNORED: ExternalOrderState.ValueType  # 4
+"""It stays whose it is."""
+EXTERNAL_ORDER_STATE_DONE: ExternalOrderState.ValueType  # 5
+"""It is no longer open at the venue."""
+Global___ExternalOrderState: _TypeAlias = ExternalOrderState  # noqa: Y015
 
 @_typing.final
 class Venue(_message.Message):
@@ -242,3 +379,619 @@ class CheckBrokerCredentialResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckBrokerCredentialResponse: _TypeAlias = CheckBrokerCredentialResponse  # noqa: Y015
+
+@_typing.final
+class Reconciliation(_message.Message):
+    """One comparison of a live account with its venue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATION_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    ORDER_COUNT_FIELD_NUMBER: _builtins.int
+    FILL_COUNT_FIELD_NUMBER: _builtins.int
+    ASSET_COUNT_FIELD_NUMBER: _builtins.int
+    DIFFERENCES_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    reconciliation_id: _builtins.str
+    """Server-assigned, UUIDv7."""
+    account_id: _builtins.str
+    """Which account."""
+    cause: Global___ReconciliationCause.ValueType
+    """Why it was made."""
+    state: Global___ReconciliationState.ValueType
+    """How far it is."""
+    order_count: _builtins.int
+    """Orders that were compared."""
+    fill_count: _builtins.int
+    """Fills that were read."""
+    asset_count: _builtins.int
+    """Assets whose balances were compared; 0 where trades came in between, and another time has to do."""
+    problem: _builtins.str
+    """Why it failed; empty if it did not."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was asked for."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; unset before."""
+
+    @_builtins.property
+    def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
+        """What differed, at most 1000; empty where all agreed."""
+
+    def __init__(
+        self,
+        *,
+        reconciliation_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        cause: Global___ReconciliationCause.ValueType = ...,
+        state: Global___ReconciliationState.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        order_count: _builtins.int = ...,
+        fill_count: _builtins.int = ...,
+        asset_count: _builtins.int = ...,
+        differences: _abc.Iterable[Global___Difference] | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "asset_count", b"asset_count", "cause", b"cause", "create_time", b"create_time", "differences", b"differences", "end_time", b"end_time", "fill_count", b"fill_count", "order_count", b"order_count", "problem", b"problem", "reconciliation_id", b"reconciliation_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reconciliation: _TypeAlias = Reconciliation  # noqa: Y015
+
+@_typing.final
+class Difference(_message.Message):
+    """Something that our record and the venue's do not have alike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    VENUE_ORDER_ID_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    OURS_FIELD_NUMBER: _builtins.int
+    VENUES_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    kind: Global___DifferenceKind.ValueType
+    """What kind it is of."""
+    order_id: _builtins.str
+    """Our order; empty if it is about none."""
+    venue_order_id: _builtins.str
+    """The venue's id of the order; empty if it is about none, or the venue has none."""
+    subject: _builtins.str
+    """The fill by the venue's id, or the asset; empty if it is about neither."""
+    ours: _builtins.str
+    """What we had, such as "working" or "1.5"."""
+    venues: _builtins.str
+    """What the venue has."""
+    explanation: _builtins.str
+    """What was made of it, in words: how it is explained, and how it was repaired or what it waits for."""
+    def __init__(
+        self,
+        *,
+        kind: Global___DifferenceKind.ValueType = ...,
+        order_id: _builtins.str = ...,
+        venue_order_id: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        ours: _builtins.str = ...,
+        venues: _builtins.str = ...,
+        explanation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "kind", b"kind", "order_id", b"order_id", "ours", b"ours", "subject", b"subject", "venue_order_id", b"venue_order_id", "venues", b"venues"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Difference: _TypeAlias = Difference  # noqa: Y015
+
+@_typing.final
+class ReconcileRequest(_message.Message):
+    """Asks for a reconciliation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    account_id: _builtins.str
+    """Which live account; of anybody."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileResponse(_message.Message):
+    """It will be made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reconciliation(self) -> Global___Reconciliation:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        reconciliation: Global___Reconciliation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileResponse: _TypeAlias = ReconcileResponse  # noqa: Y015
+
+@_typing.final
+class GetReconciliationRequest(_message.Message):
+    """Asks for one reconciliation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATION_ID_FIELD_NUMBER: _builtins.int
+    reconciliation_id: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        reconciliation_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reconciliation_id", b"reconciliation_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReconciliationRequest: _TypeAlias = GetReconciliationRequest  # noqa: Y015
+
+@_typing.final
+class GetReconciliationResponse(_message.Message):
+    """The reconciliation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reconciliation(self) -> Global___Reconciliation:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        reconciliation: Global___Reconciliation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reconciliation", b"reconciliation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReconciliationResponse: _TypeAlias = GetReconciliationResponse  # noqa: Y015
+
+@_typing.final
+class ListReconciliationsRequest(_message.Message):
+    """Asks for the reconciliations of an account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Which; one of the caller's live accounts."""
+    page_size: _builtins.int
+    """At most so many, up to 200; 50 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReconciliationsRequest: _TypeAlias = ListReconciliationsRequest  # noqa: Y015
+
+@_typing.final
+class ListReconciliationsResponse(_message.Message):
+    """A page of reconciliations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECONCILIATIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def reconciliations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reconciliation]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        reconciliations: _abc.Iterable[Global___Reconciliation] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reconciliations", b"reconciliations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReconciliationsResponse: _TypeAlias = ListReconciliationsResponse  # noqa: Y015
+
+@_typing.final
+class UnknownOrder(_message.Message):
+    """An order whose outcome at its venue is not known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ALERTED_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """Which."""
+    user_id: _builtins.str
+    """Whose."""
+    account_id: _builtins.str
+    """Of which account."""
+    venue: _builtins.str
+    """Where it was sent."""
+    instrument_id: _builtins.str
+    """What it trades."""
+    reason: _builtins.str
+    """What happened, and what was found since."""
+    alerted: _builtins.bool
+    """Whether it is unknown for longer than it should be: somebody has to look at the venue."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it was sent, or its answer was lost."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        venue: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        alerted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "alerted", b"alerted", "instrument_id", b"instrument_id", "order_id", b"order_id", "reason", b"reason", "since", b"since", "user_id", b"user_id", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnknownOrder: _TypeAlias = UnknownOrder  # noqa: Y015
+
+@_typing.final
+class ListUnknownOrdersRequest(_message.Message):
+    """Asks for orders whose outcome is not known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many, up to 200; 50 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnknownOrdersRequest: _TypeAlias = ListUnknownOrdersRequest  # noqa: Y015
+
+@_typing.final
+class ListUnknownOrdersResponse(_message.Message):
+    """A page of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnknownOrder]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___UnknownOrder] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListUnknownOrdersResponse: _TypeAlias = ListUnknownOrdersResponse  # noqa: Y015
+
+@_typing.final
+class ExternalOrder(_message.Message):
+    """An order at a venue that was never sent from here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXTERNAL_ORDER_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    VENUE_ORDER_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ORDER_ID_FIELD_NUMBER: _builtins.int
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    BUYS_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    FILLED_QUANTITY_FIELD_NUMBER: _builtins.int
+    LIMIT_PRICE_FIELD_NUMBER: _builtins.int
+    STOP_PRICE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    FIND_TIME_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    external_order_id: _builtins.str
+    """Server-assigned, UUIDv7."""
+    account_id: _builtins.str
+    """The account in which it was found."""
+    venue_order_id: _builtins.str
+    """The venue's own id."""
+    client_order_id: _builtins.str
+    """Its client order id at the venue; empty if it has none."""
+    instrument_id: _builtins.str
+    """What it trades."""
+    buys: _builtins.bool
+    """Whether it buys."""
+    state: Global___ExternalOrderState.ValueType
+    """What its owner decided."""
+    order_id: _builtins.str
+    """The id it has here since it was adopted; empty before."""
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """How much, what has traded included."""
+
+    @_builtins.property
+    def filled_quantity(self) -> _decimal_pb2.Decimal:
+        """How much has traded."""
+
+    @_builtins.property
+    def limit_price(self) -> _decimal_pb2.Decimal:
+        """Its limit; unset if it has none."""
+
+    @_builtins.property
+    def stop_price(self) -> _decimal_pb2.Decimal:
+        """Its stop; unset if it has none."""
+
+    @_builtins.property
+    def find_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was found."""
+
+    def __init__(
+        self,
+        *,
+        external_order_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        venue_order_id: _builtins.str = ...,
+        client_order_id: _builtins.str = ...,
+        instrument_id: _builtins.str = ...,
+        buys: _builtins.bool = ...,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        filled_quantity: _decimal_pb2.Decimal | None = ...,
+        limit_price: _decimal_pb2.Decimal | None = ...,
+        stop_price: _decimal_pb2.Decimal | None = ...,
+        state: Global___ExternalOrderState.ValueType = ...,
+        find_time: _timestamp_pb2.Timestamp | None = ...,
+        order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filled_quantity", b"filled_quantity", "find_time", b"find_time", "limit_price", b"limit_price", "quantity", b"quantity", "stop_price", b"stop_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "buys", b"buys", "client_order_id", b"client_order_id", "external_order_id", b"external_order_id", "filled_quantity", b"filled_quantity", "find_time", b"find_time", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "order_id", b"order_id", "quantity", b"quantity", "state", b"state", "stop_price", b"stop_price", "venue_order_id", b"venue_order_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExternalOrder: _TypeAlias = ExternalOrder  # noqa: Y015
+
+@_typing.final
+class ListExternalOrdersRequest(_message.Message):
+    """Asks for orders that are not ours."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_DECIDED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Which; one of the caller's live accounts."""
+    include_decided: _builtins.bool
+    """Also those that are decided or done."""
+    page_size: _builtins.int
+    """At most so many, up to 200; 50 if unset."""
+    page_token: _builtins.str
+    """Continues where the previous page ended."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        include_decided: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "include_decided", b"include_decided", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExternalOrdersRequest: _TypeAlias = ListExternalOrdersRequest  # noqa: Y015
+
+@_typing.final
+class ListExternalOrdersResponse(_message.Message):
+    """A page of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def orders(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExternalOrder]:
+        """The page."""
+
+    def __init__(
+        self,
+        *,
+        orders: _abc.Iterable[Global___ExternalOrder] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExternalOrdersResponse: _TypeAlias = ListExternalOrdersResponse  # noqa: Y015
+
+@_typing.final
+class AdoptExternalOrderRequest(_message.Message):
+    """Adopts an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ORDER_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    external_order_id: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        external_order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_order_id", b"external_order_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptExternalOrderRequest: _TypeAlias = AdoptExternalOrderRequest  # noqa: Y015
+
+@_typing.final
+class AdoptExternalOrderResponse(_message.Message):
+    """It is being adopted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___ExternalOrder:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___ExternalOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptExternalOrderResponse: _TypeAlias = AdoptExternalOrderResponse  # noqa: Y015
+
+@_typing.final
+class IgnoreExternalOrderRequest(_message.Message):
+    """Leaves an order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ORDER_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes retries safe."""
+    external_order_id: _builtins.str
+    """Which."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        external_order_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["external_order_id", b"external_order_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IgnoreExternalOrderRequest: _TypeAlias = IgnoreExternalOrderRequest  # noqa: Y015
+
+@_typing.final
+class IgnoreExternalOrderResponse(_message.Message):
+    """It is left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> Global___ExternalOrder:
+        """As it now stands."""
+
+    def __init__(
+        self,
+        *,
+        order: Global___ExternalOrder | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IgnoreExternalOrderResponse: _TypeAlias = IgnoreExternalOrderResponse  # noqa: Y015

@@ -50,6 +50,41 @@ class ExecutionServiceStub:
                 request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialResponse.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/Reconcile',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
+        self.ListUnknownOrders = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/ListUnknownOrders',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListUnknownOrdersRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListUnknownOrdersResponse.FromString,
+                _registered_method=True)
+        self.GetReconciliation = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/GetReconciliation',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetReconciliationRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetReconciliationResponse.FromString,
+                _registered_method=True)
+        self.ListReconciliations = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/ListReconciliations',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListReconciliationsRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListReconciliationsResponse.FromString,
+                _registered_method=True)
+        self.ListExternalOrders = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/ListExternalOrders',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListExternalOrdersRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListExternalOrdersResponse.FromString,
+                _registered_method=True)
+        self.AdoptExternalOrder = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/AdoptExternalOrder',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.AdoptExternalOrderRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.AdoptExternalOrderResponse.FromString,
+                _registered_method=True)
+        self.IgnoreExternalOrder = channel.unary_unary(
+                '/tradeloom.execution.v1.ExecutionService/IgnoreExternalOrder',
+                request_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.IgnoreExternalOrderRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.IgnoreExternalOrderResponse.FromString,
+                _registered_method=True)
 
 
 class ExecutionServiceServicer:
@@ -79,6 +114,59 @@ class ExecutionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reconcile(self, request, context):
+        """Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+        asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListUnknownOrders(self, request, context):
+        """Lists orders whose outcome at their venue is not known, of all users, the longest waiting first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReconciliation(self, request, context):
+        """Returns what a reconciliation found, to the account's owner and to operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReconciliations(self, request, context):
+        """Lists the reconciliations of one of the caller's accounts, newest first. Of those that came around by the
+        minute and found nothing only the last is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExternalOrders(self, request, context):
+        """Lists orders at the venue of one of the caller's accounts that were never sent from here, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptExternalOrder(self, request, context):
+        """Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
+        trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IgnoreExternalOrder(self, request, context):
+        """Leaves an order that was made at the venue by hand to whoever made it; what it trades changes the account's
+        balances by adjustments. It can be adopted later. Repeating a request_id returns the first answer again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ExecutionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +184,41 @@ def add_ExecutionServiceServicer_to_server(servicer, server):
                     servicer.CheckBrokerCredential,
                     request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialRequest.FromString,
                     response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialResponse.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ReconcileRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'ListUnknownOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListUnknownOrders,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListUnknownOrdersRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListUnknownOrdersResponse.SerializeToString,
+            ),
+            'GetReconciliation': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReconciliation,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetReconciliationRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetReconciliationResponse.SerializeToString,
+            ),
+            'ListReconciliations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReconciliations,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListReconciliationsRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListReconciliationsResponse.SerializeToString,
+            ),
+            'ListExternalOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExternalOrders,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListExternalOrdersRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListExternalOrdersResponse.SerializeToString,
+            ),
+            'AdoptExternalOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptExternalOrder,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.AdoptExternalOrderRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.AdoptExternalOrderResponse.SerializeToString,
+            ),
+            'IgnoreExternalOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.IgnoreExternalOrder,
+                    request_deserializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.IgnoreExternalOrderRequest.FromString,
+                    response_serializer=tradeloom_dot_execution_dot_v1_dot_execution__pb2.IgnoreExternalOrderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +303,195 @@ class ExecutionService:
             '/tradeloom.execution.v1.ExecutionService/CheckBrokerCredential',
             tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialRequest.SerializeToString,
             tradeloom_dot_execution_dot_v1_dot_execution__pb2.CheckBrokerCredentialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/Reconcile',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ReconcileRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListUnknownOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/ListUnknownOrders',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListUnknownOrdersRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListUnknownOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReconciliation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/GetReconciliation',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetReconciliationRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.GetReconciliationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReconciliations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/ListReconciliations',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListReconciliationsRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListReconciliationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExternalOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/ListExternalOrders',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListExternalOrdersRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.ListExternalOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptExternalOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/AdoptExternalOrder',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.AdoptExternalOrderRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.AdoptExternalOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IgnoreExternalOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.execution.v1.ExecutionService/IgnoreExternalOrder',
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.IgnoreExternalOrderRequest.SerializeToString,
+            tradeloom_dot_execution_dot_v1_dot_execution__pb2.IgnoreExternalOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

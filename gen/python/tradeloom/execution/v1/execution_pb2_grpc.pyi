@@ -25,6 +25,28 @@ class ExecutionServiceStub:
     it. Asks anew each time; a person has one check at a time, one in ten seconds, and is refused
     more with RATE_LIMITED.
     """
+    Reconcile: _aio.UnaryUnaryMultiCallable[_execution_pb2.ReconcileRequest, _execution_pb2.ReconcileResponse]
+    """Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+    asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+    """
+    ListUnknownOrders: _aio.UnaryUnaryMultiCallable[_execution_pb2.ListUnknownOrdersRequest, _execution_pb2.ListUnknownOrdersResponse]
+    """Lists orders whose outcome at their venue is not known, of all users, the longest waiting first."""
+    GetReconciliation: _aio.UnaryUnaryMultiCallable[_execution_pb2.GetReconciliationRequest, _execution_pb2.GetReconciliationResponse]
+    """Returns what a reconciliation found, to the account's owner and to operators."""
+    ListReconciliations: _aio.UnaryUnaryMultiCallable[_execution_pb2.ListReconciliationsRequest, _execution_pb2.ListReconciliationsResponse]
+    """Lists the reconciliations of one of the caller's accounts, newest first. Of those that came around by the
+    minute and found nothing only the last is kept.
+    """
+    ListExternalOrders: _aio.UnaryUnaryMultiCallable[_execution_pb2.ListExternalOrdersRequest, _execution_pb2.ListExternalOrdersResponse]
+    """Lists orders at the venue of one of the caller's accounts that were never sent from here, oldest first."""
+    AdoptExternalOrder: _aio.UnaryUnaryMultiCallable[_execution_pb2.AdoptExternalOrderRequest, _execution_pb2.AdoptExternalOrderResponse]
+    """Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
+    trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+    """
+    IgnoreExternalOrder: _aio.UnaryUnaryMultiCallable[_execution_pb2.IgnoreExternalOrderRequest, _execution_pb2.IgnoreExternalOrderResponse]
+    """Leaves an order that was made at the venue by hand to whoever made it; what it trades changes the account's
+    balances by adjustments. It can be adopted later. Repeating a request_id returns the first answer again.
+    """
 
 class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Carries orders to venues and brings back what became of them."""
@@ -54,6 +76,70 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Leases a credential of the user whom the call names, asks its venue what it may do, and forgets
         it. Asks anew each time; a person has one check at a time, one in ten seconds, and is refused
         more with RATE_LIMITED.
+        """
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _execution_pb2.ReconcileRequest,
+        context: _aio.ServicerContext[_execution_pb2.ReconcileRequest, _abc.Awaitable[_execution_pb2.ReconcileResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ReconcileResponse]:
+        """Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+        asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def ListUnknownOrders(
+        self,
+        request: _execution_pb2.ListUnknownOrdersRequest,
+        context: _aio.ServicerContext[_execution_pb2.ListUnknownOrdersRequest, _abc.Awaitable[_execution_pb2.ListUnknownOrdersResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ListUnknownOrdersResponse]:
+        """Lists orders whose outcome at their venue is not known, of all users, the longest waiting first."""
+
+    @_abc_1.abstractmethod
+    def GetReconciliation(
+        self,
+        request: _execution_pb2.GetReconciliationRequest,
+        context: _aio.ServicerContext[_execution_pb2.GetReconciliationRequest, _abc.Awaitable[_execution_pb2.GetReconciliationResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.GetReconciliationResponse]:
+        """Returns what a reconciliation found, to the account's owner and to operators."""
+
+    @_abc_1.abstractmethod
+    def ListReconciliations(
+        self,
+        request: _execution_pb2.ListReconciliationsRequest,
+        context: _aio.ServicerContext[_execution_pb2.ListReconciliationsRequest, _abc.Awaitable[_execution_pb2.ListReconciliationsResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ListReconciliationsResponse]:
+        """Lists the reconciliations of one of the caller's accounts, newest first. Of those that came around by the
+        minute and found nothing only the last is kept.
+        """
+
+    @_abc_1.abstractmethod
+    def ListExternalOrders(
+        self,
+        request: _execution_pb2.ListExternalOrdersRequest,
+        context: _aio.ServicerContext[_execution_pb2.ListExternalOrdersRequest, _abc.Awaitable[_execution_pb2.ListExternalOrdersResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.ListExternalOrdersResponse]:
+        """Lists orders at the venue of one of the caller's accounts that were never sent from here, oldest first."""
+
+    @_abc_1.abstractmethod
+    def AdoptExternalOrder(
+        self,
+        request: _execution_pb2.AdoptExternalOrderRequest,
+        context: _aio.ServicerContext[_execution_pb2.AdoptExternalOrderRequest, _abc.Awaitable[_execution_pb2.AdoptExternalOrderResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.AdoptExternalOrderResponse]:
+        """Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
+        trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+        """
+
+    @_abc_1.abstractmethod
+    def IgnoreExternalOrder(
+        self,
+        request: _execution_pb2.IgnoreExternalOrderRequest,
+        context: _aio.ServicerContext[_execution_pb2.IgnoreExternalOrderRequest, _abc.Awaitable[_execution_pb2.IgnoreExternalOrderResponse]],
+    ) -> _abc.Awaitable[_execution_pb2.IgnoreExternalOrderResponse]:
+        """Leaves an order that was made at the venue by hand to whoever made it; what it trades changes the account's
+        balances by adjustments. It can be adopted later. Repeating a request_id returns the first answer again.
         """
 
 def add_ExecutionServiceServicer_to_server(servicer: ExecutionServiceServicer, server: _aio.Server) -> None: ...

@@ -5,6 +5,7 @@ isort:skip_file
 
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from tradeloom.orders.v1 import orders_pb2 as _orders_pb2
 from tradeloom.orders.v1 import risk_pb2 as _risk_pb2
 import builtins as _builtins
@@ -26,21 +27,27 @@ class OrderChanged(_message.Message):
 
     EVENT_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    SEND_BEFORE_FIELD_NUMBER: _builtins.int
     mode: _orders_pb2.AccountMode.ValueType
     """Whether the account's money is real."""
     @_builtins.property
     def event(self) -> _orders_pb2.OrderEvent:
         """What happened and the order after it."""
 
+    @_builtins.property
+    def send_before(self) -> _timestamp_pb2.Timestamp:
+        """Of a live account's order that was just accepted or released: it is to be sent before this, or not at all."""
+
     def __init__(
         self,
         *,
         event: _orders_pb2.OrderEvent | None = ...,
         mode: _orders_pb2.AccountMode.ValueType = ...,
+        send_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "send_before", b"send_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "mode", b"mode", "send_before", b"send_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -71,3 +78,65 @@ class KillSwitchChanged(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KillSwitchChanged: _TypeAlias = KillSwitchChanged  # noqa: Y015
+
+@_typing.final
+class LiveAccountChanged(_message.Message):
+    """A live account was confirmed or stopped, or its key is another one. Key: "live/" and its account_id; the sequence
+    counts its changes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_REVISION_FIELD_NUMBER: _builtins.int
+    TRADING_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Which."""
+    venue: _builtins.str
+    """Where its money is."""
+    credential_id: _builtins.str
+    """The credential that was confirmed; empty if none counts any more, and nothing more is to be asked of the venue."""
+    credential_revision: _builtins.int
+    """The key that was confirmed: of another revision nothing is to be sent."""
+    trading: _builtins.bool
+    """Whether new orders may be sent. What rests at the venue is followed, reconciled and canceled all the same."""
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        venue: _builtins.str = ...,
+        credential_id: _builtins.str = ...,
+        credential_revision: _builtins.int = ...,
+        trading: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "credential_id", b"credential_id", "credential_revision", b"credential_revision", "trading", b"trading", "venue", b"venue"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveAccountChanged: _TypeAlias = LiveAccountChanged  # noqa: Y015
+
+@_typing.final
+class LiveTradingChanged(_message.Message):
+    """Trading with real money was enabled or disabled for all. Key: "live"; the sequence is its revision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """Whether it is enabled."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveTradingChanged: _TypeAlias = LiveTradingChanged  # noqa: Y015

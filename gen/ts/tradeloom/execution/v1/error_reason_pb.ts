@@ -9,7 +9,7 @@ import { enumDesc, fileDesc } from "@bufbuild/protobuf/codegenv2";
  * Describes the file tradeloom/execution/v1/error_reason.proto.
  */
 export const file_tradeloom_execution_v1_error_reason: GenFile = /*@__PURE__*/
-  fileDesc("Cil0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSqYAQoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASIAocRVJST1JfUkVBU09OX1ZFTlVFX05PVF9GT1VORBABEiUKIUVSUk9SX1JFQVNPTl9DUkVERU5USUFMX05PVF9GT1VORBACEiIKHkVSUk9SX1JFQVNPTl9WRU5VRV9VTkFWQUlMQUJMRRADYgZwcm90bzM");
+  fileDesc("Cil0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSrYAgoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASIAocRVJST1JfUkVBU09OX1ZFTlVFX05PVF9GT1VORBABEiUKIUVSUk9SX1JFQVNPTl9DUkVERU5USUFMX05PVF9GT1VORBACEiIKHkVSUk9SX1JFQVNPTl9WRU5VRV9VTkFWQUlMQUJMRRADEiIKHkVSUk9SX1JFQVNPTl9BQ0NPVU5UX05PVF9GT1VORBAEEikKJUVSUk9SX1JFQVNPTl9SRUNPTkNJTElBVElPTl9OT1RfRk9VTkQQBRIpCiVFUlJPUl9SRUFTT05fRVhURVJOQUxfT1JERVJfTk9UX0ZPVU5EEAYSJAogRVJST1JfUkVBU09OX0VYVEVSTkFMX09SREVSX0RPTkUQBxIeChpFUlJPUl9SRUFTT05fTk9UX0NPTk5FQ1RFRBAIYgZwcm90bzM");
 
 /**
  * Why execution refuses; the reason in `ErrorInfo` is the name without its prefix.
@@ -45,6 +45,41 @@ export enum ErrorReason {
    * @generated from enum value: ERROR_REASON_VENUE_UNAVAILABLE = 3;
    */
   VENUE_UNAVAILABLE = 3,
+
+  /**
+   * NOT_FOUND: there is no such live account, or not of the caller's. Metadata: account_id.
+   *
+   * @generated from enum value: ERROR_REASON_ACCOUNT_NOT_FOUND = 4;
+   */
+  ACCOUNT_NOT_FOUND = 4,
+
+  /**
+   * NOT_FOUND: there is no such reconciliation. Metadata: reconciliation_id.
+   *
+   * @generated from enum value: ERROR_REASON_RECONCILIATION_NOT_FOUND = 5;
+   */
+  RECONCILIATION_NOT_FOUND = 5,
+
+  /**
+   * NOT_FOUND: there is no such order at the venue that is not ours. Metadata: external_order_id.
+   *
+   * @generated from enum value: ERROR_REASON_EXTERNAL_ORDER_NOT_FOUND = 6;
+   */
+  EXTERNAL_ORDER_NOT_FOUND = 6,
+
+  /**
+   * FAILED_PRECONDITION: the order at the venue was adopted already, or is done. Metadata: external_order_id, state.
+   *
+   * @generated from enum value: ERROR_REASON_EXTERNAL_ORDER_DONE = 7;
+   */
+  EXTERNAL_ORDER_DONE = 7,
+
+  /**
+   * FAILED_PRECONDITION: the account's venue is not connected. Metadata: account_id.
+   *
+   * @generated from enum value: ERROR_REASON_NOT_CONNECTED = 8;
+   */
+  NOT_CONNECTED = 8,
 }
 
 /**

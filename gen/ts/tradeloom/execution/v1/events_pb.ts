@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/execution/v1/events.proto.
  */
 export const file_tradeloom_execution_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiN0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V2ZW50cy5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJjCg1WZW51ZUFjY2VwdGVkEhAKCG9yZGVyX2lkGAEgASgJEhYKDnZlbnVlX29yZGVyX2lkGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoQCCgtWZW51ZUZpbGxlZBIQCghvcmRlcl9pZBgBIAEoCRIVCg12ZW51ZV9maWxsX2lkGAIgASgJEikKBXByaWNlGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIsCghxdWFudGl0eRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSJwoDZmVlGAUgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIRCglmZWVfYXNzZXQYBiABKAkSDQoFbWFrZXIYByABKAgSKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWgoNVmVudWVDYW5jZWxlZBIQCghvcmRlcl9pZBgBIAEoCRINCgVjYXVzZRgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJbCg1WZW51ZVJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJhChNWZW51ZUNhbmNlbFJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJKCgxWZW51ZUV4cGlyZWQSEAoIb3JkZXJfaWQYASABKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoOVmVudWVUcmlnZ2VyZWQSEAoIb3JkZXJfaWQYASABKAkSLgoKc3RvcF9wcmljZRgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoNVmVudWVSZXBsYWNlZBIQCghvcmRlcl9pZBgBIAEoCRIXCg9jbGllbnRfb3JkZXJfaWQYAiABKAkSFgoOdmVudWVfb3JkZXJfaWQYAyABKAkSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiewoUVmVudWVSZXBsYWNlUmVqZWN0ZWQSEAoIb3JkZXJfaWQYASABKAkSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJaCgxWZW51ZVVua25vd24SEAoIb3JkZXJfaWQYASABKAkSDgoGcmVhc29uGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("CiN0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V2ZW50cy5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJjCg1WZW51ZUFjY2VwdGVkEhAKCG9yZGVyX2lkGAEgASgJEhYKDnZlbnVlX29yZGVyX2lkGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoQCCgtWZW51ZUZpbGxlZBIQCghvcmRlcl9pZBgBIAEoCRIVCg12ZW51ZV9maWxsX2lkGAIgASgJEikKBXByaWNlGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIsCghxdWFudGl0eRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSJwoDZmVlGAUgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIRCglmZWVfYXNzZXQYBiABKAkSDQoFbWFrZXIYByABKAgSKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWgoNVmVudWVDYW5jZWxlZBIQCghvcmRlcl9pZBgBIAEoCRINCgVjYXVzZRgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJbCg1WZW51ZVJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJhChNWZW51ZUNhbmNlbFJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJKCgxWZW51ZUV4cGlyZWQSEAoIb3JkZXJfaWQYASABKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoOVmVudWVUcmlnZ2VyZWQSEAoIb3JkZXJfaWQYASABKAkSLgoKc3RvcF9wcmljZRgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoNVmVudWVSZXBsYWNlZBIQCghvcmRlcl9pZBgBIAEoCRIXCg9jbGllbnRfb3JkZXJfaWQYAiABKAkSFgoOdmVudWVfb3JkZXJfaWQYAyABKAkSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiewoUVmVudWVSZXBsYWNlUmVqZWN0ZWQSEAoIb3JkZXJfaWQYASABKAkSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJaCgxWZW51ZVVua25vd24SEAoIb3JkZXJfaWQYASABKAkSDgoGcmVhc29uGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInIKDlZlbnVlQ29ubmVjdGVkEjYKCGJhbGFuY2VzGAEgAygLMiQudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZUJhbGFuY2USKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiSAoMVmVudWVCYWxhbmNlEg0KBWFzc2V0GAEgASgJEikKBXRvdGFsGAIgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbCKhAQoNVmVudWVBZGp1c3RlZBI8CgthZGp1c3RtZW50cxgBIAMoCzInLnRyYWRlbG9vbS5leGVjdXRpb24udjEuVmVudWVBZGp1c3RtZW50Eg0KBWNhdXNlGAIgASgJEhkKEXJlY29uY2lsaWF0aW9uX2lkGAMgASgJEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKD1ZlbnVlQWRqdXN0bWVudBINCgVhc3NldBgBIAEoCRIqCgZhbW91bnQYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsIq8CCgxWZW51ZUFkb3B0ZWQSEAoIb3JkZXJfaWQYASABKAkSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEhYKDnZlbnVlX29yZGVyX2lkGAMgASgJEhUKDWluc3RydW1lbnRfaWQYBCABKAkSDAoEYnV5cxgFIAEoCBIsCghxdWFudGl0eRgGIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLwoLbGltaXRfcHJpY2UYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi4KCnN0b3BfcHJpY2UYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEigKBHRpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * The venue has the order. Key: account_id, as for all facts here.
@@ -408,4 +408,209 @@ export type VenueUnknown = Message<"tradeloom.execution.v1.VenueUnknown"> & {
  */
 export const VenueUnknownSchema: GenMessage<VenueUnknown> = /*@__PURE__*/
   messageDesc(file_tradeloom_execution_v1_events, 9);
+
+/**
+ * The venue told what a live account holds, for the first time since it was confirmed: these are its opening
+ * balances, or after a pause what they are by now.
+ *
+ * @generated from message tradeloom.execution.v1.VenueConnected
+ */
+export type VenueConnected = Message<"tradeloom.execution.v1.VenueConnected"> & {
+  /**
+   * Each asset of which there is something, whatever is locked for open orders included.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.VenueBalance balances = 1;
+   */
+  balances: VenueBalance[];
+
+  /**
+   * When it was asked.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 2;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueConnected.
+ * Use `create(VenueConnectedSchema)` to create a new message.
+ */
+export const VenueConnectedSchema: GenMessage<VenueConnected> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 10);
+
+/**
+ * How much of one asset an account has at its venue.
+ *
+ * @generated from message tradeloom.execution.v1.VenueBalance
+ */
+export type VenueBalance = Message<"tradeloom.execution.v1.VenueBalance"> & {
+  /**
+   * Such as "USDT".
+   *
+   * @generated from field: string asset = 1;
+   */
+  asset: string;
+
+  /**
+   * All of it.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal total = 2;
+   */
+  total?: Decimal | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueBalance.
+ * Use `create(VenueBalanceSchema)` to create a new message.
+ */
+export const VenueBalanceSchema: GenMessage<VenueBalance> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 11);
+
+/**
+ * A live account's venue holds another amount than our books: the venue is right by definition.
+ *
+ * @generated from message tradeloom.execution.v1.VenueAdjusted
+ */
+export type VenueAdjusted = Message<"tradeloom.execution.v1.VenueAdjusted"> & {
+  /**
+   * Each asset that differs, by how much: positive where the venue has more.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.VenueAdjustment adjustments = 1;
+   */
+  adjustments: VenueAdjustment[];
+
+  /**
+   * What explains it: "external_fill", a trade of an order that is not ours; "unexplained", such as what was
+   * deposited, withdrawn or earned there.
+   *
+   * @generated from field: string cause = 2;
+   */
+  cause: string;
+
+  /**
+   * The reconciliation that found it; empty for external_fill.
+   *
+   * @generated from field: string reconciliation_id = 3;
+   */
+  reconciliationId: string;
+
+  /**
+   * When it was found.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 4;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueAdjusted.
+ * Use `create(VenueAdjustedSchema)` to create a new message.
+ */
+export const VenueAdjustedSchema: GenMessage<VenueAdjusted> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 12);
+
+/**
+ * By how much one asset differs.
+ *
+ * @generated from message tradeloom.execution.v1.VenueAdjustment
+ */
+export type VenueAdjustment = Message<"tradeloom.execution.v1.VenueAdjustment"> & {
+  /**
+   * Such as "USDT".
+   *
+   * @generated from field: string asset = 1;
+   */
+  asset: string;
+
+  /**
+   * Signed.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal amount = 2;
+   */
+  amount?: Decimal | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueAdjustment.
+ * Use `create(VenueAdjustmentSchema)` to create a new message.
+ */
+export const VenueAdjustmentSchema: GenMessage<VenueAdjustment> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 13);
+
+/**
+ * The owner adopted an order that was made at the venue by hand: it is one of the account's from now on.
+ *
+ * @generated from message tradeloom.execution.v1.VenueAdopted
+ */
+export type VenueAdopted = Message<"tradeloom.execution.v1.VenueAdopted"> & {
+  /**
+   * The id it gets here.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * Its id at the venue: what the venue made up, or its owner.
+   *
+   * @generated from field: string client_order_id = 2;
+   */
+  clientOrderId: string;
+
+  /**
+   * The venue's own id of it.
+   *
+   * @generated from field: string venue_order_id = 3;
+   */
+  venueOrderId: string;
+
+  /**
+   * What is traded.
+   *
+   * @generated from field: string instrument_id = 4;
+   */
+  instrumentId: string;
+
+  /**
+   * Whether it buys.
+   *
+   * @generated from field: bool buys = 5;
+   */
+  buys: boolean;
+
+  /**
+   * What was left of it to trade.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal quantity = 6;
+   */
+  quantity?: Decimal | undefined;
+
+  /**
+   * Its limit; unset if it has none.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal limit_price = 7;
+   */
+  limitPrice?: Decimal | undefined;
+
+  /**
+   * Its stop; unset if it has none.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal stop_price = 8;
+   */
+  stopPrice?: Decimal | undefined;
+
+  /**
+   * When the venue was asked.
+   *
+   * @generated from field: google.protobuf.Timestamp time = 9;
+   */
+  time?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueAdopted.
+ * Use `create(VenueAdoptedSchema)` to create a new message.
+ */
+export const VenueAdoptedSchema: GenMessage<VenueAdopted> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 14);
 

@@ -6,13 +6,15 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Decimal } from "../../type/v1/decimal_pb.js";
+import { file_tradeloom_type_v1_decimal } from "../../type/v1/decimal_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file tradeloom/execution/v1/execution.proto.
  */
 export const file_tradeloom_execution_v1_execution: GenFile = /*@__PURE__*/
-  fileDesc("CiZ0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V4ZWN1dGlvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJyCgVWZW51ZRINCgV2ZW51ZRgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCRITCgtvcmRlcl90eXBlcxgDIAMoCRIWCg50aW1lc19pbl9mb3JjZRgEIAMoCRIYChBvcGVuX29yZGVyX2NvdW50GAUgASgDIhMKEUxpc3RWZW51ZXNSZXF1ZXN0IkMKEkxpc3RWZW51ZXNSZXNwb25zZRItCgZ2ZW51ZXMYASADKAsyHS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLlZlbnVlIiAKD0dldFZlbnVlUmVxdWVzdBINCgV2ZW51ZRgBIAEoCSJAChBHZXRWZW51ZVJlc3BvbnNlEiwKBXZlbnVlGAEgASgLMh0udHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZSJJChxDaGVja0Jyb2tlckNyZWRlbnRpYWxSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSFQoNY3JlZGVudGlhbF9pZBgCIAEoCSLYAQodQ2hlY2tCcm9rZXJDcmVkZW50aWFsUmVzcG9uc2USEAoIY2FuX3JlYWQYASABKAgSEQoJY2FuX3RyYWRlGAIgASgIEhQKDGNhbl93aXRoZHJhdxgDIAEoCBI6Cgdwcm9ibGVtGAQgASgOMikudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5DcmVkZW50aWFsUHJvYmxlbRIuCgpjaGVja190aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAyqCAQoRQ3JlZGVudGlhbFByb2JsZW0SIgoeQ1JFREVOVElBTF9QUk9CTEVNX1VOU1BFQ0lGSUVEEAASIgoeQ1JFREVOVElBTF9QUk9CTEVNX0tFWV9JTlZBTElEEAESJQohQ1JFREVOVElBTF9QUk9CTEVNX1NFQ1JFVF9JTlZBTElEEAIy5wIKEEV4ZWN1dGlvblNlcnZpY2USaAoKTGlzdFZlbnVlcxIpLnRyYWRlbG9vbS5leGVjdXRpb24udjEuTGlzdFZlbnVlc1JlcXVlc3QaKi50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkxpc3RWZW51ZXNSZXNwb25zZSIDkAIBEmIKCEdldFZlbnVlEicudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5HZXRWZW51ZVJlcXVlc3QaKC50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkdldFZlbnVlUmVzcG9uc2UiA5ACARKEAQoVQ2hlY2tCcm9rZXJDcmVkZW50aWFsEjQudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5DaGVja0Jyb2tlckNyZWRlbnRpYWxSZXF1ZXN0GjUudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5DaGVja0Jyb2tlckNyZWRlbnRpYWxSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("CiZ0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V4ZWN1dGlvbi5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJyCgVWZW51ZRINCgV2ZW51ZRgBIAEoCRITCgtkZXNjcmlwdGlvbhgCIAEoCRITCgtvcmRlcl90eXBlcxgDIAMoCRIWCg50aW1lc19pbl9mb3JjZRgEIAMoCRIYChBvcGVuX29yZGVyX2NvdW50GAUgASgDIhMKEUxpc3RWZW51ZXNSZXF1ZXN0IkMKEkxpc3RWZW51ZXNSZXNwb25zZRItCgZ2ZW51ZXMYASADKAsyHS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLlZlbnVlIiAKD0dldFZlbnVlUmVxdWVzdBINCgV2ZW51ZRgBIAEoCSJAChBHZXRWZW51ZVJlc3BvbnNlEiwKBXZlbnVlGAEgASgLMh0udHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZSJJChxDaGVja0Jyb2tlckNyZWRlbnRpYWxSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSFQoNY3JlZGVudGlhbF9pZBgCIAEoCSLYAQodQ2hlY2tCcm9rZXJDcmVkZW50aWFsUmVzcG9uc2USEAoIY2FuX3JlYWQYASABKAgSEQoJY2FuX3RyYWRlGAIgASgIEhQKDGNhbl93aXRoZHJhdxgDIAEoCBI6Cgdwcm9ibGVtGAQgASgOMikudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5DcmVkZW50aWFsUHJvYmxlbRIuCgpjaGVja190aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghyZXZpc2lvbhgGIAEoAyKeAwoOUmVjb25jaWxpYXRpb24SGQoRcmVjb25jaWxpYXRpb25faWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoCRI6CgVjYXVzZRgDIAEoDjIrLnRyYWRlbG9vbS5leGVjdXRpb24udjEuUmVjb25jaWxpYXRpb25DYXVzZRI6CgVzdGF0ZRgEIAEoDjIrLnRyYWRlbG9vbS5leGVjdXRpb24udjEuUmVjb25jaWxpYXRpb25TdGF0ZRIvCgtjcmVhdGVfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLAoIZW5kX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC29yZGVyX2NvdW50GAcgASgFEhIKCmZpbGxfY291bnQYCCABKAUSEwoLYXNzZXRfY291bnQYCSABKAUSNwoLZGlmZmVyZW5jZXMYCiADKAsyIi50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkRpZmZlcmVuY2USDwoHcHJvYmxlbRgLIAEoCSKwAQoKRGlmZmVyZW5jZRI0CgRraW5kGAEgASgOMiYudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5EaWZmZXJlbmNlS2luZBIQCghvcmRlcl9pZBgCIAEoCRIWCg52ZW51ZV9vcmRlcl9pZBgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBG91cnMYBSABKAkSDgoGdmVudWVzGAYgASgJEhMKC2V4cGxhbmF0aW9uGAcgASgJIjoKEFJlY29uY2lsZVJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRISCgphY2NvdW50X2lkGAIgASgJIlMKEVJlY29uY2lsZVJlc3BvbnNlEj4KDnJlY29uY2lsaWF0aW9uGAEgASgLMiYudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5SZWNvbmNpbGlhdGlvbiI1ChhHZXRSZWNvbmNpbGlhdGlvblJlcXVlc3QSGQoRcmVjb25jaWxpYXRpb25faWQYASABKAkiWwoZR2V0UmVjb25jaWxpYXRpb25SZXNwb25zZRI+Cg5yZWNvbmNpbGlhdGlvbhgBIAEoCzImLnRyYWRlbG9vbS5leGVjdXRpb24udjEuUmVjb25jaWxpYXRpb24iVwoaTGlzdFJlY29uY2lsaWF0aW9uc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJ3ChtMaXN0UmVjb25jaWxpYXRpb25zUmVzcG9uc2USPwoPcmVjb25jaWxpYXRpb25zGAEgAygLMiYudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5SZWNvbmNpbGlhdGlvbhIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkitwEKDFVua25vd25PcmRlchIQCghvcmRlcl9pZBgBIAEoCRIPCgd1c2VyX2lkGAIgASgJEhIKCmFjY291bnRfaWQYAyABKAkSDQoFdmVudWUYBCABKAkSFQoNaW5zdHJ1bWVudF9pZBgFIAEoCRIpCgVzaW5jZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDgoGcmVhc29uGAcgASgJEg8KB2FsZXJ0ZWQYCCABKAgiQQoYTGlzdFVua25vd25PcmRlcnNSZXF1ZXN0EhEKCXBhZ2Vfc2l6ZRgBIAEoBRISCgpwYWdlX3Rva2VuGAIgASgJImoKGUxpc3RVbmtub3duT3JkZXJzUmVzcG9uc2USNAoGb3JkZXJzGAEgAygLMiQudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5Vbmtub3duT3JkZXISFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJItQDCg1FeHRlcm5hbE9yZGVyEhkKEWV4dGVybmFsX29yZGVyX2lkGAEgASgJEhIKCmFjY291bnRfaWQYAiABKAkSFgoOdmVudWVfb3JkZXJfaWQYAyABKAkSFwoPY2xpZW50X29yZGVyX2lkGAQgASgJEhUKDWluc3RydW1lbnRfaWQYBSABKAkSDAoEYnV5cxgGIAEoCBIsCghxdWFudGl0eRgHIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSMwoPZmlsbGVkX3F1YW50aXR5GAggASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIvCgtsaW1pdF9wcmljZRgJIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLgoKc3RvcF9wcmljZRgKIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSOQoFc3RhdGUYCyABKA4yKi50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkV4dGVybmFsT3JkZXJTdGF0ZRItCglmaW5kX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCG9yZGVyX2lkGA0gASgJIm8KGUxpc3RFeHRlcm5hbE9yZGVyc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIXCg9pbmNsdWRlX2RlY2lkZWQYAiABKAgSEQoJcGFnZV9zaXplGAMgASgFEhIKCnBhZ2VfdG9rZW4YBCABKAkibAoaTGlzdEV4dGVybmFsT3JkZXJzUmVzcG9uc2USNQoGb3JkZXJzGAEgAygLMiUudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5FeHRlcm5hbE9yZGVyEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJKChlBZG9wdEV4dGVybmFsT3JkZXJSZXF1ZXN0EhIKCnJlcXVlc3RfaWQYASABKAkSGQoRZXh0ZXJuYWxfb3JkZXJfaWQYAiABKAkiUgoaQWRvcHRFeHRlcm5hbE9yZGVyUmVzcG9uc2USNAoFb3JkZXIYASABKAsyJS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkV4dGVybmFsT3JkZXIiSwoaSWdub3JlRXh0ZXJuYWxPcmRlclJlcXVlc3QSEgoKcmVxdWVzdF9pZBgBIAEoCRIZChFleHRlcm5hbF9vcmRlcl9pZBgCIAEoCSJTChtJZ25vcmVFeHRlcm5hbE9yZGVyUmVzcG9uc2USNAoFb3JkZXIYASABKAsyJS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkV4dGVybmFsT3JkZXIqggEKEUNyZWRlbnRpYWxQcm9ibGVtEiIKHkNSRURFTlRJQUxfUFJPQkxFTV9VTlNQRUNJRklFRBAAEiIKHkNSRURFTlRJQUxfUFJPQkxFTV9LRVlfSU5WQUxJRBABEiUKIUNSRURFTlRJQUxfUFJPQkxFTV9TRUNSRVRfSU5WQUxJRBACKsYBChNSZWNvbmNpbGlhdGlvbkNhdXNlEiQKIFJFQ09OQ0lMSUFUSU9OX0NBVVNFX1VOU1BFQ0lGSUVEEAASHgoaUkVDT05DSUxJQVRJT05fQ0FVU0VfU1RBUlQQARIiCh5SRUNPTkNJTElBVElPTl9DQVVTRV9SRUNPTk5FQ1QQAhIhCh1SRUNPTkNJTElBVElPTl9DQVVTRV9QRVJJT0RJQxADEiIKHlJFQ09OQ0lMSUFUSU9OX0NBVVNFX1JFUVVFU1RFRBAEKp8BChNSZWNvbmNpbGlhdGlvblN0YXRlEiQKIFJFQ09OQ0lMSUFUSU9OX1NUQVRFX1VOU1BFQ0lGSUVEEAASIgoeUkVDT05DSUxJQVRJT05fU1RBVEVfUkVRVUVTVEVEEAESHQoZUkVDT05DSUxJQVRJT05fU1RBVEVfRE9ORRACEh8KG1JFQ09OQ0lMSUFUSU9OX1NUQVRFX0ZBSUxFRBADKvoBCg5EaWZmZXJlbmNlS2luZBIfChtESUZGRVJFTkNFX0tJTkRfVU5TUEVDSUZJRUQQABIfChtESUZGRVJFTkNFX0tJTkRfT1JERVJfU1RBVEUQARIfChtESUZGRVJFTkNFX0tJTkRfRklMTF9NSVNTRUQQAhIhCh1ESUZGRVJFTkNFX0tJTkRfT1JERVJfTUlTU0lORxADEiIKHkRJRkZFUkVOQ0VfS0lORF9PUkRFUl9FWFRFUk5BTBAEEiEKHURJRkZFUkVOQ0VfS0lORF9GSUxMX0VYVEVSTkFMEAUSGwoXRElGRkVSRU5DRV9LSU5EX0JBTEFOQ0UQBirgAQoSRXh0ZXJuYWxPcmRlclN0YXRlEiQKIEVYVEVSTkFMX09SREVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASHgoaRVhURVJOQUxfT1JERVJfU1RBVEVfRk9VTkQQARIhCh1FWFRFUk5BTF9PUkRFUl9TVEFURV9BRE9QVElORxACEiAKHEVYVEVSTkFMX09SREVSX1NUQVRFX0FET1BURUQQAxIgChxFWFRFUk5BTF9PUkRFUl9TVEFURV9JR05PUkVEEAQSHQoZRVhURVJOQUxfT1JERVJfU1RBVEVfRE9ORRAFMs0JChBFeGVjdXRpb25TZXJ2aWNlEmgKCkxpc3RWZW51ZXMSKS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkxpc3RWZW51ZXNSZXF1ZXN0GioudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5MaXN0VmVudWVzUmVzcG9uc2UiA5ACARJiCghHZXRWZW51ZRInLnRyYWRlbG9vbS5leGVjdXRpb24udjEuR2V0VmVudWVSZXF1ZXN0GigudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5HZXRWZW51ZVJlc3BvbnNlIgOQAgEShAEKFUNoZWNrQnJva2VyQ3JlZGVudGlhbBI0LnRyYWRlbG9vbS5leGVjdXRpb24udjEuQ2hlY2tCcm9rZXJDcmVkZW50aWFsUmVxdWVzdBo1LnRyYWRlbG9vbS5leGVjdXRpb24udjEuQ2hlY2tCcm9rZXJDcmVkZW50aWFsUmVzcG9uc2USYAoJUmVjb25jaWxlEigudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5SZWNvbmNpbGVSZXF1ZXN0GikudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5SZWNvbmNpbGVSZXNwb25zZRJ9ChFMaXN0VW5rbm93bk9yZGVycxIwLnRyYWRlbG9vbS5leGVjdXRpb24udjEuTGlzdFVua25vd25PcmRlcnNSZXF1ZXN0GjEudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5MaXN0VW5rbm93bk9yZGVyc1Jlc3BvbnNlIgOQAgESfQoRR2V0UmVjb25jaWxpYXRpb24SMC50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkdldFJlY29uY2lsaWF0aW9uUmVxdWVzdBoxLnRyYWRlbG9vbS5leGVjdXRpb24udjEuR2V0UmVjb25jaWxpYXRpb25SZXNwb25zZSIDkAIBEoMBChNMaXN0UmVjb25jaWxpYXRpb25zEjIudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5MaXN0UmVjb25jaWxpYXRpb25zUmVxdWVzdBozLnRyYWRlbG9vbS5leGVjdXRpb24udjEuTGlzdFJlY29uY2lsaWF0aW9uc1Jlc3BvbnNlIgOQAgESgAEKEkxpc3RFeHRlcm5hbE9yZGVycxIxLnRyYWRlbG9vbS5leGVjdXRpb24udjEuTGlzdEV4dGVybmFsT3JkZXJzUmVxdWVzdBoyLnRyYWRlbG9vbS5leGVjdXRpb24udjEuTGlzdEV4dGVybmFsT3JkZXJzUmVzcG9uc2UiA5ACARJ7ChJBZG9wdEV4dGVybmFsT3JkZXISMS50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkFkb3B0RXh0ZXJuYWxPcmRlclJlcXVlc3QaMi50cmFkZWxvb20uZXhlY3V0aW9uLnYxLkFkb3B0RXh0ZXJuYWxPcmRlclJlc3BvbnNlEn4KE0lnbm9yZUV4dGVybmFsT3JkZXISMi50cmFkZWxvb20uZXhlY3V0aW9uLnYxLklnbm9yZUV4dGVybmFsT3JkZXJSZXF1ZXN0GjMudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5JZ25vcmVFeHRlcm5hbE9yZGVyUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * Where orders can be sent.
@@ -226,6 +228,713 @@ export const CheckBrokerCredentialResponseSchema: GenMessage<CheckBrokerCredenti
   messageDesc(file_tradeloom_execution_v1_execution, 6);
 
 /**
+ * One comparison of a live account with its venue.
+ *
+ * @generated from message tradeloom.execution.v1.Reconciliation
+ */
+export type Reconciliation = Message<"tradeloom.execution.v1.Reconciliation"> & {
+  /**
+   * Server-assigned, UUIDv7.
+   *
+   * @generated from field: string reconciliation_id = 1;
+   */
+  reconciliationId: string;
+
+  /**
+   * Which account.
+   *
+   * @generated from field: string account_id = 2;
+   */
+  accountId: string;
+
+  /**
+   * Why it was made.
+   *
+   * @generated from field: tradeloom.execution.v1.ReconciliationCause cause = 3;
+   */
+  cause: ReconciliationCause;
+
+  /**
+   * How far it is.
+   *
+   * @generated from field: tradeloom.execution.v1.ReconciliationState state = 4;
+   */
+  state: ReconciliationState;
+
+  /**
+   * When it was asked for.
+   *
+   * @generated from field: google.protobuf.Timestamp create_time = 5;
+   */
+  createTime?: Timestamp | undefined;
+
+  /**
+   * When it ended; unset before.
+   *
+   * @generated from field: google.protobuf.Timestamp end_time = 6;
+   */
+  endTime?: Timestamp | undefined;
+
+  /**
+   * Orders that were compared.
+   *
+   * @generated from field: int32 order_count = 7;
+   */
+  orderCount: number;
+
+  /**
+   * Fills that were read.
+   *
+   * @generated from field: int32 fill_count = 8;
+   */
+  fillCount: number;
+
+  /**
+   * Assets whose balances were compared; 0 where trades came in between, and another time has to do.
+   *
+   * @generated from field: int32 asset_count = 9;
+   */
+  assetCount: number;
+
+  /**
+   * What differed, at most 1000; empty where all agreed.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.Difference differences = 10;
+   */
+  differences: Difference[];
+
+  /**
+   * Why it failed; empty if it did not.
+   *
+   * @generated from field: string problem = 11;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.Reconciliation.
+ * Use `create(ReconciliationSchema)` to create a new message.
+ */
+export const ReconciliationSchema: GenMessage<Reconciliation> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 7);
+
+/**
+ * Something that our record and the venue's do not have alike.
+ *
+ * @generated from message tradeloom.execution.v1.Difference
+ */
+export type Difference = Message<"tradeloom.execution.v1.Difference"> & {
+  /**
+   * What kind it is of.
+   *
+   * @generated from field: tradeloom.execution.v1.DifferenceKind kind = 1;
+   */
+  kind: DifferenceKind;
+
+  /**
+   * Our order; empty if it is about none.
+   *
+   * @generated from field: string order_id = 2;
+   */
+  orderId: string;
+
+  /**
+   * The venue's id of the order; empty if it is about none, or the venue has none.
+   *
+   * @generated from field: string venue_order_id = 3;
+   */
+  venueOrderId: string;
+
+  /**
+   * The fill by the venue's id, or the asset; empty if it is about neither.
+   *
+   * @generated from field: string subject = 4;
+   */
+  subject: string;
+
+  /**
+   * What we had, such as "working" or "1.5".
+   *
+   * @generated from field: string ours = 5;
+   */
+  ours: string;
+
+  /**
+   * What the venue has.
+   *
+   * @generated from field: string venues = 6;
+   */
+  venues: string;
+
+  /**
+   * What was made of it, in words: how it is explained, and how it was repaired or what it waits for.
+   *
+   * @generated from field: string explanation = 7;
+   */
+  explanation: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.Difference.
+ * Use `create(DifferenceSchema)` to create a new message.
+ */
+export const DifferenceSchema: GenMessage<Difference> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 8);
+
+/**
+ * Asks for a reconciliation.
+ *
+ * @generated from message tradeloom.execution.v1.ReconcileRequest
+ */
+export type ReconcileRequest = Message<"tradeloom.execution.v1.ReconcileRequest"> & {
+  /**
+   * Makes retries safe.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which live account; of anybody.
+   *
+   * @generated from field: string account_id = 2;
+   */
+  accountId: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ReconcileRequest.
+ * Use `create(ReconcileRequestSchema)` to create a new message.
+ */
+export const ReconcileRequestSchema: GenMessage<ReconcileRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 9);
+
+/**
+ * It will be made.
+ *
+ * @generated from message tradeloom.execution.v1.ReconcileResponse
+ */
+export type ReconcileResponse = Message<"tradeloom.execution.v1.ReconcileResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.execution.v1.Reconciliation reconciliation = 1;
+   */
+  reconciliation?: Reconciliation | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ReconcileResponse.
+ * Use `create(ReconcileResponseSchema)` to create a new message.
+ */
+export const ReconcileResponseSchema: GenMessage<ReconcileResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 10);
+
+/**
+ * Asks for one reconciliation.
+ *
+ * @generated from message tradeloom.execution.v1.GetReconciliationRequest
+ */
+export type GetReconciliationRequest = Message<"tradeloom.execution.v1.GetReconciliationRequest"> & {
+  /**
+   * Which.
+   *
+   * @generated from field: string reconciliation_id = 1;
+   */
+  reconciliationId: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.GetReconciliationRequest.
+ * Use `create(GetReconciliationRequestSchema)` to create a new message.
+ */
+export const GetReconciliationRequestSchema: GenMessage<GetReconciliationRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 11);
+
+/**
+ * The reconciliation.
+ *
+ * @generated from message tradeloom.execution.v1.GetReconciliationResponse
+ */
+export type GetReconciliationResponse = Message<"tradeloom.execution.v1.GetReconciliationResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.execution.v1.Reconciliation reconciliation = 1;
+   */
+  reconciliation?: Reconciliation | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.GetReconciliationResponse.
+ * Use `create(GetReconciliationResponseSchema)` to create a new message.
+ */
+export const GetReconciliationResponseSchema: GenMessage<GetReconciliationResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 12);
+
+/**
+ * Asks for the reconciliations of an account.
+ *
+ * @generated from message tradeloom.execution.v1.ListReconciliationsRequest
+ */
+export type ListReconciliationsRequest = Message<"tradeloom.execution.v1.ListReconciliationsRequest"> & {
+  /**
+   * Which; one of the caller's live accounts.
+   *
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+
+  /**
+   * At most so many, up to 200; 50 if unset.
+   *
+   * @generated from field: int32 page_size = 2;
+   */
+  pageSize: number;
+
+  /**
+   * Continues where the previous page ended.
+   *
+   * @generated from field: string page_token = 3;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ListReconciliationsRequest.
+ * Use `create(ListReconciliationsRequestSchema)` to create a new message.
+ */
+export const ListReconciliationsRequestSchema: GenMessage<ListReconciliationsRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 13);
+
+/**
+ * A page of reconciliations.
+ *
+ * @generated from message tradeloom.execution.v1.ListReconciliationsResponse
+ */
+export type ListReconciliationsResponse = Message<"tradeloom.execution.v1.ListReconciliationsResponse"> & {
+  /**
+   * The page.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.Reconciliation reconciliations = 1;
+   */
+  reconciliations: Reconciliation[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ListReconciliationsResponse.
+ * Use `create(ListReconciliationsResponseSchema)` to create a new message.
+ */
+export const ListReconciliationsResponseSchema: GenMessage<ListReconciliationsResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 14);
+
+/**
+ * An order whose outcome at its venue is not known.
+ *
+ * @generated from message tradeloom.execution.v1.UnknownOrder
+ */
+export type UnknownOrder = Message<"tradeloom.execution.v1.UnknownOrder"> & {
+  /**
+   * Which.
+   *
+   * @generated from field: string order_id = 1;
+   */
+  orderId: string;
+
+  /**
+   * Whose.
+   *
+   * @generated from field: string user_id = 2;
+   */
+  userId: string;
+
+  /**
+   * Of which account.
+   *
+   * @generated from field: string account_id = 3;
+   */
+  accountId: string;
+
+  /**
+   * Where it was sent.
+   *
+   * @generated from field: string venue = 4;
+   */
+  venue: string;
+
+  /**
+   * What it trades.
+   *
+   * @generated from field: string instrument_id = 5;
+   */
+  instrumentId: string;
+
+  /**
+   * When it was sent, or its answer was lost.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 6;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * What happened, and what was found since.
+   *
+   * @generated from field: string reason = 7;
+   */
+  reason: string;
+
+  /**
+   * Whether it is unknown for longer than it should be: somebody has to look at the venue.
+   *
+   * @generated from field: bool alerted = 8;
+   */
+  alerted: boolean;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.UnknownOrder.
+ * Use `create(UnknownOrderSchema)` to create a new message.
+ */
+export const UnknownOrderSchema: GenMessage<UnknownOrder> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 15);
+
+/**
+ * Asks for orders whose outcome is not known.
+ *
+ * @generated from message tradeloom.execution.v1.ListUnknownOrdersRequest
+ */
+export type ListUnknownOrdersRequest = Message<"tradeloom.execution.v1.ListUnknownOrdersRequest"> & {
+  /**
+   * At most so many, up to 200; 50 if unset.
+   *
+   * @generated from field: int32 page_size = 1;
+   */
+  pageSize: number;
+
+  /**
+   * Continues where the previous page ended.
+   *
+   * @generated from field: string page_token = 2;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ListUnknownOrdersRequest.
+ * Use `create(ListUnknownOrdersRequestSchema)` to create a new message.
+ */
+export const ListUnknownOrdersRequestSchema: GenMessage<ListUnknownOrdersRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 16);
+
+/**
+ * A page of them.
+ *
+ * @generated from message tradeloom.execution.v1.ListUnknownOrdersResponse
+ */
+export type ListUnknownOrdersResponse = Message<"tradeloom.execution.v1.ListUnknownOrdersResponse"> & {
+  /**
+   * The page.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.UnknownOrder orders = 1;
+   */
+  orders: UnknownOrder[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ListUnknownOrdersResponse.
+ * Use `create(ListUnknownOrdersResponseSchema)` to create a new message.
+ */
+export const ListUnknownOrdersResponseSchema: GenMessage<ListUnknownOrdersResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 17);
+
+/**
+ * An order at a venue that was never sent from here.
+ *
+ * @generated from message tradeloom.execution.v1.ExternalOrder
+ */
+export type ExternalOrder = Message<"tradeloom.execution.v1.ExternalOrder"> & {
+  /**
+   * Server-assigned, UUIDv7.
+   *
+   * @generated from field: string external_order_id = 1;
+   */
+  externalOrderId: string;
+
+  /**
+   * The account in which it was found.
+   *
+   * @generated from field: string account_id = 2;
+   */
+  accountId: string;
+
+  /**
+   * The venue's own id.
+   *
+   * @generated from field: string venue_order_id = 3;
+   */
+  venueOrderId: string;
+
+  /**
+   * Its client order id at the venue; empty if it has none.
+   *
+   * @generated from field: string client_order_id = 4;
+   */
+  clientOrderId: string;
+
+  /**
+   * What it trades.
+   *
+   * @generated from field: string instrument_id = 5;
+   */
+  instrumentId: string;
+
+  /**
+   * Whether it buys.
+   *
+   * @generated from field: bool buys = 6;
+   */
+  buys: boolean;
+
+  /**
+   * How much, what has traded included.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal quantity = 7;
+   */
+  quantity?: Decimal | undefined;
+
+  /**
+   * How much has traded.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal filled_quantity = 8;
+   */
+  filledQuantity?: Decimal | undefined;
+
+  /**
+   * Its limit; unset if it has none.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal limit_price = 9;
+   */
+  limitPrice?: Decimal | undefined;
+
+  /**
+   * Its stop; unset if it has none.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal stop_price = 10;
+   */
+  stopPrice?: Decimal | undefined;
+
+  /**
+   * What its owner decided.
+   *
+   * @generated from field: tradeloom.execution.v1.ExternalOrderState state = 11;
+   */
+  state: ExternalOrderState;
+
+  /**
+   * When it was found.
+   *
+   * @generated from field: google.protobuf.Timestamp find_time = 12;
+   */
+  findTime?: Timestamp | undefined;
+
+  /**
+   * The id it has here since it was adopted; empty before.
+   *
+   * @generated from field: string order_id = 13;
+   */
+  orderId: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ExternalOrder.
+ * Use `create(ExternalOrderSchema)` to create a new message.
+ */
+export const ExternalOrderSchema: GenMessage<ExternalOrder> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 18);
+
+/**
+ * Asks for orders that are not ours.
+ *
+ * @generated from message tradeloom.execution.v1.ListExternalOrdersRequest
+ */
+export type ListExternalOrdersRequest = Message<"tradeloom.execution.v1.ListExternalOrdersRequest"> & {
+  /**
+   * Which; one of the caller's live accounts.
+   *
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+
+  /**
+   * Also those that are decided or done.
+   *
+   * @generated from field: bool include_decided = 2;
+   */
+  includeDecided: boolean;
+
+  /**
+   * At most so many, up to 200; 50 if unset.
+   *
+   * @generated from field: int32 page_size = 3;
+   */
+  pageSize: number;
+
+  /**
+   * Continues where the previous page ended.
+   *
+   * @generated from field: string page_token = 4;
+   */
+  pageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ListExternalOrdersRequest.
+ * Use `create(ListExternalOrdersRequestSchema)` to create a new message.
+ */
+export const ListExternalOrdersRequestSchema: GenMessage<ListExternalOrdersRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 19);
+
+/**
+ * A page of them.
+ *
+ * @generated from message tradeloom.execution.v1.ListExternalOrdersResponse
+ */
+export type ListExternalOrdersResponse = Message<"tradeloom.execution.v1.ListExternalOrdersResponse"> & {
+  /**
+   * The page.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.ExternalOrder orders = 1;
+   */
+  orders: ExternalOrder[];
+
+  /**
+   * Empty on the last page.
+   *
+   * @generated from field: string next_page_token = 2;
+   */
+  nextPageToken: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.ListExternalOrdersResponse.
+ * Use `create(ListExternalOrdersResponseSchema)` to create a new message.
+ */
+export const ListExternalOrdersResponseSchema: GenMessage<ListExternalOrdersResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 20);
+
+/**
+ * Adopts an order.
+ *
+ * @generated from message tradeloom.execution.v1.AdoptExternalOrderRequest
+ */
+export type AdoptExternalOrderRequest = Message<"tradeloom.execution.v1.AdoptExternalOrderRequest"> & {
+  /**
+   * Makes retries safe.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string external_order_id = 2;
+   */
+  externalOrderId: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.AdoptExternalOrderRequest.
+ * Use `create(AdoptExternalOrderRequestSchema)` to create a new message.
+ */
+export const AdoptExternalOrderRequestSchema: GenMessage<AdoptExternalOrderRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 21);
+
+/**
+ * It is being adopted.
+ *
+ * @generated from message tradeloom.execution.v1.AdoptExternalOrderResponse
+ */
+export type AdoptExternalOrderResponse = Message<"tradeloom.execution.v1.AdoptExternalOrderResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.execution.v1.ExternalOrder order = 1;
+   */
+  order?: ExternalOrder | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.AdoptExternalOrderResponse.
+ * Use `create(AdoptExternalOrderResponseSchema)` to create a new message.
+ */
+export const AdoptExternalOrderResponseSchema: GenMessage<AdoptExternalOrderResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 22);
+
+/**
+ * Leaves an order.
+ *
+ * @generated from message tradeloom.execution.v1.IgnoreExternalOrderRequest
+ */
+export type IgnoreExternalOrderRequest = Message<"tradeloom.execution.v1.IgnoreExternalOrderRequest"> & {
+  /**
+   * Makes retries safe.
+   *
+   * @generated from field: string request_id = 1;
+   */
+  requestId: string;
+
+  /**
+   * Which.
+   *
+   * @generated from field: string external_order_id = 2;
+   */
+  externalOrderId: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.IgnoreExternalOrderRequest.
+ * Use `create(IgnoreExternalOrderRequestSchema)` to create a new message.
+ */
+export const IgnoreExternalOrderRequestSchema: GenMessage<IgnoreExternalOrderRequest> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 23);
+
+/**
+ * It is left.
+ *
+ * @generated from message tradeloom.execution.v1.IgnoreExternalOrderResponse
+ */
+export type IgnoreExternalOrderResponse = Message<"tradeloom.execution.v1.IgnoreExternalOrderResponse"> & {
+  /**
+   * As it now stands.
+   *
+   * @generated from field: tradeloom.execution.v1.ExternalOrder order = 1;
+   */
+  order?: ExternalOrder | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.IgnoreExternalOrderResponse.
+ * Use `create(IgnoreExternalOrderResponseSchema)` to create a new message.
+ */
+export const IgnoreExternalOrderResponseSchema: GenMessage<IgnoreExternalOrderResponse> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_execution, 24);
+
+/**
  * Why a venue takes a credential for nobody's.
  *
  * @generated from enum tradeloom.execution.v1.CredentialProblem
@@ -258,6 +967,212 @@ export enum CredentialProblem {
  */
 export const CredentialProblemSchema: GenEnum<CredentialProblem> = /*@__PURE__*/
   enumDesc(file_tradeloom_execution_v1_execution, 0);
+
+/**
+ * Why an account is compared with its venue.
+ *
+ * @generated from enum tradeloom.execution.v1.ReconciliationCause
+ */
+export enum ReconciliationCause {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: RECONCILIATION_CAUSE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * A replica took the account over, or started.
+   *
+   * @generated from enum value: RECONCILIATION_CAUSE_START = 1;
+   */
+  START = 1,
+
+  /**
+   * What the venue tells was lost for a while.
+   *
+   * @generated from enum value: RECONCILIATION_CAUSE_RECONNECT = 2;
+   */
+  RECONNECT = 2,
+
+  /**
+   * It comes around every minute.
+   *
+   * @generated from enum value: RECONCILIATION_CAUSE_PERIODIC = 3;
+   */
+  PERIODIC = 3,
+
+  /**
+   * An operator asked for it.
+   *
+   * @generated from enum value: RECONCILIATION_CAUSE_REQUESTED = 4;
+   */
+  REQUESTED = 4,
+}
+
+/**
+ * Describes the enum tradeloom.execution.v1.ReconciliationCause.
+ */
+export const ReconciliationCauseSchema: GenEnum<ReconciliationCause> = /*@__PURE__*/
+  enumDesc(file_tradeloom_execution_v1_execution, 1);
+
+/**
+ * How far a reconciliation is.
+ *
+ * @generated from enum tradeloom.execution.v1.ReconciliationState
+ */
+export enum ReconciliationState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * It is asked for.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_REQUESTED = 1;
+   */
+  REQUESTED = 1,
+
+  /**
+   * All was compared, and what differed is repaired or said to be open.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_DONE = 2;
+   */
+  DONE = 2,
+
+  /**
+   * The venue did not answer; the next one compares all again.
+   *
+   * @generated from enum value: RECONCILIATION_STATE_FAILED = 3;
+   */
+  FAILED = 3,
+}
+
+/**
+ * Describes the enum tradeloom.execution.v1.ReconciliationState.
+ */
+export const ReconciliationStateSchema: GenEnum<ReconciliationState> = /*@__PURE__*/
+  enumDesc(file_tradeloom_execution_v1_execution, 2);
+
+/**
+ * In what a record differs.
+ *
+ * @generated from enum tradeloom.execution.v1.DifferenceKind
+ */
+export enum DifferenceKind {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: DIFFERENCE_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The state of an order.
+   *
+   * @generated from enum value: DIFFERENCE_KIND_ORDER_STATE = 1;
+   */
+  ORDER_STATE = 1,
+
+  /**
+   * A fill that was not told.
+   *
+   * @generated from enum value: DIFFERENCE_KIND_FILL_MISSED = 2;
+   */
+  FILL_MISSED = 2,
+
+  /**
+   * An order of ours that the venue does not have.
+   *
+   * @generated from enum value: DIFFERENCE_KIND_ORDER_MISSING = 3;
+   */
+  ORDER_MISSING = 3,
+
+  /**
+   * An order at the venue that is not ours.
+   *
+   * @generated from enum value: DIFFERENCE_KIND_ORDER_EXTERNAL = 4;
+   */
+  ORDER_EXTERNAL = 4,
+
+  /**
+   * A fill of an order that is not ours.
+   *
+   * @generated from enum value: DIFFERENCE_KIND_FILL_EXTERNAL = 5;
+   */
+  FILL_EXTERNAL = 5,
+
+  /**
+   * A balance.
+   *
+   * @generated from enum value: DIFFERENCE_KIND_BALANCE = 6;
+   */
+  BALANCE = 6,
+}
+
+/**
+ * Describes the enum tradeloom.execution.v1.DifferenceKind.
+ */
+export const DifferenceKindSchema: GenEnum<DifferenceKind> = /*@__PURE__*/
+  enumDesc(file_tradeloom_execution_v1_execution, 3);
+
+/**
+ * What became of an order that is not ours.
+ *
+ * @generated from enum tradeloom.execution.v1.ExternalOrderState
+ */
+export enum ExternalOrderState {
+  /**
+   * Never sent.
+   *
+   * @generated from enum value: EXTERNAL_ORDER_STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Its owner has not decided.
+   *
+   * @generated from enum value: EXTERNAL_ORDER_STATE_FOUND = 1;
+   */
+  FOUND = 1,
+
+  /**
+   * It is to become the account's, once the venue was asked what is left of it.
+   *
+   * @generated from enum value: EXTERNAL_ORDER_STATE_ADOPTING = 2;
+   */
+  ADOPTING = 2,
+
+  /**
+   * It is the account's.
+   *
+   * @generated from enum value: EXTERNAL_ORDER_STATE_ADOPTED = 3;
+   */
+  ADOPTED = 3,
+
+  /**
+   * It stays whose it is.
+   *
+   * @generated from enum value: EXTERNAL_ORDER_STATE_IGNORED = 4;
+   */
+  IGNORED = 4,
+
+  /**
+   * It is no longer open at the venue.
+   *
+   * @generated from enum value: EXTERNAL_ORDER_STATE_DONE = 5;
+   */
+  DONE = 5,
+}
+
+/**
+ * Describes the enum tradeloom.execution.v1.ExternalOrderState.
+ */
+export const ExternalOrderStateSchema: GenEnum<ExternalOrderState> = /*@__PURE__*/
+  enumDesc(file_tradeloom_execution_v1_execution, 4);
 
 /**
  * Carries orders to venues and brings back what became of them.
@@ -296,6 +1211,80 @@ export const ExecutionService: GenService<{
     methodKind: "unary";
     input: typeof CheckBrokerCredentialRequestSchema;
     output: typeof CheckBrokerCredentialResponseSchema;
+  },
+  /**
+   * Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+   * asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.Reconcile
+   */
+  reconcile: {
+    methodKind: "unary";
+    input: typeof ReconcileRequestSchema;
+    output: typeof ReconcileResponseSchema;
+  },
+  /**
+   * Lists orders whose outcome at their venue is not known, of all users, the longest waiting first.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.ListUnknownOrders
+   */
+  listUnknownOrders: {
+    methodKind: "unary";
+    input: typeof ListUnknownOrdersRequestSchema;
+    output: typeof ListUnknownOrdersResponseSchema;
+  },
+  /**
+   * Returns what a reconciliation found, to the account's owner and to operators.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.GetReconciliation
+   */
+  getReconciliation: {
+    methodKind: "unary";
+    input: typeof GetReconciliationRequestSchema;
+    output: typeof GetReconciliationResponseSchema;
+  },
+  /**
+   * Lists the reconciliations of one of the caller's accounts, newest first. Of those that came around by the
+   * minute and found nothing only the last is kept.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.ListReconciliations
+   */
+  listReconciliations: {
+    methodKind: "unary";
+    input: typeof ListReconciliationsRequestSchema;
+    output: typeof ListReconciliationsResponseSchema;
+  },
+  /**
+   * Lists orders at the venue of one of the caller's accounts that were never sent from here, oldest first.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.ListExternalOrders
+   */
+  listExternalOrders: {
+    methodKind: "unary";
+    input: typeof ListExternalOrdersRequestSchema;
+    output: typeof ListExternalOrdersResponseSchema;
+  },
+  /**
+   * Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
+   * trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.AdoptExternalOrder
+   */
+  adoptExternalOrder: {
+    methodKind: "unary";
+    input: typeof AdoptExternalOrderRequestSchema;
+    output: typeof AdoptExternalOrderResponseSchema;
+  },
+  /**
+   * Leaves an order that was made at the venue by hand to whoever made it; what it trades changes the account's
+   * balances by adjustments. It can be adopted later. Repeating a request_id returns the first answer again.
+   *
+   * @generated from rpc tradeloom.execution.v1.ExecutionService.IgnoreExternalOrder
+   */
+  ignoreExternalOrder: {
+    methodKind: "unary";
+    input: typeof IgnoreExternalOrderRequestSchema;
+    output: typeof IgnoreExternalOrderResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_tradeloom_execution_v1_execution, 0);

@@ -4,6 +4,8 @@
 
 import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { AccountMode, OrderEvent } from "./orders_pb.js";
 import { file_tradeloom_orders_v1_orders } from "./orders_pb.js";
 import type { KillSwitch } from "./risk_pb.js";
@@ -14,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/orders/v1/events.proto.
  */
 export const file_tradeloom_orders_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSJuCgxPcmRlckNoYW5nZWQSLgoFZXZlbnQYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLk9yZGVyRXZlbnQSLgoEbW9kZRgCIAEoDjIgLnRyYWRlbG9vbS5vcmRlcnMudjEuQWNjb3VudE1vZGUiRAoRS2lsbFN3aXRjaENoYW5nZWQSLwoGc3dpdGNoGAEgASgLMh8udHJhZGVsb29tLm9yZGVycy52MS5LaWxsU3dpdGNoYgZwcm90bzM", [file_tradeloom_orders_v1_orders, file_tradeloom_orders_v1_risk]);
+  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSKfAQoMT3JkZXJDaGFuZ2VkEi4KBWV2ZW50GAEgASgLMh8udHJhZGVsb29tLm9yZGVycy52MS5PcmRlckV2ZW50Ei4KBG1vZGUYAiABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRNb2RlEi8KC3NlbmRfYmVmb3JlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJEChFLaWxsU3dpdGNoQ2hhbmdlZBIvCgZzd2l0Y2gYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLktpbGxTd2l0Y2gifAoSTGl2ZUFjY291bnRDaGFuZ2VkEhIKCmFjY291bnRfaWQYASABKAkSDQoFdmVudWUYAiABKAkSFQoNY3JlZGVudGlhbF9pZBgDIAEoCRIbChNjcmVkZW50aWFsX3JldmlzaW9uGAQgASgDEg8KB3RyYWRpbmcYBSABKAgiJQoSTGl2ZVRyYWRpbmdDaGFuZ2VkEg8KB2VuYWJsZWQYASABKAhiBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_orders_v1_orders, file_tradeloom_orders_v1_risk]);
 
 /**
  * An order changed. Key: account_id; the fact's sequence is the account_sequence.
@@ -35,6 +37,13 @@ export type OrderChanged = Message<"tradeloom.orders.v1.OrderChanged"> & {
    * @generated from field: tradeloom.orders.v1.AccountMode mode = 2;
    */
   mode: AccountMode;
+
+  /**
+   * Of a live account's order that was just accepted or released: it is to be sent before this, or not at all.
+   *
+   * @generated from field: google.protobuf.Timestamp send_before = 3;
+   */
+  sendBefore?: Timestamp | undefined;
 };
 
 /**
@@ -65,4 +74,75 @@ export type KillSwitchChanged = Message<"tradeloom.orders.v1.KillSwitchChanged">
  */
 export const KillSwitchChangedSchema: GenMessage<KillSwitchChanged> = /*@__PURE__*/
   messageDesc(file_tradeloom_orders_v1_events, 1);
+
+/**
+ * A live account was confirmed or stopped, or its key is another one. Key: "live/" and its account_id; the sequence
+ * counts its changes.
+ *
+ * @generated from message tradeloom.orders.v1.LiveAccountChanged
+ */
+export type LiveAccountChanged = Message<"tradeloom.orders.v1.LiveAccountChanged"> & {
+  /**
+   * Which.
+   *
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+
+  /**
+   * Where its money is.
+   *
+   * @generated from field: string venue = 2;
+   */
+  venue: string;
+
+  /**
+   * The credential that was confirmed; empty if none counts any more, and nothing more is to be asked of the venue.
+   *
+   * @generated from field: string credential_id = 3;
+   */
+  credentialId: string;
+
+  /**
+   * The key that was confirmed: of another revision nothing is to be sent.
+   *
+   * @generated from field: int64 credential_revision = 4;
+   */
+  credentialRevision: bigint;
+
+  /**
+   * Whether new orders may be sent. What rests at the venue is followed, reconciled and canceled all the same.
+   *
+   * @generated from field: bool trading = 5;
+   */
+  trading: boolean;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.LiveAccountChanged.
+ * Use `create(LiveAccountChangedSchema)` to create a new message.
+ */
+export const LiveAccountChangedSchema: GenMessage<LiveAccountChanged> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_events, 2);
+
+/**
+ * Trading with real money was enabled or disabled for all. Key: "live"; the sequence is its revision.
+ *
+ * @generated from message tradeloom.orders.v1.LiveTradingChanged
+ */
+export type LiveTradingChanged = Message<"tradeloom.orders.v1.LiveTradingChanged"> & {
+  /**
+   * Whether it is enabled.
+   *
+   * @generated from field: bool enabled = 1;
+   */
+  enabled: boolean;
+};
+
+/**
+ * Describes the message tradeloom.orders.v1.LiveTradingChanged.
+ * Use `create(LiveTradingChangedSchema)` to create a new message.
+ */
+export const LiveTradingChangedSchema: GenMessage<LiveTradingChanged> = /*@__PURE__*/
+  messageDesc(file_tradeloom_orders_v1_events, 3);
 

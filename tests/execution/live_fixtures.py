@@ -1,0 +1,30 @@
+"""Live accounts at each venue that is proved, with everything that only passes time made short."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+from redis.asyncio import Redis
+
+from services.execution.venues import ports
+from tests.execution.live_stand import LiveStand
+from tests.execution.stand import Stand
+from tests.execution.venue_stand import STANDS
+
+VALIDITY_SECONDS = 1.5
+"""Of what is sent, instead of the venues' own ten seconds and more."""
+
+
+@asynccontextmanager
+async def live_at(name: str, stand: Stand, redis: Redis, patch: pytest.MonkeyPatch) -> AsyncIterator[LiveStand]:
+    patch.setattr("libs.venues.BUDGET_SHARE", 1_000.0)
+    patch.setattr("services.execution.venues.keys.BLOCK_MILLISECONDS", 50)
+    patch.setattr("services.execution.live.accounts.LOOK_SECONDS", 0.1)
+    patch.setattr("services.execution.live.reconciling.AGAIN_SECONDS", 0.1)
+    patch.setattr("services.execution.venues.ccxt_port.REQUEST_SECONDS", 2.0)
+    make, kind = STANDS[name]
+    card = ports.PROVED[kind.venue]
+    patch.setitem(ports.PROVED, kind.venue, replace(card, validity_seconds=VALIDITY_SECONDS))
+    async with make(kind, redis) as venue:
+        yield LiveStand(stand, venue)

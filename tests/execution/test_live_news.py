@@ -1,0 +1,278 @@
+"""Whatever a venue tells, twice, late or out of order, an order's events are those of one life. No database here."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libs.ids import uuid7
+from libs.matching.orders import Side
+from services.execution.domain import (
+    Accepted,
+    Canceled,
+    CancelRejected,
+    Expired,
+    Filled,
+    Instrument,
+    LiveAccount,
+    Order,
+    OrderType,
+    Rejected,
+    Replaced,
+    Replacement,
+    ReplaceRejected,
+    State,
+    SwitchMode,
+    TimeInForce,
+)
+from services.execution.live import news
+from services.execution.live.news import Change, News, Standing, Walk, follow
+from services.execution.live.projections import Leave, objection
+from services.execution.venues.port import OrderState, Replacing, VenueFill
+
+AMENDS, NEW_ORDER = Replacing.AMENDS, Replacing.NEW_ORDER
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+BTC = Instrument(
+    instrument_id="BINANCE:BTCUSDT",
+    quote_asset="USDT",
+    tick_size=Decimal("0.01"),
+    lot_size=Decimal("0.00001"),
+    maker_fee_rate=Decimal(0),
+    taker_fee_rate=Decimal(0),
+    has_book=True,
+)
+
+
+def order(**changed: Any) -> Order:
+    order_id = uuid7()
+    values: dict[str, Any] = {
+        "order_id": order_id,
+        "user_id": uuid4(),
+        "account_id": uuid4(),
+        "venue": "BINANCE",
+        "instrument_id": BTC.instrument_id,
+        "side": Side.BUY,
+        "order_type": OrderType.LIMIT,
+        "time_in_force": TimeInForce.GTC,
+        "quantity": Decimal(5),
+        "worst_price": Decimal(100),
+        "active_time_ns": 1,
+        "client_order_id": str(order_id),
+        "venue_order_id": "v1",
+        "state": State.WORKING,
+    }
+    return Order(**{**values, **changed})
+
+
+def fill(number: int, quantity: object = 1, **of: Any) -> VenueFill:
+    values: dict[str, Any] = {
+        "venue_fill_id": f"f{number}",
+        "venue_order_id": "v1",
+        "client_order_id": "",
+        "instrument_id": BTC.instrument_id,
+        "side": Side.BUY,
+        "price": Decimal(100),
+        "quantity": Decimal(str(quantity)),
+        "fee": Decimal("0.001"),
+        "fee_asset": "BTC",
+        "maker": True,
+        "time_ns": number,
+    }
+    return VenueFill(**{**values, **of})
+
+
+def said(of: Order, state: OrderState | None, *fills: VenueFill, **more: Any) -> News:
+    values: dict[str, Any] = {"client_order_id": of.client_order_id, "venue_order_id": "v1", "time_ns": 9}
+    return News(**{**values, "state": state, "fills": fills, **more})
+
+
+def kinds(walk: Walk) -> list[type]:
+    return [type(event) for event in walk.events]
+
+
+@pytest.mark.parametrize("state", [State.INTENDED, State.SENDING, State.UNKNOWN])
+def test_what_follows_from_an_order_being_there_says_that_it_is(state: State):
+    sent = order(state=state, venue_order_id="")
+    walk = follow(Standing(order=sent), said(sent, OrderState.WORKING, fill(1)), NEW_ORDER)
+    assert kinds(walk) == [Accepted, Filled]
+    assert (walk.order.state, walk.order.venue_order_id, walk.order.filled_quantity) == (State.WORKING, "v1", 1)
+    walk = follow(Standing(order=sent), said(sent, OrderState.REJECTED, reason="no"), NEW_ORDER)
+    assert kinds(walk) == [Rejected]
+
+
+def test_what_is_known_changes_nothing():
+    working = order(filled_quantity=Decimal(1), fill_count=1)
+    again = said(working, OrderState.WORKING, fill(1), filled_quantity=Decimal(1))
+    walk = follow(Standing(order=working, known_fills={"f1"}), again, NEW_ORDER)
+    assert (walk.events, walk.order, walk.is_short) == ([], working, False)
+
+
+@pytest.mark.parametrize("state", [State.CANCELED, State.EXPIRED, State.REJECTED])
+def test_a_fill_is_applied_after_the_end(state: State):
+    done = order(state=state)
+    walk = follow(Standing(order=done), said(done, None, fill(1)), NEW_ORDER)
+    assert kinds(walk) == [Filled]
+    assert (walk.order.state, walk.order.filled_quantity) == (state, 1)
+
+
+def test_an_order_may_trade_more_than_is_known_to_have_been_asked_for():
+    working = order()
+    walk = follow(Standing(order=working), said(working, OrderState.FILLED, fill(1, 7)), NEW_ORDER)
+    assert (walk.order.state, walk.order.quantity, walk.order.filled_quantity) == (State.FILLED, 7, 7)
+
+
+@pytest.mark.parametrize("end", [OrderState.FILLED, OrderState.CANCELED])
+def test_an_end_waits_for_the_fills_that_the_record_counts(end: OrderState):
+    working = order(filled_quantity=Decimal(1))
+    walk = follow(Standing(order=working), said(working, end, filled_quantity=Decimal(3)), NEW_ORDER)
+    assert (walk.events, walk.is_short) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("of", "state", "event"),
+    [
+        ({}, OrderState.CANCELED, Canceled(cause="venue", time_ns=9)),
+        ({"time_in_force": TimeInForce.IOC}, OrderState.EXPIRED, Canceled(cause="ioc", time_ns=9)),
+        (
+            {"time_in_force": TimeInForce.IOC, "order_type": OrderType.MARKET},
+            OrderState.EXPIRED,
+            Canceled(cause="protection_price", time_ns=9),
+        ),
+        ({"time_in_force": TimeInForce.GTD, "expire_time_ns": 5}, OrderState.EXPIRED, Expired(time_ns=9)),
+        ({}, OrderState.EXPIRED, Canceled(cause="venue", time_ns=9)),
+    ],
+)
+def test_an_end_is_told_as_what_it_is(of: dict[str, Any], state: OrderState, event: Any):
+    working = order(**of)
+    assert follow(Standing(order=working), said(working, state), NEW_ORDER).events == [event]
+
+
+def test_what_was_asked_of_an_order_is_answered_with_its_end():
+    working = order()
+    change = Change(replacement=Replacement(client_order_id="c2", quantity=Decimal(8)), send_time=None)
+    standing = Standing(order=working, cancel_asked=True, changes=(change,))
+    walk = follow(standing, said(working, OrderState.CANCELED), NEW_ORDER)
+    assert kinds(walk) == [Canceled, ReplaceRejected]
+    assert (walk.cancel_answered, walk.answered) == (True, ["c2"])
+    walk = follow(standing, said(working, OrderState.FILLED, fill(1, 5)), NEW_ORDER)
+    assert kinds(walk) == [Filled, ReplaceRejected, CancelRejected]
+
+
+def changing(of: Order, quantity: int) -> Standing:
+    replacement = Replacement(client_order_id="c2", quantity=Decimal(quantity))
+    return Standing(order=of, changes=(Change(replacement=replacement, send_time=NOW),))
+
+
+def test_the_end_of_an_order_that_is_being_replaced_is_not_its_own_until_that_is_known():
+    working = order()
+    assert follow(changing(working, 8), said(working, OrderState.CANCELED), NEW_ORDER).events == []
+    new = said(working, OrderState.WORKING, fill(1), client_order_id="c2", venue_order_id="v2")
+    walk = follow(changing(working, 8), new, NEW_ORDER)
+    assert kinds(walk) == [Replaced, Filled]
+    assert (walk.order.client_order_id, walk.order.venue_order_id, walk.order.quantity) == ("c2", "v2", 8)
+    # What is told of the first afterwards is of the past.
+    late = follow(Standing(order=walk.order), said(working, OrderState.CANCELED), NEW_ORDER)
+    assert (late.events, late.order) == ([], walk.order)
+
+
+def test_a_fill_that_only_the_amended_order_can_have_says_that_it_was_amended():
+    working = order()
+    walk = follow(changing(working, 8), said(working, OrderState.WORKING, fill(1, 5)), AMENDS)
+    assert kinds(walk) == [Replaced, Filled]
+    assert (walk.order.state, walk.order.quantity) == (State.WORKING, 8)
+    walk = follow(changing(working, 8), said(working, OrderState.FILLED, fill(1, 5)), AMENDS)
+    assert kinds(walk) == [Filled, ReplaceRejected]
+    less = order(filled_quantity=Decimal(3))
+    walk = news.amended(changing(less, 3), "c2", 9)
+    assert (walk.order.state, walk.order.quantity, walk.order.client_order_id) == (
+        State.FILLED,
+        3,
+        less.client_order_id,
+    )
+
+
+PIECES = st.permutations(
+    [
+        (OrderState.WORKING, ()),
+        (OrderState.WORKING, (1,)),
+        (OrderState.WORKING, (2,)),
+        (OrderState.WORKING, (2,)),
+        (None, (1, 2)),
+        (OrderState.FILLED, (3,)),
+        (OrderState.FILLED, ()),
+    ]
+)
+
+
+@given(PIECES)
+def test_in_whatever_order_it_is_told_an_order_ends_as_the_venue_says(pieces: list[Any]):
+    current = order(state=State.SENDING, venue_order_id="", quantity=Decimal(3))
+    events: list[Any] = []
+    known: set[str] = set()
+    for state, numbers in pieces:
+        told = said(current, state, *(fill(number) for number in numbers))
+        walk = follow(Standing(order=current, known_fills=set(known)), told, NEW_ORDER)
+        current, events = walk.order, [*events, *walk.events]
+        known |= {one.venue_fill_id for one in walk.fills}
+    assert current.state is State.FILLED
+    assert [type(event) for event in events] == [Accepted, Filled, Filled, Filled]
+    assert len({event.venue_fill_id for event in events[1:]}) == 3
+
+
+@given(st.lists(st.sampled_from([1, 2, 3, 4]), max_size=6), st.sampled_from([Side.BUY, Side.SELL]))
+def test_what_fills_move_sums_up_to_what_was_traded(quantities: list[int], side: Side):
+    sign = 1 if side is Side.BUY else -1
+    sums: dict[str, Decimal] = {}
+    for number, quantity in enumerate(quantities):
+        for asset, amount in news.amounts_of(fill(number, quantity, side=side), BTC).items():
+            sums[asset] = sums.get(asset, Decimal(0)) + amount
+    total = Decimal(sum(quantities))
+    assert sums.get("USDT", 0) == -sign * 100 * total
+    assert sums.get("BTC", 0) == sign * total - Decimal("0.001") * len(quantities)
+
+
+def test_where_there_is_a_protection_price_an_order_is_a_limit_order_at_it():
+    asked = order(order_type=OrderType.MARKET, time_in_force=TimeInForce.IOC)
+    ticket = news.ticket_of(asked)
+    assert (ticket.order_type, ticket.limit_price, ticket.time_in_force) == (OrderType.LIMIT, 100, TimeInForce.IOC)
+    assert news.ticket_of(replace(asked, worst_price=None)).order_type is OrderType.MARKET
+
+
+ACCOUNT = LiveAccount(
+    account_id=uuid4(), user_id=uuid4(), venue="BINANCE", credential_id=uuid4(), credential_revision=3, trading=True
+)
+LEAVE = Leave(
+    enabled=True,
+    trading=True,
+    credential_id=ACCOUNT.credential_id,
+    credential_revision=3,
+    switches=[],
+    now=NOW,
+)
+
+
+def test_each_reason_alone_keeps_an_order_from_being_sent():
+    asked = order(accept_time=NOW)
+    assert objection(asked, LEAVE, ACCOUNT) == ""
+    objections = [
+        objection(asked, replace(LEAVE, **changed), ACCOUNT)
+        for changed in (
+            {"enabled": False},
+            {"trading": False},
+            {"credential_id": None},
+            {"credential_revision": 4},
+            {"switches": [(SwitchMode.HALT, NOW)]},
+            {"switches": [(SwitchMode.OFF, NOW), (SwitchMode.REDUCE_ONLY, NOW)]},
+        )
+    ]
+    assert all(objections)
+    assert len(set(objections)) == 5
+    reduce_only = replace(LEAVE, switches=[(SwitchMode.REDUCE_ONLY, NOW)])
+    assert objection(replace(asked, reduce_only=True), reduce_only, ACCOUNT) == ""
+    later = replace(asked, accept_time=NOW.replace(year=2027))
+    assert objection(later, reduce_only, ACCOUNT) == ""
