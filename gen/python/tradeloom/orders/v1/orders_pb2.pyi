@@ -377,7 +377,9 @@ class _AccountModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountMo
     ACCOUNT_MODE_PAPER: _AccountMode.ValueType  # 1
     """Simulated fills against real or simulated market data."""
     ACCOUNT_MODE_LIVE: _AccountMode.ValueType  # 2
-    """Real money at a real venue."""
+    """Real money at a real venue: market and limit orders that are in no group; any other is refused with
+    NOT_TAKEN_BY_VENUE.
+    """
 
 class AccountMode(_AccountMode, metaclass=_AccountModeEnumTypeWrapper):
     """Whether an account's money is real."""
@@ -387,7 +389,9 @@ ACCOUNT_MODE_UNSPECIFIED: AccountMode.ValueType  # 0
 ACCOUNT_MODE_PAPER: AccountMode.ValueType  # 1
 """Simulated fills against real or simulated market data."""
 ACCOUNT_MODE_LIVE: AccountMode.ValueType  # 2
-"""Real money at a real venue."""
+"""Real money at a real venue: market and limit orders that are in no group; any other is refused with
+NOT_TAKEN_BY_VENUE.
+"""
 Global___AccountMode: _TypeAlias = AccountMode  # noqa: Y015
 
 class _LiveState:
@@ -1998,7 +2002,7 @@ class CreateAccountRequest(_message.Message):
     needs it.
     """
     venue: _builtins.str
-    """Of a live account: where its money is, such as "BINANCE"."""
+    """Of a live account: where its money is, "BINANCE" or "KRAKEN"."""
     @_builtins.property
     def starting_balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Amount]:
         """What a paper account starts with, each asset once, at most 20. A live one holds what its venue says."""
@@ -2395,6 +2399,8 @@ class LedgerEntry(_message.Message):
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RECONCILIATION_ID_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     """Server-assigned; rises within an account."""
     transaction_id: _builtins.str
@@ -2413,6 +2419,13 @@ class LedgerEntry(_message.Message):
     """Its fill; empty for none."""
     deployment_id: _builtins.str
     """The deployment whose it is; empty for none."""
+    cause: _builtins.str
+    """Of an adjustment, what explains it: "external_fill", a trade at the venue of an order that is not ours;
+    "reconnected", what changed until the account was confirmed anew; "unexplained", such as what was deposited,
+    withdrawn or earned there. Empty for all else.
+    """
+    reconciliation_id: _builtins.str
+    """The reconciliation that found it; empty for none."""
     @_builtins.property
     def amount(self) -> _decimal_pb2.Decimal:
         """What came to the book; negative for what left it."""
@@ -2434,10 +2447,12 @@ class LedgerEntry(_message.Message):
         execution_id: _builtins.str = ...,
         deployment_id: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        cause: _builtins.str = ...,
+        reconciliation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "book", b"book", "deployment_id", b"deployment_id", "entry_id", b"entry_id", "execution_id", b"execution_id", "kind", b"kind", "order_id", b"order_id", "time", b"time", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "book", b"book", "cause", b"cause", "deployment_id", b"deployment_id", "entry_id", b"entry_id", "execution_id", b"execution_id", "kind", b"kind", "order_id", b"order_id", "reconciliation_id", b"reconciliation_id", "time", b"time", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
