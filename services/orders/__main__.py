@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tradeloom.orders.v1 import orders_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import live_pb2_grpc, orders_pb2_grpc, risk_pb2_grpc
 
 from libs.bus import connection
 from libs.bus.connection import open_redis
@@ -27,7 +27,7 @@ from services.orders.domain import Limits, RiskLimits
 from services.orders.equity import watching
 from services.orders.hub import waking
 from services.orders.market import following_market, now
-from services.orders.servicer import Intentions, OrderServicer, PortfolioServicer, RiskServicer
+from services.orders.servicer import Intentions, LiveTradingServicer, OrderServicer, PortfolioServicer, RiskServicer
 from services.orders.settings import Settings
 from services.orders.store import AccountStore
 from services.orders.use_cases import Placing
@@ -75,6 +75,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     limits = Limits(
         quote_age_seconds_max=settings.quote_age_seconds_max,
         market_protection=settings.market_protection,
+        live_send_seconds=settings.live_send_seconds,
     )
     usual = RiskLimits(
         open_orders_max=settings.open_orders_max,
@@ -99,7 +100,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 waiting_max=settings.waiting_orders_max,
                 locked_max=settings.locked_accounts_max,
             )
-            apply_execution = consumers.ApplyExecution(uuid7, now, market.last_price)
+            apply_execution = consumers.ApplyExecution(uuid7, now, market)
             cancel_orders = use_cases.CancelOrdersOf(now, upkeep.ORDERS_AT_ONCE)
             departing, switched = upkeep.Departing(worker, cancel_orders), upkeep.Switched(worker, cancel_orders)
             async with (
@@ -137,6 +138,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                         partial(orders_pb2_grpc.add_OrderServiceServicer_to_server, order_servicer),
                         partial(orders_pb2_grpc.add_PortfolioServiceServicer_to_server, portfolio_servicer),
                         partial(risk_pb2_grpc.add_RiskServiceServicer_to_server, risk_servicer),
+                        partial(live_pb2_grpc.add_LiveTradingServiceServicer_to_server, LiveTradingServicer(database)),
                     ],
                     concerns=[Binding(database)],
                     checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},

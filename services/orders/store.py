@@ -30,6 +30,7 @@ from services.orders.domain import (
     GroupRole,
     Instrument,
     Kind,
+    LiveState,
     Lock,
     Mode,
     Order,
@@ -91,6 +92,7 @@ MORE_ORDER_COLUMNS = {
     "group_role": "text",
     "deployment_id": "uuid",
     "released_quantity": "numeric",
+    "external_id": "text",
 }
 ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
 ORDER_CHANGES = (
@@ -153,6 +155,8 @@ ENTRY_COLUMNS = {
     "execution_id": "uuid",
     "time": "timestamptz",
     "deployment_id": "uuid",
+    "cause": "text",
+    "reconciliation_id": "text",
 }
 INSERT_ORDERS = Bulk("trading_orders", ORDER_COLUMNS)
 INSERT_WHOLE_ORDERS = Bulk("trading_orders", ALL_ORDER_COLUMNS)
@@ -312,6 +316,8 @@ class EntryRow:
     execution_id: UUID | None
     time: Any
     deployment_id: UUID | None
+    cause: str
+    reconciliation_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,8 +335,8 @@ class AccountStore:
         await self.rows.execute(
             """
             INSERT INTO accounts (account_id, user_id, name, mode, kind, create_time, account_sequence, open_orders, closed,
-              valuation_asset)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+              valuation_asset, venue, live_state)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
             """,
             account.account_id,
             account.user_id,
@@ -342,6 +348,8 @@ class AccountStore:
             account.open_orders,
             account.closed,
             account.valuation_asset,
+            account.venue,
+            account.live_state and account.live_state.value,
         )
         await self.save([state])
 
@@ -582,6 +590,8 @@ def entry_rows(states: Sequence[AccountState]) -> Iterable[EntryRow]:
                     execution_id=transaction.execution_id,
                     time=transaction.time,
                     deployment_id=transaction.deployment_id,
+                    cause=transaction.cause,
+                    reconciliation_id=transaction.reconciliation_id,
                 )
 
 
@@ -897,6 +907,7 @@ def account_from(row: Record) -> Account:
             "mode": Mode(row["mode"]),
             "kind": AccountKind(row["kind"]),
             "locks": frozenset(map(Lock, row["locks"])),
+            "live_state": row["live_state"] and LiveState(row["live_state"]),
         }
     )
 

@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 from grpc.aio import AioRpcError
-from tradeloom.orders.v1 import orders_pb2, risk_pb2
+from tradeloom.orders.v1 import live_pb2, orders_pb2, risk_pb2
 
 from libs.edge import contract
 from libs.ids import uuid7
@@ -50,12 +50,13 @@ OWNED = {
     "kill_switches",
     "equity_points",
     "deployment_positions",
+    "account_credentials",
 }
 
 
 def calls(caller: Trader, account_id: str, order_id: str) -> dict[str, Any]:
     """Every RPC that names an account or an order, and how the caller asks for these."""
-    orders, portfolios, risks = caller.orders, caller.portfolios, caller.risks
+    orders, portfolios, risks, lives = caller.orders, caller.portfolios, caller.risks, caller.lives
     return {
         "PlaceOrder": (orders.PlaceOrder, limit(account_id)),
         "CancelOrder": (orders.CancelOrder, orders_pb2.CancelOrderRequest(request_id="x", order_id=order_id)),
@@ -109,6 +110,14 @@ def calls(caller: Trader, account_id: str, order_id: str) -> dict[str, Any]:
             ),
         ),
         "GetKillSwitch": (risks.GetKillSwitch, risk_pb2.GetKillSwitchRequest(account_id=account_id)),
+        "ConfirmLiveTrading": (
+            lives.ConfirmLiveTrading,
+            live_pb2.ConfirmLiveTradingRequest(request_id="x", account_id=account_id),
+        ),
+        "StopLiveTrading": (
+            lives.StopLiveTrading,
+            live_pb2.StopLiveTradingRequest(request_id="x", account_id=account_id),
+        ),
     }
 
 
@@ -120,11 +129,11 @@ NAMING_RPCS = sorted(
 
 
 async def answer(call: Any) -> Any:
-    """The answer, or the first message of a stream. That there is nothing to close is an answer about one's own."""
+    """The answer, or the first message of a stream. That there is nothing to close, or to confirm, is one about one's own."""
     try:
         return await call.read() if hasattr(call, "read") else await call
     except AioRpcError as error:
-        if "nothing to close" in str(error.details()):
+        if str(error.details()).startswith(("there is nothing to close", "the account is a paper account")):
             return error
         raise
 
@@ -190,6 +199,12 @@ async def traded(installation: Installation, orders: Served, venue: Venue) -> Tr
     asked = risk_pb2.SetKillSwitchRequest(request_id="x", mode=risk_pb2.KILL_SWITCH_MODE_HALT)
     await anna.risks.SetKillSwitch(asked, metadata=anna.metadata)
     await select(installation, "INSERT INTO departures (user_id, done) VALUES ($1, true)", anna.user_id)
+    await select(
+        installation,
+        "INSERT INTO account_credentials VALUES (gen_random_uuid(), $2, $1, 'BINANCE', 1, true)",
+        UUID(anna.account_id),
+        anna.user_id,
+    )
     await select(
         installation,
         "INSERT INTO equity_points (account_id, user_id, time, equity) VALUES ($1, $2, '2026-01-01Z', 1)",
