@@ -888,12 +888,17 @@ async def forget_words(rows: Connection, user_id: UUID, limit: int) -> int:
 
 
 async def finish_departure(rows: Connection, user_id: UUID) -> bool:
-    """Notes that nothing is left to do, unless an order is still open; whether it was noted."""
+    """Notes that nothing is left to do, unless an order is still open of which something may yet be heard; whether it was noted.
+
+    With the key of a live account the only way to its venue is gone: what rests there is its owner's own to cancel.
+    """
     done = await rows.execute(
         f"""
         UPDATE departures SET done = true WHERE user_id = $1 AND NOT EXISTS (
           SELECT FROM trading_orders WHERE state IN {OPEN_STATES}
-          AND account_id IN (SELECT account_id FROM accounts WHERE accounts.user_id = $1))
+          AND account_id IN (
+            SELECT account_id FROM accounts
+            WHERE accounts.user_id = $1 AND (live_state IS NULL OR credential_id IS NOT NULL)))
         """,
         user_id,
     )

@@ -455,11 +455,30 @@ async def test_who_is_gone_for_good_trades_no_real_money_and_leaves_no_key(
     installation: Installation, trading: Live, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(upkeep, "POLL_SECONDS", 0.02)
+    placed = await trading.owner.place(instrument_id=BTC.instrument_id)
     await trading.tell(users_events.UserPurged(user_id=str(trading.owner.user_id)))
     await trading.until_state(STOPPED, "key_deleted")
     assert (await told(installation, trading))[-1] == ("", 0, False)
     assert await select(installation, "SELECT 1 FROM account_credentials") == []
     assert await reason(trading.confirm()) == "USER_DELETED"
+
+    async def is_over() -> bool:
+        # Nobody can ask the venue any more, so that its answer is not waited for.
+        return (await select(installation, "SELECT done FROM departures"))[0]["done"]
+
+    await until(is_over)
+    assert (await trading.owner.order(placed.order_id)).state == orders_pb2.ORDER_STATE_PENDING_CANCEL
+
+
+async def test_whoever_watches_an_account_hears_of_its_stop(trading: Live):
+    """Through its own fact: the heartbeat that reads anew comes after ten seconds, too late for this stream."""
+    owner = trading.owner
+    asked = orders_pb2.StreamPortfolioRequest(account_id=owner.account_id)
+    stream = owner.portfolios.StreamPortfolio(asked, metadata=owner.metadata, timeout=8)
+    assert (await stream.read()).portfolio.account.live_state == ON
+    await trading.stop()
+    assert (await stream.read()).portfolio.account.live_state == STOPPED
+    stream.cancel()
 
 
 # What venues tell
