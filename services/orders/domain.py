@@ -657,6 +657,7 @@ class AccountState:
     transactions: list[Transaction] = field(default_factory=list)
     known_fills: set[str] = field(default_factory=set)
     changed_orders: set[UUID] = field(default_factory=set)
+    changed_balances: set[str] = field(default_factory=set)
     annotations: dict[UUID, Annotation] = field(default_factory=dict)
     """Of orders that were placed since."""
     serialized: dict[UUID, tuple[Order, bytes]] = field(default_factory=dict)
@@ -677,6 +678,7 @@ class AccountState:
     def add(self, asset: str, *, total: Decimal = ZERO, reserved: Decimal = ZERO) -> None:
         before = self.balance(asset)
         self.balances[asset] = replace(before, total=before.total + total, reserved=before.reserved + reserved)
+        self.changed_balances.add(asset)
 
     def keep(self, order: Order) -> None:
         """Keeps the order as it now is; what is told of it to nobody needs no event."""

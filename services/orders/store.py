@@ -493,7 +493,7 @@ class AccountStore:
         await write(
             writes,
             UPSERT_BALANCES,
-            [Row(state.account, balance) for state in changed for balance in state.balances.values()],
+            [Row(state.account, state.balances[asset]) for state in changed for asset in state.changed_balances],
         )
         await write(writes, INSERT_EXECUTIONS, [execution for state in changed for execution in state.executions])
         await write(

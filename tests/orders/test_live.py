@@ -260,11 +260,8 @@ def test_what_is_withdrawn_from_under_orders_makes_less_than_nothing_available_a
 
 def at_work(**changed: Any) -> AccountState:
     state = live_account_with(USDT="1000")
-    state.account = replace(
-        state.account,
-        adjustments=1,
-        **{"day_start_time": NOW, "day_start_equity": D(1200), "peak_equity": D(2000), **changed},
-    )
+    begun = {"adjustments": 1, "day_start_time": NOW, "day_start_equity": D(1200), "peak_equity": D(2000)}
+    state.account = replace(state.account, **{**begun, **changed})
     return state
 
 
@@ -430,3 +427,9 @@ def test_what_is_withdrawn_is_worth_what_it_could_be_sold_for():
 
     held = [use_cases.Balance(asset="BTC", total=D(-2)), use_cases.Balance(asset="USDT", total=D(-1))]
     assert use_cases.worth(held, "USDT", Priced(), NOW) == D("-200.98")  # type: ignore[arg-type]
+
+
+def test_of_hundreds_of_assets_an_order_writes_the_one_that_it_changes():
+    state = live_account_with(USDT="1000", **{f"DUST{number}": "0.1" for number in range(300)})
+    place(state, ticket())
+    assert state.changed_balances == {"USDT"}
