@@ -96,7 +96,7 @@ async def apply_users(rows: Connection, facts: Sequence[Fact]) -> None:
     of_keys = [fact for fact in facts if fact.kind in KEY_FACTS and fact.user_id]
     accounts: dict[UUID, Account] = {}
     if users := gone | {fact.user_id for fact in of_keys if fact.user_id}:
-        accounts = await live_store.lock_accounts_of(rows, users)
+        accounts = await live_store.lock_accounts_of(rows, users, gone=gone)
     before = dict(accounts)
     for fact in of_keys:
         await follow_key(rows, accounts, fact)

@@ -10,7 +10,7 @@ from libs.store import outbox
 from libs.store.database import Connection
 from libs.store.outbox import Fact
 from services.orders import wire
-from services.orders.domain import Account, Credential, LiveTrading
+from services.orders.domain import Account, Credential, LiveTrading, Mode
 from services.orders.store import ACCOUNT_FIELDS, account_from
 
 CREDENTIAL_FIELDS = "credential_id, user_id, account_id, venue, revision, usable"
@@ -82,15 +82,23 @@ async def change_account(rows: Connection, before: Account, account: Account) ->
     await outbox.add(rows, [fact])
 
 
-async def lock_accounts_of(rows: Connection, user_ids: Collection[UUID]) -> dict[UUID, Account]:
-    """All live accounts of these users, locked in the order of their ids."""
+async def lock_accounts_of(
+    rows: Connection, user_ids: Collection[UUID], *, gone: Collection[UUID]
+) -> dict[UUID, Account]:
+    """All live accounts of these users, locked with all others of those who are gone.
+
+    At once and in the order of their ids: who locks accounts after others waits for nobody in a circle.
+    """
     found = await rows.fetch(
         f"""
-        SELECT {ACCOUNT_FIELDS} FROM accounts WHERE user_id = ANY($1) AND mode = 'live' ORDER BY account_id FOR UPDATE
+        SELECT {ACCOUNT_FIELDS} FROM accounts
+        WHERE user_id = ANY($1) AND (mode = 'live' OR user_id = ANY($2)) ORDER BY account_id FOR UPDATE
         """,
         list(user_ids),
+        list(gone),
     )
-    return {row["account_id"]: account_from(row) for row in found}
+    accounts = map(account_from, found)
+    return {account.account_id: account for account in accounts if account.mode is Mode.LIVE}
 
 
 async def find_credential(rows: Connection, account_id: UUID) -> Credential | None:
