@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tradeloom.orders.v1 import orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import live_pb2_grpc, orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
 
 from libs.bus import connection
 from libs.bus.connection import open_redis
@@ -29,6 +29,7 @@ from services.orders.hub import waking
 from services.orders.market import following_market, now
 from services.orders.servicer import (
     Intentions,
+    LiveTradingServicer,
     OrderServicer,
     ParentOrderServicer,
     PortfolioServicer,
@@ -82,6 +83,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     limits = Limits(
         quote_age_seconds_max=settings.quote_age_seconds_max,
         market_protection=settings.market_protection,
+        live_send_seconds=settings.live_send_seconds,
     )
     usual = RiskLimits(
         open_orders_max=settings.open_orders_max,
@@ -118,7 +120,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     worker,
                     redis,
                     "execution",
-                    consumers.ApplyExecution(uuid7, now, market.last_price, parents.wake),
+                    consumers.ApplyExecution(uuid7, now, market, parents.wake),
                 ) as execution_facts,
                 reading(worker, redis, "users", consumers.apply_users) as users_facts,
                 running("departures", departing),
@@ -156,6 +158,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                         partial(orders_pb2_grpc.add_PortfolioServiceServicer_to_server, portfolio_servicer),
                         partial(risk_pb2_grpc.add_RiskServiceServicer_to_server, risk_servicer),
                         partial(parents_pb2_grpc.add_ParentOrderServiceServicer_to_server, parent_servicer),
+                        partial(live_pb2_grpc.add_LiveTradingServiceServicer_to_server, LiveTradingServicer(database)),
                     ],
                     concerns=[Binding(database)],
                     checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},

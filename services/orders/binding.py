@@ -17,8 +17,8 @@ from libs.store.database import Database
 from services.orders import parent_store, store
 from services.orders.refusals import AccountNotFound, OrderNotFound, ParentOrderNotFound
 
-FILTERED = frozenset({"ListAccounts", "PlaceOrders"})
-"""They keep a bound key to its accounts by themselves."""
+FILTERED = frozenset({"GetLiveTrading", "ListAccounts", "PlaceOrders"})
+"""They keep a bound key to its accounts by themselves, or tell nothing of any."""
 ACCOUNT, ORDER, PARENT = "account_id", "order_id", "parent_order_id"
 HOLDING = ("order", "orders")
 """Fields of a request with orders to be placed, each of which names its account."""

@@ -1,6 +1,6 @@
 """The books: balances, positions and the ledger, and what a trade does to each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from decimal import ROUND_DOWN, Decimal
@@ -23,15 +23,36 @@ def open_account(account: Account, starting: Iterable[tuple[str, Decimal]], now:
     """A new account with its starting balances, each against the book "opening"."""
     state = AccountState(account=account)
     for asset, amount in starting:
-        state.add(asset, total=amount)
-        entries = (
-            Entry(book="account", asset=asset, amount=amount),
-            Entry(book="opening", asset=asset, amount=-amount),
-        )
-        state.transactions.append(
-            Transaction(kind="opening", order_id=None, execution_id=None, time=now, entries=entries)
-        )
+        enter(state, "opening", {asset: amount}, now)
     return state
+
+
+def enter(
+    state: AccountState,
+    kind: str,
+    amounts: Mapping[str, Decimal],
+    time: datetime,
+    *,
+    cause: str = "",
+    reconciliation_id: str = "",
+) -> None:
+    """Enters what comes to the account, or leaves it, and did not trade here: against the book of its kind."""
+    entries: list[Entry] = []
+    for asset, amount in amounts.items():
+        state.add(asset, total=amount)
+        entries.append(Entry(book="account", asset=asset, amount=amount))
+        entries.append(Entry(book=kind, asset=asset, amount=-amount))
+    state.transactions.append(
+        Transaction(
+            kind=kind,
+            order_id=None,
+            execution_id=None,
+            time=time,
+            entries=tuple(entries),
+            cause=cause,
+            reconciliation_id=reconciliation_id,
+        )
+    )
 
 
 def fee_worth(fill: Fill, instrument: Instrument, price: Decimal | None) -> Decimal:

@@ -1,9 +1,10 @@
-"""Applies what the other services tell: instruments from marketdata, what venues did from execution, who is gone from users."""
+"""Applies what the other services tell: instruments from marketdata, what venues did and hold from execution, whose keys count and who is gone from users."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -13,10 +14,24 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
 from libs.mesh.wire import decimal_from_proto, time_from_proto
+from libs.money import ZERO
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.orders import life, store
-from services.orders.domain import AccountState, Fill, IllegalMove, Instrument, Kind, Order
+from services.orders import life, live, live_store, store, use_cases
+from services.orders.domain import (
+    Account,
+    AccountState,
+    Balance,
+    Credential,
+    Fill,
+    IllegalMove,
+    Instrument,
+    Kind,
+    Mode,
+    Order,
+    Side,
+)
+from services.orders.market import Market
 from services.orders.store import AccountStore
 
 log = structlog.get_logger(__name__)
@@ -34,8 +49,22 @@ VENUE_FACTS = {
         execution_pb2.VenueReplaced,
         execution_pb2.VenueReplaceRejected,
         execution_pb2.VenueUnknown,
+        execution_pb2.VenueConnected,
+        execution_pb2.VenueAdjusted,
+        execution_pb2.VenueAdopted,
     )
 }
+KEY_FACTS = {
+    message.DESCRIPTOR.full_name: message
+    for message in (
+        users_events_pb2.BrokerCredentialPut,
+        users_events_pb2.BrokerCredentialTested,
+        users_events_pb2.BrokerCredentialDeleted,
+    )
+}
+USABLE = "usable"
+OF_BALANCES = (execution_pb2.VenueConnected, execution_pb2.VenueAdjusted)
+OF_LIVE = (*OF_BALANCES, execution_pb2.VenueAdopted)
 
 
 async def apply_marketdata(rows: Connection, facts: Sequence[Fact]) -> None:
@@ -61,11 +90,51 @@ def instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
 
 
 async def apply_users(rows: Connection, facts: Sequence[Fact]) -> None:
-    """From this commit on nothing is traded for who is gone; `upkeep` does the rest, however much it is."""
-    kind = users_events_pb2.UserPurged.DESCRIPTOR.full_name
+    """From this commit on nothing is traded for who is gone, nor with a key that is; `upkeep` does the rest, however much."""
+    purged = users_events_pb2.UserPurged.DESCRIPTOR.full_name
+    gone = {fact.user_id for fact in facts if fact.kind == purged and fact.user_id}
+    of_keys = [fact for fact in facts if fact.kind in KEY_FACTS and fact.user_id]
+    accounts: dict[UUID, Account] = {}
+    if users := gone | {fact.user_id for fact in of_keys if fact.user_id}:
+        accounts = await live_store.lock_accounts_of(rows, users, gone=gone)
+    before = dict(accounts)
+    for fact in of_keys:
+        await follow_key(rows, accounts, fact)
     # In one order: two readers do not wait for each other in a circle.
-    for user_id in sorted({fact.user_id for fact in facts if fact.kind == kind and fact.user_id}):
+    for user_id in sorted(gone):
         await store.close_accounts(rows, user_id)
+        await live_store.delete_credentials_of(rows, user_id)
+        accounts |= {key: live.leave(each) for key, each in accounts.items() if each.user_id == user_id}
+    for account_id, account in accounts.items():
+        await live_store.change_account(rows, before[account_id], account)
+
+
+async def follow_key(rows: Connection, accounts: dict[UUID, Account], fact: Fact) -> None:
+    """Notes what users tells of a key, and stops the account that trades with it where it counts no more."""
+    assert fact.user_id is not None, "a key is somebody's"
+    message = KEY_FACTS[fact.kind].FromString(fact.payload)
+    credential_id = UUID(message.credential_id)
+    own = {key: each for key, each in accounts.items() if each.user_id == fact.user_id}
+    match message:
+        case users_events_pb2.BrokerCredentialPut():
+            credential = Credential(
+                credential_id=credential_id,
+                user_id=fact.user_id,
+                account_id=UUID(message.account_id),
+                venue=message.venue,
+                revision=message.revision,
+                usable=False,
+            )
+            await live_store.put_credential(rows, credential)
+            accounts |= {key: live.follow_put(each, credential) for key, each in own.items()}
+        case users_events_pb2.BrokerCredentialTested():
+            usable = message.state == USABLE
+            await live_store.judge_credential(rows, credential_id, usable=usable)
+            if not usable:
+                accounts |= {key: live.follow_loss(each, credential_id, live.KEY_REFUSED) for key, each in own.items()}
+        case users_events_pb2.BrokerCredentialDeleted():
+            await live_store.delete_credential(rows, credential_id)
+            accounts |= {key: live.follow_loss(each, credential_id, live.KEY_DELETED) for key, each in own.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +143,7 @@ class ApplyExecution:
 
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
-    last_price: Callable[[str, str, datetime], Decimal | None]
-    """Of an asset in another one, for fees that are paid in neither of an instrument's."""
+    market: Market
     wake: Callable[[], None] = lambda: None
     """Called once it is committed that a child of a parent order is done: the next one may follow."""
 
@@ -85,27 +153,70 @@ class ApplyExecution:
             return
         accounts = AccountStore(rows)
         states = await accounts.lock({UUID(fact.key) for fact, _ in told})
-        await accounts.load_orders(states, {UUID(message.order_id) for _, message in told})
+        named = {UUID(message.order_id) for _, message in told if not isinstance(message, OF_BALANCES)}
+        await accounts.load_orders(states, named)
         fills = [message.venue_fill_id for _, message in told if isinstance(message, execution_pb2.VenueFilled)]
         await accounts.load_trading(states, fills)
         known = await store.instruments(rows)
+        before = {account_id: state.account for account_id, state in states.items()}
         for fact, message in told:
             state = states.get(UUID(fact.key))
-            order = state and state.orders.get(UUID(message.order_id))
-            if state is None or order is None:
-                log.error("a venue tells of an order nobody has", order_id=message.order_id, kind=fact.kind)
+            if state is None:
+                log.error("a venue tells of an account nobody has", account_id=fact.key, kind=fact.kind)
                 continue
             try:
-                self._apply(state, order, message, known)
+                self._apply(state, message, known)
             except IllegalMove as error:
                 # The venue repeats or contradicts itself; the account is as its earlier words made it.
-                log.warning("a venue's word changes nothing", order_id=message.order_id, kind=fact.kind, why=str(error))
+                log.warning("a venue's word changes nothing", account_id=fact.key, kind=fact.kind, why=str(error))
         await accounts.save(list(states.values()))
         if any(progress.has_ended for state in states.values() for progress in state.progress.values()):
             rows.after_commit(self.wake)
+        for account_id, state in states.items():
+            if state.account.adjustments != before[account_id].adjustments:
+                await live_store.put_account(rows, state.account)
 
-    def _apply(self, state: AccountState, order: Order, message: object, known: dict[str, Instrument]) -> None:
+    def _apply(self, state: AccountState, message: Any, known: dict[str, Instrument]) -> None:
+        if isinstance(message, OF_LIVE) and state.account.mode is not Mode.LIVE:
+            raise IllegalMove("it is of a live account, and this is none")
         now = self.now()
+        match message:
+            case execution_pb2.VenueConnected():
+                totals = {each.asset: Decimal(each.total.value) for each in message.balances}
+                amounts = live.differences(state, totals)
+                live.connect(state, amounts, self._worth(state, amounts, now), time_from_proto(message.time))
+            case execution_pb2.VenueAdjusted():
+                self._adjust(state, message, now)
+            case execution_pb2.VenueAdopted():
+                adopt(state, message, known[message.instrument_id], now)
+            case _:
+                order = state.orders.get(UUID(message.order_id))
+                if order is None:
+                    log.error("a venue tells of an order nobody has", order_id=message.order_id)
+                    return
+                self._apply_to(state, order, message, known, now)
+
+    def _adjust(self, state: AccountState, message: execution_pb2.VenueAdjusted, now: datetime) -> None:
+        amounts: dict[str, Decimal] = {}
+        for each in message.adjustments:
+            amounts[each.asset] = amounts.get(each.asset, ZERO) + Decimal(each.amount.value)
+        live.adjust(
+            state,
+            amounts,
+            self._worth(state, amounts, now),
+            time_from_proto(message.time),
+            cause=message.cause,
+            reconciliation_id=message.reconciliation_id,
+        )
+
+    def _worth(self, state: AccountState, amounts: Mapping[str, Decimal], now: datetime) -> Decimal | None:
+        """Of so much, in what the account is valued in; None where something of it has no price now."""
+        held = [Balance(asset=asset, total=amount) for asset, amount in amounts.items()]
+        return use_cases.worth(held, state.account.valuation_asset, self.market, now)
+
+    def _apply_to(
+        self, state: AccountState, order: Order, message: object, known: dict[str, Instrument], now: datetime
+    ) -> None:
         match message:
             case execution_pb2.VenueAccepted():
                 life.apply_working(state, order, now)
@@ -130,9 +241,24 @@ class ApplyExecution:
 
     def _apply_fill(self, state: AccountState, order: Order, fill: Fill, instrument: Instrument, now: datetime) -> None:
         of_instrument = fill.fee_asset in (instrument.base_asset, instrument.quote_asset)
-        fee_price = None if of_instrument else self.last_price(fill.fee_asset, instrument.quote_asset, now)
+        fee_price = None if of_instrument else self.market.last_price(fill.fee_asset, instrument.quote_asset, now)
         execution_id = self.next_id()
         life.apply_fill(state, order, fill, instrument, execution_id=execution_id, now=now, fee_price=fee_price)
+
+
+def adopt(state: AccountState, message: execution_pb2.VenueAdopted, instrument: Instrument, now: datetime) -> None:
+    live.adopt(
+        state,
+        order_id=UUID(message.order_id),
+        external_id=message.client_order_id,
+        instrument=instrument,
+        side=Side.BUY if message.buys else Side.SELL,
+        quantity=decimal_from_proto(message.quantity),
+        limit_price=decimal_from_proto(message.limit_price) if message.HasField("limit_price") else None,
+        stop_price=decimal_from_proto(message.stop_price) if message.HasField("stop_price") else None,
+        time=time_from_proto(message.time),
+        now=now,
+    )
 
 
 def fill_from(message: execution_pb2.VenueFilled) -> Fill:

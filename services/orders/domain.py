@@ -86,6 +86,15 @@ class Mode(Enum):
     LIVE = "live"
 
 
+class LiveState(Enum):
+    """Whether a live account may trade."""
+
+    UNCONFIRMED = "unconfirmed"
+    CONNECTING = "connecting"
+    ON = "on"
+    STOPPED = "stopped"
+
+
 class AccountKind(Enum):
     CASH = "cash"
     MARGIN = "margin"
@@ -312,6 +321,8 @@ class Replacement:
 class Limits:
     quote_age_seconds_max: float
     market_protection: Decimal
+    live_send_seconds: float = 30.0
+    """An order of a live account is sent to its venue within so many, or not at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,10 +372,12 @@ class Order:
     parent_order_id: UUID | None = None
     slice_number: int | None = None
     """Of its parent's schedule: a parent has one child for each slice at most."""
+    external_id: str | None = None
+    """What its venue knew it by when it was adopted, maybe nothing; None for one that was placed here."""
 
     @property
-    def client_order_id(self) -> UUID:
-        return self.replaced_as or self.order_id
+    def client_order_id(self) -> UUID | str:
+        return self.replaced_as or self.external_id or self.order_id
 
     @property
     def worst_price(self) -> Decimal | None:
@@ -468,6 +481,9 @@ class Transaction:
     time: datetime
     entries: tuple[Entry, ...]
     deployment_id: UUID | None = None
+    cause: str = ""
+    """Of an adjustment: what explains it, and the reconciliation that found it."""
+    reconciliation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,6 +495,7 @@ class Event:
     order: Order
     execution: Execution | None
     time: datetime
+    send_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -565,10 +582,43 @@ class Account:
     peak_equity: Decimal | None = None
     """The most it was ever worth, since a lock was last lifted."""
     locks: frozenset[Lock] = frozenset()
+    venue: str = ""
+    """Where the money of a live account is; of a paper account there is nothing of this and of what follows."""
+    live_state: LiveState | None = None
+    stop_reason: str = ""
+    credential_id: UUID | None = None
+    """The key that was confirmed, as long as it counts."""
+    credential_revision: int = 0
+    live_sequence: int = 0
+    """Counts what was told of its confirmations and stops."""
+    adjustments: int = 0
+    """How often its balances were brought to what its venue holds; the first time opens its books."""
 
     @property
     def rate(self) -> Rate:
         return Rate(level=self.rate_level, time=self.rate_time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTrading:
+    """Whether real money is traded here at all."""
+
+    enabled: bool = False
+    reason: str = ""
+    set_time: datetime | None = None
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """A key for an account's venue, as users tells of it; the key itself is not known here."""
+
+    credential_id: UUID
+    user_id: UUID
+    account_id: UUID
+    venue: str
+    revision: int
+    usable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -637,6 +687,7 @@ class AccountState:
     transactions: list[Transaction] = field(default_factory=list)
     known_fills: set[str] = field(default_factory=set)
     changed_orders: set[UUID] = field(default_factory=set)
+    changed_balances: set[str] = field(default_factory=set)
     annotations: dict[UUID, Annotation] = field(default_factory=dict)
     """Of orders that were placed since."""
     serialized: dict[UUID, tuple[Order, bytes]] = field(default_factory=dict)
@@ -659,6 +710,7 @@ class AccountState:
     def add(self, asset: str, *, total: Decimal = ZERO, reserved: Decimal = ZERO) -> None:
         before = self.balance(asset)
         self.balances[asset] = replace(before, total=before.total + total, reserved=before.reserved + reserved)
+        self.changed_balances.add(asset)
 
     def keep(self, order: Order) -> None:
         """Keeps the order as it now is; what is told of it to nobody needs no event."""
@@ -682,7 +734,15 @@ class AccountState:
         others = (each for each in self.orders.values() if each.group_id == order.group_id)
         return sorted((each for each in others if each.order_id != order.order_id), key=lambda each: each.order_id)
 
-    def note(self, kind: Kind, order: Order, now: datetime, execution: Execution | None = None) -> Order:
+    def note(
+        self,
+        kind: Kind,
+        order: Order,
+        now: datetime,
+        execution: Execution | None = None,
+        *,
+        send_before: datetime | None = None,
+    ) -> Order:
         """Counts the change, and keeps the order as it now is."""
         was = self.orders.get(order.order_id)
         sequence = self.account.account_sequence + 1
@@ -691,7 +751,16 @@ class AccountState:
         if order.revision != sequence:
             order = replace(order, revision=sequence, update_time=now)
         self.keep(order)
-        self.events.append(Event(account_sequence=sequence, kind=kind, order=order, execution=execution, time=now))
+        self.events.append(
+            Event(
+                account_sequence=sequence,
+                kind=kind,
+                order=order,
+                execution=execution,
+                time=now,
+                send_before=send_before,
+            )
+        )
         return order
 
 

@@ -54,11 +54,14 @@ def looked_at(account: Account, equity: Decimal, limits: RiskLimits, now: dateti
     events: list[RiskEvent] = []
     start = risk.day_start(now, limits.day_start_hour)
     locks, day_start_time, day_start_equity = account.locks, account.day_start_time, account.day_start_equity
-    if day_start_time is None or day_start_equity is None or start > day_start_time:
-        day_start_time, day_start_equity = max(start, day_start_time or start), equity
+    if day_start_time is None or start > day_start_time:
+        day_start_time, day_start_equity = start, equity
         if Lock.DAILY_LOSS in locks:
             locks -= {Lock.DAILY_LOSS}
             events.append(event_of(account, "lifted", Lock.DAILY_LOSS, now))
+    elif day_start_equity is None:
+        # What it was worth then was not known.
+        day_start_equity = equity
     peak = equity if account.peak_equity is None else max(account.peak_equity, equity)
     for lock, margin in (
         (Lock.DAILY_LOSS, risk.daily_loss_of(limits, equity, day_start_equity)),

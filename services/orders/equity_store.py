@@ -77,14 +77,18 @@ async def add_points(rows: Connection, points: Sequence[tuple[Account, datetime,
         """
         UPDATE accounts SET equity_time = seen.time, equity_sequence = seen.sequence,
           peak_equity = greatest(peak_equity, seen.equity)
-        FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::numeric[]) AS seen (account_id, time, sequence, equity)
+        FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::numeric[], $5::bigint[])
+          AS seen (account_id, time, sequence, equity, adjustments)
         WHERE accounts.account_id = seen.account_id
+          -- What was looked at before something was withdrawn is no peak after it.
+          AND accounts.adjustments = seen.adjustments
           AND accounts.account_id IN (SELECT account_id FROM accounts WHERE account_id = ANY($1) FOR UPDATE SKIP LOCKED)
         """,
         [account.account_id for account, _, _ in points],
         [time for _, time, _ in points],
         [account.account_sequence for account, _, _ in points],
         [equity for _, _, equity in points],
+        [account.adjustments for account, _, _ in points],
     )
 
 

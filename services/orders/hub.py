@@ -36,7 +36,8 @@ class Hub:
             for stream_id, fields in entries:
                 self._ids[stream.decode()] = stream_id
                 if serialized := fields.get(b"f"):
-                    self.wake(fact_pb2.Fact.FromString(serialized).key)
+                    # What is told of an account beside its orders is "live/" and its id.
+                    self.wake(fact_pb2.Fact.FromString(serialized).key.removeprefix("live/"))
 
     def wake(self, account_id: str) -> None:
         for event in self._waiting.get(account_id, ()):

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from libs.store.database import Connection
 
-ENTRY_FIELDS = "entry_id, transaction_id, kind, book, asset, amount, order_id, execution_id, deployment_id, time"
+ENTRY_FIELDS = "entry_id, transaction_id, kind, book, asset, amount, order_id, execution_id, deployment_id, time, cause, reconciliation_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,8 @@ class LedgerEntry:
     execution_id: UUID | None
     deployment_id: UUID | None
     time: datetime
+    cause: str
+    reconciliation_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,9 @@ def to_reserve(order: Order, *, waiting: Decimal = ZERO, brought: Decimal = ZERO
 
     So much of it may be waiting for an entry that brings so much for each unit: of that only the difference is needed.
     """
-    needed = cost(order.side, order.remaining - waiting, order.worst_price or ZERO, order.fee_rate)
+    # Only what was adopted may buy without a worst price: then at its stop.
+    price = order.worst_price or order.stop_price or ZERO
+    needed = cost(order.side, order.remaining - waiting, price, order.fee_rate)
     if waiting:
         each = cost(order.side, ONE, order.worst_price or ZERO, order.fee_rate)
         needed = rounded(needed + multiply(waiting, max(ZERO, each - brought)), ROUND_UP)

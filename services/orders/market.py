@@ -17,7 +17,7 @@ from libs.mesh.wire import time_from_proto
 from libs.money import rounded
 from libs.store.background import running
 from libs.store.database import Database
-from services.orders import store
+from services.orders import live_store, store
 from services.orders.domain import Instrument, Quote
 
 INSTRUMENTS_SECONDS = 1.0
@@ -32,6 +32,8 @@ class Market:
         self._pairs: dict[tuple[str, str], Instrument] = {}
         self._quotes: dict[str, marketdata_pb2.Quote] = {}
         self._read: dict[str, bytes] = {}
+        self.live_trading = False
+        """Whether real money is traded here, as it was within the last INSTRUMENTS_SECONDS: execution looks once more."""
 
     def instrument(self, instrument_id: str) -> Instrument | None:
         return self._instruments.get(instrument_id)
@@ -65,6 +67,7 @@ class Market:
     async def read_instruments(self, database: Database) -> None:
         async with database.reading() as rows:
             self._instruments = await store.instruments(rows)
+            self.live_trading = (await live_store.find_live_trading(rows)).enabled
         quoted = sorted(self._instruments.keys() & self._quotes.keys(), reverse=True)
         instruments = [self._instruments[name] for name in quoted]
         self._pricing = {each.base_asset: each for each in instruments}

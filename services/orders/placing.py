@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 
 from libs.errors import Invalid, Refusal
 from libs.money import CONTEXT, ZERO, is_multiple, multiply, plain
-from services.orders import life
+from services.orders import life, live
 from services.orders.domain import (
     EPOCH,
+    Account,
     AccountState,
     GroupKind,
     GroupRole,
@@ -33,6 +34,7 @@ from services.orders.refusals import (
     ExpireTimePast,
     GroupInvalid,
     InstrumentHalted,
+    InstrumentNotAtVenue,
     InstrumentNotFound,
     InsufficientBalance,
     NoFreshPrice,
@@ -76,7 +78,10 @@ def place(
     state.add(order.reserved_asset, reserved=order.reserved)
     if ticket.annotation is not None:
         state.annotations[order.order_id] = ticket.annotation
-    return state.note(Kind.ACCEPTED, order, now)
+    send_before = None
+    if state.account.mode is Mode.LIVE:
+        send_before = now + timedelta(seconds=limits.live_send_seconds)
+    return state.note(Kind.ACCEPTED, order, now, send_before=send_before)
 
 
 def drafted(
@@ -158,12 +163,8 @@ def objections(
     """Everything for which a drafted order is refused, the first first; what it needs is only judged if it is known."""
     if not instrument.trading:
         yield InstrumentHalted(f"{order.instrument_id} cannot be traded now", instrument_id=order.instrument_id)
-    if state.account.mode is Mode.LIVE and (
-        order.group_id or order.order_type not in (OrderType.MARKET, OrderType.LIMIT)
-    ):
-        venue = order.instrument_id.partition(":")[0]
-        order_type = order.order_type.name
-        yield NotTakenByVenue(f"{venue} takes no such order", venue=venue, order_type=order_type)
+    if state.account.mode is Mode.LIVE:
+        yield from live_objections(state.account, order, weighing)
     if off_grid := grid_objection(order.quantity, order.limit_price, order.stop_price, order.trail, instrument):
         yield off_grid
     if order.expire_time is not None and order.expire_time < clock(state, quote, now) + LIFETIME_MIN:
@@ -184,6 +185,18 @@ def objections(
         yield from weighing.refusals(proposal_of(order, quote, limits, orders=placed_together), now)
     if short := balance_objection(state, order.reserved_asset, order.reserved):
         yield short
+
+
+def live_objections(account: Account, order: Order, weighing: Weighing) -> Iterator[Refusal]:
+    """Where an order, or a change of one, may not be sent for real money."""
+    yield from live.objections(account, enabled=weighing.live_trading)
+    venue = order.instrument_id.partition(":")[0]
+    if venue != account.venue:
+        violations = {"instrument_id": f"must be one of {account.venue}"}
+        yield InstrumentNotAtVenue(violations, instrument_id=order.instrument_id, venue=account.venue)
+    if order.group_id or order.order_type not in (OrderType.MARKET, OrderType.LIMIT):
+        order_type = order.order_type.name
+        yield NotTakenByVenue(f"{account.venue} takes no such order", venue=account.venue, order_type=order_type)
 
 
 def proposal_of(

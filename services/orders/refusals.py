@@ -134,6 +134,30 @@ class LimitsChanged(Conflict):
     reason = "LIMITS_CHANGED"
 
 
+class LiveTradingDisabled(NotAllowed):
+    """An operator has not enabled trading with real money."""
+
+    reason = "LIVE_TRADING_DISABLED"
+
+
+class LiveTradingOff(NotAllowed):
+    """The live account is not confirmed, not connected yet, or stopped."""
+
+    reason = "LIVE_TRADING_OFF"
+
+
+class AccountNotLive(NotAllowed):
+    reason = "ACCOUNT_NOT_LIVE"
+
+
+class NoUsableCredential(NotAllowed):
+    reason = "NO_USABLE_CREDENTIAL"
+
+
+class InstrumentNotAtVenue(Invalid):
+    reason = "INSTRUMENT_NOT_AT_VENUE"
+
+
 class TradingHalted(NotAllowed):
     """A kill switch or a lock forbids the order."""
 

@@ -5,13 +5,14 @@ from datetime import datetime
 
 from libs.errors import Invalid
 from libs.money import ZERO
-from services.orders import life, placing
+from services.orders import life, live, placing
 from services.orders.domain import (
     MOVES,
     AccountState,
     Instrument,
     Kind,
     Limits,
+    Mode,
     Order,
     Quote,
     Replacement,
@@ -50,6 +51,9 @@ def replace_order(
         raise NotReplaceable(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
     if order.parent_order_id is not None:
         raise NotReplaceable("it is a child of a parent order", order_id=order.order_id, state=order.state.name)
+    if state.account.mode is Mode.LIVE:
+        for refusal in live.objections(state.account, enabled=weighing.live_trading):
+            raise refusal
     check_applies(order, change)
     if off_grid := placing.grid_objection(
         change.quantity, change.limit_price, change.stop_price, change.trail, instrument

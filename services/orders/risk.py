@@ -88,6 +88,8 @@ class Weighing:
     limits: RiskLimits
     standing: Standing
     exposure: Exposure
+    live_trading: bool = False
+    """Whether real money is traded here at all."""
 
     def refusals(self, proposal: Proposal, now: datetime) -> Iterator[Refusal]:
         return refusals(self.limits, self.standing, self.exposure, proposal, now)

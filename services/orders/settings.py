@@ -23,6 +23,8 @@ class Settings(ServiceSettings):
     quote_poll_seconds: float = 0.1
     # How far beyond the quote a market order may trade, as a fraction of the price.
     market_protection: Decimal = Decimal("0.05")
+    # An order of a live account is sent to its venue within so many seconds, or not at all.
+    live_send_seconds: float = Field(default=30.0, gt=0, le=600)
     # Orders that share one transaction, and those that may be on their way.
     batch_orders_max: int = 100
     waiting_orders_max: int = 2_000

@@ -30,6 +30,7 @@ from services.orders.domain import (
     GroupRole,
     Instrument,
     Kind,
+    LiveState,
     Lock,
     Mode,
     Order,
@@ -92,6 +93,7 @@ MORE_ORDER_COLUMNS = {
     "released_quantity": "numeric",
     "parent_order_id": "uuid",
     "slice_number": "integer",
+    "external_id": "text",
 }
 ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
 ORDER_CHANGES = (
@@ -154,6 +156,8 @@ ENTRY_COLUMNS = {
     "execution_id": "uuid",
     "time": "timestamptz",
     "deployment_id": "uuid",
+    "cause": "text",
+    "reconciliation_id": "text",
 }
 INSERT_ORDERS = Bulk("trading_orders", ORDER_COLUMNS)
 INSERT_WHOLE_ORDERS = Bulk("trading_orders", ALL_ORDER_COLUMNS)
@@ -313,6 +317,8 @@ class EntryRow:
     execution_id: UUID | None
     time: Any
     deployment_id: UUID | None
+    cause: str
+    reconciliation_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +336,8 @@ class AccountStore:
         await self.rows.execute(
             """
             INSERT INTO accounts (account_id, user_id, name, mode, kind, create_time, account_sequence, open_orders, closed,
-              valuation_asset)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+              valuation_asset, venue, live_state)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
             """,
             account.account_id,
             account.user_id,
@@ -343,6 +349,8 @@ class AccountStore:
             account.open_orders,
             account.closed,
             account.valuation_asset,
+            account.venue,
+            account.live_state and account.live_state.value,
         )
         await self.save([state])
 
@@ -498,7 +506,7 @@ class AccountStore:
         await write(
             writes,
             UPSERT_BALANCES,
-            [Row(state.account, balance) for state in changed for balance in state.balances.values()],
+            [Row(state.account, state.balances[asset]) for state in changed for asset in state.changed_balances],
         )
         await write(writes, INSERT_EXECUTIONS, [execution for state in changed for execution in state.executions])
         await write(
@@ -596,6 +604,8 @@ def entry_rows(states: Sequence[AccountState]) -> Iterable[EntryRow]:
                     execution_id=transaction.execution_id,
                     time=transaction.time,
                     deployment_id=transaction.deployment_id,
+                    cause=transaction.cause,
+                    reconciliation_id=transaction.reconciliation_id,
                 )
 
 
@@ -895,12 +905,17 @@ async def forget_words(rows: Connection, user_id: UUID, limit: int) -> int:
 
 
 async def finish_departure(rows: Connection, user_id: UUID) -> bool:
-    """Notes that nothing is left to do, unless an order is still open; whether it was noted."""
+    """Notes that nothing is left to do, unless an order is still open of which something may yet be heard; whether it was noted.
+
+    With the key of a live account the only way to its venue is gone: what rests there is its owner's own to cancel.
+    """
     done = await rows.execute(
         f"""
         UPDATE departures SET done = true WHERE user_id = $1 AND NOT EXISTS (
           SELECT FROM trading_orders WHERE state IN {OPEN_STATES}
-          AND account_id IN (SELECT account_id FROM accounts WHERE accounts.user_id = $1))
+          AND account_id IN (
+            SELECT account_id FROM accounts
+            WHERE accounts.user_id = $1 AND (live_state IS NULL OR credential_id IS NOT NULL)))
         """,
         user_id,
     )
@@ -914,6 +929,7 @@ def account_from(row: Record) -> Account:
             "mode": Mode(row["mode"]),
             "kind": AccountKind(row["kind"]),
             "locks": frozenset(map(Lock, row["locks"])),
+            "live_state": row["live_state"] and LiveState(row["live_state"]),
         }
     )
 

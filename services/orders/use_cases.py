@@ -11,7 +11,7 @@ from uuid import UUID
 from libs.errors import Invalid, NotFound, Refusal, RequestIdReused
 from libs.money import ZERO, down_to, multiply, plain, rounded
 from libs.store.requests import RequestKey
-from services.orders import books, life, placing, replacing, risk
+from services.orders import books, life, live, placing, replacing, risk
 from services.orders.domain import (
     OPEN,
     Account,
@@ -23,6 +23,7 @@ from services.orders.domain import (
     GroupKind,
     Instrument,
     Limits,
+    LiveState,
     Mode,
     Order,
     OrderType,
@@ -98,6 +99,8 @@ class Answers(Protocol):
 class Market(Protocol):
     """What is known of the market in this process."""
 
+    live_trading: bool
+
     def instrument(self, instrument_id: str) -> Instrument | None: ...
     def quote(self, instrument_id: str, now: datetime) -> Quote | None: ...
     def pricing(self, asset: str) -> Instrument | None: ...
@@ -120,8 +123,11 @@ class CreateAccount:
         kind: AccountKind,
         starting: Mapping[str, Decimal],
         valuation_asset: str,
+        venue: str = "",
     ) -> Account:
-        """An empty valuation_asset is the first that it starts with."""
+        """An empty valuation_asset is the first that it starts with; a live account has a venue, and starts with nothing."""
+        if mode is Mode.LIVE:
+            live.check_venue(venue)
         if await accounts.count_accounts(user_id) >= self.accounts_max:
             raise TooManyAccounts("too many accounts", accounts_max=self.accounts_max)
         # Under the lock of the count: who leaves at this moment does so before it, or after the commit.
@@ -135,6 +141,8 @@ class CreateAccount:
             kind=kind,
             create_time=self.now(),
             valuation_asset=valuation_asset or next(iter(starting)),
+            venue=venue,
+            live_state=LiveState.UNCONFIRMED if mode is Mode.LIVE else None,
         )
         state = books.open_account(account, starting.items(), account.create_time)
         await accounts.add_account(state)
@@ -195,7 +203,8 @@ class Weigh:
                 if scope is not Scope.DEPLOYMENT or target_id == deployment_id
             ],
         )
-        return Weighing(limits, standing, state.exposures.get(instrument_id) or NOTHING)
+        exposure = state.exposures.get(instrument_id) or NOTHING
+        return Weighing(limits, standing, exposure, self.market.live_trading)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from tradeloom.orders.v1 import events_pb2, orders_pb2
+from tradeloom.orders.v1 import events_pb2, live_pb2, orders_pb2
 
 from libs.errors import Refusal
 from libs.mesh.errors import to_status
@@ -20,6 +20,8 @@ from services.orders.domain import (
     GroupKind,
     GroupRole,
     Kind,
+    LiveState,
+    LiveTrading,
     Mode,
     Order,
     OrderType,
@@ -47,6 +49,7 @@ STATES = {value: key for key, value in STATE_TO_PROTO.items()}
 KIND_TO_PROTO = {kind: orders_pb2.OrderEventKind.Value(f"ORDER_EVENT_KIND_{kind.name}") for kind in Kind}
 MODE_TO_PROTO = {mode: orders_pb2.AccountMode.Value(f"ACCOUNT_MODE_{mode.name}") for mode in Mode}
 MODES = {value: key for key, value in MODE_TO_PROTO.items()}
+LIVE_STATE_TO_PROTO = {state: orders_pb2.LiveState.Value(f"LIVE_STATE_{state.name}") for state in LiveState}
 ACCOUNT_KIND_TO_PROTO = {kind: orders_pb2.AccountKind.Value(f"ACCOUNT_KIND_{kind.name}") for kind in AccountKind}
 BUCKETS = {
     orders_pb2.EQUITY_RESOLUTION_UNSPECIFIED: "day",
@@ -145,6 +148,7 @@ def order_to_proto(order: Order, annotation: Annotation | None = None) -> orders
         replacement=replacement_to_proto(order.replacement) if order.replacement else None,
         client_order_id=str(order.client_order_id),
         released_quantity=decimal_to_proto(order.released_quantity),
+        external=order.external_id is not None,
     )
     if order.group_id is not None and order.group_role is not None:
         message.group_id, message.group_role = str(order.group_id), ROLE_TO_PROTO[order.group_role]
@@ -210,6 +214,29 @@ def account_to_proto(account: Account) -> orders_pb2.Account:
         create_time=timestamp(account.create_time),
         revision=account.account_sequence,
         valuation_asset=account.valuation_asset,
+        venue=account.venue,
+        live_state=LIVE_STATE_TO_PROTO[account.live_state] if account.live_state else orders_pb2.LIVE_STATE_UNSPECIFIED,
+        stop_reason=account.stop_reason,
+    )
+
+
+def live_account_to_fact(account: Account) -> events_pb2.LiveAccountChanged:
+    """A live account as execution hears of it."""
+    return events_pb2.LiveAccountChanged(
+        account_id=str(account.account_id),
+        venue=account.venue,
+        credential_id=str(account.credential_id or ""),
+        credential_revision=account.credential_revision,
+        trading=account.live_state in (LiveState.CONNECTING, LiveState.ON),
+    )
+
+
+def live_trading_to_proto(trading: LiveTrading) -> live_pb2.LiveTrading:
+    return live_pb2.LiveTrading(
+        enabled=trading.enabled,
+        reason=trading.reason,
+        set_time=timestamp(trading.set_time),
+        revision=trading.revision,
     )
 
 
@@ -235,8 +262,10 @@ def told(state: AccountState, event: Event) -> tuple[bytes, tuple[str, bytes]]:
         time=timestamp(event.time),
     ).SerializeToString()
     message = rest + embedded(orders_pb2.OrderEvent.ORDER_FIELD_NUMBER, order_bytes(state, event.order))
-    mode = events_pb2.OrderChanged(mode=MODE_TO_PROTO[state.account.mode]).SerializeToString()
-    fact = mode + embedded(events_pb2.OrderChanged.EVENT_FIELD_NUMBER, message)
+    of_fact = events_pb2.OrderChanged(
+        mode=MODE_TO_PROTO[state.account.mode], send_before=timestamp(event.send_before)
+    ).SerializeToString()
+    fact = of_fact + embedded(events_pb2.OrderChanged.EVENT_FIELD_NUMBER, message)
     return message, (ORDER_CHANGED, fact)
 
 
@@ -292,4 +321,6 @@ def entry_to_proto(entry: LedgerEntry) -> orders_pb2.LedgerEntry:
         execution_id=str(entry.execution_id or ""),
         deployment_id=str(entry.deployment_id or ""),
         time=timestamp(entry.time),
+        cause=entry.cause,
+        reconciliation_id=entry.reconciliation_id,
     )

@@ -14,6 +14,8 @@ from tradeloom.billing.v1 import billing_pb2, billing_pb2_grpc
 from tradeloom.feeds.v1 import feeds_pb2, feeds_pb2_grpc
 from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import (
+    live_pb2,
+    live_pb2_grpc,
     orders_pb2,
     orders_pb2_grpc,
     parents_pb2,
@@ -34,8 +36,8 @@ CALL_SECONDS = 20
 PASSWORD = "correct horse battery"
 # What asks Stripe is walked where there is one: tests/billing.
 AT_STRIPE = {"StartCheckout", "OpenCustomerPortal", "HandleStripeWebhook"}
-# What asks a venue, too: tests/users, tests/feeds.
-AT_VENUES = {"TestBrokerCredential", "Backfill"}
+# What asks a venue, or needs a key that one knows, too: tests/users, tests/feeds, tests/orders.
+AT_VENUES = {"TestBrokerCredential", "Backfill", "ConfirmLiveTrading"}
 MUTATING = sorted(
     {
         path.split("/")[-1]
@@ -65,6 +67,7 @@ class World:
         self.portfolios = orders_pb2_grpc.PortfolioServiceStub(channel)
         self.parents = parents_pb2_grpc.ParentOrderServiceStub(channel)
         self.risks = risk_pb2_grpc.RiskServiceStub(channel)
+        self.lives = live_pb2_grpc.LiveTradingServiceStub(channel)
         self.email = f"{uuid4()}@example.com"
         self.auth.Register(auth_pb2.RegisterRequest(email=self.email, password=PASSWORD))
         self.user = self.sign_in(self.email, PASSWORD)
@@ -117,6 +120,17 @@ class World:
 
     def open_account(self) -> str:
         return self.portfolios.CreateAccount(self.account(), metadata=self.user).account.account_id
+
+    def open_live_account(self) -> str:
+        request = orders_pb2.CreateAccountRequest(
+            request_id=str(uuid4()),
+            name="walk",
+            mode=orders_pb2.ACCOUNT_MODE_LIVE,
+            kind=orders_pb2.ACCOUNT_KIND_CASH,
+            venue="BINANCE",
+            valuation_asset="USDT",
+        )
+        return self.portfolios.CreateAccount(request, metadata=self.user).account.account_id
 
 
 def hold(world: World, account_id: str) -> None:
@@ -334,6 +348,17 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
                 for each in people
             ]
             return world.risks.SetGlobalKillSwitch, *(lambda each=each: each for each in requests), world.admin
+        case "SetLiveTrading":
+            # As it is anyway, so that it concerns none of the others on this stack.
+            requests = [
+                live_pb2.SetLiveTradingRequest(request_id=request_id, enabled=False, reason=each)
+                for each in ("one", "other")
+            ]
+            return world.lives.SetLiveTrading, *(lambda each=each: each for each in requests), world.admin
+        case "StopLiveTrading":
+            accounts = [world.open_live_account() for _ in range(2)]
+            requests = [live_pb2.StopLiveTradingRequest(request_id=request_id, account_id=each) for each in accounts]
+            return world.lives.StopLiveTrading, *(lambda each=each: each for each in requests), world.user
         case "AnnotateOrder":
             placed = world.orders.PlaceOrder(world.order(world.open_account()), metadata=world.user).order
             requests = [

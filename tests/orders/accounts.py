@@ -1,7 +1,7 @@
 """Accounts and orders without a database: what the tests of orders' decisions stand on."""
 
 from copy import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,7 @@ from services.orders.domain import (
     Fill,
     Instrument,
     Limits,
+    LiveState,
     Mode,
     Order,
     OrderType,
@@ -54,6 +55,13 @@ def account_with(**balances: str) -> AccountState:
     return AccountState(account=state.account, balances=state.balances)
 
 
+def live_account_with(**balances: str) -> AccountState:
+    """One that may trade real money, where BTC is traded."""
+    state = account_with(**balances)
+    state.account = replace(state.account, mode=Mode.LIVE, venue="SIM", live_state=LiveState.ON, valuation_asset="USDT")
+    return state
+
+
 def ticket(
     side=Side.BUY, quantity="1", price: str | None = "100", time_in_force=TimeInForce.GTC, **other: Any
 ) -> Ticket:
@@ -75,8 +83,10 @@ def place(state: AccountState, asked: Ticket, **other) -> Order:
 
 
 def weighing(state: AccountState, usual: RiskLimits = USUAL) -> Weighing:
-    """As the account stands, by limits that hardly bind."""
-    return Weigh(Market(), usual)(state, BTC.instrument_id, None, NOW)
+    """As the account stands, by limits that hardly bind, where real money may be traded."""
+    market = Market()
+    market.live_trading = True
+    return Weigh(market, usual)(state, BTC.instrument_id, None, NOW)
 
 
 def fill_of(order: Order, quantity: str, price: str = "100", fee: str = "0", fill_id: str = "f1") -> Fill:

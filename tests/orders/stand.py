@@ -1,6 +1,7 @@
 """What the tests of orders stand on: the service on its real port, people who trade, a market and a venue."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from grpc_status import rpc_status
 from redis.asyncio import Redis
 from tradeloom.execution.v1 import events_pb2 as execution_events
 from tradeloom.marketdata.v1 import marketdata_pb2
-from tradeloom.orders.v1 import orders_pb2, orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import live_pb2_grpc, orders_pb2, orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
 from tradeloom.type.v1 import decimal_pb2, fact_pb2
 
 from libs.ids import uuid7
@@ -70,6 +71,7 @@ class Trader:
     portfolios: Any
     risks: Any
     parents: Any
+    lives: Any
     user_id: UUID
     metadata: Metadata
     account_id: str = ""
@@ -117,16 +119,8 @@ class Trader:
 async def trader(served: Served, *, user_id: UUID | None = None, **balances: object) -> Trader:
     """Somebody new, or another account of somebody's, with starting balances; a thousand USDT if none are said."""
     user_id = user_id or uuid7()
-    orders, portfolios, risks, parents = map(
-        served.stub,
-        (
-            orders_pb2_grpc.OrderServiceStub,
-            orders_pb2_grpc.PortfolioServiceStub,
-            risk_pb2_grpc.RiskServiceStub,
-            parents_pb2_grpc.ParentOrderServiceStub,
-        ),
-    )
-    metadata = sign_in(user_id)
+    metadata = fresh(user_id)
+    orders, portfolios, risks, parents, lives = stubs(served)
     request = orders_pb2.CreateAccountRequest(
         request_id=str(uuid7()),
         name="test",
@@ -138,7 +132,26 @@ async def trader(served: Served, *, user_id: UUID | None = None, **balances: obj
         ],
     )
     opened = await portfolios.CreateAccount(request, metadata=metadata, timeout=WAIT_SECONDS)
-    return Trader(orders, portfolios, risks, parents, user_id, metadata, opened.account.account_id)
+    return Trader(orders, portfolios, risks, parents, lives, user_id, metadata, opened.account.account_id)
+
+
+def fresh(user_id: UUID, **claims: Any) -> Metadata:
+    """Signed in with a proven address and a second factor that was just given."""
+    return sign_in(user_id, **{"email_verified": True, "mfa": True, "mfa_time": int(time.time()), **claims})
+
+
+def stubs(served: Served) -> list[Any]:
+    """Of each API of orders."""
+    return [
+        served.stub(each)
+        for each in (
+            orders_pb2_grpc.OrderServiceStub,
+            orders_pb2_grpc.PortfolioServiceStub,
+            risk_pb2_grpc.RiskServiceStub,
+            parents_pb2_grpc.ParentOrderServiceStub,
+            live_pb2_grpc.LiveTradingServiceStub,
+        )
+    ]
 
 
 @asynccontextmanager

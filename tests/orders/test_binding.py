@@ -25,7 +25,7 @@ def scope_of(name: str) -> int:
     return next(method.policy.scope for method in methods("orders").values() if method.name == name)
 
 
-CLOSED = {"CreateAccount", "SetGlobalKillSwitch"}
+CLOSED = {"CreateAccount", "SetGlobalKillSwitch", "SetLiveTrading"}
 """What a bound key may not call at all."""
 FOR_KEYS = [name for name in NAMING_RPCS if scope_of(name) != policy_pb2.SCOPE_ACCOUNT]
 

@@ -19,6 +19,7 @@ from libs.store.database import Database, open_database
 from libs.store.outbox import Fact
 from services.orders import consumers, parent_store, parents, stepping, store, upkeep, use_cases
 from services.orders.domain import Account, AccountKind, Mode, Quote, Side, State
+from services.orders.market import Market
 from services.orders.parent_store import ParentStore
 from services.orders.parent_use_cases import CancelParentOrder, PlaceParentOrder, StepParentOrder
 from services.orders.parents import Parent, ParentKind, ParentState, ParentTicket
@@ -144,7 +145,7 @@ class Desk:
                 payload=message.SerializeToString(),
             )
             wakes: list[None] = []
-            apply = consumers.ApplyExecution(uuid7, self.clock, lambda *_: None, lambda w=wakes: w.append(None))
+            apply = consumers.ApplyExecution(uuid7, self.clock, Market(), lambda w=wakes: w.append(None))
             async with self.worker.transaction(parent.user_id) as rows:
                 await apply(rows, [fact])
             woken.append(bool(wakes))

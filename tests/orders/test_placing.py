@@ -17,7 +17,6 @@ from services.orders.domain import (
     GroupKind,
     GroupRole,
     Kind,
-    Mode,
     Order,
     OrderType,
     Quote,
@@ -37,6 +36,7 @@ from tests.orders.accounts import (
     apply_fill,
     as_it_is,
     fill_of,
+    live_account_with,
     place,
     ticket,
     weighing,
@@ -149,8 +149,7 @@ def test_what_expires_is_measured_by_the_time_of_the_market():
     assert refused(account_with(USDT="1000"), late, quote=PAST).reason == "EXPIRE_TIME_PAST"
     # Without a quote, and for real money, by ours.
     assert refused(account_with(USDT="1000"), good, quote=None).reason == "EXPIRE_TIME_PAST"
-    live = account_with(USDT="1000")
-    live.account = replace(live.account, mode=Mode.LIVE)
+    live = live_account_with(USDT="1000")
     assert refused(live, good, quote=PAST).reason == "EXPIRE_TIME_PAST"
     before_midnight = replace(QUOTE, market_time=datetime(2026, 1, 1, 23, 59, 59, 500_000, tzinfo=UTC))
     day = ticket(time_in_force=TimeInForce.DAY)
@@ -158,8 +157,7 @@ def test_what_expires_is_measured_by_the_time_of_the_market():
 
 
 def test_real_money_has_no_venue_for_stops_and_groups_yet():
-    live = account_with(USDT="1000", BTC="2")
-    live.account = replace(live.account, mode=Mode.LIVE)
+    live = live_account_with(USDT="1000", BTC="2")
     told = refused(live, of_type(OrderType.STOP, stop_price=D(110)))
     assert (told.reason, told.metadata) == ("NOT_TAKEN_BY_VENUE", {"venue": "SIM", "order_type": "STOP"})
     with pytest.raises(Refusal) as found:

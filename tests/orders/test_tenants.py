@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from grpc.aio import AioRpcError
 from redis.asyncio import Redis
-from tradeloom.orders.v1 import orders_pb2, parents_pb2, risk_pb2
+from tradeloom.orders.v1 import live_pb2, orders_pb2, parents_pb2, risk_pb2
 
 from libs.edge import contract
 from libs.ids import uuid7
@@ -56,6 +56,7 @@ OWNED = {
     "deployment_positions",
     "parent_orders",
     "parent_order_skips",
+    "account_credentials",
 }
 
 
@@ -89,7 +90,8 @@ async def parent_of(caller: Trader, redis: Redis) -> str:
 
 def calls(caller: Trader, account_id: str, order_id: str, parent_order_id: str) -> dict[str, Any]:
     """Every RPC that names an account, an order or a parent order, and how the caller asks for these."""
-    orders, portfolios, risks, parents = caller.orders, caller.portfolios, caller.risks, caller.parents
+    orders, portfolios, risks = caller.orders, caller.portfolios, caller.risks
+    parents, lives = caller.parents, caller.lives
     return {
         "PlaceParentOrder": (parents.PlaceParentOrder, waiting(account_id)),
         "CancelParentOrder": (
@@ -153,6 +155,14 @@ def calls(caller: Trader, account_id: str, order_id: str, parent_order_id: str) 
             ),
         ),
         "GetKillSwitch": (risks.GetKillSwitch, risk_pb2.GetKillSwitchRequest(account_id=account_id)),
+        "ConfirmLiveTrading": (
+            lives.ConfirmLiveTrading,
+            live_pb2.ConfirmLiveTradingRequest(request_id="x", account_id=account_id),
+        ),
+        "StopLiveTrading": (
+            lives.StopLiveTrading,
+            live_pb2.StopLiveTradingRequest(request_id="x", account_id=account_id),
+        ),
     }
 
 
@@ -171,11 +181,11 @@ def named_by(name: str) -> str:
 
 
 async def answer(call: Any) -> Any:
-    """The answer, or the first message of a stream. That there is nothing to close is an answer about one's own."""
+    """The answer, or the first message of a stream. That there is nothing to close, or to confirm, is one about one's own."""
     try:
         return await call.read() if hasattr(call, "read") else await call
     except AioRpcError as error:
-        if "nothing to close" in str(error.details()):
+        if str(error.details()).startswith(("there is nothing to close", "the account is a paper account")):
             return error
         raise
 
@@ -242,6 +252,12 @@ async def traded(installation: Installation, orders: Served, redis: Redis, venue
     asked = risk_pb2.SetKillSwitchRequest(request_id="x", mode=risk_pb2.KILL_SWITCH_MODE_HALT)
     await anna.risks.SetKillSwitch(asked, metadata=anna.metadata)
     await select(installation, "INSERT INTO departures (user_id, done) VALUES ($1, true)", anna.user_id)
+    await select(
+        installation,
+        "INSERT INTO account_credentials VALUES (gen_random_uuid(), $2, $1, 'BINANCE', 1, true)",
+        UUID(anna.account_id),
+        anna.user_id,
+    )
     await select(
         installation,
         "INSERT INTO equity_points (account_id, user_id, time, equity) VALUES ($1, $2, '2026-01-01Z', 1)",

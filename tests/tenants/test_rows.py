@@ -38,6 +38,7 @@ NOBODYS = {
     ("orders", "instruments"): "what can be traded",
     ("orders", "global_switches"): "whether anybody may trade",
     ("orders", "equity_thinned"): "how far points were thinned out",
+    ("orders", "live_trading"): "whether real money is traded",
     ("execution", "instruments"): "what can be traded",
     ("execution", "paper_cursors"): "how far the paper market has read",
     ("execution", "live_trading"): "whether anybody may trade real money",

@@ -48,6 +48,7 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
                 kind=wire.ACCOUNT_KINDS[request.kind],
                 starting={each.asset: decimal_from_proto(each.amount) for each in request.starting_balances},
                 valuation_asset=request.valuation_asset,
+                venue=request.venue,
             )
             return orders_pb2.CreateAccountResponse(account=wire.account_to_proto(account))
 

@@ -99,6 +99,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the parent order is done and cannot be canceled. Metadata: parent_order_id, state."""
     ERROR_REASON_TOO_MANY_PARENT_ORDERS: _ErrorReason.ValueType  # 30
     """RESOURCE_EXHAUSTED: the account has as many parent orders under way as it may. Metadata: parent_orders_max."""
+    ERROR_REASON_LIVE_TRADING_DISABLED: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION: an operator has not enabled trading with real money."""
+    ERROR_REASON_LIVE_TRADING_OFF: _ErrorReason.ValueType  # 32
+    """FAILED_PRECONDITION: the live account is not confirmed, not connected yet, or stopped. Metadata: account_id,
+    live_state.
+    """
+    ERROR_REASON_ACCOUNT_NOT_LIVE: _ErrorReason.ValueType  # 33
+    """FAILED_PRECONDITION: the account is a paper account. Metadata: account_id."""
+    ERROR_REASON_NO_USABLE_CREDENTIAL: _ErrorReason.ValueType  # 34
+    """FAILED_PRECONDITION: no key for the account's venue was put and found usable. Metadata: account_id, venue."""
+    ERROR_REASON_INSTRUMENT_NOT_AT_VENUE: _ErrorReason.ValueType  # 35
+    """INVALID_ARGUMENT: a live account trades its own venue's instruments. Metadata: instrument_id, venue."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -180,4 +192,16 @@ ERROR_REASON_PARENT_ORDER_DONE: ErrorReason.ValueType  # 29
 """FAILED_PRECONDITION: the parent order is done and cannot be canceled. Metadata: parent_order_id, state."""
 ERROR_REASON_TOO_MANY_PARENT_ORDERS: ErrorReason.ValueType  # 30
 """RESOURCE_EXHAUSTED: the account has as many parent orders under way as it may. Metadata: parent_orders_max."""
+ERROR_REASON_LIVE_TRADING_DISABLED: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION: an operator has not enabled trading with real money."""
+ERROR_REASON_LIVE_TRADING_OFF: ErrorReason.ValueType  # 32
+"""FAILED_PRECONDITION: the live account is not confirmed, not connected yet, or stopped. Metadata: account_id,
+live_state.
+"""
+ERROR_REASON_ACCOUNT_NOT_LIVE: ErrorReason.ValueType  # 33
+"""FAILED_PRECONDITION: the account is a paper account. Metadata: account_id."""
+ERROR_REASON_NO_USABLE_CREDENTIAL: ErrorReason.ValueType  # 34
+"""FAILED_PRECONDITION: no key for the account's venue was put and found usable. Metadata: account_id, venue."""
+ERROR_REASON_INSTRUMENT_NOT_AT_VENUE: ErrorReason.ValueType  # 35
+"""INVALID_ARGUMENT: a live account trades its own venue's instruments. Metadata: instrument_id, venue."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -101,7 +101,9 @@ class LiveAccountChanged(_message.Message):
     credential_revision: _builtins.int
     """The key that was confirmed: of another revision nothing is to be sent."""
     trading: _builtins.bool
-    """Whether new orders may be sent. What rests at the venue is followed, reconciled and canceled all the same."""
+    """Whether new orders may be sent. What rests at the venue is followed, reconciled and canceled all the same.
+    Each fact that sets it is a confirmation: VenueConnected answers it, also where the key is the one before.
+    """
     def __init__(
         self,
         *,

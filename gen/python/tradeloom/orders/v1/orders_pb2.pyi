@@ -377,7 +377,9 @@ class _AccountModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountMo
     ACCOUNT_MODE_PAPER: _AccountMode.ValueType  # 1
     """Simulated fills against real or simulated market data."""
     ACCOUNT_MODE_LIVE: _AccountMode.ValueType  # 2
-    """Real money at a real venue."""
+    """Real money at a real venue: market and limit orders that are in no group; any other is refused with
+    NOT_TAKEN_BY_VENUE.
+    """
 
 class AccountMode(_AccountMode, metaclass=_AccountModeEnumTypeWrapper):
     """Whether an account's money is real."""
@@ -387,8 +389,42 @@ ACCOUNT_MODE_UNSPECIFIED: AccountMode.ValueType  # 0
 ACCOUNT_MODE_PAPER: AccountMode.ValueType  # 1
 """Simulated fills against real or simulated market data."""
 ACCOUNT_MODE_LIVE: AccountMode.ValueType  # 2
-"""Real money at a real venue."""
+"""Real money at a real venue: market and limit orders that are in no group; any other is refused with
+NOT_TAKEN_BY_VENUE.
+"""
 Global___AccountMode: _TypeAlias = AccountMode  # noqa: Y015
+
+class _LiveState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LiveStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LiveState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIVE_STATE_UNSPECIFIED: _LiveState.ValueType  # 0
+    """A paper account."""
+    LIVE_STATE_UNCONFIRMED: _LiveState.ValueType  # 1
+    """Its owner has not confirmed it yet."""
+    LIVE_STATE_CONNECTING: _LiveState.ValueType  # 2
+    """It is confirmed, and its venue has not told yet what it holds."""
+    LIVE_STATE_ON: _LiveState.ValueType  # 3
+    """It may trade."""
+    LIVE_STATE_STOPPED: _LiveState.ValueType  # 4
+    """It may not trade until it is confirmed anew; what rests at its venue is followed while the key lasts."""
+
+class LiveState(_LiveState, metaclass=_LiveStateEnumTypeWrapper):
+    """Whether a live account may trade."""
+
+LIVE_STATE_UNSPECIFIED: LiveState.ValueType  # 0
+"""A paper account."""
+LIVE_STATE_UNCONFIRMED: LiveState.ValueType  # 1
+"""Its owner has not confirmed it yet."""
+LIVE_STATE_CONNECTING: LiveState.ValueType  # 2
+"""It is confirmed, and its venue has not told yet what it holds."""
+LIVE_STATE_ON: LiveState.ValueType  # 3
+"""It may trade."""
+LIVE_STATE_STOPPED: LiveState.ValueType  # 4
+"""It may not trade until it is confirmed anew; what rests at its venue is followed while the key lasts."""
+Global___LiveState: _TypeAlias = LiveState  # noqa: Y015
 
 class _AccountKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -455,6 +491,7 @@ class Order(_message.Message):
     RELEASED_QUANTITY_FIELD_NUMBER: _builtins.int
     PARENT_ORDER_ID_FIELD_NUMBER: _builtins.int
     SLICE_NUMBER_FIELD_NUMBER: _builtins.int
+    EXTERNAL_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
     see client_order_id.
@@ -495,6 +532,8 @@ class Order(_message.Message):
     """The parent order whose child it is; empty for none."""
     slice_number: _builtins.int
     """Which slice of its parent's schedule it is, from 1; 0 for none."""
+    external: _builtins.bool
+    """Whether it was made at the venue by hand and adopted: then its quantity is what was left of it by then."""
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset."""
@@ -608,10 +647,11 @@ class Order(_message.Message):
         released_quantity: _decimal_pb2.Decimal | None = ...,
         parent_order_id: _builtins.str = ...,
         slice_number: _builtins.int = ...,
+        external: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "released_quantity", b"released_quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "external", b"external", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -784,6 +824,9 @@ class Account(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     VALUATION_ASSET_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
+    LIVE_STATE_FIELD_NUMBER: _builtins.int
+    STOP_REASON_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Server-assigned, UUIDv7."""
     name: _builtins.str
@@ -796,6 +839,12 @@ class Account(_message.Message):
     """The account_sequence of its last change."""
     valuation_asset: _builtins.str
     """What its worth and its losses are counted in, such as "USDT"."""
+    venue: _builtins.str
+    """Of a live account: where its money is, such as "BINANCE"; it trades that venue's instruments alone."""
+    live_state: Global___LiveState.ValueType
+    """Whether it may trade real money; unspecified for a paper account."""
+    stop_reason: _builtins.str
+    """Why it is stopped: "owner", "key_replaced", "key_deleted" or "key_refused"; empty if it is not."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was opened."""
@@ -810,10 +859,13 @@ class Account(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
         valuation_asset: _builtins.str = ...,
+        venue: _builtins.str = ...,
+        live_state: Global___LiveState.ValueType = ...,
+        stop_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "kind", b"kind", "mode", b"mode", "name", b"name", "revision", b"revision", "valuation_asset", b"valuation_asset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "kind", b"kind", "live_state", b"live_state", "mode", b"mode", "name", b"name", "revision", b"revision", "stop_reason", b"stop_reason", "valuation_asset", b"valuation_asset", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1954,19 +2006,24 @@ class CreateAccountRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     STARTING_BALANCES_FIELD_NUMBER: _builtins.int
     VALUATION_ASSET_FIELD_NUMBER: _builtins.int
+    VENUE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe."""
     name: _builtins.str
     """For people."""
     mode: Global___AccountMode.ValueType
-    """Only ACCOUNT_MODE_PAPER can be opened."""
+    """Whether its money is real. A live account trades nothing until it is confirmed: see LiveTradingService."""
     kind: Global___AccountKind.ValueType
     """Only ACCOUNT_KIND_CASH can be opened."""
     valuation_asset: _builtins.str
-    """What its worth and its losses are counted in; the first starting balance's asset if empty."""
+    """What its worth and its losses are counted in; the first starting balance's asset if empty. A live account
+    needs it.
+    """
+    venue: _builtins.str
+    """Of a live account: where its money is, "BINANCE" or "KRAKEN"."""
     @_builtins.property
     def starting_balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Amount]:
-        """What the paper account starts with, each asset once, at most 20."""
+        """What a paper account starts with, each asset once, at most 20. A live one holds what its venue says."""
 
     def __init__(
         self,
@@ -1977,10 +2034,11 @@ class CreateAccountRequest(_message.Message):
         kind: Global___AccountKind.ValueType = ...,
         starting_balances: _abc.Iterable[Global___Amount] | None = ...,
         valuation_asset: _builtins.str = ...,
+        venue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "name", b"name", "request_id", b"request_id", "starting_balances", b"starting_balances", "valuation_asset", b"valuation_asset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "name", b"name", "request_id", b"request_id", "starting_balances", b"starting_balances", "valuation_asset", b"valuation_asset", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2359,6 +2417,8 @@ class LedgerEntry(_message.Message):
     EXECUTION_ID_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    RECONCILIATION_ID_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     """Server-assigned; rises within an account."""
     transaction_id: _builtins.str
@@ -2377,6 +2437,13 @@ class LedgerEntry(_message.Message):
     """Its fill; empty for none."""
     deployment_id: _builtins.str
     """The deployment whose it is; empty for none."""
+    cause: _builtins.str
+    """Of an adjustment, what explains it: "external_fill", a trade at the venue of an order that is not ours;
+    "reconnected", what changed until the account was confirmed anew; "unexplained", such as what was deposited,
+    withdrawn or earned there. Empty for all else.
+    """
+    reconciliation_id: _builtins.str
+    """The reconciliation that found it; empty for none."""
     @_builtins.property
     def amount(self) -> _decimal_pb2.Decimal:
         """What came to the book; negative for what left it."""
@@ -2398,10 +2465,12 @@ class LedgerEntry(_message.Message):
         execution_id: _builtins.str = ...,
         deployment_id: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        cause: _builtins.str = ...,
+        reconciliation_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "book", b"book", "deployment_id", b"deployment_id", "entry_id", b"entry_id", "execution_id", b"execution_id", "kind", b"kind", "order_id", b"order_id", "time", b"time", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "book", b"book", "cause", b"cause", "deployment_id", b"deployment_id", "entry_id", b"entry_id", "execution_id", b"execution_id", "kind", b"kind", "order_id", b"order_id", "reconciliation_id", b"reconciliation_id", "time", b"time", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -250,7 +250,10 @@ class RiskStanding(_message.Message):
 
     @_builtins.property
     def day_start_equity(self) -> _decimal_pb2.Decimal:
-        """What it was worth when its day began."""
+        """What it was worth when its day began. What is deposited to a live account later, or withdrawn, is added or
+        taken off here and below, at the prices of the moment it is found: it is neither gain nor loss, and a loss stays
+        as large as it was. Where something of it has no price then, both are unset until the account's worth is known.
+        """
 
     @_builtins.property
     def day_start_time(self) -> _timestamp_pb2.Timestamp:

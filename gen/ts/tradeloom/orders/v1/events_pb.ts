@@ -112,6 +112,7 @@ export type LiveAccountChanged = Message<"tradeloom.orders.v1.LiveAccountChanged
 
   /**
    * Whether new orders may be sent. What rests at the venue is followed, reconciled and canceled all the same.
+   * Each fact that sets it is a confirmation: VenueConnected answers it, also where the key is the one before.
    *
    * @generated from field: bool trading = 5;
    */

@@ -128,7 +128,9 @@ export type RiskStanding = Message<"tradeloom.orders.v1.RiskStanding"> & {
   equity?: Decimal | undefined;
 
   /**
-   * What it was worth when its day began.
+   * What it was worth when its day began. What is deposited to a live account later, or withdrawn, is added or
+   * taken off here and below, at the prices of the moment it is found: it is neither gain nor loss, and a loss stays
+   * as large as it was. Where something of it has no price then, both are unset until the account's worth is known.
    *
    * @generated from field: tradeloom.type.v1.Decimal day_start_equity = 3;
    */

@@ -1,0 +1,237 @@
+"""Accounts of real money: when they may trade, and how their books follow what their venue holds.
+
+A live account is confirmed with one key, and trades once its venue has told what it holds. The venue is right by definition:
+what differs is entered as the venue says, and available money may be less than nothing then.
+
+What is deposited or withdrawn is neither gained nor lost: by what it is worth at the prices of that moment the day's start and
+the peak move with it, so that a loss stays as large as it was. What an order that is not ours has traded moves neither, for
+what that made or cost is made or lost. Where something of it has no price then, day and peak begin anew with the first worth
+that is known; locks stay.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from libs.errors import Invalid, Refusal
+from libs.money import ZERO
+from services.orders import books, life
+from services.orders.domain import (
+    Account,
+    AccountState,
+    Credential,
+    IllegalMove,
+    Instrument,
+    Kind,
+    LiveState,
+    Mode,
+    Order,
+    OrderType,
+    Side,
+    State,
+    TimeInForce,
+)
+from services.orders.refusals import (
+    AccountNotLive,
+    LiveTradingDisabled,
+    LiveTradingOff,
+    NoUsableCredential,
+    UserDeleted,
+)
+
+VENUES = frozenset({"BINANCE", "KRAKEN"})
+"""Those that users takes keys for; a test holds both to the same."""
+OWNER, KEY_REPLACED, KEY_DELETED, KEY_REFUSED = "owner", "key_replaced", "key_deleted", "key_refused"
+EXTERNAL_FILL, RECONNECTED = "external_fill", "reconnected"
+
+
+def check_venue(venue: str) -> None:
+    if venue not in VENUES:
+        raise Invalid({"venue": f"no orders can be sent to it; there are {', '.join(sorted(VENUES))}"})
+
+
+def objections(account: Account, *, enabled: bool) -> Iterator[Refusal]:
+    """Why nothing is sent for a live account."""
+    if not enabled:
+        yield LiveTradingDisabled("trading with real money is not enabled here")
+    if account.live_state is not LiveState.ON:
+        state = account.live_state.name if account.live_state else ""
+        yield LiveTradingOff(
+            f"the account is {state.lower()}, not on", account_id=str(account.account_id), live_state=state
+        )
+
+
+def check_live(account: Account) -> None:
+    if account.mode is not Mode.LIVE:
+        raise AccountNotLive("the account is a paper account", account_id=str(account.account_id))
+    if account.closed:
+        raise UserDeleted
+
+
+def confirm(account: Account, credential: Credential | None) -> Account:
+    """To trade with this key, once the venue has told what the account holds."""
+    check_live(account)
+    if credential is None or not credential.usable or credential.venue != account.venue:
+        raise NoUsableCredential(
+            f"no key for {account.venue} was put for the account and found usable",
+            account_id=str(account.account_id),
+            venue=account.venue,
+        )
+    return replace(
+        account,
+        live_state=LiveState.CONNECTING,
+        stop_reason="",
+        credential_id=credential.credential_id,
+        credential_revision=credential.revision,
+        live_sequence=account.live_sequence + 1,
+    )
+
+
+def stop(account: Account) -> Account:
+    """As its owner asks: what rests at the venue is followed with the key, if it has one. Again it changes nothing."""
+    check_live(account)
+    if account.live_state is LiveState.STOPPED:
+        return account
+    return replace(account, live_state=LiveState.STOPPED, stop_reason=OWNER, live_sequence=account.live_sequence + 1)
+
+
+def lose_key(account: Account, reason: str) -> Account:
+    """Its key counts no more: nothing is asked of the venue until it is confirmed anew."""
+    return replace(
+        account,
+        live_state=LiveState.STOPPED,
+        stop_reason=reason,
+        credential_id=None,
+        credential_revision=0,
+        live_sequence=account.live_sequence + 1,
+    )
+
+
+def follow_put(account: Account, put: Credential) -> Account:
+    """After a key was put: where it stands in place of the one that was confirmed, that counts no more."""
+    if account.credential_id == put.credential_id and account.credential_revision != put.revision:
+        return lose_key(account, KEY_REPLACED)
+    return account
+
+
+def follow_loss(account: Account, credential_id: UUID, reason: str) -> Account:
+    """After a key was deleted or refused."""
+    return lose_key(account, reason) if account.credential_id == credential_id else account
+
+
+def leave(account: Account) -> Account:
+    """Of who is gone for good, with their keys."""
+    if account.live_state is LiveState.STOPPED and account.credential_id is None:
+        return account
+    return lose_key(account, KEY_DELETED)
+
+
+def differences(state: AccountState, totals: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """By asset how much more the venue holds than the books; what it does not name it has nothing of."""
+    assets = sorted(state.balances.keys() | totals.keys())
+    return {asset: totals.get(asset, ZERO) - state.balance(asset).total for asset in assets}
+
+
+def connect(state: AccountState, amounts: Mapping[str, Decimal], worth: Decimal | None, time: datetime) -> None:
+    """The venue has told what it holds, by so much more than the books: the first time that opens them."""
+    if state.account.adjustments:
+        adjust(state, amounts, worth, time, cause=RECONNECTED)
+    else:
+        bring(state, "opening", amounts, worth, time)
+    if state.account.live_state is LiveState.CONNECTING:
+        state.account = replace(state.account, live_state=LiveState.ON)
+
+
+def adjust(
+    state: AccountState,
+    amounts: Mapping[str, Decimal],
+    worth: Decimal | None,
+    time: datetime,
+    *,
+    cause: str,
+    reconciliation_id: str = "",
+) -> None:
+    """Brings the books to what the venue holds. worth is that of the amounts now; None where one has no price."""
+    moved = ZERO if cause == EXTERNAL_FILL else worth
+    bring(state, "adjustment", amounts, moved, time, cause=cause, reconciliation_id=reconciliation_id)
+
+
+def bring(
+    state: AccountState,
+    kind: str,
+    amounts: Mapping[str, Decimal],
+    moved: Decimal | None,
+    time: datetime,
+    *,
+    cause: str = "",
+    reconciliation_id: str = "",
+) -> None:
+    amounts = {asset: amount for asset, amount in amounts.items() if amount}
+    if amounts:
+        books.enter(state, kind, amounts, time, cause=cause, reconciliation_id=reconciliation_id)
+        state.account = shifted(state.account, moved)
+    state.account = replace(state.account, adjustments=state.account.adjustments + 1)
+
+
+def shifted(account: Account, moved: Decimal | None) -> Account:
+    """What losses are counted from, after so much came to the account or left it; None begins anew."""
+    day, peak = account.day_start_equity, account.peak_equity
+    return replace(
+        account,
+        day_start_equity=None if day is None or moved is None else day + moved,
+        peak_equity=None if peak is None or moved is None else peak + moved,
+    )
+
+
+def adopt(
+    state: AccountState,
+    *,
+    order_id: UUID,
+    external_id: str,
+    instrument: Instrument,
+    side: Side,
+    quantity: Decimal,
+    limit_price: Decimal | None,
+    stop_price: Decimal | None,
+    time: datetime,
+    now: datetime,
+) -> Order:
+    """Takes on an order that rests at the venue, with what it may cost set aside even where there is less. Raises IllegalMove."""
+    if order_id in state.orders:
+        raise IllegalMove("adopted, and it is there already")
+    order = Order(
+        order_id=order_id,
+        user_id=state.account.user_id,
+        account_id=state.account.account_id,
+        instrument_id=instrument.instrument_id,
+        side=side,
+        order_type=type_of(limit_price, stop_price),
+        time_in_force=TimeInForce.GTC,
+        quantity=quantity,
+        limit_price=limit_price,
+        protection_price=None,
+        state=State.NEW,
+        filled_quantity=ZERO,
+        filled_notional=ZERO,
+        fees=ZERO,
+        fee_asset=instrument.quote_asset,
+        reserved_asset=instrument.quote_asset if side is Side.BUY else instrument.base_asset,
+        reserved=ZERO,
+        fee_rate=max(ZERO, instrument.maker_fee_rate, instrument.taker_fee_rate),
+        reason="",
+        create_time=now,
+        update_time=now,
+        market_time=time,
+        revision=state.account.account_sequence + 1,
+        stop_price=stop_price,
+        external_id=external_id,
+    )
+    return life.noted(state, Kind.WORKING, order, now)
+
+
+def type_of(limit_price: Decimal | None, stop_price: Decimal | None) -> OrderType:
+    if stop_price is not None:
+        return OrderType.STOP if limit_price is None else OrderType.STOP_LIMIT
+    return OrderType.MARKET if limit_price is None else OrderType.LIMIT
