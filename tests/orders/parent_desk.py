@@ -27,6 +27,7 @@ class OneMarket:
 
     instrument_: Instrument = BTC
     quoted: Quote | None = QUOTE
+    live_trading: bool = False
 
     def instrument(self, instrument_id: str) -> Instrument | None:
         return self.instrument_ if instrument_id == self.instrument_.instrument_id else None
