@@ -15,6 +15,7 @@ import { useResumingStream } from "@/api/useResumingStream";
 import { FALLING, RISING } from "@/app/theme";
 import { placesOf } from "@/lib/decimal";
 import { secondsOf } from "@/lib/time";
+import { CHART, CHART_LINE } from "@/ui/chart";
 import { Panel } from "@/ui/Panel";
 import { StreamBadge } from "@/ui/StreamBadge";
 import classes from "./CandleChart.module.css";
@@ -105,18 +106,9 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
 
   useEffect(() => {
     const chart = createChart(box.current!, {
-      autoSize: true,
-      layout: {
-        background: { color: "transparent" },
-        textColor: "#8f9aad",
-        fontFamily: "'Inter Variable', system-ui, sans-serif",
-        // It would need inline styles; the page names TradingView at its foot.
-        attributionLogo: false,
-      },
-      grid: { vertLines: { color: "#1a2130" }, horzLines: { color: "#1a2130" } },
-      rightPriceScale: { borderColor: "#273143", scaleMargins: { top: 0.08, bottom: 0.22 } },
-      timeScale: { borderColor: "#273143", timeVisible: !["1d", "1w"].includes(barSize), secondsVisible: false, rightOffset: 4 },
-      crosshair: { mode: 0 },
+      ...CHART,
+      rightPriceScale: { borderColor: CHART_LINE, scaleMargins: { top: 0.08, bottom: 0.22 } },
+      timeScale: { borderColor: CHART_LINE, timeVisible: !["1d", "1w"].includes(barSize), secondsVisible: false, rightOffset: 4 },
     });
     const candles = chart.addSeries(CandlestickSeries, {
       upColor: RISING,

@@ -65,6 +65,7 @@ export function AccountOrdersProvider({ accountId, children }: { accountId: stri
       refresh.current = setTimeout(() => {
         void queries.invalidateQueries({ queryKey: portfolioKey(accountId) });
         void queries.invalidateQueries({ queryKey: ["executions", accountId] });
+        void queries.invalidateQueries({ queryKey: ["ledger", accountId] });
       }, PORTFOLIO_DELAY_MILLISECONDS);
     },
   }));
