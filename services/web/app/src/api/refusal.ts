@@ -166,7 +166,7 @@ const SENTENCES: Record<string, Sentence> = {
     `Above the account's limit: ${limitText(limit)} would be ${shown(value, 0)}, at most ${shown(bound, 0)} is allowed.`,
   ORDER_RATE_REACHED: ({ bound }) => `The account places orders faster than it may${bound ? ` (${bound} a second)` : ""}.`,
   TRADING_HALTED: ({ limit = "" }) => `Trading is stopped by ${haltText(limit)}.`,
-  LIMITS_CHANGED: () => "The limits were set elsewhere since you looked. They are shown as they are now.",
+  LIMITS_CHANGED: () => "The limits were set elsewhere since you looked. Nothing was changed: look at them as they are first.",
   NO_QUOTE: () => "There has been no tick yet.",
 };
 

@@ -1,6 +1,7 @@
 import { Code } from "@connectrpc/connect";
 import { AdminService, AuthService } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { PortfolioService } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { RiskService } from "@gen/tradeloom/orders/v1/risk_pb.js";
 import { screen } from "@testing-library/react";
 import { expect, test } from "vitest";
 import { refused, signedInApi, USER } from "@/test/api";
@@ -13,6 +14,7 @@ async function open(path: string, { roles = ["user"], isOrdersAway = false } = {
     ({ service }) => {
       service(AuthService, { listSessions: () => ({}) });
       service(AdminService, { listUsers: () => ({}) });
+      service(RiskService, { getKillSwitch: () => ({}) });
       service(PortfolioService, {
         listAccounts: () => {
           if (isOrdersAway) throw refused(Code.Unavailable, "DEPENDENCY_UNAVAILABLE");
@@ -54,4 +56,12 @@ test("and is found by them in their menu", async () => {
   await user.click(await screen.findByRole("button", { name: `Signed in as ${USER.email}` }));
   await user.click(await screen.findByRole("menuitem", { name: "Administration" }));
   await screen.findByText("Nobody has registered yet");
+});
+
+test("operators find there what is theirs, and not the people", async () => {
+  const user = await open(PATHS.security, { roles: ["operator", "user"] });
+  await user.click(await screen.findByRole("button", { name: `Signed in as ${USER.email}` }));
+  await user.click(await screen.findByRole("menuitem", { name: "Administration" }));
+  await screen.findByRole("form", { name: "Everybody's kill switch" });
+  expect(screen.queryByRole("search")).toBeNull();
 });

@@ -6,13 +6,14 @@ import {
   IconListDetails,
   IconLogout,
   IconSettings,
+  IconShieldHalf,
   IconUser,
   IconUsersGroup,
 } from "@tabler/icons-react";
 import type { User } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { useContext, type ReactNode } from "react";
 import { Link, NavLink } from "react-router";
-import { isAdministrator, useApi } from "@/api/clients";
+import { isOperator, useApi } from "@/api/clients";
 import { AccountContext } from "@/features/accounts/account";
 import { AccountMenu } from "@/features/accounts/AccountMenu";
 import { EmailBanner } from "@/features/auth/EmailBanner";
@@ -26,6 +27,7 @@ const PLACES = [
   { path: PATHS.trade, label: "Trade", Icon: IconChartCandle },
   { path: PATHS.orders, label: "Orders", Icon: IconListDetails },
   { path: PATHS.portfolio, label: "Portfolio", Icon: IconBriefcase },
+  { path: PATHS.risk, label: "Risk", Icon: IconShieldHalf },
 ];
 
 /** What every page stands in: where one is, which account, who, and whether orders are live. */
@@ -76,7 +78,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
               <Menu.Item component={Link} to={PATHS.security} leftSection={<IconSettings size={16} />}>
                 Security, keys and plan
               </Menu.Item>
-              {isAdministrator(user) && (
+              {isOperator(user) && (
                 <Menu.Item component={Link} to={PATHS.administration} leftSection={<IconUsersGroup size={16} />}>
                   Administration
                 </Menu.Item>
