@@ -44,6 +44,7 @@ export function CancelAll({ instrumentId, openCount }: Props) {
         opened={requestId !== undefined}
         title="Cancel all open orders?"
         action="Cancel them"
+        leave="Leave them"
         isAsking={canceling.isPending}
         error={canceling.error}
         onConfirm={() => requestId && !canceling.isPending && canceling.mutate(requestId)}

@@ -45,7 +45,7 @@ export function OrderGroup({ accountId, groupId, ownId }: { accountId: string; g
                   <OrderStateBadge order={order} />
                 </>
               }
-              details={`${SIDES[order.side]} ${order.quantity?.value ?? ""} · ${TYPES[order.orderType]} ${priceText(order)}`}
+              details={`${SIDES[order.side]} ${order.quantity?.value ?? ""} · ${TYPES[order.orderType]} · ${priceText(order)}`}
             />
           ))}
         </Rows>

@@ -131,7 +131,8 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
   const isBusy = ticket.phase === "sending";
   const isLocked = ticket.phase === "sending" || ticket.phase === "lost";
   const editing: Editing = { draft, instrument, isLocked, edit, problem: (field) => problems[field] ?? refusalFor(refusal, field) };
-  const isWhole = ticket.phase === "composing" && Object.keys(found).length === 0;
+  // Why it was refused is told once, until something changes.
+  const isWhole = ticket.phase === "composing" && !refusal && Object.keys(found).length === 0;
   const preview = isWhole ? requestOf({ requestId: PREVIEW_ID, accountId, instrumentId: instrument.instrumentId, draft }) : undefined;
 
   return (

@@ -24,7 +24,7 @@ export function PortfolioPage() {
   return (
     <Stack gap="xs">
       <SimpleGrid cols={{ base: 1, xs: 2, md: 4 }} spacing="xs">
-        {equity.map(({ asset, amount }) => (
+        {[...equity].sort((left, right) => (left.asset < right.asset ? -1 : 1)).map(({ asset, amount }) => (
           <Paper key={asset} withBorder p="sm" radius="md" bg="var(--panel)">
             <Text size="xs" c="dimmed">
               Worth in {asset}

@@ -20,6 +20,7 @@ import { riskKey, RISK_EVENTS_KEY, useRisk, useSwitches } from "./useRisk";
 import { EVENT_KINDS, eventText, LOCKS, SCOPES } from "./words";
 
 const EVENTS_PAGE = 50;
+const NOT_NOTED = "Not noted yet.";
 
 /** What holds the account back: limits, locks and kill switches, and what they did. */
 export function RiskPage() {
@@ -44,14 +45,14 @@ export function RiskPage() {
 
 function Standing({ accountId, standing }: { accountId: string; standing: RiskStanding | undefined }) {
   const asset = standing?.valuationAsset ?? "";
-  const sum = (amount: { value: string } | undefined) => (amount ? `${shown(amount.value, 2, 2)} ${asset}` : "not known now");
+  const sum = (amount: { value: string } | undefined, without: string) => (amount ? `${shown(amount.value, 2, 2)} ${asset}` : without);
   const locks = standing?.locks ?? [];
   return (
     <Panel title="Where it stands" aside={locks.length > 0 && <LiftLocks accountId={accountId} />}>
       <Rows label="Where the account stands">
-        <Row title="Worth now" details={sum(standing?.equity)} />
-        <Row title="When its day began" details={`${sum(standing?.dayStartEquity)} · ${dateAndClock(standing?.dayStartTime)}`} />
-        <Row title="At its highest" details={sum(standing?.peakEquity)} />
+        <Row title="Worth now" details={sum(standing?.equity, "Not known: something it holds has no price now.")} />
+        <Row title="When its day began" details={[sum(standing?.dayStartEquity, NOT_NOTED), standing?.dayStartTime && dateAndClock(standing.dayStartTime)].filter(Boolean).join(" · ")} />
+        <Row title="At its highest" details={sum(standing?.peakEquity, NOT_NOTED)} />
         {locks.map((lock) => (
           <Row key={lock} title={<Tag color="red">{LOCKS[lock].label}</Tag>} details={LOCKS[lock].hint} />
         ))}
