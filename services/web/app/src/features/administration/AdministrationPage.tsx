@@ -8,8 +8,8 @@ export function AdministrationPage() {
   const user = useUser();
   return (
     <div className={classes.page}>
-      {isAdministrator(user) && <PeoplePage />}
       <GlobalSwitch />
+      {isAdministrator(user) && <PeoplePage />}
     </div>
   );
 }
