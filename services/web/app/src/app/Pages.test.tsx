@@ -7,6 +7,9 @@ import { expect, test } from "vitest";
 import { refused, signedInApi, USER } from "@/test/api";
 import { show } from "@/test/show";
 import { Pages } from "./Pages";
+// Beforehand: how long it takes to read them, which is long on a busy machine, is not what is tested.
+import "@/features/administration/AdministrationPage";
+import "./PersonalPages";
 import { PATHS } from "./paths";
 
 async function open(path: string, { roles = ["user"], isOrdersAway = false } = {}) {
@@ -64,4 +67,14 @@ test("operators find there what is theirs, and not the people", async () => {
   await user.click(await screen.findByRole("menuitem", { name: "Administration" }));
   await screen.findByRole("form", { name: "Everybody's kill switch" });
   expect(screen.queryByRole("search")).toBeNull();
+});
+
+test("colours are chosen in one's menu", async () => {
+  const scheme = () => document.documentElement.getAttribute("data-mantine-color-scheme");
+  const user = await open(PATHS.security);
+  await user.click(await screen.findByRole("button", { name: `Signed in as ${USER.email}` }));
+  const before = scheme();
+  await user.click(await screen.findByRole("menuitem", { name: before === "light" ? "Dark colours" : "Light colours" }));
+  expect(scheme()).toBe(before === "light" ? "dark" : "light");
+  localStorage.removeItem("mantine-color-scheme-value");
 });

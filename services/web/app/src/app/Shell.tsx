@@ -1,12 +1,14 @@
-import { ActionIcon, Anchor, Group, Menu, Text, Tooltip } from "@mantine/core";
+import { ActionIcon, Anchor, Group, Menu, Text, Tooltip, useMantineColorScheme } from "@mantine/core";
 import {
   IconBook2,
   IconBriefcase,
   IconChartCandle,
   IconListDetails,
   IconLogout,
+  IconMoon,
   IconSettings,
   IconShieldHalf,
+  IconSun,
   IconUser,
   IconUsersGroup,
 } from "@tabler/icons-react";
@@ -33,6 +35,8 @@ const PLACES = [
 /** What every page stands in: where one is, which account, who, and whether orders are live. */
 export function Shell({ user, children }: { user: User; children: ReactNode }) {
   const { session } = useApi();
+  const { colorScheme, toggleColorScheme } = useMantineColorScheme();
+  const isDark = colorScheme !== "light";
   const hasAccount = useContext(AccountContext) !== undefined;
   return (
     <div className={classes.shell}>
@@ -83,6 +87,9 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
                   Administration
                 </Menu.Item>
               )}
+              <Menu.Item leftSection={isDark ? <IconSun size={16} /> : <IconMoon size={16} />} onClick={toggleColorScheme}>
+                {isDark ? "Light colours" : "Dark colours"}
+              </Menu.Item>
               <Menu.Divider />
               <Menu.Item leftSection={<IconLogout size={16} />} onClick={() => void session.signOut()}>
                 Sign out

@@ -1,11 +1,12 @@
-import { Center, SegmentedControl } from "@mantine/core";
+import { Center, SegmentedControl, useComputedColorScheme } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { AreaSeries, createChart, LineType, type IChartApi, type ISeriesApi, type UTCTimestamp } from "lightweight-charts";
 import { useEffect, useRef, useState } from "react";
 import { useApi } from "@/api/clients";
+import { COLORS } from "@/app/theme";
 import { shown } from "@/lib/decimal";
 import { dateAndClock } from "@/lib/time";
-import { CHART, CHART_LINE } from "@/ui/chart";
+import { chartOf } from "@/ui/chart";
 import { Panel } from "@/ui/Panel";
 import { Empty, Failed, Loading } from "@/ui/states";
 import classes from "./EquityChart.module.css";
@@ -15,7 +16,6 @@ import { drawnOf, PERIODS, startOf, type Period } from "./equity";
 const POINTS_MAX = 5_000;
 /** A point is at most so much younger than the chart. */
 const REFRESH_MILLISECONDS = 60_000;
-const LINE = "#748ffc";
 
 /** What the account was worth over time. */
 export function EquityChart({ accountId }: { accountId: string }) {
@@ -68,29 +68,31 @@ interface DrawnProps {
 }
 
 function Drawn({ points, isTimed }: DrawnProps) {
+  const scheme = useComputedColorScheme("dark");
+  const colors = COLORS[scheme];
   const box = useRef<HTMLDivElement>(null);
   const drawn = useRef<{ chart: IChartApi; series: ISeriesApi<"Area"> }>(undefined);
   useEffect(() => {
     const chart = createChart(box.current!, {
-      ...CHART,
-      rightPriceScale: { borderColor: CHART_LINE },
-      timeScale: { borderColor: CHART_LINE, timeVisible: isTimed, secondsVisible: false },
+      ...chartOf(scheme),
+      rightPriceScale: { borderColor: colors.line },
+      timeScale: { borderColor: colors.line, timeVisible: isTimed, secondsVisible: false },
     });
     // Where nothing changed there is no point: the one before holds on.
     const series = chart.addSeries(AreaSeries, {
       lineType: LineType.WithSteps,
-      lineColor: LINE,
+      lineColor: colors.curve,
       lineWidth: 2,
-      topColor: `${LINE}44`,
-      bottomColor: `${LINE}00`,
+      topColor: `${colors.curve}44`,
+      bottomColor: `${colors.curve}00`,
     });
     drawn.current = { chart, series };
     return () => chart.remove();
-  }, [isTimed]);
+  }, [isTimed, scheme]);
   useEffect(() => {
     drawn.current?.series.setData(drawnOf(points).map(({ time, value }) => ({ time: time as UTCTimestamp, value })));
     drawn.current?.chart.timeScale().fitContent();
-  }, [points]);
+  }, [points, scheme]);
   const [first, last] = [points[0]!, points.at(-1)!];
   return (
     <div

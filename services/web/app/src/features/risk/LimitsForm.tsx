@@ -71,7 +71,7 @@ export function LimitsForm({ accountId, present }: { accountId: string; present:
         {refusal && <RefusalAlert error={refusal} />}
         {present.revision > filledFrom.revision && (
           <Group gap="xs" role="status">
-            <Text size="sm" c="yellow">
+            <Text size="sm" c="var(--warning)">
               The limits were set elsewhere since this was filled in.
             </Text>
             <Button size="compact-xs" variant="default" onClick={() => fill(present)}>
