@@ -54,6 +54,8 @@ test("a resting order is canceled, and a refusal names its field and its reason"
 });
 
 test("an entry with its bracket is placed, changed, and canceled with all others; a limit refuses what is too much", async ({ page, baseURL }) => {
+  // The longest walk of all; a busy machine is slow and not wrong.
+  test.setTimeout(180_000);
   const complaints = await watched(page, new URL(baseURL!).origin);
   await registered(page);
   await ticket(page).getByLabel("Limit price").fill("1000.00");

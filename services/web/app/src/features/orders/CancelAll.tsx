@@ -6,6 +6,7 @@ import { useApi } from "@/api/clients";
 import { newRequestId } from "@/api/requestId";
 import { useAccount } from "@/features/accounts/account";
 import { Confirm } from "@/ui/Confirm";
+import { useAccountOrders } from "./AccountOrdersProvider";
 
 interface Props {
   /** Only this instrument's; all if empty. */
@@ -17,6 +18,9 @@ interface Props {
 export function CancelAll({ instrumentId, openCount }: Props) {
   const { orders } = useApi();
   const { account } = useAccount();
+  const { stream } = useAccountOrders();
+  // What this page does not see while its stream is away can be canceled all the same.
+  const isNothingOpen = openCount === 0 && stream.phase === "live";
   // Of one decision: the orders that were placed until it is carried out.
   const [requestId, setRequestId] = useState<string>();
   const close = () => {
@@ -30,14 +34,14 @@ export function CancelAll({ instrumentId, openCount }: Props) {
       notifications.show({
         color: "gray",
         title: "Canceling",
-        message: orderIds.length === 1 ? "One order; its venue has the word." : `${orderIds.length} orders; their venue has the word.`,
+        message: saidOf(orderIds.length),
       });
     },
   });
   const which = `${instrumentId === "" ? "All open orders" : `All open orders in ${instrumentId}`} of ${account.name}`;
   return (
     <>
-      <Button size="compact-xs" variant="default" disabled={openCount === 0} onClick={() => setRequestId(newRequestId())}>
+      <Button size="compact-xs" variant="default" disabled={isNothingOpen} onClick={() => setRequestId(newRequestId())}>
         Cancel all
       </Button>
       <Confirm
@@ -54,4 +58,9 @@ export function CancelAll({ instrumentId, openCount }: Props) {
       </Confirm>
     </>
   );
+}
+
+function saidOf(count: number): string {
+  if (count === 0) return "Nothing was open.";
+  return count === 1 ? "One order; its venue has the word." : `${count} orders; their venue has the word.`;
 }
