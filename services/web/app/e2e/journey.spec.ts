@@ -53,6 +53,46 @@ test("a resting order is canceled, and a refusal names its field and its reason"
   await expect(page.getByRole("table", { name: "Order history" }).locator("[data-state=CANCELED]")).toBeVisible();
 });
 
+test("an entry with its bracket is placed, changed, and canceled with all others; a limit refuses what is too much", async ({ page, baseURL }) => {
+  // The longest walk of all; a busy machine is slow and not wrong.
+  test.setTimeout(180_000);
+  const complaints = await watched(page, new URL(baseURL!).origin);
+  await registered(page);
+  await ticket(page).getByLabel("Limit price").fill("1000.00");
+  await ticket(page).getByLabel("Quantity").fill("0.5");
+  await ticket(page).getByLabel("Take profit and stop loss").check();
+  await ticket(page).getByLabel("Take profit", { exact: true }).fill("1100");
+  await ticket(page).getByLabel("Stop loss", { exact: true }).fill("900");
+  await expect(page.getByTestId("preview")).toContainText("500.00 USDT");
+  await page.getByTestId("place-order").click();
+  const open = page.getByRole("table", { name: "Open orders" });
+  await expect(open.locator("[data-state=HELD]")).toHaveCount(2);
+  await expect(open.locator("[data-state=NEW]")).toHaveCount(1);
+
+  await open.getByRole("button", { name: "Change Buy 0.5 SIM:BTCUSDT" }).click();
+  await page.getByRole("form", { name: "Change the order" }).getByLabel("Limit price").fill("1001.00");
+  await page.getByRole("button", { name: "Change it" }).click();
+  await expect(open.getByRole("row", { name: /Working.*1,001\.00/ })).toBeVisible();
+
+  await page.getByRole("button", { name: "Cancel all" }).click();
+  await page.getByRole("button", { name: "Cancel them" }).click();
+  await expect(page.getByRole("tab", { name: "Open orders (0)" })).toBeVisible();
+
+  await page.getByRole("link", { name: "Risk" }).click();
+  await page.getByRole("form", { name: "Limits" }).getByLabel("Value of one order").fill("100");
+  await page.getByRole("button", { name: "Set the limits" }).click();
+  await expect(page.getByText("They hold for every order from now on.")).toBeVisible();
+  await page.getByRole("link", { name: "Trade" }).click();
+  await ticket(page).getByLabel("Limit price").fill("1000.00");
+  await ticket(page).getByLabel("Quantity").fill("0.5");
+  await expect(page.getByTestId("preview").locator("[data-reason=RISK_LIMIT_REACHED]")).toBeVisible();
+  await page.getByTestId("place-order").click();
+  await expect(ticket(page)).toContainText("value of one order would be 500, at most 100 is allowed");
+  await page.getByRole("link", { name: "Risk" }).click();
+  await expect(page.getByRole("list", { name: "Risk events" })).toContainText("value of one order: 500 of at most 100");
+  expect(complaints).toEqual([]);
+});
+
 test("a reload keeps the session, signing out ends it, and no token is left behind", async ({ page }) => {
   const email = await registered(page);
   await page.reload();
@@ -108,7 +148,7 @@ test("a second window can trade although the first holds the live streams, and t
 test("everything fits a phone", async ({ page }) => {
   await page.setViewportSize({ width: 390, height: 844 });
   await registered(page);
-  for (const place of ["Trade", "Orders", "Portfolio"]) {
+  for (const place of ["Trade", "Orders", "Portfolio", "Risk"]) {
     await page.getByRole("link", { name: place }).click();
     const [wide, shown] = await page.evaluate(() => [document.documentElement.scrollWidth, window.innerWidth]);
     expect(wide).toBeLessThanOrEqual(shown!);

@@ -3,6 +3,7 @@ import { AdminService, AuthService, type User } from "@gen/tradeloom/auth/v1/aut
 import { BillingService } from "@gen/tradeloom/billing/v1/billing_pb.js";
 import { MarketDataService } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import { OrderService, PortfolioService } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { RiskService } from "@gen/tradeloom/orders/v1/risk_pb.js";
 import { UserService } from "@gen/tradeloom/users/v1/users_pb.js";
 import { createContext, useContext, useSyncExternalStore, type ReactNode } from "react";
 import type { Session, SessionState } from "./session";
@@ -16,6 +17,7 @@ export interface Clients {
   marketData: Client<typeof MarketDataService>;
   orders: Client<typeof OrderService>;
   portfolio: Client<typeof PortfolioService>;
+  risk: Client<typeof RiskService>;
   users: Client<typeof UserService>;
 }
 
@@ -32,6 +34,7 @@ export function clientsOver(transport: Transport): Clients {
     marketData: createClient(MarketDataService, transport),
     orders: createClient(OrderService, transport),
     portfolio: createClient(PortfolioService, transport),
+    risk: createClient(RiskService, transport),
     users: createClient(UserService, transport),
   };
 }
@@ -64,6 +67,11 @@ export function useIsStepUpAsked(): boolean {
 
 export function isAdministrator(user: User): boolean {
   return user.roles.includes("admin");
+}
+
+/** Administrators may do what operators may. */
+export function isOperator(user: User): boolean {
+  return user.roles.includes("operator") || isAdministrator(user);
 }
 
 /** Who is signed in, for pages that nobody else sees. */

@@ -1,6 +1,11 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, test } from "vitest";
-import { isOutcomeLost, isTransient, refusalOf, violationOf } from "./refusal";
+import { anyPack, TimestampSchema } from "@bufbuild/protobuf/wkt";
+import { create } from "@bufbuild/protobuf";
+import { ErrorInfoSchema } from "@gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "@gen/google/rpc/status_pb.js";
+import { ErrorReason } from "@gen/tradeloom/orders/v1/error_reason_pb.js";
+import { fieldOf, isInWords, isOutcomeLost, isTransient, refusalOf, refusalOfStatus, violationOf } from "./refusal";
 import { refused } from "@/test/api";
 
 describe("a refusal", () => {
@@ -22,6 +27,36 @@ describe("a refusal", () => {
     expect(violationOf(refusal, "quantity")).toBe("must be a plain decimal number");
     expect(violationOf(refusal, "limit_price")).toBe("is required for limit orders");
     expect(violationOf(refusal, "side")).toBeUndefined();
+  });
+
+  test("has a sentence for every reason in orders' catalogue", () => {
+    const reasons = Object.keys(ErrorReason).filter((name) => Number.isNaN(Number(name)) && name !== "UNSPECIFIED");
+    expect(reasons.length).toBeGreaterThan(20);
+    expect(reasons.filter((reason) => !isInWords(reason))).toEqual([]);
+  });
+
+  test("by a limit names the limit, what it would be and what it may be, and the field that is too much", () => {
+    const of = (limit: string) => refusalOf(refused(Code.FailedPrecondition, "RISK_LIMIT_REACHED", { limit, value: "12000", bound: "10000" }));
+    expect(of("order_notional_max").message).toBe(
+      "Above the account's limit: value of one order would be 12,000, at most 10,000 is allowed.",
+    );
+    expect(fieldOf(of("order_notional_max"))).toBe("quantity");
+    expect(fieldOf(of("price_collar_percent"))).toBe("limit_price");
+    expect(fieldOf(of("daily_loss_max"))).toBeUndefined();
+  });
+
+  test("is read out of an answer as it is out of an error", () => {
+    const info = create(ErrorInfoSchema, { reason: "TRADING_HALTED", domain: "orders.tradeloom", metadata: { limit: "lock/drawdown" } });
+    const status = create(StatusSchema, {
+      code: Code.FailedPrecondition,
+      message: "raw",
+      details: [anyPack(TimestampSchema, create(TimestampSchema)), anyPack(ErrorInfoSchema, info)],
+    });
+    expect(refusalOfStatus(status)).toMatchObject({
+      code: Code.FailedPrecondition,
+      reason: "TRADING_HALTED",
+      message: "Trading is stopped by the account's lock for its drawdown.",
+    });
   });
 
   test("says whether the call may have taken effect all the same", () => {

@@ -1,6 +1,8 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "@gen/google/rpc/error_details_pb.js";
+import type { Status } from "@gen/google/rpc/status_pb.js";
 import { shown } from "@/lib/decimal";
+import { haltText, limitText } from "@/lib/limits";
 
 /** Why a call was refused, out of the rich error details. */
 export interface Refusal {
@@ -56,6 +58,13 @@ export function refusalOf(error: unknown): Refusal {
   refusal.what = sentence(refusal, connect.rawMessage);
   refusal.message = mustWait(refusal) ? `${refusal.what} ${comeBack(refusal)}` : refusal.what;
   return refusal;
+}
+
+/** Of a refusal that an answer tells, such as one of those PreviewOrder foresees. */
+export function refusalOfStatus({ code, message, details }: Status): Refusal {
+  const error = new ConnectError(message, code);
+  error.details = details.map(({ typeUrl, value }) => ({ type: typeUrl.slice(typeUrl.lastIndexOf("/") + 1), value }));
+  return refusalOf(error);
 }
 
 export function isRefusal(error: unknown): error is Refusal {
@@ -140,12 +149,31 @@ const SENTENCES: Record<string, Sentence> = {
     `Not enough ${asset ?? "balance"}: the order and its fees need ${shown(needed)}, available are ${shown(available)}.`,
   NO_FRESH_PRICE: () => "There is no price of the last seconds, so a market order is not taken.",
   ORDER_DONE: ({ state }) => `The order is already done${state ? ` (${state.toLowerCase()})` : ""}.`,
-  TOO_MANY_OPEN_ORDERS: ({ open_orders_max }) =>
-    `The account has as many open orders as it may${open_orders_max ? ` (${open_orders_max})` : ""}.`,
+  TOO_MANY_OPEN_ORDERS: ({ bound }) => `The account has as many open orders as it may${bound ? ` (${bound})` : ""}.`,
   TOO_MANY_ACCOUNTS: ({ accounts_max }) => `You have as many accounts as you may${accounts_max ? ` (${accounts_max})` : ""}.`,
   TOO_BUSY: () => "Too many orders are being placed at once. Try again in a moment.",
+  USER_DELETED: () => "You are deleted for good: nothing is traded any more.",
+  STOP_OFF_TICK: ({ tick_size }) => `The stop price, or the trailing amount, must be a multiple of ${tick_size ?? "the tick size"}.`,
+  STOP_WOULD_TRIGGER: ({ stop_price, last_price }) =>
+    `The last price${last_price ? ` (${shown(last_price)})` : ""} has reached the stop price${stop_price ? ` ${shown(stop_price)}` : ""} already.`,
+  NOT_REDUCING: ({ reducible }) => `There is no more than ${shown(reducible ?? "0", 0)} to reduce.`,
+  EXPIRE_TIME_PAST: () => "The order would have expired already.",
+  NOT_REPLACEABLE: ({ state }) => `The order cannot be changed now${state ? ` (${state.toLowerCase().replace(/_/g, " ")})` : ""}.`,
+  REPLACEMENT_INVALID: () => "The order cannot be changed like this.",
+  GROUP_INVALID: () => "The orders of the group do not go together.",
+  NOT_TAKEN_BY_VENUE: ({ venue }) => `${venue ?? "The venue"} does not take such an order.`,
+  RISK_LIMIT_REACHED: ({ limit = "", value, bound }) =>
+    `Above the account's limit: ${limitText(limit)} would be ${shown(value, 0)}, at most ${shown(bound, 0)} is allowed.`,
+  ORDER_RATE_REACHED: ({ bound }) => `The account places orders faster than it may${bound ? ` (${bound} a second)` : ""}.`,
+  TRADING_HALTED: ({ limit = "" }) => `Trading is stopped by ${haltText(limit)}.`,
+  LIMITS_CHANGED: () => "The limits were set elsewhere since you looked. Nothing was changed: look at them as they are first.",
   NO_QUOTE: () => "There has been no tick yet.",
 };
+
+/** Whether a reason is told in words of its own. */
+export function isInWords(reason: string): boolean {
+  return reason in SENTENCES;
+}
 
 function sentence(refusal: Refusal, raw: string): string {
   const known = SENTENCES[refusal.reason];
@@ -155,7 +183,7 @@ function sentence(refusal: Refusal, raw: string): string {
   return raw || "The request was refused.";
 }
 
-const WAITS = new Set(["RATE_LIMITED", "LOGIN_DELAYED"]);
+const WAITS = new Set(["RATE_LIMITED", "LOGIN_DELAYED", "ORDER_RATE_REACHED"]);
 
 /** Whether the caller is held up for a time, rather than refused. */
 export function mustWait({ reason }: Refusal): boolean {
@@ -180,12 +208,31 @@ export function violationOf(refusal: Refusal | undefined, field: string): string
   )?.description;
 }
 
-/** Which field of the ticket a refusal without field violations is about. */
+/** Which field of a form a refusal without field violations is about. */
 export const FIELD_OF_REASON: Record<string, string> = {
   PRICE_OFF_TICK: "limit_price",
   QUANTITY_OFF_LOT: "quantity",
   NOTIONAL_TOO_SMALL: "quantity",
   INSUFFICIENT_BALANCE: "quantity",
+  STOP_OFF_TICK: "stop_price",
+  STOP_WOULD_TRIGGER: "stop_price",
+  NOT_REDUCING: "quantity",
+  EXPIRE_TIME_PAST: "expire_time",
   EMAIL_TAKEN: "email",
   PASSWORD_TOO_COMMON: "password",
 };
+
+/** Which field of an order is beyond one of the account's limits; other limits are about no field. */
+const FIELD_OF_LIMIT: Record<string, string> = {
+  price_collar_percent: "limit_price",
+  order_quantity_max: "quantity",
+  order_notional_max: "quantity",
+  position_quantity_max: "quantity",
+  position_notional_max: "quantity",
+  fat_finger_percent: "quantity",
+};
+
+/** The field that a refusal without field violations is about, if it is about one. */
+export function fieldOf({ reason, metadata }: Refusal): string | undefined {
+  return reason === "RISK_LIMIT_REACHED" ? FIELD_OF_LIMIT[metadata.limit ?? ""] : FIELD_OF_REASON[reason];
+}

@@ -1,7 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { BACKOFF_MAX_MILLISECONDS, backoffMilliseconds } from "./backoff";
-import { follow, HEARTBEAT_DEFAULT_SECONDS, OPENING_SECONDS_MAX, SILENT_HEARTBEATS, type StreamState } from "./resuming";
+import { follow, HEARTBEAT_DEFAULT_SECONDS, OPENING_SECONDS_MAX, SILENT_HEARTBEATS, UNAUTHENTICATED_MAX, type StreamState } from "./resuming";
 import { refused } from "@/test/api";
 
 interface Message {
@@ -136,6 +136,30 @@ describe("a resuming stream", () => {
     expect(run.taken).toEqual(["1"]);
     expect(renew).toHaveBeenCalledTimes(4);
     expect(run.states.at(-1)?.phase).toBe("ended");
+  });
+
+  test("waits for as long as auth is away, however often it is refused meanwhile", async () => {
+    const expired = () => sendsThen(refused(Code.Unauthenticated, "TOKEN_INVALID"));
+    const away = 3 + UNAUTHENTICATED_MAX;
+    let renewals = 0;
+    const renew = () => {
+      renewals += 1;
+      return renewals <= away ? Promise.reject(new ConnectError("connection refused", Code.Unavailable)) : Promise.resolve();
+    };
+    const run = play([...Array.from({ length: away + 1 }, expired), sends("1")], renew);
+    await vi.advanceTimersByTimeAsync((away + 2) * BACKOFF_MAX_MILLISECONDS);
+    expect(run.taken).toEqual(["1"]);
+    expect(run.states.some(({ phase }) => phase === "ended")).toBe(false);
+    expect(run.states).toContainEqual(expect.objectContaining({ phase: "waiting", refusal: expect.objectContaining({ code: Code.Unavailable }) }));
+    run.ending.abort();
+  });
+
+  test("ends with what refused the renewal for good", async () => {
+    const renew = () => Promise.reject(refused(Code.Unauthenticated, "REFRESH_TOKEN_INVALID"));
+    const run = play([sendsThen(refused(Code.Unauthenticated, "TOKEN_INVALID"))], renew);
+    await run.finished;
+    expect(run.states.at(-1)).toMatchObject({ phase: "ended", refusal: { reason: "REFRESH_TOKEN_INVALID" } });
+    expect(run.opened).toHaveLength(1);
   });
 
   test("starts over from the snapshot when its cursor is no longer known", async () => {

@@ -6,8 +6,8 @@ import { isTransient, refusalOf, type Refusal } from "./refusal";
 export const HEARTBEAT_DEFAULT_SECONDS = 10;
 /** A stream silent for so many heartbeats is given up and opened again. */
 export const SILENT_HEARTBEATS = 2;
-/** Refusals in a row, with a renewed token each, after which signing in again is all that helps. */
-const UNAUTHENTICATED_MAX = 3;
+/** Refusals in a row, each after a renewal of the token that succeeded, after which signing in again is all that helps. */
+export const UNAUTHENTICATED_MAX = 3;
 
 /** A stream acknowledges at once; one that does not within this is given up. */
 export const OPENING_SECONDS_MAX = 10;
@@ -33,7 +33,7 @@ export interface ResumableStream<Message, Cursor> {
   heartbeatSeconds?(message: Message): number | undefined;
   onMessage(message: Message): void;
   onState?(state: StreamState): void;
-  /** Gets a fresh token after the stream was refused; resolves when another try makes sense. */
+  /** Gets a fresh token after the stream was refused; rejects with why there is none. */
   renew?(refusal: Refusal): Promise<void>;
 }
 
@@ -89,8 +89,18 @@ export async function follow<Message, Cursor>(
     if (signal.aborted) break;
 
     if (refusal.code === Code.Unauthenticated && stream.renew && unauthenticated < UNAUTHENTICATED_MAX) {
-      unauthenticated += 1;
-      await stream.renew(refusal).catch(() => {});
+      const notRenewed = await stream.renew(refusal).then(() => undefined, refusalOf);
+      if (signal.aborted) break;
+      if (!notRenewed) {
+        unauthenticated += 1;
+      } else {
+        // That auth is away says nothing about the token: it is a wait like any other.
+        refusal = notRenewed;
+        if (!isWorthRepeating(refusal)) {
+          tell({ phase: "ended", refusal });
+          break;
+        }
+      }
     } else if (refusal.reason === "CURSOR_INVALID" && cursor !== undefined) {
       cursor = undefined;
     } else if (!isWorthRepeating(refusal)) {

@@ -45,7 +45,7 @@ export function App({ api, nonce, link }: { api: Api; nonce: string; link: MailL
   );
 
   return (
-    <MantineProvider theme={theme} forceColorScheme="dark" cssVariablesResolver={cssVariables} getStyleNonce={() => nonce}>
+    <MantineProvider theme={theme} defaultColorScheme="dark" cssVariablesResolver={cssVariables} getStyleNonce={() => nonce}>
       <Notifications position="bottom-right" limit={4} autoClose={5_000} />
       <QueryClientProvider client={queries}>
         <ApiProvider api={api}>

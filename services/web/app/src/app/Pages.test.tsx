@@ -1,11 +1,15 @@
 import { Code } from "@connectrpc/connect";
 import { AdminService, AuthService } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { PortfolioService } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { RiskService } from "@gen/tradeloom/orders/v1/risk_pb.js";
 import { screen } from "@testing-library/react";
 import { expect, test } from "vitest";
 import { refused, signedInApi, USER } from "@/test/api";
 import { show } from "@/test/show";
 import { Pages } from "./Pages";
+// Beforehand: how long it takes to read them, which is long on a busy machine, is not what is tested.
+import "@/features/administration/AdministrationPage";
+import "./PersonalPages";
 import { PATHS } from "./paths";
 
 async function open(path: string, { roles = ["user"], isOrdersAway = false } = {}) {
@@ -13,6 +17,7 @@ async function open(path: string, { roles = ["user"], isOrdersAway = false } = {
     ({ service }) => {
       service(AuthService, { listSessions: () => ({}) });
       service(AdminService, { listUsers: () => ({}) });
+      service(RiskService, { getKillSwitch: () => ({}) });
       service(PortfolioService, {
         listAccounts: () => {
           if (isOrdersAway) throw refused(Code.Unavailable, "DEPENDENCY_UNAVAILABLE");
@@ -54,4 +59,22 @@ test("and is found by them in their menu", async () => {
   await user.click(await screen.findByRole("button", { name: `Signed in as ${USER.email}` }));
   await user.click(await screen.findByRole("menuitem", { name: "Administration" }));
   await screen.findByText("Nobody has registered yet");
+});
+
+test("operators find there what is theirs, and not the people", async () => {
+  const user = await open(PATHS.security, { roles: ["operator", "user"] });
+  await user.click(await screen.findByRole("button", { name: `Signed in as ${USER.email}` }));
+  await user.click(await screen.findByRole("menuitem", { name: "Administration" }));
+  await screen.findByRole("form", { name: "Everybody's kill switch" });
+  expect(screen.queryByRole("search")).toBeNull();
+});
+
+test("colours are chosen in one's menu", async () => {
+  const scheme = () => document.documentElement.getAttribute("data-mantine-color-scheme");
+  const user = await open(PATHS.security);
+  await user.click(await screen.findByRole("button", { name: `Signed in as ${USER.email}` }));
+  const before = scheme();
+  await user.click(await screen.findByRole("menuitem", { name: before === "light" ? "Dark colours" : "Light colours" }));
+  expect(scheme()).toBe(before === "light" ? "dark" : "light");
+  localStorage.removeItem("mantine-color-scheme-value");
 });

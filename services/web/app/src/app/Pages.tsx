@@ -1,7 +1,7 @@
 import { Center, Loader, Stack, Text } from "@mantine/core";
 import { lazy, Suspense } from "react";
 import { Navigate, Route, Routes, useLocation } from "react-router";
-import { isAdministrator, useSession } from "@/api/clients";
+import { isOperator, useSession } from "@/api/clients";
 import { AccountGate } from "@/features/accounts/AccountGate";
 import type { MailLink } from "@/features/auth/links";
 import { ResetPasswordPage } from "@/features/auth/ResetPasswordPage";
@@ -10,6 +10,7 @@ import { StepUpDialog } from "@/features/auth/StepUpDialog";
 import { VerifyEmailPage } from "@/features/auth/VerifyEmailPage";
 import { OrdersPage } from "@/features/orders/OrdersPage";
 import { PortfolioPage } from "@/features/portfolio/PortfolioPage";
+import { RiskPage } from "@/features/risk/RiskPage";
 import { Boundary } from "@/ui/Boundary";
 import { Empty, Loading } from "@/ui/states";
 import { PATHS } from "./paths";
@@ -19,7 +20,9 @@ import { Shell } from "./Shell";
 const TradePage = lazy(async () => ({ default: (await import("@/features/trade/TradePage")).TradePage }));
 // Seldom looked at.
 const PersonalPages = lazy(async () => ({ default: (await import("./PersonalPages")).PersonalPages }));
-const PeoplePage = lazy(async () => ({ default: (await import("@/features/administration/PeoplePage")).PeoplePage }));
+const AdministrationPage = lazy(async () => ({
+  default: (await import("@/features/administration/AdministrationPage")).AdministrationPage,
+}));
 
 /** Where to go after signing in. */
 interface From {
@@ -72,8 +75,9 @@ export function Pages({ link }: { link: MailLink | undefined }) {
                 <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
                 <Route path={PATHS.orders} element={<OrdersPage />} />
                 <Route path={PATHS.portfolio} element={<PortfolioPage />} />
+                <Route path={PATHS.risk} element={<RiskPage />} />
                 <Route path={`${PATHS.account}/*`} element={<PersonalPages />} />
-                {isAdministrator(user) && <Route path={PATHS.administration} element={<PeoplePage />} />}
+                {isOperator(user) && <Route path={PATHS.administration} element={<AdministrationPage />} />}
                 <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />
                 {/* Stripe's pages lead back here. */}
                 <Route path="/" element={<Navigate to={location.search.startsWith("?checkout=") ? PATHS.plan : PATHS.trade} replace />} />

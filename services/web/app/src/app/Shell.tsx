@@ -1,18 +1,21 @@
-import { ActionIcon, Anchor, Group, Menu, Text, Tooltip } from "@mantine/core";
+import { ActionIcon, Anchor, Group, Menu, Text, Tooltip, useMantineColorScheme } from "@mantine/core";
 import {
   IconBook2,
   IconBriefcase,
   IconChartCandle,
   IconListDetails,
   IconLogout,
+  IconMoon,
   IconSettings,
+  IconShieldHalf,
+  IconSun,
   IconUser,
   IconUsersGroup,
 } from "@tabler/icons-react";
 import type { User } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { useContext, type ReactNode } from "react";
 import { Link, NavLink } from "react-router";
-import { isAdministrator, useApi } from "@/api/clients";
+import { isOperator, useApi } from "@/api/clients";
 import { AccountContext } from "@/features/accounts/account";
 import { AccountMenu } from "@/features/accounts/AccountMenu";
 import { EmailBanner } from "@/features/auth/EmailBanner";
@@ -26,11 +29,14 @@ const PLACES = [
   { path: PATHS.trade, label: "Trade", Icon: IconChartCandle },
   { path: PATHS.orders, label: "Orders", Icon: IconListDetails },
   { path: PATHS.portfolio, label: "Portfolio", Icon: IconBriefcase },
+  { path: PATHS.risk, label: "Risk", Icon: IconShieldHalf },
 ];
 
 /** What every page stands in: where one is, which account, who, and whether orders are live. */
 export function Shell({ user, children }: { user: User; children: ReactNode }) {
   const { session } = useApi();
+  const { colorScheme, toggleColorScheme } = useMantineColorScheme();
+  const isDark = colorScheme !== "light";
   const hasAccount = useContext(AccountContext) !== undefined;
   return (
     <div className={classes.shell}>
@@ -76,11 +82,14 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
               <Menu.Item component={Link} to={PATHS.security} leftSection={<IconSettings size={16} />}>
                 Security, keys and plan
               </Menu.Item>
-              {isAdministrator(user) && (
+              {isOperator(user) && (
                 <Menu.Item component={Link} to={PATHS.administration} leftSection={<IconUsersGroup size={16} />}>
                   Administration
                 </Menu.Item>
               )}
+              <Menu.Item leftSection={isDark ? <IconSun size={16} /> : <IconMoon size={16} />} onClick={toggleColorScheme}>
+                {isDark ? "Light colours" : "Dark colours"}
+              </Menu.Item>
               <Menu.Divider />
               <Menu.Item leftSection={<IconLogout size={16} />} onClick={() => void session.signOut()}>
                 Sign out

@@ -7,6 +7,7 @@ export const PATHS = {
   trade: "/app/trade",
   orders: "/app/orders",
   portfolio: "/app/portfolio",
+  risk: "/app/risk",
   account: "/app/account",
   security: "/app/account/security",
   apiKeys: "/app/account/api-keys",

@@ -5,8 +5,38 @@ const night: MantineColorsTuple = [
   "#dfe5ef", "#b6bfce", "#8f9aad", "#5d687c", "#273143", "#1c2432", "#151b27", "#0b0e14", "#090c11", "#06080c",
 ];
 
-export const RISING = "#2fc08c";
-export const FALLING = "#f2646f";
+/** What both schemes name alike, in CSS and on charts. */
+export const COLORS = {
+  dark: {
+    page: night[7],
+    panel: night[6],
+    line: night[4],
+    grid: "#1a2130",
+    dimmed: night[2],
+    hover: night[5],
+    chosen: night[4],
+    outline: night[3],
+    warning: "#ffd43b",
+    rising: "#2fc08c",
+    falling: "#f2646f",
+    curve: "#748ffc",
+  },
+  light: {
+    page: "#eef1f6",
+    panel: "#ffffff",
+    line: "#d5dbe5",
+    grid: "#e9edf3",
+    dimmed: "#56617a",
+    hover: "#f0f3f8",
+    chosen: "#e1e7f2",
+    outline: "#8f9aad",
+    warning: "#8a5a00",
+    rising: "#0e7a54",
+    falling: "#c22d3b",
+    curve: "#3b5bdb",
+  },
+} as const;
+export type Scheme = keyof typeof COLORS;
 
 export const theme = createTheme({
   colors: { dark: night },
@@ -24,8 +54,9 @@ export const theme = createTheme({
   },
 });
 
-export const cssVariables: CSSVariablesResolver = () => ({
-  variables: { "--rising": RISING, "--falling": FALLING, "--panel": night[6], "--line": night[4], "--dimmed": night[2] },
-  light: {},
-  dark: { "--mantine-color-dimmed": night[2], "--mantine-color-error": FALLING },
-});
+function variables(scheme: Scheme): Record<string, string> {
+  const own = Object.fromEntries(Object.entries(COLORS[scheme]).map(([name, color]) => [`--${name}`, color]));
+  return { ...own, "--mantine-color-body": COLORS[scheme].page, "--mantine-color-dimmed": COLORS[scheme].dimmed, "--mantine-color-error": COLORS[scheme].falling };
+}
+
+export const cssVariables: CSSVariablesResolver = () => ({ variables: {}, light: variables("light"), dark: variables("dark") });

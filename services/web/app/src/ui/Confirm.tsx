@@ -7,6 +7,8 @@ interface Props {
   title: string;
   /** What it does, on the button. */
   action: string;
+  /** What not doing it is, on the other button. */
+  leave?: string;
   isAsking: boolean;
   error: unknown;
   onConfirm(): void;
@@ -15,7 +17,7 @@ interface Props {
 }
 
 /** Asks before something that cannot be taken back. */
-export function Confirm({ opened, title, action, isAsking, error, onConfirm, onClose, children }: Props) {
+export function Confirm({ opened, title, action, leave = "Cancel", isAsking, error, onConfirm, onClose, children }: Props) {
   return (
     <Modal opened={opened} onClose={onClose} title={title} centered closeOnEscape={!isAsking} closeButtonProps={{ "aria-label": "Close" }}>
       <Stack gap="md">
@@ -25,7 +27,7 @@ export function Confirm({ opened, title, action, isAsking, error, onConfirm, onC
         {error !== null && error !== undefined && <RefusalAlert error={error} />}
         <Group justify="flex-end" gap="xs">
           <Button variant="default" onClick={onClose}>
-            Cancel
+            {leave}
           </Button>
           <Button color="red" loading={isAsking} onClick={onConfirm}>
             {action}

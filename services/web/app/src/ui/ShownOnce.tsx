@@ -46,7 +46,7 @@ export function ShownOnce({ label, secret, fileName, done, onDone, children }: P
         </Button>
       </Group>
       {clipboard.error && (
-        <Text size="xs" c="yellow" role="status">
+        <Text size="xs" c="var(--warning)" role="status">
           This browser does not let the page copy. Select the text and copy it yourself.
         </Text>
       )}

@@ -1,3 +1,4 @@
+import { Code } from "@connectrpc/connect";
 import { Badge, Tooltip } from "@mantine/core";
 import type { StreamState } from "@/api/resuming";
 
@@ -17,6 +18,7 @@ export function StreamBadge({ what, state }: { what: string; state: StreamState 
         aria-label={`${what}: ${label}`}
         data-testid={`stream-${what.toLowerCase().replace(/ /g, "-")}`}
         data-phase={state.phase}
+        {...("refusal" in state && { "data-refusal": `${Code[state.refusal.code]} ${state.refusal.reason}`.trim() })}
       >
         {state.phase === "live" ? what : `${what}: ${label.toLowerCase()}`}
       </Badge>

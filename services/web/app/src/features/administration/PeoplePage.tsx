@@ -10,7 +10,6 @@ import { PagedRows, Row } from "@/ui/Rows";
 import { Tag } from "@/ui/Tag";
 import { PEOPLE_KEY, STATES } from "./person";
 import { PersonDrawer } from "./PersonDrawer";
-import classes from "./PeoplePage.module.css";
 
 const PEOPLE_PAGE = 50;
 const QUERY_LENGTH_MAX = 254;
@@ -48,7 +47,7 @@ export function PeoplePage() {
   const isNarrowed = search !== "" || role !== ANY || state !== ANY;
 
   return (
-    <div className={classes.page}>
+    <>
       <Panel title="People">
         <Group p="sm" gap="xs" align="flex-end" role="search">
           <TextInput
@@ -96,7 +95,7 @@ export function PeoplePage() {
         </PagedRows>
       </Panel>
       <PersonDrawer person={people.find(({ userId }) => userId === shownId)} onClose={() => setShownId(undefined)} />
-    </div>
+    </>
   );
 }
 

@@ -1,4 +1,4 @@
-import { create } from "@bufbuild/protobuf";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import {
@@ -15,6 +15,8 @@ import { screen, waitFor, within } from "@testing-library/react";
 import { expect, test } from "vitest";
 import { refused, signedInApi } from "@/test/api";
 import { show } from "@/test/show";
+import { KillSwitchMode, KillSwitchScope, RiskService, type KillSwitchSchema, type SetGlobalKillSwitchRequest } from "@gen/tradeloom/orders/v1/risk_pb.js";
+import { GlobalSwitch } from "./GlobalSwitch";
 import { PeoplePage } from "./PeoplePage";
 import { endOfDay } from "./person";
 
@@ -106,4 +108,33 @@ test("an administrator finds a person, sets roles, takes a lost factor away, ass
   await within(person).findByRole("button", { name: "Let in again" });
   expect(states).toMatchObject([{ userId: "u-bob", state: UserState.SUSPENDED, note: "asked to" }]);
   await waitFor(() => expect(asked.some(({ query }) => query === "nobody")).toBe(true));
+});
+
+test("an operator stops everybody's trading with a reason, and lets it go on", async () => {
+  const asked: SetGlobalKillSwitchRequest[] = [];
+  let on: MessageInitShape<typeof KillSwitchSchema>[] = [{ scope: KillSwitchScope.USER, mode: KillSwitchMode.HALT }];
+  const api = await signedInApi(({ service }) => {
+    service(RiskService, {
+      getKillSwitch: () => ({ switches: on }),
+      setGlobalKillSwitch: (request) => {
+        asked.push(request);
+        on = request.mode === KillSwitchMode.OFF ? [] : [{ scope: KillSwitchScope.GLOBAL, mode: request.mode, reason: request.reason, byOperator: true }];
+        return {};
+      },
+    });
+  });
+  const user = show(api, <GlobalSwitch />);
+  await screen.findByText("Trading goes on for everybody.");
+  await user.click(screen.getByText("Halt"));
+  // Without a reason nothing is asked.
+  await user.click(screen.getByRole("button", { name: "Stop trading" }));
+  await user.type(screen.getByLabelText(/Why/), "venue is down");
+  await user.click(screen.getByLabelText("Cancel the open orders, too"));
+  await user.click(screen.getByRole("button", { name: "Stop trading" }));
+  await user.click(await screen.findByRole("button", { name: "Let trading go on" }));
+  await screen.findByText("Trading goes on for everybody.");
+  expect(asked.map(({ userId, mode, reason, cancelOpenOrders }) => [userId, mode, reason, cancelOpenOrders])).toEqual([
+    ["", KillSwitchMode.HALT, "venue is down", false],
+    ["", KillSwitchMode.OFF, "trading goes on", false],
+  ]);
 });

@@ -1,4 +1,4 @@
-import { Button, Center, Group, SegmentedControl, Text } from "@mantine/core";
+import { Button, Center, Group, SegmentedControl, Text, useComputedColorScheme } from "@mantine/core";
 import type { Instrument, StreamCandlesResponse } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import {
   CandlestickSeries,
@@ -12,9 +12,10 @@ import { useEffect, useRef, useState } from "react";
 import { NO_DEADLINE, useApi } from "@/api/clients";
 import { refusalOf } from "@/api/refusal";
 import { useResumingStream } from "@/api/useResumingStream";
-import { FALLING, RISING } from "@/app/theme";
+import { COLORS, type Scheme } from "@/app/theme";
 import { placesOf } from "@/lib/decimal";
 import { secondsOf } from "@/lib/time";
+import { chartOf } from "@/ui/chart";
 import { Panel } from "@/ui/Panel";
 import { StreamBadge } from "@/ui/StreamBadge";
 import classes from "./CandleChart.module.css";
@@ -28,11 +29,13 @@ const HISTORY_MARGIN_BARS = 50;
 /** The instrument's candles, growing as they form; older ones come while one scrolls back. */
 export function CandleChart({ instrument }: { instrument: Instrument }) {
   const [barSize, setBarSize] = useState<BarSize>("1m");
+  const scheme = useComputedColorScheme("dark");
   return (
     <Chart
-      key={`${instrument.instrumentId} ${barSize}`}
+      key={`${instrument.instrumentId} ${barSize} ${scheme}`}
       instrument={instrument}
       barSize={barSize}
+      scheme={scheme}
       onBarSize={setBarSize}
     />
   );
@@ -44,7 +47,15 @@ interface Drawn {
   volumes: ISeriesApi<"Histogram">;
 }
 
-function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; barSize: BarSize; onBarSize(size: BarSize): void }) {
+interface ChartProps {
+  instrument: Instrument;
+  barSize: BarSize;
+  scheme: Scheme;
+  onBarSize(size: BarSize): void;
+}
+
+function Chart({ instrument, barSize, scheme, onBarSize }: ChartProps) {
+  const colors = COLORS[scheme];
   const { marketData } = useApi();
   const { instrumentId } = instrument;
   const places = placesOf(instrument.tickSize?.value ?? "0.01");
@@ -61,11 +72,11 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
     if (!target || change === "unchanged") return;
     if (change === "rebuilt") {
       target.candles.setData(series.current.all.map(candleOf));
-      target.volumes.setData(series.current.all.map(volumeOf));
+      target.volumes.setData(series.current.all.map((bar) => volumeOf(bar, colors)));
     } else {
       for (const bar of change.tail) {
         target.candles.update(candleOf(bar));
-        target.volumes.update(volumeOf(bar));
+        target.volumes.update(volumeOf(bar, colors));
       }
     }
     setBarCount(series.current.all.length);
@@ -105,24 +116,15 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
 
   useEffect(() => {
     const chart = createChart(box.current!, {
-      autoSize: true,
-      layout: {
-        background: { color: "transparent" },
-        textColor: "#8f9aad",
-        fontFamily: "'Inter Variable', system-ui, sans-serif",
-        // It would need inline styles; the page names TradingView at its foot.
-        attributionLogo: false,
-      },
-      grid: { vertLines: { color: "#1a2130" }, horzLines: { color: "#1a2130" } },
-      rightPriceScale: { borderColor: "#273143", scaleMargins: { top: 0.08, bottom: 0.22 } },
-      timeScale: { borderColor: "#273143", timeVisible: !["1d", "1w"].includes(barSize), secondsVisible: false, rightOffset: 4 },
-      crosshair: { mode: 0 },
+      ...chartOf(scheme),
+      rightPriceScale: { borderColor: colors.line, scaleMargins: { top: 0.08, bottom: 0.22 } },
+      timeScale: { borderColor: colors.line, timeVisible: !["1d", "1w"].includes(barSize), secondsVisible: false, rightOffset: 4 },
     });
     const candles = chart.addSeries(CandlestickSeries, {
-      upColor: RISING,
-      downColor: FALLING,
-      wickUpColor: RISING,
-      wickDownColor: FALLING,
+      upColor: colors.rising,
+      downColor: colors.falling,
+      wickUpColor: colors.rising,
+      wickDownColor: colors.falling,
       borderVisible: false,
       priceFormat: { type: "price", precision: places, minMove: 10 ** -places },
     });
@@ -139,7 +141,7 @@ function Chart({ instrument, barSize, onBarSize }: { instrument: Instrument; bar
       drawn.current = undefined;
       chart.remove();
     };
-    // One chart for the life of this component: its key changes with instrument and bar size.
+    // One chart for the life of this component: its key changes with instrument, bar size and colours.
   }, []);
 
   const stream = useResumingStream<StreamCandlesResponse, string>(`${instrumentId} ${barSize}`, () => ({
@@ -214,6 +216,6 @@ function candleOf({ time, open, high, low, close }: Bar) {
   return { time: time as UTCTimestamp, open, high, low, close };
 }
 
-function volumeOf({ time, open, close, volume }: Bar) {
-  return { time: time as UTCTimestamp, value: volume, color: close >= open ? `${RISING}55` : `${FALLING}55` };
+function volumeOf({ time, open, close, volume }: Bar, { rising, falling }: { rising: string; falling: string }) {
+  return { time: time as UTCTimestamp, value: volume, color: `${close >= open ? rising : falling}55` };
 }

@@ -72,7 +72,7 @@ export function MarketBar({ instrument, tape, stream, onChoose }: Props) {
       </dl>
       <Group gap="xs" ml="auto">
         {instrument.state === InstrumentState.HALTED && (
-          <Text size="xs" c="yellow" fw={600}>
+          <Text size="xs" c="var(--warning)" fw={600}>
             Not trading
           </Text>
         )}

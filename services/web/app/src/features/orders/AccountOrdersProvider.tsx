@@ -7,14 +7,16 @@ import type { StreamState } from "@/api/resuming";
 import { useResumingStream } from "@/api/useResumingStream";
 import { portfolioKey } from "@/features/portfolio/usePortfolio";
 import { shown } from "@/lib/decimal";
-import { afterList, afterMessage, NO_ORDERS, type AccountOrders } from "./accountOrders";
+import { afterAnnotatedList, afterList, afterMessage, NO_ORDERS, type AccountOrders } from "./accountOrders";
 import { reasonText, SIDES } from "./words";
 
 interface Provided {
   known: AccountOrders;
   stream: StreamState;
-  /** Takes orders that came in an answer: a list, or one just placed or canceled. */
+  /** Takes orders that came in an answer, such as those just placed or canceled. */
   take(orders: readonly Order[]): void;
+  /** The same where they came with their notes and tags. */
+  takeAnnotated(orders: readonly Order[]): void;
 }
 
 const AccountOrdersContext = createContext<Provided | undefined>(undefined);
@@ -25,11 +27,12 @@ export function useAccountOrders(): Provided {
   return provided;
 }
 
-type Action = { message: StreamOrderEventsResponse } | { list: readonly Order[] } | "forget";
+type Action = { message: StreamOrderEventsResponse } | { list: readonly Order[]; isAnnotated: boolean } | "forget";
 
 function knownAfter(known: AccountOrders, action: Action): AccountOrders {
   if (action === "forget") return NO_ORDERS;
-  return "message" in action ? afterMessage(known, action.message) : afterList(known, action.list);
+  if ("message" in action) return afterMessage(known, action.message);
+  return action.isAnnotated ? afterAnnotatedList(known, action.list) : afterList(known, action.list);
 }
 
 /** Many events in one moment make one look at the portfolio. */
@@ -62,12 +65,14 @@ export function AccountOrdersProvider({ accountId, children }: { accountId: stri
       refresh.current = setTimeout(() => {
         void queries.invalidateQueries({ queryKey: portfolioKey(accountId) });
         void queries.invalidateQueries({ queryKey: ["executions", accountId] });
+        void queries.invalidateQueries({ queryKey: ["ledger", accountId] });
       }, PORTFOLIO_DELAY_MILLISECONDS);
     },
   }));
 
-  const take = useCallback((list: readonly Order[]) => dispatch({ list }), []);
-  const provided = useMemo(() => ({ known, stream, take }), [known, stream, take]);
+  const take = useCallback((list: readonly Order[]) => dispatch({ list, isAnnotated: false }), []);
+  const takeAnnotated = useCallback((list: readonly Order[]) => dispatch({ list, isAnnotated: true }), []);
+  const provided = useMemo(() => ({ known, stream, take, takeAnnotated }), [known, stream, take, takeAnnotated]);
   return <AccountOrdersContext value={provided}>{children}</AccountOrdersContext>;
 }
 

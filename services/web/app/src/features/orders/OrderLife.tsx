@@ -3,13 +3,15 @@ import { useQuery } from "@tanstack/react-query";
 import { OrderEventKind, OrderSide, type Order, type OrderEvent } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { useApi } from "@/api/clients";
 import { shown } from "@/lib/decimal";
-import { clock, dayAndClock, exactClock } from "@/lib/time";
+import { clock, dateAndClock, dayAndClock, exactClock } from "@/lib/time";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { useAccountOrders } from "./AccountOrdersProvider";
-import { lifeOf } from "./accountOrders";
+import { Annotate } from "./Annotate";
+import { annotationOf, lifeOf } from "./accountOrders";
 import classes from "./OrderLife.module.css";
 import { OrderStateBadge } from "./OrdersTable";
-import { EVENTS, reasonText, titleOf, TIMES_IN_FORCE, TYPES } from "./words";
+import { OrderGroup } from "./OrderGroup";
+import { EVENTS, priceText, reasonText, titleOf, TIMES_IN_FORCE, TYPES } from "./words";
 
 const FILLS_SHOWN_MAX = 100;
 
@@ -25,7 +27,7 @@ export function OrderLife({ order, onClose }: { order: Order | undefined; onClos
       title={order && <Text fw={600}>{titleOf(order)}</Text>}
       closeButtonProps={{ "aria-label": "Close" }}
     >
-      {order && <Life order={order} />}
+      {order && <Life key={order.orderId} order={order} />}
     </Drawer>
   );
 }
@@ -34,6 +36,7 @@ function Life({ order }: { order: Order }) {
   const { orders } = useApi();
   const { known } = useAccountOrders();
   const events = lifeOf(known, order.orderId);
+  const annotation = annotationOf(known, order.orderId);
   const fills = useQuery({
     queryKey: ["executions", order.accountId, order.orderId],
     queryFn: async ({ signal }) =>
@@ -43,7 +46,10 @@ function Life({ order }: { order: Order }) {
 
   const facts: [string, string][] = [
     ["Type", `${TYPES[order.orderType]}, ${TIMES_IN_FORCE[order.timeInForce].short}`],
-    order.limitPrice ? ["Limit price", shown(order.limitPrice.value)] : ["Worst price", shown(order.protectionPrice?.value)],
+    ["Price", priceText(order)],
+    ...optional("Worst price", order.protectionPrice && shown(order.protectionPrice.value)),
+    ...optional("Expires", order.expireTime && dateAndClock(order.expireTime)),
+    ...optional("Only", [order.postOnly && "rests", order.reduceOnly && "reduces"].filter(Boolean).join(", ")),
     ["Filled", `${shown(order.filledQuantity?.value ?? "0", 0)} of ${shown(order.quantity?.value, 0)}`],
     ["Average price", shown(order.averagePrice?.value, 2, 6)],
     ["Fees", `${shown(order.fees?.value, 2, 6)} ${order.feeAsset}`],
@@ -73,6 +79,7 @@ function Life({ order }: { order: Order }) {
           ))}
         </Table.Tbody>
       </Table>
+      {order.groupId !== "" && <OrderGroup accountId={order.accountId} groupId={order.groupId} ownId={order.orderId} />}
       <section aria-label="Its life">
         <Text size="xs" fw={600} component="h3" mt={0} mb="sm">
           Its life
@@ -129,8 +136,13 @@ function Life({ order }: { order: Order }) {
           </Table>
         )}
       </section>
+      <Annotate key={`${annotation.note}\n${annotation.tags.join()}`} orderId={order.orderId} annotation={annotation} />
     </Stack>
   );
+}
+
+function optional(name: string, value: string | undefined): [string, string][] {
+  return value ? [[name, value]] : [];
 }
 
 function detailOf({ kind, execution, order }: OrderEvent): string {

@@ -1,6 +1,9 @@
 import { create } from "@bufbuild/protobuf";
+import { anyPack } from "@bufbuild/protobuf/wkt";
 import { MantineProvider } from "@mantine/core";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { ErrorInfoSchema } from "@gen/google/rpc/error_details_pb.js";
+import { StatusSchema } from "@gen/google/rpc/status_pb.js";
 import { InstrumentSchema } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
 import {
   AccountSchema,
@@ -8,10 +11,12 @@ import {
   OrderService,
   OrderState,
   PortfolioService,
+  type PlaceOrderGroupRequest,
   type PlaceOrderRequest,
+  type PreviewOrderRequest,
 } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
-import { render, screen, waitFor } from "@testing-library/react";
+import { fireEvent, render, screen, waitFor } from "@testing-library/react";
 import userEvent from "@testing-library/user-event";
 import { beforeEach, describe, expect, test } from "vitest";
 import { ApiProvider } from "@/api/clients";
@@ -32,9 +37,25 @@ const INSTRUMENT = create(InstrumentSchema, {
   makerFeeRate: { value: "0.0005" },
 });
 
+const TOO_MUCH = create(StatusSchema, {
+  code: Code.FailedPrecondition,
+  details: [
+    anyPack(
+      ErrorInfoSchema,
+      create(ErrorInfoSchema, { reason: "INSUFFICIENT_BALANCE", metadata: { asset: "USDT", needed: "2500", available: "1000" } }),
+    ),
+  ],
+});
+
+/** A preview of this quantity is answered only by being given up. */
+const UNANSWERED = "0.111";
+
 /** The ticket before a service that remembers what was placed by request id. */
 async function show(answer: (request: PlaceOrderRequest, call: number) => void = () => {}) {
   const calls: PlaceOrderRequest[] = [];
+  const groups: PlaceOrderGroupRequest[] = [];
+  const previews: PreviewOrderRequest[] = [];
+  const givenUp: string[] = [];
   const placed = new Map<string, string>();
   const api = await signedInApi(({ service }) => {
     service(OrderService, {
@@ -43,6 +64,27 @@ async function show(answer: (request: PlaceOrderRequest, call: number) => void =
         answer(request, calls.length);
         if (!placed.has(request.requestId)) placed.set(request.requestId, `o${placed.size + 1}`);
         return { order: create(OrderSchema, { orderId: placed.get(request.requestId)!, state: OrderState.PENDING_NEW }) };
+      },
+      placeOrderGroup: (request) => {
+        groups.push(request);
+        return { groupId: "g1", orders: request.orders.map((_, index) => ({ orderId: `g${index}`, state: OrderState.PENDING_NEW })) };
+      },
+      previewOrder: async (request, { signal }) => {
+        previews.push(request);
+        if (request.order?.quantity?.value === UNANSWERED) {
+          await new Promise((resolve) => signal.addEventListener("abort", resolve));
+          givenUp.push(UNANSWERED);
+        }
+        const isTooMuch = request.order?.quantity?.value === "25";
+        return {
+          refusals: isTooMuch ? [TOO_MUCH] : [],
+          notional: { asset: "USDT", amount: { value: "25.5" } },
+          fee: { asset: "USDT", amount: { value: "0.0255" } },
+          margins: [
+            { limit: "open_orders_max", value: { value: "1" }, bound: { value: "200" } },
+            { limit: "order_notional_max", value: { value: "25.5" }, bound: { value: "50" } },
+          ],
+        };
       },
       streamOrderEvents: async function* (_, { signal }) {
         yield { cursor: "0", step: { case: "acknowledgement" as const, value: { heartbeatSeconds: 5 } } };
@@ -68,7 +110,7 @@ async function show(answer: (request: PlaceOrderRequest, call: number) => void =
       </QueryClientProvider>
     </MantineProvider>,
   );
-  return { calls, placed, user: userEvent.setup() };
+  return { calls, groups, previews, givenUp, placed, user: userEvent.setup() };
 }
 
 describe("the order ticket", () => {
@@ -156,5 +198,60 @@ describe("the order ticket", () => {
     const { user } = await show();
     await user.type(screen.getByLabelText("Quantity"), "{ArrowUp}{ArrowUp}{Shift>}{ArrowUp}{/Shift}{ArrowDown}");
     expect(screen.getByLabelText("Quantity")).toHaveProperty("value", "0.011");
+  });
+
+  test("offers with each order type what goes with it", async () => {
+    const { calls, user } = await show();
+    await user.click(screen.getByText("Conditional"));
+    await user.click(screen.getByRole("combobox", { name: "Condition" }));
+    await user.click(await screen.findByRole("option", { name: "Trailing stop" }));
+    expect(screen.queryByLabelText("Limit price")).toBeNull();
+    expect(screen.queryByLabelText("Post only")).toBeNull();
+    await user.click(screen.getByRole("combobox", { name: "Lasts" }));
+    expect((await screen.findAllByRole("option")).map((option) => option.textContent)).not.toContain("At once, cancel the rest (IOC)");
+    await user.keyboard("{Escape}");
+    await user.type(screen.getByLabelText("Trails by"), "1.5");
+    await user.type(screen.getByLabelText("Quantity"), "0.25");
+    await user.click(screen.getByLabelText("Reduce only"));
+    await user.click(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    await screen.findByText("Placed");
+    expect(calls[0]).toMatchObject({ reduceOnly: true, trail: { distance: { case: "percent", value: { value: "1.5" } } } });
+  });
+
+  test("places an entry with its bracket as one", async () => {
+    const { calls, groups, user } = await show();
+    await user.type(screen.getByLabelText("Quantity"), "0.25");
+    await user.click(screen.getByLabelText("Take profit and stop loss"));
+    await user.type(screen.getByLabelText("Take profit"), "110");
+    await user.click(screen.getByRole("button", { name: "Buy BTCUSDT" }));
+    expect(screen.getByLabelText("Stop loss").getAttribute("aria-invalid")).toBe("true");
+    expect(document.activeElement).toBe(screen.getByLabelText("Stop loss"));
+    await user.type(screen.getByLabelText("Stop loss"), "90{Enter}");
+    await screen.findByText("Placed");
+    expect(groups).toHaveLength(1);
+    expect(groups[0]?.orders).toHaveLength(3);
+    expect(calls).toHaveLength(0);
+  });
+
+  test("says what an order would cost as one types, asking about what was typed last, one call at a time", async () => {
+    const { previews, givenUp } = await show();
+    const quantity = screen.getByLabelText("Quantity");
+    // In one turn, so that no pause of a busy machine lies between them.
+    fireEvent.change(quantity, { target: { value: "0.2" } });
+    fireEvent.change(quantity, { target: { value: UNANSWERED } });
+    await waitFor(() => expect(previews.map(({ order }) => order?.quantity?.value)).toEqual([UNANSWERED]));
+    fireEvent.change(quantity, { target: { value: "0.255" } });
+    await waitFor(() => expect(screen.getByTestId("preview").textContent).toContain("25.50 USDT"));
+    expect(givenUp).toEqual([UNANSWERED]);
+    expect(screen.getByTestId("preview").textContent).toContain("Nearest limit: value of one order, 25.5 of 50.");
+    expect(screen.getByTestId("preview").textContent).toContain("Would be accepted.");
+  });
+
+  test("says what an order would be refused for before it is sent", async () => {
+    const { calls, user } = await show();
+    await user.type(screen.getByLabelText("Quantity"), "25");
+    await screen.findByText(/Not enough USDT/);
+    expect(screen.getByText(/Would be refused/)).toBeTruthy();
+    expect(calls).toHaveLength(0);
   });
 });

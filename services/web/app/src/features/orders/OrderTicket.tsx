@@ -1,7 +1,7 @@
-import { Alert, Button, Group, SegmentedControl, Select, Stack, Text, TextInput, UnstyledButton } from "@mantine/core";
-import { OrderSide, OrderType, TimeInForce } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { Alert, Button, Group, SegmentedControl, Select, Stack, Text, UnstyledButton } from "@mantine/core";
+import { OrderSide, OrderType } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import type { Instrument } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
-import { useEffect, useLayoutEffect, useReducer, useRef, useState, type FormEvent, type KeyboardEvent } from "react";
+import { useEffect, useLayoutEffect, useReducer, useRef, useState, type FormEvent } from "react";
 import { useApi } from "@/api/clients";
 import { refusalOf } from "@/api/refusal";
 import { useAccount } from "@/features/accounts/account";
@@ -9,15 +9,20 @@ import { usePortfolio } from "@/features/portfolio/usePortfolio";
 import { affordable, less, placesOf, product, shown, stepped, typed, unitsOf } from "@/lib/decimal";
 import { RefusalAlert } from "@/ui/states";
 import { useAccountOrders } from "./AccountOrdersProvider";
+import { CONDITIONAL, isConditional, needsLimitPrice, takesLimitPrice, takesStopPrice } from "./allowed";
 import classes from "./OrderTicket.module.css";
-import { place } from "./placing";
-import { openTicket, PLACED_MILLISECONDS, problemsOf, refusalFor, ticketAfter, type Draft, type Intent } from "./ticket";
+import { place, requestOf } from "./placing";
+import { FIELDS, openTicket, PLACED_MILLISECONDS, problemsOf, refusalFor, ticketAfter, type Draft, type Intent } from "./ticket";
+import { NumberField, PriceFields, TermFields, type Editing } from "./TicketFields";
+import { TicketPreview } from "./TicketPreview";
 import { forgetUnanswered, rememberUnanswered, unanswered } from "./unanswered";
-import { SIDES, TIMES_IN_FORCE } from "./words";
+import { SIDES, TYPES } from "./words";
 
 const SHARES_PERCENT = [25, 50, 75, 100];
 /** The part above the price that the service, unless set otherwise, sets aside for a market order until it has filled. */
 const MARKET_ROOM = "0.05";
+/** A preview places nothing, so its id stands for nothing. */
+const PREVIEW_ID = "preview";
 
 interface Props {
   instrument: Instrument;
@@ -32,22 +37,26 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
   const { orders } = useApi();
   const { account } = useAccount();
   const { take } = useAccountOrders();
-  const portfolio = usePortfolio(account.accountId);
-  const [ticket, act] = useReducer(ticketAfter, undefined, () => openTicket(unanswered(account.accountId)));
+  const { accountId } = account;
+  const portfolio = usePortfolio(accountId);
+  const [ticket, act] = useReducer(ticketAfter, undefined, () => openTicket(unanswered(accountId)));
   const [showsProblems, setShowsProblems] = useState(false);
-  const quantityField = useRef<HTMLInputElement>(null);
+  const form = useRef<HTMLFormElement>(null);
   const page = useRef(new AbortController());
   const { draft } = ticket;
 
   const lot = instrument.lotSize?.value ?? "1";
   const tick = instrument.tickSize?.value ?? "1";
-  const isLimit = draft.orderType === OrderType.LIMIT;
+  const hasLimit = takesLimitPrice(draft.orderType) && typed(draft.limitPrice) !== "";
   const isBuy = draft.side === OrderSide.BUY;
   // A suggestion or an estimate, put on the tick; what is sent is what stands in the field.
   const priceText = (price: number) => stepped(price.toFixed(placesOf(tick)), tick, 0);
-  const priceNow = isLimit ? typed(draft.limitPrice) : lastPrice === undefined ? "" : priceText(lastPrice);
+  const lastText = lastPrice === undefined ? "" : priceText(lastPrice);
+  const stopText = takesStopPrice(draft.orderType) ? typed(draft.stopPrice) : "";
+  const priceNow = needsLimitPrice(draft.orderType) || hasLimit ? typed(draft.limitPrice) : stopText || lastText;
 
-  const problems = showsProblems && ticket.phase === "composing" ? problemsOf(draft, instrument) : {};
+  const found = problemsOf(draft, instrument);
+  const problems = showsProblems && ticket.phase === "composing" ? found : {};
   const refusal = ticket.phase === "composing" ? ticket.refusal : undefined;
   const edit = (change: Partial<Draft>) => act({ kind: "edit", change });
 
@@ -63,7 +72,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
   }, [chosenPrice]);
 
   // An empty limit starts at the last price.
-  const needsPrice = isLimit && draft.limitPrice === "" && lastPrice !== undefined && ticket.phase === "composing";
+  const needsPrice = draft.orderType === OrderType.LIMIT && draft.limitPrice === "" && lastPrice !== undefined && ticket.phase === "composing";
   // In the turn in which it is known: in a later one somebody may have begun to type, and would go on behind it.
   useLayoutEffect(() => {
     if (needsPrice && document.activeElement?.getAttribute("name") !== "limit_price") edit({ limitPrice: priceText(lastPrice!) });
@@ -79,9 +88,9 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
   async function send(intent: Intent) {
     rememberUnanswered(intent);
     try {
-      const order = await place(orders, intent, page.current.signal);
+      const placed = await place(orders, intent, page.current.signal);
       forgetUnanswered();
-      take([order]);
+      take(placed);
       setShowsProblems(false);
       act({ kind: "accepted", requestId: intent.requestId });
     } catch (error) {
@@ -96,12 +105,8 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
     event.preventDefault();
     if (ticket.phase !== "composing") return;
     setShowsProblems(true);
-    const found = problemsOf(draft, instrument);
-    if (found.quantity || found.limit_price) {
-      if (found.quantity) quantityField.current?.focus();
-      return;
-    }
-    const { accountId } = account;
+    const [first] = FIELDS.filter((field) => found[field]);
+    if (first) return form.current?.querySelector<HTMLInputElement>(`[name=${first}]`)?.focus();
     const { instrumentId } = instrument;
     act({ kind: "send", accountId, instrumentId });
     void send({ requestId: ticket.requestId, accountId, instrumentId, draft });
@@ -113,33 +118,25 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
     void send(ticket.intent);
   };
 
-  /** Arrows move a field by one step of the instrument, with shift by ten. */
-  const stepping = (field: "quantity" | "limitPrice", step: string) => (event: KeyboardEvent) => {
-    if (event.key !== "ArrowUp" && event.key !== "ArrowDown") return;
-    event.preventDefault();
-    const count = (event.key === "ArrowUp" ? 1 : -1) * (event.shiftKey ? 10 : 1);
-    edit({ [field]: stepped(typed(draft[field]), step, count) });
-  };
-
   const asset = isBuy ? instrument.quoteAsset : instrument.baseAsset;
   const available = portfolio.data?.balances.find((balance) => balance.asset === asset)?.available?.value ?? "0";
-  const notional = priceNow === "" ? undefined : product(typed(draft.quantity), priceNow);
-  const feeRate = isLimit ? instrument.makerFeeRate?.value : instrument.takerFeeRate?.value;
-  const fee = notional !== undefined && feeRate ? product(notional, feeRate) : undefined;
-
   const useShare = (percent: number) => {
     const share = product(available, (percent / 100).toString()) ?? "0";
     // A buy leaves room for the fee of a taker, and a market order for a worse price.
-    const money = less(less(share, instrument.takerFeeRate?.value ?? "0"), isLimit ? "0" : MARKET_ROOM);
+    const money = less(less(share, instrument.takerFeeRate?.value ?? "0"), hasLimit ? "0" : MARKET_ROOM);
     edit({ quantity: isBuy ? affordable(money, priceNow, lot) : affordable(share, "1", lot) });
     setShowsProblems(false);
   };
 
   const isBusy = ticket.phase === "sending";
   const isLocked = ticket.phase === "sending" || ticket.phase === "lost";
+  const editing: Editing = { draft, instrument, isLocked, edit, problem: (field) => problems[field] ?? refusalFor(refusal, field) };
+  // Why it was refused is told once, until something changes.
+  const isWhole = ticket.phase === "composing" && !refusal && Object.keys(found).length === 0;
+  const preview = isWhole ? requestOf({ requestId: PREVIEW_ID, accountId, instrumentId: instrument.instrumentId, draft }) : undefined;
 
   return (
-    <form className={classes.ticket} onSubmit={submit} aria-label="Order ticket" noValidate data-phase={ticket.phase}>
+    <form ref={form} className={classes.ticket} onSubmit={submit} aria-label="Order ticket" noValidate data-phase={ticket.phase}>
       <Stack gap={10}>
         <div className={classes.sides} role="radiogroup" aria-label="Side">
           {[OrderSide.BUY, OrderSide.SELL].map((side) => (
@@ -160,42 +157,35 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
           size="xs"
           aria-label="Order type"
           disabled={isLocked}
-          value={String(draft.orderType)}
+          value={String(isConditional(draft.orderType) ? OrderType.STOP : draft.orderType)}
           onChange={(value) => edit({ orderType: Number(value) })}
           data={[
             { value: String(OrderType.LIMIT), label: "Limit" },
             { value: String(OrderType.MARKET), label: "Market" },
+            { value: String(OrderType.STOP), label: "Conditional" },
           ]}
         />
-        {isLimit && (
-          <TextInput
-            label="Limit price"
-            name="limit_price"
-            inputMode="decimal"
-            autoComplete="off"
+        {isConditional(draft.orderType) && (
+          <Select
+            label="Condition"
+            size="xs"
+            allowDeselect={false}
             disabled={isLocked}
-            rightSection={<Unit>{instrument.quoteAsset}</Unit>}
-            rightSectionWidth={64}
-            value={draft.limitPrice}
-            onChange={(event) => edit({ limitPrice: event.currentTarget.value })}
-            onKeyDown={stepping("limitPrice", tick)}
-            error={problems.limit_price ?? refusalFor(refusal, "limit_price")}
+            value={String(draft.orderType)}
+            onChange={(value) => value && edit({ orderType: Number(value) })}
+            error={editing.problem("order_type")}
+            data={CONDITIONAL.map((type) => ({ value: String(type), label: TYPES[type] }))}
           />
         )}
-        <TextInput
-          ref={quantityField}
+        <PriceFields {...editing} />
+        <NumberField
+          {...editing}
           label="Quantity"
-          name="quantity"
-          inputMode="decimal"
-          autoComplete="off"
+          of="quantity"
+          field="quantity"
+          unit={instrument.baseAsset}
+          step={lot}
           placeholder={`in steps of ${lot}`}
-          disabled={isLocked}
-          rightSection={<Unit>{instrument.baseAsset}</Unit>}
-          rightSectionWidth={64}
-          value={draft.quantity}
-          onChange={(event) => edit({ quantity: event.currentTarget.value })}
-          onKeyDown={stepping("quantity", lot)}
-          error={problems.quantity ?? refusalFor(refusal, "quantity")}
         />
         <Group gap={4} grow>
           {SHARES_PERCENT.map((percent) => (
@@ -210,31 +200,14 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
             </UnstyledButton>
           ))}
         </Group>
-        <Select
-          label="Lasts"
-          size="xs"
-          allowDeselect={false}
-          disabled={isLocked}
-          value={String(draft.timeInForce)}
-          onChange={(value) => value && edit({ timeInForce: Number(value) })}
-          data={[TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK]
-            .filter((time) => isLimit || time !== TimeInForce.GTC)
-            .map((time) => ({ value: String(time), label: TIMES_IN_FORCE[time].long }))}
-        />
+        <TermFields {...editing} />
         <dl className={classes.sums}>
           <dt>Available</dt>
           <dd data-testid="available">
             {portfolio.data ? shown(available, 2, 4) : "–"} {asset}
           </dd>
-          <dt>{isLimit ? "Value" : "Value, about"}</dt>
-          <dd>
-            {shown(notional, 2, 2)} {instrument.quoteAsset}
-          </dd>
-          <dt>Fee, about</dt>
-          <dd>
-            {shown(fee, 2, 4)} {instrument.quoteAsset}
-          </dd>
         </dl>
+        <TicketPreview request={preview} isEntry={draft.hasBracket} />
         {refusal && !isShownAtAField(refusal) && <RefusalAlert error={refusal} />}
         {refusal && isShownAtAField(refusal) && (
           <Text size="xs" c="dimmed" ff="monospace" data-reason={refusal.reason}>
@@ -245,7 +218,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
           <Alert color="yellow" variant="light" p="xs" role="alert" title="The answer was lost">
             <Text size="sm">
               {ticket.refusal.message} The order “{SIDES[ticket.draft.side]} {ticket.draft.quantity}{" "}
-              {ticket.intent.instrumentId}” may have been placed. Sending it again places it once at most.
+              {ticket.intent.instrumentId}” {ticket.draft.hasBracket && "and its bracket "}may have been placed. Sending it again places it once at most.
             </Text>
             <Group gap="xs" mt="xs">
               <Button size="xs" type="button" onClick={sendAgain}>
@@ -283,14 +256,6 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
   );
 }
 
-function Unit({ children }: { children: string }) {
-  return (
-    <Text size="xs" c="dimmed">
-      {children}
-    </Text>
-  );
-}
-
 function isShownAtAField(refusal: ReturnType<typeof refusalOf>): boolean {
-  return refusalFor(refusal, "quantity") !== undefined || refusalFor(refusal, "limit_price") !== undefined;
+  return FIELDS.some((field) => refusalFor(refusal, field) !== undefined);
 }

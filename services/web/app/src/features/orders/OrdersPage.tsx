@@ -1,50 +1,94 @@
-import { Button, Center, SegmentedControl } from "@mantine/core";
-import { useState } from "react";
+import { Autocomplete, Button, Center, Group, Select, TextInput } from "@mantine/core";
+import { useDebouncedValue } from "@mantine/hooks";
+import { OrderState } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { useMemo, useState } from "react";
 import { useAccount } from "@/features/accounts/account";
 import { Panel } from "@/ui/Panel";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { useAccountOrders } from "./AccountOrdersProvider";
-import { doneOrdersOf, newestFirst, openOrdersOf } from "./accountOrders";
+import { openOrdersOf } from "./accountOrders";
+import { CancelAll } from "./CancelAll";
+import { DONE_STATES, filtered, OPEN_STATES, type OrderFilter } from "./orderFilter";
 import { OrdersTable } from "./OrdersTable";
 import { useOrderList } from "./useOrderList";
+import { STATES } from "./words";
 
-type Which = "all" | "open" | "done";
+/** Between the last letter and the asking. */
+const TYPING_MILLISECONDS = 300;
+const INSTRUMENT_LENGTH_MAX = 49;
+const TAG_LENGTH_MAX = 32;
+
+const GROUPS: Record<string, readonly OrderState[]> = { all: [], open: OPEN_STATES, done: DONE_STATES };
+
+const choiceOf = (state: OrderState) => ({ value: String(state), label: STATES[state].label });
+const CHOICES = [
+  { value: "all", label: "All" },
+  { value: "open", label: "Open" },
+  { value: "done", label: "Done" },
+  { group: "Open", items: OPEN_STATES.map(choiceOf) },
+  { group: "Done", items: DONE_STATES.map(choiceOf) },
+];
 
 export function OrdersPage() {
   const { account } = useAccount();
   const { known } = useAccountOrders();
-  const list = useOrderList(account.accountId);
-  const [which, setWhich] = useState<Which>("all");
-  const orders =
-    which === "open" ? openOrdersOf(known) : which === "done" ? doneOrdersOf(known) : [...known.orders.values()].sort(newestFirst);
+  const [which, setWhich] = useState("all");
+  const [typedInstrument, setTypedInstrument] = useState("");
+  const [typedTag, setTypedTag] = useState("");
+  const [instrumentId] = useDebouncedValue(typedInstrument.trim().toUpperCase(), TYPING_MILLISECONDS);
+  const [tag] = useDebouncedValue(typedTag.trim().toLowerCase(), TYPING_MILLISECONDS);
+  const filter = useMemo<OrderFilter>(() => ({ states: GROUPS[which] ?? [Number(which)], instrumentId, tag }), [which, instrumentId, tag]);
+  const list = useOrderList(account.accountId, filter);
+  const orders = filtered(known, list.data?.pages.flatMap((page) => page.orders) ?? [], filter);
+  const isNarrowed = which !== "all" || instrumentId !== "" || tag !== "";
+  const open = openOrdersOf(known).filter((order) => instrumentId === "" || order.instrumentId === instrumentId);
 
   return (
-    <Panel
-      title="Orders"
-      aside={
-        <SegmentedControl
+    <Panel title="Orders" aside={<CancelAll instrumentId={instrumentId} openCount={open.length} />}>
+      <Group p="sm" gap="xs" role="search" aria-label="Filter orders">
+        <Select
+          label="State"
           size="xs"
-          aria-label="Which orders"
+          flex="1 1 140px"
+          maw={200}
+          allowDeselect={false}
           value={which}
-          onChange={(value) => setWhich(value as Which)}
-          data={[
-            { value: "all", label: "All" },
-            { value: "open", label: "Open" },
-            { value: "done", label: "Done" },
-          ]}
+          onChange={(value) => setWhich(String(value ?? "all"))}
+          data={CHOICES}
         />
-      }
-    >
+        <Autocomplete
+          label="Instrument"
+          size="xs"
+          flex="1 1 140px"
+          maw={220}
+          placeholder="all"
+          maxLength={INSTRUMENT_LENGTH_MAX}
+          value={typedInstrument}
+          onChange={setTypedInstrument}
+          data={[...new Set([...known.orders.values()].map((order) => order.instrumentId))].sort()}
+        />
+        <TextInput
+          label="Tag"
+          size="xs"
+          flex="1 1 100px"
+          maw={160}
+          placeholder="all"
+          maxLength={TAG_LENGTH_MAX}
+          value={typedTag}
+          onChange={(event) => setTypedTag(event.currentTarget.value)}
+        />
+      </Group>
       {list.isPending ? (
         <Loading what="your orders" />
       ) : list.isError && orders.length === 0 ? (
         <Failed what="your orders" error={list.error} onRetry={() => void list.refetch()} />
       ) : orders.length === 0 ? (
-        <Empty title={which === "open" ? "No open orders" : "No orders yet"}>Place one on the page Trade.</Empty>
+        <Empty title={isNarrowed ? "No orders like that" : "No orders yet"}>Place one on the page Trade.</Empty>
       ) : (
         <>
           <OrdersTable orders={orders} label="Orders" />
-          {list.hasNextPage && (
+          {list.isError && <Failed what="older orders" error={list.error} onRetry={() => void list.fetchNextPage()} />}
+          {list.hasNextPage && !list.isError && (
             <Center p="sm">
               <Button size="xs" variant="default" loading={list.isFetchingNextPage} onClick={() => void list.fetchNextPage()}>
                 Show older orders

@@ -1,6 +1,6 @@
-import { ActionIcon, ScrollArea, Table, Tooltip } from "@mantine/core";
+import { ActionIcon, Group, ScrollArea, Table, Tooltip } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
-import { IconX } from "@tabler/icons-react";
+import { IconPencil, IconX } from "@tabler/icons-react";
 import { OrderSide, OrderState, type Order } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { useRef, useState } from "react";
 import { useApi } from "@/api/clients";
@@ -10,16 +10,20 @@ import { shown } from "@/lib/decimal";
 import { dayAndClock } from "@/lib/time";
 import { Tag } from "@/ui/Tag";
 import { useAccountOrders } from "./AccountOrdersProvider";
-import { isDone } from "./accountOrders";
+import { annotationOf, isDone, type Annotation } from "./accountOrders";
 import { OrderLife } from "./OrderLife";
 import classes from "./OrdersTable.module.css";
-import { reasonText, SIDES, STATES, titleOf, TYPES } from "./words";
+import { ReplaceOrder } from "./ReplaceOrder";
+import { isReplaceable } from "./replacing";
+import { GROUP_ROLES, priceText, reasonText, SIDES, STATES, titleOf, TYPES } from "./words";
 
-/** Orders as rows; a row opens the order's life, and an open order can be canceled. */
+/** Orders as rows; a row opens the order's life, and an open order can be changed and canceled. */
 export function OrdersTable({ orders, label }: { orders: readonly Order[]; label: string }) {
   const [shownId, setShownId] = useState<string>();
+  const [changedId, setChangedId] = useState<string>();
   const { known } = useAccountOrders();
-  const shownOrder = shownId === undefined ? undefined : known.orders.get(shownId);
+  const found = (orderId: string | undefined) =>
+    orderId === undefined ? undefined : (known.orders.get(orderId) ?? orders.find((order) => order.orderId === orderId));
   return (
     <>
       <ScrollArea type="scroll" h="100%">
@@ -33,8 +37,9 @@ export function OrdersTable({ orders, label }: { orders: readonly Order[]; label
               <Table.Th className="number">Price</Table.Th>
               <Table.Th className="number">Filled / quantity</Table.Th>
               <Table.Th className="number">Average</Table.Th>
+              <Table.Th>Noted</Table.Th>
               <Table.Th>Placed</Table.Th>
-              <Table.Th aria-label="Cancel" />
+              <Table.Th aria-label="Change and cancel" />
             </Table.Tr>
           </Table.Thead>
           <Table.Tbody>
@@ -49,20 +54,33 @@ export function OrdersTable({ orders, label }: { orders: readonly Order[]; label
                 <Table.Td>
                   <OrderStateBadge order={order} />
                 </Table.Td>
-                <Table.Td>{TYPES[order.orderType]}</Table.Td>
-                <Table.Td className="number">{shown(order.limitPrice?.value)}</Table.Td>
+                <Table.Td>
+                  {TYPES[order.orderType]} {order.groupId !== "" && <Tag color="grape">{GROUP_ROLES[order.groupRole]}</Tag>}
+                </Table.Td>
+                <Table.Td className="number">{priceText(order)}</Table.Td>
                 <Table.Td className="number">
                   {shown(order.filledQuantity?.value ?? "0", 0)} / {shown(order.quantity?.value, 0)}
                 </Table.Td>
                 <Table.Td className="number">{shown(order.averagePrice?.value, 2, 6)}</Table.Td>
+                <Table.Td>
+                  <Noted {...annotationOf(known, order.orderId)} />
+                </Table.Td>
                 <Table.Td className={classes.time!}>{dayAndClock(order.createTime)}</Table.Td>
-                <Table.Td>{!isDone(order) && <CancelButton order={order} />}</Table.Td>
+                <Table.Td>
+                  {!isDone(order) && (
+                    <Group gap={2} wrap="nowrap" justify="flex-end">
+                      {isReplaceable(order) && <ChangeButton order={order} onChange={() => setChangedId(order.orderId)} />}
+                      <CancelButton order={order} />
+                    </Group>
+                  )}
+                </Table.Td>
               </Table.Tr>
             ))}
           </Table.Tbody>
         </Table>
       </ScrollArea>
-      <OrderLife order={shownOrder} onClose={() => setShownId(undefined)} />
+      <OrderLife order={found(shownId)} onClose={() => setShownId(undefined)} />
+      <ReplaceOrder order={found(changedId)} onClose={() => setChangedId(undefined)} />
     </>
   );
 }
@@ -73,6 +91,38 @@ export function OrderStateBadge({ order }: { order: Order }) {
     <Tag color={color} data-state={OrderState[order.state]} {...(order.reason && { title: reasonText(order.reason) })}>
       {label}
     </Tag>
+  );
+}
+
+function Noted({ note, tags }: Annotation) {
+  return (
+    <span className={classes.noted} title={note}>
+      {tags.map((tag) => (
+        <Tag key={tag} color="gray">
+          {tag}
+        </Tag>
+      ))}{" "}
+      {note}
+    </span>
+  );
+}
+
+function ChangeButton({ order, onChange }: { order: Order; onChange(): void }) {
+  return (
+    <Tooltip label="Change">
+      <ActionIcon
+        size="sm"
+        variant="subtle"
+        color="gray"
+        aria-label={`Change ${titleOf(order)}`}
+        onClick={(event) => {
+          event.stopPropagation();
+          onChange();
+        }}
+      >
+        <IconPencil size={14} />
+      </ActionIcon>
+    </Tooltip>
   );
 }
 

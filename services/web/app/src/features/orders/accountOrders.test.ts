@@ -7,7 +7,8 @@ import {
   type Order,
 } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { describe, expect, test } from "vitest";
-import { afterList, afterMessage, doneOrdersOf, lifeOf, NO_ORDERS, openOrdersOf, ORDERS_MAX } from "./accountOrders";
+import { filtered, NO_FILTER, OPEN_STATES } from "./orderFilter";
+import { afterAnnotatedList, afterList, afterMessage, annotationOf, doneOrdersOf, lifeOf, NO_ORDERS, openOrdersOf, ORDERS_MAX } from "./accountOrders";
 
 function order(orderId: string, state: OrderState, revision: number): Order {
   return create(OrderSchema, { orderId, state, revision: BigInt(revision) });
@@ -57,5 +58,24 @@ describe("an account's orders", () => {
     expect(known.orders.size).toBe(ORDERS_MAX);
     expect(known.orders.has("o000000")).toBe(true);
     expect(known.orders.has("o000001")).toBe(false);
+  });
+
+  test("keep their notes and tags through events, which do not tell them", () => {
+    const noted = { ...order("o1", OrderState.NEW, 4), note: "first try", tags: ["breakout"] };
+    let known = afterAnnotatedList(NO_ORDERS, [noted]);
+    known = afterMessage(known, event(5, OrderEventKind.FILLED, order("o1", OrderState.FILLED, 5)));
+    expect(annotationOf(known, "o1")).toEqual({ note: "first try", tags: ["breakout"] });
+    expect(doneOrdersOf(known)).toHaveLength(1);
+    known = afterAnnotatedList(known, [order("o1", OrderState.FILLED, 5)]);
+    expect(annotationOf(known, "o1")).toEqual({ note: "", tags: [] });
+  });
+
+  test("are filtered as they are by now, and what was listed stays beyond what is kept", () => {
+    const listed = [order("o9", OrderState.NEW, 1), order("o1", OrderState.CANCELED, 1)];
+    const known = afterList(NO_ORDERS, [order("o9", OrderState.FILLED, 2), order("o8", OrderState.NEW, 3)]);
+    expect(filtered(known, listed, NO_FILTER).map((one) => one.orderId)).toEqual(["o9", "o8", "o1"]);
+    expect(filtered(known, listed, { ...NO_FILTER, states: OPEN_STATES }).map((one) => one.orderId)).toEqual(["o8"]);
+    expect(filtered(known, listed, { ...NO_FILTER, instrumentId: "SIM:BTCUSDT" })).toEqual([]);
+    expect(filtered(afterAnnotatedList(known, [{ ...listed[1]!, tags: ["x"] }]), listed, { ...NO_FILTER, tag: "x" })).toHaveLength(1);
   });
 });

@@ -7,21 +7,28 @@ export const EVENTS_MAX = 2_000;
 
 const DONE = new Set([OrderState.FILLED, OrderState.CANCELED, OrderState.REJECTED, OrderState.EXPIRED]);
 
-export function isDone(order: Order): boolean {
-  return DONE.has(order.state);
+export function isDone({ state }: Pick<Order, "state">): boolean {
+  return DONE.has(state);
 }
+
+/** What its owner noted about an order. */
+export type Annotation = Pick<Order, "note" | "tags">;
+
+const NO_ANNOTATION: Annotation = { note: "", tags: [] };
 
 /** What is known of one account's orders, out of lists and of the stream. */
 export interface AccountOrders {
   /** By order_id; of two versions of an order the one of the higher revision. */
   orders: ReadonlyMap<string, Order>;
+  /** By order_id. Kept apart, because the stream and most answers do not tell them. */
+  annotations: ReadonlyMap<string, Annotation>;
   /** In the order of their account_sequence. */
   events: readonly OrderEvent[];
   /** The newest account_sequence seen. */
   revision: bigint;
 }
 
-export const NO_ORDERS: AccountOrders = { orders: new Map(), events: [], revision: 0n };
+export const NO_ORDERS: AccountOrders = { orders: new Map(), annotations: new Map(), events: [], revision: 0n };
 
 export function afterMessage(known: AccountOrders, message: StreamOrderEventsResponse): AccountOrders {
   switch (message.step.case) {
@@ -54,6 +61,21 @@ export function afterList(known: AccountOrders, list: readonly Order[]): Account
     for (const order of old) orders.delete(order.orderId);
   }
   return { ...known, orders };
+}
+
+/** The same for a list whose orders come with their notes and tags. */
+export function afterAnnotatedList(known: AccountOrders, list: readonly Order[]): AccountOrders {
+  const next = afterList(known, list);
+  const annotations = new Map([...known.annotations].filter(([orderId]) => next.orders.has(orderId)));
+  for (const { orderId, note, tags } of list) {
+    if (note === "" && tags.length === 0) annotations.delete(orderId);
+    else if (next.orders.has(orderId)) annotations.set(orderId, { note, tags });
+  }
+  return { ...next, annotations };
+}
+
+export function annotationOf(known: AccountOrders, orderId: string): Annotation {
+  return known.annotations.get(orderId) ?? NO_ANNOTATION;
 }
 
 export function newestFirst(left: Order, right: Order): number {

@@ -1,22 +1,30 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { Client } from "@connectrpc/connect";
 import {
+  GroupKind,
+  OrderSide,
   OrderType,
+  PlaceOrderGroupRequestSchema,
   PlaceOrderRequestSchema,
+  TimeInForce,
   type Order,
   type OrderService,
+  type PlaceOrderGroupRequest,
   type PlaceOrderRequest,
 } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { backoffMilliseconds, pause } from "@/api/backoff";
 import { isOutcomeLost, isTransient, refusalOf } from "@/api/refusal";
 import { typed } from "@/lib/decimal";
+import { takesLimitPrice, takesStopPrice } from "./allowed";
 import type { Intent } from "./ticket";
 
 /** A lost answer is asked for again so many times before a person is asked. */
 export const ATTEMPTS_MAX = 3;
 
+/** The order itself; of a bracket the entry. */
 export function requestOf({ requestId, accountId, instrumentId, draft }: Intent): PlaceOrderRequest {
-  const { side, orderType, timeInForce } = draft;
+  const { side, orderType, timeInForce, postOnly, reduceOnly } = draft;
   const request: MessageInitShape<typeof PlaceOrderRequestSchema> = {
     requestId,
     accountId,
@@ -25,19 +33,49 @@ export function requestOf({ requestId, accountId, instrumentId, draft }: Intent)
     orderType,
     timeInForce,
     quantity: { value: typed(draft.quantity) },
+    postOnly,
+    reduceOnly,
   };
-  if (orderType === OrderType.LIMIT) request.limitPrice = { value: typed(draft.limitPrice) };
+  const limitPrice = typed(draft.limitPrice);
+  if (takesLimitPrice(orderType) && limitPrice !== "") request.limitPrice = { value: limitPrice };
+  if (takesStopPrice(orderType)) request.stopPrice = { value: typed(draft.stopPrice) };
+  if (orderType === OrderType.TRAILING_STOP) {
+    request.trail = { distance: { case: draft.trailIn, value: { value: typed(draft.trail) } } };
+  }
+  if (timeInForce === TimeInForce.GTD) request.expireTime = timestampFromDate(new Date(draft.expireTime));
   return create(PlaceOrderRequestSchema, request);
 }
 
-/** Places the order, repeating the very same request where the answer was lost. */
-export async function place(orders: Client<typeof OrderService>, intent: Intent, signal: AbortSignal): Promise<Order> {
-  const request = requestOf(intent);
+/** The entry, and two orders that leave what it has traded: whichever trades cancels the other. */
+export function groupOf(intent: Intent): PlaceOrderGroupRequest {
+  const { requestId, accountId, instrumentId, draft } = intent;
+  const leaving = {
+    requestId,
+    accountId,
+    instrumentId,
+    side: draft.side === OrderSide.BUY ? OrderSide.SELL : OrderSide.BUY,
+    timeInForce: TimeInForce.GTC,
+    quantity: { value: typed(draft.quantity) },
+  };
+  return create(PlaceOrderGroupRequestSchema, {
+    requestId,
+    kind: GroupKind.BRACKET,
+    orders: [
+      requestOf(intent),
+      { ...leaving, orderType: OrderType.LIMIT, limitPrice: { value: typed(draft.takeProfitPrice) } },
+      { ...leaving, orderType: OrderType.STOP, stopPrice: { value: typed(draft.stopLossPrice) } },
+    ],
+  });
+}
+
+/** Places what is meant, repeating the very same request where the answer was lost. */
+export async function place(orders: Client<typeof OrderService>, intent: Intent, signal: AbortSignal): Promise<Order[]> {
+  const ask = asking(orders, intent);
   for (let attempt = 1; ; attempt += 1) {
     try {
-      const { order } = await orders.placeOrder(request);
-      if (!order) throw new Error("the answer names no order");
-      return order;
+      const placed = await ask();
+      if (placed.length === 0) throw new Error("the answer names no order");
+      return placed;
     } catch (error) {
       const refusal = refusalOf(error);
       const repeatable = isOutcomeLost(refusal) && isTransient(refusal);
@@ -45,4 +83,16 @@ export async function place(orders: Client<typeof OrderService>, intent: Intent,
       await pause(backoffMilliseconds(attempt), signal);
     }
   }
+}
+
+function asking(orders: Client<typeof OrderService>, intent: Intent): () => Promise<Order[]> {
+  if (intent.draft.hasBracket) {
+    const group = groupOf(intent);
+    return async () => (await orders.placeOrderGroup(group)).orders;
+  }
+  const request = requestOf(intent);
+  return async () => {
+    const { order } = await orders.placeOrder(request);
+    return order ? [order] : [];
+  };
 }

@@ -1,11 +1,13 @@
 import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError, createRouterTransport } from "@connectrpc/connect";
 import { InstrumentSchema } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
-import { OrderService, OrderType, TimeInForce } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { GroupKind, OrderService, OrderSide, OrderType, TimeInForce } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { describe, expect, test } from "vitest";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { clientsOver } from "@/api/clients";
 import { refusalOf } from "@/api/refusal";
-import { ATTEMPTS_MAX, place, requestOf } from "./placing";
+import { edited, takesPostOnly, timesInForceOf } from "./allowed";
+import { ATTEMPTS_MAX, groupOf, place, requestOf } from "./placing";
 import { EMPTY_DRAFT, openTicket, problemsOf, refusalFor, ticketAfter, type Intent, type Ticket } from "./ticket";
 import { forgetUnanswered, rememberUnanswered, unanswered } from "./unanswered";
 import { refused } from "@/test/api";
@@ -87,6 +89,52 @@ describe("a ticket", () => {
     expect(limit.draft.timeInForce).toBe(TimeInForce.GTC);
   });
 
+  test("offers only what the contract takes", () => {
+    expect(timesInForceOf(OrderType.MARKET)).toEqual([TimeInForce.IOC, TimeInForce.FOK]);
+    expect(timesInForceOf(OrderType.TRAILING_STOP)).toEqual([TimeInForce.GTC, TimeInForce.DAY, TimeInForce.GTD]);
+    expect(timesInForceOf(OrderType.LIMIT)).toHaveLength(5);
+    expect(takesPostOnly({ orderType: OrderType.LIMIT, timeInForce: TimeInForce.IOC })).toBe(false);
+    expect(takesPostOnly({ orderType: OrderType.STOP_LIMIT, timeInForce: TimeInForce.GTC })).toBe(false);
+    const resting = edited(EMPTY_DRAFT, { postOnly: true });
+    expect(resting.postOnly).toBe(true);
+    expect(edited(resting, { timeInForce: TimeInForce.FOK }).postOnly).toBe(false);
+    expect(edited(edited(resting, { reduceOnly: true }), { hasBracket: true })).toMatchObject({ reduceOnly: false, hasBracket: true });
+    expect(edited(edited(resting, { hasBracket: true }), { reduceOnly: true })).toMatchObject({ reduceOnly: true, hasBracket: false });
+  });
+
+  test("knows what is wrong with stops, trails, times and brackets", () => {
+    const now = new Date("2027-01-31T12:00").getTime();
+    const problems = (change: object) => problemsOf({ ...EMPTY_DRAFT, quantity: "1", limitPrice: "100", ...change }, INSTRUMENT, now);
+    expect(problems({ orderType: OrderType.STOP })).toEqual({ stop_price: "Required" });
+    expect(problems({ orderType: OrderType.TAKE_PROFIT, stopPrice: "110", limitPrice: "" })).toEqual({});
+    expect(problems({ orderType: OrderType.TAKE_PROFIT, stopPrice: "110", limitPrice: "0.001" })).toEqual({ limit_price: "Must be a multiple of 0.01" });
+    expect(problems({ orderType: OrderType.TRAILING_STOP, trail: "1.255" })).toEqual({ trail: "At most two digits after the point" });
+    expect(problems({ orderType: OrderType.TRAILING_STOP, trail: "100" })).toEqual({ trail: "Must be below 100" });
+    expect(problems({ orderType: OrderType.TRAILING_STOP, trail: "100", trailIn: "amount" })).toEqual({});
+    expect(problems({ timeInForce: TimeInForce.GTD })).toEqual({ expire_time: "Required" });
+    expect(problems({ timeInForce: TimeInForce.GTD, expireTime: "2027-01-31T12:00" })).toEqual({ expire_time: "Must lie ahead" });
+    expect(problems({ timeInForce: TimeInForce.GTD, expireTime: "2027-01-31T12:01" })).toEqual({});
+    const bracket = { hasBracket: true, takeProfitPrice: "110", stopLossPrice: "90" };
+    expect(problems(bracket)).toEqual({});
+    expect(problems({ ...bracket, side: OrderSide.SELL })).toEqual({ take_profit: "Must be below the stop loss" });
+  });
+
+  test("shows what a group is refused for at the field of the order it is about", () => {
+    const refusal = refusalOf(
+      refused(Code.InvalidArgument, "INVALID_FIELDS", {}, [
+        { field: "orders[0].quantity.value", description: "must be above zero" },
+        { field: "orders[1].limit_price", description: "is off its tick" },
+        { field: "orders[2].stop_price", description: "is on the wrong side" },
+      ]),
+    );
+    expect(["quantity", "take_profit", "stop_loss", "limit_price"].map((field) => refusalFor(refusal, field))).toEqual([
+      "must be above zero",
+      "is off its tick",
+      "is on the wrong side",
+      undefined,
+    ]);
+  });
+
   test("is found again, unanswered, after the page was closed", () => {
     const sent = ticketAfter(composed(), SEND);
     rememberUnanswered(intentOf(sent));
@@ -125,8 +173,8 @@ describe("placing an order", () => {
 
   test("repeats a lost answer with the same id and places one order", async () => {
     const { orders, placed, calls } = service(2);
-    const order = await place(orders, intent, new AbortController().signal);
-    expect(order.orderId).toBe("o1");
+    const [order] = await place(orders, intent, new AbortController().signal);
+    expect(order?.orderId).toBe("o1");
     expect(placed).toEqual(new Set(["r1"]));
     expect(calls()).toBe(ATTEMPTS_MAX);
   });
@@ -142,5 +190,33 @@ describe("placing an order", () => {
     expect(request.quantity?.value).toBe("1000.10");
     expect(request.limitPrice?.value).toBe("0.5");
     expect(requestOf({ ...intent, draft: { ...intent.draft, orderType: OrderType.MARKET } }).limitPrice).toBeUndefined();
+  });
+
+  test("sends each order type's own fields and no others", () => {
+    const typed = { stopPrice: "90", trail: "1.5", limitPrice: "100", expireTime: "2027-01-31T12:00" };
+    const of = (change: object) => requestOf({ ...intent, draft: { ...intent.draft, ...typed, ...change } });
+    expect(of({ orderType: OrderType.STOP })).toMatchObject({ stopPrice: { value: "90" } });
+    expect(of({ orderType: OrderType.STOP }).limitPrice).toBeUndefined();
+    expect(of({ orderType: OrderType.STOP_LIMIT })).toMatchObject({ stopPrice: { value: "90" }, limitPrice: { value: "100" } });
+    const trailing = of({ orderType: OrderType.TRAILING_STOP });
+    expect(trailing.trail?.distance).toMatchObject({ case: "percent", value: { value: "1.5" } });
+    expect(trailing.stopPrice).toBeUndefined();
+    expect(of({ orderType: OrderType.LIMIT })).toMatchObject({ postOnly: false, reduceOnly: false });
+    expect(of({ orderType: OrderType.LIMIT }).expireTime).toBeUndefined();
+    const expiring = of({ timeInForce: TimeInForce.GTD });
+    expect(timestampDate(expiring.expireTime!)).toEqual(new Date("2027-01-31T12:00"));
+  });
+
+  test("of a bracket are an entry and two that leave it, with one id", () => {
+    const draft = { ...intent.draft, quantity: "0.5", hasBracket: true, takeProfitPrice: "110", stopLossPrice: "90" };
+    const group = groupOf({ ...intent, draft });
+    expect(group).toMatchObject({ requestId: "r1", kind: GroupKind.BRACKET });
+    expect(group.orders.map(({ requestId, side, orderType, quantity }) => [requestId, side, orderType, quantity?.value])).toEqual([
+      ["r1", OrderSide.BUY, OrderType.LIMIT, "0.5"],
+      ["r1", OrderSide.SELL, OrderType.LIMIT, "0.5"],
+      ["r1", OrderSide.SELL, OrderType.STOP, "0.5"],
+    ]);
+    expect(group.orders[1]?.limitPrice?.value).toBe("110");
+    expect(group.orders[2]?.stopPrice?.value).toBe("90");
   });
 });

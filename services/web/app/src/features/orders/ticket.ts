@@ -1,8 +1,9 @@
 import { OrderSide, OrderType, TimeInForce } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import type { Instrument } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
-import { FIELD_OF_REASON, isOutcomeLost, violationOf, type Refusal } from "@/api/refusal";
+import { fieldOf, isOutcomeLost, type Refusal } from "@/api/refusal";
 import { newRequestId } from "@/api/requestId";
-import { isMultiple, typed, unitsOf } from "@/lib/decimal";
+import { isMultiple, placesOf, typed, unitsOf } from "@/lib/decimal";
+import { edited, needsLimitPrice, takesLimitPrice, takesStopPrice } from "./allowed";
 
 /** What a person has typed; prices and quantities stay text all the way to the wire. */
 export interface Draft {
@@ -11,9 +12,21 @@ export interface Draft {
   timeInForce: TimeInForce;
   quantity: string;
   limitPrice: string;
+  stopPrice: string;
+  /** How far a trailing stop follows behind. */
+  trail: string;
+  trailIn: "amount" | "percent";
+  /** With GTD, as a field for date and time has it: "2027-01-31T16:00", by the reader's own clock. */
+  expireTime: string;
+  postOnly: boolean;
+  reduceOnly: boolean;
+  /** Whether two more orders leave the position again: one at a profit, one that stops the loss. */
+  hasBracket: boolean;
+  takeProfitPrice: string;
+  stopLossPrice: string;
 }
 
-/** One order somebody means to place: the id goes with exactly these contents. */
+/** One order, or an entry with its bracket, somebody means to place: the id goes with exactly these contents. */
 export interface Intent {
   requestId: string;
   accountId: string;
@@ -52,6 +65,15 @@ export const EMPTY_DRAFT: Draft = {
   timeInForce: TimeInForce.GTC,
   quantity: "",
   limitPrice: "",
+  stopPrice: "",
+  trail: "",
+  trailIn: "percent",
+  expireTime: "",
+  postOnly: false,
+  reduceOnly: false,
+  hasBracket: false,
+  takeProfitPrice: "",
+  stopLossPrice: "",
 };
 
 /** A fresh ticket, or the one whose answer an earlier page did not live to see. */
@@ -98,26 +120,45 @@ function isAwaited(ticket: Ticket, requestId: string): ticket is Extract<Ticket,
   return ticket.phase === "sending" && ticket.intent.requestId === requestId;
 }
 
-/** Another order type starts with its own usual time in force: a market order cannot last, a limit order does. */
-function edited(draft: Draft, change: Partial<Draft>): Draft {
-  if (change.orderType === undefined || change.orderType === draft.orderType) return { ...draft, ...change };
-  const timeInForce = change.orderType === OrderType.MARKET ? TimeInForce.IOC : TimeInForce.GTC;
-  return { ...draft, timeInForce, ...change };
-}
+/** The ticket's fields, as the contract names them where it has one. */
+export const FIELDS = [
+  "order_type",
+  "stop_price",
+  "trail",
+  "limit_price",
+  "quantity",
+  "time_in_force",
+  "expire_time",
+  "take_profit",
+  "stop_loss",
+] as const;
+export type Field = (typeof FIELDS)[number];
 
 /** What the page can tell is wrong before asking; the service decides about everything again. */
-export function problemsOf(draft: Draft, instrument: Instrument): Partial<Record<"quantity" | "limit_price", string>> {
-  const problems: ReturnType<typeof problemsOf> = {};
-  const quantity = problemOf(draft.quantity, instrument.lotSize?.value);
-  if (quantity) problems.quantity = quantity;
-  if (draft.orderType === OrderType.LIMIT) {
-    const price = problemOf(draft.limitPrice, instrument.tickSize?.value);
-    if (price) problems.limit_price = price;
+export function problemsOf(draft: Draft, instrument: Instrument, now = Date.now()): Partial<Record<Field, string>> {
+  const tick = instrument.tickSize?.value;
+  const found: [Field, string | undefined][] = [["quantity", problemOf(draft.quantity, instrument.lotSize?.value)]];
+  const { orderType } = draft;
+  if (needsLimitPrice(orderType) || (takesLimitPrice(orderType) && draft.limitPrice.trim() !== "")) {
+    found.push(["limit_price", problemOf(draft.limitPrice, tick)]);
   }
-  return problems;
+  if (takesStopPrice(orderType)) found.push(["stop_price", problemOf(draft.stopPrice, tick)]);
+  if (orderType === OrderType.TRAILING_STOP) {
+    found.push(["trail", draft.trailIn === "amount" ? problemOf(draft.trail, tick) : problemOfPercent(draft.trail)]);
+  }
+  if (draft.timeInForce === TimeInForce.GTD) found.push(["expire_time", problemOfTime(draft.expireTime, now)]);
+  if (draft.hasBracket) {
+    found.push(["take_profit", problemOf(draft.takeProfitPrice, tick)], ["stop_loss", problemOf(draft.stopLossPrice, tick)]);
+    const [profit, loss] = [unitsOf(typed(draft.takeProfitPrice)), unitsOf(typed(draft.stopLossPrice))];
+    const isBuy = draft.side === OrderSide.BUY;
+    if (profit !== undefined && loss !== undefined && (isBuy ? profit <= loss : profit >= loss)) {
+      found.push(["take_profit", `Must be ${isBuy ? "above" : "below"} the stop loss`]);
+    }
+  }
+  return Object.fromEntries(found.filter(([, problem]) => problem !== undefined));
 }
 
-function problemOf(text: string, step: string | undefined): string | undefined {
+export function problemOf(text: string, step: string | undefined): string | undefined {
   const plain = typed(text);
   if (plain === "") return "Required";
   const units = unitsOf(plain);
@@ -127,10 +168,37 @@ function problemOf(text: string, step: string | undefined): string | undefined {
   return undefined;
 }
 
+const HUNDRED = unitsOf("100")!;
+const PERCENT_PLACES_MAX = 2;
+
+function problemOfPercent(text: string): string | undefined {
+  const plain = typed(text);
+  return (
+    problemOf(text, undefined) ??
+    (unitsOf(plain)! >= HUNDRED ? "Must be below 100" : undefined) ??
+    (placesOf(plain) > PERCENT_PLACES_MAX ? "At most two digits after the point" : undefined)
+  );
+}
+
+function problemOfTime(text: string, now: number): string | undefined {
+  if (text === "") return "Required";
+  const time = new Date(text).getTime();
+  if (Number.isNaN(time)) return "Not a date and time";
+  return time <= now ? "Must lie ahead" : undefined;
+}
+
+/** Where a refusal of a group says which order: the entry's fields are the ticket's, the others have one field each. */
+function fieldAt(path: string): string {
+  if (path.startsWith("orders[1]")) return "take_profit";
+  if (path.startsWith("orders[2]")) return "stop_loss";
+  return path.replace(/^orders\[0\][.]/, "").replace(/[.[].*$/, "");
+}
+
 /** What the service said about a field, whether as a violation or as a reason of its own. */
 export function refusalFor(refusal: Refusal | undefined, field: string): string | undefined {
   if (!refusal) return undefined;
-  return violationOf(refusal, field) ?? (FIELD_OF_REASON[refusal.reason] === field ? refusal.message : undefined);
+  const said = refusal.violations.find((violation) => fieldAt(violation.field) === field)?.description;
+  return said ?? (fieldOf(refusal) === field ? refusal.message : undefined);
 }
 
 const LOST_TO_RELOAD: Refusal = {

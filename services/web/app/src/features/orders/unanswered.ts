@@ -1,4 +1,4 @@
-import type { Intent } from "./ticket";
+import { EMPTY_DRAFT, type Intent } from "./ticket";
 
 /**
  * The intent that was sent and not yet answered, kept for the next page of this tab: closing the
@@ -18,7 +18,9 @@ export function forgetUnanswered(): void {
 export function unanswered(accountId: string): Intent | undefined {
   try {
     const intent = JSON.parse(sessionStorage.getItem(KEY) ?? "null") as Intent | null;
-    return intent?.accountId === accountId && intent.requestId && intent.draft ? intent : undefined;
+    if (intent?.accountId !== accountId || !intent.requestId || !intent.draft) return undefined;
+    // An earlier form of this page knew fewer fields.
+    return { ...intent, draft: { ...EMPTY_DRAFT, ...intent.draft } };
   } catch {
     return undefined;
   }

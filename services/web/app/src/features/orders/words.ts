@@ -1,4 +1,14 @@
-import { OrderEventKind, OrderSide, OrderState, OrderType, TimeInForce, type Order } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import {
+  GroupRole,
+  OrderEventKind,
+  OrderSide,
+  OrderState,
+  OrderType,
+  TimeInForce,
+  type Order,
+  type Trail,
+} from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { shown } from "@/lib/decimal";
 
 /** The contract's enums in words for people. */
 export const SIDES: Record<OrderSide, string> = {
@@ -59,6 +69,28 @@ export const EVENTS: Record<OrderEventKind, string> = {
   [OrderEventKind.REDUCED]: "Reduced, as its other leg traded or its entry ended",
   [OrderEventKind.UNKNOWN]: "The venue's answer was lost",
 };
+
+export const GROUP_ROLES: Record<GroupRole, string> = {
+  [GroupRole.UNSPECIFIED]: "",
+  [GroupRole.ENTRY]: "Entry",
+  [GroupRole.TRIGGERED]: "Triggered",
+  [GroupRole.LEG]: "Leg",
+};
+
+export function trailText(trail: Trail | undefined): string {
+  const { distance } = trail ?? {};
+  if (!distance?.case) return "–";
+  return distance.case === "percent" ? `${shown(distance.value.value, 0)}%` : shown(distance.value.value);
+}
+
+/** At which price it trades, and from which on, such as "stop 90.00, limit 89.50". */
+export function priceText({ orderType, limitPrice, stopPrice, trail }: Order): string {
+  const limit = shown(limitPrice?.value);
+  if (orderType === OrderType.LIMIT || orderType === OrderType.MARKET) return limit;
+  if (orderType === OrderType.TRAILING_STOP) return `trails by ${trailText(trail)}`;
+  const stop = `${orderType === OrderType.TAKE_PROFIT ? "from" : "stop"} ${shown(stopPrice?.value)}`;
+  return limitPrice ? `${stop}, limit ${limit}` : stop;
+}
 
 /** Why an order ended, where the venue says it in a word. */
 const REASONS: Record<string, string> = {

@@ -4,6 +4,7 @@ import { Link } from "react-router";
 import { tradePath } from "@/app/paths";
 import { shown, signOf } from "@/lib/decimal";
 import { Empty } from "@/ui/states";
+import { ClosePosition } from "./ClosePosition";
 import classes from "./tables.module.css";
 
 export function PositionsTable({ positions }: { positions: readonly Position[] }) {
@@ -20,6 +21,7 @@ export function PositionsTable({ positions }: { positions: readonly Position[] }
             <Table.Th className="number">Unrealized</Table.Th>
             <Table.Th className="number">Realized</Table.Th>
             <Table.Th className="number">Fees</Table.Th>
+            <Table.Th aria-label="Close" />
           </Table.Tr>
         </Table.Thead>
         <Table.Tbody>
@@ -40,6 +42,7 @@ export function PositionsTable({ positions }: { positions: readonly Position[] }
                 {shown(position.realizedProfit?.value, 2, 2)}
               </Table.Td>
               <Table.Td className="number">{shown(position.fees?.value, 2, 4)}</Table.Td>
+              <Table.Td>{signOf(position.quantity?.value ?? "0") !== 0 && <ClosePosition position={position} />}</Table.Td>
             </Table.Tr>
           ))}
         </Table.Tbody>

@@ -11,6 +11,7 @@ import { useInstrument, useInstruments } from "@/features/market/useInstruments"
 import { useTape } from "@/features/market/useTape";
 import { useAccountOrders } from "@/features/orders/AccountOrdersProvider";
 import { doneOrdersOf, openOrdersOf } from "@/features/orders/accountOrders";
+import { CancelAll } from "@/features/orders/CancelAll";
 import { OrdersTable } from "@/features/orders/OrdersTable";
 import { OrderTicket } from "@/features/orders/OrderTicket";
 import { useOrderList } from "@/features/orders/useOrderList";
@@ -114,12 +115,15 @@ function AccountTabs() {
 
   return (
     <Tabs defaultValue="open" className={classes.tabs!} keepMounted={false}>
-      <Tabs.List className={classes.tabList!} aria-label="Account">
-        <Tabs.Tab value="open">Open orders ({open.length})</Tabs.Tab>
-        <Tabs.Tab value="done">History</Tabs.Tab>
-        <Tabs.Tab value="positions">Positions ({portfolio.data?.positions.length ?? 0})</Tabs.Tab>
-        <Tabs.Tab value="balances">Balances</Tabs.Tab>
-      </Tabs.List>
+      <div className={classes.tabHead}>
+        <Tabs.List className={classes.tabList!} aria-label="Account">
+          <Tabs.Tab value="open">Open orders ({open.length})</Tabs.Tab>
+          <Tabs.Tab value="done">History</Tabs.Tab>
+          <Tabs.Tab value="positions">Positions ({portfolio.data?.positions.length ?? 0})</Tabs.Tab>
+          <Tabs.Tab value="balances">Balances</Tabs.Tab>
+        </Tabs.List>
+        <CancelAll instrumentId="" openCount={open.length} />
+      </div>
       <Tabs.Panel value="open" className={classes.tabPanel!}>
         {open.length ? <OrdersTable orders={open} label="Open orders" /> : without("No open orders")}
       </Tabs.Panel>
