@@ -167,6 +167,16 @@ const SENTENCES: Record<string, Sentence> = {
   ORDER_RATE_REACHED: ({ bound }) => `The account places orders faster than it may${bound ? ` (${bound} a second)` : ""}.`,
   TRADING_HALTED: ({ limit = "" }) => `Trading is stopped by ${haltText(limit)}.`,
   LIMITS_CHANGED: () => "The limits were set elsewhere since you looked. Nothing was changed: look at them as they are first.",
+  PARENT_ORDER_NOT_FOUND: () => "This schedule does not exist.",
+  PARENT_ORDER_INVALID: () => "No schedule can be made of this.",
+  PARENT_ORDER_DONE: ({ state }) => `The schedule is already done${state ? ` (${state.toLowerCase()})` : ""}.`,
+  TOO_MANY_PARENT_ORDERS: ({ parent_orders_max }) =>
+    `The account has as many schedules under way as it may${parent_orders_max ? ` (${parent_orders_max})` : ""}.`,
+  LIVE_TRADING_DISABLED: () => "Trading with real money is not enabled here.",
+  LIVE_TRADING_OFF: () => "This account may not trade real money now: confirm it first, and let its venue answer.",
+  ACCOUNT_NOT_LIVE: () => "This is a paper account.",
+  NO_USABLE_CREDENTIAL: ({ venue }) => `No key${venue ? ` for ${venue}` : ""} was put for this account and found usable.`,
+  INSTRUMENT_NOT_AT_VENUE: ({ venue }) => `This account trades ${venue ? `${venue}'s` : "its own venue's"} instruments alone.`,
   NO_QUOTE: () => "There has been no tick yet.",
 };
 
