@@ -7,10 +7,11 @@ USDⓈ-M Futures", "Introduction to Binance Futures Funding Rates"); other venue
 own. What is not said to be rounded is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from itertools import pairwise
+from typing import Any
 
 from libs.money import CONTEXT, SCALE, ZERO, plain
 
@@ -39,6 +40,53 @@ class MarginTier:
     initial_margin_rate: Decimal
     maintenance_margin_rate: Decimal
     maintenance_amount: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perpetual:
+    """The terms of a linear perpetual future."""
+
+    settle_asset: str
+    contract_size: Decimal
+    """Units of the base asset in one contract at the venue."""
+    leverage_max: Decimal
+    margin_tiers: tuple[MarginTier, ...]
+    funding_interval_seconds: int
+
+    def violations(self, quote_asset: str) -> dict[str, str]:
+        """What is wrong with them for an instrument with this quote asset, by field; nothing if nothing is."""
+        found: dict[str, str] = {}
+        if self.settle_asset != quote_asset:
+            found["settle_asset"] = f"must be {quote_asset}, the quote asset: inverse contracts are not brought"
+        if self.contract_size <= ZERO:
+            found["contract_size"] = "must be above zero"
+        if self.leverage_max < ONE:
+            found["leverage_max"] = "must be 1 or more"
+        return found | {f"margin_tiers{where}": what for where, what in tier_violations(self.margin_tiers).items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored, with decimals as text."""
+        tiers = [{name: plain(getattr(tier, name)) for name in MarginTier.__slots__} for tier in self.margin_tiers]
+        return {
+            "settle_asset": self.settle_asset,
+            "contract_size": plain(self.contract_size),
+            "leverage_max": plain(self.leverage_max),
+            "margin_tiers": tiers,
+            "funding_interval_seconds": self.funding_interval_seconds,
+        }
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> "Perpetual":
+        """What to_json made."""
+        return Perpetual(
+            settle_asset=stored["settle_asset"],
+            contract_size=Decimal(stored["contract_size"]),
+            leverage_max=Decimal(stored["leverage_max"]),
+            margin_tiers=tuple(
+                MarginTier(**{name: Decimal(text) for name, text in tier.items()}) for tier in stored["margin_tiers"]
+            ),
+            funding_interval_seconds=stored["funding_interval_seconds"],
+        )
 
 
 def usual_tiers(leverage_max: Decimal) -> tuple[MarginTier, ...]:
