@@ -24,6 +24,8 @@ PAYMENT_STEP = Decimal("1e-8")
 """The smallest amount that venues settle."""
 
 
+FUNDING_INTERVAL_SECONDS = 28_800
+"""The usual one, for which interest is told: eight hours."""
 FUNDING_DAMPER = Decimal("0.0005")
 """As long as the premium is no further from the interest, the rate is the interest."""
 
@@ -248,13 +250,14 @@ def funding_payment(quantity: Decimal, mark_price: Decimal, rate: Decimal, step:
     return _stepped(-(quantity * mark_price * rate), step, ROUND_HALF_EVEN)
 
 
-def funding_rate(premium: Decimal, interest: Decimal, interval_hours: Decimal) -> Decimal:
-    """The rate of an interval by its average premium index: (premium + clamp(interest - premium, ±0.05 %)) / (8 / interval).
+def funding_rate(premium: Decimal, interest: Decimal, interval_seconds: int) -> Decimal:
+    """The rate of an interval by its average premium index: (premium + clamp(interest - premium, ±0.05 %)) / (8 h / interval).
 
     `interest` is for eight hours. Rounded half-even to RATE_STEP.
     """
     damped = min(max(interest - premium, -FUNDING_DAMPER), FUNDING_DAMPER)
-    return _divided((premium + damped) * interval_hours, Decimal(8), RATE_STEP, ROUND_HALF_EVEN)
+    dividend = (premium + damped) * interval_seconds
+    return _divided(dividend, Decimal(FUNDING_INTERVAL_SECONDS), RATE_STEP, ROUND_HALF_EVEN)
 
 
 def _stepped(value: Decimal, step: Decimal, rounding: str) -> Decimal:

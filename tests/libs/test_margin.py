@@ -97,16 +97,16 @@ def test_funding_is_paid_by_longs_where_the_rate_is_positive():
 @pytest.mark.parametrize(
     ("premium", "hours", "rate"),
     [
-        ("0", "8", "0.0001"),  # within the damper it is the interest
-        ("0.0005", "8", "0.0001"),
-        ("-0.0004", "8", "0.0001"),
-        ("0.0008", "8", "0.0003"),  # beyond it follows the premium
-        ("-0.0008", "8", "-0.0003"),
-        ("0.0008", "4", "0.00015"),  # half the time, half the rate
+        ("0", 8, "0.0001"),  # within the damper it is the interest
+        ("0.0005", 8, "0.0001"),
+        ("-0.0004", 8, "0.0001"),
+        ("0.0008", 8, "0.0003"),  # beyond it follows the premium
+        ("-0.0008", 8, "-0.0003"),
+        ("0.0008", 4, "0.00015"),  # half the time, half the rate
     ],
 )
-def test_a_funding_rate_is_the_premium_damped_towards_the_interest(premium: str, hours: str, rate: str):
-    assert funding_rate(Decimal(premium), Decimal("0.0001"), Decimal(hours)) == Decimal(rate)
+def test_a_funding_rate_is_the_premium_damped_towards_the_interest(premium: str, hours: int, rate: str):
+    assert funding_rate(Decimal(premium), Decimal("0.0001"), hours * 3_600) == Decimal(rate)
 
 
 def test_what_is_backed_whole_is_never_liquidated_and_what_is_not_backed_at_all_always():
