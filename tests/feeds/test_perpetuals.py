@@ -4,15 +4,25 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import islice, pairwise
+from typing import Any
 
 import asyncpg
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tradeloom.feeds.v1.events_pb2 import FundingAnnounced, InstrumentAnnounced
 from tradeloom.feeds.v1.feeds_pb2 import StartFeedRequest
-from tradeloom.marketdata.v1.marketdata_pb2 import Quote
+from tradeloom.marketdata.v1.events_pb2 import FundingSettled
+from tradeloom.marketdata.v1.marketdata_pb2 import (
+    INSTRUMENT_STATE_HALTED,
+    GetInstrumentRequest,
+    GetQuoteRequest,
+    Quote,
+)
+from tradeloom.marketdata.v1.marketdata_pb2_grpc import MarketDataServiceStub
+from tradeloom.marketdata.v1.perpetuals_pb2 import FundingRate, GetFundingRatesRequest
 
 from libs.bus import feed as streams
 from libs.errors import Invalid
@@ -34,6 +44,7 @@ from services.feeds.store import FeedStore, _source_from_json, _source_to_json
 from services.feeds.use_cases import complete_simulation, stop_feed
 from tests.feeds.conftest import Urls, assert_numbered_without_gap_or_repeat, batches_of, has_batches, playing, until
 from tests.feeds.test_feeder import BTC, RATE, SEED, found, start
+from tests.mesh import sign_in
 
 PERP = "SIM:BTCUSDT-PERP"
 ETH_PERP = "SIM:ETHUSDT-PERP"
@@ -123,9 +134,8 @@ def test_however_the_way_is_cut_the_same_is_settled(cuts: list[int]):
 
 def test_a_recorded_perpetual_keeps_its_terms_and_wrong_ones_are_refused_by_name():
     instrument = replace(CHARACTERS[PERP].instrument, venue="FILE", has_book=False, is_trading=True)
-    request = StartFeedRequest(
-        replay={"files": [{"file": "a.csv", "instrument": wire.instrument_to_proto(instrument)}]}
-    )
+    request = StartFeedRequest()
+    request.replay.files.add(file="a.csv", instrument=wire.instrument_to_proto(instrument))
     source = wire.source_from_proto(request)
     assert source == ReplaySource((RecordedFile("a.csv", instrument),), 0)
     assert _source_from_json(_source_to_json(source)) == source
@@ -262,3 +272,37 @@ async def test_a_market_that_runs_since_before_there_were_perpetuals_goes_on_and
     assert last.index_price == pytest.approx(newest.bids[0].price, rel=0.01)
     # It begins where the others are, not at the beginning of the market.
     assert wire.time_from_batch(batches[0]) > wire.time_from_batch(spot_batches[0])
+
+
+async def test_a_settlement_comes_through_both_services_and_is_read_exactly(installation):
+    async with (
+        installation.serve("marketdata", drain_seconds="0.2") as marketdata,
+        installation.serve("feeds", simulated="1", simulated_funding_interval_seconds="1", drain_seconds="0.2"),
+    ):
+        stub: Any = marketdata.stub(MarketDataServiceStub)
+        asked = {"metadata": sign_in(), "timeout": 60.0}
+
+        async def rates() -> list[FundingRate]:
+            request = GetFundingRatesRequest(instrument_id=PERP)
+            try:
+                return list((await stub.GetFundingRates(request, **asked)).funding_rates)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() is grpc.StatusCode.NOT_FOUND
+                return []
+
+        async def are_some() -> bool:
+            return len(await rates()) >= 3
+
+        await until(are_some)
+        told = await rates()
+        async with installation.connect() as superuser:
+            query = "SELECT payload FROM marketdata.outbox WHERE key = $1 AND kind = $2 ORDER BY sequence"
+            facts = await superuser.fetch(query, PERP, FundingSettled.DESCRIPTOR.full_name)
+        assert [FundingSettled.FromString(row["payload"]).funding_rate for row in facts][: len(told)] == told
+        seconds = [rate.funding_time.seconds for rate in told]
+        assert seconds == list(range(seconds[0], seconds[0] + len(told)))
+        quote = (await stub.GetQuote(GetQuoteRequest(instrument_id=PERP), **asked)).quote
+        assert abs(quote.mark.mark_price / float(told[-1].mark_price.value) - 1) < 0.01
+        instrument = (await stub.GetInstrument(GetInstrumentRequest(instrument_id=PERP), **asked)).instrument
+        assert instrument.perpetual.funding_interval_seconds == 1
+        assert instrument.state == INSTRUMENT_STATE_HALTED
