@@ -327,9 +327,10 @@ def after(entry: Entry, cursor: Cursor) -> Entry:
         return Entry(replace(cursor, epoch=entry.cursor.epoch), cursor.sequence + 1, b"")
     response = StreamTicksResponse.FromString(entry.response)
     for batch in response.batches:
-        # The book comes after the last tick, and before the market time.
+        # The book comes after the last tick, and before the market time; the mark comes with it.
         if skipped > len(batch.ticks):
             batch.ClearField("book")
+            batch.ClearField("mark")
         del batch.ticks[:skipped]
         batch.first_sequence += skipped
         batch.previous_cursor = str(cursor)

@@ -28,6 +28,7 @@ CHARACTERS = {
     marketdata_pb2.ASSET_CLASS_CRYPTO: Character(0.6, 500_000),
     marketdata_pb2.ASSET_CLASS_EQUITY: Character(0.27, 6_000_000),
     marketdata_pb2.ASSET_CLASS_FOREX: Character(0.08, 11_000_000),
+    marketdata_pb2.ASSET_CLASS_PERPETUAL: Character(0.6, 500_000),
 }
 
 

@@ -24,7 +24,7 @@ from services.feeds.runner import Runner
 from services.feeds.servicer import FeedServicer
 from services.feeds.settings import Settings
 from services.feeds.store import FeedStore
-from services.feeds.use_cases import OrderBackfill, StartFeed
+from services.feeds.use_cases import OrderBackfill, StartFeed, complete_simulation
 
 log = structlog.get_logger(__name__)
 
@@ -64,10 +64,15 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
 
 
 async def keep_simulated_market(database: Database, start_feed: StartFeed, settings: Settings) -> None:
-    """Starts the simulated market unless it runs, also when replicas race."""
+    """Starts the simulated market, whole, unless it runs; also when replicas race."""
+    source = SimulatedSource(
+        settings.simulated_seed, settings.simulated_trades_per_second, settings.simulated_funding_interval_seconds
+    )
     try:
         async with database.transaction() as rows:
-            source = SimulatedSource(settings.simulated_seed, settings.simulated_trades_per_second)
+            # Before it is started: one that runs may have been started by a release that had fewer instruments.
+            await complete_simulation(FeedStore(rows), settings.instruments_max)
+        async with database.transaction() as rows:
             await start_feed(FeedStore(rows), source)
     except InstrumentTaken:
         return

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from libs.bar_sizes import BAR_SIZES
 from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
+from libs.margin import FUNDING_INTERVAL_SECONDS, Perpetual
 
 
 class AssetClass(Enum):
@@ -45,6 +46,8 @@ class Instrument:
     taker_fee_rate: Decimal
     has_book: bool
     is_trading: bool = True
+    perpetual: Perpetual | None = None
+    """The terms of a linear perpetual future, where they are known."""
 
     @property
     def instrument_id(self) -> str:
@@ -67,6 +70,25 @@ class BookLevel(NamedTuple):
     quantity: float
 
 
+class Mark(NamedTuple):
+    """What a perpetual future is valued at."""
+
+    time_ns: int
+    mark_price: float
+    index_price: float
+    predicted_funding_rate: float
+    next_funding_ns: int
+
+
+class Settlement(NamedTuple):
+    """What funding of a perpetual future was settled at."""
+
+    instrument_id: str
+    funding_ns: int
+    rate: Decimal
+    mark_price: Decimal
+
+
 class Book(NamedTuple):
     """The best of an order book at one moment, best first on both sides."""
 
@@ -75,6 +97,8 @@ class Book(NamedTuple):
     asks: tuple[BookLevel, ...]
     tells_time: bool = False
     """Whether no tick at or before its time will still come; venues tell books and trades apart from each other."""
+    mark: Mark | None = None
+    """Where what is traded is a perpetual future, and the book tells the time."""
 
 
 class Moment(NamedTuple):
@@ -136,6 +160,7 @@ class SimulatedSource:
 
     seed: int
     trades_per_second: float
+    funding_interval_seconds: int = FUNDING_INTERVAL_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

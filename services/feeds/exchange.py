@@ -46,6 +46,7 @@ from services.feeds.domain import (
     Missed,
     Moment,
     Place,
+    Settlement,
     Tick,
 )
 from services.feeds.lines import BATCH_TICKS_MAX, Line
@@ -190,6 +191,10 @@ class OpenExchange:
             return place
         last = batch.ticks[-1]
         return replace(place, position=last.time.ToNanoseconds(), trade_id=last.trade_id)
+
+    def settlements(self, before: Place, after: Place) -> Sequence[Settlement]:
+        """None: only spot markets are brought."""
+        return ()
 
     def lines(
         self, places: Sequence[Place], quotes: Mapping[str, marketdata_pb2.Quote], now: Instant

@@ -87,6 +87,7 @@ class Feeder:
         self._redis_run = ""
         self._kept: defaultdict[str, Kept] = defaultdict(Kept)
         self._stored: dict[str, int] = {}
+        self._noted: dict[str, Place] = {}
 
     async def play(self, feed_id: UUID) -> None:
         """Plays the feed until it is cancelled or, for a file, to its end; returns at once if it does not run.
@@ -113,7 +114,7 @@ class Feeder:
             finally:
                 # What a successor would otherwise have to read from the streams, and could not if Redis forgot it.
                 with suppress(LeaseLost, DatabaseUnavailable):
-                    await self._note(feed, lines)
+                    await self._note(feed, source, lines)
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
             await FeedStore(rows).end(feed_id, FeedState.FINISHED)
@@ -136,13 +137,19 @@ class Feeder:
         found = await streams.quotes(self._redis, feed.instrument_ids)
         quotes = {each: marketdata_pb2.Quote.FromString(found.get(each, b"")) for each in feed.instrument_ids}
         reached: list[Place] = []
+        announcements = [
+            wire.announcement(each) for each in source.instruments if each.instrument_id in feed.instrument_ids
+        ]
         for place in places:
             end, tick_count = await self._end_of(place, newest.get(place.instrument_id), source)
             told_ns = max(end.market_time_ns, quotes[place.instrument_id].time.ToNanoseconds())
             reached.append(replace(end, market_time_ns=told_ns))
+            announcements += map(wire.funding_announcement, source.settlements(place, end))
             feed = replace(feed, tick_count=feed.tick_count + tick_count)
         lines = source.lines(reached, quotes, self._now())
-        await self._note(feed, lines, announcements=[wire.announcement(each) for each in source.instruments])
+        # From here on time goes on under the offsets of these.
+        self._noted = {line.instrument_id: line.place() for line in lines}
+        await self._note(feed, source, lines, announcements=announcements)
         return feed, lines
 
     async def _end_of(self, place: Place, newest: Cursor | None, source: OpenSource) -> tuple[Place, int]:
@@ -194,7 +201,7 @@ class Feeder:
             if loop.time() >= note_at:
                 # Without Postgres it goes on until another takes over.
                 with suppress(DatabaseUnavailable):
-                    await self._note(feed, lines)
+                    await self._note(feed, source, lines)
                 note_at = loop.time() + NOTE_SECONDS
             busy_seconds = loop.time() - started
             linger_seconds = (
@@ -273,18 +280,27 @@ class Feeder:
         return min(reached + LEAD_TICKS_MAX, kept.sequence(reached) + left_bytes // EVENT_BYTES_MAX)
 
     async def _note(
-        self, feed: Feed, lines: Sequence[Line], *, announcements: Sequence[tuple[str, str, bytes]] = ()
+        self,
+        feed: Feed,
+        source: OpenSource,
+        lines: Sequence[Line],
+        *,
+        announcements: Sequence[tuple[str, str, bytes]] = (),
     ) -> None:
-        """Writes down how far the lines have come, and tells the others of instruments."""
+        """Writes down how far the lines have come, and tells the others of instruments and of funding settled on the way."""
         tick_count = feed.tick_count + sum(line.done.tick_count for line in lines)
         market_time_ns = max(line.done.market_time_ns for line in lines)
         market_time = time_of(market_time_ns) if market_time_ns else None
+        places = [replace(line.place(), redis_run=self._redis_run) for line in lines]
+        settled = [each for place in places for each in source.settlements(self._noted[place.instrument_id], place)]
         async with self._database.transaction() as rows:
             await fence(rows, self._lease)
             store = FeedStore(rows)
-            places = [replace(line.place(), redis_run=self._redis_run) for line in lines]
-            await store.note(feed.feed_id, places, tick_count, market_time)
-            await store.announce(announcements)
+            noted = await store.note(feed.feed_id, places, tick_count, market_time)
+            # With the place, so that whoever goes on from there settles what comes after it, and nothing twice.
+            told = [*announcements, *map(wire.funding_announcement, settled)]
+            await store.announce(each for each in told if each[0] in noted)
+        self._noted = {place.instrument_id: place for place in places}
 
 
 async def _to_its_end(work: Coroutine[None, None, None]) -> None:

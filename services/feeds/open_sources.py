@@ -15,6 +15,7 @@ from libs.bus.budget import Budget
 from services.feeds import wire
 from services.feeds.domain import (
     HISTORY_BAR_SIZE,
+    NOTHING_PLAYED,
     SECOND_NS,
     Clock,
     ExchangeSource,
@@ -23,6 +24,7 @@ from services.feeds.domain import (
     Place,
     RecordingTooOld,
     ReplaySource,
+    Settlement,
     SimulatedSource,
     Source,
     SymbolsNotFound,
@@ -33,7 +35,7 @@ from services.feeds.domain import (
 from services.feeds.exchange import Desk, OpenExchange
 from services.feeds.lines import CATCH_UP_SECONDS, Line, Pace, SimulatedLine
 from services.feeds.sources.replay import Recording, read_recordings
-from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
+from services.feeds.sources.simulated import SimulatedMarket
 from services.feeds.venues import Addresses, Venue, VenueTrouble, bar_sizes_of, budget_of, connected, manner_of
 
 LOOK_SECONDS = 20.0
@@ -58,6 +60,10 @@ class OpenSource(Protocol):
 
     def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
         """The place, with the source's position after a batch that was appended there."""
+        ...
+
+    def settlements(self, before: Place, after: Place) -> Sequence[Settlement]:
+        """What funding was settled at between two places of one instrument, in the order of time."""
         ...
 
     def lines(
@@ -95,8 +101,8 @@ class Sources:
                     ids_follow=manner.ids_follow,
                     has_history=source.history_days > 0 and HISTORY_BAR_SIZE.name in sizes,
                 )
-            case SimulatedSource(seed, trades_per_second):
-                return OpenSimulation(SimulatedMarket(seed, trades_per_second))
+            case SimulatedSource(seed, trades_per_second, funding_interval_seconds):
+                return OpenSimulation(SimulatedMarket(seed, trades_per_second, funding_interval_seconds))
 
     async def prepare(self, source: Source) -> None:
         """Has ready what it takes to play a source; that it cannot be played is told when it is opened."""
@@ -145,6 +151,9 @@ class Planned:
     def __init__(self) -> None:
         self.woken = asyncio.Event()
 
+    def settlements(self, before: Place, after: Place) -> Sequence[Settlement]:
+        return ()
+
     def running(self, desk: Desk) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
@@ -153,14 +162,21 @@ class OpenSimulation(Planned):
     def __init__(self, market: SimulatedMarket) -> None:
         super().__init__()
         self._market = market
-        self.instruments = [character.instrument for character in CHARACTERS.values()]
+        self.instruments = market.instruments
 
     def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
         return replace(place, position=wire.time_from_batch(batch) - place.offset_ns)
 
+    def settlements(self, before: Place, after: Place) -> Sequence[Settlement]:
+        """Simulated time has come from one to the other under the first one's offset."""
+        return list(self._market.settlements(before.instrument_id, before.position, after.position, before.offset_ns))
+
     def lines(
         self, places: Sequence[Place], quotes: Mapping[str, marketdata_pb2.Quote], now: Instant
     ) -> Sequence[Line]:
+        # What joins a market that runs begins where that is.
+        newest = max(place.position for place in places)
+        places = [replace(each, position=newest) if each.position == NOTHING_PLAYED else each for each in places]
         offset_ns, lead_ns = fitted(places, now.wall_ns)
         return [
             SimulatedLine(

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
+from libs.margin import FUNDING_INTERVAL_SECONDS
 from libs.mesh.settings import Environment, ServiceSettings
 from services.feeds.domain import INSTRUMENT_BYTES_MIN
 from services.feeds.room import KEPT_BYTES_MAX, TICKS_BYTES_MAX
@@ -28,6 +29,8 @@ class Settings(ServiceSettings):
     simulated: bool | None = None
     simulated_seed: int = 1
     simulated_trades_per_second: float = TRADES_PER_SECOND
+    # Between two settlements of funding of its perpetual futures.
+    simulated_funding_interval_seconds: PositiveInt = FUNDING_INTERVAL_SECONDS
 
     # Where bars of the past are put.
     market_data_url: str = "127.0.0.1:18016"

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
+from libs.margin import Perpetual
 from libs.store import outbox
 from libs.store.database import Connection
 from libs.store.outbox import Fact
@@ -89,6 +91,18 @@ class FeedStore:
             position,
         )
         return None
+
+    async def add_instruments(self, feed_id: UUID, instrument_ids: Sequence[str]) -> None:
+        """Has a feed name more instruments, which it brings."""
+        await self.rows.execute(
+            """
+            UPDATE feed_subscriptions SET instrument_ids = (
+              SELECT array_agg(DISTINCT each ORDER BY each) FROM unnest(instrument_ids || $2::text[]) AS each)
+            WHERE feed_id = $1
+            """,
+            feed_id,
+            list(instrument_ids),
+        )
 
     async def market_time_ns(self, instrument_id: str) -> int:
         """How far an instrument has come, as it was last noted; 0 if nothing was ever told of it."""
@@ -172,15 +186,17 @@ class FeedStore:
         )
         return sorted((Place(**row) for row in rows), key=lambda place: place.instrument_id)
 
-    async def note(self, feed_id: UUID, places: Sequence[Place], tick_count: int, market_time: datetime | None) -> None:
-        """Notes how far a feed has come."""
+    async def note(
+        self, feed_id: UUID, places: Sequence[Place], tick_count: int, market_time: datetime | None
+    ) -> set[str]:
+        """Notes how far a feed has come; of which instruments, as it does not bring those any more that it was stopped for."""
         await self.rows.execute(
             "UPDATE feed_subscriptions SET tick_count = $2, market_time = coalesce($3, market_time) WHERE feed_id = $1",
             feed_id,
             tick_count,
             market_time,
         )
-        await self.rows.execute(
+        found = await self.rows.fetch(
             """
             UPDATE instrument_streams AS held SET position_epoch = noted.position_epoch, sequence = noted.sequence,
               position = noted.position, offset_ns = noted.offset_ns, market_time_ns = noted.market_time_ns,
@@ -188,6 +204,7 @@ class FeedStore:
             FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[], $9::text[])
               AS noted (instrument_id, position_epoch, sequence, position, offset_ns, market_time_ns, trade_id, redis_run)
             WHERE held.instrument_id = noted.instrument_id AND held.feed_id = $1 AND held.epoch = noted.position_epoch
+            RETURNING held.instrument_id
             """,
             feed_id,
             [place.instrument_id for place in places],
@@ -199,10 +216,11 @@ class FeedStore:
             [place.trade_id for place in places],
             [place.redis_run for place in places],
         )
+        return {row["instrument_id"] for row in found}
 
     async def announce(self, announcements: Iterable[tuple[str, str, bytes]]) -> None:
-        """Tells the others of instruments: (instrument_id, kind, payload) of each."""
-        for instrument_id, kind, payload in sorted(announcements):
+        """Tells the others of instruments: (instrument_id, kind, payload) of each, those of one in their order."""
+        for instrument_id, kind, payload in sorted(announcements, key=itemgetter(0)):
             sequence: Any = await self.rows.fetchval(
                 """
                 UPDATE instrument_streams SET fact_sequence = fact_sequence + 1
@@ -353,4 +371,5 @@ def _source_from_json(text: str) -> Source:
 def _instrument_from_json(stored: dict[str, Any]) -> Instrument:
     numbers = ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate")
     exact = {name: Decimal(stored[name]) for name in numbers}
-    return Instrument(**{**stored, **exact, "asset_class": AssetClass(stored["asset_class"])})
+    perpetual = Perpetual.from_json(stored["perpetual"]) if stored.get("perpetual") else None
+    return Instrument(**{**stored, **exact, "asset_class": AssetClass(stored["asset_class"]), "perpetual": perpetual})

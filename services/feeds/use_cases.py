@@ -31,7 +31,7 @@ from services.feeds.domain import (
     history_of,
     ns_of,
 )
-from services.feeds.sources.simulated import CHARACTERS
+from services.feeds.sources.characters import CHARACTERS
 from services.feeds.venues import bar_sizes_of, do_ids_follow
 
 RUNNING_BACKFILLS_MAX = 100
@@ -48,6 +48,7 @@ class Feeds(Protocol):
     async def add(self, feed: Feed) -> None: ...
     async def bring(self, feed_id: UUID, instrument_ids: Sequence[str], position: int | None) -> str | None: ...
     async def market_time_ns(self, instrument_id: str) -> int: ...
+    async def add_instruments(self, feed_id: UUID, instrument_ids: Sequence[str]) -> None: ...
     async def locked(self, feed_id: UUID) -> Feed: ...
     async def end(self, feed_id: UUID, state: FeedState, failure: str = "") -> None: ...
     async def brings(self, instrument_id: str) -> Feed | None: ...
@@ -107,6 +108,25 @@ class StartFeed:
         for instrument_id in feed.instrument_ids:
             first_ns = start_ns - source.history_days * DAY_NS
             await feeds.add_history(history_of(self.next_id(), instrument_id, first_ns, last_ns, feed.create_time))
+
+
+async def complete_simulation(feeds: Feeds, instruments_max: int) -> None:
+    """Has the running simulated market bring what it did not have when it was started; whoever takes it over begins with it.
+
+    Raises TooManyInstruments.
+    """
+    found = next(filter(None, [await feeds.brings(each) for each in sorted(CHARACTERS)]), None)
+    if found is None:
+        return
+    feed = await feeds.locked(found.feed_id)
+    missing = [each for each in sorted(CHARACTERS) if each not in feed.instrument_ids]
+    if feed.state is not FeedState.RUNNING or not isinstance(feed.source, SimulatedSource) or not missing:
+        return
+    if await feeds.bring(feed.feed_id, missing, NOTHING_PLAYED) is not None:
+        return
+    await feeds.add_instruments(feed.feed_id, missing)
+    if await feeds.count_brought() > instruments_max:
+        raise TooManyInstruments("running feeds bring too many instruments", instruments_max=instruments_max)
 
 
 async def stop_feed(feeds: Feeds, feed_id: UUID) -> Feed:

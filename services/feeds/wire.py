@@ -5,10 +5,12 @@ from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from tradeloom.feeds.v1 import events_pb2, feeds_pb2
-from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.marketdata.v1 import marketdata_pb2, perpetuals_pb2
 
 from libs.bus.budget import Budget, BudgetState, Use
 from libs.errors import Invalid
+from libs.margin import FUNDING_INTERVAL_SECONDS
+from libs.mesh.perpetuals import perpetual_from_proto, perpetual_to_proto
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, timestamp
 from services.feeds.domain import (
     Aggressor,
@@ -23,10 +25,12 @@ from services.feeds.domain import (
     Feed,
     FeedState,
     Instrument,
+    Mark,
     Missed,
     Moment,
     RecordedFile,
     ReplaySource,
+    Settlement,
     SimulatedSource,
     Source,
     Tick,
@@ -65,7 +69,8 @@ def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
     """Raises Invalid for an instrument that cannot be a file's."""
     if request.WhichOneof("source") == "simulated":
         asked = request.simulated
-        return SimulatedSource(asked.seed, asked.trades_per_second or TRADES_PER_SECOND)
+        interval_seconds = asked.funding_interval_seconds or FUNDING_INTERVAL_SECONDS
+        return SimulatedSource(asked.seed, asked.trades_per_second or TRADES_PER_SECOND, interval_seconds)
     if request.WhichOneof("source") == "exchange":
         exchange = request.exchange
         days = exchange.history_days if exchange.HasField("history_days") else HISTORY_DAYS_USUAL
@@ -101,6 +106,12 @@ def _replayed_instrument(asked: marketdata_pb2.Instrument, field: str) -> Instru
     }
     if numbers["minimum_notional"] < 0:
         violations[f"{field}.minimum_notional"] = "must not be below zero"
+    perpetual = perpetual_from_proto(asked.perpetual) if asked.HasField("perpetual") else None
+    if perpetual is not None:
+        wrong = perpetual.violations(asked.quote_asset)
+        violations |= {f"{field}.perpetual.{name}": what for name, what in wrong.items()}
+        if asked.asset_class != marketdata_pb2.ASSET_CLASS_PERPETUAL:
+            violations[f"{field}.perpetual"] = "must be unset: the instrument is no perpetual future"
     if venue != REPLAY_VENUE:
         violations[f"{field}.instrument_id"] = f"must begin with {REPLAY_VENUE}:"
     if violations:
@@ -113,6 +124,7 @@ def _replayed_instrument(asked: marketdata_pb2.Instrument, field: str) -> Instru
         base_asset=asked.base_asset,
         quote_asset=asked.quote_asset,
         has_book=False,
+        perpetual=perpetual,
         **numbers,
     )
 
@@ -128,9 +140,10 @@ def feed_to_proto(feed: Feed) -> feeds_pb2.Feed:
         create_time=timestamp(feed.create_time),
     )
     match feed.source:
-        case SimulatedSource(seed, trades_per_second):
+        case SimulatedSource(seed, trades_per_second, funding_interval_seconds):
             message.simulated.seed = seed
             message.simulated.trades_per_second = trades_per_second
+            message.simulated.funding_interval_seconds = funding_interval_seconds
         case ReplaySource(files, speed):
             message.replay.speed = speed
             for each in files:
@@ -252,6 +265,7 @@ def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
         state=marketdata_pb2.INSTRUMENT_STATE_TRADING
         if instrument.is_trading
         else marketdata_pb2.INSTRUMENT_STATE_HALTED,
+        perpetual=perpetual_to_proto(instrument.perpetual),
     )
 
 
@@ -261,6 +275,18 @@ def announcement(instrument: Instrument) -> tuple[str, str, bytes]:
     return instrument.instrument_id, message.DESCRIPTOR.full_name, message.SerializeToString()
 
 
+def funding_announcement(settled: Settlement) -> tuple[str, str, bytes]:
+    """The same of a settlement of funding."""
+    funding_rate = perpetuals_pb2.FundingRate(
+        instrument_id=settled.instrument_id,
+        funding_time=time_to_proto(settled.funding_ns),
+        rate=decimal_to_proto(settled.rate),
+        mark_price=decimal_to_proto(settled.mark_price),
+    )
+    message = events_pb2.FundingAnnounced(funding_rate=funding_rate)
+    return settled.instrument_id, message.DESCRIPTOR.full_name, message.SerializeToString()
+
+
 def batch_to_proto(
     instrument_id: str, epoch: int, first_sequence: int, ticks: Sequence[Tick], last: Book | Moment | None
 ) -> marketdata_pb2.TickBatch:
@@ -268,12 +294,14 @@ def batch_to_proto(
     batch = marketdata_pb2.TickBatch(instrument_id=instrument_id, epoch=epoch, first_sequence=first_sequence)
     _add_ticks(batch, ticks)
     match last:
-        case Book(time_ns, bids, asks, tells_time):
+        case Book(time_ns, bids, asks, tells_time, mark):
             batch.book.time.CopyFrom(time_to_proto(time_ns))
             _add_levels(batch.book.bids, bids)
             _add_levels(batch.book.asks, asks)
             if tells_time:
                 batch.market_time.CopyFrom(batch.book.time)
+            if mark is not None:
+                batch.mark.CopyFrom(mark_to_proto(mark))
         case Moment(time_ns):
             batch.market_time.CopyFrom(time_to_proto(time_ns))
     return batch
@@ -317,6 +345,16 @@ def _add_levels(side, levels: Sequence[BookLevel]) -> None:  # noqa: ANN001 (a r
         side.add(price=price, quantity=quantity)
 
 
+def mark_to_proto(mark: Mark) -> perpetuals_pb2.Mark:
+    return perpetuals_pb2.Mark(
+        time=time_to_proto(mark.time_ns),
+        mark_price=mark.mark_price,
+        index_price=mark.index_price,
+        predicted_funding_rate=mark.predicted_funding_rate,
+        next_funding_time=time_to_proto(mark.next_funding_ns),
+    )
+
+
 def time_to_proto(time_ns: int) -> Timestamp:
     seconds, nanos = divmod(time_ns, 1_000_000_000)
     return Timestamp(seconds=seconds, nanos=nanos)
@@ -338,6 +376,8 @@ def update_quote(quote: marketdata_pb2.Quote, batch: marketdata_pb2.TickBatch, r
         quote.bid_price, quote.bid_quantity = bid.price, bid.quantity
         quote.ask_price, quote.ask_quantity = ask.price, ask.quantity
         quote.time.CopyFrom(batch.book.time)
+    if batch.HasField("mark"):
+        quote.mark.CopyFrom(batch.mark)
 
 
 def time_from_batch(batch: marketdata_pb2.TickBatch) -> int:

@@ -1,4 +1,4 @@
-"""Follows what feeds tell: the instruments they bring."""
+"""Follows what feeds tell: the instruments they bring, and what funding was settled at."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,23 +10,33 @@ from tradeloom.feeds.v1 import events_pb2
 from libs.errors import Invalid
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.marketdata import sessions, store, wire
+from services.marketdata import domain, funding_store, sessions, store, wire
 
 log = structlog.get_logger(__name__)
 
 
 async def apply_feeds_facts(rows: Connection, facts: Sequence[Fact]) -> None:
-    """Stores announced instruments; one that somebody had put by hand is the feed's from then on."""
     for fact in facts:
         if fact.kind == events_pb2.InstrumentAnnounced.DESCRIPTOR.full_name:
-            announced = events_pb2.InstrumentAnnounced.FromString(fact.payload)
-            instrument = wire.announced_instrument_from_proto(announced.instrument)
-            try:
-                instrument = await sessions.zoned(instrument, datetime.now(UTC))
-            except Invalid:
-                # Its ticks come all the same, whenever they do.
-                log.warning(
-                    "a calendar is not known", instrument_id=instrument.instrument_id, calendar=instrument.calendar
-                )
-                instrument = replace(instrument, calendar="")
-            await store.put_instrument(rows, instrument)
+            await put_announced(rows, events_pb2.InstrumentAnnounced.FromString(fact.payload))
+        elif fact.kind == events_pb2.FundingAnnounced.DESCRIPTOR.full_name:
+            announced = events_pb2.FundingAnnounced.FromString(fact.payload)
+            settled = wire.funding_rate_from_proto(announced.funding_rate)
+            if not await funding_store.settle(rows, settled):
+                log.info("funding is settled already", instrument_id=settled.instrument_id, time=settled.funding_time)
+
+
+async def put_announced(rows: Connection, announced: events_pb2.InstrumentAnnounced) -> None:
+    """Stores an announced instrument; one that somebody had put by hand is the feed's from then on."""
+    instrument = wire.announced_instrument_from_proto(announced.instrument)
+    try:
+        instrument = await sessions.zoned(instrument, datetime.now(UTC))
+    except Invalid:
+        # Its ticks come all the same, whenever they do.
+        log.warning("a calendar is not known", instrument_id=instrument.instrument_id, calendar=instrument.calendar)
+        instrument = replace(instrument, calendar="")
+    if violations := domain.perpetual_violations(instrument):
+        # Nobody is to work out margin by them.
+        log.warning("the terms of a perpetual are wrong", instrument_id=instrument.instrument_id, violations=violations)
+        instrument = replace(instrument, perpetual=None)
+    await store.put_instrument(rows, instrument)

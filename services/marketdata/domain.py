@@ -10,6 +10,7 @@ from uuid import UUID
 
 from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotAllowed, NotFound
+from libs.margin import Perpetual
 from libs.money import ZERO
 
 UTC_ZONE = "UTC"
@@ -48,6 +49,8 @@ class Instrument:
     calendar: str = ""
     """The MIC of the exchange in whose sessions it trades; none if it trades round the clock."""
     time_zone: str = UTC_ZONE
+    perpetual: Perpetual | None = None
+    """The terms of a perpetual future, where they are known."""
 
     @property
     def venue(self) -> str:
@@ -85,8 +88,29 @@ def check_put(instrument: Instrument, existing: Instrument | None) -> None:
         for name in ("minimum_notional", "taker_fee_rate")
         if getattr(instrument, name) < ZERO
     }
+    violations |= {f"instrument.{field}": what for field, what in perpetual_violations(instrument).items()}
     if violations:
         raise Invalid(violations)
+
+
+def perpetual_violations(instrument: Instrument) -> dict[str, str]:
+    """What is wrong with the terms of a perpetual future, by field; nothing if nothing is, or there are none."""
+    if instrument.perpetual is None:
+        return {}
+    if instrument.asset_class is not AssetClass.PERPETUAL:
+        return {"perpetual": "must be unset: the instrument is no perpetual future"}
+    found = instrument.perpetual.violations(instrument.quote_asset)
+    return {f"perpetual.{field}": what for field, what in found.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FundingRate:
+    """A settlement of funding: the rate of the interval that ended, and the mark price then."""
+
+    instrument_id: str
+    funding_time: datetime
+    rate: Decimal
+    mark_price: Decimal
 
 
 BAR_SIZE_USUAL = "1m"

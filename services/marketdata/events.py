@@ -4,7 +4,7 @@ from tradeloom.marketdata.v1 import events_pb2
 
 from libs.store.outbox import Fact
 from services.marketdata import wire
-from services.marketdata.domain import Instrument
+from services.marketdata.domain import FundingRate, Instrument
 
 
 def instrument_changed(instrument: Instrument, sequence: int) -> Fact:
@@ -16,4 +16,16 @@ def instrument_changed(instrument: Instrument, sequence: int) -> Fact:
         user_id=None,
         kind=changed.DESCRIPTOR.full_name,
         payload=changed.SerializeToString(),
+    )
+
+
+def funding_settled(settled: FundingRate, sequence: int) -> Fact:
+    """A settlement of funding; of nobody's positions, so everybody may know."""
+    told = events_pb2.FundingSettled(funding_rate=wire.funding_rate_to_proto(settled))
+    return Fact(
+        key=settled.instrument_id,
+        sequence=sequence,
+        user_id=None,
+        kind=told.DESCRIPTOR.full_name,
+        payload=told.SerializeToString(),
     )

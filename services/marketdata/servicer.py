@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from redis.asyncio import Redis
-from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
+from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc, perpetuals_pb2
 from tradeloom.marketdata.v1.marketdata_pb2 import GetCandlesRequest, ListCorporateActionsRequest
 
 from libs.bar_sizes import EPOCH
@@ -14,7 +14,7 @@ from libs.bus import feed
 from libs.errors import Invalid
 from libs.mesh import identity, pages
 from libs.mesh.requests import answer_once, key_of
-from libs.mesh.wire import time_from_proto
+from libs.mesh.wire import time_asked, time_from_proto
 from libs.store.database import Connection, Database
 from services.marketdata import (
     action_store,
@@ -22,6 +22,7 @@ from services.marketdata import (
     books,
     candle_store,
     domain,
+    funding_store,
     gap_store,
     import_store,
     search,
@@ -45,6 +46,7 @@ CANDLES_USUAL = 500
 TICKS_USUAL = 500
 SNAPSHOT_USUAL = 100
 GAPS_USUAL = 50
+FUNDING_RATES_USUAL = 100
 ACTIONS_USUAL = 50
 SESSIONS_USUAL = 100
 FORWARDS, BACKWARDS = "after", "before"
@@ -266,6 +268,28 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
         return marketdata_pb2.ListCorporateActionsResponse(
             actions=map(wire.action_to_proto, found[:size]),
             next_page_token=pages.token_after(found[size - 1].put_number) if len(found) > size else "",
+        )
+
+    async def GetFundingRates(self, request, context):
+        size = pages.size_of(request.page_size, FUNDING_RATES_USUAL)
+        # As candles: with a start, pages go on towards the end; without one, back in time from it.
+        start, before = time_asked(request, "start_time"), time_asked(request, "end_time")
+        is_forwards = start is not None
+        if page := pages.key_of(request.page_token, 2):
+            is_forwards, at = place_of(page)
+            start, before = (at, before) if is_forwards else (None, at)
+        async with self._database.transaction() as rows:
+            await store.get_instrument(rows, request.instrument_id)
+            found = await funding_store.read_rates(
+                rows, request.instrument_id, start=start, before=before, backwards=not is_forwards, limit=size + 1
+            )
+        kept = found[:size] if is_forwards else found[-size:]
+        token = ""
+        if len(found) > size:
+            at = kept[-1].funding_time + MICROSECOND if is_forwards else kept[0].funding_time
+            token = pages.token_after(FORWARDS if is_forwards else BACKWARDS, microseconds_of(at))
+        return perpetuals_pb2.GetFundingRatesResponse(
+            funding_rates=map(wire.funding_rate_to_proto, kept), next_page_token=token
         )
 
     async def ListGaps(self, request, context):

@@ -1,9 +1,11 @@
 """Where instruments live. They belong to nobody: the rpc role reads them, the worker role writes."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from libs.margin import Perpetual
 from libs.store import outbox
 from libs.store.database import Connection
 from services.marketdata import events
@@ -11,7 +13,7 @@ from services.marketdata.domain import AssetClass, Instrument, InstrumentNotFoun
 
 COLUMNS = """
 instrument_id, description, asset_class, base_asset, quote_asset, tick_size, lot_size, minimum_notional,
-maker_fee_rate, taker_fee_rate, has_book, state, has_feed, update_time, calendar, time_zone
+maker_fee_rate, taker_fee_rate, has_book, state, has_feed, update_time, calendar, time_zone, perpetual
 """
 
 TELL_AGAIN_DAYS = outbox.KEPT_DAYS - 2
@@ -46,16 +48,18 @@ async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument
         """
         INSERT INTO instruments AS kept (
           instrument_id, description, asset_class, base_asset, quote_asset, tick_size, lot_size, minimum_notional,
-          maker_fee_rate, taker_fee_rate, has_book, state, has_feed, calendar, time_zone, fact_sequence)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, 1)
+          maker_fee_rate, taker_fee_rate, has_book, state, has_feed, calendar, time_zone, perpetual, fact_sequence,
+          told_sequence)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, 1, 1)
         ON CONFLICT (instrument_id) DO UPDATE SET
           description = $2, asset_class = $3, base_asset = $4, quote_asset = $5, tick_size = $6, lot_size = $7,
           minimum_notional = $8, maker_fee_rate = $9, taker_fee_rate = $10, has_book = $11, state = $12, has_feed = $13,
-          calendar = $14, time_zone = $15, update_time = now(), fact_sequence = kept.fact_sequence + 1
+          calendar = $14, time_zone = $15, perpetual = $16, update_time = now(), fact_sequence = kept.fact_sequence + 1,
+          told_sequence = kept.fact_sequence + 1
         WHERE (kept.description, kept.asset_class, kept.base_asset, kept.quote_asset, kept.tick_size, kept.lot_size,
                kept.minimum_notional, kept.maker_fee_rate, kept.taker_fee_rate, kept.has_book, kept.state, kept.has_feed,
-               kept.calendar, kept.time_zone)
-          IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+               kept.calendar, kept.time_zone, kept.perpetual)
+          IS DISTINCT FROM ($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         RETURNING fact_sequence, update_time, search_text
         """,
         instrument.instrument_id,
@@ -73,6 +77,7 @@ async def put_instrument(rows: Connection, instrument: Instrument) -> Instrument
         instrument.has_feed,
         instrument.calendar,
         instrument.time_zone,
+        json.dumps(instrument.perpetual.to_json()) if instrument.perpetual else None,
     )
     if row is None:
         return await get_instrument(rows, instrument.instrument_id)
@@ -99,10 +104,11 @@ async def tell_again(rows: Connection, limit: int) -> int:
         f"""
         WITH untold AS (
           SELECT instrument_id FROM instruments WHERE NOT EXISTS (
-            SELECT FROM outbox WHERE key = instrument_id AND sequence = fact_sequence
+            SELECT FROM outbox WHERE key = instrument_id AND sequence = told_sequence
             AND create_time > now() - make_interval(days => $1))
           ORDER BY instrument_id LIMIT $2 FOR UPDATE SKIP LOCKED)
-        UPDATE instruments SET fact_sequence = fact_sequence + 1 WHERE instrument_id IN (SELECT instrument_id FROM untold)
+        UPDATE instruments SET fact_sequence = fact_sequence + 1, told_sequence = fact_sequence + 1
+        WHERE instrument_id IN (SELECT instrument_id FROM untold)
         RETURNING fact_sequence, {COLUMNS}
         """,
         TELL_AGAIN_DAYS,
@@ -118,6 +124,9 @@ async def tell_again(rows: Connection, limit: int) -> int:
 
 def instrument_from(row: Any) -> Instrument:
     values = dict(row)
-    return Instrument(
-        **values | {"asset_class": AssetClass(values["asset_class"]), "state": InstrumentState(values["state"])}
-    )
+    read = {
+        "asset_class": AssetClass(values["asset_class"]),
+        "state": InstrumentState(values["state"]),
+        "perpetual": Perpetual.from_json(json.loads(values["perpetual"])) if values["perpetual"] else None,
+    }
+    return Instrument(**values | read)

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from datetime import date, datetime
 
-from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.marketdata.v1 import marketdata_pb2, perpetuals_pb2
 
 from libs.bar_sizes import EPOCH
 from libs.errors import Invalid
 from libs.ids import uuid7
+from libs.mesh.perpetuals import perpetual_from_proto, perpetual_to_proto
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, time_from_proto, timestamp
 from libs.money import plain
 from libs.store.requests import RequestKey
@@ -20,6 +21,7 @@ from services.marketdata.domain import (
     Deletion,
     Export,
     ExportFormat,
+    FundingRate,
     Gap,
     GapKind,
     Import,
@@ -90,6 +92,7 @@ def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
         update_time=timestamp(instrument.update_time),
         calendar=instrument.calendar,
         time_zone=instrument.time_zone,
+        perpetual=perpetual_to_proto(instrument.perpetual),
     )
 
 
@@ -122,6 +125,25 @@ def instrument_from_proto(message: marketdata_pb2.Instrument, *, state: Instrume
         state=state,
         has_feed=has_feed,
         calendar=message.calendar,
+        perpetual=perpetual_from_proto(message.perpetual) if message.HasField("perpetual") else None,
+    )
+
+
+def funding_rate_to_proto(settled: FundingRate) -> perpetuals_pb2.FundingRate:
+    return perpetuals_pb2.FundingRate(
+        instrument_id=settled.instrument_id,
+        funding_time=timestamp(settled.funding_time),
+        rate=decimal_to_proto(settled.rate),
+        mark_price=decimal_to_proto(settled.mark_price),
+    )
+
+
+def funding_rate_from_proto(message: perpetuals_pb2.FundingRate) -> FundingRate:
+    return FundingRate(
+        instrument_id=message.instrument_id,
+        funding_time=time_from_proto(message.funding_time),
+        rate=decimal_from_proto(message.rate),
+        mark_price=decimal_from_proto(message.mark_price),
     )
 
 

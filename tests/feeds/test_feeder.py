@@ -37,8 +37,9 @@ from services.feeds.feeder import Feeder
 from services.feeds.lines import BATCH_TICKS_MAX
 from services.feeds.open_sources import Sources
 from services.feeds.room import Room
+from services.feeds.sources.characters import CHARACTERS
 from services.feeds.sources.replay import read_recording
-from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
+from services.feeds.sources.simulated import SimulatedMarket
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import StartFeed, stop_feed
 from tests.feeds.conftest import (

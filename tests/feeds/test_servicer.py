@@ -111,7 +111,8 @@ async def test_a_feed_is_started_listed_and_stopped(servicer):
         started = (await servicer.StartFeed(simulated(), None)).feed
         assert started.state == feeds_pb2.FEED_STATE_RUNNING
         assert (started.simulated.seed, started.simulated.trades_per_second) == (3, 5)
-        assert len(started.instrument_ids) == 6
+        assert started.simulated.funding_interval_seconds == 28_800
+        assert len(started.instrument_ids) == 8
         played = (await servicer.StartFeed(replay(), None)).feed
         assert (played.instrument_ids, played.replay.files[0].instrument.has_book) == (["FILE:XRPETH"], False)
         listed = (await servicer.ListFeeds(feeds_pb2.ListFeedsRequest(), None)).feeds

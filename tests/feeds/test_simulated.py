@@ -5,11 +5,15 @@ import numpy as np
 import pytest
 
 from services.feeds.domain import Book, Tick
-from services.feeds.sources.simulated import BLOCK_SECONDS, BOOK_LEVELS, CHARACTERS, SimulatedMarket
+from services.feeds.sources.characters import CHARACTERS
+from services.feeds.sources.simulated import BLOCK_SECONDS, BOOK_LEVELS, SimulatedMarket
 
 BLOCK_NS = BLOCK_SECONDS * 1_000_000_000
+PERP = "SIM:BTCUSDT-PERP"
 MARKET = SimulatedMarket(seed=20261122)
-INSTRUMENTS = sorted(CHARACTERS)
+ALIKE = "SIM:ETHUSDT-PERP"
+"""Made as PERP is: what holds of one holds of the other."""
+INSTRUMENTS = sorted(CHARACTERS.keys() - {ALIKE})
 BLOCKS = range(250)
 
 
@@ -23,8 +27,17 @@ def events(market: SimulatedMarket, instrument_id: str, count: int, after_ns: in
     return list(islice(market.events_after(instrument_id, after_ns, 0), count))
 
 
-def test_it_brings_the_six_instruments():
-    assert INSTRUMENTS == ["SIM:AAPL", "SIM:BTCUSDT", "SIM:ETHUSDT", "SIM:EURUSD", "SIM:MSFT", "SIM:SOLUSDT"]
+def test_it_brings_six_spot_markets_and_two_perpetual_futures():
+    assert sorted(CHARACTERS) == [
+        "SIM:AAPL",
+        "SIM:BTCUSDT",
+        PERP,
+        "SIM:ETHUSDT",
+        ALIKE,
+        "SIM:EURUSD",
+        "SIM:MSFT",
+        "SIM:SOLUSDT",
+    ]
 
 
 def test_the_same_seed_makes_the_same_market_and_another_seed_another():

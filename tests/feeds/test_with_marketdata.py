@@ -13,7 +13,8 @@ from libs.bar_sizes import BAR_SIZES
 from libs.bus import feed as streams
 from libs.store.database import Database, open_database
 from services.feeds.domain import Feed, FeedState, Instrument, RecordedFile, ReplaySource, SimulatedSource, Tick
-from services.feeds.sources.simulated import CHARACTERS, SimulatedMarket
+from services.feeds.sources.characters import CHARACTERS
+from services.feeds.sources.simulated import SimulatedMarket
 from services.marketdata import storing
 from tests.feeds.conftest import playing, until
 from tests.feeds.test_feeder import RATE, SEED, TRADED, found, has_ended, replayed, start, write_trades

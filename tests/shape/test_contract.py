@@ -36,6 +36,7 @@ DOUBLES = {
     "tradeloom.marketdata.v1.Tick",
     "tradeloom.marketdata.v1.BookLevel",
     "tradeloom.marketdata.v1.Quote",
+    "tradeloom.marketdata.v1.Mark",
     "tradeloom.marketdata.v1.Candle",
     "tradeloom.feeds.v1.SimulatedSource",
     "tradeloom.feeds.v1.ReplaySource",

@@ -24,7 +24,7 @@ from services.feeds.domain import INSTRUMENT_BYTES_MIN
 from services.feeds.lines import BATCH_TICKS_MAX
 from services.feeds.room import EVENT_BYTES_MAX, cost
 from services.feeds.settings import Settings
-from services.feeds.sources.simulated import CHARACTERS
+from services.feeds.sources.characters import CHARACTERS
 
 MEGABYTE = 2**20
 SOURCES = [word for word in PACKAGES if Path("services", word, "__main__.py").exists()]

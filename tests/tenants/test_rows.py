@@ -50,6 +50,7 @@ NOBODYS = {
     ("marketdata", "instrument_words"): "the words of what can be traded",
     ("marketdata", "series"): "what is known of a market",
     ("marketdata", "coverage"): "what is known of a market",
+    ("marketdata", "funding_rates"): "what funding was settled at",
     ("marketdata", "gaps"): "what is not known of a market",
     ("marketdata", "corporate_actions"): "what befell shares",
     ("marketdata", "deleted_spans"): "where prices are gone",

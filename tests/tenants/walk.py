@@ -181,6 +181,7 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "MarketDataService/GetInstrument": {"instrument_id": INSTRUMENT},
     "MarketDataService/ListSessions": {"instrument_id": INSTRUMENT},
     "MarketDataService/GetQuote": {"instrument_id": INSTRUMENT},
+    "MarketDataService/GetFundingRates": {"instrument_id": INSTRUMENT},
     "MarketDataService/ListGaps": {"instrument_id": INSTRUMENT, "include_filled": True},
     "MarketDataService/GetCandles": {
         **BARS,

@@ -14,21 +14,34 @@ How it is made:
 - Each trade pushes the price a little; the push decays. Buyers pay the ask and sellers get the bid of a spread that
   reverts to its mean, and large trades reach deeper levels: bid-ask bounce and impact come from that.
 - The book has ten levels a side on the tick grid, whose sizes grow with depth and last a while at one price.
+- A perpetual future follows the level of its spot market with a premium that wanders within PREMIUM_MAX. The spot level is its
+  index, and index times premium its mark. Funding is settled by the average premium of the interval, weighted by time: a function of
+  where the interval lies in simulated time, and so the same whoever settles it.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.feeds.domain import SECOND_NS, Aggressor, AssetClass, Book, BookLevel, Instrument, Tick
+from libs.margin import FUNDING_INTERVAL_SECONDS, funding_rate
+from services.feeds.domain import (
+    SECOND_NS,
+    Aggressor,
+    Book,
+    BookLevel,
+    Instrument,
+    Mark,
+    Settlement,
+    Tick,
+)
+from services.feeds.sources.characters import CHARACTERS, Character
 
-VENUE = "SIM"
 TRADES_PER_SECOND = 5.0
 BLOCK_SECONDS = 16
 BOOK_INTERVAL_MILLISECONDS = 200
@@ -56,154 +69,18 @@ _SPREAD_DECAY_SECONDS = 4.0
 _SPREAD_DEVIATION = 0.45
 _SIZE_BUCKET_SECONDS = 3
 
+PREMIUM_MAX = 0.0015
+"""How far a perpetual future is from its index at most, as a fraction of it."""
+FUNDING_SAMPLES = 480
+"""The premium is looked at so often in an interval: once a minute in eight hours."""
+FUNDING_INTEREST = Decimal("0.0001")
+"""Of eight hours, as Binance has it."""
+_PREMIUM_SECONDS, _PREMIUM_SECONDS_SHORT = 6 * 3_600, 600
+_PREMIUM_USUAL, _PREMIUM_DEVIATION, _PREMIUM_DEVIATION_SHORT = 0.15, 0.5, 0.3
+
 _Floats = NDArray[np.float64]
 _Integers = NDArray[np.int64]
 _Words = NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Character:
-    """How an instrument trades."""
-
-    instrument: Instrument
-    base_price: float
-    yearly_volatility: float
-    group: str
-    """Instruments of one group move together."""
-    group_share: float
-    """Correlation of the level with the group's."""
-    spread_ticks: float
-    median_lots: float
-    size_deviation: float
-    """Of the logarithm of a trade's size."""
-    level_lots: float
-    """What usually rests at the best price."""
-    impact_ticks: float
-    """How far a trade of median size pushes the price."""
-
-
-def _instrument(
-    symbol: str,
-    description: str,
-    kind: AssetClass,
-    assets: tuple[str, str],
-    steps: tuple[str, str],
-    fees: tuple[str, str],
-) -> Instrument:
-    return Instrument(
-        venue=VENUE,
-        symbol=symbol,
-        description=description,
-        asset_class=kind,
-        base_asset=assets[0],
-        quote_asset=assets[1],
-        tick_size=Decimal(steps[0]),
-        lot_size=Decimal(steps[1]),
-        minimum_notional=Decimal(1),
-        maker_fee_rate=Decimal(fees[0]),
-        taker_fee_rate=Decimal(fees[1]),
-        has_book=True,
-    )
-
-
-_CRYPTO_FEES = ("0.0008", "0.001")
-_EQUITY_FEES = ("0.00005", "0.0001")
-_FOREX_FEES = ("0.00001", "0.00002")
-
-CHARACTERS = {
-    character.instrument.instrument_id: character
-    for character in (
-        Character(
-            instrument=_instrument(
-                "BTCUSDT", "Bitcoin in Tether", AssetClass.CRYPTO, ("BTC", "USDT"), ("0.01", "0.00001"), _CRYPTO_FEES
-            ),
-            base_price=64_000,
-            yearly_volatility=0.55,
-            group="crypto",
-            group_share=0.85,
-            spread_ticks=60,
-            median_lots=900,
-            size_deviation=1.5,
-            level_lots=40_000,
-            impact_ticks=25,
-        ),
-        Character(
-            instrument=_instrument(
-                "ETHUSDT", "Ether in Tether", AssetClass.CRYPTO, ("ETH", "USDT"), ("0.01", "0.0001"), _CRYPTO_FEES
-            ),
-            base_price=3_100,
-            yearly_volatility=0.7,
-            group="crypto",
-            group_share=0.85,
-            spread_ticks=6,
-            median_lots=1_800,
-            size_deviation=1.5,
-            level_lots=80_000,
-            impact_ticks=2.5,
-        ),
-        Character(
-            instrument=_instrument(
-                "SOLUSDT", "Solana in Tether", AssetClass.CRYPTO, ("SOL", "USDT"), ("0.01", "0.001"), _CRYPTO_FEES
-            ),
-            base_price=160,
-            yearly_volatility=0.9,
-            group="crypto",
-            group_share=0.75,
-            spread_ticks=1.6,
-            median_lots=3_000,
-            size_deviation=1.4,
-            level_lots=120_000,
-            impact_ticks=0.4,
-        ),
-        Character(
-            instrument=_instrument(
-                "AAPL", "Apple Inc. common stock", AssetClass.EQUITY, ("AAPL", "USD"), ("0.01", "1"), _EQUITY_FEES
-            ),
-            base_price=230,
-            yearly_volatility=0.28,
-            group="equity",
-            group_share=0.7,
-            spread_ticks=1.4,
-            median_lots=40,
-            size_deviation=1.2,
-            level_lots=600,
-            impact_ticks=0.3,
-        ),
-        Character(
-            instrument=_instrument(
-                "MSFT",
-                "Microsoft Corporation common stock",
-                AssetClass.EQUITY,
-                ("MSFT", "USD"),
-                ("0.01", "1"),
-                _EQUITY_FEES,
-            ),
-            base_price=430,
-            yearly_volatility=0.25,
-            group="equity",
-            group_share=0.7,
-            spread_ticks=2.5,
-            median_lots=30,
-            size_deviation=1.2,
-            level_lots=400,
-            impact_ticks=0.5,
-        ),
-        Character(
-            instrument=_instrument(
-                "EURUSD", "Euro in US dollars", AssetClass.FOREX, ("EUR", "USD"), ("0.00001", "1"), _FOREX_FEES
-            ),
-            base_price=1.085,
-            yearly_volatility=0.08,
-            group="forex",
-            group_share=0.5,
-            spread_ticks=4,
-            median_lots=20_000,
-            size_deviation=1.1,
-            level_lots=900_000,
-            impact_ticks=0.8,
-        ),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +110,18 @@ class SimulatedMarket:
 
     seed: int
     trades_per_second: float = TRADES_PER_SECOND
+    funding_interval_seconds: int = FUNDING_INTERVAL_SECONDS
+
+    @property
+    def instruments(self) -> list[Instrument]:
+        """All of them, each with its own terms in this market."""
+        found = [character.instrument for character in CHARACTERS.values()]
+        return [
+            replace(each, perpetual=replace(each.perpetual, funding_interval_seconds=self.funding_interval_seconds))
+            if each.perpetual
+            else each
+            for each in found
+        ]
 
     def block(self, instrument_id: str, index: int) -> tuple[Trades, Books]:
         """What happens from `index` times BLOCK_SECONDS on, for BLOCK_SECONDS."""
@@ -289,8 +178,67 @@ class SimulatedMarket:
         index = (simulated_ns + 1) // _BLOCK_NS
         while True:
             trades, books = self.block(instrument_id, index)
-            yield from _merged(trades, books, simulated_ns, offset_ns, ticks_per_unit, lots_per_unit)
+            marks = self._marks(CHARACTERS[instrument_id], index, books.time_ns, offset_ns)
+            yield from _merged(trades, books, marks, simulated_ns, offset_ns, ticks_per_unit, lots_per_unit)
             index += 1
+
+    def settlements(self, instrument_id: str, after_ns: int, until_ns: int, offset_ns: int) -> Iterator[Settlement]:
+        """What funding was settled at after a simulated time and up to another; those of what is no perpetual are none.
+
+        Market time is simulated time moved by `offset_ns`.
+        """
+        character = CHARACTERS[instrument_id]
+        if not character.follows:
+            return
+        interval_ns = self.funding_interval_seconds * SECOND_NS
+        funding_ns = ((after_ns + offset_ns) // interval_ns + 1) * interval_ns
+        while funding_ns <= until_ns + offset_ns:
+            at_ns = funding_ns - offset_ns
+            [mark], _ = self._valued(character, at_ns // _BLOCK_NS, np.array([at_ns], np.int64))
+            rate = self._funding_rate(character, at_ns - interval_ns, at_ns)
+            yield Settlement(instrument_id, funding_ns, rate, int(mark) * character.instrument.tick_size)
+            funding_ns += interval_ns
+
+    def _marks(self, character: Character, index: int, time_ns: _Integers, offset_ns: int) -> list[Mark | None]:
+        """What a perpetual future is valued at where its books tell the time, for each of a block's books."""
+        found: list[Mark | None] = [None] * len(time_ns)
+        if not character.follows:
+            return found
+        per_unit = _per_unit(character.instrument.tick_size)
+        interval_ns = self.funding_interval_seconds * SECOND_NS
+        marks, indices = self._valued(character, index, time_ns)
+        for row, at_ns in enumerate(time_ns.tolist()):
+            if _tells_time(at_ns):
+                next_ns = ((at_ns + offset_ns) // interval_ns + 1) * interval_ns
+                rate = self._funding_rate(character, next_ns - interval_ns - offset_ns, at_ns)
+                price, of_index = int(marks[row]) / per_unit, int(indices[row]) / per_unit
+                found[row] = Mark(at_ns + offset_ns, price, of_index, float(rate), next_ns)
+        return found
+
+    def _valued(self, character: Character, index: int, time_ns: _Integers) -> tuple[_Integers, _Integers]:
+        """The mark and the index price of a perpetual future at moments of a block, in whole ticks."""
+        level = self._level_ticks(CHARACTERS[character.follows], index, time_ns)
+        mark = level * (1 + self._premium(character, time_ns))
+        return np.rint(mark).astype(np.int64), np.rint(level).astype(np.int64)
+
+    def _funding_rate(self, character: Character, begin_ns: int, now_ns: int) -> Decimal:
+        """The rate of the interval that begins there, by what is known of it now; later premiums weigh more."""
+        samples = np.arange(1, FUNDING_SAMPLES + 1, dtype=np.int64)
+        time_ns = begin_ns + samples * (self.funding_interval_seconds * SECOND_NS) // FUNDING_SAMPLES
+        known = (time_ns >= 0) & (time_ns <= now_ns)
+        if known.any():
+            premium = float(np.average(self._premium(character, time_ns[known]), weights=samples[known]))
+        else:
+            [premium] = self._premium(character, np.array([now_ns], np.int64)).tolist()
+        return funding_rate(Decimal(f"{premium:.10f}"), FUNDING_INTEREST, self.funding_interval_seconds)
+
+    def _premium(self, character: Character, time_ns: _Integers) -> _Floats:
+        """How far a perpetual future is above its index at moments, as a fraction of it: slow moods and quick ones."""
+        name, seconds = character.instrument.instrument_id, _seconds(time_ns)
+        slow = _wandering(_stream(self.seed, name, "premium"), seconds / _PREMIUM_SECONDS)
+        quick = _wandering(_stream(self.seed, name, "quick premium"), seconds / _PREMIUM_SECONDS_SHORT)
+        mood = _PREMIUM_USUAL + _PREMIUM_DEVIATION * slow + _PREMIUM_DEVIATION_SHORT * quick
+        return PREMIUM_MAX * np.tanh(mood)
 
     def _arrivals(self, character: Character, index: int) -> tuple[_Integers, _Integers, _Integers]:
         """Times, signs and sizes of the trades of all clusters that begin in a block."""
@@ -334,6 +282,10 @@ class SimulatedMarket:
 
     def _levels(self, character: Character, index: int) -> _Floats:
         """Logarithm of the price over its base at each step of a block, both ends included."""
+        if character.follows:
+            steps = np.arange(_BLOCK_STEPS + 1, dtype=np.int64)
+            time_ns = index * _BLOCK_NS + steps * (SECOND_NS // _STEPS_IN_SECOND)
+            return self._levels(CHARACTERS[character.follows], index) + np.log1p(self._premium(character, time_ns))
         own = _path(_stream(self.seed, character.instrument.instrument_id, "level"), index)
         group = _path(_stream(self.seed, character.group, "group"), index)
         share = character.group_share
@@ -376,7 +328,13 @@ class SimulatedMarket:
 
 
 def _merged(
-    trades: Trades, books: Books, after_ns: int, offset_ns: int, ticks_per_unit: int, lots_per_unit: int
+    trades: Trades,
+    books: Books,
+    marks: Sequence[Mark | None],
+    after_ns: int,
+    offset_ns: int,
+    ticks_per_unit: int,
+    lots_per_unit: int,
 ) -> Iterator[Tick | Book]:
     """A block's trades and books in the order of their simulated times."""
     times = trades.time_ns.tolist()
@@ -398,9 +356,14 @@ def _merged(
             book_times[row] + offset_ns,
             tuple(map(BookLevel, bid_prices[row], bid_sizes[row])),
             tuple(map(BookLevel, ask_prices[row], ask_sizes[row])),
-            # The first of each second: often enough for bars to end where nothing trades.
-            tells_time=book_times[row] % SECOND_NS < _BOOK_INTERVAL_NS,
+            tells_time=_tells_time(book_times[row]),
+            mark=marks[row],
         )
+
+
+def _tells_time(book_ns: int) -> bool:
+    """The first book of each second: often enough for bars to end where nothing trades."""
+    return book_ns % SECOND_NS < _BOOK_INTERVAL_NS
 
 
 def _per_unit(step: Decimal) -> int:
@@ -446,6 +409,14 @@ def _normals(stream: int, keys: _Words) -> _Floats:
     second = _mix(first)
     radius = np.sqrt(-2 * np.log(((first >> np.uint64(11)) + np.uint64(1)) * 2.0**-53))
     return radius * np.cos((second >> np.uint64(11)) * (2 * math.pi * 2.0**-53))
+
+
+def _wandering(stream: int, places: _Floats) -> _Floats:
+    """Between standard normal numbers at whole places, straight from one to the next."""
+    before = np.floor(places)
+    low = before.astype(np.int64).astype(np.uint64)
+    low_value, high_value = _normals(stream, low), _normals(stream, low + np.uint64(1))
+    return low_value + (high_value - low_value) * (places - before)
 
 
 @lru_cache(maxsize=128)

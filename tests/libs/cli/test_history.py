@@ -12,7 +12,7 @@ import pytest
 
 from libs.cli.history import HISTORY_BARS, history_before
 from services.feeds import wire
-from services.feeds.sources.simulated import CHARACTERS
+from services.feeds.sources.characters import CHARACTERS
 
 END = datetime(2026, 3, 1, 0, 7, tzinfo=UTC)
 MINUTES_IN_YEAR = 525_600

@@ -23,15 +23,18 @@ _sym_db = _symbol_database.Default()
 
 
 from tradeloom.marketdata.v1 import marketdata_pb2 as tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2
+from tradeloom.marketdata.v1 import perpetuals_pb2 as tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftradeloom/feeds/v1/events.proto\x12\x12tradeloom.feeds.v1\x1a(tradeloom/marketdata/v1/marketdata.proto\"Z\n\x13InstrumentAnnounced\x12\x43\n\ninstrument\x18\x01 \x01(\x0b\x32#.tradeloom.marketdata.v1.InstrumentR\ninstrumentb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftradeloom/feeds/v1/events.proto\x12\x12tradeloom.feeds.v1\x1a(tradeloom/marketdata/v1/marketdata.proto\x1a(tradeloom/marketdata/v1/perpetuals.proto\"Z\n\x13InstrumentAnnounced\x12\x43\n\ninstrument\x18\x01 \x01(\x0b\x32#.tradeloom.marketdata.v1.InstrumentR\ninstrument\"[\n\x10\x46undingAnnounced\x12G\n\x0c\x66unding_rate\x18\x01 \x01(\x0b\x32$.tradeloom.marketdata.v1.FundingRateR\x0b\x66undingRateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.feeds.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INSTRUMENTANNOUNCED']._serialized_start=97
-  _globals['_INSTRUMENTANNOUNCED']._serialized_end=187
+  _globals['_INSTRUMENTANNOUNCED']._serialized_start=139
+  _globals['_INSTRUMENTANNOUNCED']._serialized_end=229
+  _globals['_FUNDINGANNOUNCED']._serialized_start=231
+  _globals['_FUNDINGANNOUNCED']._serialized_end=322
 # @@protoc_insertion_point(module_scope)

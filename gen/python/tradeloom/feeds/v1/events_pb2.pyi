@@ -6,6 +6,7 @@ isort:skip_file
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from tradeloom.marketdata.v1 import marketdata_pb2 as _marketdata_pb2
+from tradeloom.marketdata.v1 import perpetuals_pb2 as _perpetuals_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -40,3 +41,27 @@ class InstrumentAnnounced(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InstrumentAnnounced: _TypeAlias = InstrumentAnnounced  # noqa: Y015
+
+@_typing.final
+class FundingAnnounced(_message.Message):
+    """A feed brings a settlement of funding; it may come again. Key: instrument_id."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FUNDING_RATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def funding_rate(self) -> _perpetuals_pb2.FundingRate:
+        """As the source tells it."""
+
+    def __init__(
+        self,
+        *,
+        funding_rate: _perpetuals_pb2.FundingRate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["funding_rate", b"funding_rate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["funding_rate", b"funding_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FundingAnnounced: _TypeAlias = FundingAnnounced  # noqa: Y015

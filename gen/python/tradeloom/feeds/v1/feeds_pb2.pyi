@@ -161,19 +161,25 @@ class SimulatedSource(_message.Message):
 
     SEED_FIELD_NUMBER: _builtins.int
     TRADES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    FUNDING_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """The same seed makes the same market."""
     trades_per_second: _builtins.float
     """Trades a second and instrument, on average; 5 if unset."""
+    funding_interval_seconds: _builtins.int
+    """How often its perpetual futures settle funding, at multiples since 1970-01-01 UTC; 28800, which is at 00:00, 08:00 and
+    16:00 UTC, if unset. What falls into a time at which the market stood still is not settled.
+    """
     def __init__(
         self,
         *,
         seed: _builtins.int = ...,
         trades_per_second: _builtins.float = ...,
+        funding_interval_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["seed", b"seed", "trades_per_second", b"trades_per_second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["funding_interval_seconds", b"funding_interval_seconds", "seed", b"seed", "trades_per_second", b"trades_per_second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,15 +23,18 @@ _sym_db = _symbol_database.Default()
 
 
 from tradeloom.marketdata.v1 import marketdata_pb2 as tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2
+from tradeloom.marketdata.v1 import perpetuals_pb2 as tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tradeloom/marketdata/v1/events.proto\x12\x17tradeloom.marketdata.v1\x1a(tradeloom/marketdata/v1/marketdata.proto\"X\n\x11InstrumentChanged\x12\x43\n\ninstrument\x18\x01 \x01(\x0b\x32#.tradeloom.marketdata.v1.InstrumentR\ninstrumentb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$tradeloom/marketdata/v1/events.proto\x12\x17tradeloom.marketdata.v1\x1a(tradeloom/marketdata/v1/marketdata.proto\x1a(tradeloom/marketdata/v1/perpetuals.proto\"X\n\x11InstrumentChanged\x12\x43\n\ninstrument\x18\x01 \x01(\x0b\x32#.tradeloom.marketdata.v1.InstrumentR\ninstrument\"Y\n\x0e\x46undingSettled\x12G\n\x0c\x66unding_rate\x18\x01 \x01(\x0b\x32$.tradeloom.marketdata.v1.FundingRateR\x0b\x66undingRateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.marketdata.v1.events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_INSTRUMENTCHANGED']._serialized_start=107
-  _globals['_INSTRUMENTCHANGED']._serialized_end=195
+  _globals['_INSTRUMENTCHANGED']._serialized_start=149
+  _globals['_INSTRUMENTCHANGED']._serialized_end=237
+  _globals['_FUNDINGSETTLED']._serialized_start=239
+  _globals['_FUNDINGSETTLED']._serialized_end=328
 # @@protoc_insertion_point(module_scope)

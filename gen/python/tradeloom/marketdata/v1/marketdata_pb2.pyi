@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from tradeloom.marketdata.v1 import perpetuals_pb2 as _perpetuals_pb2
 from tradeloom.type.v1 import decimal_pb2 as _decimal_pb2
 import builtins as _builtins
 import sys
@@ -68,7 +69,7 @@ class _AssetClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AssetClass
     ASSET_CLASS_FOREX: _AssetClass.ValueType  # 3
     """A pair of national currencies."""
     ASSET_CLASS_PERPETUAL: _AssetClass.ValueType  # 4
-    """A perpetual future."""
+    """A perpetual future. A linear one has terms (Instrument.perpetual)."""
 
 class AssetClass(_AssetClass, metaclass=_AssetClassEnumTypeWrapper):
     """Kinds of instrument."""
@@ -82,7 +83,7 @@ ASSET_CLASS_EQUITY: AssetClass.ValueType  # 2
 ASSET_CLASS_FOREX: AssetClass.ValueType  # 3
 """A pair of national currencies."""
 ASSET_CLASS_PERPETUAL: AssetClass.ValueType  # 4
-"""A perpetual future."""
+"""A perpetual future. A linear one has terms (Instrument.perpetual)."""
 Global___AssetClass: _TypeAlias = AssetClass  # noqa: Y015
 
 class _ImportState:
@@ -248,6 +249,7 @@ class Instrument(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     CALENDAR_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    PERPETUAL_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """Venue and symbol, such as "SIM:BTCUSDT"."""
     venue: _builtins.str
@@ -302,6 +304,10 @@ class Instrument(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def perpetual(self) -> _perpetuals_pb2.Perpetual:
+        """The terms of a perpetual future; unset of anything else, and of one whose terms are not known."""
+
     def __init__(
         self,
         *,
@@ -322,10 +328,11 @@ class Instrument(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         calendar: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        perpetual: _perpetuals_pb2.Perpetual | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "perpetual", b"perpetual", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_class", b"asset_class", "base_asset", b"base_asset", "calendar", b"calendar", "description", b"description", "has_book", b"has_book", "instrument_id", b"instrument_id", "lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "quote_asset", b"quote_asset", "state", b"state", "symbol", b"symbol", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "time_zone", b"time_zone", "update_time", b"update_time", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset_class", b"asset_class", "base_asset", b"base_asset", "calendar", b"calendar", "description", b"description", "has_book", b"has_book", "instrument_id", b"instrument_id", "lot_size", b"lot_size", "maker_fee_rate", b"maker_fee_rate", "minimum_notional", b"minimum_notional", "perpetual", b"perpetual", "quote_asset", b"quote_asset", "state", b"state", "symbol", b"symbol", "taker_fee_rate", b"taker_fee_rate", "tick_size", b"tick_size", "time_zone", b"time_zone", "update_time", b"update_time", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -558,6 +565,7 @@ class TickBatch(_message.Message):
     BACKFILL_FIELD_NUMBER: _builtins.int
     MISSED_FIELD_NUMBER: _builtins.int
     FILLED_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """Whose ticks."""
     epoch: _builtins.int
@@ -598,6 +606,10 @@ class TickBatch(_message.Message):
     def filled(self) -> Global___MissedTrades:
         """With backfill: everything within these bounds has now been brought."""
 
+    @_builtins.property
+    def mark(self) -> _perpetuals_pb2.Mark:
+        """What a perpetual future is valued at, beside a book that tells the time; it takes no sequence of its own."""
+
     def __init__(
         self,
         *,
@@ -612,10 +624,11 @@ class TickBatch(_message.Message):
         backfill: _builtins.bool = ...,
         missed: Global___MissedTrades | None = ...,
         filled: Global___MissedTrades | None = ...,
+        mark: _perpetuals_pb2.Mark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["book", b"book", "filled", b"filled", "market_time", b"market_time", "missed", b"missed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["book", b"book", "filled", b"filled", "mark", b"mark", "market_time", b"market_time", "missed", b"missed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "book", b"book", "cursor", b"cursor", "epoch", b"epoch", "filled", b"filled", "first_sequence", b"first_sequence", "instrument_id", b"instrument_id", "market_time", b"market_time", "missed", b"missed", "previous_cursor", b"previous_cursor", "ticks", b"ticks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backfill", b"backfill", "book", b"book", "cursor", b"cursor", "epoch", b"epoch", "filled", b"filled", "first_sequence", b"first_sequence", "instrument_id", b"instrument_id", "mark", b"mark", "market_time", b"market_time", "missed", b"missed", "previous_cursor", b"previous_cursor", "ticks", b"ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,6 +688,7 @@ class Quote(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     RECEIVE_TIME_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """Whose quote."""
     bid_price: _builtins.float
@@ -699,6 +713,10 @@ class Quote(_message.Message):
     def receive_time(self) -> _timestamp_pb2.Timestamp:
         """When this platform received it."""
 
+    @_builtins.property
+    def mark(self) -> _perpetuals_pb2.Mark:
+        """The newest valuation of a perpetual future, which has a time of its own; unset of anything else."""
+
     def __init__(
         self,
         *,
@@ -712,10 +730,11 @@ class Quote(_message.Message):
         time: _timestamp_pb2.Timestamp | None = ...,
         receive_time: _timestamp_pb2.Timestamp | None = ...,
         cursor: _builtins.str = ...,
+        mark: _perpetuals_pb2.Mark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receive_time", b"receive_time", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark", "receive_time", b"receive_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_price", b"ask_price", "ask_quantity", b"ask_quantity", "bid_price", b"bid_price", "bid_quantity", b"bid_quantity", "cursor", b"cursor", "instrument_id", b"instrument_id", "last_price", b"last_price", "last_quantity", b"last_quantity", "receive_time", b"receive_time", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ask_price", b"ask_price", "ask_quantity", b"ask_quantity", "bid_price", b"bid_price", "bid_quantity", b"bid_quantity", "cursor", b"cursor", "instrument_id", b"instrument_id", "last_price", b"last_price", "last_quantity", b"last_quantity", "mark", b"mark", "receive_time", b"receive_time", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from tradeloom.marketdata.v1 import marketdata_pb2 as tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2
+from tradeloom.marketdata.v1 import perpetuals_pb2 as tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -105,6 +106,11 @@ class MarketDataServiceStub:
                 '/tradeloom.marketdata.v1.MarketDataService/StreamCandles',
                 request_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesRequest.SerializeToString,
                 response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesResponse.FromString,
+                _registered_method=True)
+        self.GetFundingRates = channel.unary_unary(
+                '/tradeloom.marketdata.v1.MarketDataService/GetFundingRates',
+                request_serializer=tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2.GetFundingRatesRequest.SerializeToString,
+                response_deserializer=tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2.GetFundingRatesResponse.FromString,
                 _registered_method=True)
         self.ListGaps = channel.unary_unary(
                 '/tradeloom.marketdata.v1.MarketDataService/ListGaps',
@@ -251,6 +257,13 @@ class MarketDataServiceServicer:
         """Streams candles: the forming one as it grows, then closed, resuming after a cursor. They are not adjusted for corporate
         actions: from the newest ex date on adjusted ones are the same. Where an operator deletes imported candles (DeleteCandles),
         those that are others now come with a higher revision; where some are gone, the span is told, and what is left in it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFundingRates(self, request, context):
+        """Returns the rates at which a perpetual future's funding was settled, a page at a time. They are kept for good.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -415,6 +428,11 @@ def add_MarketDataServiceServicer_to_server(servicer, server):
                     servicer.StreamCandles,
                     request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesRequest.FromString,
                     response_serializer=tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesResponse.SerializeToString,
+            ),
+            'GetFundingRates': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFundingRates,
+                    request_deserializer=tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2.GetFundingRatesRequest.FromString,
+                    response_serializer=tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2.GetFundingRatesResponse.SerializeToString,
             ),
             'ListGaps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListGaps,
@@ -832,6 +850,33 @@ class MarketDataService:
             '/tradeloom.marketdata.v1.MarketDataService/StreamCandles',
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesRequest.SerializeToString,
             tradeloom_dot_marketdata_dot_v1_dot_marketdata__pb2.StreamCandlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFundingRates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tradeloom.marketdata.v1.MarketDataService/GetFundingRates',
+            tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2.GetFundingRatesRequest.SerializeToString,
+            tradeloom_dot_marketdata_dot_v1_dot_perpetuals__pb2.GetFundingRatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from grpc import aio as _aio
 from tradeloom.marketdata.v1 import marketdata_pb2 as _marketdata_pb2
+from tradeloom.marketdata.v1 import perpetuals_pb2 as _perpetuals_pb2
 import abc as _abc_1
 
 
@@ -64,6 +65,8 @@ class MarketDataServiceStub:
     actions: from the newest ex date on adjusted ones are the same. Where an operator deletes imported candles (DeleteCandles),
     those that are others now come with a higher revision; where some are gone, the span is told, and what is left in it again.
     """
+    GetFundingRates: _aio.UnaryUnaryMultiCallable[_perpetuals_pb2.GetFundingRatesRequest, _perpetuals_pb2.GetFundingRatesResponse]
+    """Returns the rates at which a perpetual future's funding was settled, a page at a time. They are kept for good."""
     ListGaps: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListGapsRequest, _marketdata_pb2.ListGapsResponse]
     """Lists what is not stored of a market: what its feed missed at the venue, and what was lost
     between the feed and the database. In the order it was found, a page at a time.
@@ -257,6 +260,14 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         actions: from the newest ex date on adjusted ones are the same. Where an operator deletes imported candles (DeleteCandles),
         those that are others now come with a higher revision; where some are gone, the span is told, and what is left in it again.
         """
+
+    @_abc_1.abstractmethod
+    def GetFundingRates(
+        self,
+        request: _perpetuals_pb2.GetFundingRatesRequest,
+        context: _aio.ServicerContext[_perpetuals_pb2.GetFundingRatesRequest, _abc.Awaitable[_perpetuals_pb2.GetFundingRatesResponse]],
+    ) -> _abc.Awaitable[_perpetuals_pb2.GetFundingRatesResponse]:
+        """Returns the rates at which a perpetual future's funding was settled, a page at a time. They are kept for good."""
 
     @_abc_1.abstractmethod
     def ListGaps(

@@ -6,13 +6,15 @@ import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Instrument } from "../../marketdata/v1/marketdata_pb.js";
 import { file_tradeloom_marketdata_v1_marketdata } from "../../marketdata/v1/marketdata_pb.js";
+import type { FundingRate } from "../../marketdata/v1/perpetuals_pb.js";
+import { file_tradeloom_marketdata_v1_perpetuals } from "../../marketdata/v1/perpetuals_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file tradeloom/feeds/v1/events.proto.
  */
 export const file_tradeloom_feeds_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("Ch90cmFkZWxvb20vZmVlZHMvdjEvZXZlbnRzLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEiTgoTSW5zdHJ1bWVudEFubm91bmNlZBI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudGIGcHJvdG8z", [file_tradeloom_marketdata_v1_marketdata]);
+  fileDesc("Ch90cmFkZWxvb20vZmVlZHMvdjEvZXZlbnRzLnByb3RvEhJ0cmFkZWxvb20uZmVlZHMudjEiTgoTSW5zdHJ1bWVudEFubm91bmNlZBI3CgppbnN0cnVtZW50GAEgASgLMiMudHJhZGVsb29tLm1hcmtldGRhdGEudjEuSW5zdHJ1bWVudCJOChBGdW5kaW5nQW5ub3VuY2VkEjoKDGZ1bmRpbmdfcmF0ZRgBIAEoCzIkLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkZ1bmRpbmdSYXRlYgZwcm90bzM", [file_tradeloom_marketdata_v1_marketdata, file_tradeloom_marketdata_v1_perpetuals]);
 
 /**
  * A feed brings this instrument, or what it knows of it changed. Key: instrument_id.
@@ -34,4 +36,25 @@ export type InstrumentAnnounced = Message<"tradeloom.feeds.v1.InstrumentAnnounce
  */
 export const InstrumentAnnouncedSchema: GenMessage<InstrumentAnnounced> = /*@__PURE__*/
   messageDesc(file_tradeloom_feeds_v1_events, 0);
+
+/**
+ * A feed brings a settlement of funding; it may come again. Key: instrument_id.
+ *
+ * @generated from message tradeloom.feeds.v1.FundingAnnounced
+ */
+export type FundingAnnounced = Message<"tradeloom.feeds.v1.FundingAnnounced"> & {
+  /**
+   * As the source tells it.
+   *
+   * @generated from field: tradeloom.marketdata.v1.FundingRate funding_rate = 1;
+   */
+  fundingRate?: FundingRate | undefined;
+};
+
+/**
+ * Describes the message tradeloom.feeds.v1.FundingAnnounced.
+ * Use `create(FundingAnnouncedSchema)` to create a new message.
+ */
+export const FundingAnnouncedSchema: GenMessage<FundingAnnounced> = /*@__PURE__*/
+  messageDesc(file_tradeloom_feeds_v1_events, 1);
 

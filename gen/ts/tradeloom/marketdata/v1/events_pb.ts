@@ -6,13 +6,15 @@ import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Instrument } from "./marketdata_pb.js";
 import { file_tradeloom_marketdata_v1_marketdata } from "./marketdata_pb.js";
+import type { FundingRate } from "./perpetuals_pb.js";
+import { file_tradeloom_marketdata_v1_perpetuals } from "./perpetuals_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file tradeloom/marketdata/v1/events.proto.
  */
 export const file_tradeloom_marketdata_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiR0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9ldmVudHMucHJvdG8SF3RyYWRlbG9vbS5tYXJrZXRkYXRhLnYxIkwKEUluc3RydW1lbnRDaGFuZ2VkEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50YgZwcm90bzM", [file_tradeloom_marketdata_v1_marketdata]);
+  fileDesc("CiR0cmFkZWxvb20vbWFya2V0ZGF0YS92MS9ldmVudHMucHJvdG8SF3RyYWRlbG9vbS5tYXJrZXRkYXRhLnYxIkwKEUluc3RydW1lbnRDaGFuZ2VkEjcKCmluc3RydW1lbnQYASABKAsyIy50cmFkZWxvb20ubWFya2V0ZGF0YS52MS5JbnN0cnVtZW50IkwKDkZ1bmRpbmdTZXR0bGVkEjoKDGZ1bmRpbmdfcmF0ZRgBIAEoCzIkLnRyYWRlbG9vbS5tYXJrZXRkYXRhLnYxLkZ1bmRpbmdSYXRlYgZwcm90bzM", [file_tradeloom_marketdata_v1_marketdata, file_tradeloom_marketdata_v1_perpetuals]);
 
 /**
  * An instrument appeared or changed. Key: instrument_id.
@@ -34,4 +36,25 @@ export type InstrumentChanged = Message<"tradeloom.marketdata.v1.InstrumentChang
  */
 export const InstrumentChangedSchema: GenMessage<InstrumentChanged> = /*@__PURE__*/
   messageDesc(file_tradeloom_marketdata_v1_events, 0);
+
+/**
+ * Funding of a perpetual future was settled; each settlement once, in the order in which they were. Key: instrument_id.
+ *
+ * @generated from message tradeloom.marketdata.v1.FundingSettled
+ */
+export type FundingSettled = Message<"tradeloom.marketdata.v1.FundingSettled"> & {
+  /**
+   * The settlement.
+   *
+   * @generated from field: tradeloom.marketdata.v1.FundingRate funding_rate = 1;
+   */
+  fundingRate?: FundingRate | undefined;
+};
+
+/**
+ * Describes the message tradeloom.marketdata.v1.FundingSettled.
+ * Use `create(FundingSettledSchema)` to create a new message.
+ */
+export const FundingSettledSchema: GenMessage<FundingSettled> = /*@__PURE__*/
+  messageDesc(file_tradeloom_marketdata_v1_events, 1);
 
