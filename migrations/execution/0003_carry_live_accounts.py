@@ -29,13 +29,13 @@ def upgrade() -> None:
         *grant("execution", "venue_replaces", worker="UPDATE"),
         "CREATE INDEX venue_replaces_live ON venue_replaces (order_id) WHERE venue <> 'PAPER'",
         "CREATE INDEX venue_cancels_live ON venue_cancels (order_id) WHERE venue <> 'PAPER'",
-        # credential_id and its revision: what was confirmed; connected_…: with which the venue told what there is.
+        # credential_id and its revision: what was confirmed. connect_count: which confirmation the venue's balances answered.
         # fill_count rises with every fill, so that balances are compared only where none came in between.
         """
         CREATE TABLE live_accounts (
           account_id uuid PRIMARY KEY, user_id uuid NOT NULL, venue text NOT NULL, credential_id uuid,
-          credential_revision bigint NOT NULL, trading boolean NOT NULL, open_time timestamptz, connected_id uuid,
-          connected_revision bigint NOT NULL DEFAULT 0, fills_cursor text NOT NULL DEFAULT '',
+          credential_revision bigint NOT NULL, trading boolean NOT NULL, open_time timestamptz,
+          confirm_count bigint NOT NULL DEFAULT 0, connect_count bigint NOT NULL DEFAULT 0, fills_cursor text NOT NULL DEFAULT '',
           fill_count bigint NOT NULL DEFAULT 0, update_time timestamptz NOT NULL DEFAULT now())
         """,
         "CREATE INDEX live_accounts_user_id ON live_accounts (user_id)",

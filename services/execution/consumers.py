@@ -5,7 +5,7 @@ anything is sent.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from uuid import UUID
 
@@ -102,7 +102,9 @@ async def _apply_live(rows: Connection, facts: Sequence[Fact]) -> None:
         if fact.kind == LIVE_ACCOUNT_CHANGED and fact.user_id is not None:
             changed = orders_events.LiveAccountChanged.FromString(fact.payload)
             account = wire.live_account_from_proto(changed, fact.user_id)
-            accounts[account.account_id] = account
+            before = accounts.get(account.account_id)
+            count = account.confirm_count + (before.confirm_count if before else 0)
+            accounts[account.account_id] = replace(account, confirm_count=count)
         elif fact.kind == LIVE_TRADING_CHANGED:
             await projections.put_live_trading(rows, orders_events.LiveTradingChanged.FromString(fact.payload).enabled)
         elif fact.kind == SWITCH_CHANGED:

@@ -471,6 +471,8 @@ class LiveAccount:
     """Of the key that was confirmed."""
     trading: bool
     """Whether new orders may be sent."""
+    confirm_count: int = 0
+    """How often it was confirmed: each time its venue tells what it holds."""
 
 
 class SwitchMode(Enum):

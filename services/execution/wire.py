@@ -136,6 +136,7 @@ def live_account_from_proto(changed: events_pb2.LiveAccountChanged, user_id: UUI
         credential_id=UUID(changed.credential_id) if changed.credential_id else None,
         credential_revision=changed.credential_revision,
         trading=changed.trading,
+        confirm_count=int(changed.trading),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 from tradeloom.users.v1 import events_pb2 as users_events
 
@@ -29,7 +30,7 @@ async def test_an_order_that_takes_is_filled(live: LiveStand):
     assert live.sent_count(order_id) == 1
 
 
-def order_path(live: LiveStand) -> dict[str, str]:
+def order_path(live: LiveStand) -> dict[str, Any]:
     return {"method": "POST", "path": live.venue.kind.submit_path}
 
 
@@ -102,7 +103,7 @@ async def test_what_may_not_be_sent_is_rejected_right_before(at_binance: LiveSta
     async with live.connected():
         rejected = []
 
-        async def is_rejected(reason: str, **order: object) -> None:
+        async def is_rejected(reason: str, **order: Any) -> None:
             order_id = await live.place(**order)
             await live.wait_for_state(order_id, "rejected")
             rejected.append(f"rejected: {reason}")
@@ -115,6 +116,9 @@ async def test_what_may_not_be_sent_is_rejected_right_before(at_binance: LiveSta
         await live.change(trading=False)
         await is_rejected("the account is stopped")
         await live.change(trading=True)
+        # Each confirmation is answered by what there is.
+        rejected.append(live.opening)
+        await live.wait_for(*rejected)
         await live.switch("HALT")
         await is_rejected("a kill switch halts trading")
         await live.switch("OFF")

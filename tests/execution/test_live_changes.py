@@ -1,5 +1,7 @@
 """A change of an order at a venue takes effect once or not at all, whatever becomes of its answer and of the order meanwhile."""
 
+from typing import Any
+
 import pytest
 
 from tests.execution.live_stand import LiveStand, eventually
@@ -8,7 +10,7 @@ from tests.venues import faults
 from tests.venues.faults import RequestFault
 
 
-def replace_path(live: LiveStand) -> dict[str, str]:
+def replace_path(live: LiveStand) -> dict[str, Any]:
     return {"method": "POST", "path": "cancelReplace" if live.venue.kind is BINANCE else "AmendOrder"}
 
 

@@ -261,7 +261,8 @@ def test_money_is_decimal_and_never_a_float() -> None:
 def test_times_are_timestamps_and_say_so() -> None:
     for field in fields():
         timed = field.message_type is not None and field.message_type.full_name == "google.protobuf.Timestamp"
-        assert timed == (field.name == "time" or field.name.endswith("_time")), field.full_name
+        is_named_so = field.name == "time" or field.name.endswith("_time") or field.name == "send_before"
+        assert timed == is_named_so, field.full_name
 
 
 def test_secrets_are_marked_and_nothing_else_is() -> None:

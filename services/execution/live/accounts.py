@@ -48,6 +48,7 @@ class Carried:
     lease: Lease
     runner: AccountRunner
     task: asyncio.Task[None]
+    confirm_count: int
     ending: asyncio.Task[None] | None = None
 
     def is_of(self, account: LiveAccount | None, lease: Lease | None) -> bool:
@@ -130,6 +131,9 @@ class LiveAccounts:
                 # Beside, as the leases of the others are to be renewed however long it takes.
                 carried.ending = asyncio.create_task(end([carried.task]), name=f"end of live account {account_id}")
                 carried.ending.add_done_callback(lambda _: self._changed.set())
+            elif (account := accounts.get(account_id)) and account.confirm_count != carried.confirm_count:
+                carried.confirm_count = account.confirm_count
+                carried.runner.compare()
         new = sorted(held.keys() & accounts.keys() - self._carried.keys())
         room = max(0, self._rules.accounts_max - len(self._carried))
         self._waiting = set(new[room:])
@@ -144,7 +148,7 @@ class LiveAccounts:
                 self.wake,
             )
             task = asyncio.create_task(self._carry(runner), name=f"live account {account_id}")
-            self._carried[account_id] = Carried(lease, runner, task)
+            self._carried[account_id] = Carried(lease, runner, task, account.confirm_count)
         ACCOUNTS.set(len(self._carried))
 
     async def _carry(self, runner: AccountRunner) -> None:

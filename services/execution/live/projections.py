@@ -11,14 +11,14 @@ from services.execution.domain import LiveAccount, Order, Switch, SwitchMode
 
 
 async def put_account(rows: Connection, account: LiveAccount) -> None:
-    """Each confirmation has the venue asked anew what there is, with the same key too."""
+    """Adds to how often it was confirmed."""
     await rows.execute(
         """
-        INSERT INTO live_accounts (account_id, user_id, venue, credential_id, credential_revision, trading)
-        VALUES ($1, $2, $3, $4, $5, $6)
+        INSERT INTO live_accounts AS kept (account_id, user_id, venue, credential_id, credential_revision, trading, confirm_count)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
         ON CONFLICT (account_id) DO UPDATE SET venue = excluded.venue, credential_id = excluded.credential_id,
-          credential_revision = excluded.credential_revision, trading = excluded.trading, update_time = now(),
-          connected_id = CASE WHEN NOT excluded.trading THEN live_accounts.connected_id END
+          credential_revision = excluded.credential_revision, trading = excluded.trading,
+          confirm_count = kept.confirm_count + excluded.confirm_count, update_time = now()
         """,
         account.account_id,
         account.user_id,
@@ -26,6 +26,7 @@ async def put_account(rows: Connection, account: LiveAccount) -> None:
         account.credential_id,
         account.credential_revision,
         account.trading,
+        account.confirm_count,
     )
 
 

@@ -188,7 +188,9 @@ class Reconciling:
             if looked is None:
                 continue
             totals, books, expected = looked
-            if not self._is_connected(books):
+            if books.open_time is None and books.is_connected:
+                return  # It was never confirmed.
+            if not books.is_connected:
                 await self._connect(found, totals, books)
                 return
             differing = differences_of(expected, totals)
@@ -218,12 +220,8 @@ class Reconciling:
         totals = {asset: balance.free + balance.locked for asset, balance in held.items()}
         return {asset: total for asset, total in totals.items() if total}, after, expected
 
-    def _is_connected(self, books: store.Books) -> bool:
-        account = self.sending.records.account
-        return (books.connected_id, books.connected_revision) == (account.credential_id, account.credential_revision)
-
     async def _connect(self, found: Found, totals: dict[str, Decimal], books: store.Books) -> None:
-        if await self.sending.records.connect(totals, books.fill_count, time.time_ns()):
+        if await self.sending.records.connect(totals, books, time.time_ns()):
             found.asset_count = len(totals)
             log.info("a live account is connected", account_id=str(self.sending.records.account.account_id))
 
@@ -243,7 +241,7 @@ class Reconciling:
             now = await store.find_books(rows, records.account.account_id, lock=True)
             # Another comparison may have told it meanwhile.
             is_as_read = await store.find_balances(rows, records.account.account_id) == expected
-            if now.fill_count != books.fill_count or not is_as_read or not self._is_connected(now):
+            if now.fill_count != books.fill_count or not is_as_read or not now.is_connected:
                 return False
             await store.put_balances(rows, records.account, totals)
             message = events.adjusted(differing, "unexplained", str(found.reconciliation_id), time.time_ns())

@@ -260,17 +260,16 @@ class Records:
 
     # Balances.
 
-    async def connect(self, totals: Mapping[str, Decimal], fill_count: int, time_ns: int) -> bool:
-        """Records what the venue told that there is, unless a fill came in between; whether it did."""
+    async def connect(self, totals: Mapping[str, Decimal], asked: store.Books, time_ns: int) -> bool:
+        """Records what the venue told that there is, unless a fill came in since asked was read; whether it did."""
         async with self.transaction() as rows:
             books = await store.find_books(rows, self.account.account_id, lock=True)
-            if books.fill_count != fill_count:
+            if books.fill_count != asked.fill_count:
                 return False
-            account = self.account
-            if (books.connected_id, books.connected_revision) == (account.credential_id, account.credential_revision):
+            if books.connect_count >= asked.confirm_count:
                 return True
             await store.put_balances(rows, self.account, totals)
-            await store.connect(rows, self.account)
+            await store.connect(rows, self.account, asked.confirm_count)
             await self.tell(rows, [events.connected(totals, time_ns)])
             return True
 

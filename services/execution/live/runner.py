@@ -137,6 +137,10 @@ class AccountRunner:
                 await end(list(self._steps.values()))
                 self._sending = self._reconciling = None
 
+    def compare(self) -> None:
+        """Has it compared with its venue soon, as after it was confirmed anew."""
+        self._compare.set()
+
     # What is to be done.
 
     def take(self, wanted: Wanted) -> None:

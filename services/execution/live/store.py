@@ -38,7 +38,7 @@ async def find_accounts(rows: Connection) -> dict[UUID, LiveAccount]:
     """Those of which a venue may be asked; for the worker role, of all users."""
     found = await rows.fetch(
         """
-        SELECT account_id, user_id, venue, credential_id, credential_revision, trading FROM live_accounts
+        SELECT account_id, user_id, venue, credential_id, credential_revision, trading, confirm_count FROM live_accounts
         WHERE credential_id IS NOT NULL ORDER BY account_id
         """
     )
@@ -306,16 +306,21 @@ class Books:
     """What the account's row says of its balances and fills."""
 
     open_time: datetime | None
-    connected_id: UUID | None
-    connected_revision: int
+    confirm_count: int
+    connect_count: int
     fills_cursor: str
     fill_count: int
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the venue's balances have answered the last confirmation."""
+        return self.connect_count >= self.confirm_count
 
 
 async def find_books(rows: Connection, account_id: UUID, *, lock: bool = False) -> Books:
     row: Any = await rows.fetchrow(
         f"""
-        SELECT open_time, connected_id, connected_revision, fills_cursor, fill_count
+        SELECT open_time, confirm_count, connect_count, fills_cursor, fill_count
         FROM live_accounts WHERE account_id = $1 {"FOR UPDATE" if lock else ""}
         """,
         account_id,
@@ -327,15 +332,15 @@ async def put_cursor(rows: Connection, account_id: UUID, cursor: str) -> None:
     await rows.execute("UPDATE live_accounts SET fills_cursor = $2 WHERE account_id = $1", account_id, cursor)
 
 
-async def connect(rows: Connection, account: LiveAccount) -> None:
+async def connect(rows: Connection, account: LiveAccount, confirm_count: int) -> None:
+    """So many confirmations are answered."""
     await rows.execute(
         """
-        UPDATE live_accounts SET open_time = coalesce(open_time, clock_timestamp()), connected_id = $2,
-          connected_revision = $3 WHERE account_id = $1
+        UPDATE live_accounts SET open_time = coalesce(open_time, clock_timestamp()), connect_count = $2
+        WHERE account_id = $1
         """,
         account.account_id,
-        account.credential_id,
-        account.credential_revision,
+        confirm_count,
     )
 
 
@@ -442,7 +447,7 @@ async def external_filled(rows: Connection, account_id: UUID, venue_order_id: st
 async def find_account(rows: Connection, account_id: UUID) -> LiveAccount | None:
     row: Any = await rows.fetchrow(
         """
-        SELECT account_id, user_id, venue, credential_id, credential_revision, trading FROM live_accounts
+        SELECT account_id, user_id, venue, credential_id, credential_revision, trading, confirm_count FROM live_accounts
         WHERE account_id = $1
         """,
         account_id,

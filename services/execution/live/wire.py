@@ -88,7 +88,7 @@ def unknown_to_proto(row: Any, *, alerted: bool) -> execution_pb2.UnknownOrder:
         account_id=str(row["account_id"]),
         venue=row["venue"],
         instrument_id=row["instrument_id"],
-        since=timestamp(row["send_time"]),
+        send_time=timestamp(row["send_time"]),
         reason=row["reason"],
         alerted=alerted,
     )

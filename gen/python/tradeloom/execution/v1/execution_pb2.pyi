@@ -659,7 +659,7 @@ class UnknownOrder(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     VENUE_FIELD_NUMBER: _builtins.int
     INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
-    SINCE_FIELD_NUMBER: _builtins.int
+    SEND_TIME_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ALERTED_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
@@ -677,7 +677,7 @@ class UnknownOrder(_message.Message):
     alerted: _builtins.bool
     """Whether it is unknown for longer than it should be: somebody has to look at the venue."""
     @_builtins.property
-    def since(self) -> _timestamp_pb2.Timestamp:
+    def send_time(self) -> _timestamp_pb2.Timestamp:
         """When it was sent, or its answer was lost."""
 
     def __init__(
@@ -688,13 +688,13 @@ class UnknownOrder(_message.Message):
         account_id: _builtins.str = ...,
         venue: _builtins.str = ...,
         instrument_id: _builtins.str = ...,
-        since: _timestamp_pb2.Timestamp | None = ...,
+        send_time: _timestamp_pb2.Timestamp | None = ...,
         reason: _builtins.str = ...,
         alerted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["send_time", b"send_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "alerted", b"alerted", "instrument_id", b"instrument_id", "order_id", b"order_id", "reason", b"reason", "since", b"since", "user_id", b"user_id", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "alerted", b"alerted", "instrument_id", b"instrument_id", "order_id", b"order_id", "reason", b"reason", "send_time", b"send_time", "user_id", b"user_id", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
