@@ -5,7 +5,6 @@ has. What he is told is the same, holds nothing of hers, and leaves all her rows
 how a method that is added is covered; until it is, its name fails `test_every_method_and_every_id_is_walked`.
 """
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 
@@ -73,7 +72,7 @@ async def test_no_rpc_returns_or_changes_what_is_anothers(bare_installation: Ins
             left |= LEAVES.get(short(method), set())
             for page_token in await page_tokens(world, anna, method):
                 # Who has only looked is as new as somebody new.
-                berts = berts or await asyncio.gather(somebody(world), somebody(world))
+                berts = berts or [await somebody(world), await somebody(world)]
                 failures += [
                     f"{short(method)}: {failure}"
                     for failure in await tried(world, anna, berts, method, page_token, known)

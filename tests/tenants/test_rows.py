@@ -7,8 +7,8 @@ Everything is found in the catalogue, so a table that is added is covered withou
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from uuid import UUID
 
 import asyncpg
@@ -131,6 +131,9 @@ class Filled:
     anna: Person
     bert: Person
     nobody: UUID
+    stack: AsyncExitStack
+    connected: dict[str, asyncpg.Connection] = field(default_factory=dict)
+    """By role: to connect takes longer than most of what is tried."""
 
     @property
     def words(self) -> list[str]:
@@ -139,12 +142,14 @@ class Filled:
     @asynccontextmanager
     async def as_role(self, role: str, *users: UUID) -> AsyncIterator[asyncpg.Connection]:
         """A transaction of that role that names these users, and is rolled back."""
-        async with self.installation.connect(role) as rows:
-            transaction = rows.transaction()
-            await transaction.start()
-            await rows.execute("SELECT set_config('app.user_ids', $1, true)", ",".join(map(str, users)))
-            yield rows
-            await transaction.rollback()
+        if role not in self.connected:
+            self.connected[role] = await self.stack.enter_async_context(self.installation.connect(role))
+        rows = self.connected[role]
+        transaction = rows.transaction()
+        await transaction.start()
+        await rows.execute("SELECT set_config('app.user_ids', $1, true)", ",".join(map(str, users)))
+        yield rows
+        await transaction.rollback()
 
     async def may(self, role: str, table: Table, command: str) -> bool:
         name = ".".join(table)
@@ -167,7 +172,8 @@ class Filled:
 
 @pytest.fixture
 async def filled(bare_installation: Installation) -> AsyncIterator[Filled]:
-    async with bare_installation.connect() as superuser:
+    async with AsyncExitStack() as stack:
+        superuser = await stack.enter_async_context(bare_installation.connect())
         found = [(row["word"], row["name"]) for row in await relations(superuser)]
         tables = [table for table in found if "user_id" in await columns(superuser, table)]
         anna, bert = Person(uuid7()), Person(uuid7())
@@ -177,7 +183,7 @@ async def filled(bare_installation: Installation) -> AsyncIterator[Filled]:
                     await fill(superuser, table, person)
                 except (asyncpg.PostgresError, KeyError) as error:
                     pytest.fail(f"{'.'.join(table)} cannot be filled; MADE has to say with what: {error!r}")
-        yield Filled(bare_installation, superuser, tables, anna, bert, uuid7())
+        yield Filled(bare_installation, superuser, tables, anna, bert, uuid7(), stack)
 
 
 def roles(word: str) -> tuple[str, str]:

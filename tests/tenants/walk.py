@@ -263,6 +263,8 @@ class World:
     served: Mapping[str, Served]
     readers: Mapping[str, list[str]]
     """By word: whose facts it reads, as its health tells."""
+    superuser: asyncpg.Connection
+    """One for all that is looked at: a new one would first have to learn of all tables."""
 
     @property
     def auth(self) -> Served:
@@ -293,7 +295,8 @@ async def standing(bare: Installation, words: list[str], **changes: str) -> Asyn
                 served[word] = await stack.enter_async_context(serving)
         readers = {word: READS.findall((await service.probe())[1]) for word, service in served.items()}
         assert "orders" in readers["execution"]
-        yield World(installation, served, readers)
+        superuser = await stack.enter_async_context(installation.connect())
+        yield World(installation, served, readers, superuser)
 
 
 @dataclass(frozen=True)
@@ -320,10 +323,8 @@ async def somebody(world: World) -> Person:
     person = await registered(world.auth)
     session = await signed_in(world.auth, person)
     # Everybody who follows auth has heard of them: one and the same question is answered alike.
-    async with world.installation.connect() as superuser:
-        await until(
-            lambda: superuser.fetchval("SELECT true FROM users.profiles WHERE user_id = $1", UUID(person.user_id))
-        )
+    superuser = world.superuser
+    await until(lambda: superuser.fetchval("SELECT true FROM users.profiles WHERE user_id = $1", UUID(person.user_id)))
     return Person(person.user_id, person.email, session.session_id)
 
 
@@ -391,15 +392,13 @@ class Anna:
         """What execution keeps of an account at a venue beyond the network, of which no key counts any more."""
         user_id, account_id = UUID(self.person.user_id), UUID(self.ids["account_id"])
         reconciliations, externals = (uuid7(), uuid7()), (uuid7(), uuid7())
-        async with self.world.installation.connect() as superuser:
-            for statement in LIVE_ROWS:
-                await superuser.execute(statement, user_id, account_id)
-            for number, (reconciliation_id, external_order_id) in enumerate(
-                zip(reconciliations, externals, strict=True)
-            ):
-                await superuser.execute(RECONCILED, reconciliation_id, user_id, account_id)
-                await superuser.execute(DIFFERED, reconciliation_id, user_id)
-                await superuser.execute(EXTERNAL, external_order_id, user_id, account_id, f"v{number}")
+        superuser = self.world.superuser
+        for statement in LIVE_ROWS:
+            await superuser.execute(statement, user_id, account_id)
+        for number, (reconciliation_id, external_order_id) in enumerate(zip(reconciliations, externals, strict=True)):
+            await superuser.execute(RECONCILED, reconciliation_id, user_id, account_id)
+            await superuser.execute(DIFFERED, reconciliation_id, user_id)
+            await superuser.execute(EXTERNAL, external_order_id, user_id, account_id, f"v{number}")
         self.ids |= {"reconciliation_id": str(reconciliations[1]), "external_order_id": str(externals[1])}
 
     async def _bound(self) -> None:
@@ -441,12 +440,12 @@ class Anna:
         )
         await self.call(api, "AnnotateOrder", noting)
         # No RPC places orders of a deployment yet.
-        async with self.world.installation.connect() as superuser:
-            await superuser.execute(
-                "UPDATE orders.trading_orders SET deployment_id = $1 WHERE group_id = $2",
-                UUID(self.ids["deployment_id"]),
-                UUID(placed.group_id),
-            )
+        superuser = self.world.superuser
+        await superuser.execute(
+            "UPDATE orders.trading_orders SET deployment_id = $1 WHERE group_id = $2",
+            UUID(self.ids["deployment_id"]),
+            UUID(placed.group_id),
+        )
 
     async def _parents(self) -> None:
         """Parent orders that begin tomorrow, so that nothing comes of them meanwhile, and what one of them has skipped."""
@@ -456,17 +455,17 @@ class Anna:
             )
             placed = await self.call(parents_pb2_grpc.ParentOrderServiceStub, "PlaceParentOrder", asked)
             self.ids["parent_order_id"] = placed.parent_order.parent_order_id
-        async with self.world.installation.connect() as superuser:
-            await superuser.execute(
-                """
-                INSERT INTO orders.parent_order_skips
-                  (parent_order_id, first_slice, last_slice, user_id, account_id, reason, message, time)
-                VALUES ($1, 1, 1, $2, $3, 'MISSED', '', now())
-                """,
-                UUID(self.ids["parent_order_id"]),
-                UUID(self.ids["user_id"]),
-                UUID(self.ids["account_id"]),
-            )
+        superuser = self.world.superuser
+        await superuser.execute(
+            """
+            INSERT INTO orders.parent_order_skips
+              (parent_order_id, first_slice, last_slice, user_id, account_id, reason, message, time)
+            VALUES ($1, 1, 1, $2, $3, 'MISSED', '', now())
+            """,
+            UUID(self.ids["parent_order_id"]),
+            UUID(self.ids["user_id"]),
+            UUID(self.ids["account_id"]),
+        )
 
     async def _leave(self) -> None:
         """She means to, in a month: first with an export of her own, then with the one that a deletion begins with."""
@@ -497,9 +496,9 @@ class Anna:
 
     async def settled(self) -> None:
         """Returns once nothing is under way any more that she has begun: no mail, no fact that somebody has yet to read."""
-        async with self.world.installation.connect() as superuser:
-            while await self._under_way(superuser):
-                await asyncio.sleep(0.02)
+        superuser = self.world.superuser
+        while await self._under_way(superuser):
+            await asyncio.sleep(0.02)
 
     async def _under_way(self, superuser: asyncpg.Connection) -> list[str]:
         user_id = UUID(self.person.user_id)
@@ -554,21 +553,19 @@ class Anna:
 
     async def rows(self) -> dict[Table, list[str]]:
         """All that is hers, in every table of every service."""
-        async with self.world.installation.connect() as superuser:
-            if not self._tables:
-                found = [(row["word"], row["name"]) for row in await relations(superuser)]
-                self._tables = [table for table in found if "user_id" in await columns(superuser, table)]
-            selects = [
-                f"SELECT '{word}' AS word, '{name}' AS name, (to_jsonb(one) - '{UNSETTLED.get(name, '{}')}'::text[])::text"
-                f" AS text FROM {word}.{name} AS one WHERE user_id = $1"
-                for word, name in self._tables
-            ]
-            rows: dict[Table, list[str]] = {table: [] for table in self._tables}
-            for row in await superuser.fetch(
-                " UNION ALL ".join(selects) + " ORDER BY 1, 2, 3", UUID(self.person.user_id)
-            ):
-                rows[row["word"], row["name"]].append(row["text"])
-            return rows
+        superuser = self.world.superuser
+        if not self._tables:
+            found = [(row["word"], row["name"]) for row in await relations(superuser)]
+            self._tables = [table for table in found if "user_id" in await columns(superuser, table)]
+        selects = [
+            f"SELECT '{word}' AS word, '{name}' AS name, (to_jsonb(one) - '{UNSETTLED.get(name, '{}')}'::text[])::text"
+            f" AS text FROM {word}.{name} AS one WHERE user_id = $1"
+            for word, name in self._tables
+        ]
+        rows: dict[Table, list[str]] = {table: [] for table in self._tables}
+        for row in await superuser.fetch(" UNION ALL ".join(selects) + " ORDER BY 1, 2, 3", UUID(self.person.user_id)):
+            rows[row["word"], row["name"]].append(row["text"])
+        return rows
 
 
 UNSETTLED = {"outbox": "{stream_epoch, stream_counter}"}
