@@ -81,6 +81,14 @@ export function isTransient(refusal: Refusal): boolean {
   return TRANSIENT.has(refusal.code) || refusal.retryDelaySeconds !== undefined;
 }
 
+/** Codes that say nothing of what was asked: another time, or another replica, may answer. */
+const REPEATABLE = new Set([Code.Unknown, Code.Internal, Code.ResourceExhausted, Code.Canceled, Code.DataLoss]);
+
+/** Whether whoever only looks, or resumes, is to try again. */
+export function isWorthRepeating(refusal: Refusal): boolean {
+  return isTransient(refusal) || REPEATABLE.has(refusal.code);
+}
+
 /** Whether it is unknown if the call took effect; repeating it with the same request id tells. */
 export function isOutcomeLost(refusal: Refusal): boolean {
   return OUTCOME_LOST.has(refusal.code) && !NOTHING_BEGUN.has(refusal.reason);

@@ -1,6 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { backoffMilliseconds, pause } from "./backoff";
-import { isTransient, refusalOf, type Refusal } from "./refusal";
+import { isWorthRepeating, refusalOf, type Refusal } from "./refusal";
 
 /** Heartbeats come at most so far apart, if the stream's acknowledgement does not say it. */
 export const HEARTBEAT_DEFAULT_SECONDS = 10;
@@ -112,12 +112,6 @@ export async function follow<Message, Cursor>(
     await pause(Math.max(backoffMilliseconds(failures), (refusal.retryDelaySeconds ?? 0) * 1000), signal);
   }
   return cursor;
-}
-
-const REPEATABLE = new Set([Code.Unknown, Code.Internal, Code.ResourceExhausted, Code.Canceled, Code.DataLoss]);
-
-function isWorthRepeating(refusal: Refusal): boolean {
-  return isTransient(refusal) || REPEATABLE.has(refusal.code);
 }
 
 /** Barks when a stream does not open, or when nothing was heard for two heartbeats. */

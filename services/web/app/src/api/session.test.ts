@@ -15,7 +15,7 @@ class Auth {
   spent = new Map<string, { requestId: string; answer: object }>();
   newest = 0;
   refreshes = 0;
-  loseNextAnswer = false;
+  failNextAs: Code | undefined;
   readonly impl: Partial<ServiceImpl<typeof AuthService>> = {
     login: () => ({ ...this.pair(), user: USER }),
     refresh: ({ refreshToken, requestId }) => {
@@ -24,9 +24,10 @@ class Auth {
       if (before && before.requestId !== requestId) throw refused(Code.Unauthenticated, "REFRESH_TOKEN_REUSED");
       const answer = before?.answer ?? this.pair();
       this.spent.set(refreshToken, { requestId, answer });
-      if (this.loseNextAnswer) {
-        this.loseNextAnswer = false;
-        throw new ConnectError("cut", Code.Unavailable);
+      if (this.failNextAs) {
+        const code = this.failNextAs;
+        this.failNextAs = undefined;
+        throw new ConnectError("cut", code);
       }
       return answer;
     },
@@ -92,7 +93,7 @@ describe("a session", () => {
     const auth = new Auth();
     const session = auth.session();
     await session.signIn(USER.email, PASSWORD);
-    auth.loseNextAnswer = true;
+    auth.failNextAs = Code.Unavailable;
     await expect(session.renew(session.generation)).rejects.toThrow();
     const reloaded = auth.session();
     await reloaded.restore();
@@ -100,15 +101,15 @@ describe("a session", () => {
     expect(kept()?.refreshToken).toBe("refresh-2");
   });
 
-  test("stays while the platform cannot be reached", async () => {
+  test.each([Code.Unavailable, Code.Internal])("stays while the platform cannot be reached, or fails: %i", async (code) => {
     const auth = new Auth();
     const before = auth.session();
     await before.signIn(USER.email, PASSWORD);
-    auth.loseNextAnswer = true;
+    auth.failNextAs = code;
     const session = auth.session();
     const restored = session.restore();
     await vi.advanceTimersByTimeAsync(0);
-    expect(session.snapshot()).toMatchObject({ phase: "restoring", refusal: { code: Code.Unavailable } });
+    expect(session.snapshot()).toMatchObject({ phase: "restoring", refusal: { code } });
     await vi.advanceTimersByTimeAsync(1_000);
     await restored;
     expect(session.snapshot().phase).toBe("signedIn");

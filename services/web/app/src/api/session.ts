@@ -1,7 +1,7 @@
 import { Code, ConnectError, createClient, type Client, type Transport } from "@connectrpc/connect";
 import { AuthService, type User } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { backoffMilliseconds, pause } from "./backoff";
-import { isTransient, refusalOf, type Refusal } from "./refusal";
+import { isWorthRepeating, refusalOf, type Refusal } from "./refusal";
 import { newRequestId } from "./requestId";
 import { claim, forget, keep, kept, type Kept } from "./sessionKeeper";
 
@@ -79,7 +79,7 @@ export class Session {
       } catch (error) {
         if (this.state.phase !== "restoring") return;
         const refusal = refusalOf(error);
-        if (!isTransient(refusal) && refusal.code !== Code.Unknown) return this.end(refusal.message);
+        if (!isWorthRepeating(refusal)) return this.end(refusal.message);
         this.become({ phase: "restoring", refusal });
         await pause(backoffMilliseconds(failures), this.ending.signal);
       }
