@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -20,7 +20,7 @@ from tradeloom.orders.v1 import orders_pb2
 
 from libs.ids import uuid7
 from tests.faults.proof.market import price
-from tests.faults.proof.stand import INSTRUMENTS, Doors
+from tests.faults.proof.stand import BASE_ASSETS, Doors
 from tests.mesh import sign_in
 from tests.orders.stand import decimal
 
@@ -35,7 +35,7 @@ AWAY_TICKS = 8  # of a limit from the middle, at most
 # Prices that the market never comes to: what rests there is still open in the end.
 NEVER_MET = {orders_pb2.ORDER_SIDE_BUY: Decimal(50), orders_pb2.ORDER_SIDE_SELL: Decimal(200)}
 LIST_SIZE = 500  # above what anybody has open
-OPENING = {"USDT": Decimal(20_000), **{each.base_asset: Decimal(50) for each in INSTRUMENTS}}
+OPENING = {"USDT": Decimal(20_000), **dict.fromkeys(BASE_ASSETS, Decimal(50))}
 
 # What says nothing of whether the call was carried out, or asks to be tried again.
 UNANSWERED = (
@@ -215,11 +215,11 @@ class Person:
 
     def _order(self) -> orders_pb2.PlaceOrderRequest:
         chance = self.chance
-        instrument = chance.choice(INSTRUMENTS)
+        instrument_id = chance.choice(list(self.doors.market.middle_ticks))
         request = orders_pb2.PlaceOrderRequest(
             request_id=self._id(),
             account_id=self.account_id,
-            instrument_id=instrument.instrument_id,
+            instrument_id=instrument_id,
             side=chance.choice([orders_pb2.ORDER_SIDE_BUY, orders_pb2.ORDER_SIDE_SELL]),
             order_type=orders_pb2.ORDER_TYPE_MARKET,
             quantity=decimal(Decimal(chance.randint(20, 700)) / 1000),
@@ -228,7 +228,7 @@ class Person:
         if chance.random() < 0.75:
             request.order_type = orders_pb2.ORDER_TYPE_LIMIT
             forces += 3 * [orders_pb2.TIME_IN_FORCE_GTC]
-            middle = self.doors.market.middle_ticks[instrument.instrument_id]
+            middle = self.doors.market.middle_ticks[instrument_id]
             limit = price(middle + chance.randint(-AWAY_TICKS, AWAY_TICKS))
             request.limit_price.CopyFrom(decimal(f"{limit:.2f}"))
         request.time_in_force = chance.choice(forces)
@@ -295,13 +295,15 @@ class Load:
 
 
 @asynccontextmanager
-async def loading(doors: Doors, people: int, seed: int) -> AsyncIterator[Load]:
+async def loading(
+    doors: Doors, people: int, seed: int, kind: Callable[[Doors, Journal, random.Random], Person] = Person
+) -> AsyncIterator[Load]:
     """So many people trade during the block, or until the load is ended; their streams are followed during all of it."""
     journal = Journal()
-    load = Load(journal, [Person(doors, journal, random.Random(f"{seed} {number}")) for number in range(people)])
+    load = Load(journal, [kind(doors, journal, random.Random(f"{seed} {number}")) for number in range(people)])
     try:
+        await asyncio.gather(*(person.begin() for person in load.people))
         for person in load.people:
-            await person.begin()
             load.following.append(asyncio.create_task(person.follow()))
             load.trading.append(asyncio.create_task(person.trade(load.over)))
         yield load
