@@ -12,7 +12,6 @@ from uuid import UUID
 
 import asyncpg
 
-from services.execution.venues.binance import fill_id
 from tests.faults.proof.load import OPENING
 from tests.faults.proof.market import DEPTH, LEVEL_QUANTITY, Market, price
 from tests.faults.proof.stand import INSTRUMENTS
@@ -128,7 +127,7 @@ class BinanceVenue:
         ids = await self._order_ids()
         return [
             VenueFill(
-                fill_id(order.symbol, str(fill.trade.trade_id), str(order.order_id)),
+                f"{order.symbol}-{fill.trade.trade_id}-{order.order_id}",
                 ids.get((account_id, client_order_id)) or UUID(client_order_id),
                 fill.trade.price,
                 fill.trade.quantity,
