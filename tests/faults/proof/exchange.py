@@ -24,6 +24,8 @@ from tests.venues.market import Number
 VENUE = "BINANCE"
 SECRET = "x" * 64
 UNLIMITED = 10**9
+NOBODYS = UUID(int=0)
+"""The account of an order that was refused, and that was not written down here before it was sent."""
 STATES = {
     State.NEW: "open",
     State.PARTIALLY_FILLED: "open",
@@ -102,6 +104,9 @@ class BinanceVenue:
             order_id = ids.get((account_id, client_order_id)) or UUID(client_order_id)
             if arrivals[client_order_id] or (account_id, client_order_id) in records:
                 sent[account_id, order_id].append(client_order_id)
+        seen = {client_order_id for _, client_order_id in (*ids, *records)}
+        for client_order_id in arrivals.keys() - seen:
+            sent[NOBODYS, UUID(client_order_id)].append(client_order_id)
         return [self._order(*key, sent[key], arrivals, records) for key in sent]
 
     def _order(

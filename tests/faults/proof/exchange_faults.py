@@ -1,7 +1,7 @@
 """What befalls an exchange and what it says: each fault is written into its script, and sees that somebody ran into it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -79,43 +79,50 @@ class ExchangeFaults:
             await until(lambda: len(binance.asked) > asked, "somebody comes back to the exchange", RECOVERY_SECONDS)
 
 
+ScriptFault = Callable[[ExchangeFaults, Chaos], Awaitable[None]]
+
+
+def answered(make: Callable[..., RequestFault], asked: Mapping[str, str], **of: object) -> ScriptFault:
+    return partial(ExchangeFaults.answer, make=partial(make, **asked, **of))
+
+
+def confused(make: Callable[..., MessageFault], *times: int) -> ScriptFault:
+    return partial(ExchangeFaults.confuse, make=partial(make, *times, stream=OF_USERS))
+
+
+EXCHANGE_FAULTS: Mapping[str, ScriptFault] = {
+    "after the send, before the reply": partial(ExchangeFaults.die_waiting, asked=ORDER),
+    "after a cancel is sent, before the reply": partial(ExchangeFaults.die_waiting, asked=CANCEL),
+    "the exchange is cut off": ExchangeFaults.cut,
+    "the stream falls silent": ExchangeFaults.fall_silent,
+    "the answer to an order is lost": answered(faults.lost_answer, ORDER),
+    "an order's outcome is unknown, and it was taken": answered(faults.unknown_outcome, ORDER),
+    "an order's outcome is unknown, and it was not taken": answered(faults.unknown_outcome, ORDER, done=False),
+    "the answer to an order is late": answered(partial(faults.slow, LATE_SECONDS), ORDER),
+    "the answer to an order is too late": answered(partial(faults.slow, TOO_LATE_SECONDS), ORDER, done=True),
+    "an order itself is too late": answered(partial(faults.slow, TOO_LATE_SECONDS), ORDER),
+    "the exchange fails at an order": answered(faults.server_error, ORDER),
+    "the exchange fails after an order": answered(faults.server_error, ORDER, done=True),
+    "too much is asked with an order": answered(partial(faults.too_many, RETRY_SECONDS), ORDER),
+    "the answer to an order is cut off": answered(faults.malformed_answer, ORDER, done=True),
+    "an order is not taken, and the answer is cut off": answered(faults.malformed_answer, ORDER),
+    "the answer to a cancel is lost": answered(faults.lost_answer, CANCEL),
+    "a cancel's outcome is unknown": answered(faults.unknown_outcome, CANCEL),
+    "the answer to a cancel is too late": answered(partial(faults.slow, TOO_LATE_SECONDS), CANCEL, done=True),
+    "the exchange fails at a cancel": answered(faults.server_error, CANCEL),
+    "too much is asked with a cancel": answered(partial(faults.too_many, RETRY_SECONDS), CANCEL),
+    "the answer to a cancel is cut off": answered(faults.malformed_answer, CANCEL, done=True),
+    "the exchange fails at its record of fills": answered(faults.server_error, FILLS),
+    "its record of fills is cut off": answered(faults.malformed_answer, FILLS),
+    "the exchange fails at its balances": answered(faults.server_error, BALANCES),
+    "messages come twice": confused(faults.duplicate, MESSAGES),
+    "messages come out of order": confused(faults.out_of_order, MESSAGES),
+    "messages do not come": confused(faults.missing, MESSAGES),
+    "a message is cut off": confused(faults.malformed),
+    "the stream ends": confused(faults.disconnect),
+}
+
+
 def exchange_faults(exchange: Exchange) -> dict[str, Fault]:
     script = ExchangeFaults(exchange)
-
-    def answer(make: Callable[..., RequestFault], asked: Mapping[str, str], **of: object) -> Fault:
-        return partial(script.answer, make=partial(make, **asked, **of))
-
-    def confuse(make: Callable[..., MessageFault], *times: int) -> Fault:
-        return partial(script.confuse, make=partial(make, *times, stream=OF_USERS))
-
-    return {
-        "after the send, before the reply": partial(script.die_waiting, asked=ORDER),
-        "after a cancel is sent, before the reply": partial(script.die_waiting, asked=CANCEL),
-        "the exchange is cut off": script.cut,
-        "the stream falls silent": script.fall_silent,
-        "the answer to an order is lost": answer(faults.lost_answer, ORDER),
-        "an order's outcome is unknown, and it was taken": answer(faults.unknown_outcome, ORDER),
-        "an order's outcome is unknown, and it was not taken": answer(faults.unknown_outcome, ORDER, done=False),
-        "the answer to an order is late": answer(partial(faults.slow, LATE_SECONDS), ORDER),
-        "the answer to an order is too late": answer(partial(faults.slow, TOO_LATE_SECONDS), ORDER, done=True),
-        "an order itself is too late": answer(partial(faults.slow, TOO_LATE_SECONDS), ORDER),
-        "the exchange fails at an order": answer(faults.server_error, ORDER),
-        "the exchange fails after an order": answer(faults.server_error, ORDER, done=True),
-        "too much is asked with an order": answer(partial(faults.too_many, RETRY_SECONDS), ORDER),
-        "the answer to an order is cut off": answer(faults.malformed_answer, ORDER, done=True),
-        "an order is not taken, and the answer is cut off": answer(faults.malformed_answer, ORDER),
-        "the answer to a cancel is lost": answer(faults.lost_answer, CANCEL),
-        "a cancel's outcome is unknown": answer(faults.unknown_outcome, CANCEL),
-        "the answer to a cancel is too late": answer(partial(faults.slow, TOO_LATE_SECONDS), CANCEL, done=True),
-        "the exchange fails at a cancel": answer(faults.server_error, CANCEL),
-        "too much is asked with a cancel": answer(partial(faults.too_many, RETRY_SECONDS), CANCEL),
-        "the answer to a cancel is cut off": answer(faults.malformed_answer, CANCEL, done=True),
-        "the exchange fails at its record of fills": answer(faults.server_error, FILLS),
-        "its record of fills is cut off": answer(faults.malformed_answer, FILLS),
-        "the exchange fails at its balances": answer(faults.server_error, BALANCES),
-        "messages come twice": confuse(faults.duplicate, MESSAGES),
-        "messages come out of order": confuse(faults.out_of_order, MESSAGES),
-        "messages do not come": confuse(faults.missing, MESSAGES),
-        "a message is cut off": confuse(faults.malformed),
-        "the stream ends": confuse(faults.disconnect),
-    }
+    return {name: partial(fault, script) for name, fault in EXCHANGE_FAULTS.items()}

@@ -19,7 +19,7 @@ from libs.bus.connection import open_redis
 from libs.ids import uuid7
 from libs.store.background import running
 from tests.faults.proof.exchange import SECRET, VENUE, Exchange, exchanging
-from tests.faults.proof.load import Load, Person, reason_of
+from tests.faults.proof.load import ANSWER_SECONDS, Load, Person, reason_of
 from tests.faults.proof.stand import Stand, standing, until
 from tests.mesh import Installation, Served, sign_in
 from tests.servers import free_port
@@ -93,6 +93,9 @@ class LivePerson(Person):
     """Trades in an account at the exchange."""
 
     at: LiveStand = field(kw_only=True)
+    # An exchange has each order after the other, and a process that was killed a second to begin: so that most of them come there.
+    pause_seconds: tuple[float, float] = (0.2, 0.8)
+    few_open: int = 8
 
     async def begin(self) -> None:
         """Nothing befalls anybody yet."""
@@ -155,6 +158,17 @@ class LivePerson(Person):
 
     async def _call(self, method: Any, request: Message) -> Any:
         return await method(request, metadata=sign_in(self.user_id, **strong()), timeout=CALL_SECONDS)
+
+    async def settle(self) -> None:
+        """What was placed is sent before anything of it is canceled."""
+
+        async def is_sent() -> bool:
+            pending = [orders_pb2.ORDER_STATE_PENDING_NEW]
+            asked = orders_pb2.ListOrdersRequest(account_id=self.account_id, states=pending, page_size=1)
+            return not (await self._answered("ListOrders", asked)).orders
+
+        await until(is_sent, "everything is sent", ANSWER_SECONDS)
+        await super().settle()
 
     def _order(self) -> orders_pb2.PlaceOrderRequest:
         request = super()._order()

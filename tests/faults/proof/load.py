@@ -88,6 +88,8 @@ class Person:
     doors: Doors
     journal: Journal
     chance: random.Random
+    pause_seconds: tuple[float, float] = PAUSE_SECONDS
+    few_open: int = FEW_OPEN
     user_id: UUID = field(default_factory=uuid7)
     account_id: str = ""
     known: list[str] = field(default_factory=list)
@@ -114,12 +116,12 @@ class Person:
         while not until.is_set():
             wishes = [self._place, self._repeat, self._reuse]
             weights = [12, 2, 1] if len(self.open) < MANY_OPEN else [1, 2, 1]
-            if len(self.open) > FEW_OPEN:
+            if len(self.open) > self.few_open:
                 wishes.append(self._cancel)
                 weights.append(6)
             [wish] = self.chance.choices(wishes, weights)
             await wish()
-            await asyncio.sleep(self.chance.uniform(*PAUSE_SECONDS))
+            await asyncio.sleep(self.chance.uniform(*self.pause_seconds))
 
     async def settle(self) -> None:
         """Has everything canceled that the market may meet, and leaves an order of either side where it never comes."""
