@@ -779,7 +779,7 @@ ORDER = ("BTC/USDT", "limit", "buy", 1, 98, {"clientOrderId": "mine"})
 
 
 async def test_whoever_asks_for_an_order_is_noted_and_whether_they_were_told_to_come_back(
-    venue: Binance, exchange: Any
+    venue: Binance, account: Account, exchange: Any
 ):
     await exchange.load_markets()
     for fault in (faults.too_many(1, method="POST"), faults.server_error(path="/order"), None):
@@ -792,6 +792,7 @@ async def test_whoever_asks_for_an_order_is_noted_and_whether_they_were_told_to_
         ("mine", False),
         ("mine", False),
     ]
+    assert len(account.orders) == 1
 
 
 @pytest.mark.parametrize(
