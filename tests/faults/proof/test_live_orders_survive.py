@@ -41,7 +41,7 @@ STEP_TIMES, STOP_TIMES, OTHER_TIMES = 6, 3, 5
 """How often each fault is in the long form."""
 REACHED_TIMES = 1
 """So many orders for each fault come to the exchange at least; others are canceled before they are sent."""
-SHORT = Size(replicas=1, people=3, lanes=2, stop_seconds=LEASE_SECONDS + 0.5, waited_for_leases=0.0, orders_each=3)
+SHORT = Size(replicas=1, people=3, lanes=3, stop_seconds=LEASE_SECONDS + 0.5, waited_for_leases=0.0, orders_each=3)
 LONG = Size(replicas=2, people=6, lanes=4, stop_seconds=30.0, waited_for_leases=0.25, orders_each=3)
 
 
