@@ -49,7 +49,10 @@ def test_orders_on_record_are_read_as_they_are_written():
         assert f"{order.filled_quantity:f}" == row["executedQty"]
         assert str(order.limit_price) == row["price"]
         assert order.stop_price is None
-        assert (order.client_order_id, order.venue_order_id) == (row["clientOrderId"], row["orderId"])
+        assert (order.client_order_id, order.venue_order_id) == (
+            row["clientOrderId"],
+            f"{row['symbol']}-{row['orderId']}",
+        )
         assert (order.instrument_id, order.side) == (f"BINANCE:{row['symbol']}", Side[row["side"]])
         assert order.time_ns == int(row["updateTime"]) * 1_000_000
 
@@ -79,7 +82,7 @@ def test_fills_on_record_are_read_as_they_are_written():
     [row] = read(HTTP / "account_trades_response.json")
     assert binance.fill_of(row) == VenueFill(
         venue_fill_id="BNBBTC-28457-100234",
-        venue_order_id="100234",
+        venue_order_id="BNBBTC-100234",
         client_order_id="",
         instrument_id="BINANCE:BNBBTC",
         side=Side.BUY,
@@ -90,6 +93,13 @@ def test_fills_on_record_are_read_as_they_are_written():
         maker=False,
         time_ns=1_499_865_549_590_000_000,
     )
+
+
+def test_two_orders_of_one_number_are_two_where_their_symbols_differ():
+    [row] = read(HTTP / "account_trades_response.json")
+    other = binance.fill_of({**row, "symbol": "BNBUSDT"})
+    assert other.venue_order_id != binance.fill_of(row).venue_order_id
+    assert other.venue_order_id == binance.order_id_of("BNBUSDT", row["orderId"])
 
 
 def test_balances_are_read_as_they_are_written():
@@ -110,7 +120,10 @@ async def test_every_recorded_event_of_a_user_is_read(path: Path):
         assert found == []
         return
     [one] = found
-    assert (one.client_order_id, one.venue_order_id) == (inner["C"] or inner["c"], inner["i"])
+    assert (one.client_order_id, one.venue_order_id) == (
+        inner["C"] or inner["c"],
+        f"{inner['s']}-{inner['i']}",
+    )
     assert one.state is binance.STATES[inner["X"]]
     assert one.time_ns == int(inner["T"]) * 1_000_000
     assert (one.fill is not None) == (inner["x"] == "TRADE")

@@ -10,6 +10,7 @@ import hmac
 import itertools
 import json
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -38,7 +39,19 @@ API_KEY_CHARACTERS = 64
 SLOW_EVERY = 10
 """So many ticks are the pace of the slow streams."""
 
+TURNED_AWAY = frozenset({-1003, -1015, -1021})
+"""Codes by which it says for certain that it did not look at what was asked, and would another time."""
+
 Answer = Callable[[web.Request], Awaitable[Any]]
+
+
+@dataclass
+class Arrival:
+    """A request to place an order, alone or in place of another, whatever became of it."""
+
+    client_order_id: str
+    turned_away: bool = False
+    """Whether it was answered that nothing of it was done, and that it may be sent again."""
 
 
 @dataclass
@@ -65,6 +78,8 @@ class Binance(Venue[Streams]):
     clock_offset_milliseconds: int = 0
     tick_seconds: float = 0.1
     """The pace of the streams that are not told of each change."""
+    arrivals: list[Arrival] = field(default_factory=list)
+    """All requests to place an order that came this far, before any fault befell them."""
 
     def __post_init__(self) -> None:
         self.markets: dict[str, Market] = {}
@@ -313,9 +328,19 @@ class Binance(Venue[Streams]):
             self.asked.append(request.path)
             self.asked_at.append(time.time())
             fault = self.faults.of_request(request.method, request.path)
-            return await befall(fault, request, answered) if fault else await answered(request)
+            response = befall(fault, request, answered) if fault else answered(request)
+            return await (self._arrived(request, response) if request.method == "POST" else response)
 
         return handle
+
+    async def _arrived(self, request: web.Request, answered: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+        asked = dict(parse_qsl(request.rel_url.raw_query_string + "&" + await request.text()))
+        self.arrivals.append(arrival := Arrival(asked.get("newClientOrderId", "")))
+        response = await answered
+        said = response.text if isinstance(response, web.Response) else None
+        code = re.search(r'"code":\s*(-\d+)', said or "")
+        arrival.turned_away = response.status == 429 or (code is not None and int(code[1]) in TURNED_AWAY)
+        return response
 
     # Streams.
 

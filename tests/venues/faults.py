@@ -41,6 +41,8 @@ class RequestFault:
     method: str = ""
     path: str = ""
     times: float = 1
+    port: int = 0
+    """The asker's, of the last request that it befell; set by the venue."""
 
     def is_for(self, method: str, path: str) -> bool:
         return self.method in {"", method} and path.endswith(self.path)
@@ -218,6 +220,8 @@ class Faults:
 async def befall(
     fault: RequestFault, request: web.Request, answered: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
+    if request.transport is not None:
+        fault.port = request.transport.get_extra_info("peername")[1]
     await request.read()  # before the asker may be gone
     response = await answered(request) if fault.done else None
     if fault.silent:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from itertools import groupby
 from random import Random
@@ -776,6 +776,23 @@ async def test_a_server_in_trouble_answers_with_a_page(venue: Binance, exchange:
 
 
 ORDER = ("BTC/USDT", "limit", "buy", 1, 98, {"clientOrderId": "mine"})
+
+
+async def test_whoever_asks_for_an_order_is_noted_and_whether_they_were_told_to_come_back(
+    venue: Binance, account: Account, exchange: Any
+):
+    await exchange.load_markets()
+    for fault in (faults.too_many(1, method="POST"), faults.server_error(path="/order"), None):
+        if fault:
+            venue.faults.requests.append(fault)
+        with suppress(ccxt.pro.NetworkError):
+            await exchange.create_order(*ORDER)
+    assert [(each.client_order_id, each.turned_away) for each in venue.arrivals] == [
+        ("mine", True),
+        ("mine", False),
+        ("mine", False),
+    ]
+    assert len(account.orders) == 1
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ class BinancePort(CcxtPort):
         return await self._command(Use.ORDER, read, "private_post_order", params)
 
     async def cancel(self, instrument_id: str, client_order_id: str, venue_order_id: str = "") -> Outcome:
-        named = {"orderId": venue_order_id} if venue_order_id else {"origClientOrderId": client_order_id}
+        order_id = venue_order_id.rpartition("-")[2]
+        named = {"orderId": order_id} if order_id else {"origClientOrderId": client_order_id}
         params = {"symbol": symbol_of(instrument_id), **named}
 
         def read(answer: Any) -> Done:
@@ -375,7 +376,7 @@ def order_of(row: Mapping[str, Any], client_order_id: str = "", time: str = "upd
     """Raises ValueError for another order than was asked for."""
     found = VenueOrder(
         client_order_id=row["clientOrderId"],
-        venue_order_id=row["orderId"],
+        venue_order_id=order_id_of(row["symbol"], row["orderId"]),
         instrument_id=f"{VENUE}:{row['symbol']}",
         side=Side[row["side"]],
         state=STATES[row["status"]],
@@ -395,7 +396,7 @@ def placed(answer: Mapping[str, Any], client_order_id: str) -> Done:
     order = order_of(answer, client_order_id, "transactTime")
     fills = tuple(
         VenueFill(
-            venue_fill_id=fill_id(answer["symbol"], fill["tradeId"], order.venue_order_id),
+            venue_fill_id=fill_id(fill["tradeId"], order.venue_order_id),
             venue_order_id=order.venue_order_id,
             client_order_id=client_order_id,
             instrument_id=order.instrument_id,
@@ -418,9 +419,10 @@ def canceled_of(answer: Any, client_order_id: str) -> VenueOrder:
 
 
 def fill_of(row: Mapping[str, Any]) -> VenueFill:
+    venue_order_id = order_id_of(row["symbol"], row["orderId"])
     return VenueFill(
-        venue_fill_id=fill_id(row["symbol"], row["id"], row["orderId"]),
-        venue_order_id=row["orderId"],
+        venue_fill_id=fill_id(row["id"], venue_order_id),
+        venue_order_id=venue_order_id,
         client_order_id="",
         instrument_id=f"{VENUE}:{row['symbol']}",
         side=Side.BUY if flag(row["isBuyer"]) else Side.SELL,
@@ -437,11 +439,12 @@ def told_of(event: Mapping[str, Any]) -> Told:
     # A cancel and a replacement have ids of their own, and say the order's as the original one.
     client_order_id = event["C"] or event["c"]
     state, time_ns = STATES[event["X"]], int(event["T"]) * MILLISECOND_NS
+    venue_order_id = order_id_of(event["s"], event["i"])
     fill = None
     if event["x"] == "TRADE":
         fill = VenueFill(
-            venue_fill_id=fill_id(event["s"], event["t"], event["i"]),
-            venue_order_id=event["i"],
+            venue_fill_id=fill_id(event["t"], venue_order_id),
+            venue_order_id=venue_order_id,
             client_order_id=client_order_id,
             instrument_id=f"{VENUE}:{event['s']}",
             side=Side[event["S"]],
@@ -455,7 +458,7 @@ def told_of(event: Mapping[str, Any]) -> Told:
     reasons = [reason for reason in (event.get("r"), event.get("eR")) if reason and reason != NO_REASON]
     return Told(
         client_order_id=client_order_id,
-        venue_order_id=event["i"],
+        venue_order_id=venue_order_id,
         state=state,
         time_ns=time_ns,
         fill=fill,
@@ -463,9 +466,15 @@ def told_of(event: Mapping[str, Any]) -> Told:
     )
 
 
-def fill_id(symbol: str, trade_id: str, order_id: str) -> str:
+def order_id_of(symbol: str, order_id: str) -> str:
+    """Orders are counted by symbol: an account may have two of one number."""
+    return f"{symbol}-{int(order_id)}"
+
+
+def fill_id(trade_id: str, venue_order_id: str) -> str:
     """A trade's id is one symbol's, and both sides' where an account has traded with itself."""
-    return f"{symbol}-{int(trade_id)}-{int(order_id)}"
+    symbol, _, order_id = venue_order_id.rpartition("-")
+    return f"{symbol}-{int(trade_id)}-{order_id}"
 
 
 def flag(value: Any) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from libs.bus.connection import open_redis
 from libs.store.relay import requests_of
 from tests.faults.proof import steps
 from tests.faults.proof.stand import WORDS, Replica, Stand, connected, until
-from tests.faults.proof.steps import STEPS, Step
+from tests.faults.proof.steps import Step
 
 HOLD_SECONDS = 60.0  # until somebody comes to a step, whatever else is broken at the time
 TAKE_HOLD_SECONDS = 30.0
@@ -125,9 +125,11 @@ class Chaos:
             await self._recovered(replica)
 
     async def kill(self, word: str) -> None:
-        replica = await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS)
+        await self.kill_this(await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS))
+
+    async def kill_this(self, replica: Replica) -> None:
         async with self.ground.stands():
-            await self._outlive(word, replica.die())
+            await self._outlive(replica.word, replica.die())
         await self._recovered(replica)
 
     async def kill_relay(self, word: str) -> None:
@@ -265,9 +267,13 @@ class Chaos:
 
 Fault = Callable[[Chaos], Awaitable[None]]
 
+
+def step_faults(of: Iterable[Step]) -> dict[str, Fault]:
+    return {step.name: partial(Chaos.die_at, step=step) for step in of}
+
+
 # What befalls our own processes and what they stand on; what befalls a venue stands beside it.
 FAULTS: Mapping[str, Fault] = {
-    **{step.name: partial(Chaos.die_at, step=step) for step in STEPS},
     **{f"kill {word}": partial(Chaos.kill, word=word) for word in WORDS},
     **{f"kill the relay of {word}": partial(Chaos.kill_relay, word=word) for word in WORDS},
     **{f"stop {word} and continue it": partial(Chaos.stop, word=word) for word in WORDS},

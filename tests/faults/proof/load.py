@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -20,7 +20,7 @@ from tradeloom.orders.v1 import orders_pb2
 
 from libs.ids import uuid7
 from tests.faults.proof.market import price
-from tests.faults.proof.stand import INSTRUMENTS, Doors
+from tests.faults.proof.stand import BASE_ASSETS, Doors
 from tests.mesh import sign_in
 from tests.orders.stand import decimal
 
@@ -35,7 +35,7 @@ AWAY_TICKS = 8  # of a limit from the middle, at most
 # Prices that the market never comes to: what rests there is still open in the end.
 NEVER_MET = {orders_pb2.ORDER_SIDE_BUY: Decimal(50), orders_pb2.ORDER_SIDE_SELL: Decimal(200)}
 LIST_SIZE = 500  # above what anybody has open
-OPENING = {"USDT": Decimal(20_000), **{each.base_asset: Decimal(50) for each in INSTRUMENTS}}
+OPENING = {"USDT": Decimal(20_000), **dict.fromkeys(BASE_ASSETS, Decimal(50))}
 
 # What says nothing of whether the call was carried out, or asks to be tried again.
 UNANSWERED = (
@@ -88,6 +88,8 @@ class Person:
     doors: Doors
     journal: Journal
     chance: random.Random
+    pause_seconds: tuple[float, float] = PAUSE_SECONDS
+    few_open: int = FEW_OPEN
     user_id: UUID = field(default_factory=uuid7)
     account_id: str = ""
     known: list[str] = field(default_factory=list)
@@ -114,12 +116,12 @@ class Person:
         while not until.is_set():
             wishes = [self._place, self._repeat, self._reuse]
             weights = [12, 2, 1] if len(self.open) < MANY_OPEN else [1, 2, 1]
-            if len(self.open) > FEW_OPEN:
+            if len(self.open) > self.few_open:
                 wishes.append(self._cancel)
                 weights.append(6)
             [wish] = self.chance.choices(wishes, weights)
             await wish()
-            await asyncio.sleep(self.chance.uniform(*PAUSE_SECONDS))
+            await asyncio.sleep(self.chance.uniform(*self.pause_seconds))
 
     async def settle(self) -> None:
         """Has everything canceled that the market may meet, and leaves an order of either side where it never comes."""
@@ -215,11 +217,11 @@ class Person:
 
     def _order(self) -> orders_pb2.PlaceOrderRequest:
         chance = self.chance
-        instrument = chance.choice(INSTRUMENTS)
+        instrument_id = chance.choice(list(self.doors.market.middle_ticks))
         request = orders_pb2.PlaceOrderRequest(
             request_id=self._id(),
             account_id=self.account_id,
-            instrument_id=instrument.instrument_id,
+            instrument_id=instrument_id,
             side=chance.choice([orders_pb2.ORDER_SIDE_BUY, orders_pb2.ORDER_SIDE_SELL]),
             order_type=orders_pb2.ORDER_TYPE_MARKET,
             quantity=decimal(Decimal(chance.randint(20, 700)) / 1000),
@@ -228,7 +230,7 @@ class Person:
         if chance.random() < 0.75:
             request.order_type = orders_pb2.ORDER_TYPE_LIMIT
             forces += 3 * [orders_pb2.TIME_IN_FORCE_GTC]
-            middle = self.doors.market.middle_ticks[instrument.instrument_id]
+            middle = self.doors.market.middle_ticks[instrument_id]
             limit = price(middle + chance.randint(-AWAY_TICKS, AWAY_TICKS))
             request.limit_price.CopyFrom(decimal(f"{limit:.2f}"))
         request.time_in_force = chance.choice(forces)
@@ -295,13 +297,15 @@ class Load:
 
 
 @asynccontextmanager
-async def loading(doors: Doors, people: int, seed: int) -> AsyncIterator[Load]:
+async def loading(
+    doors: Doors, people: int, seed: int, kind: Callable[[Doors, Journal, random.Random], Person] = Person
+) -> AsyncIterator[Load]:
     """So many people trade during the block, or until the load is ended; their streams are followed during all of it."""
     journal = Journal()
-    load = Load(journal, [Person(doors, journal, random.Random(f"{seed} {number}")) for number in range(people)])
+    load = Load(journal, [kind(doors, journal, random.Random(f"{seed} {number}")) for number in range(people)])
     try:
+        await asyncio.gather(*(person.begin() for person in load.people))
         for person in load.people:
-            await person.begin()
             load.following.append(asyncio.create_task(person.follow()))
             load.trading.append(asyncio.create_task(person.trade(load.over)))
         yield load

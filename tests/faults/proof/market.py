@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -26,7 +27,9 @@ LEVEL_QUANTITY = 0.4
 class Market:
     """Walks by chance between two prices, so that resting orders are met sooner or later."""
 
-    def __init__(self, instrument_ids: list[str]) -> None:
+    def __init__(self, instrument_ids: list[str], also: Callable[[str, int], None] = lambda *_: None) -> None:
+        """also is told of each step, by the instrument and its new middle."""
+        self._also = also
         self.middle_ticks = dict.fromkeys(instrument_ids, FIRST_TICKS)
         self.brought = 0
         """Batches, of all instruments."""
@@ -55,6 +58,7 @@ class Market:
     def _batch(self, instrument_id: str, first: int) -> Batch:
         moved = self.middle_ticks[instrument_id] + self._random.randint(-STEP_TICKS, STEP_TICKS)
         middle = self.middle_ticks[instrument_id] = min(max(moved, LOW_TICKS), HIGH_TICKS)
+        self._also(instrument_id, middle)
         now = timestamp(datetime.now(UTC))
         book = marketdata_pb2.Book(time=now)
         for level in range(1, DEPTH + 1):

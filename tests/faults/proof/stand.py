@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -28,20 +28,26 @@ from tests.servers import PostgresProcess, ValkeyServer
 WORDS = ("orders", "execution")
 LOOK_SECONDS = 0.01
 KEEP_UP_SECONDS = 0.2
-INSTRUMENTS = tuple(
-    orders_domain.Instrument(
-        instrument_id=f"SIM:{base}USDT",
-        base_asset=base,
-        quote_asset="USDT",
-        tick_size=Decimal("0.01"),
-        lot_size=Decimal("0.001"),
-        minimum_notional=Decimal(1),
-        maker_fee_rate=Decimal("0.0008"),
-        taker_fee_rate=Decimal("0.001"),
-        trading=True,
+OFTEN = {"stream_heartbeat_seconds": "2"}
+BASE_ASSETS = ("BTC", "ETH")
+INSTRUMENTS = {
+    venue: tuple(
+        orders_domain.Instrument(
+            instrument_id=f"{venue}:{base}USDT",
+            base_asset=base,
+            quote_asset="USDT",
+            tick_size=Decimal("0.01"),
+            lot_size=Decimal("0.001"),
+            minimum_notional=Decimal(1),
+            maker_fee_rate=maker_fee_rate,
+            taker_fee_rate=Decimal("0.001"),
+            trading=True,
+        )
+        for base in BASE_ASSETS
     )
-    for base in ("BTC", "ETH")
-)
+    for venue, maker_fee_rate in (("SIM", Decimal("0.0008")), ("BINANCE", Decimal("0.001")))
+}
+"""By the venue whose market they are of; in those of SIM people trade on paper."""
 
 
 @dataclass
@@ -125,6 +131,16 @@ class Stand:
                     self.started_again += 1
             await asyncio.sleep(KEEP_UP_SECONDS)
 
+    @asynccontextmanager
+    async def joined_by(self, word: str, **settings: str) -> AsyncIterator[Replica]:
+        """One more process of that service during the block."""
+        with self.installation.start(word, **settings) as process:
+            self.replicas.setdefault(word, []).append(replica := Replica(word, process))
+            try:
+                yield replica
+            finally:
+                await process.served.close()
+
     async def until_ready(self) -> None:
         for replicas in self.replicas.values():
             for replica in replicas:
@@ -132,8 +148,17 @@ class Stand:
 
 
 @asynccontextmanager
-async def standing(installation: Installation, folder: Path, replicas: int) -> AsyncIterator[Stand]:
-    """So many replicas of each service, ready; auth is the installation's own, which nothing befalls."""
+async def standing(
+    installation: Installation,
+    folder: Path,
+    replicas: int,
+    market: Market | None = None,
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+) -> AsyncIterator[Stand]:
+    """So many replicas of each service, ready; auth is the installation's own, which nothing befalls.
+
+    On paper people trade in the market of SIM; settings are by word.
+    """
     async with AsyncExitStack() as stack:
         homes = {name: folder / name for name in ("postgres", "valkey")}
         for home in homes.values():
@@ -145,37 +170,39 @@ async def standing(installation: Installation, folder: Path, replicas: int) -> A
         own = Installation(
             postgres.server, mesh.TEMPLATE, valkey.url, installation.pki, folder, installation.auth_address
         )
-        await announce(own)
-        market = await stack.enter_async_context(trading_market(own))
+        market = market or market_of("SIM")
+        await announce(own, market)
+        await stack.enter_async_context(going_on(market, own))
         stand = Stand(own, postgres, valkey, market)
         for word in WORDS:
-            started = [stack.enter_context(own.start(word, **OFTEN)) for _ in range(replicas)]
-            stand.replicas[word] = [Replica(word, process) for process in started]
-            for process in started:
-                stack.push_async_callback(process.served.close)
+            given = {**OFTEN, **(settings or {}).get(word, {})}
+            for _ in range(replicas):
+                await stack.enter_async_context(stand.joined_by(word, **given))
         await stand.until_ready()
         yield stand
 
 
-OFTEN = {"stream_heartbeat_seconds": "2"}
+def market_of(venue: str) -> Market:
+    return Market([each.instrument_id for each in INSTRUMENTS[venue]])
 
 
 @asynccontextmanager
-async def trading_market(installation: Installation) -> AsyncIterator[Market]:
-    """The market of all instruments, going on during the block."""
-    market = Market([each.instrument_id for each in INSTRUMENTS])
+async def going_on(market: Market, installation: Installation) -> AsyncIterator[None]:
+    """The market of all instruments goes on during the block."""
     task = asyncio.create_task(market.run(installation.redis_url), name="the market")
     try:
-        yield market
+        yield
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def announce(installation: Installation) -> None:
-    """As if marketdata had told both services of the instruments."""
+async def announce(installation: Installation, market: Market) -> None:
+    """As if marketdata had told both services of the market's instruments."""
+    every = [each for of_venue in INSTRUMENTS.values() for each in of_venue]
+    instruments = [each for each in every if each.instrument_id in market.middle_ticks]
     async with open_database(installation.url("orders_worker"), 1) as worker, worker.transaction() as rows:
-        await orders_store.save_instruments(rows, INSTRUMENTS)
+        await orders_store.save_instruments(rows, instruments)
     known = [
         execution_domain.Instrument(
             instrument_id=each.instrument_id,
@@ -186,7 +213,7 @@ async def announce(installation: Installation) -> None:
             taker_fee_rate=each.taker_fee_rate,
             has_book=True,
         )
-        for each in INSTRUMENTS
+        for each in instruments
     ]
     async with open_database(installation.url("execution_worker"), 1) as worker, worker.transaction() as rows:
         await execution_store.put_instruments(rows, known)

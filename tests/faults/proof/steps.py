@@ -33,26 +33,44 @@ class Step:
 
 ACCEPTED = "NEW.state = 'pending_new'"
 SENT = "OLD.state = 'intended' AND NEW.state <> 'intended'"
+OUTCOME = "OLD.state = 'sending' AND NEW.state NOT IN ('sending', 'intended')"
 PUBLISHED = "OLD.stream_epoch IS NULL AND NEW.stream_epoch IS NOT NULL"
 
-STEPS: Sequence[Step] = (
+OF_ORDERS: Sequence[Step] = (
     Step("before the order's commit", "orders", BEFORE, "trading_orders", condition=ACCEPTED),
     # Its caller has no answer, and the order is there.
     Step("after the order's commit, before the answer", "orders", COMMIT, "trading_orders", condition=ACCEPTED),
     # Redis has the fact and orders does not know: it goes out twice.
     Step("orders: after a fact was sent, before it is marked", "orders", BEFORE, "outbox", "UPDATE", PUBLISHED),
+    Step("before a fill is booked", "orders", BEFORE, "trading_executions"),
+    Step("after a fill is booked", "orders", COMMIT, "trading_executions"),
+)
+OF_EXECUTION: Sequence[Step] = (
     Step("before the intent", "execution", BEFORE, "venue_orders"),
     Step("after the intent", "execution", COMMIT, "venue_orders"),
-    # The paper venue is this very transaction: to send is to commit that the venue has the order.
-    Step("before the send", "execution", BEFORE, "venue_orders", "UPDATE", SENT),
-    Step("after the send, before the reply", "execution", COMMIT, "venue_orders", "UPDATE", SENT),
     Step("before the fill", "execution", BEFORE, "venue_fills"),
     Step("after the fill", "execution", COMMIT, "venue_fills"),
     Step("before a cancel is answered", "execution", BEFORE, "venue_cancels", "DELETE"),
     Step("execution: after a fact was sent, before it is marked", "execution", BEFORE, "outbox", "UPDATE", PUBLISHED),
-    Step("before a fill is booked", "orders", BEFORE, "trading_executions"),
-    Step("after a fill is booked", "orders", COMMIT, "trading_executions"),
 )
+STEPS: Sequence[Step] = (
+    *OF_ORDERS,
+    *OF_EXECUTION,
+    # The paper venue is this very transaction: to send is to commit that the venue has the order.
+    Step("before the send", "execution", BEFORE, "venue_orders", "UPDATE", SENT),
+    Step("after the send, before the reply", "execution", COMMIT, "venue_orders", "UPDATE", SENT),
+)
+LIVE_STEPS: Sequence[Step] = (
+    *OF_ORDERS,
+    *OF_EXECUTION,
+    Step("before an order is marked as sent", "execution", BEFORE, "venue_orders", "UPDATE", SENT),
+    # Not a byte of it has left, and whoever takes over cannot know that.
+    Step("after an order is marked as sent, before it is", "execution", COMMIT, "venue_orders", "UPDATE", SENT),
+    Step("before an outcome", "execution", BEFORE, "venue_orders", "UPDATE", OUTCOME),
+    Step("after an outcome", "execution", COMMIT, "venue_orders", "UPDATE", OUTCOME),
+    Step("after a cancel is answered", "execution", COMMIT, "venue_cancels", "DELETE"),
+)
+ALL = tuple(dict.fromkeys((*STEPS, *LIVE_STEPS)))
 
 # Whoever waits here waits as long as the proof likes, whatever the session's own patience is.
 HOLD = f"""
@@ -68,11 +86,12 @@ WAITING = """
     """
 
 
-async def prepare(superuser: asyncpg.Connection) -> None:
-    """Makes the triggers of all steps in this database."""
+async def prepare(superuser: asyncpg.Connection, of: Sequence[Step]) -> None:
+    """Makes the triggers of these steps in this database."""
     await superuser.execute("CREATE SCHEMA proof")
     await superuser.execute(HOLD)
-    for number, step in enumerate(STEPS):
+    for step in of:
+        number = ALL.index(step)
         kind, deferred = "TRIGGER", ""
         when = f"BEFORE {step.event}"
         if step.place == COMMIT:
@@ -87,9 +106,9 @@ async def prepare(superuser: asyncpg.Connection) -> None:
 
 async def take(superuser: asyncpg.Connection, step: Step) -> None:
     """From here on until the connection is closed whoever comes to the step is held there."""
-    await superuser.execute("SELECT pg_advisory_lock($1, $2)", LOCKS, STEPS.index(step))
+    await superuser.execute("SELECT pg_advisory_lock($1, $2)", LOCKS, ALL.index(step))
 
 
 async def waiting_ports(superuser: asyncpg.Connection, step: Step) -> list[int]:
     """The ports of the connections, on their clients' side, that are held at the step."""
-    return [row["client_port"] for row in await superuser.fetch(WAITING, LOCKS, STEPS.index(step))]
+    return [row["client_port"] for row in await superuser.fetch(WAITING, LOCKS, ALL.index(step))]

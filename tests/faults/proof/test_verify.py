@@ -1,17 +1,17 @@
 """The verifier itself: whatever is broken, it says so, and of that promise alone; and of nothing it says that nothing is kept."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from tests.faults.proof.load import Journal, Load, loading
-from tests.faults.proof.stand import Doors, announce, connected, trading_market, until
-from tests.faults.proof.test_orders_survive import assert_loaded
+from tests.faults.proof.run import assert_loaded
+from tests.faults.proof.stand import Doors, announce, connected, going_on, market_of, until
 from tests.faults.proof.venue import PaperVenue, Venue, VenueFill, VenueOrder
 from tests.faults.proof.verify import PROMISES, Evidence, broken, drained, shown_of, verify
 from tests.mesh import Installation
@@ -60,6 +60,9 @@ class Lying:
     async def fills(self) -> Sequence[VenueFill]:
         return await self.venue.fills()
 
+    async def unsent(self) -> Collection[UUID]:
+        return await self.venue.unsent()
+
     async def moved(self) -> Any:
         return await self.venue.moved()
 
@@ -67,9 +70,9 @@ class Lying:
 @asynccontextmanager
 async def settled(installation: Installation) -> AsyncIterator[Evidence]:
     """What is found after a while of trading in which nothing befell anybody."""
-    await announce(installation)
+    await announce(installation, market := market_of("SIM"))
     async with (
-        trading_market(installation) as market,
+        going_on(market, installation),
         installation.serve("orders", stream_heartbeat_seconds="1") as orders,
         installation.serve("execution"),
         loading(doors := Doors([orders], market), 2, 1) as load,

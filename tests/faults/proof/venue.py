@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -42,6 +42,10 @@ class VenueFill:
 class Venue(Protocol):
     async def orders(self) -> Sequence[VenueOrder]: ...
     async def fills(self) -> Sequence[VenueFill]: ...
+    async def unsent(self) -> Collection[UUID]:
+        """Orders that ended here for a reason of ours, and need never have come to the venue."""
+        ...
+
     async def moved(self) -> Mapping[tuple[UUID, str], Decimal]:
         """What trading has added to an account's balance of an asset at the venue, or taken from it."""
         ...
@@ -80,6 +84,9 @@ class PaperVenue:
                 "SELECT venue_fill_id, order_id, price, quantity, fee, fee_asset FROM execution.venue_fills"
             )
         ]
+
+    async def unsent(self) -> Collection[UUID]:
+        return ()
 
     async def moved(self) -> Mapping[tuple[UUID, str], Decimal]:
         """As an exchange counts: the base one way, the notional the other, and the fee."""
