@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from tradeloom.execution.v1 import execution_pb2
 
+from libs.errors import RequestIdReused
 from libs.ids import uuid7
 from libs.store.database import Database, open_database
 from services.execution import domain
@@ -112,8 +113,9 @@ async def test_an_ignored_order_stays_its_owners_and_is_not_listed(at_binance: L
     live = at_binance
     async with live.connected(reconcile_seconds=0.3):
         await put_by_hand(live)
-        await live.stand.wait_for_count(1, "external_orders")
-        [found] = await list_external(live, servicer)
+        await put_by_hand(live)
+        await live.stand.wait_for_count(2, "external_orders")
+        found, other = await list_external(live, servicer)
         request = execution_pb2.IgnoreExternalOrderRequest(
             request_id=str(uuid7()), external_order_id=found.external_order_id
         )
@@ -121,8 +123,12 @@ async def test_an_ignored_order_stays_its_owners_and_is_not_listed(at_binance: L
             await servicer.IgnoreExternalOrder(request, ANY_CONTEXT)
         with as_user(live.trader.user_id):
             ignored = await servicer.IgnoreExternalOrder(request, ANY_CONTEXT)
+            assert await servicer.IgnoreExternalOrder(request, ANY_CONTEXT) == ignored
+            request.external_order_id = other.external_order_id
+            with pytest.raises(RequestIdReused):
+                await servicer.IgnoreExternalOrder(request, ANY_CONTEXT)
         assert ignored.order.state == execution_pb2.EXTERNAL_ORDER_STATE_IGNORED
-        assert await list_external(live, servicer) == []
+        assert await list_external(live, servicer) == [other]
 
 
 async def list_external(live: LiveStand, servicer: ExecutionServicer, **of: Any) -> list[Any]:

@@ -36,8 +36,11 @@ CALL_SECONDS = 20
 PASSWORD = "correct horse battery"
 # What asks Stripe is walked where there is one: tests/billing.
 AT_STRIPE = {"StartCheckout", "OpenCustomerPortal", "HandleStripeWebhook"}
-# What asks a venue, or needs a key that one knows, too: tests/users, tests/feeds, tests/orders.
-AT_VENUES = {"TestBrokerCredential", "Backfill", "ConfirmLiveTrading"}
+# What asks a venue, or needs a key that one knows, too: tests/users, tests/feeds, tests/orders, tests/execution.
+AT_VENUES = {
+    *("TestBrokerCredential", "Backfill", "ConfirmLiveTrading"),
+    *("Reconcile", "AdoptExternalOrder", "IgnoreExternalOrder"),
+}
 MUTATING = sorted(
     {
         path.split("/")[-1]

@@ -46,11 +46,13 @@ class Ground:
         self._changed = asyncio.Condition()
         self._needed = 0
         self._is_to_give_way = False
+        self._has_given_way = False
 
     @asynccontextmanager
-    async def stands(self) -> AsyncIterator[None]:
+    async def stands(self, *, at_once: bool = False) -> AsyncIterator[None]:
+        """at_once, as long as it still stands: for who holds up what others need it for."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._is_to_give_way)
+            await self._changed.wait_for(lambda: not (self._has_given_way if at_once else self._is_to_give_way))
             self._needed += 1
         try:
             yield
@@ -65,11 +67,12 @@ class Ground:
             await self._changed.wait_for(lambda: not self._is_to_give_way)
             self._is_to_give_way = True
             await self._changed.wait_for(lambda: not self._needed)
+            self._has_given_way = True
         try:
             yield
         finally:
             async with self._changed:
-                self._is_to_give_way = False
+                self._is_to_give_way = self._has_given_way = False
                 self._changed.notify_all()
 
 
@@ -152,7 +155,8 @@ class Chaos:
                 await until(partial(replica.is_at_rest, pid), f"{word} stands still", TAKE_HOLD_SECONDS)
                 await asyncio.sleep(self.stop_seconds)
                 if replica.pid == pid:
-                    async with self.ground.stands():
+                    # Somebody may wait for it to come to a step, and keep the ground until then.
+                    async with self.ground.stands(at_once=True):
                         await self._see_no_lease(word, pid)
             finally:
                 self.standing_still.discard(pid)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +58,37 @@ async def test_the_ground_gives_way_when_nobody_needs_it_any_more_and_before_oth
     ready.set()
     await asyncio.gather(*tasks)
     assert story == ["first begins", "first ends", "away", "second begins", "second ends"]
+
+
+async def test_who_holds_up_others_gets_the_ground_as_long_as_it_stands():
+    ground, ready = Ground(), asyncio.Event()
+
+    async def need() -> None:
+        async with ground.stands():
+            await ready.wait()
+
+    async def take_away() -> None:
+        async with ground.gives_way():
+            await ready.wait()
+
+    needing = asyncio.create_task(need())
+    await asyncio.sleep(0)
+    taking = asyncio.create_task(take_away())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1.0), ground.stands(at_once=True):
+        ready.set()
+    ready.clear()
+    async with asyncio.timeout(1.0):
+        await needing
+        while ground._needed or not ground._has_given_way:
+            await asyncio.sleep(0)
+    late = asyncio.create_task(anext(aiter_of(ground)))
+    await asyncio.sleep(0)
+    assert not late.done()
+    ready.set()
+    await asyncio.gather(taking, late)
+
+
+async def aiter_of(ground: Ground) -> AsyncIterator[None]:
+    async with ground.stands(at_once=True):
+        yield
