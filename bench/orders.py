@@ -47,6 +47,8 @@ KNOWN_SECONDS = 30.0
 DRAIN_SECONDS_MAX = 600.0
 SEVERAL = 100
 """Orders of one PlaceOrders."""
+SEVERAL_CALLERS = 16
+"""Whose orders together are no more than may wait in a service at once (ORDERS_WAITING_ORDERS_MAX)."""
 STORED, STORED_SHORT = 1_000_000, 100
 """Ended orders that are on record when all is measured once more."""
 FILLED, FILLED_SHORT = 300, 5
@@ -183,7 +185,7 @@ async def compare_several(
     owned: Sequence[Owned],
 ) -> None:
     """Orders a second of PlaceOrders beside those of PlaceOrder, by as many callers in as many accounts."""
-    for arrangement in (HEADLINE["p50"], HEADLINE["throughput"]):
+    for arrangement in (HEADLINE["p50"], Arrangement(SEVERAL_CALLERS, MANY)):
 
         async def unary(arrangement: Arrangement = arrangement) -> Values:
             return (await warmed(callers_of(channels, PLACE, order, owned, arrangement), form.seconds)).values()
