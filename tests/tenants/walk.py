@@ -439,7 +439,7 @@ class Anna:
             request_id=str(uuid7()), order_id=placed.orders[0].order_id, note="anna's", tags=["annas"]
         )
         await self.call(api, "AnnotateOrder", noting)
-        # No RPC places orders of a deployment yet.
+        # Of a deployment, too: groups are placed without one.
         superuser = self.world.superuser
         await superuser.execute(
             "UPDATE orders.trading_orders SET deployment_id = $1 WHERE group_id = $2",

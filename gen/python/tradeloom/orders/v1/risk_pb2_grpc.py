@@ -112,7 +112,7 @@ class RiskServiceServicer:
     def SetKillSwitch(self, request, context):
         """Stops trading of all the caller's accounts, of one, or of one deployment; or lets it go on. It holds for
         every order from its commit on. What was accepted before stays, and goes to its venue, unless it is asked
-        to cancel. Repeating a request_id returns the first answer again.
+        to cancel; of a live account, what was not sent by then is rejected where the switch forbids it. Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

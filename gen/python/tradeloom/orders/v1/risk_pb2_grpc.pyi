@@ -35,7 +35,7 @@ class RiskServiceStub:
     SetKillSwitch: _aio.UnaryUnaryMultiCallable[_risk_pb2.SetKillSwitchRequest, _risk_pb2.SetKillSwitchResponse]
     """Stops trading of all the caller's accounts, of one, or of one deployment; or lets it go on. It holds for
     every order from its commit on. What was accepted before stays, and goes to its venue, unless it is asked
-    to cancel. Repeating a request_id returns the first answer again.
+    to cancel; of a live account, what was not sent by then is rejected where the switch forbids it. Repeating a request_id returns the first answer again.
     """
     SetGlobalKillSwitch: _aio.UnaryUnaryMultiCallable[_risk_pb2.SetGlobalKillSwitchRequest, _risk_pb2.SetGlobalKillSwitchResponse]
     """Stops trading of everybody, or of one user whom the operator names; or lets it go on. Repeating a
@@ -95,7 +95,7 @@ class RiskServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_risk_pb2.SetKillSwitchResponse]:
         """Stops trading of all the caller's accounts, of one, or of one deployment; or lets it go on. It holds for
         every order from its commit on. What was accepted before stays, and goes to its venue, unless it is asked
-        to cancel. Repeating a request_id returns the first answer again.
+        to cancel; of a live account, what was not sent by then is rejected where the switch forbids it. Repeating a request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

@@ -697,8 +697,8 @@ class BrokerCredentialServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteBrokerCredential(self, request, context):
-        """Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
-        the answer; nothing keeps a lease yet.
+        """Deletes a credential: it is leased no more. Execution forgets the key within five seconds, and the live
+        account that traded with it stops.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

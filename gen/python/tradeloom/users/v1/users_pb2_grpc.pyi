@@ -190,8 +190,8 @@ class BrokerCredentialServiceStub:
     ListBrokerCredentials: _aio.UnaryUnaryMultiCallable[_users_pb2.ListBrokerCredentialsRequest, _users_pb2.ListBrokerCredentialsResponse]
     """Lists the caller's credentials in the order they were first put."""
     DeleteBrokerCredential: _aio.UnaryUnaryMultiCallable[_users_pb2.DeleteBrokerCredentialRequest, _users_pb2.DeleteBrokerCredentialResponse]
-    """Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
-    the answer; nothing keeps a lease yet.
+    """Deletes a credential: it is leased no more. Execution forgets the key within five seconds, and the live
+    account that traded with it stops.
     """
     TestBrokerCredential: _aio.UnaryUnaryMultiCallable[_users_pb2.TestBrokerCredentialRequest, _users_pb2.TestBrokerCredentialResponse]
     """Asks the venue what the key may do, and keeps the answer. A key that may move money out of the
@@ -231,8 +231,8 @@ class BrokerCredentialServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _users_pb2.DeleteBrokerCredentialRequest,
         context: _aio.ServicerContext[_users_pb2.DeleteBrokerCredentialRequest, _abc.Awaitable[_users_pb2.DeleteBrokerCredentialResponse]],
     ) -> _abc.Awaitable[_users_pb2.DeleteBrokerCredentialResponse]:
-        """Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
-        the answer; nothing keeps a lease yet.
+        """Deletes a credential: it is leased no more. Execution forgets the key within five seconds, and the live
+        account that traded with it stops.
         """
 
     @_abc_1.abstractmethod

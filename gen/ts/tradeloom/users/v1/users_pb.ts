@@ -1966,8 +1966,8 @@ export const BrokerCredentialService: GenService<{
     output: typeof ListBrokerCredentialsResponseSchema;
   },
   /**
-   * Deletes a credential: it is leased no more. Execution leases a key to test it, and forgets it with
-   * the answer; nothing keeps a lease yet.
+   * Deletes a credential: it is leased no more. Execution forgets the key within five seconds, and the live
+   * account that traded with it stops.
    *
    * @generated from rpc tradeloom.users.v1.BrokerCredentialService.DeleteBrokerCredential
    */
