@@ -66,6 +66,7 @@ class VenueFilled(_message.Message):
     FEE_ASSET_FIELD_NUMBER: _builtins.int
     MAKER_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    REALIZED_PROFIT_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Our id."""
     venue_fill_id: _builtins.str
@@ -90,6 +91,12 @@ class VenueFilled(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """Market time."""
 
+    @_builtins.property
+    def realized_profit(self) -> _decimal_pb2.Decimal:
+        """Of a perpetual future: what the venue says closing so much of the position has made, without the fee, in its settle
+        asset; unset where the venue does not say, and on paper.
+        """
+
     def __init__(
         self,
         *,
@@ -101,10 +108,11 @@ class VenueFilled(_message.Message):
         fee_asset: _builtins.str = ...,
         maker: _builtins.bool = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        realized_profit: _decimal_pb2.Decimal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "price", b"price", "quantity", b"quantity", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "price", b"price", "quantity", b"quantity", "realized_profit", b"realized_profit", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "fee_asset", b"fee_asset", "maker", b"maker", "order_id", b"order_id", "price", b"price", "quantity", b"quantity", "time", b"time", "venue_fill_id", b"venue_fill_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "fee_asset", b"fee_asset", "maker", b"maker", "order_id", b"order_id", "price", b"price", "quantity", b"quantity", "realized_profit", b"realized_profit", "time", b"time", "venue_fill_id", b"venue_fill_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,27 +392,113 @@ class VenueConnected(_message.Message):
 
     BALANCES_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenueBalance]:
-        """Each asset of which there is something, whatever is locked for open orders included."""
+        """Each asset of which there is something, whatever is locked for open orders included. Of a margin account: its
+        wallet, without what open positions would make.
+        """
 
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was asked."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenuePosition]:
+        """Of a margin account: each position that is not flat."""
 
     def __init__(
         self,
         *,
         balances: _abc.Iterable[Global___VenueBalance] | None = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        positions: _abc.Iterable[Global___VenuePosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balances", b"balances", "positions", b"positions", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VenueConnected: _TypeAlias = VenueConnected  # noqa: Y015
+
+@_typing.final
+class VenuePosition(_message.Message):
+    """What a margin account holds of one perpetual future at its venue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    AVERAGE_PRICE_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Which."""
+    @_builtins.property
+    def quantity(self) -> _decimal_pb2.Decimal:
+        """Negative when short."""
+
+    @_builtins.property
+    def average_price(self) -> _decimal_pb2.Decimal:
+        """What it cost on average, as the venue counts it."""
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        quantity: _decimal_pb2.Decimal | None = ...,
+        average_price: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "quantity", b"quantity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "instrument_id", b"instrument_id", "quantity", b"quantity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenuePosition: _TypeAlias = VenuePosition  # noqa: Y015
+
+@_typing.final
+class VenueFunded(_message.Message):
+    """A venue settled funding of a live account, as its income history says: this is what is entered. Told once for each
+    venue_id.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTRUMENT_ID_FIELD_NUMBER: _builtins.int
+    FUNDING_TIME_FIELD_NUMBER: _builtins.int
+    AMOUNT_FIELD_NUMBER: _builtins.int
+    ASSET_FIELD_NUMBER: _builtins.int
+    VENUE_ID_FIELD_NUMBER: _builtins.int
+    instrument_id: _builtins.str
+    """Of which perpetual future."""
+    asset: _builtins.str
+    """In this asset."""
+    venue_id: _builtins.str
+    """The venue's id of the entry."""
+    @_builtins.property
+    def funding_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was settled, in market time: as in FundingRate."""
+
+    @_builtins.property
+    def amount(self) -> _decimal_pb2.Decimal:
+        """What was received, or paid if negative."""
+
+    def __init__(
+        self,
+        *,
+        instrument_id: _builtins.str = ...,
+        funding_time: _timestamp_pb2.Timestamp | None = ...,
+        amount: _decimal_pb2.Decimal | None = ...,
+        asset: _builtins.str = ...,
+        venue_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "funding_time", b"funding_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "asset", b"asset", "funding_time", b"funding_time", "instrument_id", b"instrument_id", "venue_id", b"venue_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VenueFunded: _TypeAlias = VenueFunded  # noqa: Y015
 
 @_typing.final
 class VenueBalance(_message.Message):
@@ -444,6 +538,7 @@ class VenueAdjusted(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     RECONCILIATION_ID_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     cause: _builtins.str
     """What explains it: "external_fill", a trade of an order that is not ours; "unexplained", such as what was
     deposited, withdrawn or earned there.
@@ -458,6 +553,10 @@ class VenueAdjusted(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it was found."""
 
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedCompositeFieldContainer[Global___VenuePosition]:
+        """Of a margin account: each position that differs, as the venue has it, flat ones included."""
+
     def __init__(
         self,
         *,
@@ -465,10 +564,11 @@ class VenueAdjusted(_message.Message):
         cause: _builtins.str = ...,
         reconciliation_id: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        positions: _abc.Iterable[Global___VenuePosition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "cause", b"cause", "reconciliation_id", b"reconciliation_id", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "cause", b"cause", "positions", b"positions", "reconciliation_id", b"reconciliation_id", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

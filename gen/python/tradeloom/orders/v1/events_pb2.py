@@ -27,7 +27,7 @@ from tradeloom.orders.v1 import orders_pb2 as tradeloom_dot_orders_dot_v1_dot_or
 from tradeloom.orders.v1 import risk_pb2 as tradeloom_dot_orders_dot_v1_dot_risk__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tradeloom/orders/v1/events.proto\x12\x13tradeloom.orders.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tradeloom/orders/v1/orders.proto\x1a\x1etradeloom/orders/v1/risk.proto\"\xb8\x01\n\x0cOrderChanged\x12\x35\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.tradeloom.orders.v1.OrderEventR\x05\x65vent\x12\x34\n\x04mode\x18\x02 \x01(\x0e\x32 .tradeloom.orders.v1.AccountModeR\x04mode\x12;\n\x0bsend_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nsendBefore\"L\n\x11KillSwitchChanged\x12\x37\n\x06switch\x18\x01 \x01(\x0b\x32\x1f.tradeloom.orders.v1.KillSwitchR\x06switch\"\xb9\x01\n\x12LiveAccountChanged\x12\x1d\n\naccount_id\x18\x01 \x01(\tR\taccountId\x12\x14\n\x05venue\x18\x02 \x01(\tR\x05venue\x12#\n\rcredential_id\x18\x03 \x01(\tR\x0c\x63redentialId\x12/\n\x13\x63redential_revision\x18\x04 \x01(\x03R\x12\x63redentialRevision\x12\x18\n\x07trading\x18\x05 \x01(\x08R\x07trading\".\n\x12LiveTradingChanged\x12\x18\n\x07\x65nabled\x18\x01 \x01(\x08R\x07\x65nabledb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n tradeloom/orders/v1/events.proto\x12\x13tradeloom.orders.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tradeloom/orders/v1/orders.proto\x1a\x1etradeloom/orders/v1/risk.proto\"\xb8\x01\n\x0cOrderChanged\x12\x35\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1f.tradeloom.orders.v1.OrderEventR\x05\x65vent\x12\x34\n\x04mode\x18\x02 \x01(\x0e\x32 .tradeloom.orders.v1.AccountModeR\x04mode\x12;\n\x0bsend_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\nsendBefore\"L\n\x11KillSwitchChanged\x12\x37\n\x06switch\x18\x01 \x01(\x0b\x32\x1f.tradeloom.orders.v1.KillSwitchR\x06switch\"\xef\x01\n\x12LiveAccountChanged\x12\x1d\n\naccount_id\x18\x01 \x01(\tR\taccountId\x12\x14\n\x05venue\x18\x02 \x01(\tR\x05venue\x12#\n\rcredential_id\x18\x03 \x01(\tR\x0c\x63redentialId\x12/\n\x13\x63redential_revision\x18\x04 \x01(\x03R\x12\x63redentialRevision\x12\x18\n\x07trading\x18\x05 \x01(\x08R\x07trading\x12\x34\n\x04kind\x18\x06 \x01(\x0e\x32 .tradeloom.orders.v1.AccountKindR\x04kind\".\n\x12LiveTradingChanged\x12\x18\n\x07\x65nabled\x18\x01 \x01(\x08R\x07\x65nabledb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KILLSWITCHCHANGED']._serialized_start=343
   _globals['_KILLSWITCHCHANGED']._serialized_end=419
   _globals['_LIVEACCOUNTCHANGED']._serialized_start=422
-  _globals['_LIVEACCOUNTCHANGED']._serialized_end=607
-  _globals['_LIVETRADINGCHANGED']._serialized_start=609
-  _globals['_LIVETRADINGCHANGED']._serialized_end=655
+  _globals['_LIVEACCOUNTCHANGED']._serialized_end=661
+  _globals['_LIVETRADINGCHANGED']._serialized_start=663
+  _globals['_LIVETRADINGCHANGED']._serialized_end=709
 # @@protoc_insertion_point(module_scope)

@@ -92,6 +92,7 @@ class LiveAccountChanged(_message.Message):
     CREDENTIAL_ID_FIELD_NUMBER: _builtins.int
     CREDENTIAL_REVISION_FIELD_NUMBER: _builtins.int
     TRADING_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Which."""
     venue: _builtins.str
@@ -104,6 +105,8 @@ class LiveAccountChanged(_message.Message):
     """Whether new orders may be sent. What rests at the venue is followed, reconciled and canceled all the same.
     Each fact that sets it is a confirmation: VenueConnected answers it, also where the key is the one before.
     """
+    kind: _orders_pb2.AccountKind.ValueType
+    """Which of the venue's wallets it trades with: a margin account with that of perpetual futures."""
     def __init__(
         self,
         *,
@@ -112,10 +115,11 @@ class LiveAccountChanged(_message.Message):
         credential_id: _builtins.str = ...,
         credential_revision: _builtins.int = ...,
         trading: _builtins.bool = ...,
+        kind: _orders_pb2.AccountKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "credential_id", b"credential_id", "credential_revision", b"credential_revision", "trading", b"trading", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "credential_id", b"credential_id", "credential_revision", b"credential_revision", "kind", b"kind", "trading", b"trading", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

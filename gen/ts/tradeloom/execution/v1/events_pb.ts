@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/execution/v1/events.proto.
  */
 export const file_tradeloom_execution_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiN0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V2ZW50cy5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJjCg1WZW51ZUFjY2VwdGVkEhAKCG9yZGVyX2lkGAEgASgJEhYKDnZlbnVlX29yZGVyX2lkGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoQCCgtWZW51ZUZpbGxlZBIQCghvcmRlcl9pZBgBIAEoCRIVCg12ZW51ZV9maWxsX2lkGAIgASgJEikKBXByaWNlGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIsCghxdWFudGl0eRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSJwoDZmVlGAUgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIRCglmZWVfYXNzZXQYBiABKAkSDQoFbWFrZXIYByABKAgSKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiWgoNVmVudWVDYW5jZWxlZBIQCghvcmRlcl9pZBgBIAEoCRINCgVjYXVzZRgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJbCg1WZW51ZVJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJhChNWZW51ZUNhbmNlbFJlamVjdGVkEhAKCG9yZGVyX2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJKCgxWZW51ZUV4cGlyZWQSEAoIb3JkZXJfaWQYASABKAkSKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoOVmVudWVUcmlnZ2VyZWQSEAoIb3JkZXJfaWQYASABKAkSLgoKc3RvcF9wcmljZRgCIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifAoNVmVudWVSZXBsYWNlZBIQCghvcmRlcl9pZBgBIAEoCRIXCg9jbGllbnRfb3JkZXJfaWQYAiABKAkSFgoOdmVudWVfb3JkZXJfaWQYAyABKAkSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiewoUVmVudWVSZXBsYWNlUmVqZWN0ZWQSEAoIb3JkZXJfaWQYASABKAkSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCRIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJaCgxWZW51ZVVua25vd24SEAoIb3JkZXJfaWQYASABKAkSDgoGcmVhc29uGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wInIKDlZlbnVlQ29ubmVjdGVkEjYKCGJhbGFuY2VzGAEgAygLMiQudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZUJhbGFuY2USKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiSAoMVmVudWVCYWxhbmNlEg0KBWFzc2V0GAEgASgJEikKBXRvdGFsGAIgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbCKhAQoNVmVudWVBZGp1c3RlZBI8CgthZGp1c3RtZW50cxgBIAMoCzInLnRyYWRlbG9vbS5leGVjdXRpb24udjEuVmVudWVBZGp1c3RtZW50Eg0KBWNhdXNlGAIgASgJEhkKEXJlY29uY2lsaWF0aW9uX2lkGAMgASgJEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkwKD1ZlbnVlQWRqdXN0bWVudBINCgVhc3NldBgBIAEoCRIqCgZhbW91bnQYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsIq8CCgxWZW51ZUFkb3B0ZWQSEAoIb3JkZXJfaWQYASABKAkSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEhYKDnZlbnVlX29yZGVyX2lkGAMgASgJEhUKDWluc3RydW1lbnRfaWQYBCABKAkSDAoEYnV5cxgFIAEoCBIsCghxdWFudGl0eRgGIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLwoLbGltaXRfcHJpY2UYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi4KCnN0b3BfcHJpY2UYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEigKBHRpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
+  fileDesc("CiN0cmFkZWxvb20vZXhlY3V0aW9uL3YxL2V2ZW50cy5wcm90bxIWdHJhZGVsb29tLmV4ZWN1dGlvbi52MSJjCg1WZW51ZUFjY2VwdGVkEhAKCG9yZGVyX2lkGAEgASgJEhYKDnZlbnVlX29yZGVyX2lkGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIrkCCgtWZW51ZUZpbGxlZBIQCghvcmRlcl9pZBgBIAEoCRIVCg12ZW51ZV9maWxsX2lkGAIgASgJEikKBXByaWNlGAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIsCghxdWFudGl0eRgEIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSJwoDZmVlGAUgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIRCglmZWVfYXNzZXQYBiABKAkSDQoFbWFrZXIYByABKAgSKAoEdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPcmVhbGl6ZWRfcHJvZml0GAkgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbCJaCg1WZW51ZUNhbmNlbGVkEhAKCG9yZGVyX2lkGAEgASgJEg0KBWNhdXNlGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlsKDVZlbnVlUmVqZWN0ZWQSEAoIb3JkZXJfaWQYASABKAkSDgoGcmVhc29uGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wImEKE1ZlbnVlQ2FuY2VsUmVqZWN0ZWQSEAoIb3JkZXJfaWQYASABKAkSDgoGcmVhc29uGAIgASgJEigKBHRpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIkoKDFZlbnVlRXhwaXJlZBIQCghvcmRlcl9pZBgBIAEoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ8Cg5WZW51ZVRyaWdnZXJlZBIQCghvcmRlcl9pZBgBIAEoCRIuCgpzdG9wX3ByaWNlGAIgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBIoCgR0aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ8Cg1WZW51ZVJlcGxhY2VkEhAKCG9yZGVyX2lkGAEgASgJEhcKD2NsaWVudF9vcmRlcl9pZBgCIAEoCRIWCg52ZW51ZV9vcmRlcl9pZBgDIAEoCRIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJ7ChRWZW51ZVJlcGxhY2VSZWplY3RlZBIQCghvcmRlcl9pZBgBIAEoCRIXCg9jbGllbnRfb3JkZXJfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIloKDFZlbnVlVW5rbm93bhIQCghvcmRlcl9pZBgBIAEoCRIOCgZyZWFzb24YAiABKAkSKAoEdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAirAEKDlZlbnVlQ29ubmVjdGVkEjYKCGJhbGFuY2VzGAEgAygLMiQudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZUJhbGFuY2USKAoEdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOAoJcG9zaXRpb25zGAMgAygLMiUudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZVBvc2l0aW9uIocBCg1WZW51ZVBvc2l0aW9uEhUKDWluc3RydW1lbnRfaWQYASABKAkSLAoIcXVhbnRpdHkYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEjEKDWF2ZXJhZ2VfcHJpY2UYAyABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsIqMBCgtWZW51ZUZ1bmRlZBIVCg1pbnN0cnVtZW50X2lkGAEgASgJEjAKDGZ1bmRpbmdfdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKgoGYW1vdW50GAMgASgLMhoudHJhZGVsb29tLnR5cGUudjEuRGVjaW1hbBINCgVhc3NldBgEIAEoCRIQCgh2ZW51ZV9pZBgFIAEoCSJICgxWZW51ZUJhbGFuY2USDQoFYXNzZXQYASABKAkSKQoFdG90YWwYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsItsBCg1WZW51ZUFkanVzdGVkEjwKC2FkanVzdG1lbnRzGAEgAygLMicudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZUFkanVzdG1lbnQSDQoFY2F1c2UYAiABKAkSGQoRcmVjb25jaWxpYXRpb25faWQYAyABKAkSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASOAoJcG9zaXRpb25zGAUgAygLMiUudHJhZGVsb29tLmV4ZWN1dGlvbi52MS5WZW51ZVBvc2l0aW9uIkwKD1ZlbnVlQWRqdXN0bWVudBINCgVhc3NldBgBIAEoCRIqCgZhbW91bnQYAiABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsIq8CCgxWZW51ZUFkb3B0ZWQSEAoIb3JkZXJfaWQYASABKAkSFwoPY2xpZW50X29yZGVyX2lkGAIgASgJEhYKDnZlbnVlX29yZGVyX2lkGAMgASgJEhUKDWluc3RydW1lbnRfaWQYBCABKAkSDAoEYnV5cxgFIAEoCBIsCghxdWFudGl0eRgGIAEoCzIaLnRyYWRlbG9vbS50eXBlLnYxLkRlY2ltYWwSLwoLbGltaXRfcHJpY2UYByABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEi4KCnN0b3BfcHJpY2UYCCABKAsyGi50cmFkZWxvb20udHlwZS52MS5EZWNpbWFsEigKBHRpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_type_v1_decimal]);
 
 /**
  * The venue has the order. Key: account_id, as for all facts here.
@@ -112,6 +112,14 @@ export type VenueFilled = Message<"tradeloom.execution.v1.VenueFilled"> & {
    * @generated from field: google.protobuf.Timestamp time = 8;
    */
   time?: Timestamp | undefined;
+
+  /**
+   * Of a perpetual future: what the venue says closing so much of the position has made, without the fee, in its settle
+   * asset; unset where the venue does not say, and on paper.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal realized_profit = 9;
+   */
+  realizedProfit?: Decimal | undefined;
 };
 
 /**
@@ -417,7 +425,8 @@ export const VenueUnknownSchema: GenMessage<VenueUnknown> = /*@__PURE__*/
  */
 export type VenueConnected = Message<"tradeloom.execution.v1.VenueConnected"> & {
   /**
-   * Each asset of which there is something, whatever is locked for open orders included.
+   * Each asset of which there is something, whatever is locked for open orders included. Of a margin account: its
+   * wallet, without what open positions would make.
    *
    * @generated from field: repeated tradeloom.execution.v1.VenueBalance balances = 1;
    */
@@ -429,6 +438,13 @@ export type VenueConnected = Message<"tradeloom.execution.v1.VenueConnected"> & 
    * @generated from field: google.protobuf.Timestamp time = 2;
    */
   time?: Timestamp | undefined;
+
+  /**
+   * Of a margin account: each position that is not flat.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.VenuePosition positions = 3;
+   */
+  positions: VenuePosition[];
 };
 
 /**
@@ -437,6 +453,91 @@ export type VenueConnected = Message<"tradeloom.execution.v1.VenueConnected"> & 
  */
 export const VenueConnectedSchema: GenMessage<VenueConnected> = /*@__PURE__*/
   messageDesc(file_tradeloom_execution_v1_events, 10);
+
+/**
+ * What a margin account holds of one perpetual future at its venue.
+ *
+ * @generated from message tradeloom.execution.v1.VenuePosition
+ */
+export type VenuePosition = Message<"tradeloom.execution.v1.VenuePosition"> & {
+  /**
+   * Which.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * Negative when short.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal quantity = 2;
+   */
+  quantity?: Decimal | undefined;
+
+  /**
+   * What it cost on average, as the venue counts it.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal average_price = 3;
+   */
+  averagePrice?: Decimal | undefined;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenuePosition.
+ * Use `create(VenuePositionSchema)` to create a new message.
+ */
+export const VenuePositionSchema: GenMessage<VenuePosition> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 11);
+
+/**
+ * A venue settled funding of a live account, as its income history says: this is what is entered. Told once for each
+ * venue_id.
+ *
+ * @generated from message tradeloom.execution.v1.VenueFunded
+ */
+export type VenueFunded = Message<"tradeloom.execution.v1.VenueFunded"> & {
+  /**
+   * Of which perpetual future.
+   *
+   * @generated from field: string instrument_id = 1;
+   */
+  instrumentId: string;
+
+  /**
+   * When it was settled, in market time: as in FundingRate.
+   *
+   * @generated from field: google.protobuf.Timestamp funding_time = 2;
+   */
+  fundingTime?: Timestamp | undefined;
+
+  /**
+   * What was received, or paid if negative.
+   *
+   * @generated from field: tradeloom.type.v1.Decimal amount = 3;
+   */
+  amount?: Decimal | undefined;
+
+  /**
+   * In this asset.
+   *
+   * @generated from field: string asset = 4;
+   */
+  asset: string;
+
+  /**
+   * The venue's id of the entry.
+   *
+   * @generated from field: string venue_id = 5;
+   */
+  venueId: string;
+};
+
+/**
+ * Describes the message tradeloom.execution.v1.VenueFunded.
+ * Use `create(VenueFundedSchema)` to create a new message.
+ */
+export const VenueFundedSchema: GenMessage<VenueFunded> = /*@__PURE__*/
+  messageDesc(file_tradeloom_execution_v1_events, 12);
 
 /**
  * How much of one asset an account has at its venue.
@@ -464,7 +565,7 @@ export type VenueBalance = Message<"tradeloom.execution.v1.VenueBalance"> & {
  * Use `create(VenueBalanceSchema)` to create a new message.
  */
 export const VenueBalanceSchema: GenMessage<VenueBalance> = /*@__PURE__*/
-  messageDesc(file_tradeloom_execution_v1_events, 11);
+  messageDesc(file_tradeloom_execution_v1_events, 13);
 
 /**
  * A live account's venue holds another amount than our books: the venue is right by definition.
@@ -500,6 +601,13 @@ export type VenueAdjusted = Message<"tradeloom.execution.v1.VenueAdjusted"> & {
    * @generated from field: google.protobuf.Timestamp time = 4;
    */
   time?: Timestamp | undefined;
+
+  /**
+   * Of a margin account: each position that differs, as the venue has it, flat ones included.
+   *
+   * @generated from field: repeated tradeloom.execution.v1.VenuePosition positions = 5;
+   */
+  positions: VenuePosition[];
 };
 
 /**
@@ -507,7 +615,7 @@ export type VenueAdjusted = Message<"tradeloom.execution.v1.VenueAdjusted"> & {
  * Use `create(VenueAdjustedSchema)` to create a new message.
  */
 export const VenueAdjustedSchema: GenMessage<VenueAdjusted> = /*@__PURE__*/
-  messageDesc(file_tradeloom_execution_v1_events, 12);
+  messageDesc(file_tradeloom_execution_v1_events, 14);
 
 /**
  * By how much one asset differs.
@@ -535,7 +643,7 @@ export type VenueAdjustment = Message<"tradeloom.execution.v1.VenueAdjustment"> 
  * Use `create(VenueAdjustmentSchema)` to create a new message.
  */
 export const VenueAdjustmentSchema: GenMessage<VenueAdjustment> = /*@__PURE__*/
-  messageDesc(file_tradeloom_execution_v1_events, 13);
+  messageDesc(file_tradeloom_execution_v1_events, 15);
 
 /**
  * The owner adopted an order that was made at the venue by hand: it is one of the account's from now on.
@@ -612,5 +720,5 @@ export type VenueAdopted = Message<"tradeloom.execution.v1.VenueAdopted"> & {
  * Use `create(VenueAdoptedSchema)` to create a new message.
  */
 export const VenueAdoptedSchema: GenMessage<VenueAdopted> = /*@__PURE__*/
-  messageDesc(file_tradeloom_execution_v1_events, 14);
+  messageDesc(file_tradeloom_execution_v1_events, 16);
 

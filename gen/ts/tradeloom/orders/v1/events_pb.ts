@@ -6,7 +6,7 @@ import type { GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import type { AccountMode, OrderEvent } from "./orders_pb.js";
+import type { AccountKind, AccountMode, OrderEvent } from "./orders_pb.js";
 import { file_tradeloom_orders_v1_orders } from "./orders_pb.js";
 import type { KillSwitch } from "./risk_pb.js";
 import { file_tradeloom_orders_v1_risk } from "./risk_pb.js";
@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file tradeloom/orders/v1/events.proto.
  */
 export const file_tradeloom_orders_v1_events: GenFile = /*@__PURE__*/
-  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSKfAQoMT3JkZXJDaGFuZ2VkEi4KBWV2ZW50GAEgASgLMh8udHJhZGVsb29tLm9yZGVycy52MS5PcmRlckV2ZW50Ei4KBG1vZGUYAiABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRNb2RlEi8KC3NlbmRfYmVmb3JlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJEChFLaWxsU3dpdGNoQ2hhbmdlZBIvCgZzd2l0Y2gYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLktpbGxTd2l0Y2gifAoSTGl2ZUFjY291bnRDaGFuZ2VkEhIKCmFjY291bnRfaWQYASABKAkSDQoFdmVudWUYAiABKAkSFQoNY3JlZGVudGlhbF9pZBgDIAEoCRIbChNjcmVkZW50aWFsX3JldmlzaW9uGAQgASgDEg8KB3RyYWRpbmcYBSABKAgiJQoSTGl2ZVRyYWRpbmdDaGFuZ2VkEg8KB2VuYWJsZWQYASABKAhiBnByb3RvMw", [file_google_protobuf_timestamp, file_tradeloom_orders_v1_orders, file_tradeloom_orders_v1_risk]);
+  fileDesc("CiB0cmFkZWxvb20vb3JkZXJzL3YxL2V2ZW50cy5wcm90bxITdHJhZGVsb29tLm9yZGVycy52MSKfAQoMT3JkZXJDaGFuZ2VkEi4KBWV2ZW50GAEgASgLMh8udHJhZGVsb29tLm9yZGVycy52MS5PcmRlckV2ZW50Ei4KBG1vZGUYAiABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRNb2RlEi8KC3NlbmRfYmVmb3JlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJEChFLaWxsU3dpdGNoQ2hhbmdlZBIvCgZzd2l0Y2gYASABKAsyHy50cmFkZWxvb20ub3JkZXJzLnYxLktpbGxTd2l0Y2girAEKEkxpdmVBY2NvdW50Q2hhbmdlZBISCgphY2NvdW50X2lkGAEgASgJEg0KBXZlbnVlGAIgASgJEhUKDWNyZWRlbnRpYWxfaWQYAyABKAkSGwoTY3JlZGVudGlhbF9yZXZpc2lvbhgEIAEoAxIPCgd0cmFkaW5nGAUgASgIEi4KBGtpbmQYBiABKA4yIC50cmFkZWxvb20ub3JkZXJzLnYxLkFjY291bnRLaW5kIiUKEkxpdmVUcmFkaW5nQ2hhbmdlZBIPCgdlbmFibGVkGAEgASgIYgZwcm90bzM", [file_google_protobuf_timestamp, file_tradeloom_orders_v1_orders, file_tradeloom_orders_v1_risk]);
 
 /**
  * An order changed. Key: account_id; the fact's sequence is the account_sequence.
@@ -117,6 +117,13 @@ export type LiveAccountChanged = Message<"tradeloom.orders.v1.LiveAccountChanged
    * @generated from field: bool trading = 5;
    */
   trading: boolean;
+
+  /**
+   * Which of the venue's wallets it trades with: a margin account with that of perpetual futures.
+   *
+   * @generated from field: tradeloom.orders.v1.AccountKind kind = 6;
+   */
+  kind: AccountKind;
 };
 
 /**
