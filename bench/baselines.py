@@ -367,7 +367,6 @@ async def serve() -> None:
         if placing is not None:
             handlers["Floor"] = grpc.unary_unary_rpc_method_handler(placing.place, parse_order, as_is)
         server = aio.server(options=SERVER_OPTIONS)
-        server.add_registered_method_handlers(SERVICE, handlers)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         credentials = server_credentials(Path(os.environ["TLS_FOLDER"]), WORD)
         server.add_secure_port(f"{HOST}:{os.environ['MESH_PORT']}", credentials)

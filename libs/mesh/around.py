@@ -105,15 +105,15 @@ class Registrar:
         self.names: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """The registered form below says the same."""
+        """The form below says the same."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         wrapped = {
             name: wrap(handler, self._methods[f"/{service}/{name}"], self._concerns, self._check)
             for name, handler in handlers.items()
         }
+        # Not registered one by one: grpc.aio would wait anew for all of them with every call that comes.
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, wrapped),))
-        self._server.add_registered_method_handlers(service, wrapped)
         self.names.append(service)
 
 
