@@ -32,7 +32,9 @@ from libs.store.requests import purging
 
 BATCH_ROWS = 500
 STREAM_ENTRIES_MAX = 2_000  # of one partition; what is trimmed by it is still in the outbox
+KEYS_ENTRIES_MAX = 1_000  # batches whose keys are kept: who stood still for longer looks without being told
 ENTRY_BYTES = 1_250  # of Redis's memory for one entry on average, above what our facts take
+GATHER_SECONDS = 0.02  # from one batch to the next while there is more: what comes meanwhile leaves together
 POLL_SECONDS = 0.2  # for what other processes of this service committed, and for readers' requests
 WATCH_SECONDS = 1.0  # how often Redis is compared with what was published
 TIDY_SECONDS = 60.0
@@ -69,6 +71,11 @@ class RelayStuck(Unavailable):
 
 def stream_of(source: str, partition: int) -> str:
     return f"facts:{source}:{partition}"
+
+
+def keys_of(source: str) -> str:
+    """What facts are about, a batch in an entry: for whoever only wants to hear that something happened."""
+    return f"facts:{source}:keys"
 
 
 def requests_of(source: str) -> str:
@@ -225,7 +232,9 @@ class _Tenure:
             if time.monotonic() >= poll_at:
                 await self._take_requests()
                 poll_at = time.monotonic() + POLL_SECONDS
-            is_behind = await self._publish() == BATCH_ROWS
+            gathered = asyncio.get_running_loop().time() + GATHER_SECONDS
+            published = await self._publish()
+            is_behind = published == BATCH_ROWS
             await self._replay()
             if time.monotonic() >= watch_at:
                 await self._mend_losses()
@@ -240,6 +249,9 @@ class _Tenure:
             with suppress(TimeoutError):
                 async with asyncio.timeout(REPLAY_SECONDS if self._asked_keys or self._is_replaying else POLL_SECONDS):
                     await self._woken.wait()
+            if published:
+                # A fact alone leaves at once; one that follows another waits for those that follow it.
+                await asyncio.sleep(gathered - asyncio.get_running_loop().time())
 
     async def _find_tails(self, rows: Connection) -> None:
         newest = await rows.fetch(
@@ -282,12 +294,15 @@ class _Tenure:
                 BATCH_ROWS,
             )
         if pending:
-            stream_ids = await self._send([(row["partition"], self._fields(row)) for row in pending])
+            entries = [(row["partition"], self._fields(row)) for row in pending]
+            stream_ids = await self._send(entries, {row["key"]: None for row in pending})
             await self._mark([row["outbox_id"] for row in pending], stream_ids)
         return len(pending)
 
     async def _mark(self, outbox_ids: Sequence[int], stream_ids: Sequence[StreamId]) -> None:
         async with self._database.transaction() as rows:
+            # Marks that are lost with the server have the facts leave once more, which their readers take for repeats.
+            await rows.execute("SET LOCAL synchronous_commit = off")
             await fence(rows, self._lease)
             await rows.execute(
                 """
@@ -312,8 +327,13 @@ class _Tenure:
         )
         return {"f": fact.SerializeToString()}
 
-    async def _send(self, entries: Sequence[tuple[int, dict[str, bytes | str]]]) -> list[StreamId]:
-        """Append the entries in order, in one round trip; their ids. A refusal is raised after the others were sent."""
+    async def _send(
+        self, entries: Sequence[tuple[int, dict[str, bytes | str]]], keys: Iterable[str] = ()
+    ) -> list[StreamId]:
+        """Append the entries in order, and after them the keys they are about, in one round trip; the entries' ids.
+
+        A refusal is raised after the others were sent.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         stream_ids: list[StreamId] = []
         tails = dict(self._tails)
@@ -329,11 +349,21 @@ class _Tenure:
             )
             tails[partition] = stream_id
             stream_ids.append(stream_id)
+        if keys:
+            pipeline.xadd(
+                keys_of(self._source),
+                {"k": "\0".join(keys)},
+                id=id_text(stream_ids[-1]),
+                maxlen=KEYS_ENTRIES_MAX,
+                approximate=True,
+            )
         results = await pipeline.execute(raise_on_error=False)
-        for (partition, _), stream_id, result in zip(entries, stream_ids, results, strict=True):
+        for (partition, _), stream_id, result in zip(entries, stream_ids, results, strict=False):
             if isinstance(result, Exception):
                 raise result
             self._tails[partition] = stream_id
+        if isinstance(results[-1], Exception):
+            raise results[-1]
         return stream_ids
 
     async def _mend_losses(self) -> None:

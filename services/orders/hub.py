@@ -7,14 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
-from tradeloom.type.v1 import fact_pb2
 
 from libs.store.background import running
-from libs.store.outbox import PARTITIONS
-from libs.store.relay import id_text, newest_ids, stream_of
+from libs.store.relay import id_text, keys_of, newest_ids
 
 BLOCK_MILLISECONDS = 1_000
-READ_FACTS = 500
+READ_ENTRIES = 100
+"""Each names what a batch of facts is about."""
 
 
 class Hub:
@@ -23,21 +22,19 @@ class Hub:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
-        self._ids: dict[str, bytes | str] = {}
+        self._after: bytes | str = ""
 
     async def follow(self) -> None:
-        if not self._ids:
-            names = [stream_of("orders", number) for number in range(PARTITIONS)]
+        stream = keys_of("orders")
+        if not self._after:
             # From here on by id, also where nothing happens: "$" would miss what comes between two reads.
-            self._ids = dict(zip(names, map(id_text, await newest_ids(self._redis, names)), strict=True))
-        streams: Any = self._ids
-        found: Any = await self._redis.xread(streams, count=READ_FACTS, block=BLOCK_MILLISECONDS)
-        for stream, entries in found or ():
-            for stream_id, fields in entries:
-                self._ids[stream.decode()] = stream_id
-                if serialized := fields.get(b"f"):
+            self._after = id_text((await newest_ids(self._redis, [stream]))[0])
+        found: Any = await self._redis.xread({stream: self._after}, count=READ_ENTRIES, block=BLOCK_MILLISECONDS)
+        for _, entries in found or ():
+            for self._after, fields in entries:
+                for key in fields[b"k"].decode().split("\0"):
                     # What is told of an account beside its orders is "live/" and its id.
-                    self.wake(fact_pb2.Fact.FromString(serialized).key.removeprefix("live/"))
+                    self.wake(key.removeprefix("live/"))
 
     def wake(self, account_id: str) -> None:
         for event in self._waiting.get(account_id, ()):

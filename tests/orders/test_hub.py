@@ -3,24 +3,19 @@
 import asyncio
 
 from redis.asyncio import Redis
-from tradeloom.type.v1 import fact_pb2
 
 from libs.ids import uuid7
-from libs.store.outbox import partition_of
-from libs.store.relay import stream_of
+from libs.store.relay import keys_of
 from services.orders.hub import Hub
 from tests.orders.stand import WAIT_SECONDS
 
 
-async def tell(redis: Redis, account_id: str) -> None:
-    fields = {"f": fact_pb2.Fact(key=account_id).SerializeToString()}
-    await redis.xadd(stream_of("orders", partition_of(account_id)), fields)
+async def tell(redis: Redis, *keys: str) -> None:
+    await redis.xadd(keys_of("orders"), {"k": "\0".join(keys)})
 
 
-async def test_what_happens_between_two_reads_of_a_silent_partition_is_heard(redis: Redis):
-    first, second = str(uuid7()), str(uuid7())
-    while partition_of(second) == partition_of(first):
-        second = str(uuid7())
+async def test_what_happens_between_two_reads_is_heard_by_those_whom_it_concerns(redis: Redis):
+    first, second, third = str(uuid7()), str(uuid7()), str(uuid7())
     hub = Hub(redis)
     async with hub.listening(first) as first_woken, hub.listening(second) as second_woken:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -32,7 +27,9 @@ async def test_what_happens_between_two_reads_of_a_silent_partition_is_heard(red
                     await asyncio.sleep(0.01)
                 await following
         assert not second_woken.is_set()
-        await tell(redis, second)
-        await tell(redis, first)
+        first_woken.clear()
+        await tell(redis, third)
+        await tell(redis, third, f"live/{second}")
         await hub.follow()
         assert second_woken.is_set()
+        assert not first_woken.is_set()

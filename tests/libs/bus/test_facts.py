@@ -103,6 +103,19 @@ async def test_facts_are_applied_once_each_in_the_order_of_their_key(database, w
         await until(sample, {key: list(range(1, 21)) for key in keys})
 
 
+async def test_what_a_batch_of_facts_is_about_is_told_in_one_entry(database, worker, redis):
+    async with one_relay(worker, redis) as tenure:
+        for sequence in (1, 3):
+            await tell(database, "one", sequence, sequence + 1)
+            await tell(database, "other", sequence)
+            assert await tenure._publish() == 3
+        assert await tenure._publish() == 0
+    told = await redis.xrange(relay.keys_of(SOURCE))
+    assert [fields for _, fields in told] == [{b"k": b"one\0other"}] * 2
+    newest = max(await relay.newest_ids(redis, [relay.stream_of(SOURCE, number) for number in range(PARTITIONS)]))
+    assert relay.id_from(told[-1][0]) == newest
+
+
 async def test_a_fact_that_commits_late_under_an_early_id_is_not_lost(database, worker, redis, sample, notes):
     async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
         async with database.transaction(ANNA) as slow:
