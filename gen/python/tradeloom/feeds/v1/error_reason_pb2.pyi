@@ -42,7 +42,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_VENUE_NOT_FOUND: _ErrorReason.ValueType  # 6
     """NOT_FOUND: no venue of this name tells its trades live. Metadata: venue."""
     ERROR_REASON_SYMBOLS_NOT_FOUND: _ErrorReason.ValueType  # 7
-    """INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+    """INVALID_ARGUMENT: the venue does not list some of the symbols on its spot market or, where they end in -PERP, among its
+    perpetual futures; `BadRequest` names them.
     Metadata: venue.
     """
     ERROR_REASON_VENUE_UNAVAILABLE: _ErrorReason.ValueType  # 8
@@ -83,7 +84,8 @@ ERROR_REASON_TOO_MANY_FEEDS: ErrorReason.ValueType  # 5
 ERROR_REASON_VENUE_NOT_FOUND: ErrorReason.ValueType  # 6
 """NOT_FOUND: no venue of this name tells its trades live. Metadata: venue."""
 ERROR_REASON_SYMBOLS_NOT_FOUND: ErrorReason.ValueType  # 7
-"""INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+"""INVALID_ARGUMENT: the venue does not list some of the symbols on its spot market or, where they end in -PERP, among its
+perpetual futures; `BadRequest` names them.
 Metadata: venue.
 """
 ERROR_REASON_VENUE_UNAVAILABLE: ErrorReason.ValueType  # 8

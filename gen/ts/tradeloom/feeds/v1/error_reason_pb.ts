@@ -70,7 +70,8 @@ export enum ErrorReason {
   VENUE_NOT_FOUND = 6,
 
   /**
-   * INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+   * INVALID_ARGUMENT: the venue does not list some of the symbols on its spot market or, where they end in -PERP, among its
+   * perpetual futures; `BadRequest` names them.
    * Metadata: venue.
    *
    * @generated from enum value: ERROR_REASON_SYMBOLS_NOT_FOUND = 7;

@@ -478,7 +478,8 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
   filled?: MissedTrades | undefined;
 
   /**
-   * What a perpetual future is valued at, beside a book that tells the time; it takes no sequence of its own.
+   * What a perpetual future is valued at, once a second. The simulated market tells it beside a book that tells the time, a
+   * venue's feed by itself; it takes no sequence of its own, and makes no price of a quote younger.
    *
    * @generated from field: tradeloom.marketdata.v1.Mark mark = 12;
    */
