@@ -182,7 +182,8 @@ MANNERS: Mapping[str, Manner] = {
     "BINANCE-PERP": Manner(
         "binanceusdm",
         ids_follow=True,
-        options={"watchTradesForSymbols": {"name": "aggTrade"}},
+        # Of as many levels as ccxt asks for otherwise, the books of fifty would not be paid for within BUDGET_WAIT_SECONDS.
+        options={"watchTradesForSymbols": {"name": "aggTrade"}, "watchOrderBookLimit": 500},
         rest_paths={"fapiPublic": "/fapi/v1"},
         stream_paths={"future": "/ws"},
         by_id=True,
@@ -594,9 +595,10 @@ class Venue:
         async def ask() -> list[Settlement]:
             since = time_ns // MILLISECOND_NS + 1
             found = await self._exchange.fetch_funding_rate_history(self._names[symbol], since, PAGE_SETTLEMENTS)
-            return sorted(
-                Settlement(f"{self.venue}:{symbol}", *settlement_values(manner.settlement_of(each))) for each in found
-            )
+            told = sorted(map(manner.settlement_of, found))
+            if wrong := [each for each in told if not is_settlement(*each, self.now_ns() + AHEAD_NS)]:
+                raise ValueError(f"funding cannot have been settled so: {wrong[0]}")
+            return [Settlement(f"{self.venue}:{symbol}", *each) for each in told]
 
         return await self._ask(ask())
 
@@ -649,7 +651,7 @@ async def connected(
     if exchange.precisionMode != ccxt.TICK_SIZE or not exchange.has["watchTrades"]:
         await exchange.close()
         raise VenueNotFound(segment)
-    budget = Budget(redis, segment, from_address, limits_from(exchange.rateLimit))
+    budget = Budget(redis, segment, from_address, limits_from(exchange.rateLimit, segment))
     opened = Venue(segment, manner, ccxt, exchange, budget, now)
     exchange.throttle = opened.throttle
     exchange.fetch = in_json(exchange.fetch)
@@ -683,7 +685,7 @@ def in_json(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
 def budget_of(segment: str, redis: Redis, from_address: str) -> Budget:
     """What may be asked of a segment of a venue. Raises VenueNotFound; the first time it takes a second."""
     exchange = getattr(import_module("ccxt"), manner_of(segment).ccxt_id)()
-    return Budget(redis, segment, from_address, limits_from(exchange.rateLimit))
+    return Budget(redis, segment, from_address, limits_from(exchange.rateLimit, segment))
 
 
 def bar_sizes_of(segment: str) -> list[str]:
@@ -754,12 +756,9 @@ def instrument_of(
     )
 
 
-def settlement_values(told: tuple[int, Decimal, Decimal]) -> tuple[int, Decimal, Decimal]:
-    """Raises ValueError for what cannot be: nobody is to pay by it."""
-    time_ns, rate, mark_price = told
-    if not (time_ns > 0 and rate.is_finite() and abs(rate) < 1 and 0 < mark_price < NUMBERS_MAX):
-        raise ValueError(f"funding cannot have been settled at {rate} of {mark_price}")
-    return told
+def is_settlement(time_ns: int, rate: Decimal, mark_price: Decimal, latest_ns: int) -> bool:
+    """Whether funding can have been settled so: nobody is to pay by what cannot be."""
+    return 0 < time_ns <= latest_ns and rate.is_finite() and abs(rate) < 1 and 0 < mark_price < NUMBERS_MAX
 
 
 def decimal_of(number: Any) -> Decimal | None:

@@ -123,10 +123,13 @@ async def test_settlements_are_told_exactly_page_after_page_and_what_cannot_be_i
     assert [(each.instrument_id, each.rate) for each in found] == [(PERP, Decimal(rate)) for rate in rates]
     assert [each.funding_ns // 1_000_000 for each in found] == [each.time for each in market.settled_at]
     assert [each.mark_price for each in found] == [each.mark_price for each in market.settled_at]
-    for lie in (
+    lies: list[faults.Lie] = [
         faults.instead("markPrice", "0"),
-        lambda text: text.replace('"markPrice": "3', '"markPrice": "", "x": "'),
-    ):
+        lambda told: told.replace('"markPrice": "3', '"markPrice": "", "x": "'),
+        lambda told: told.replace("-0.00000120", "-1.00000120"),
+        faults.instead("fundingTime", str(market.now() + 60_000)),
+    ]
+    for lie in lies:
         venue.faults.requests.append(faults.lying(lie, path="fundingRate"))
         with pytest.raises(VenueTrouble):
             await asked.settlements_after(SYMBOL, 0)
