@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.bus.budget import Budget, Use
-from libs.margin import FUNDING_INTERVAL_SECONDS, Perpetual, usual_tiers
+from libs.margin import FUNDING_INTERVAL_SECONDS, Perpetual
 from libs.venues import below, limits_from, retry_seconds
 from services.feeds.domain import (
     EPOCH_START,
@@ -730,12 +730,12 @@ def instrument_of(
             settle_asset=market["settle"],
             contract_size=decimal_of(market["contractSize"]) or Decimal(0),
             leverage_max=LEVERAGE_MAX_USUAL,
-            margin_tiers=usual_tiers(LEVERAGE_MAX_USUAL),
+            margin_tiers=(),
             funding_interval_seconds=funding_interval_seconds,
         )
     if not (tick_size and lot_size and ASSET.fullmatch(base) and ASSET.fullmatch(quote) and SYMBOL.fullmatch(symbol)):
         return None
-    if perpetual is not None and perpetual.violations(quote):
+    if perpetual is not None and perpetual.violations(quote).keys() - {"margin_tiers"}:
         return None
     return Instrument(
         venue=venue,

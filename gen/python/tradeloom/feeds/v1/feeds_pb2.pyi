@@ -283,8 +283,9 @@ class ExchangeSource(_message.Message):
         Without what KRAKEN's streams call otherwise than its list does, such as LUNA.
         Of BINANCE also its USDⓈ-M perpetual futures, by their symbols there and -PERP, such as
         BTCUSDT-PERP, in a feed of their own: they come with their terms, what they are valued at and what
-        funding was settled at. Their highest leverage is told as 20, as Binance tells what it allows
-        beyond to those with a key alone, and they are halted until accounts can hold them. Binance's
+        funding was settled at. Their highest leverage is told as 20 and no margin tiers are, as Binance
+        tells what it allows to those with a key alone: an operator may put them (PutInstrument). They are
+        halted until accounts can hold them. Binance's
         record of their trades is dear: of more than twenty, what was traded while a connection was down
         may be told as missed, and brought later.
         """

@@ -3460,8 +3460,10 @@ export const MarketDataService: GenService<{
     output: typeof GetInstrumentResponseSchema;
   },
   /**
-   * Creates an instrument that no feed brings, to import its history. Repeating a request_id
-   * returns the first answer again.
+   * Creates an instrument that no feed brings, to import its history. Of a perpetual future whose feed
+   * does not tell what positions must be backed by, it sets leverage_max and margin_tiers, where all else
+   * is as it stands; without margin_tiers they are the usual ones again. Repeating a request_id returns
+   * the first answer again.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.PutInstrument
    */
