@@ -59,8 +59,8 @@ UNSURE_NS = 1_000 * MILLISECOND_NS
 """The time of a trade in the stream is this near to the one on record."""
 LEVERAGE_MAX_USUAL = Decimal(20)
 """Of perpetual futures whose venue tells only those who have a key what they may be levered: it is what Binance lets everybody."""
-PAGE_SETTLEMENTS = 100
-"""Of funding, asked for at once: a month of a future that is settled every eight hours."""
+PAGE_SETTLEMENTS = 500
+"""Of funding, asked for at once: of a future that is settled every eight hours those of five months."""
 BEHIND_NS = 2_000 * MILLISECOND_NS
 """The time by a venue's clock may be so much later than we take it for: some tell whole seconds."""
 AHEAD_NS = 5_000 * MILLISECOND_NS
@@ -101,6 +101,8 @@ class Manner:
     ids_follow: bool = False
     """Whether an instrument's trades are numbered one by one."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Of requests that are dearer than ccxt knows, by their path."""
     rest_paths: Mapping[str, str] = field(default_factory=dict)
     """Where those that feeds ask lie below its address, for who sets another one."""
     stream_paths: Mapping[str, str] = field(default_factory=dict)
@@ -184,6 +186,9 @@ MANNERS: Mapping[str, Manner] = {
         ids_follow=True,
         # Of as many levels as ccxt asks for otherwise, the books of fifty would not be paid for within BUDGET_WAIT_SECONDS.
         options={"watchTradesForSymbols": {"name": "aggTrade"}, "watchOrderBookLimit": 500},
+        # Both are not counted with the others: together they may be asked for 500 times in five minutes. With so much taken out of
+        # the one bucket nobody comes to that, who takes all it holds and all it fills with in that time.
+        costs={"fundingRate": 16.0, "fundingInfo": 16.0},
         rest_paths={"fapiPublic": "/fapi/v1"},
         stream_paths={"future": "/ws"},
         by_id=True,
@@ -426,8 +431,10 @@ class Venue:
 
     def mark(self, symbol: str) -> Mark | None:
         """What was told last; None before anything was, and where it cannot be."""
+        if self.manner.perpetual is None:
+            return None
         told = (self._exchange.tickers or {}).get(self._names[symbol])
-        if told is None or self.manner.perpetual is None:
+        if told is None:
             return None
         try:
             return self._sound(self.manner.perpetual.mark_of(told))
@@ -655,6 +662,11 @@ async def connected(
     opened = Venue(segment, manner, ccxt, exchange, budget, now)
     exchange.throttle = opened.throttle
     exchange.fetch = in_json(exchange.fetch)
+    if manner.costs:
+        cost_of = exchange.calculate_rate_limiter_cost
+        exchange.calculate_rate_limiter_cost = lambda api, method, path, *about: (
+            manner.costs.get(path) or cost_of(api, method, path, *about)
+        )
     if manner.book_levels:
         # Of itself ccxt keeps as many levels as there were asks at first, and does not know of others that come to be the best.
         book = exchange.order_book

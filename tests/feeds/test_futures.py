@@ -21,13 +21,15 @@ from tradeloom.marketdata.v1.marketdata_pb2_grpc import MarketDataServiceStub
 from tradeloom.marketdata.v1.perpetuals_pb2 import FundingRate, GetFundingRatesRequest
 
 from libs.bus import feed as streams
+from libs.bus.budget import Use
 from libs.errors import Invalid
 from libs.ids import uuid7
 from libs.store.database import Database, DatabaseUnavailable
 from libs.store.leases import acquire
+from libs.venues import limits_from
 from services.feeds import exchange, funding, venues, wire
 from services.feeds.clients import MarketData
-from services.feeds.domain import DAY_NS, HOUR_NS, AssetClass, ExchangeSource, Feed, Settlement, ns_of
+from services.feeds.domain import DAY_NS, HOUR_NS, AssetClass, ExchangeSource, Feed, Settlement, VenueNotFound, ns_of
 from services.feeds.feeder import FeedDesk
 from services.feeds.store import FeedStore
 from services.feeds.use_cases import StartFeed
@@ -44,7 +46,14 @@ from tests.feeds.ports import Told, made_in
 from tests.mesh import sign_in
 from tests.servers import ValkeyServer
 from tests.venues import faults
-from tests.venues.binance_futures_market import HOUR, FuturesMarket, FuturesMarkets, binance_futures_markets
+from tests.venues.binance_futures_market import (
+    FUNDING_PER_5_MINUTES,
+    HOUR,
+    WEIGHT_PER_MINUTE,
+    FuturesMarket,
+    FuturesMarkets,
+    binance_futures_markets,
+)
 
 SEGMENT, SYMBOL, PERP = "BINANCE-PERP", "BTCUSDT-PERP", "BINANCE:BTCUSDT-PERP"
 TRADES, RECORD = "btcusdt@aggTrade", "aggTrades"
@@ -109,7 +118,34 @@ async def test_the_terms_are_those_of_the_venue_and_contracts_that_end_are_left_
     assert bar_sizes_of(SEGMENT) == ["1m", "5m", "15m", "1h", "4h", "1d", "1w"]
 
 
-async def test_settlements_are_told_exactly_page_after_page_and_what_cannot_be_is_none(asked, venue, market):
+def test_whoever_takes_all_of_the_budget_stays_within_what_the_venue_allows():
+    limits = limits_from(50.0, SEGMENT)
+    assert limits.capacity + 60 * limits.units_per_second <= WEIGHT_PER_MINUTE
+    costs = venues.MANNERS[SEGMENT].costs
+    assert set(costs) == {"fundingRate", "fundingInfo"}
+    assert (limits.capacity + 300 * limits.units_per_second) / min(costs.values()) <= FUNDING_PER_5_MINUTES
+
+
+async def test_requests_for_funding_are_as_dear_as_that(asked, redis):
+    async def spent() -> float:
+        return (await venues.budget_of(SEGMENT, redis, "").state()).spent[Use.DATA]
+
+    # The time, the list, and how often funding is settled; then a page of settlements.
+    await asked.load()
+    assert await spent() == 1 + 1 + 16
+    await asked.settlements_after(SYMBOL, 0)
+    assert await spent() == 1 + 1 + 16 + 16
+
+
+def test_perpetual_futures_of_no_other_venue_are_brought():
+    with pytest.raises(VenueNotFound, match="KRAKEN-PERP"):
+        venues.manner_of("KRAKEN-PERP")
+
+
+async def test_settlements_are_told_exactly_page_after_page_and_what_cannot_be_is_none(
+    asked, venue, market, monkeypatch
+):
+    monkeypatch.setattr(venues, "PAGE_SETTLEMENTS", 100)
     await asked.load()
     rates = [f"{number - 120}e-8" for number in range(250)]
     for number, rate in enumerate(rates):

@@ -63,7 +63,8 @@ export enum ErrorReason {
   TOO_MANY_FEEDS = 5,
 
   /**
-   * NOT_FOUND: no venue of this name tells its trades live. Metadata: venue.
+   * NOT_FOUND: no venue of this name tells its trades live; or none that ends in -PERP, which are those
+   * with perpetual futures that can be brought. Metadata: venue.
    *
    * @generated from enum value: ERROR_REASON_VENUE_NOT_FOUND = 6;
    */
