@@ -343,7 +343,11 @@ class Venue:
 
         async def ask() -> dict[str, int]:
             told = await self._exchange.fetch_funding_intervals()
-            return {name: self._exchange.parse_timeframe(each["interval"]) for name, each in told.items()}
+            return {
+                name: self._exchange.parse_timeframe(each["interval"])
+                for name, each in told.items()
+                if each.get("interval")
+            }
 
         return await self._ask(ask())
 
