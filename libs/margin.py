@@ -53,7 +53,10 @@ class Perpetual:
     """Units of the base asset in one contract at the venue."""
     leverage_max: Decimal
     margin_tiers: tuple[MarginTier, ...]
+    """None on the way from a feed whose venue does not tell them."""
     funding_interval_seconds: int
+    tiers_put: bool = False
+    """Whether an operator put the highest leverage and the tiers, since the venue does not tell them."""
 
     def violations(self, quote_asset: str) -> dict[str, str]:
         """What is wrong with them for an instrument with this quote asset, by field; nothing if nothing is."""
@@ -75,6 +78,7 @@ class Perpetual:
             "leverage_max": plain(self.leverage_max),
             "margin_tiers": tiers,
             "funding_interval_seconds": self.funding_interval_seconds,
+            **({"tiers_put": True} if self.tiers_put else {}),
         }
 
     @staticmethod
@@ -88,6 +92,7 @@ class Perpetual:
                 MarginTier(**{name: Decimal(text) for name, text in tier.items()}) for tier in stored["margin_tiers"]
             ),
             funding_interval_seconds=stored["funding_interval_seconds"],
+            tiers_put=stored.get("tiers_put", False),
         )
 
 

@@ -24,6 +24,7 @@ def perpetual_to_proto(perpetual: Perpetual | None) -> perpetuals_pb2.Perpetual 
             for tier in perpetual.margin_tiers
         ],
         funding_interval_seconds=perpetual.funding_interval_seconds,
+        tiers_put=perpetual.tiers_put,
     )
 
 
@@ -45,4 +46,5 @@ def perpetual_from_proto(message: perpetuals_pb2.Perpetual) -> Perpetual:
         leverage_max=leverage_max,
         margin_tiers=tiers or (usual_tiers(leverage_max) if leverage_max >= ONE else ()),
         funding_interval_seconds=message.funding_interval_seconds,
+        tiers_put=message.tiers_put,
     )

@@ -98,7 +98,7 @@ class Book(NamedTuple):
     tells_time: bool = False
     """Whether no tick at or before its time will still come; venues tell books and trades apart from each other."""
     mark: Mark | None = None
-    """Where what is traded is a perpetual future, and the book tells the time."""
+    """Where what is traded is a simulated perpetual future, and the book tells the time; venues tell marks by themselves."""
 
 
 class Moment(NamedTuple):
@@ -150,7 +150,7 @@ INSTRUMENT_BYTES_MIN = 256 * 1024
 HISTORY_BAR_SIZE = BAR_SIZES["1m"]
 """Of what a feed brings by itself."""
 
-Event = Tick | Book | Moment | Missed | Backfilled
+Event = Tick | Book | Moment | Mark | Missed | Backfilled
 """What a line tells, in its order."""
 
 
@@ -190,15 +190,31 @@ class ReplaySource:
         return [each.file for each in self.files if each.instrument.instrument_id == instrument_id]
 
 
+PERPETUAL_SUFFIX = "-PERP"
+"""Ends the symbol of a perpetual future, so that it is another instrument than what it is of."""
+
+
+def segment_of(venue: str, symbol: str) -> str:
+    """Where at a venue an instrument is traded: its spot market is named as the venue, its perpetual futures with the suffix.
+
+    They are asked at other addresses, and count requests apart from each other.
+    """
+    return f"{venue}{PERPETUAL_SUFFIX}" if symbol.endswith(PERPETUAL_SUFFIX) else venue
+
+
 @dataclass(frozen=True, slots=True)
 class ExchangeSource:
-    """What a venue's own servers tell of some of its instruments, with or without their books."""
+    """What a venue's own servers tell of some of its instruments of one segment, with or without their books."""
 
     venue: str
     symbols: tuple[str, ...]
     has_book: bool
     history_days: int = 0
-    """Of bars that are brought from before its start; 0: it brings no bars by itself."""
+    """Of bars, and of settlements of funding, that are brought from before its start; 0: it brings no bars by itself."""
+
+    @property
+    def segment(self) -> str:
+        return segment_of(self.venue, self.symbols[0])
 
 
 Source = SimulatedSource | ReplaySource | ExchangeSource
@@ -406,7 +422,7 @@ class TooManyBackfills(Exhausted):
 
 
 class SymbolsNotFound(Invalid):
-    """The venue's spot market does not list some of the symbols; the violations name them."""
+    """The venue does not list some of the symbols; the violations name them."""
 
     reason = "SYMBOLS_NOT_FOUND"
 

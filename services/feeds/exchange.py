@@ -13,6 +13,8 @@ what the next one tells is held until the record has come to it, or patience is 
 All of an instrument's state that another replica needs is in its stream and its place: the id and the time of its last trade.
 
 Minutes that the trades cannot have whole, as those before a feed's start, are brought as the venue's own bars, beside the stream.
+
+What perpetual futures are valued at is told as the venue tells it, each second; where its stream falls silent it is asked for.
 """
 
 import asyncio
@@ -42,6 +44,7 @@ from services.feeds.domain import (
     ExchangeSource,
     Instant,
     Instrument,
+    Mark,
     MarketDataAway,
     Missed,
     Moment,
@@ -49,6 +52,8 @@ from services.feeds.domain import (
     Settlement,
     Tick,
 )
+from services.feeds.funding import Desk as FundingDesk
+from services.feeds.funding import Funding
 from services.feeds.lines import BATCH_TICKS_MAX, Line
 from services.feeds.live import TRADES_WAITING_MAX, Hole, LiveLine, Sequencer, sequencer_of
 from services.feeds.venues import MILLISECOND_NS, PAGE_BARS, Known, UntrueTrade, Venue, VenueTrouble
@@ -63,6 +68,8 @@ NEWEST_SECONDS = 2.0
 RETRY_SECONDS = 0.5
 BOOK_SECONDS = 0.2
 """At most so often is a book told."""
+MARK_QUIET_SECONDS = 10.0
+"""Without a mark for so long it is asked for, and so often."""
 QUIET_SECONDS = 10.0
 QUIET_SECONDS_MAX = 60.0
 """Without a trade for so long the record is asked whether there was none; each time there was none, it may be longer."""
@@ -98,7 +105,7 @@ RECONNECTIONS = Counter("tradeloom_feed_reconnections", "Connections to a venue 
 log = structlog.get_logger(__name__)
 
 
-class Desk(Protocol):
+class Desk(FundingDesk, Protocol):
     """Where a source leaves what outlives it, and finds what others left."""
 
     async def announce(self, instruments: Sequence[Instrument]) -> None:
@@ -154,6 +161,10 @@ class Channel:
     quiet_seconds: float = QUIET_SECONDS
     book_at: float = 0.0
     book: Book | None = None
+    mark_ns: int = 0
+    """When the last mark stood that was told."""
+    marked_at: float = 0.0
+    """When it was, or was last asked for."""
     mending: asyncio.Task[None] | None = None
 
     @property
@@ -184,6 +195,8 @@ class OpenExchange:
         self._channels: dict[str, Channel] = {}
         self._known: Known | None = None
         """None before the venue has said for the first time what it lists."""
+        self._funding: Funding | None = None
+        """None where spot markets are brought."""
         self._loop = asyncio.get_running_loop()
 
     def place_after(self, place: Place, batch: marketdata_pb2.TickBatch) -> Place:
@@ -193,7 +206,7 @@ class OpenExchange:
         return replace(place, position=last.time.ToNanoseconds(), trade_id=last.trade_id)
 
     def settlements(self, before: Place, after: Place) -> Sequence[Settlement]:
-        """None: only spot markets are brought."""
+        """None: they are told beside the lines, once the venue has them on record."""
         return ()
 
     def lines(
@@ -209,6 +222,7 @@ class OpenExchange:
                 reached_ns=place.market_time_ns,
                 early=deque(maxlen=TRADES_WAITING_MAX),
                 asked_at=self._loop.time(),
+                mark_ns=quotes[place.instrument_id].mark.time.ToNanoseconds(),
             )
             for place in places
         }
@@ -217,6 +231,11 @@ class OpenExchange:
     @asynccontextmanager
     async def running(self, desk: Desk) -> AsyncIterator[None]:
         """Has the lines told during the block, over one connection after the other."""
+        if self._source.segment != self._source.venue:
+            lines = {symbol: channel.line for symbol, channel in self._channels.items()}
+            self._funding = Funding(
+                desk, {symbol: (line.instrument_id, line.cut_time_ns) for symbol, line in lines.items()}
+            )
 
         async def work() -> None:
             await self._keep_connected(desk)
@@ -258,6 +277,10 @@ class OpenExchange:
             together.create_task(venue.hear_trades(symbols, lambda: self._take(venue)))
             if self._source.has_book:
                 together.create_task(venue.hear_books(symbols))
+            if self._funding is not None:
+                together.create_task(venue.hear_marks(symbols))
+                together.create_task(self._ask_marks(venue))
+                together.create_task(self._funding.run(venue, self._announced))
             together.create_task(self._tend(venue, desk))
             together.create_task(self._keep_refreshed(venue, desk, refresh_seconds))
             together.create_task(self._bring_back(venue, desk))
@@ -371,6 +394,8 @@ class OpenExchange:
                     if channel.mending is None and channel.trades.hole is None:
                         self._tell_book(venue, symbol, channel)
                         self._tell_moment(venue, channel)
+                    if mark := venue.mark(symbol):
+                        self._tell_mark(symbol, channel, mark)
                 await asyncio.sleep(LOOK_SECONDS)
 
     def _mending(self, venue: Venue, desk: Desk, symbol: str, channel: Channel) -> Coroutine[None, None, None] | None:
@@ -580,6 +605,29 @@ class OpenExchange:
             channel.book, channel.book_at = book, self._loop.time()
             # Not market time: trades come on another socket, and may be on their way or not come at all.
             channel.line.offer([book])
+
+    def _tell_mark(self, symbol: str, channel: Channel, mark: Mark) -> None:
+        """Also while trades are missing: who is liquidated by it does not wait for them."""
+        if mark.time_ns <= channel.mark_ns or channel.line.is_full or self._funding is None:
+            return
+        channel.mark_ns, channel.marked_at = mark.time_ns, self._loop.time()
+        channel.line.offer([mark])
+        self._funding.hear(symbol, mark)
+
+    async def _ask_marks(self, venue: Venue) -> None:
+        """Asks for marks that are not told, until they are."""
+        for channel in self._channels.values():
+            channel.marked_at = self._loop.time()
+        while True:
+            for symbol, channel in self._channels.items():
+                if self._loop.time() - channel.marked_at < MARK_QUIET_SECONDS:
+                    continue
+                channel.marked_at = self._loop.time()
+                try:
+                    self._tell_mark(symbol, channel, await venue.ask_mark(symbol))
+                except VenueTrouble as trouble:
+                    log.warning("a mark is not told", instrument_id=channel.line.instrument_id, cause=str(trouble))
+            await asyncio.sleep(LOOK_SECONDS)
 
     def _tell_moment(self, venue: Venue, channel: Channel) -> None:
         """On a quiet market, time goes on as long as pings are answered."""

@@ -38,6 +38,7 @@ from services.feeds.domain import (
     Missed,
     Place,
     ReplaySource,
+    Settlement,
     Source,
     backfill_of,
     history_of,
@@ -319,7 +320,7 @@ def is_after(batch: Batch, newest: Cursor | None) -> bool:
 
 
 def history_ns(source: Source) -> int:
-    """How long before its start a feed's bars are brought at most."""
+    """How long before its start a feed's bars and settlements of funding are brought at most."""
     return source.history_days * DAY_NS if isinstance(source, ExchangeSource) else 0
 
 
@@ -344,6 +345,18 @@ class FeedDesk:
     async def announce(self, instruments: Sequence[Instrument]) -> None:
         async with self._store() as store:
             await store.announce(map(wire.announcement, instruments))
+
+    async def funding_told_ns(self, instrument_id: str, traded_ns: int) -> int:
+        async with self._store() as store:
+            payload = await store.newest_told(instrument_id, wire.FUNDING_KIND)
+        if payload is not None:
+            return wire.funding_ns_of(payload)
+        wanted_ns = ns_of(self._feed.create_time) - history_ns(self._feed.source)
+        return min(wanted_ns, traded_ns) if traded_ns else wanted_ns
+
+    async def announce_funding(self, settled: Sequence[Settlement]) -> None:
+        async with self._store() as store:
+            await store.announce(map(wire.funding_announcement, settled))
 
     async def order_backfill(self, instrument_id: str, missed: Missed) -> None:
         async with self._store() as store:

@@ -8,7 +8,7 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.bus.feed import Batch, Cursor
 from services.feeds import wire
-from services.feeds.domain import SECOND_NS, Backfilled, Book, Event, Instant, Missed, Moment, Place, Tick
+from services.feeds.domain import SECOND_NS, Backfilled, Book, Event, Instant, Mark, Missed, Moment, Place, Tick
 
 BATCH_TICKS_MAX = 500
 BATCHES_AT_ONCE_MAX = 20
@@ -39,8 +39,8 @@ class Progress:
 class Line(ABC):
     """Numbers the events of one instrument in the order of its source.
 
-    Each tick, book and market time takes one sequence, however they are cut into batches: so what has to be made again, because
-    Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows
+    Each tick, book and market time takes one sequence, however they are cut into batches, and so does a mark that has a
+    batch of its own: so what has to be made again, because Redis forgot it, gets the numbers it had. What was cut counts as done only after `acknowledge`: before, nobody knows
     whether Redis has it.
     """
 
@@ -88,7 +88,7 @@ class Line(ABC):
         batches: list[Batch] = []
         ticks: list[Tick] = []
 
-        def end_batch(last: Book | Moment | Backfilled | None = None) -> None:
+        def end_batch(last: Book | Moment | Mark | Backfilled | None = None) -> None:
             nonlocal ticks
             batches.append(self._batch(ticks, last, now))
             ticks = []
@@ -103,7 +103,7 @@ class Line(ABC):
                     ticks.append(event)
                     if len(ticks) == BATCH_TICKS_MAX:
                         end_batch()
-                case Book() | Moment():
+                case Book() | Moment() | Mark():
                     end_batch(event)
                 case Missed() | Backfilled():
                     if ticks:
@@ -131,7 +131,7 @@ class Line(ABC):
             market_time_ns=max(self._place.market_time_ns, self.done.market_time_ns),
         )
 
-    def _batch(self, ticks: Sequence[Tick], last: Book | Moment | Backfilled | None, now: Instant) -> Batch:
+    def _batch(self, ticks: Sequence[Tick], last: Book | Moment | Mark | Backfilled | None, now: Instant) -> Batch:
         """The ticks and what ends them, as one batch; what was missed before the first of them is told with it."""
         first_sequence = self._previous.sequence + 1
         if isinstance(last, Backfilled):
@@ -144,8 +144,8 @@ class Line(ABC):
             if ticks and self._missed is not None:
                 batch.missed.CopyFrom(wire.missed_to_proto(self._missed))
                 self._missed = None
-            tells_time = isinstance(last, Moment) or (last is not None and last.tells_time)
-            count = len(ticks) + isinstance(last, Book) + tells_time
+            tells_time = isinstance(last, Moment) or (isinstance(last, Book) and last.tells_time)
+            count = max(1, len(ticks) + isinstance(last, Book) + tells_time)
             time_ns = last.time_ns if last is not None else ticks[-1].time_ns
             self._cut = replace(
                 self._cut,

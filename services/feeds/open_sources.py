@@ -79,7 +79,7 @@ class OpenSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Opens sources. Venues are asked at the addresses given, or where ccxt knows them."""
+    """Opens sources. Venues are asked at the addresses given by segment, or where ccxt knows them."""
 
     redis: Redis
     replay_folder: Path | None = None
@@ -92,12 +92,12 @@ class Sources:
         match source:
             case ReplaySource():
                 return OpenReplay(source, await asyncio.to_thread(read_recordings, self.replay_folder, source))
-            case ExchangeSource(venue):
-                manner = await asyncio.to_thread(manner_of, venue)
-                sizes = await asyncio.to_thread(bar_sizes_of, venue)
+            case ExchangeSource():
+                manner = await asyncio.to_thread(manner_of, source.segment)
+                sizes = await asyncio.to_thread(bar_sizes_of, source.segment)
                 return OpenExchange(
                     source,
-                    partial(self.connected, venue),
+                    partial(self.connected, source.segment),
                     ids_follow=manner.ids_follow,
                     has_history=source.history_days > 0 and HISTORY_BAR_SIZE.name in sizes,
                 )
@@ -108,7 +108,7 @@ class Sources:
         """Has ready what it takes to play a source; that it cannot be played is told when it is opened."""
         if isinstance(source, ExchangeSource):
             with suppress(VenueNotFound):
-                await asyncio.to_thread(manner_of, source.venue)
+                await asyncio.to_thread(manner_of, source.segment)
 
     async def look_at(self, source: Source) -> dict[str, int]:
         """The times of the first trades in files, by instrument; none for other sources.
@@ -121,12 +121,13 @@ class Sources:
                 return {instrument_id: each.first_time_ns for instrument_id, each in recordings.items()}
             case ExchangeSource(venue, symbols):
                 try:
-                    async with asyncio.timeout(LOOK_SECONDS), self.connected(venue) as asked:
+                    async with asyncio.timeout(LOOK_SECONDS), self.connected(source.segment) as asked:
                         listed = await asked.load()
                 except (VenueTrouble, TimeoutError) as error:
                     raise VenueUnavailable(f"{venue} does not say what it lists: {error}", venue=venue) from error
+                where = "on its spot market" if source.segment == venue else "among its perpetual futures"
                 unknown = {
-                    f"exchange.symbols[{number}]": f"{venue} lists no {symbol} on its spot market"
+                    f"exchange.symbols[{number}]": f"{venue} lists no {symbol} {where}"
                     for number, symbol in enumerate(symbols)
                     if symbol not in listed
                 }
@@ -134,13 +135,13 @@ class Sources:
                     raise SymbolsNotFound(unknown, venue=venue)
         return {}
 
-    async def budget_of(self, venue: str) -> Budget:
-        """What may be asked of a venue from here. Raises VenueNotFound."""
-        return await asyncio.to_thread(budget_of, venue, self.redis, self.from_address)
+    async def budget_of(self, segment: str) -> Budget:
+        """What may be asked of a segment of a venue from here. Raises VenueNotFound."""
+        return await asyncio.to_thread(budget_of, segment, self.redis, self.from_address)
 
-    def connected(self, venue: str) -> AbstractAsyncContextManager[Venue]:
-        """The venue, to be asked during the block. Raises VenueNotFound."""
-        return connected(venue, self.addresses.get(venue, Addresses()), self.redis, self.from_address, self.now)
+    def connected(self, segment: str) -> AbstractAsyncContextManager[Venue]:
+        """The segment of a venue, to be asked during the block. Raises VenueNotFound."""
+        return connected(segment, self.addresses.get(segment, Addresses()), self.redis, self.from_address, self.now)
 
 
 class Planned:

@@ -40,6 +40,8 @@ class Settings(ServiceSettings):
     # Where venues are, if not where everybody finds them: the address of their REST and of their WebSocket servers.
     binance_url: str = ""
     binance_stream_url: str = ""
+    binance_futures_url: str = ""
+    binance_futures_stream_url: str = ""
     kraken_url: str = ""
     kraken_stream_url: str = ""
 
@@ -52,6 +54,7 @@ class Settings(ServiceSettings):
     def addresses(self) -> dict[str, Addresses]:
         return {
             "BINANCE": Addresses(self.binance_url, self.binance_stream_url),
+            "BINANCE-PERP": Addresses(self.binance_futures_url, self.binance_futures_stream_url),
             "KRAKEN": Addresses(self.kraken_url, self.kraken_stream_url),
         }
 

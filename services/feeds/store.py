@@ -231,6 +231,14 @@ class FeedStore:
             fact = Fact(key=instrument_id, sequence=sequence, user_id=None, kind=kind, payload=payload)
             await outbox.add(self.rows, [fact])
 
+    async def newest_told(self, instrument_id: str, kind: str) -> bytes | None:
+        """The payload of the newest fact of a kind that was told of an instrument, as long as it is kept."""
+        return await self.rows.fetchval(
+            "SELECT payload FROM outbox WHERE key = $1 AND kind = $2 ORDER BY sequence DESC LIMIT 1",
+            instrument_id,
+            kind,
+        )
+
     async def brings(self, instrument_id: str) -> Feed | None:
         """The running feed that brings an instrument."""
         row = await self.rows.fetchrow(

@@ -101,7 +101,7 @@ class StartFeed:
 
     async def _order_history(self, feeds: Feeds, feed: Feed, source: ExchangeSource) -> None:
         """Up to the minute of the start: which minutes the ticks do not have whole is known once they come."""
-        if HISTORY_BAR_SIZE.name not in await asyncio.to_thread(bar_sizes_of, source.venue):
+        if HISTORY_BAR_SIZE.name not in await asyncio.to_thread(bar_sizes_of, source.segment):
             return
         start_ns = ns_of(feed.create_time)
         last_ns = start_ns - HISTORY_BAR_SIZE.length_ns
@@ -154,8 +154,8 @@ class OrderBackfill:
                 instrument_id=instrument_id,
             )
         if bar_size:
-            await self._check_bars(feed.source.venue, bounds, bar_size)
-        elif not do_ids_follow(feed.source.venue) and not (bounds.start_ns and bounds.end_ns):
+            await self._check_bars(feed.source.segment, bounds, bar_size)
+        elif not do_ids_follow(feed.source.segment) and not (bounds.start_ns and bounds.end_ns):
             times = {"bounds.start_time": bounds.start_ns, "bounds.end_time": bounds.end_ns}
             raise Invalid(
                 {field: "must be there: this venue does not number its trades" for field, at in times.items() if not at}
@@ -168,10 +168,12 @@ class OrderBackfill:
         await feeds.add_backfill(backfill)
         return backfill
 
-    async def _check_bars(self, venue: str, bounds: Missed, bar_size: str) -> None:
-        sizes = await asyncio.to_thread(bar_sizes_of, venue)
+    async def _check_bars(self, segment: str, bounds: Missed, bar_size: str) -> None:
+        sizes = await asyncio.to_thread(bar_sizes_of, segment)
         if bar_size not in sizes:
-            raise Invalid({"bar_size": f"must be one of which {venue} has bars: {', '.join(sizes) or 'there is none'}"})
+            raise Invalid(
+                {"bar_size": f"must be one of which {segment} has bars: {', '.join(sizes) or 'there is none'}"}
+            )
         if bounds.start_ns < 0:
             raise Invalid({"bounds.start_time": "must not be before 1970"})
         if bounds.end_ns > ns_of(self.now()):

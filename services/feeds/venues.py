@@ -20,9 +20,11 @@ from redis.asyncio import Redis
 
 from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.bus.budget import Budget, Use
+from libs.margin import FUNDING_INTERVAL_SECONDS, Perpetual
 from libs.venues import below, limits_from, retry_seconds
 from services.feeds.domain import (
     EPOCH_START,
+    PERPETUAL_SUFFIX,
     Aggressor,
     AssetClass,
     Bar,
@@ -30,6 +32,8 @@ from services.feeds.domain import (
     BookLevel,
     Clock,
     Instrument,
+    Mark,
+    Settlement,
     Tick,
     VenueNotFound,
     clock,
@@ -53,6 +57,10 @@ NUMBERS_MAX = 10**18
 MICROSECOND_NS, MILLISECOND_NS = 1_000, 1_000_000
 UNSURE_NS = 1_000 * MILLISECOND_NS
 """The time of a trade in the stream is this near to the one on record."""
+LEVERAGE_MAX_USUAL = Decimal(20)
+"""Of perpetual futures whose venue tells only those who have a key what they may be levered: it is what Binance lets everybody."""
+PAGE_SETTLEMENTS = 500
+"""Of funding, asked for at once: of a future that is settled every eight hours those of five months."""
 BEHIND_NS = 2_000 * MILLISECOND_NS
 """The time by a venue's clock may be so much later than we take it for: some tell whole seconds."""
 AHEAD_NS = 5_000 * MILLISECOND_NS
@@ -68,17 +76,33 @@ UNTRUE_LOG_SECONDS = 60.0
 
 TROUBLE_CHARACTERS_MAX = 200
 ASSET = re.compile(r"[A-Z0-9._-]{1,16}", re.ASCII)
-SYMBOL_MAX = 32
+SYMBOL = re.compile(r"[A-Z0-9._-]{2,32}", re.ASCII)
+
+
+Told = Mapping[str, Any]
+"""What a venue told, with what ccxt made of it around."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerpetualManner:
+    """What a venue says of perpetual futures in words of its own: ccxt leaves it out, or makes floats of it."""
+
+    mark_of: Callable[[Told], Mark]
+    """Of what its stream of marks tells. Raises for what is none."""
+    settlement_of: Callable[[Told], tuple[int, Decimal, Decimal]]
+    """When funding was settled, in nanoseconds, the rate and the mark price, as exactly as it is told. Raises for what is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a venue is spoken to, and what its trade ids say."""
+    """How a segment of a venue is spoken to, and what its trade ids say."""
 
     ccxt_id: str
     ids_follow: bool = False
     """Whether an instrument's trades are numbered one by one."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Of requests that are dearer than ccxt knows, by their path."""
     rest_paths: Mapping[str, str] = field(default_factory=dict)
     """Where those that feeds ask lie below its address, for who sets another one."""
     stream_paths: Mapping[str, str] = field(default_factory=dict)
@@ -93,13 +117,20 @@ class Manner:
     is_told: Callable[[Mapping[str, Any]], bool] = lambda _: True
     """Whether the venue's streams know a market by the name that ccxt has for it."""
     other_bars: frozenset[str] = frozenset()
-    """Sizes of which the venue's bars open at other times than those of others."""
+    """Sizes of which the venue's bars open at other times than those of others, or of which it has none though ccxt knows them."""
     count_at: int | None = None
     """Where in a bar, as the venue tells it, the number of its trades stands; without it, nowhere."""
     pause_seconds: float = 1.0
     """How long the venue is left alone where it was asked too much, and does not say until when."""
     too_much: str = ""
     """Words in which it says so that ccxt does not know."""
+    perpetual: PerpetualManner | None = None
+    """None where spot markets are asked for."""
+
+    def has(self, market: Told) -> bool:
+        """Whether a market of ccxt's is one that can be brought."""
+        is_of_kind = market.get("swap") and market.get("linear") if self.perpetual else market.get("spot")
+        return bool(is_of_kind) and self.is_told(market)
 
 
 def kraken_time_ns(trade: Mapping[str, Any]) -> int:
@@ -114,6 +145,23 @@ def is_told_by_kraken(market: Mapping[str, Any]) -> bool:
     """Streams call assets as REST does but for two. Under a name that is ccxt's own they tell nothing, or of another market."""
     names = {"XBT": "BTC", "XDG": "DOGE"}
     return market["symbol"] == "/".join(names.get(name, name) for name in (market["wsId"] or "").split("/"))
+
+
+def binance_mark(told: Told) -> Mark:
+    """The rate is that of the funding to come, by what is known of its interval so far."""
+    said = told["info"]
+    return Mark(
+        int(said["E"]) * MILLISECOND_NS,
+        float(said["p"]),
+        float(said["i"]),
+        float(said["r"]),
+        int(said["T"]) * MILLISECOND_NS,
+    )
+
+
+def binance_settlement(told: Told) -> tuple[int, Decimal, Decimal]:
+    said = told["info"]
+    return int(said["fundingTime"]) * MILLISECOND_NS, Decimal(said["fundingRate"]), Decimal(said["markPrice"])
 
 
 MANNERS: Mapping[str, Manner] = {
@@ -131,6 +179,24 @@ MANNERS: Mapping[str, Manner] = {
         by_id=True,
         since=("startTime", MILLISECOND_NS),
         count_at=8,
+    ),
+    # USDⓈ-M, which are linear. Aggregate trades here too: what one taker took at one price within 100 ms.
+    "BINANCE-PERP": Manner(
+        "binanceusdm",
+        ids_follow=True,
+        # Of as many levels as ccxt asks for otherwise, the books of fifty would not be paid for within BUDGET_WAIT_SECONDS.
+        options={"watchTradesForSymbols": {"name": "aggTrade"}, "watchOrderBookLimit": 500},
+        # Both are not counted with the others: together they may be asked for 500 times in five minutes. With so much taken out of
+        # the one bucket nobody comes to that, who takes all it holds and all it fills with in that time.
+        costs={"fundingRate": 16.0, "fundingInfo": 16.0},
+        rest_paths={"fapiPublic": "/fapi/v1"},
+        stream_paths={"future": "/ws"},
+        by_id=True,
+        since=("startTime", MILLISECOND_NS),
+        # It has no bars of a second.
+        other_bars=frozenset({"1s"}),
+        count_at=8,
+        perpetual=PerpetualManner(binance_mark, binance_settlement),
     ),
     "KRAKEN": Manner(
         "kraken",
@@ -236,10 +302,11 @@ class Page:
 
 
 class Venue:
-    """One connection to a venue, as `connected` opens it. Every question may end in VenueTrouble."""
+    """One connection to a segment of a venue, as `connected` opens it. Every question may end in VenueTrouble."""
 
-    def __init__(self, venue: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget, now: Clock) -> None:
-        self.venue, self.manner, self._now = venue, manner, now
+    def __init__(self, segment: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget, now: Clock) -> None:
+        self.segment, self.manner, self._now = segment, manner, now
+        self.venue = segment.removesuffix(PERPETUAL_SUFFIX)
         self._ccxt, self._exchange, self._budget = ccxt, exchange, budget
         self._names: dict[str, str] = {}
         """ccxt's, by symbol."""
@@ -256,19 +323,33 @@ class Venue:
     # What there is.
 
     async def load(self) -> dict[str, Instrument]:
-        """The instruments of the venue's spot market, by symbol."""
+        """The instruments of the segment, by symbol."""
         await self._ask_time()
         # By load_markets itself whatever is asked or listened to meanwhile would wait for it, and fail with it.
         markets = await self._ask(self._exchange.load_markets_helper(True))
+        intervals = await self._funding_intervals() if self.manner.perpetual else {}
         found: dict[str, Instrument] = {}
         for market in sorted(markets.values(), key=lambda market: market["symbol"]):
-            is_told = market.get("spot") and self.manner.is_told(market)
-            instrument = instrument_of(self.venue, market) if is_told else None
+            interval_seconds = intervals.get(market["symbol"], FUNDING_INTERVAL_SECONDS)
+            instrument = instrument_of(self.venue, market, interval_seconds) if self.manner.has(market) else None
             if instrument is not None and instrument.symbol not in found:
                 found[instrument.symbol] = instrument
                 self._names[instrument.symbol] = market["symbol"]
                 self._symbols[market["symbol"]] = instrument.symbol
         return found
+
+    async def _funding_intervals(self) -> dict[str, int]:
+        """In seconds, by ccxt's name, of those that are not settled in the usual one."""
+
+        async def ask() -> dict[str, int]:
+            told = await self._exchange.fetch_funding_intervals()
+            return {
+                name: self._exchange.parse_timeframe(each["interval"])
+                for name, each in told.items()
+                if each.get("interval")
+            }
+
+        return await self._ask(ask())
 
     @property
     def known(self) -> Known:
@@ -312,6 +393,10 @@ class Venue:
         of_many = partial(self._exchange.watch_order_book_for_symbols, limit=self.manner.book_levels)
         await self._hear("OrderBook", of_one, of_many, symbols, lambda: None)
 
+    async def hear_marks(self, symbols: Sequence[str]) -> None:
+        """Has told from now on what perpetual futures are valued at; until VenueTrouble."""
+        await self._listen(self._exchange.watch_mark_prices, [self._names[symbol] for symbol in symbols], lambda: None)
+
     async def _hear(
         self, what: str, of_one: Watch, of_many: Watch, symbols: Sequence[str], wake: Callable[[], None]
     ) -> None:
@@ -347,6 +432,28 @@ class Venue:
             return None
         time_ns = (told["timestamp"] or 0) * MILLISECOND_NS or self.now_ns()
         return Book(time_ns, levels_of(told["bids"]), levels_of(told["asks"]))
+
+    def mark(self, symbol: str) -> Mark | None:
+        """What was told last; None before anything was, and where it cannot be."""
+        if self.manner.perpetual is None:
+            return None
+        told = (self._exchange.tickers or {}).get(self._names[symbol])
+        if told is None:
+            return None
+        try:
+            return self._sound(self.manner.perpetual.mark_of(told))
+        except (TypeError, ValueError, KeyError, OverflowError, Untrue):
+            return None
+
+    def _sound(self, mark: Mark) -> Mark:
+        """Raises Untrue."""
+        if not 0 < mark.time_ns <= self.now_ns() + AHEAD_NS:
+            raise Untrue("time")
+        if not (0 < mark.mark_price < NUMBERS_MAX and 0 < mark.index_price < NUMBERS_MAX):
+            raise Untrue("price")
+        if not (abs(mark.predicted_funding_rate) < 1 and mark.next_funding_ns > 0):
+            raise Untrue("rate")
+        return mark
 
     def now_ns(self) -> int:
         """The time by the venue's clock."""
@@ -475,6 +582,37 @@ class Venue:
 
         return await self._ask(ask())
 
+    async def ask_mark(self, symbol: str) -> Mark:
+        """What a perpetual future is valued at now, where it is not told."""
+
+        async def ask() -> Mark:
+            told = await self._exchange.fetch_funding_rate(self._names[symbol])
+            mark = Mark(
+                told["timestamp"] * MILLISECOND_NS,
+                float(told["markPrice"]),
+                float(told["indexPrice"]),
+                float(told["fundingRate"]),
+                told["fundingTimestamp"] * MILLISECOND_NS,
+            )
+            return self._sound(mark)
+
+        return await self._ask(ask())
+
+    async def settlements_after(self, symbol: str, time_ns: int) -> list[Settlement]:
+        """What funding was settled at next after a time, the oldest first, PAGE_SETTLEMENTS at most; all of them are exact."""
+        manner = self.manner.perpetual
+        assert manner is not None
+
+        async def ask() -> list[Settlement]:
+            since = time_ns // MILLISECOND_NS + 1
+            found = await self._exchange.fetch_funding_rate_history(self._names[symbol], since, PAGE_SETTLEMENTS)
+            told = sorted(map(manner.settlement_of, found))
+            if wrong := [each for each in told if not is_settlement(*each, self.now_ns() + AHEAD_NS)]:
+                raise ValueError(f"funding cannot have been settled so: {wrong[0]}")
+            return [Settlement(f"{self.venue}:{symbol}", *each) for each in told]
+
+        return await self._ask(ask())
+
     # How it goes wrong.
 
     async def _ask(self, asked: Awaitable[T]) -> T:
@@ -499,11 +637,11 @@ class Venue:
 
 @asynccontextmanager
 async def connected(
-    venue: str, addresses: Addresses, redis: Redis, from_address: str, now: Clock = clock
+    segment: str, addresses: Addresses, redis: Redis, from_address: str, now: Clock = clock
 ) -> AsyncIterator[Venue]:
-    """A venue to be asked during the block. Raises VenueNotFound."""
+    """A segment of a venue to be asked during the block. Raises VenueNotFound."""
     # A second, and 100 MB: for those who bring an exchange's data, and beside the loop.
-    manner = await asyncio.to_thread(manner_of, venue)
+    manner = await asyncio.to_thread(manner_of, segment)
     ccxt = import_module("ccxt")
     logging.getLogger("ccxt").setLevel(logging.WARNING)  # below, it writes down what it sends
     exchange = getattr(import_module("ccxt.pro"), manner.ccxt_id)(
@@ -523,11 +661,16 @@ async def connected(
     )
     if exchange.precisionMode != ccxt.TICK_SIZE or not exchange.has["watchTrades"]:
         await exchange.close()
-        raise VenueNotFound(venue)
-    budget = Budget(redis, venue, from_address, limits_from(exchange.rateLimit))
-    opened = Venue(venue, manner, ccxt, exchange, budget, now)
+        raise VenueNotFound(segment)
+    budget = Budget(redis, segment, from_address, limits_from(exchange.rateLimit, segment))
+    opened = Venue(segment, manner, ccxt, exchange, budget, now)
     exchange.throttle = opened.throttle
     exchange.fetch = in_json(exchange.fetch)
+    if manner.costs:
+        cost_of = exchange.calculate_rate_limiter_cost
+        exchange.calculate_rate_limiter_cost = lambda api, method, path, *about: (
+            manner.costs.get(path) or cost_of(api, method, path, *about)
+        )
     if manner.book_levels:
         # Of itself ccxt keeps as many levels as there were asks at first, and does not know of others that come to be the best.
         book = exchange.order_book
@@ -555,53 +698,66 @@ def in_json(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any
     return fetched
 
 
-def budget_of(venue: str, redis: Redis, from_address: str) -> Budget:
-    """What may be asked of a venue. Raises VenueNotFound; the first time it takes a second."""
-    exchange = getattr(import_module("ccxt"), manner_of(venue).ccxt_id)()
-    return Budget(redis, venue, from_address, limits_from(exchange.rateLimit))
+def budget_of(segment: str, redis: Redis, from_address: str) -> Budget:
+    """What may be asked of a segment of a venue. Raises VenueNotFound; the first time it takes a second."""
+    exchange = getattr(import_module("ccxt"), manner_of(segment).ccxt_id)()
+    return Budget(redis, segment, from_address, limits_from(exchange.rateLimit, segment))
 
 
-def bar_sizes_of(venue: str) -> list[str]:
-    """The names of those sizes of ours of which the venue has bars on record, the shortest first.
+def bar_sizes_of(segment: str) -> list[str]:
+    """The names of those sizes of ours of which the venue has bars of the segment on record, the shortest first.
 
     Raises VenueNotFound; the first time it takes a second.
     """
-    manner = manner_of(venue)
+    manner = manner_of(segment)
     exchange = getattr(import_module("ccxt"), manner.ccxt_id)()
     told = (exchange.timeframes or {}) if exchange.has["fetchOHLCV"] else {}
     return [name for name in BAR_SIZES if name in told and name not in manner.other_bars]
 
 
-def do_ids_follow(venue: str) -> bool:
-    """Whether it is known that a venue numbers the trades of an instrument one by one."""
-    return venue in MANNERS and MANNERS[venue].ids_follow
+def do_ids_follow(segment: str) -> bool:
+    """Whether it is known that the trades of an instrument are numbered one by one there."""
+    return segment in MANNERS and MANNERS[segment].ids_follow
 
 
-def manner_of(venue: str) -> Manner:
-    """How to speak to a venue; those that are not proved are spoken to in the way that most understand.
+def manner_of(segment: str) -> Manner:
+    """How to speak to a segment of a venue; spot markets that are not proved are spoken to in the way that most understand.
 
     Raises VenueNotFound. The first time it takes a second, in which ccxt is imported.
     """
     ccxt = import_module("ccxt.pro")
-    if venue in MANNERS:
-        return MANNERS[venue]
-    if venue.lower() not in ccxt.exchanges:
-        raise VenueNotFound(venue)
-    return Manner(venue.lower())
+    if segment in MANNERS:
+        return MANNERS[segment]
+    if segment.lower() not in ccxt.exchanges:
+        raise VenueNotFound(segment)
+    return Manner(segment.lower())
 
 
-def instrument_of(venue: str, market: Mapping[str, Any]) -> Instrument | None:
+def instrument_of(
+    venue: str, market: Told, funding_interval_seconds: int = FUNDING_INTERVAL_SECONDS
+) -> Instrument | None:
     """None for what cannot be named or traded here, as without a tick size."""
     base, quote = market["base"], market["quote"]
     tick_size, lot_size = decimal_of(market["precision"]["price"]), decimal_of(market["precision"]["amount"])
-    symbol = f"{base}{quote}"
-    if not (tick_size and lot_size and ASSET.fullmatch(base) and ASSET.fullmatch(quote) and len(symbol) <= SYMBOL_MAX):
+    symbol, description, perpetual = f"{base}{quote}", f"{base} in {quote}", None
+    if market.get("swap"):
+        symbol, description = f"{market['id']}{PERPETUAL_SUFFIX}", f"{base} in {quote}, perpetual future"
+        perpetual = Perpetual(
+            settle_asset=market["settle"],
+            contract_size=decimal_of(market["contractSize"]) or Decimal(0),
+            leverage_max=LEVERAGE_MAX_USUAL,
+            margin_tiers=(),
+            funding_interval_seconds=funding_interval_seconds,
+        )
+    if not (tick_size and lot_size and ASSET.fullmatch(base) and ASSET.fullmatch(quote) and SYMBOL.fullmatch(symbol)):
+        return None
+    if perpetual is not None and perpetual.violations(quote).keys() - {"margin_tiers"}:
         return None
     return Instrument(
         venue=venue,
         symbol=symbol,
-        description=f"{base} in {quote}",
-        asset_class=AssetClass.CRYPTO,
+        description=description,
+        asset_class=AssetClass.PERPETUAL if perpetual else AssetClass.CRYPTO,
         base_asset=base,
         quote_asset=quote,
         tick_size=tick_size,
@@ -610,8 +766,15 @@ def instrument_of(venue: str, market: Mapping[str, Any]) -> Instrument | None:
         maker_fee_rate=decimal_of(market.get("maker")) or Decimal(0),
         taker_fee_rate=decimal_of(market.get("taker")) or Decimal(0),
         has_book=True,
-        is_trading=market.get("active") is not False,
+        # Perpetual futures not until orders keeps margin for them: as a spot market they would be traded wrongly.
+        is_trading=market.get("active") is not False and perpetual is None,
+        perpetual=perpetual,
     )
+
+
+def is_settlement(time_ns: int, rate: Decimal, mark_price: Decimal, latest_ns: int) -> bool:
+    """Whether funding can have been settled so: nobody is to pay by what cannot be."""
+    return 0 < time_ns <= latest_ns and rate.is_finite() and abs(rate) < 1 and 0 < mark_price < NUMBERS_MAX
 
 
 def decimal_of(number: Any) -> Decimal | None:

@@ -34,6 +34,7 @@ from services.feeds.domain import (
     SimulatedSource,
     Source,
     Tick,
+    segment_of,
 )
 from services.feeds.sources.simulated import TRADES_PER_SECOND
 
@@ -66,7 +67,7 @@ _AGGRESSORS = {
 
 
 def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
-    """Raises Invalid for an instrument that cannot be a file's."""
+    """Raises Invalid for an instrument that cannot be a file's, and symbols that no one feed can bring."""
     if request.WhichOneof("source") == "simulated":
         asked = request.simulated
         interval_seconds = asked.funding_interval_seconds or FUNDING_INTERVAL_SECONDS
@@ -74,7 +75,15 @@ def source_from_proto(request: feeds_pb2.StartFeedRequest) -> Source:
     if request.WhichOneof("source") == "exchange":
         exchange = request.exchange
         days = exchange.history_days if exchange.HasField("history_days") else HISTORY_DAYS_USUAL
-        return ExchangeSource(exchange.venue, tuple(exchange.symbols), exchange.has_book, days)
+        source = ExchangeSource(exchange.venue, tuple(exchange.symbols), exchange.has_book, days)
+        mixed = {
+            f"exchange.symbols[{number}]": "must be of the same market as the first: perpetual futures take a feed of their own"
+            for number, symbol in enumerate(source.symbols)
+            if segment_of(source.venue, symbol) != source.segment
+        }
+        if mixed:
+            raise Invalid(mixed)
+        return source
     replay = request.replay
     files = tuple(
         RecordedFile(each.file, _replayed_instrument(each.instrument, f"replay.files[{number}].instrument"))
@@ -275,6 +284,14 @@ def announcement(instrument: Instrument) -> tuple[str, str, bytes]:
     return instrument.instrument_id, message.DESCRIPTOR.full_name, message.SerializeToString()
 
 
+FUNDING_KIND = events_pb2.FundingAnnounced.DESCRIPTOR.full_name
+
+
+def funding_ns_of(payload: bytes) -> int:
+    """When the settlement was that was announced so."""
+    return events_pb2.FundingAnnounced.FromString(payload).funding_rate.funding_time.ToNanoseconds()
+
+
 def funding_announcement(settled: Settlement) -> tuple[str, str, bytes]:
     """The same of a settlement of funding."""
     funding_rate = perpetuals_pb2.FundingRate(
@@ -284,11 +301,11 @@ def funding_announcement(settled: Settlement) -> tuple[str, str, bytes]:
         mark_price=decimal_to_proto(settled.mark_price),
     )
     message = events_pb2.FundingAnnounced(funding_rate=funding_rate)
-    return settled.instrument_id, message.DESCRIPTOR.full_name, message.SerializeToString()
+    return settled.instrument_id, FUNDING_KIND, message.SerializeToString()
 
 
 def batch_to_proto(
-    instrument_id: str, epoch: int, first_sequence: int, ticks: Sequence[Tick], last: Book | Moment | None
+    instrument_id: str, epoch: int, first_sequence: int, ticks: Sequence[Tick], last: Book | Moment | Mark | None
 ) -> marketdata_pb2.TickBatch:
     """A batch without its cursors."""
     batch = marketdata_pb2.TickBatch(instrument_id=instrument_id, epoch=epoch, first_sequence=first_sequence)
@@ -304,6 +321,8 @@ def batch_to_proto(
                 batch.mark.CopyFrom(mark_to_proto(mark))
         case Moment(time_ns):
             batch.market_time.CopyFrom(time_to_proto(time_ns))
+        case Mark():
+            batch.mark.CopyFrom(mark_to_proto(last))
     return batch
 
 
@@ -365,7 +384,9 @@ def update_quote(quote: marketdata_pb2.Quote, batch: marketdata_pb2.TickBatch, r
     quote.instrument_id, quote.cursor = batch.instrument_id, batch.cursor
     if batch.backfill:
         return
-    quote.receive_time.CopyFrom(time_to_proto(receive_ns))
+    if batch.ticks or batch.HasField("book") or batch.HasField("market_time"):
+        # A mark makes no price younger.
+        quote.receive_time.CopyFrom(time_to_proto(receive_ns))
     if batch.ticks:
         last = batch.ticks[-1]
         quote.last_price, quote.last_quantity = last.price, last.quantity
@@ -381,7 +402,7 @@ def update_quote(quote: marketdata_pb2.Quote, batch: marketdata_pb2.TickBatch, r
 
 
 def time_from_batch(batch: marketdata_pb2.TickBatch) -> int:
-    """The market time of the last event in nanoseconds, of a batch that is no backfill."""
+    """The market time of the last event in nanoseconds, of a batch that is no backfill and holds more than a mark."""
     if batch.HasField("market_time"):
         time = batch.market_time
     else:

@@ -27,8 +27,11 @@ async def apply_feeds_facts(rows: Connection, facts: Sequence[Fact]) -> None:
 
 
 async def put_announced(rows: Connection, announced: events_pb2.InstrumentAnnounced) -> None:
-    """Stores an announced instrument; one that somebody had put by hand is the feed's from then on."""
+    """Stores an announced instrument; one that somebody had put by hand is the feed's from then on, but for what it does not tell."""
     instrument = wire.announced_instrument_from_proto(announced.instrument)
+    if not wire.tells_tiers(announced.instrument):
+        existing = await store.find_instrument(rows, instrument.instrument_id, for_update=True)
+        instrument = domain.as_announced(instrument, existing)
     try:
         instrument = await sessions.zoned(instrument, datetime.now(UTC))
     except Invalid:

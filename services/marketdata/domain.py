@@ -1,7 +1,7 @@
 """What an instrument and a candle are, how long bars can be, and why something is refused."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -10,7 +10,7 @@ from uuid import UUID
 
 from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotAllowed, NotFound
-from libs.margin import Perpetual
+from libs.margin import Perpetual, usual_tiers
 from libs.money import ZERO
 
 UTC_ZONE = "UTC"
@@ -72,12 +72,10 @@ class InstrumentFilter:
     states: frozenset[InstrumentState] = frozenset()
 
 
-def check_put(instrument: Instrument, existing: Instrument | None) -> None:
-    """Whether somebody may put this instrument by hand; raises Invalid or InstrumentHasFeed."""
+def put_by_hand(instrument: Instrument, existing: Instrument | None) -> Instrument:
+    """What is to be stored where somebody puts this instrument by hand; raises Invalid or InstrumentHasFeed."""
     if existing is not None and existing.has_feed:
-        raise InstrumentHasFeed(
-            "a feed brings this instrument, so it cannot be put by hand", instrument_id=instrument.instrument_id
-        )
+        instrument = _with_tiers_put(instrument, existing)
     violations = {
         f"instrument.{name}": "must be above zero"
         for name in ("tick_size", "lot_size")
@@ -91,6 +89,38 @@ def check_put(instrument: Instrument, existing: Instrument | None) -> None:
     violations |= {f"instrument.{field}": what for field, what in perpetual_violations(instrument).items()}
     if violations:
         raise Invalid(violations)
+    return instrument
+
+
+def _with_tiers_put(instrument: Instrument, existing: Instrument) -> Instrument:
+    """One that a feed brings, with what is put of its terms: of it only what its feed does not tell can be put."""
+    terms, told = instrument.perpetual, existing.perpetual
+    if terms is None or told is None or not (told.tiers_put or told.margin_tiers == usual_tiers(told.leverage_max)):
+        raise InstrumentHasFeed(
+            "a feed brings this instrument, so it cannot be put by hand", instrument_id=instrument.instrument_id
+        )
+    put = replace(
+        existing,
+        perpetual=replace(
+            told, leverage_max=terms.leverage_max, margin_tiers=terms.margin_tiers, tiers_put=terms.tiers_put
+        ),
+    )
+    of_service = {name: getattr(existing, name) for name in ("state", "has_feed", "update_time", "time_zone")}
+    if replace(instrument, **of_service) != put:
+        raise InstrumentHasFeed(
+            "a feed brings this instrument: of its terms leverage_max and margin_tiers can be put, and all else must be as it is",
+            instrument_id=instrument.instrument_id,
+        )
+    return put
+
+
+def as_announced(instrument: Instrument, existing: Instrument | None) -> Instrument:
+    """What is to be stored of an instrument whose feed tells no tiers: those that were put stay."""
+    terms, put = instrument.perpetual, existing.perpetual if existing is not None else None
+    if terms is None or put is None or not put.tiers_put:
+        return instrument
+    kept = replace(terms, leverage_max=put.leverage_max, margin_tiers=put.margin_tiers, tiers_put=True)
+    return replace(instrument, perpetual=kept)
 
 
 def perpetual_violations(instrument: Instrument) -> dict[str, str]:

@@ -143,8 +143,7 @@ class MarketDataServicer(marketdata_pb2_grpc.MarketDataServiceServicer):
 
         async def work(rows: Connection) -> marketdata_pb2.PutInstrumentResponse:
             existing = await store.find_instrument(rows, instrument.instrument_id, for_update=True)
-            domain.check_put(instrument, existing)
-            stored = await store.put_instrument(rows, instrument)
+            stored = await store.put_instrument(rows, domain.put_by_hand(instrument, existing))
             return marketdata_pb2.PutInstrumentResponse(instrument=wire.instrument_to_proto(stored))
 
         return await answer_once(self._worker, key_of(request), marketdata_pb2.PutInstrumentResponse, work)

@@ -1,6 +1,7 @@
 """Translates between the marketdata API and what the service works with."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import date, datetime
 
 from tradeloom.marketdata.v1 import marketdata_pb2, perpetuals_pb2
@@ -98,15 +99,29 @@ def instrument_to_proto(instrument: Instrument) -> marketdata_pb2.Instrument:
 
 def put_instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
     """One put by hand has only history, so it cannot be traded."""
-    return instrument_from_proto(message, state=InstrumentState.HALTED, has_feed=False)
+    return _with_tiers_put(message, InstrumentState.HALTED, has_feed=False, tiers_put=tells_tiers(message))
 
 
 def announced_instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
     """One that a feed brings can be traded unless the feed says that it is halted."""
     halted = message.state == marketdata_pb2.INSTRUMENT_STATE_HALTED
-    return instrument_from_proto(
-        message, state=InstrumentState.HALTED if halted else InstrumentState.TRADING, has_feed=True
-    )
+    state = InstrumentState.HALTED if halted else InstrumentState.TRADING
+    return _with_tiers_put(message, state, has_feed=True, tiers_put=False)
+
+
+def tells_tiers(message: marketdata_pb2.Instrument) -> bool:
+    """Whether it says what positions in a perpetual future must be backed by."""
+    return bool(message.perpetual.margin_tiers)
+
+
+def _with_tiers_put(
+    message: marketdata_pb2.Instrument, state: InstrumentState, *, has_feed: bool, tiers_put: bool
+) -> Instrument:
+    """Who put tiers is for the service to say, whatever the message does."""
+    instrument = instrument_from_proto(message, state=state, has_feed=has_feed)
+    if instrument.perpetual is None:
+        return instrument
+    return replace(instrument, perpetual=replace(instrument.perpetual, tiers_put=tiers_put))
 
 
 def instrument_from_proto(message: marketdata_pb2.Instrument, *, state: InstrumentState, has_feed: bool) -> Instrument:

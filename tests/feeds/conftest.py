@@ -118,7 +118,8 @@ from services.feeds.venues import Addresses
 
 async def main(worker_url, redis_url, folder, rest, stream):
     async with open_database(worker_url) as worker, open_redis(redis_url) as redis:
-        sources = Sources(redis, Path(folder), {"BINANCE": Addresses(rest, stream)})
+        addresses = dict.fromkeys(("BINANCE", "BINANCE-PERP"), Addresses(rest, stream))
+        sources = Sources(redis, Path(folder), addresses)
         await Runner(worker, redis, sources, MarketData(aio.insecure_channel("127.0.0.1:1"))).run()
 
 asyncio.run(main(*sys.argv[1:]))

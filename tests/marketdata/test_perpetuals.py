@@ -1,5 +1,6 @@
 """The terms of perpetual futures, and what their funding was settled at: stored once, told once, read in pages."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,6 +11,7 @@ from tradeloom.feeds.v1 import events_pb2 as feeds_events
 from tradeloom.marketdata.v1 import events_pb2, marketdata_pb2, perpetuals_pb2
 
 from libs.errors import Invalid
+from libs.ids import uuid7
 from libs.margin import Perpetual, usual_tiers
 from libs.mesh.perpetuals import perpetual_from_proto, perpetual_to_proto
 from libs.mesh.wire import timestamp
@@ -17,7 +19,7 @@ from libs.store.database import open_database
 from libs.store.outbox import Fact
 from services.marketdata import store
 from services.marketdata.consumers import apply_feeds_facts
-from services.marketdata.domain import check_put
+from services.marketdata.domain import put_by_hand
 from services.marketdata.wire import put_instrument_from_proto
 from tests.marketdata.stand import BTC, announce, instrument, select
 from tests.marketdata.test_instruments import find, refused
@@ -99,6 +101,8 @@ def test_terms_stay_what_they_are_in_the_contract_and_in_the_database():
     there = perpetual_from_proto(terms())
     assert perpetual_to_proto(there) == terms()
     assert Perpetual.from_json(there.to_json()) == there
+    put = replace(there, tiers_put=True)
+    assert Perpetual.from_json(put.to_json()) == put == perpetual_from_proto(terms(tiers_put=True))
     assert perpetual_to_proto(None) is None
 
 
@@ -117,7 +121,7 @@ def test_without_tiers_there_is_one_that_the_highest_leverage_makes():
 )
 def test_wrong_terms_are_refused_by_name(wrong, field):
     with pytest.raises(Invalid) as caught:
-        check_put(put_instrument_from_proto(perpetual(**wrong)), None)
+        put_by_hand(put_instrument_from_proto(perpetual(**wrong)), None)
     assert f"instrument.perpetual.{field}" in caught.value.violations
 
 
@@ -125,8 +129,58 @@ def test_terms_of_what_is_no_perpetual_are_refused():
     told = perpetual()
     told.asset_class = marketdata_pb2.ASSET_CLASS_CRYPTO
     with pytest.raises(Invalid) as caught:
-        check_put(put_instrument_from_proto(told), None)
+        put_by_hand(put_instrument_from_proto(told), None)
     assert set(caught.value.violations) == {"instrument.perpetual"}
+
+
+async def test_tiers_that_the_feed_does_not_tell_can_be_put_and_stay_until_they_are_taken_back(installation, caller):
+    untold = perpetual(margin_tiers=[])
+    put = [tier("0", "0.01", "0.005", "0"), tier("1000", "0.02", "0.01", "5")]
+
+    async def ask(of: marketdata_pb2.Instrument) -> Any:
+        request = marketdata_pb2.PutInstrumentRequest(request_id=str(uuid7()), instrument=of)
+        return (await caller.ask("PutInstrument", request)).instrument
+
+    async def stand() -> tuple[str, int, bool, int]:
+        now = await find(caller, PERP)
+        terms = now.perpetual
+        return terms.leverage_max.value, len(terms.margin_tiers), terms.tiers_put, now.state
+
+    # Before a feed brings it, and after.
+    by_hand = perpetual(leverage_max=decimal("100"), margin_tiers=put)
+    await ask(by_hand)
+    await apply(installation, announced(untold))
+    assert await stand() == ("100", 2, True, marketdata_pb2.INSTRUMENT_STATE_TRADING)
+    brought = await find(caller, PERP)
+    brought.perpetual.leverage_max.value = "50"
+    del brought.perpetual.margin_tiers[1:]
+    await ask(brought)
+    await apply(installation, announced(untold))
+    assert await stand() == ("50", 1, True, marketdata_pb2.INSTRUMENT_STATE_TRADING)
+    # Of nothing else, and nothing wrong.
+    for name, value in (("description", "Another"), ("has_book", not brought.has_book)):
+        other = marketdata_pb2.Instrument()
+        other.CopyFrom(brought)
+        setattr(other, name, value)
+        assert await refused(ask(other)) == "INSTRUMENT_HAS_FEED"
+    wrong = marketdata_pb2.Instrument()
+    wrong.CopyFrom(brought)
+    wrong.perpetual.margin_tiers.append(tier("1000", "0.02", "0.01", "7"))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await ask(wrong)
+    assert "margin_tiers[1].maintenance_amount" in str(caught.value.details())
+    assert await stand() == ("50", 1, True, marketdata_pb2.INSTRUMENT_STATE_TRADING)
+    del brought.perpetual.margin_tiers[:]
+    brought.perpetual.tiers_put = True
+    await ask(brought)
+    await apply(installation, announced(untold))
+    assert await stand() == ("20", 1, False, marketdata_pb2.INSTRUMENT_STATE_TRADING)
+    # Where the feed tells them, they are its own.
+    await apply(installation, announced(perpetual()))
+    brought = await find(caller, PERP)
+    assert brought.perpetual == terms()
+    del brought.perpetual.margin_tiers[1:]
+    assert await refused(ask(brought)) == "INSTRUMENT_HAS_FEED"
 
 
 async def test_terms_are_found_and_told_and_a_change_of_them_is_told(installation, caller):

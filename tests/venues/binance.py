@@ -414,10 +414,17 @@ def user_stream(account: Account) -> str:
 @asynccontextmanager
 async def binance(**keys: Key) -> AsyncIterator[Binance]:
     venue = Binance(keys=dict(keys))
+    async with at_work(venue):
+        yield venue
+
+
+@asynccontextmanager
+async def at_work(venue: Binance) -> AsyncIterator[None]:
+    """The venue served, and telling what it tells at its paces, during the block."""
     async with serving(venue):
         ticking = asyncio.ensure_future(venue.tick())
         try:
-            yield venue
+            yield
         finally:
             ticking.cancel()
             venue.disconnect()

@@ -145,10 +145,14 @@ class Market(AnyMarket):
             name: [[text(price), text(self.offered(side, price))] for price in sorted(diff.changed[side])]
             for name, side in (("b", Side.BUY), ("a", Side.SELL))
         }
-        ids = {"U": diff.first_update_id, "u": self.update_id}
+        ids = self.ids_of_change(diff.first_update_id)
         event = {"e": "depthUpdate", "E": self.now(), "s": self.symbol, **ids, **changes}
         for name in [f"{self.stream}@depth@{speed}", *([f"{self.stream}@depth"] if speed == "1000ms" else [])]:
             self.publish(name, event)
+
+    def ids_of_change(self, first_update_id: int) -> dict[str, Any]:
+        """By which who follows the book knows that nothing is missing since what was told before."""
+        return {"U": first_update_id, "u": self.update_id}
 
     # Tickers.
 

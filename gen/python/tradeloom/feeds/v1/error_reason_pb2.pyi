@@ -40,9 +40,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TOO_MANY_FEEDS: _ErrorReason.ValueType  # 5
     """RESOURCE_EXHAUSTED: as many feeds run as may at once. Metadata: running_feeds_max."""
     ERROR_REASON_VENUE_NOT_FOUND: _ErrorReason.ValueType  # 6
-    """NOT_FOUND: no venue of this name tells its trades live. Metadata: venue."""
+    """NOT_FOUND: no venue of this name tells its trades live; or none that ends in -PERP, which are those
+    with perpetual futures that can be brought. Metadata: venue.
+    """
     ERROR_REASON_SYMBOLS_NOT_FOUND: _ErrorReason.ValueType  # 7
-    """INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+    """INVALID_ARGUMENT: the venue does not list some of the symbols on its spot market or, where they end in -PERP, among its
+    perpetual futures; `BadRequest` names them.
     Metadata: venue.
     """
     ERROR_REASON_VENUE_UNAVAILABLE: _ErrorReason.ValueType  # 8
@@ -81,9 +84,12 @@ Metadata: instrument_id, first_trade_time, market_time.
 ERROR_REASON_TOO_MANY_FEEDS: ErrorReason.ValueType  # 5
 """RESOURCE_EXHAUSTED: as many feeds run as may at once. Metadata: running_feeds_max."""
 ERROR_REASON_VENUE_NOT_FOUND: ErrorReason.ValueType  # 6
-"""NOT_FOUND: no venue of this name tells its trades live. Metadata: venue."""
+"""NOT_FOUND: no venue of this name tells its trades live; or none that ends in -PERP, which are those
+with perpetual futures that can be brought. Metadata: venue.
+"""
 ERROR_REASON_SYMBOLS_NOT_FOUND: ErrorReason.ValueType  # 7
-"""INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+"""INVALID_ARGUMENT: the venue does not list some of the symbols on its spot market or, where they end in -PERP, among its
+perpetual futures; `BadRequest` names them.
 Metadata: venue.
 """
 ERROR_REASON_VENUE_UNAVAILABLE: ErrorReason.ValueType  # 8

@@ -273,12 +273,21 @@ class ExchangeSource(_message.Message):
     history_days: _builtins.int
     """The bars of so many days before the start are brought too, of a minute each, up to and with the
     minute in which the feed starts; 1 if unset, 0 brings none. Of an experimental venue also those of
-    the minutes in which a connection was lost, unless it is 0. They are among the backfills.
+    the minutes in which a connection was lost, unless it is 0. They are among the backfills. Of
+    perpetual futures also what funding was settled at in those days; from the start on, and from where
+    an earlier feed ended, all of it is brought.
     """
     @_builtins.property
     def symbols(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market.
         Without what KRAKEN's streams call otherwise than its list does, such as LUNA.
+        Of BINANCE also its USDⓈ-M perpetual futures, by their symbols there and -PERP, such as
+        BTCUSDT-PERP, in a feed of their own: they come with their terms, what they are valued at and what
+        funding was settled at. Their highest leverage is told as 20 and no margin tiers are, as Binance
+        tells what it allows to those with a key alone: an operator may put them (PutInstrument). They are
+        halted until accounts can hold them. Binance's
+        record of their trades is dear: of more than twenty, what was traded while a connection was down
+        may be told as missed, and brought later.
         """
 
     def __init__(
@@ -384,7 +393,7 @@ class VenueBudget(_message.Message):
     SPENT_ON_ORDERS_FIELD_NUMBER: _builtins.int
     SPENT_ON_DATA_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
-    """The venue."""
+    """The venue, as it was asked for."""
     from_address: _builtins.str
     """Names where requests come from; whoever shares it shares the budget."""
     capacity: _builtins.float
@@ -727,7 +736,9 @@ class GetVenueBudgetRequest(_message.Message):
 
     VENUE_FIELD_NUMBER: _builtins.int
     venue: _builtins.str
-    """The venue, such as BINANCE."""
+    """The venue, such as BINANCE; BINANCE-PERP for its perpetual futures, of which requests are counted
+    apart.
+    """
     def __init__(
         self,
         *,

@@ -27,7 +27,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INSTRUMENT_NOT_FOUND: _ErrorReason.ValueType  # 1
     """NOT_FOUND: no instrument has this id. Metadata: instrument_id."""
     ERROR_REASON_INSTRUMENT_HAS_FEED: _ErrorReason.ValueType  # 2
-    """FAILED_PRECONDITION: a feed brings this instrument, so it cannot be put by hand.
+    """FAILED_PRECONDITION: a feed brings this instrument, so it cannot be put by hand; but for the margin
+    tiers of a perpetual future that the feed does not tell, where all else is as it stands.
     Metadata: instrument_id.
     """
     ERROR_REASON_NO_QUOTE: _ErrorReason.ValueType  # 3
@@ -98,7 +99,8 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_INSTRUMENT_NOT_FOUND: ErrorReason.ValueType  # 1
 """NOT_FOUND: no instrument has this id. Metadata: instrument_id."""
 ERROR_REASON_INSTRUMENT_HAS_FEED: ErrorReason.ValueType  # 2
-"""FAILED_PRECONDITION: a feed brings this instrument, so it cannot be put by hand.
+"""FAILED_PRECONDITION: a feed brings this instrument, so it cannot be put by hand; but for the margin
+tiers of a perpetual future that the feed does not tell, where all else is as it stands.
 Metadata: instrument_id.
 """
 ERROR_REASON_NO_QUOTE: ErrorReason.ValueType  # 3

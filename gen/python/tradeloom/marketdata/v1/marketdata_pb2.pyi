@@ -608,7 +608,9 @@ class TickBatch(_message.Message):
 
     @_builtins.property
     def mark(self) -> _perpetuals_pb2.Mark:
-        """What a perpetual future is valued at, beside a book that tells the time; it takes no sequence of its own."""
+        """What a perpetual future is valued at, once a second. The simulated market tells it beside a book that tells the time, a
+        venue's feed by itself; it takes no sequence of its own, and makes no price of a quote younger.
+        """
 
     def __init__(
         self,

@@ -170,8 +170,10 @@ class MarketDataServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutInstrument(self, request, context):
-        """Creates an instrument that no feed brings, to import its history. Repeating a request_id
-        returns the first answer again.
+        """Creates an instrument that no feed brings, to import its history. Of a perpetual future whose feed
+        does not tell what positions must be backed by, it sets leverage_max and margin_tiers, where all else
+        is as it stands; without margin_tiers they are the usual ones again. Repeating a request_id returns
+        the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,8 +26,10 @@ class MarketDataServiceStub:
     GetInstrument: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.GetInstrumentRequest, _marketdata_pb2.GetInstrumentResponse]
     """Returns one instrument."""
     PutInstrument: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.PutInstrumentRequest, _marketdata_pb2.PutInstrumentResponse]
-    """Creates an instrument that no feed brings, to import its history. Repeating a request_id
-    returns the first answer again.
+    """Creates an instrument that no feed brings, to import its history. Of a perpetual future whose feed
+    does not tell what positions must be backed by, it sets leverage_max and margin_tiers, where all else
+    is as it stands; without margin_tiers they are the usual ones again. Repeating a request_id returns
+    the first answer again.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_marketdata_pb2.ListSessionsRequest, _marketdata_pb2.ListSessionsResponse]
     """Returns when an exchange trades, session by session, and whether it does now.
@@ -155,8 +157,10 @@ class MarketDataServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _marketdata_pb2.PutInstrumentRequest,
         context: _aio.ServicerContext[_marketdata_pb2.PutInstrumentRequest, _abc.Awaitable[_marketdata_pb2.PutInstrumentResponse]],
     ) -> _abc.Awaitable[_marketdata_pb2.PutInstrumentResponse]:
-        """Creates an instrument that no feed brings, to import its history. Repeating a request_id
-        returns the first answer again.
+        """Creates an instrument that no feed brings, to import its history. Of a perpetual future whose feed
+        does not tell what positions must be backed by, it sets leverage_max and margin_tiers, where all else
+        is as it stands; without margin_tiers they are the usual ones again. Repeating a request_id returns
+        the first answer again.
         """
 
     @_abc_1.abstractmethod

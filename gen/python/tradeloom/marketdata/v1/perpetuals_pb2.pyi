@@ -33,10 +33,15 @@ class Perpetual(_message.Message):
     LEVERAGE_MAX_FIELD_NUMBER: _builtins.int
     MARGIN_TIERS_FIELD_NUMBER: _builtins.int
     FUNDING_INTERVAL_SECONDS_FIELD_NUMBER: _builtins.int
+    TIERS_PUT_FIELD_NUMBER: _builtins.int
     settle_asset: _builtins.str
     """What profit, margin and funding are in: the instrument's quote asset."""
     funding_interval_seconds: _builtins.int
     """Funding is settled at multiples of it since 1970-01-01 UTC: with 28800, at 00:00, 08:00 and 16:00 UTC."""
+    tiers_put: _builtins.bool
+    """Whether leverage_max and margin_tiers are those that an operator put (PutInstrument), since the venue tells them only
+    those with a key. Set by the service; what a venue's feed tells later leaves them as they are.
+    """
     @_builtins.property
     def contract_size(self) -> _decimal_pb2.Decimal:
         """How many units of the base asset one contract is at the venue. Quantities everywhere here are in units of the base
@@ -62,10 +67,11 @@ class Perpetual(_message.Message):
         leverage_max: _decimal_pb2.Decimal | None = ...,
         margin_tiers: _abc.Iterable[Global___MarginTier] | None = ...,
         funding_interval_seconds: _builtins.int = ...,
+        tiers_put: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract_size", b"contract_size", "leverage_max", b"leverage_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract_size", b"contract_size", "funding_interval_seconds", b"funding_interval_seconds", "leverage_max", b"leverage_max", "margin_tiers", b"margin_tiers", "settle_asset", b"settle_asset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract_size", b"contract_size", "funding_interval_seconds", b"funding_interval_seconds", "leverage_max", b"leverage_max", "margin_tiers", b"margin_tiers", "settle_asset", b"settle_asset", "tiers_put", b"tiers_put"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,14 +63,16 @@ export enum ErrorReason {
   TOO_MANY_FEEDS = 5,
 
   /**
-   * NOT_FOUND: no venue of this name tells its trades live. Metadata: venue.
+   * NOT_FOUND: no venue of this name tells its trades live; or none that ends in -PERP, which are those
+   * with perpetual futures that can be brought. Metadata: venue.
    *
    * @generated from enum value: ERROR_REASON_VENUE_NOT_FOUND = 6;
    */
   VENUE_NOT_FOUND = 6,
 
   /**
-   * INVALID_ARGUMENT: the venue's spot market does not list some of the symbols; `BadRequest` names them.
+   * INVALID_ARGUMENT: the venue does not list some of the symbols on its spot market or, where they end in -PERP, among its
+   * perpetual futures; `BadRequest` names them.
    * Metadata: venue.
    *
    * @generated from enum value: ERROR_REASON_SYMBOLS_NOT_FOUND = 7;

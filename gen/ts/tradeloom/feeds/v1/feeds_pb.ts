@@ -227,6 +227,13 @@ export type ExchangeSource = Message<"tradeloom.feeds.v1.ExchangeSource"> & {
   /**
    * What is bought and what is paid with, such as BTCUSDT, as listed on the venue's spot market.
    * Without what KRAKEN's streams call otherwise than its list does, such as LUNA.
+   * Of BINANCE also its USDⓈ-M perpetual futures, by their symbols there and -PERP, such as
+   * BTCUSDT-PERP, in a feed of their own: they come with their terms, what they are valued at and what
+   * funding was settled at. Their highest leverage is told as 20 and no margin tiers are, as Binance
+   * tells what it allows to those with a key alone: an operator may put them (PutInstrument). They are
+   * halted until accounts can hold them. Binance's
+   * record of their trades is dear: of more than twenty, what was traded while a connection was down
+   * may be told as missed, and brought later.
    *
    * @generated from field: repeated string symbols = 2;
    */
@@ -242,7 +249,9 @@ export type ExchangeSource = Message<"tradeloom.feeds.v1.ExchangeSource"> & {
   /**
    * The bars of so many days before the start are brought too, of a minute each, up to and with the
    * minute in which the feed starts; 1 if unset, 0 brings none. Of an experimental venue also those of
-   * the minutes in which a connection was lost, unless it is 0. They are among the backfills.
+   * the minutes in which a connection was lost, unless it is 0. They are among the backfills. Of
+   * perpetual futures also what funding was settled at in those days; from the start on, and from where
+   * an earlier feed ended, all of it is brought.
    *
    * @generated from field: optional int32 history_days = 4;
    */
@@ -350,7 +359,7 @@ export const OrderedBackfillSchema: GenMessage<OrderedBackfill> = /*@__PURE__*/
  */
 export type VenueBudget = Message<"tradeloom.feeds.v1.VenueBudget"> & {
   /**
-   * The venue.
+   * The venue, as it was asked for.
    *
    * @generated from field: string venue = 1;
    */
@@ -736,7 +745,8 @@ export const ListBackfillsResponseSchema: GenMessage<ListBackfillsResponse> = /*
  */
 export type GetVenueBudgetRequest = Message<"tradeloom.feeds.v1.GetVenueBudgetRequest"> & {
   /**
-   * The venue, such as BINANCE.
+   * The venue, such as BINANCE; BINANCE-PERP for its perpetual futures, of which requests are counted
+   * apart.
    *
    * @generated from field: string venue = 1;
    */

@@ -32,7 +32,8 @@ export enum ErrorReason {
   INSTRUMENT_NOT_FOUND = 1,
 
   /**
-   * FAILED_PRECONDITION: a feed brings this instrument, so it cannot be put by hand.
+   * FAILED_PRECONDITION: a feed brings this instrument, so it cannot be put by hand; but for the margin
+   * tiers of a perpetual future that the feed does not tell, where all else is as it stands.
    * Metadata: instrument_id.
    *
    * @generated from enum value: ERROR_REASON_INSTRUMENT_HAS_FEED = 2;

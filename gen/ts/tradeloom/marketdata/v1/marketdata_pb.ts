@@ -478,7 +478,8 @@ export type TickBatch = Message<"tradeloom.marketdata.v1.TickBatch"> & {
   filled?: MissedTrades | undefined;
 
   /**
-   * What a perpetual future is valued at, beside a book that tells the time; it takes no sequence of its own.
+   * What a perpetual future is valued at, once a second. The simulated market tells it beside a book that tells the time, a
+   * venue's feed by itself; it takes no sequence of its own, and makes no price of a quote younger.
    *
    * @generated from field: tradeloom.marketdata.v1.Mark mark = 12;
    */
@@ -3459,8 +3460,10 @@ export const MarketDataService: GenService<{
     output: typeof GetInstrumentResponseSchema;
   },
   /**
-   * Creates an instrument that no feed brings, to import its history. Repeating a request_id
-   * returns the first answer again.
+   * Creates an instrument that no feed brings, to import its history. Of a perpetual future whose feed
+   * does not tell what positions must be backed by, it sets leverage_max and margin_tiers, where all else
+   * is as it stands; without margin_tiers they are the usual ones again. Repeating a request_id returns
+   * the first answer again.
    *
    * @generated from rpc tradeloom.marketdata.v1.MarketDataService.PutInstrument
    */
