@@ -56,6 +56,14 @@ class Mode(Enum):
     LIVE = "live"
 
 
+class AccountKind(Enum):
+    """Which of a venue's wallets an account trades with."""
+
+    CASH = "cash"
+    MARGIN = "margin"
+    """That of perpetual futures."""
+
+
 class OrderType(Enum):
     MARKET = "market"
     LIMIT = "limit"
@@ -230,6 +238,8 @@ class Filled:
     fee_asset: str
     maker: bool
     time_ns: int
+    realized_profit: Decimal | None = None
+    """Of a perpetual future: what the venue says closing so much of the position has made, without the fee."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,6 +481,7 @@ class LiveAccount:
     """Of the key that was confirmed."""
     trading: bool
     """Whether new orders may be sent."""
+    kind: AccountKind = AccountKind.CASH
     confirm_count: int = 0
     """How often it was confirmed: each time its venue tells what it holds."""
 

@@ -11,7 +11,7 @@ import logging
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -35,9 +35,11 @@ from services.execution.venues.port import (
     Connected,
     Done,
     FillPage,
+    FundingPage,
     Lost,
     NotNow,
     Outcome,
+    Position,
     Refused,
     StreamEvent,
     Ticket,
@@ -91,6 +93,8 @@ class Manner:
     rest_paths: Mapping[str, str] = field(default_factory=dict)
     """Where those of its interfaces that are asked lie below its address, for who sets another one."""
     stream_paths: Mapping[str, Any] = field(default_factory=dict)
+    rate_limit_milliseconds: float | None = None
+    """Between two requests of one unit of cost, where the venue allows another pace than ccxt's."""
 
 
 class Verdict(Enum):
@@ -206,9 +210,22 @@ class CcxtPort(ABC):
     @abstractmethod
     async def balances(self) -> dict[str, Balance]: ...
 
+    async def positions(self) -> dict[str, Position]:
+        return {}
+
+    async def funding_since(self, cursor: str, begin_time_ns: int) -> FundingPage:
+        return FundingPage(entries=(), cursor=cursor, is_last=True)
+
+    async def unfit(self) -> str:
+        return ""
+
     @abstractmethod
-    async def subscription(self) -> tuple[str, dict[str, Any]]:
-        """The address of the account's stream, and what it is sent to be subscribed to."""
+    async def subscription(self) -> tuple[str, dict[str, Any] | None]:
+        """The address of the account's stream, and what it is sent to be subscribed to; None where that is the address."""
+
+    def kept(self, following: aiohttp.ClientWebSocketResponse) -> AbstractAsyncContextManager[None]:
+        """What is done beside a stream so that it goes on, for as long as it is followed."""
+        return nullcontext()
 
     @abstractmethod
     def is_subscribed(self, message: Any) -> bool:
@@ -374,23 +391,27 @@ class CcxtPort(ABC):
         async with asyncio.timeout(CONNECT_SECONDS):
             following = await self._session.ws_connect(url, heartbeat=KEEPALIVE_SECONDS, max_msg_size=MESSAGE_BYTES_MAX)
         try:
-            early: list[Told] = []
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await following.send_json(subscription)
-                for _ in range(EARLY_MESSAGES_MAX):
-                    if self.is_subscribed(message := await next_message(following)):
-                        break
-                    early += await self.told(message)
-                else:
-                    raise StreamLost("it does not say that it is subscribed to")
-            yield Connected()
-            for told in early:
-                yield told
-            while True:
-                for told in await self.told(await next_message(following)):
+            early = [] if subscription is None else await self._subscribed(following, subscription)
+            async with self.kept(following):
+                yield Connected()
+                for told in early:
                     yield told
+                while True:
+                    for told in await self.told(await next_message(following)):
+                        yield told
         finally:
             await following.close()
+
+    async def _subscribed(self, following: aiohttp.ClientWebSocketResponse, subscription: dict[str, Any]) -> list[Told]:
+        """What was told before the stream said that it is subscribed to. Raises StreamLost if it does not say it."""
+        early: list[Told] = []
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await following.send_json(subscription)
+            for _ in range(EARLY_MESSAGES_MAX):
+                if self.is_subscribed(message := await next_message(following)):
+                    return early
+                early += await self.told(message)
+        raise StreamLost("it does not say that it is subscribed to")
 
 
 async def next_message(following: aiohttp.ClientWebSocketResponse) -> Any:
@@ -429,7 +450,7 @@ async def opened(
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(never_elsewhere)
     async with aiohttp.ClientSession(trace_configs=[tracing]) as session:
-        exchange = getattr(ccxt, card.venue.lower())(
+        exchange = getattr(ccxt, card.exchange_name.lower())(
             {
                 "session": session,
                 "enableRateLimit": True,
@@ -445,9 +466,8 @@ async def opened(
             }
         )
         try:
-            yield kind(
-                card, exchange, session, Budget(redis, card.venue, from_address, limits_from(exchange.rateLimit)), key
-            )
+            limits = limits_from(manner.rate_limit_milliseconds or exchange.rateLimit)
+            yield kind(card, exchange, session, Budget(redis, card.exchange_name, from_address, limits), key)
         finally:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await exchange.close()
