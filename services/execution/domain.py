@@ -486,6 +486,26 @@ class LiveAccount:
     """How often it was confirmed: each time its venue tells what it holds."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """In one perpetual future, as its venue has it; quantity is below zero when short."""
+
+    quantity: Decimal
+    average_price: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funding:
+    """An entry of the venue's record of what was received for holding a perpetual future, or paid if it is below zero."""
+
+    venue_id: str
+    """The same wherever it is told, and no other entry's of the account."""
+    instrument_id: str
+    amount: Decimal
+    asset: str
+    time_ns: int
+
+
 class SwitchMode(Enum):
     OFF = "off"
     REDUCE_ONLY = "reduce_only"

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from libs.matching.orders import Side
 from libs.venues import limits_from
-from services.execution.domain import AccountKind, OrderType, TimeInForce, VenueNotFound
+from services.execution.domain import AccountKind, OrderType, Position, TimeInForce, VenueNotFound
 from services.execution.venues import binance_futures
 from services.execution.venues.binance_futures import BinanceFuturesPort
 from services.execution.venues.ccxt_port import Answered, Verdict, exact_json
@@ -25,7 +25,6 @@ from services.execution.venues.port import (
     Lost,
     NotNow,
     OrderState,
-    Position,
     Refused,
     Told,
     VenuePort,

@@ -20,7 +20,7 @@ from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import is_multiple, plain
 from libs.store.background import end
-from services.execution.domain import OrderType, TimeInForce
+from services.execution.domain import Funding, OrderType, Position, TimeInForce
 from services.execution.venues.binance import (
     AHEAD_SECONDS,
     LEEWAY_SECONDS,
@@ -55,11 +55,9 @@ from services.execution.venues.port import (
     Card,
     Done,
     FillPage,
-    Funding,
     FundingPage,
     OrderState,
     Outcome,
-    Position,
     Refused,
     Replacing,
     Ticket,

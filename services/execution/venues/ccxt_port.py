@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from libs.bus.budget import Budget, BudgetSpent, Use
 from libs.store.background import Backoff
 from libs.venues import below, limits_from, retry_seconds
-from services.execution.domain import LeasedKey, VenueUnavailable, venue_unavailable
+from services.execution.domain import LeasedKey, Position, VenueUnavailable, venue_unavailable
 from services.execution.venues.keys import KeyDropped
 from services.execution.venues.port import (
     Balance,
@@ -39,7 +39,6 @@ from services.execution.venues.port import (
     Lost,
     NotNow,
     Outcome,
-    Position,
     Refused,
     StreamEvent,
     Ticket,

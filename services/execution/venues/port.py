@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Protocol
 
 from libs.matching.orders import Side
-from services.execution.domain import OrderType, TimeInForce, VenueCard
+from services.execution.domain import Funding, OrderType, Position, TimeInForce, VenueCard
 
 TAKES_LIMIT = OrderType.TAKE_PROFIT_LIMIT
 """To people one that is a take-profit with a limit price."""
@@ -128,26 +128,6 @@ class Balance:
 
     free: Decimal
     locked: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
-    """In one perpetual future, as the venue has it; quantity is below zero when short."""
-
-    quantity: Decimal
-    average_price: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Funding:
-    """An entry of the venue's record of what was received for holding a perpetual future, or paid if it is below zero."""
-
-    venue_id: str
-    """The same wherever it is told, and no other entry's of the account."""
-    instrument_id: str
-    amount: Decimal
-    asset: str
-    time_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

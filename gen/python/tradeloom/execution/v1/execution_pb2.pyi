@@ -125,6 +125,8 @@ class _DifferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Differ
     """A fill of an order that is not ours."""
     DIFFERENCE_KIND_BALANCE: _DifferenceKind.ValueType  # 6
     """A balance."""
+    DIFFERENCE_KIND_POSITION: _DifferenceKind.ValueType  # 7
+    """A position of a margin account."""
 
 class DifferenceKind(_DifferenceKind, metaclass=_DifferenceKindEnumTypeWrapper):
     """In what a record differs."""
@@ -143,6 +145,8 @@ DIFFERENCE_KIND_FILL_EXTERNAL: DifferenceKind.ValueType  # 5
 """A fill of an order that is not ours."""
 DIFFERENCE_KIND_BALANCE: DifferenceKind.ValueType  # 6
 """A balance."""
+DIFFERENCE_KIND_POSITION: DifferenceKind.ValueType  # 7
+"""A position of a margin account."""
 Global___DifferenceKind: _TypeAlias = DifferenceKind  # noqa: Y015
 
 class _ExternalOrderState:
