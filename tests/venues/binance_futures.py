@@ -1,8 +1,9 @@
 """A Binance of the tests' own for perpetual futures, on loopback, as its USDⓈ-M API speaks.
 
 The forms are those of Binance's public documentation as of the autumn of 2026: since December 2025 orders that wait for a
-trigger are taken by a service of their own, and since May 2026 what happens to an account is told below /private. Nothing
-prevents an account from trading with itself.
+trigger are taken by a service of their own, and since April 2026 what happens to an account is told below /private alone, to
+whoever names its key; a key that is not known is taken without a word, and told nothing. Nothing prevents an account from
+trading with itself.
 """
 
 import secrets
@@ -357,6 +358,18 @@ class BinanceFutures(Binance):
             for market in self._markets(parameters)
         ]
 
+    async def leverage_brackets(self, request: web.Request) -> Any:
+        _, parameters = await self._reader(request)
+        bracket = {
+            "bracket": 1,
+            "initialLeverage": LEVERAGE_MAX,
+            "notionalCap": 300_000,
+            "notionalFloor": 0,
+            "maintMarginRatio": float(MAINTENANCE),
+            "cum": 0.0,
+        }
+        return [{"symbol": market.symbol, "brackets": [bracket]} for market in self._markets(parameters)]
+
     async def position_side(self, request: web.Request) -> Any:
         key, parameters = await self._reader(request)
         account = key.account
@@ -439,10 +452,9 @@ class BinanceFutures(Binance):
         return {}
 
     async def _of_user(self, request: web.Request) -> Any:
-        owner, until = self.listen_keys.get(request.match_info["listen_key"], (None, 0.0))
-        if owner is None or until < time.monotonic():
-            return web.Response(status=400)
-        return await self.streams.serve(request, lambda *_: None, {user_stream(owner): ""})
+        owner, until = self.listen_keys.get(request.query.get("listenKey", ""), (None, 0.0))
+        streams = {} if owner is None or until < time.monotonic() else {user_stream(owner): ""}
+        return await self.streams.serve(request, lambda *_: None, streams)
 
     # How it is asked.
 
@@ -472,6 +484,7 @@ class BinanceFutures(Binance):
             ("DELETE", "algoOrder", self.cancel_waiting, 1),
             ("GET", "openAlgoOrders", self.open_waiting, of_all(1, 40)),
             ("GET", "income", self.income, 30),
+            ("GET", "leverageBracket", self.leverage_brackets, 1),
             ("GET", "accountConfig", self.account_config, 5),
             ("GET", "symbolConfig", self.symbol_config, 5),
             ("GET", "positionSide/dual", self.position_side, 30),
@@ -493,7 +506,7 @@ class BinanceFutures(Binance):
                     ("positionRisk", self.position_risk),
                 )
             ),
-            web.get("/private/ws/{listen_key}", self._of_user),
+            web.get("/private/ws", self._of_user),
         ]
 
 

@@ -29,7 +29,6 @@ class Market(AnyMarket):
     percent: Decimal = Decimal("0.05")
     """A buy may be so much above the mark price, and a sale so much below."""
     waiting: list[Waiting] = field(default_factory=list)
-    funding_time: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

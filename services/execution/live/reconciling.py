@@ -163,16 +163,7 @@ class Reconciling:
                         explanation="it was not told; it is applied",
                     )
                 )
-        for fill in booked.external:
-            found.add(
-                Difference(
-                    kind=Kind.FILL_EXTERNAL,
-                    venue_order_id=fill.venue_order_id,
-                    subject=fill.venue_fill_id,
-                    venues=f"{plain(fill.quantity)} at {plain(fill.price)}",
-                    explanation=f"{fill.forced or 'its order was not sent from here'}; what the account holds follows it",
-                )
-            )
+        _note_external(found, booked)
 
     async def read_followed(self, also: Sequence[str] = ()) -> Booked:
         """The fills of every instrument in which the account was seen to trade, those of the last ones at least."""
@@ -189,7 +180,7 @@ class Reconciling:
         for number in range(HOLDING_TRIES):
             if number:
                 await asyncio.sleep(AGAIN_SECONDS)
-            looked = await self._look_at_holdings(is_read=number == 0)
+            looked = await self._look_at_holdings(found, is_read=number == 0)
             if looked is None:
                 continue
             held, books, expected = looked
@@ -206,18 +197,22 @@ class Reconciling:
                 differing = None
             before = differing
 
-    async def _look_at_holdings(self, *, is_read: bool) -> tuple[Held, store.Books, Held] | None:
+    async def _look_at_holdings(self, found: Found, *, is_read: bool) -> tuple[Held, store.Books, Held] | None:
         """What the venue holds, and what is expected there; None where fills came in between, or it is not clear whose one is.
 
         is_read says that the fills have just been read.
         """
         records, port = self.sending.records, self.sending.port
-        if not is_read and (await self.read_followed()).waits:
-            return None
+        if not is_read:
+            booked = await self.read_followed()
+            _note_external(found, booked)
+            if booked.waits:
+                return None
         before, _ = await records.books()
         balances, positions = await port.balances(), await port.positions()
         # Also where it was not known before that something is traded.
         booked = await self.read_followed(list(positions))
+        _note_external(found, booked)
         await self.funding.read()
         after, expected = await records.books()
         if booked.waits or before.fill_count != after.fill_count:
@@ -316,6 +311,19 @@ def differences_of(expected: Held, held: Held, *, is_settling: bool = False) -> 
     assets = expected.balances.keys() | held.balances.keys()
     amounts = {asset: held.balances.get(asset, ZERO) - expected.balances.get(asset, ZERO) for asset in assets}
     return Holdings({asset: amount for asset, amount in amounts.items() if amount}, positions)
+
+
+def _note_external(found: Found, booked: Booked) -> None:
+    for fill in booked.external:
+        found.add(
+            Difference(
+                kind=Kind.FILL_EXTERNAL,
+                venue_order_id=fill.venue_order_id,
+                subject=fill.venue_fill_id,
+                venues=f"{plain(fill.quantity)} at {plain(fill.price)}",
+                explanation=f"{fill.forced or 'its order was not sent from here'}; what the account holds follows it",
+            )
+        )
 
 
 def _whose(order: VenueOrder) -> str:

@@ -120,7 +120,7 @@ CARD = Card(
 MANNER = Manner(
     options={"recvWindow": WINDOW_MILLISECONDS},
     rest_paths={"fapiPublic": "/fapi/v1", "fapiPrivate": "/fapi/v1", "fapiPrivateV3": "/fapi/v3"},
-    stream_paths={"future": "/private/ws"},
+    stream_paths={"future": "/ws"},
     rate_limit_milliseconds=RATE_LIMIT_MILLISECONDS,
 )
 
@@ -530,7 +530,7 @@ class BinanceFuturesPort(CcxtPort):
         listen_key = answer["listenKey"]
         if not isinstance(listen_key, str) or not listen_key.isalnum():
             raise StreamLost("it has no address")
-        return f"{self._exchange.urls['api']['ws']['future']}/{listen_key}", None
+        return self._exchange.get_private_ws_url("future", listen_key), None
 
     def is_subscribed(self, message: Any) -> bool:
         return True
