@@ -472,7 +472,7 @@ class Difference(_message.Message):
     venue_order_id: _builtins.str
     """The venue's id of the order; empty if it is about none, or the venue has none."""
     subject: _builtins.str
-    """The fill by the venue's id, or the asset; empty if it is about neither."""
+    """The fill by the venue's id, the asset, or the instrument of a position; empty if it is about none of them."""
     ours: _builtins.str
     """What we had, such as "working" or "1.5"."""
     venues: _builtins.str

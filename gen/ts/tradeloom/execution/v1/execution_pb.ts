@@ -346,7 +346,7 @@ export type Difference = Message<"tradeloom.execution.v1.Difference"> & {
   venueOrderId: string;
 
   /**
-   * The fill by the venue's id, or the asset; empty if it is about neither.
+   * The fill by the venue's id, the asset, or the instrument of a position; empty if it is about none of them.
    *
    * @generated from field: string subject = 4;
    */
@@ -1220,7 +1220,7 @@ export const ExecutionService: GenService<{
     output: typeof CheckBrokerCredentialResponseSchema;
   },
   /**
-   * Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+   * Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
    * asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.execution.v1.ExecutionService.Reconcile
