@@ -17,6 +17,9 @@ VALIDITY_SECONDS = 1.5
 """Of what is sent, instead of the venues' own ten seconds and more."""
 
 
+WEIGHT_MAX = 1_000_000
+
+
 @asynccontextmanager
 async def live_at(name: str, stand: Stand, redis: Redis, patch: pytest.MonkeyPatch) -> AsyncIterator[LiveStand]:
     patch.setattr("libs.venues.BUDGET_SHARE", 1_000.0)
@@ -29,4 +32,8 @@ async def live_at(name: str, stand: Stand, redis: Redis, patch: pytest.MonkeyPat
     proved: Any = ports.PROVED_MARGIN if kind.has_margin else ports.PROVED
     patch.setitem(proved, kind.venue, replace(proved[kind.venue], validity_seconds=VALIDITY_SECONDS))
     async with make(kind, redis) as venue:
+        if kind.has_margin:
+            # It is asked as much in seconds as it would be in an hour.
+            asked: Any = venue.venue
+            asked.limits.weight.maximum = WEIGHT_MAX
         yield LiveStand(stand, venue)

@@ -1,6 +1,5 @@
 """What is of Binance's futures alone: stops that become other orders, positions, funding, and accounts that are set up otherwise."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.venues import limits_from
 from services.execution.domain import AccountKind, OrderType, Position, TimeInForce, VenueNotFound
@@ -27,6 +27,7 @@ from services.execution.venues.port import (
     OrderState,
     Refused,
     Told,
+    Unknown,
     VenuePort,
 )
 from services.execution.venues.ports import card_of
@@ -185,6 +186,16 @@ async def test_stops_are_not_changed(stand: PortStand):
         changed = stop_ticket(stand, client_order_id=ticket.client_order_id, stop_price=Decimal(29_000))
         outcome = await port.replace(waiting, changed)
     assert outcome == Refused(code=NOT_NATIVE, words="BINANCE changes limit orders of futures alone")
+
+
+async def test_a_change_that_may_have_been_sent_before_the_order_was_done_is_unknown(stand: PortStand):
+    ticket = stand.ticket()
+    async with stand.opened() as port:
+        await port.submit(ticket)
+        [working] = await port.open_orders()
+        stand.market.trade("29000", "1", buyer_is_maker=True)
+        changed = stand.ticket(client_order_id=ticket.client_order_id, quantity=Decimal(2))
+        assert isinstance(await port.replace(working, changed), Unknown)
 
 
 async def test_a_change_that_is_there_already_is_done(stand: PortStand):
@@ -544,8 +555,27 @@ def test_the_budget_keeps_orders_below_their_own_limits():
     """Each costs four of the weights that an address has; Binance allows 300 in ten seconds and 1,200 in a minute."""
     limits = limits_from(binance_futures.RATE_LIMIT_MILLISECONDS)
     for seconds, orders_max in ((10, 300), (60, 1_200)):
-        assert (limits.capacity + seconds * limits.units_per_second) / 4 <= orders_max
+        assert (limits.capacity + seconds * limits.units_per_second) / binance_futures.ORDER_COST <= orders_max
     assert limits.capacity + 60 * limits.units_per_second <= 2_400
+
+
+async def test_every_way_to_order_costs_as_much(stand: PortStand):
+    ticket = stand.ticket()
+    async with stand.opened() as port:
+
+        async def spent() -> float:
+            return (await port._budget.state()).spent[Use.ORDER]
+
+        before = await spent()
+        await port.submit(ticket)
+        plain = await spent()
+        await port.submit(stop_ticket(stand))
+        stop = await spent()
+        [working] = [order for order in await port.open_orders() if not order.venue_order_id.endswith(WAITS)]
+        asked = await spent()
+        await port.replace(working, stand.ticket(client_order_id=ticket.client_order_id, limit_price=Decimal(28_000)))
+        changed = await spent()
+    assert [plain - before, stop - plain, changed - asked] == [binance_futures.ORDER_COST] * 3
 
 
 async def test_an_account_that_orders_too_much_does_not_hold_up_others(stand: PortStand):
@@ -564,4 +594,3 @@ async def test_an_order_that_came_too_late_to_be_matched_sets_the_clock(stand: P
         assert isinstance(await port.submit(stand.ticket()), NotNow)
         assert stand.asked_count("/fapi/v1/time") == 1
         assert isinstance(await port.submit(stand.ticket()), Done)
-        await asyncio.sleep(0)

@@ -162,10 +162,28 @@ async def test_an_order_is_changed_in_place(at_futures: LiveStand):
     assert live.sent_count(order_id) == 1
 
 
+@pytest.mark.parametrize("done", [True, False], ids=["it was done", "it was not"])
+async def test_a_change_whose_answer_is_lost_is_settled_by_the_record(at_futures: LiveStand, done: bool):
+    live = at_futures
+    async with live.connected():
+        order_id = await live.place()
+        await live.wait_for("accepted")
+        live.venue.venue.faults.messages.append(faults.silence())
+        # Twice: over a connection that was kept it is sent again by itself.
+        live.venue.fault(faults.broken(done=done, times=2, method="PUT", path="/fapi/v1/order"))
+        change = await live.replace(order_id, limit_price=29_100)
+        told = f"replaced: {change}" if done else f"replace rejected: {change}, it never reached the venue"
+        await live.wait_for("accepted", told)
+        [order] = account_of(live).orders
+        assert order.price == (29_100 if done else 29_000)
+
+
 # Funding.
 
 
-async def test_funding_is_told_once_in_the_order_in_which_it_was_settled(at_futures: LiveStand):
+async def test_funding_is_told_once_in_the_order_in_which_it_was_settled(
+    at_futures: LiveStand, monkeypatch: pytest.MonkeyPatch
+):
     live = at_futures
     market, account = market_of(live), account_of(live)
     async with live.connected(reconcile_seconds=0.2):
@@ -179,8 +197,13 @@ async def test_funding_is_told_once_in_the_order_in_which_it_was_settled(at_futu
         await live.wait_for(*story)
         await live.stand.wait_for_count(1, "reconciliations", "cause = 'periodic' AND difference_count = 0")
         assert (await held(live))[0] == account.balances["USDT"].free
-    # Who carries it next reads some of the record again.
-    async with live.replica(reconcile_seconds=0.2):
+    # Who carries it next reads some of the record again, also where nothing is to be compared for long.
+    monkeypatch.setattr("services.execution.live.funding.ASK_SECONDS", 0.2)
+    async with live.replica(reconcile_seconds=600):
+        done = await live.stand.everything.fetchval("SELECT count(*) FROM reconciliations WHERE cause = 'start'")
+        await live.stand.wait_for_count(done + 1, "reconciliations", "cause = 'start'")
+        asked = live.venue.asked_count("/income")
+        await eventually(lambda: live.venue.asked_count("/income") >= asked + 2)
         market.fund(account, "0.0001", begin + 2)
         await live.wait_for(*story, "funded: USDT -1.5005")
     last = (await told(live, events_pb2.VenueFunded))[-1]

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import aiohttp
 import structlog
@@ -62,6 +62,7 @@ from services.execution.venues.port import (
     Replacing,
     Ticket,
     Told,
+    Unknown,
     VenueFill,
     VenueOrder,
     VenueRefused,
@@ -70,6 +71,7 @@ from services.execution.venues.port import (
 EXCHANGE = "BINANCEUSDM"
 RATE_LIMIT_MILLISECONDS = 60_000 / 2_400
 """Between two of the weights that Binance lets an address ask in a minute."""
+ORDER_COST = 4.0
 PAGE_FILLS = 1_000
 NAMED_MAX = 50
 """Orders of one page of fills that are asked for by what id they were placed: the newest, as older ones are told by Binance's own."""
@@ -273,6 +275,14 @@ log = structlog.get_logger(__name__)
 class BinanceFuturesPort(CcxtPort):
     """See VenuePort."""
 
+    COSTS: ClassVar[Mapping[str, float]] = {
+        # As ccxt takes other orders: so many keep within what is allowed of orders, too.
+        "fapiprivate_post_algoorder": ORDER_COST,
+        "fapiprivate_put_order": ORDER_COST,
+        "fapiprivatev3_get_balance": 5.0,
+        "fapiprivatev3_get_positionrisk": 5.0,
+    }
+
     def __init__(self, *of: Any) -> None:
         super().__init__(*of)
         self._names: dict[str, str] = {}
@@ -349,7 +359,12 @@ class BinanceFuturesPort(CcxtPort):
             return Done(order=order_of(answer, ticket.client_order_id))
 
         outcome = await self._command(Use.ORDER, read, "fapiprivate_put_order", params)
-        return Done() if isinstance(outcome, Refused) and outcome.code == AS_ASKED_ALREADY else outcome
+        if isinstance(outcome, Refused) and outcome.code == AS_ASKED_ALREADY:
+            return Done()
+        if isinstance(outcome, Refused) and outcome.code in {NOT_OPEN, ORDER_NOT_FOUND}:
+            # What is put may be sent again below ccxt, after the first has changed the order and it has traded.
+            return Unknown(why=outcome.words)
+        return outcome
 
     async def _judged(self, said: Answered) -> Outcome:
         if said.code in {WRONG_TIME, WRONG_TIME_AT_ENGINE}:
@@ -670,7 +685,7 @@ def order_of(row: Mapping[str, Any], client_order_id: str = "") -> VenueOrder:
 
 
 def is_waiting(row: Mapping[str, Any]) -> bool:
-    return not row.get("actualOrderId") and not flag(row["closePosition"])
+    return not row.get("actualOrderId") and str(row.get("closePosition")).lower() != "true"
 
 
 def waiting_of(row: Mapping[str, Any], client_order_id: str = "") -> VenueOrder:
@@ -690,8 +705,8 @@ def waiting_of(row: Mapping[str, Any], client_order_id: str = "") -> VenueOrder:
         state=state,
         quantity=quantity,
         filled_quantity=filled_quantity,
-        limit_price=exact_or_none(row["price"]),
-        stop_price=exact_or_none(row["triggerPrice"]),
+        limit_price=exact_or_none(row.get("price")),
+        stop_price=exact_or_none(row.get("triggerPrice")),
         time_ns=int(row["updateTime"]) * MILLISECOND_NS,
     )
     if client_order_id and found.client_order_id != client_order_id:

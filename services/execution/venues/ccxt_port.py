@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, auto
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import aiohttp
 import structlog
@@ -130,6 +130,7 @@ class Attempt:
     """One command or question on its way through ccxt."""
 
     use: Use
+    cost_min: float = 0.0
     has_left: bool = False
     """Whether a byte of a request may have left that changes something."""
 
@@ -159,6 +160,9 @@ def exact_or_none(written: Any) -> Decimal | None:
 
 class CcxtPort(ABC):
     """One account at one venue, as `opened` opens it."""
+
+    COSTS: ClassVar[Mapping[str, float]] = {}
+    """By the method that asks, of requests that ccxt takes for cheaper than they are."""
 
     def __init__(
         self, card: Card, exchange: Any, session: aiohttp.ClientSession, budget: Budget, key: Callable[[], LeasedKey]
@@ -296,7 +300,7 @@ class CcxtPort(ABC):
 
     async def _ask(self, use: Use, method: str, *asked: Any) -> Any:
         """Has ccxt's method ask, which changes anything at most once. Raises Answered, NotAnswered, and whatever a bad answer raises in ccxt."""
-        attempt = Attempt(use)
+        attempt = Attempt(use, self.COSTS.get(method, 0.0))
         ATTEMPT.set(attempt)
         try:
             self._key()
@@ -321,8 +325,9 @@ class CcxtPort(ABC):
 
     async def _throttle(self, cost: float | None = None) -> None:
         """Asked by ccxt before it signs a request."""
-        use = ATTEMPT.get().use
-        await self._budget.take(1.0 if cost is None else cost, use, wait_seconds_max=WAIT_SECONDS[use])
+        attempt = ATTEMPT.get()
+        cost, use = max(1.0 if cost is None else cost, attempt.cost_min), attempt.use
+        await self._budget.take(cost, use, wait_seconds_max=WAIT_SECONDS[use])
         # What follows at once is the signing.
         self._take_key()
 
