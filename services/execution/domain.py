@@ -56,6 +56,14 @@ class Mode(Enum):
     LIVE = "live"
 
 
+class AccountKind(Enum):
+    """Which of a venue's wallets an account trades with."""
+
+    CASH = "cash"
+    MARGIN = "margin"
+    """That of perpetual futures."""
+
+
 class OrderType(Enum):
     MARKET = "market"
     LIMIT = "limit"
@@ -230,6 +238,8 @@ class Filled:
     fee_asset: str
     maker: bool
     time_ns: int
+    realized_profit: Decimal | None = None
+    """Of a perpetual future: what the venue says closing so much of the position has made, without the fee."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,8 +481,29 @@ class LiveAccount:
     """Of the key that was confirmed."""
     trading: bool
     """Whether new orders may be sent."""
+    kind: AccountKind = AccountKind.CASH
     confirm_count: int = 0
     """How often it was confirmed: each time its venue tells what it holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """In one perpetual future, as its venue has it; quantity is below zero when short."""
+
+    quantity: Decimal
+    average_price: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funding:
+    """An entry of the venue's record of what was received for holding a perpetual future, or paid if it is below zero."""
+
+    venue_id: str
+    """The same wherever it is told, and no other entry's of the account."""
+    instrument_id: str
+    amount: Decimal
+    asset: str
+    time_ns: int
 
 
 class SwitchMode(Enum):

@@ -15,7 +15,9 @@ from services.execution.domain import (
     Event,
     Expired,
     Filled,
+    Funding,
     Order,
+    Position,
     Rejected,
     Replaced,
     ReplaceRejected,
@@ -40,6 +42,7 @@ def message_of(order_id: str, event: Event) -> Message:
                 fee_asset=event.fee_asset,
                 maker=event.maker,
                 time=time,
+                realized_profit=decimal_to_proto(event.realized_profit),
             )
         case Triggered():
             stop_price = decimal_to_proto(event.stop_price)
@@ -67,19 +70,53 @@ def message_of(order_id: str, event: Event) -> Message:
             return events_pb2.VenueUnknown(order_id=order_id, reason=event.reason, time=time)
 
 
-def connected(totals: Mapping[str, Decimal], time_ns: int) -> events_pb2.VenueConnected:
+def connected(
+    totals: Mapping[str, Decimal], positions: Mapping[str, Position], time_ns: int
+) -> events_pb2.VenueConnected:
     balances = [events_pb2.VenueBalance(asset=asset, total=decimal_to_proto(totals[asset])) for asset in sorted(totals)]
-    return events_pb2.VenueConnected(balances=balances, time=timestamp_from_ns(time_ns))
+    return events_pb2.VenueConnected(
+        balances=balances, positions=_positions(positions), time=timestamp_from_ns(time_ns)
+    )
 
 
 def adjusted(
-    amounts: Mapping[str, Decimal], cause: str, reconciliation_id: str, time_ns: int
+    amounts: Mapping[str, Decimal],
+    positions: Mapping[str, Position],
+    cause: str,
+    reconciliation_id: str,
+    time_ns: int,
 ) -> events_pb2.VenueAdjusted:
+    """By how much each asset differs, and what each position is that does."""
     adjustments = [
         events_pb2.VenueAdjustment(asset=asset, amount=decimal_to_proto(amounts[asset])) for asset in sorted(amounts)
     ]
     return events_pb2.VenueAdjusted(
-        adjustments=adjustments, cause=cause, reconciliation_id=reconciliation_id, time=timestamp_from_ns(time_ns)
+        adjustments=adjustments,
+        positions=_positions(positions),
+        cause=cause,
+        reconciliation_id=reconciliation_id,
+        time=timestamp_from_ns(time_ns),
+    )
+
+
+def _positions(positions: Mapping[str, Position]) -> list[events_pb2.VenuePosition]:
+    return [
+        events_pb2.VenuePosition(
+            instrument_id=instrument_id,
+            quantity=decimal_to_proto(positions[instrument_id].quantity),
+            average_price=decimal_to_proto(positions[instrument_id].average_price),
+        )
+        for instrument_id in sorted(positions)
+    ]
+
+
+def funded(entry: Funding) -> events_pb2.VenueFunded:
+    return events_pb2.VenueFunded(
+        instrument_id=entry.instrument_id,
+        funding_time=timestamp_from_ns(entry.time_ns),
+        amount=decimal_to_proto(entry.amount),
+        asset=entry.asset,
+        venue_id=entry.venue_id,
     )
 
 

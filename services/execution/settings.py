@@ -36,6 +36,9 @@ class Settings(ServiceSettings):
     # And their servers of what happens to accounts, if not where everybody finds them.
     binance_account_stream_url: str = ""
     kraken_account_stream_url: str = ""
+    # Of perpetual futures.
+    binance_futures_url: str = "https://fapi.binance.com"
+    binance_futures_account_stream_url: str = ""
     # Names the address that venues see requests come from, as FEEDS_FROM_ADDRESS does: who shares it shares what may be asked.
     from_address: str = "default"
     # A venue that is asked what a key may do has so long to answer; below the ten seconds that users waits.
@@ -45,5 +48,6 @@ class Settings(ServiceSettings):
     def addresses(self) -> dict[str, Addresses]:
         return {
             "BINANCE": Addresses(self.binance_url, self.binance_account_stream_url),
+            "BINANCEUSDM": Addresses(self.binance_futures_url, self.binance_futures_account_stream_url),
             "KRAKEN": Addresses(self.kraken_url, self.kraken_account_stream_url),
         }

@@ -220,9 +220,9 @@ async def add_fills(rows: Connection, told: Iterable[tuple[Order, Event]]) -> No
     await rows.execute(
         """
         INSERT INTO venue_fills
-          (venue, venue_fill_id, user_id, account_id, order_id, price, quantity, fee, fee_asset, maker, time)
+          (venue, venue_fill_id, user_id, account_id, order_id, price, quantity, fee, fee_asset, maker, time, realized_profit)
         SELECT * FROM unnest($1::text[], $2::text[], $3::uuid[], $4::uuid[], $5::uuid[], $6::numeric[], $7::numeric[],
-          $8::numeric[], $9::text[], $10::boolean[], $11::timestamptz[])
+          $8::numeric[], $9::text[], $10::boolean[], $11::timestamptz[], $12::numeric[])
         """,
         [order.venue for order, _ in fills],
         [fill.venue_fill_id for _, fill in fills],
@@ -235,6 +235,7 @@ async def add_fills(rows: Connection, told: Iterable[tuple[Order, Event]]) -> No
         [fill.fee_asset for _, fill in fills],
         [fill.maker for _, fill in fills],
         [time_from_ns(fill.time_ns) for _, fill in fills],
+        [fill.realized_profit for _, fill in fills],
     )
 
 

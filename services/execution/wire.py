@@ -17,6 +17,7 @@ from libs.matching.orders import Book, Print, Side
 from libs.mesh.wire import decimal_from_proto, time_from_proto, timestamp
 from libs.money import ZERO
 from services.execution.domain import (
+    AccountKind,
     CredentialProblem,
     Instrument,
     KeyRights,
@@ -66,6 +67,7 @@ SCOPES = {
     risk_pb2.KILL_SWITCH_SCOPE_ACCOUNT: "account",
     risk_pb2.KILL_SWITCH_SCOPE_DEPLOYMENT: "deployment",
 }
+KINDS = {orders_pb2.ACCOUNT_KIND_CASH: AccountKind.CASH, orders_pb2.ACCOUNT_KIND_MARGIN: AccountKind.MARGIN}
 MODES = {orders_pb2.ACCOUNT_MODE_PAPER: Mode.PAPER, orders_pb2.ACCOUNT_MODE_LIVE: Mode.LIVE}
 
 
@@ -136,6 +138,7 @@ def live_account_from_proto(changed: events_pb2.LiveAccountChanged, user_id: UUI
         credential_id=UUID(changed.credential_id) if changed.credential_id else None,
         credential_revision=changed.credential_revision,
         trading=changed.trading,
+        kind=KINDS.get(changed.kind, AccountKind.CASH),
         confirm_count=int(changed.trading),
     )
 

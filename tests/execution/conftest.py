@@ -76,6 +76,13 @@ async def at_binance(stand: Stand, redis: Redis, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
+async def at_futures(stand: Stand, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LiveStand]:
+    """A margin account."""
+    async with live_at("binance futures", stand, redis, monkeypatch) as opened:
+        yield opened
+
+
+@pytest.fixture
 def stand(worker: Database, redis: Redis, everything: asyncpg.Connection) -> Stand:
     return Stand(worker, redis, everything)
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -10,10 +11,13 @@ from redis.asyncio import Redis
 from services.execution.venues import ports
 from tests.execution.live_stand import LiveStand
 from tests.execution.stand import Stand
-from tests.execution.venue_stand import STANDS
+from tests.execution.venue_stand import ALL_STANDS
 
 VALIDITY_SECONDS = 1.5
 """Of what is sent, instead of the venues' own ten seconds and more."""
+
+
+WEIGHT_MAX = 1_000_000
 
 
 @asynccontextmanager
@@ -23,8 +27,13 @@ async def live_at(name: str, stand: Stand, redis: Redis, patch: pytest.MonkeyPat
     patch.setattr("services.execution.live.accounts.LOOK_SECONDS", 0.1)
     patch.setattr("services.execution.live.reconciling.AGAIN_SECONDS", 0.1)
     patch.setattr("services.execution.venues.ccxt_port.REQUEST_SECONDS", 2.0)
-    make, kind = STANDS[name]
-    card = ports.PROVED[kind.venue]
-    patch.setitem(ports.PROVED, kind.venue, replace(card, validity_seconds=VALIDITY_SECONDS))
+    patch.setattr("services.execution.live.funding.SETTLE_SECONDS", 0.0)
+    make, kind = ALL_STANDS[name]
+    proved: Any = ports.PROVED_MARGIN if kind.has_margin else ports.PROVED
+    patch.setitem(proved, kind.venue, replace(proved[kind.venue], validity_seconds=VALIDITY_SECONDS))
     async with make(kind, redis) as venue:
+        if kind.has_margin:
+            # It is asked as much in seconds as it would be in an hour.
+            asked: Any = venue.venue
+            asked.limits.weight.maximum = WEIGHT_MAX
         yield LiveStand(stand, venue)

@@ -98,6 +98,7 @@ class LiveStand:
             credential_id=str(self.credential_id) if credential else "",
             credential_revision=self.revision,
             trading=trading,
+            kind=orders_pb2.AccountKind.Value(f"ACCOUNT_KIND_{self.venue.kind.account.name}"),
         )
         key = f"live/{self.trader.account_id}"
         await self.stand.tell_fact("orders", key, str(self.trader.user_id), [changed])
@@ -150,6 +151,8 @@ class LiveStand:
             **{
                 "binance_url": self.venue.venue.url,
                 "binance_account_stream_url": self.venue.venue.streams_url,
+                "binance_futures_url": self.venue.venue.url,
+                "binance_futures_account_stream_url": self.venue.venue.streams_url,
                 "kraken_url": self.venue.venue.url,
                 "kraken_account_stream_url": self.venue.venue.streams_url,
                 **turned,
@@ -175,7 +178,8 @@ class LiveStand:
 
     @property
     def opening(self) -> str:
-        return f"connected: BTC 50, {self.venue.kind.quote} 1000000"
+        coins = "" if self.venue.kind.has_margin else "BTC 50, "
+        return f"connected: {coins}{self.venue.kind.quote} 1000000"
 
     async def story(self) -> list[str]:
         return await self.stand.story(self.trader)

@@ -306,14 +306,24 @@ def in_short(message: Any) -> str:
         case events_pb2.VenueUnknown():
             return "unknown"
         case events_pb2.VenueConnected():
-            return "connected: " + ", ".join(f"{one.asset} {Decimal(one.total.value)}" for one in message.balances)
+            balances = ", ".join(f"{one.asset} {Decimal(one.total.value)}" for one in message.balances)
+            return f"connected: {balances}{_positions(message)}"
         case events_pb2.VenueAdjusted():
             amounts = ", ".join(f"{one.asset} {Decimal(one.amount.value)}" for one in message.adjustments)
-            return f"adjusted: {amounts} as {message.cause}"
+            return f"adjusted: {amounts}{_positions(message)} as {message.cause}"
+        case events_pb2.VenueFunded():
+            return f"funded: {message.asset} {Decimal(message.amount.value)}"
         case events_pb2.VenueAdopted():
             return f"adopted: {Decimal(message.quantity.value)} at {Decimal(message.limit_price.value)}"
         case _:
             raise AssertionError(message)
+
+
+def _positions(message: Any) -> str:
+    return "".join(
+        f"; {one.instrument_id} {Decimal(one.quantity.value)} at {Decimal(one.average_price.value)}"
+        for one in message.positions
+    )
 
 
 async def until(is_so: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:

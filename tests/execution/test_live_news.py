@@ -22,6 +22,7 @@ from services.execution.domain import (
     LiveAccount,
     Order,
     OrderType,
+    Position,
     Rejected,
     Replaced,
     Replacement,
@@ -31,8 +32,11 @@ from services.execution.domain import (
     TimeInForce,
 )
 from services.execution.live import news
+from services.execution.live.funding import due_seconds, is_settling
 from services.execution.live.news import Change, News, Standing, Walk, follow
 from services.execution.live.projections import Leave, objection
+from services.execution.live.reconciling import differences_of
+from services.execution.live.records import Held
 from services.execution.venues.port import OrderState, Replacing, VenueFill
 
 AMENDS, NEW_ORDER = Replacing.AMENDS, Replacing.NEW_ORDER
@@ -276,3 +280,90 @@ def test_each_reason_alone_keeps_an_order_from_being_sent():
     assert objection(replace(asked, reduce_only=True), reduce_only, ACCOUNT) == ""
     later = replace(asked, accept_time=NOW.replace(year=2027))
     assert objection(later, reduce_only, ACCOUNT) == ""
+
+
+# Of perpetual futures.
+
+PERP = "BINANCE:BTCUSDT-PERP"
+
+
+def perpetual_fill(quantity: Decimal, price: Decimal, profit: Decimal = Decimal(0)) -> VenueFill:
+    side = Side.BUY if quantity > 0 else Side.SELL
+    made = replace(fill(1, 1, side=side), quantity=abs(quantity), price=price, realized_profit=profit)
+    return replace(made, fee=Decimal("0.3"), fee_asset="USDT")
+
+
+def test_a_fill_of_a_future_moves_what_closing_made_and_its_fee_alone():
+    assert news.amounts_of(perpetual_fill(Decimal(2), Decimal(100)), BTC) == {"USDT": Decimal("-0.3")}
+    closing = perpetual_fill(Decimal(-2), Decimal(110), Decimal(20))
+    assert news.amounts_of(closing, BTC) == {"USDT": Decimal("19.7")}
+    in_coins = replace(closing, fee=Decimal("0.01"), fee_asset="BNB")
+    assert news.amounts_of(in_coins, BTC) == {"USDT": 20, "BNB": Decimal("-0.01")}
+
+
+@pytest.mark.parametrize(
+    ("before", "signed", "price", "after"),
+    [
+        ((0, 0), 2, 100, (2, 100)),
+        ((2, 100), 2, 110, (4, 105)),
+        ((-2, 100), -2, 110, (-4, 105)),
+        ((4, 105), -1, 200, (3, 105)),
+        ((4, 105), -4, 200, (0, 0)),
+        ((4, 105), -6, 200, (-2, 200)),
+        ((-4, 105), 5, 90, (1, 90)),
+    ],
+)
+def test_a_position_after_a_fill(before: tuple[int, int], signed: int, price: int, after: tuple[int, int]):
+    position = Position(quantity=Decimal(before[0]), average_price=Decimal(before[1]))
+    found = news.position_after(position, perpetual_fill(Decimal(signed), Decimal(price)))
+    assert (found.quantity, found.average_price) == after
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5).filter(bool), st.integers(1, 9)), max_size=8))
+def test_a_position_is_the_sum_of_its_fills_and_flat_at_no_price(fills: list[tuple[int, int]]):
+    position = Position(quantity=Decimal(0), average_price=Decimal(0))
+    for signed, price in fills:
+        position = news.position_after(position, perpetual_fill(Decimal(signed), Decimal(price)))
+        assert (position.average_price > 0) is bool(position.quantity)
+        assert position.average_price <= 9
+    assert position.quantity == sum(signed for signed, _ in fills)
+
+
+def test_what_waited_takes_the_id_of_what_it_became_and_keeps_that():
+    waiting = order(state=State.WORKING, venue_order_id="BTCUSDT-1~")
+    said = News(
+        client_order_id=waiting.client_order_id, venue_order_id="BTCUSDT-7", state=OrderState.WORKING, time_ns=1
+    )
+    became = news.follow(Standing(order=waiting), said, Replacing.AMENDS).order
+    assert became.venue_order_id == "BTCUSDT-7"
+    late = replace(said, venue_order_id="BTCUSDT-1~")
+    assert news.follow(Standing(order=became), late, Replacing.AMENDS).order.venue_order_id == "BTCUSDT-7"
+
+
+@pytest.mark.parametrize(
+    ("read_at", "now", "seconds"),
+    [
+        (7_200 + 100, 7_200 + 110, 50),
+        (7_200 + 100, 7_200 + 200, 0),
+        (10_790, 10_795, 25),
+        (10_790, 10_830, 0),
+        (10_821, 10_825, 56),
+        (0, 10_000, 0),
+    ],
+)
+def test_funding_is_read_each_minute_and_soon_after_each_hour(read_at: float, now: float, seconds: float):
+    assert due_seconds(read_at, now) == seconds
+
+
+def test_while_funding_is_settled_a_wallet_with_positions_is_not_judged():
+    one = {PERP: Position(quantity=Decimal(1), average_price=Decimal(100))}
+    less = Held({"USDT": Decimal(9)}, one)
+    assert not differences_of(Held({"USDT": Decimal(10)}, one), less, is_settling=True)
+    assert differences_of(Held({"USDT": Decimal(10)}, one), less).balances == {"USDT": -1}
+    assert differences_of(Held({"USDT": Decimal(10)}, {}), Held({"USDT": Decimal(9)}, {}), is_settling=True)
+    # A position counts at any time, also one that is gone, whatever each thinks that it cost.
+    gone = differences_of(Held({}, one), Held({}, {}), is_settling=True)
+    assert gone.positions == {PERP: Position(quantity=Decimal(0), average_price=Decimal(0))}
+    dearer = {PERP: Position(quantity=Decimal(1), average_price=Decimal(101))}
+    assert not differences_of(Held({}, one), Held({}, dearer))
+    assert [is_settling(7_200 + seconds) for seconds in (0, 119, 120, 3_599)] == [True, True, False, False]

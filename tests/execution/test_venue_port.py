@@ -30,17 +30,17 @@ from services.execution.venues.port import (
     Unknown,
     VenueRefused,
 )
-from tests.execution.venue_stand import BINANCE, KRAKEN, LOST, STANDS, PortStand, listening
+from tests.execution.venue_stand import ALL_STANDS, BINANCE, KRAKEN, LOST, PortStand, listening
 from tests.venues import faults
 
 
-@pytest.fixture(params=STANDS)
+@pytest.fixture(params=ALL_STANDS)
 async def stand(
     request: pytest.FixtureRequest, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PortStand]:
     # Nothing here is about the budget's pace, but for what says so.
     monkeypatch.setattr("libs.venues.BUDGET_SHARE", 1_000.0)
-    make, kind = STANDS[request.param]
+    make, kind = ALL_STANDS[request.param]
     async with make(kind, redis) as opened:
         yield opened
 
@@ -49,7 +49,7 @@ async def stand(
 
 
 async def test_an_order_rests_is_on_record_and_is_taken_back(stand: PortStand):
-    ticket = stand.ticket(quantity=Decimal("0.50000001") if stand.kind is KRAKEN else Decimal("0.50001"))
+    ticket = stand.ticket(quantity=Decimal(stand.kind.quantity))
     async with stand.opened() as port:
         assert isinstance(await port.submit(ticket), Done)
         [order] = await port.open_orders()
@@ -128,7 +128,8 @@ async def test_two_orders_of_one_account_that_trade_with_each_other_are_two_fill
 
 async def test_fills_are_read_on_from_a_cursor_page_by_page(stand: PortStand, monkeypatch: pytest.MonkeyPatch):
     # Binance's pages hold a thousand; Kraken's fifty, which nobody may choose.
-    monkeypatch.setattr("services.execution.venues.binance.PAGE_FILLS", 50)
+    for binances in ("binance", "binance_futures"):
+        monkeypatch.setattr(f"services.execution.venues.{binances}.PAGE_FILLS", 50)
     async with stand.opened() as port:
         await port.submit(stand.ticket(quantity=Decimal(12)))
         for _ in range(120):
@@ -149,7 +150,8 @@ async def test_balances_are_told_by_asset_as_everybody_names_them(stand: PortSta
     async with stand.opened() as port:
         await port.submit(stand.ticket(quantity=Decimal(2)))
         balances = await port.balances()
-    assert balances["BTC"] == Balance(free=Decimal(50), locked=Decimal(0))
+    if not stand.kind.has_margin:
+        assert balances["BTC"] == Balance(free=Decimal(50), locked=Decimal(0))
     assert balances[stand.kind.quote] == Balance(free=Decimal(942_000), locked=Decimal(58_000))
 
 
@@ -469,8 +471,7 @@ async def test_what_a_stream_gets_wrong_does_not_change_what_is_on_record(stand:
     async with stand.opened() as port, listening(port) as heard:
         await port.submit(ticket)
         await heard.until(lambda: len(heard.told) == 1)
-        event = "executionReport" if stand.kind is BINANCE else "trade"
-        stand.venue.faults.messages.append(getattr(faults, mishap)(stream="user@", event=event))
+        stand.venue.faults.messages.append(getattr(faults, mishap)(stream="user@", event=stand.kind.trade_event))
         stand.market.trade("29000", "0.5", buyer_is_maker=True)
         stand.market.trade("29000", "0.25", buyer_is_maker=True)
         if mishap == "malformed":

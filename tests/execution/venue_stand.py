@@ -12,7 +12,7 @@ from uuid import uuid4
 from redis.asyncio import Redis
 
 from libs.matching.orders import Side
-from services.execution.domain import LeasedKey, OrderType, TimeInForce
+from services.execution.domain import AccountKind, LeasedKey, OrderType, TimeInForce
 from services.execution.venues.ccxt_port import Addresses, CcxtPort
 from services.execution.venues.port import (
     Connected,
@@ -25,6 +25,7 @@ from services.execution.venues.port import (
 from services.execution.venues.ports import Ports
 from tests.execution.test_credentials import API_KEY, KRAKEN_KEY, KRAKEN_SECRET, SECRET
 from tests.venues import binance as binance_venue
+from tests.venues import binance_futures as futures_venue
 from tests.venues import faults
 from tests.venues import kraken as kraken_venue
 from tests.venues.binance_orders import Account
@@ -54,6 +55,17 @@ class Kind:
     too_much: Callable[..., RequestFault]
     busy: Callable[..., RequestFault]
     """It says that it cannot tell what became of the request."""
+    account: AccountKind = AccountKind.CASH
+    exchange: str = ""
+    """Card.exchange_name, where it is not the venue."""
+    quantity: str = "0.50001"
+    """So precise as the venue takes it."""
+    trade_event: str = "trade"
+    """What it tells of a trade."""
+
+    @property
+    def has_margin(self) -> bool:
+        return self.account is AccountKind.MARGIN
 
 
 BINANCE = Kind(
@@ -63,6 +75,19 @@ BINANCE = Kind(
     ("DELETE", "/api/v3/order"),
     lambda **of: faults.too_many(7, **of),
     faults.unknown_outcome,
+    trade_event="executionReport",
+)
+FUTURES = Kind(
+    "BINANCE",
+    "USDT",
+    "/fapi/v1/order",
+    ("DELETE", "/fapi/v1/order"),
+    lambda **of: faults.too_many(7, **of),
+    faults.unknown_outcome,
+    AccountKind.MARGIN,
+    "BINANCEUSDM",
+    quantity="0.501",
+    trade_event="ORDER_TRADE_UPDATE",
 )
 KRAKEN = Kind(
     "KRAKEN",
@@ -71,6 +96,7 @@ KRAKEN = Kind(
     ("POST", "/CancelOrder"),
     lambda **of: RequestFault(429, {"Retry-After": "7"}, "slow down", **of),
     lambda **of: kraken_error("EService:Timeout", **of),
+    quantity="0.50000001",
 )
 
 LOST: Mapping[str, Callable[..., RequestFault]] = {
@@ -102,13 +128,13 @@ class PortStand:
 
     @property
     def instrument_id(self) -> str:
-        return f"{self.kind.venue}:BTC{self.kind.quote}"
+        return f"{self.kind.venue}:BTC{self.kind.quote}{'-PERP' if self.kind.has_margin else ''}"
 
     def take_key(self) -> LeasedKey:
         return self.asked_for_key() if self.asked_for_key else self.key
 
     def opened(self) -> AbstractAsyncContextManager[CcxtPort]:
-        return self.ports.opened(self.kind.venue, self.take_key)
+        return self.ports.opened(self.kind.venue, self.take_key, self.kind.account)
 
     def ticket(self, **of: Any) -> Ticket:
         """A limit order to buy one coin at 29,000, far from the market, but for what is said."""
@@ -212,12 +238,26 @@ async def kraken_stand(kind: Kind, redis: Redis) -> AsyncIterator[PortStand]:
         yield stand(kind, venue, market, key.account, redis, leased(kind.venue, KRAKEN_KEY, KRAKEN_SECRET))
 
 
+@asynccontextmanager
+async def futures_stand(kind: Kind, redis: Redis) -> AsyncIterator[PortStand]:
+    """Its fees and its margin are those that a spot market would take, so that the same is true of both."""
+    key = futures_venue.Key(SECRET)
+    key.account.maker_rate = key.account.taker_rate = Decimal("0.001")
+    key.account.leverage["BTCUSDT"] = 1
+    async with futures_venue.binance_futures(**{API_KEY: key}) as venue:
+        market = venue.list_market("BTC", kind.quote)
+        yield stand(kind, venue, market, key.account, redis, leased(kind.venue, API_KEY, SECRET))
+
+
 def stand(kind: Kind, venue: Venue[Any], market: Market, account: Account, redis: Redis, key: LeasedKey) -> PortStand:
     account.deposit(kind.quote, 1_000_000)
-    account.deposit("BTC", 50)
+    if not kind.has_margin:
+        account.deposit("BTC", 50)
     offer(market)
-    addresses = {kind.venue: Addresses(venue.url, venue.streams_url)}
+    addresses = {kind.exchange or kind.venue: Addresses(venue.url, venue.streams_url)}
     return PortStand(kind, venue, market, account, Ports(redis, "test", addresses), key)
 
 
 STANDS = {"binance": (binance_stand, BINANCE), "kraken": (kraken_stand, KRAKEN)}
+ALL_STANDS = {**STANDS, "binance futures": (futures_stand, FUTURES)}
+"""Also of margin accounts."""

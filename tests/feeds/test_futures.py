@@ -61,7 +61,7 @@ from tests.feeds.ports import Told, made_in
 from tests.mesh import sign_in
 from tests.servers import ValkeyServer
 from tests.venues import faults
-from tests.venues.binance_futures_market import (
+from tests.venues.binance_futures_feed import (
     FUNDING_PER_5_MINUTES,
     HOUR,
     WEIGHT_PER_MINUTE,

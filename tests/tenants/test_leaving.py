@@ -57,8 +57,10 @@ KEPT = {
             "reconciliations",
             "venue_balances",
             "venue_fills",
+            "venue_funding",
             "venue_ids",
             "venue_orders",
+            "venue_positions",
         )
     },
     ("execution", "switches"): "a bare id; what forbids her orders to be sent is never forgotten",

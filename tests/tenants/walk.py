@@ -225,6 +225,14 @@ LIVE_ROWS = (
     """,
     "INSERT INTO execution.venue_balances (account_id, asset, user_id, total) VALUES ($2, 'BTC', $1, 1)",
     """
+    INSERT INTO execution.venue_positions (account_id, instrument_id, user_id, quantity, average_price)
+    VALUES ($2, 'BINANCE:BTCUSDT-PERP', $1, 1, 30000)
+    """,
+    """
+    INSERT INTO execution.venue_funding (account_id, venue_id, user_id, instrument_id, amount, asset, time)
+    VALUES ($2, gen_random_uuid()::text, $1, 'BINANCE:BTCUSDT-PERP', 1, 'USDT', now())
+    """,
+    """
     INSERT INTO execution.external_fills (account_id, venue_fill_id, user_id, venue_order_id, instrument_id, side, price,
       quantity, fee, fee_asset, time)
     VALUES ($2, gen_random_uuid()::text, $1, 'v0', 'BINANCE:BTCUSDT', 'buy', 1, 1, 0, 'BTC', now())

@@ -1,324 +1,163 @@
-"""The markets of USDⓈ-M futures of the offline Binance: what fapi has on record of them, and what fstream tells.
+"""A market of perpetual futures at the offline Binance: what it admits, and what becomes of what waits for a trigger there."""
 
-Trades, books and klines are as on the spot market; marks, funding and terms are these markets' own. The forms are those of
-Binance's public documentation of USDⓈ-M futures.
-"""
-
-import asyncio
-import math
-from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import itertools
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
-from aiohttp import web
+from libs import money
+from tests.venues.binance_futures_answers import Refused
+from tests.venues.binance_futures_orders import Account, Order, Waiting
+from tests.venues.binance_klines import Trade
+from tests.venues.binance_orders import EIGHT_DECIMALS, NOTHING, Side, State
+from tests.venues.market import Market as AnyMarket
 
-from tests.venues import binance_answers as answers
-from tests.venues.binance import Binance, Weight, at_work
-from tests.venues.binance_answers import Parameters, Refused, whole
-from tests.venues.binance_klines import text
-from tests.venues.binance_limits import Limits, Window
-from tests.venues.binance_market import Aggregate
-from tests.venues.binance_market import Market as SpotMarket
-
-HOUR = 3_600_000
-USUAL_HOURS = 8
-WEIGHT_PER_MINUTE = 2_400
-FUNDING_PER_5_MINUTES = 500
-NEVER = 4_133_404_800_000
-"""When a perpetual contract is delivered."""
-FUNDING_LIMIT_DEFAULT, FUNDING_LIMIT_MAX = 100, 1_000
-MARK_TICKS, SLOW_MARK_TICKS = 10, 30
-
-
-class Settled(NamedTuple):
-    """A settlement of funding as it is on record."""
-
-    time: int
-    rate: Decimal
-    mark_price: Decimal
+FIRST_WAITING_ID = 1_000_000_033_225_453
 
 
 @dataclass
-class FuturesMarket(SpotMarket):
-    """A linear contract. `mark_price` and what stands beside it is what a test says until it says otherwise."""
+class Market(AnyMarket):
+    """Filters are those that Binance has of the symbol."""
 
     tick: Decimal = Decimal("0.10")
     step: Decimal = Decimal("0.001")
-    notional_min: Decimal = Decimal(100)
-    delivery: str = ""
-    """The day of a contract that ends, such as 261225; a perpetual one has none."""
-    status: str = "TRADING"
-    mark_price: Decimal = Decimal("30000.12345678")
-    index_price: Decimal = Decimal("30001.50000000")
-    predicted_rate: Decimal = Decimal("0.00010000")
-    interval_hours: int = USUAL_HOURS
-    settled_at: list[Settled] = field(default_factory=list)
-    next_funding_time: int = 0
-    """Set by a test, it is settled then, and after that at multiples of the interval."""
+    notional_min: Decimal = Decimal(50)
+    price_min: Decimal = Decimal("556.80")
+    price_max: Decimal = Decimal(4529764)
+    quantity_max: Decimal = Decimal(1_000)
+    market_quantity_max: Decimal = Decimal(120)
+    percent: Decimal = Decimal("0.05")
+    """A buy may be so much above the mark price, and a sale so much below."""
+    waiting: list[Waiting] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.delivery:
-            self.symbol = f"{self.symbol}_{self.delivery}"
-        self.next_funding_time = self.next_funding_time or self._following(self.now())
+        self._waiting_ids = itertools.count(FIRST_WAITING_ID)
 
-    def _following(self, time: int) -> int:
-        interval = self.interval_hours * HOUR
-        return (time // interval + 1) * interval
+    def mark(self) -> Decimal:
+        return self.trades[-1].price if self.trades else self.middle
 
     # What a test does.
 
-    def settle(self, time: int, rate: str, mark_price: str) -> None:
-        """Puts a settlement on record that was then; they are made in the order of time."""
-        assert not self.settled_at or self.settled_at[-1].time < time
-        self.settled_at.append(Settled(time, Decimal(rate), Decimal(mark_price)))
+    def fund(self, account: Account, rate: Decimal | str, time: int) -> Decimal:
+        """Settles funding of its position, if it has one, as of that time; what it received, or paid."""
+        position = account.positions.get(self.symbol)
+        if position is None or not position.quantity:
+            return NOTHING
+        amount = money.down_to(-position.quantity * self.mark() * Decimal(rate), EIGHT_DECIMALS)
+        account.pay("FUNDING_FEE", self.quote, amount, symbol=self.symbol, time=time)
+        account.tell_update("FUNDING_FEE", self.quote, amount)
+        return amount
 
-    # What time does.
-
-    def come_to_funding(self) -> None:
-        """Settles what is due, at the rate that was predicted."""
-        now = self.now()
-        if not self.delivery and now >= self.next_funding_time:
-            self.settled_at.append(Settled(self.next_funding_time, self.predicted_rate, self.mark_price))
-            self.next_funding_time = self._following(now)
-
-    def tell_mark(self, speed: str) -> None:
-        event = {
-            "e": "markPriceUpdate",
-            "E": self.now(),
-            "s": self.symbol,
-            "p": text(self.mark_price),
-            "i": text(self.index_price),
-            "P": text(self.index_price),
-            "r": text(self.predicted_rate),
-            "T": self.next_funding_time,
-        }
-        self.publish(f"{self.stream}@markPrice{speed}", event)
-
-    # Where it tells otherwise than the spot market.
-
-    def row_of(self, aggregate: Aggregate) -> dict[str, Any]:
-        row = super().row_of(aggregate)
-        del row["M"]
-        return row
-
-    def ids_of_change(self, first_update_id: int) -> dict[str, Any]:
-        return {"T": self.now(), **super().ids_of_change(first_update_id), "pu": first_update_id - 1}
-
-    def depth(self, limit: int) -> dict[str, Any]:
-        return {"E": self.now(), "T": self.now(), **super().depth(limit)}
-
-    # What is on record of it alone.
-
-    def premium_index(self) -> dict[str, Any]:
-        return {
-            "symbol": self.symbol,
-            "markPrice": text(self.mark_price),
-            "indexPrice": text(self.index_price),
-            "estimatedSettlePrice": text(self.index_price),
-            "lastFundingRate": text(self.predicted_rate),
-            "interestRate": "0.00010000",
-            "nextFundingTime": self.next_funding_time,
-            "time": self.now(),
-        }
-
-    def funding_info(self) -> dict[str, Any]:
-        return {
-            "symbol": self.symbol,
-            "adjustedFundingRateCap": "0.02000000",
-            "adjustedFundingRateFloor": "-0.02000000",
-            "fundingIntervalHours": self.interval_hours,
-            "disclaimer": False,
-        }
-
-    def funding_rates(self, parameters: Parameters) -> list[dict[str, Any]]:
-        """The oldest from a time on; the newest without one."""
-        limit = min(whole(parameters, "limit", FUNDING_LIMIT_DEFAULT), FUNDING_LIMIT_MAX)
-        start = bisect_left(self.settled_at, whole(parameters, "startTime", 0), key=lambda settled: settled.time)
-        chosen = self.settled_at[start:]
-        if "endTime" in parameters:
-            chosen = [settled for settled in chosen if settled.time <= whole(parameters, "endTime", 0)]
-        chosen = chosen[:limit] if {"startTime", "endTime"} & set(parameters) else chosen[-limit:]
-        return [
-            {
-                "symbol": self.symbol,
-                "fundingTime": settled.time,
-                "fundingRate": text(settled.rate),
-                "markPrice": text(settled.mark_price),
-            }
-            for settled in chosen
-        ]
-
-    def terms(self) -> dict[str, Any]:
-        """As exchangeInfo has them. Its precisions are not those of prices and quantities, and its margins are to be ignored."""
-        return {
-            "symbol": self.symbol,
-            "pair": f"{self.base}{self.quote}",
-            "contractType": "CURRENT_QUARTER" if self.delivery else "PERPETUAL",
-            "deliveryDate": NEVER - 24 * HOUR if self.delivery else NEVER,
-            "onboardDate": 1_569_398_400_000,
-            "status": self.status,
-            "maintMarginPercent": "2.5000",
-            "requiredMarginPercent": "5.0000",
-            "baseAsset": self.base,
-            "quoteAsset": self.quote,
-            "marginAsset": self.quote,
-            "pricePrecision": 2,
-            "quantityPrecision": 3,
-            "baseAssetPrecision": 8,
-            "quotePrecision": 8,
-            "underlyingType": "COIN",
-            "underlyingSubType": ["PoW"],
-            "triggerProtect": "0.0500",
-            "liquidationFee": "0.012500",
-            "marketTakeBound": "0.05",
-            "maxMoveOrderLimit": 10_000,
-            "filters": [
-                {
-                    "filterType": "PRICE_FILTER",
-                    "minPrice": "261.10",
-                    "maxPrice": "809484",
-                    "tickSize": str(self.tick),
-                },
-                {"filterType": "LOT_SIZE", "minQty": str(self.step), "maxQty": "1000", "stepSize": str(self.step)},
-                {
-                    "filterType": "MARKET_LOT_SIZE",
-                    "minQty": str(self.step),
-                    "maxQty": "120",
-                    "stepSize": str(self.step),
-                },
-                {"filterType": "MAX_NUM_ORDERS", "limit": 200},
-                {"filterType": "MAX_NUM_ALGO_ORDERS", "limit": 10},
-                {"filterType": "MIN_NOTIONAL", "notional": str(self.notional_min)},
-                {
-                    "filterType": "PERCENT_PRICE",
-                    "multiplierUp": "1.0500",
-                    "multiplierDown": "0.9500",
-                    "multiplierDecimal": "4",
-                },
-                {"filterType": "POSITION_RISK_CONTROL", "positionControlSide": "NONE"},
-            ],
-            "orderTypes": ["LIMIT", "MARKET", "STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET"],
-            "timeInForce": ["GTC", "IOC", "FOK", "GTX", "GTD"],
-        }
-
-
-@dataclass
-class FuturesMarkets(Binance):
-    """Served by itself: markets alone, without accounts."""
-
-    limits: Limits = field(default_factory=lambda: Limits(weight=Window(WEIGHT_PER_MINUTE, 60)))
-    funding_asked: Window = field(default_factory=lambda: Window(FUNDING_PER_5_MINUTES, 300))
-
-    def list_market(self, base: str, quote_asset: str, **of: Any) -> FuturesMarket:
-        market = FuturesMarket(
-            base + quote_asset, base, quote_asset, self.now_milliseconds, publish=self.streams.publish, **of
+    def close_out(self, account: Account, client_order_id: str = "autoclose-1234567890123456789") -> Order:
+        """Binance itself takes the account's position off."""
+        quantity = account.positions[self.symbol].quantity
+        order = self.new(
+            account,
+            client_order_id=client_order_id,
+            side=Side.SELL if quantity > 0 else Side.BUY,
+            type="MARKET",
+            time_in_force="IOC",
+            quantity=abs(quantity),
+            reduce_only=True,
         )
-        self.markets[market.symbol] = market
-        return market
+        account.orders.append(order)
+        self._work(order)
+        self._settle()
+        return order
 
-    def market(self, symbol: str) -> FuturesMarket:
-        market = super().market(symbol)
-        assert isinstance(market, FuturesMarket)
-        return market
+    # What users do.
 
-    def _futures(self, parameters: Parameters) -> list[FuturesMarket]:
-        return [self.market(market.symbol) for market in self._markets(parameters)]
+    def new(self, account: Account, **of: Any) -> Order:
+        """Not placed yet."""
+        order = self.order_of(account, Order, mark=self.mark, **of)
+        assert isinstance(order, Order)
+        return order
 
-    async def exchange_info(self, request: web.Request) -> Any:
-        weights = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1}
-        return {
-            "timezone": "UTC",
-            "serverTime": self.now_milliseconds(),
-            "futuresType": "U_MARGINED",
-            "rateLimits": [weights | {"limit": WEIGHT_PER_MINUTE}],
-            "exchangeFilters": [],
-            "assets": [],
-            "symbols": [market.terms() for market in self._futures({})],
-        }
+    def wait(self, waiting: Waiting) -> None:
+        """Raises Refused."""
+        waiting.see(self.mark())
+        if self.trades and waiting.is_reached(self.mark()):
+            raise Refused(-2021)
+        waiting.account.waiting.append(waiting)
+        self.waiting.append(waiting)
+        waiting.become("NEW")
 
-    async def klines(self, request: web.Request) -> Any:
-        if request.query.get("interval") == "1s":
-            raise Refused(-1120)
-        return answers.kline_rows(self.market(request.query.get("symbol", "")), request.query)
+    def new_waiting_id(self) -> int:
+        return next(self._waiting_ids)
 
-    async def premium_index(self, request: web.Request) -> Any:
-        found = [market.premium_index() for market in self._futures(request.query)]
-        return found[0] if "symbol" in request.query else found
+    def take_back(self, waiting: Waiting) -> None:
+        self.waiting.remove(waiting)
+        waiting.become("CANCELED")
 
-    def _count_funding(self) -> None:
-        """Raises Refused. Both that it is asked for share a limit of their own."""
-        if wait := self.funding_asked.add(1):
-            raise Refused(-1003, self.funding_asked.maximum, headers={"Retry-After": str(wait)})
+    def amend(self, order: Order, quantity: Decimal, price: Decimal) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """What is no more than has traded ends it."""
+        self._resting[order.side].remove(order)
+        self._touch(order.side, order.price)
+        if quantity <= order.executed:
+            order.ended(State.CANCELED, self.now())
+        else:
+            order.quantity, order.price = quantity, price
+            order.amended(self.now())
+            self._match(order)
+            if order.is_open:
+                self._resting[order.side].append(order)
+                self._touch(order.side, price)
+        self._settle()
 
-    async def funding_rate(self, request: web.Request) -> Any:
-        self._count_funding()
-        return [row for market in self._futures(request.query) for row in market.funding_rates(request.query)]
+    def _admit(self, order: Order) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Raises Refused."""
+        position = order.account.position(order)
+        if order.reduce_only:
+            if position.quantity * order.signed >= 0:
+                raise Refused(-2022)
+            order.quantity = min(order.quantity, abs(position.quantity))
+        opposite = order.side.opposite
+        if order.time_in_force == "GTX" and self._prices(opposite, order.price):
+            raise Refused(-5022)
+        if order.time_in_force == "FOK" and self._available(order) < order.quantity:
+            raise Refused(-5021)
+        if order.margin > order.account.available(order.quote):
+            raise Refused(-2019)
 
-    async def funding_info(self, request: web.Request) -> Any:
-        """Of those alone whose terms of funding have been changed."""
-        self._count_funding()
-        return [market.funding_info() for market in self._futures({}) if market.interval_hours != USUAL_HOURS]
+    def _needs(self, order: Any) -> Decimal:
+        """It was looked at when it was admitted."""
+        return NOTHING
 
-    def routes(self) -> list[web.RouteDef]:
-        def get(path: str, answer: Callable[[web.Request], Any], weight: Weight = 1) -> web.RouteDef:
-            return web.get(f"/fapi/v1/{path}", self._around(answer, weight))
+    # What waits.
 
-        return [
-            get("ping", self.ping),
-            get("time", self.server_time),
-            get("exchangeInfo", self.exchange_info),
-            get("depth", self._of_market(answers.depth), depth_weight),
-            get("aggTrades", self._of_market(answers.aggregate_trades), 20),
-            get("klines", self.klines, klines_weight),
-            get("premiumIndex", self.premium_index, lambda query: 1 if "symbol" in query else 10),
-            # Counted apart, and not as weight.
-            get("fundingRate", self.funding_rate, 0),
-            get("fundingInfo", self.funding_info, 0),
-            # The books have servers of their own.
-            *(
-                web.get(f"/{category}/{path}", self.streams.of_market)
-                for category in ("market", "public")
-                for path in ("ws", "ws/{streams:.*}", "stream")
-            ),
-        ]
+    def traded(self, trade: Trade) -> None:
+        for waiting in self.waiting:
+            waiting.see(trade.price)
 
-    async def tick(self) -> None:
-        beside = asyncio.ensure_future(super().tick())
+    def _settle(self) -> None:
+        while self.trades and (reached := next((one for one in self.waiting if one.is_reached(self.mark())), None)):
+            self.waiting.remove(reached)
+            self._trigger(reached)
+        super()._settle()
+
+    def _trigger(self, waiting: Waiting) -> None:
+        """What it becomes keeps the id under which it was placed."""
+        waiting.trigger_time = self.now()
+        waiting.become("TRIGGERING")
+        is_limit = waiting.type in {"STOP", "TAKE_PROFIT"}
+        order = self.new(
+            waiting.account,
+            client_order_id=waiting.client_algo_id,
+            side=waiting.side,
+            type="LIMIT" if is_limit else "MARKET",
+            time_in_force=waiting.time_in_force,
+            quantity=waiting.quantity,
+            price=waiting.price if is_limit else NOTHING,
+            reduce_only=waiting.reduce_only,
+            waited=waiting,
+        )
         try:
-            count = 0
-            while True:
-                await asyncio.sleep(self.tick_seconds)
-                count += 1
-                for market in self._futures({}):
-                    market.come_to_funding()
-                    if count % MARK_TICKS == 0:
-                        market.tell_mark("@1s")
-                    if count % SLOW_MARK_TICKS == 0:
-                        market.tell_mark("")
-        finally:
-            beside.cancel()
-            with suppress(asyncio.CancelledError):
-                await beside
-
-
-def weight_by_limit(query: Parameters, usual: int, *weights: tuple[float, int]) -> int:
-    return next(weight for most, weight in weights if whole(query, "limit", usual) <= most)
-
-
-def depth_weight(query: Parameters) -> int:
-    return weight_by_limit(query, 500, (50, 2), (100, 5), (500, 10), (math.inf, 20))
-
-
-def klines_weight(query: Parameters) -> int:
-    return weight_by_limit(query, 500, (99, 1), (499, 2), (1_000, 5), (math.inf, 10))
-
-
-@asynccontextmanager
-async def binance_futures_markets() -> AsyncIterator[FuturesMarkets]:
-    venue = FuturesMarkets()
-    async with at_work(venue):
-        yield venue
+            self._admit(order)
+        except Refused:
+            waiting.become("REJECTED")
+            return
+        waiting.became = order
+        waiting.account.orders.append(order)
+        waiting.become("TRIGGERED")
+        self._work(order)

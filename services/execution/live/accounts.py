@@ -57,8 +57,8 @@ class Carried:
         return (
             account is not None
             and lease == self.lease
-            and (account.credential_id, account.credential_revision, account.venue)
-            == (mine.credential_id, mine.credential_revision, mine.venue)
+            and (account.credential_id, account.credential_revision, account.venue, account.kind)
+            == (mine.credential_id, mine.credential_revision, mine.venue, mine.kind)
         )
 
 

@@ -22,6 +22,7 @@ class Kind(Enum):
     ORDER_EXTERNAL = "order_external"
     FILL_EXTERNAL = "fill_external"
     BALANCE = "balance"
+    POSITION = "position"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Self
 
 from libs.matching.orders import Side
-from libs.money import ZERO, multiply
+from libs.money import ZERO, divide, multiply
 from services.execution import domain
 from services.execution.domain import (
     AT_ONCE,
@@ -24,13 +24,14 @@ from services.execution.domain import (
     Instrument,
     Order,
     OrderType,
+    Position,
     Rejected,
     Replaced,
     Replacement,
     ReplaceRejected,
     State,
 )
-from services.execution.venues.port import Done, OrderState, Replacing, Ticket, Told, VenueFill, VenueOrder
+from services.execution.venues.port import WAITS, Done, OrderState, Replacing, Ticket, Told, VenueFill, VenueOrder
 
 NOT_YET = frozenset({State.INTENDED, State.SENDING, State.UNKNOWN})
 """In which nothing says yet that the venue has the order."""
@@ -179,6 +180,7 @@ class Walk:
                 fee_asset=fill.fee_asset,
                 maker=fill.maker,
                 time_ns=fill.time_ns,
+                realized_profit=fill.realized_profit,
             )
         )
         self.fills.append(fill)
@@ -204,7 +206,7 @@ def follow(standing: Standing, news: News, replacing: Replacing) -> Walk:
             change = None
         walk.fill(fill)
     if _is_current(walk.order, news):
-        if not walk.order.venue_order_id and news.venue_order_id:
+        if news.venue_order_id and _is_provisional(walk.order.venue_order_id):
             walk.order = replace(walk.order, venue_order_id=news.venue_order_id)
         # Of one that is being replaced by another its end may be part of that.
         if not (change and replacing is Replacing.NEW_ORDER and news.state is not OrderState.FILLED):
@@ -223,6 +225,11 @@ def _is_current(order: Order, news: News) -> bool:
     if news.client_order_id:
         return news.client_order_id == order.client_order_id
     return not order.venue_order_id or news.venue_order_id == order.venue_order_id
+
+
+def _is_provisional(venue_order_id: str) -> bool:
+    """Whether the venue may have another id of the order by now."""
+    return not venue_order_id or venue_order_id.endswith(WAITS)
 
 
 def _tells_of(change: Change, order: Order, fill: VenueFill, news: News) -> bool:
@@ -353,6 +360,7 @@ def ticket_of(order: Order, client_order_id: str = "") -> Ticket:
         trail_fraction=None if order.trail_percent is None else multiply(order.trail_percent, PERCENT),
         expire_time_ns=order.expire_time_ns if time_in_force is domain.TimeInForce.GTD else None,
         post_only=order.post_only,
+        reduce_only=order.reduce_only,
     )
 
 
@@ -382,11 +390,28 @@ def assets_of(instrument: Instrument) -> tuple[str, str]:
 
 
 def amounts_of(fill: VenueFill, instrument: Instrument) -> dict[str, Decimal]:
-    """By how much the fill changes what there is of each asset."""
+    """By how much the fill changes what there is of each asset; one of a perpetual future by what closing has made alone."""
     base, quote = assets_of(instrument)
-    sign = 1 if fill.side is Side.BUY else -1
-    amounts = {base: sign * fill.quantity, quote: -sign * multiply(fill.price, fill.quantity)}
+    if fill.realized_profit is not None:
+        amounts = {quote: fill.realized_profit}
+    else:
+        sign = 1 if fill.side is Side.BUY else -1
+        amounts = {base: sign * fill.quantity, quote: -sign * multiply(fill.price, fill.quantity)}
     if fill.fee:
         asset = fill.fee_asset or quote
         amounts[asset] = amounts.get(asset, ZERO) - fill.fee
     return {asset: amount for asset, amount in amounts.items() if amount}
+
+
+def position_after(position: Position, fill: VenueFill) -> Position:
+    """What a fill of a perpetual future leaves of the position: its average price is of what was opened last, if it is turned."""
+    signed = fill.quantity if fill.side is Side.BUY else -fill.quantity
+    quantity = position.quantity + signed
+    if not quantity:
+        return Position(quantity=ZERO, average_price=ZERO)
+    if position.quantity * quantity < 0 or not position.quantity:
+        return Position(quantity=quantity, average_price=fill.price)
+    if abs(quantity) < abs(position.quantity):
+        return Position(quantity=quantity, average_price=position.average_price)
+    cost = multiply(position.quantity, position.average_price) + multiply(signed, fill.price)
+    return Position(quantity=quantity, average_price=divide(cost, quantity))

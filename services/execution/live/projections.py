@@ -14,15 +14,18 @@ async def put_account(rows: Connection, account: LiveAccount) -> None:
     """Adds to how often it was confirmed."""
     await rows.execute(
         """
-        INSERT INTO live_accounts AS kept (account_id, user_id, venue, credential_id, credential_revision, trading, confirm_count)
-        VALUES ($1, $2, $3, $4, $5, $6, $7)
-        ON CONFLICT (account_id) DO UPDATE SET venue = excluded.venue, credential_id = excluded.credential_id,
-          credential_revision = excluded.credential_revision, trading = excluded.trading,
+        INSERT INTO live_accounts AS kept
+          (account_id, user_id, venue, kind, credential_id, credential_revision, trading, confirm_count)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        ON CONFLICT (account_id) DO UPDATE SET venue = excluded.venue, kind = excluded.kind,
+          credential_id = excluded.credential_id, credential_revision = excluded.credential_revision,
+          trading = excluded.trading,
           confirm_count = kept.confirm_count + excluded.confirm_count, update_time = now()
         """,
         account.account_id,
         account.user_id,
         account.venue,
+        account.kind.value,
         account.credential_id,
         account.credential_revision,
         account.trading,

@@ -1,4 +1,4 @@
-"""Comparing a live account with its venue: its orders, its fills, its balances, and what there is that is not ours.
+"""Comparing a live account with its venue: its orders, its fills, what it holds, and what there is that is not ours.
 
 The venue is right by definition. Whatever differs is told as if the venue had just said it, and written down with what it was
 and what was made of it. What only looks like a difference, because something happened between two reads, is looked at again.
@@ -6,6 +6,7 @@ and what was made of it. What only looks like a difference, because something ha
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,19 +18,20 @@ from libs.ids import uuid7
 from libs.money import ZERO, plain
 from services.execution import domain, events
 from services.execution import store as common
-from services.execution.domain import Order, State
-from services.execution.live import reconciliation_store, store
+from services.execution.domain import Order, Position, State
+from services.execution.live import funding, reconciliation_store, store
 from services.execution.live.comparison import Cause, Difference, Found, Kind
+from services.execution.live.funding import FundingReader
 from services.execution.live.news import News
-from services.execution.live.records import Booked
+from services.execution.live.records import Booked, Held
 from services.execution.live.sending import Sending
 from services.execution.venues.port import INSTRUMENTS_MAX, OrderState, VenueOrder, VenueRefused
 
 LATE_SECONDS = 5.0
 """A fill that is on record for less long may only not have been told yet."""
 AGAIN_SECONDS = 2.0
-"""After so long a balance that differs is asked for again: the record of a fill may come later than what it moved."""
-BALANCE_TRIES = 5
+"""After so long what differs is asked for again: the record of a fill may come later than what it moved."""
+HOLDING_TRIES = 5
 FOLLOWED_MAX = 4 * INSTRUMENTS_MAX
 
 log = structlog.get_logger(__name__)
@@ -40,6 +42,7 @@ class Reconciling:
     """sending is of one account."""
 
     sending: Sending
+    funding: FundingReader
 
     async def reconcile(self, cause: Cause, reconciliation_id: UUID | None = None) -> Found:
         """Compares, and records what came of it; also that the venue did not answer. Raises LeaseLost."""
@@ -47,7 +50,9 @@ class Reconciling:
         try:
             await self._orders(found)
             await self._fills(found)
-            await self._balances(found)
+            found.problem = await self.sending.port.unfit()
+            if not found.problem:
+                await self._holdings(found)
         except (domain.VenueUnavailable, VenueRefused) as error:
             found.problem = str(error)
         await self._finish(found)
@@ -117,7 +122,7 @@ class Reconciling:
                             kind=Kind.ORDER_EXTERNAL,
                             venue_order_id=order.venue_order_id,
                             venues=_in_short("working", order.filled_quantity),
-                            explanation="it was not sent from here; it waits for its owner to adopt or to ignore it",
+                            explanation=_whose(order),
                         )
                     )
                 return
@@ -158,80 +163,71 @@ class Reconciling:
                         explanation="it was not told; it is applied",
                     )
                 )
-        for fill in booked.external:
-            found.add(
-                Difference(
-                    kind=Kind.FILL_EXTERNAL,
-                    venue_order_id=fill.venue_order_id,
-                    subject=fill.venue_fill_id,
-                    venues=f"{plain(fill.quantity)} at {plain(fill.price)}",
-                    explanation="its order was not sent from here; the balances follow it",
-                )
-            )
+        _note_external(found, booked)
 
-    async def read_followed(self) -> Booked:
+    async def read_followed(self, also: Sequence[str] = ()) -> Booked:
         """The fills of every instrument in which the account was seen to trade, those of the last ones at least."""
         records = self.sending.records
         async with records.database.transaction(records.account.user_id) as rows:
             followed = await store.find_followed(rows, records.account.account_id, FOLLOWED_MAX)
-        return await self.sending.read_fills(followed)
+        return await self.sending.read_fills(list(dict.fromkeys([*also, *followed])))
 
-    # Balances.
+    # What the account holds.
 
-    async def _balances(self, found: Found) -> None:
-        """Only what stays the same over two looks, with no fill in between, is a difference."""
-        before: dict[str, Decimal] | None = None
-        for number in range(BALANCE_TRIES):
+    async def _holdings(self, found: Found) -> None:
+        """Only what stays the same over two looks, with no fill and no funding in between, is a difference."""
+        before: Holdings | None = None
+        for number in range(HOLDING_TRIES):
             if number:
                 await asyncio.sleep(AGAIN_SECONDS)
-            looked = await self._look_at_balances(is_read=number == 0)
+            looked = await self._look_at_holdings(found, is_read=number == 0)
             if looked is None:
                 continue
-            totals, books, expected = looked
+            held, books, expected = looked
             if books.open_time is None and books.is_connected:
                 return  # It was never confirmed.
             if not books.is_connected:
-                await self._connect(found, totals, books)
+                await self._connect(found, held, books)
                 return
-            differing = differences_of(expected, totals)
+            differing = differences_of(expected, held, is_settling=funding.is_settling(time.time()))
             if not differing or differing == before:
-                if await self._adjust(found, totals, books, expected, differing):
-                    found.asset_count = len(expected.keys() | totals.keys())
+                if await self._adjust(found, held, books, expected, differing):
+                    found.asset_count = len(expected.balances.keys() | held.balances.keys())
                     return
                 differing = None
             before = differing
 
-    async def _look_at_balances(
-        self, *, is_read: bool
-    ) -> tuple[dict[str, Decimal], store.Books, dict[str, Decimal]] | None:
+    async def _look_at_holdings(self, found: Found, *, is_read: bool) -> tuple[Held, store.Books, Held] | None:
         """What the venue holds, and what is expected there; None where fills came in between, or it is not clear whose one is.
 
         is_read says that the fills have just been read.
         """
         records, port = self.sending.records, self.sending.port
-        if not is_read and (await self.read_followed()).waits:
-            return None
+        if not is_read:
+            booked = await self.read_followed()
+            _note_external(found, booked)
+            if booked.waits:
+                return None
         before, _ = await records.books()
-        held = await port.balances()
-        booked = await self.read_followed()
+        balances, positions = await port.balances(), await port.positions()
+        # Also where it was not known before that something is traded.
+        booked = await self.read_followed(list(positions))
+        _note_external(found, booked)
+        await self.funding.read()
         after, expected = await records.books()
         if booked.waits or before.fill_count != after.fill_count:
             return None
-        totals = {asset: balance.free + balance.locked for asset, balance in held.items()}
-        return {asset: total for asset, total in totals.items() if total}, after, expected
+        totals = {asset: balance.free + balance.locked for asset, balance in balances.items()}
+        held = Held({asset: total for asset, total in totals.items() if total}, positions)
+        return held, after, expected
 
-    async def _connect(self, found: Found, totals: dict[str, Decimal], books: store.Books) -> None:
-        if await self.sending.records.connect(totals, books, time.time_ns()):
-            found.asset_count = len(totals)
+    async def _connect(self, found: Found, held: Held, books: store.Books) -> None:
+        if await self.sending.records.connect(held, books, time.time_ns()):
+            found.asset_count = len(held.balances)
             log.info("a live account is connected", account_id=str(self.sending.records.account.account_id))
 
     async def _adjust(
-        self,
-        found: Found,
-        totals: dict[str, Decimal],
-        books: store.Books,
-        expected: dict[str, Decimal],
-        differing: dict[str, Decimal],
+        self, found: Found, held: Held, books: store.Books, expected: Held, differing: "Holdings"
     ) -> bool:
         """Tells what differs, and expects from then on what the venue holds; whether no fill came in between."""
         if not differing:
@@ -240,20 +236,39 @@ class Reconciling:
         async with records.transaction() as rows:
             now = await store.find_books(rows, records.account.account_id, lock=True)
             # Another comparison may have told it meanwhile.
-            is_as_read = await store.find_balances(rows, records.account.account_id) == expected
+            is_as_read = await records.held(rows) == expected
             if now.fill_count != books.fill_count or not is_as_read or not now.is_connected:
                 return False
-            await store.put_balances(rows, records.account, totals)
-            message = events.adjusted(differing, "unexplained", str(found.reconciliation_id), time.time_ns())
+            if differing.balances:
+                await store.put_balances(rows, records.account, held.balances)
+            if differing.positions:
+                await store.put_positions(rows, records.account, held.positions)
+            message = events.adjusted(
+                differing.balances,
+                differing.positions,
+                "unexplained",
+                str(found.reconciliation_id),
+                time.time_ns(),
+            )
             await records.tell(rows, [message])
-        for asset in sorted(differing):
+        for asset in sorted(differing.balances):
             found.add(
                 Difference(
                     kind=Kind.BALANCE,
                     subject=asset,
-                    ours=plain(expected.get(asset, ZERO)),
-                    venues=plain(totals.get(asset, ZERO)),
+                    ours=plain(expected.balances.get(asset, ZERO)),
+                    venues=plain(held.balances.get(asset, ZERO)),
                     explanation="no trade explains it, as of what was deposited, withdrawn or earned; the venue counts",
+                )
+            )
+        for instrument_id, position in sorted(differing.positions.items()):
+            found.add(
+                Difference(
+                    kind=Kind.POSITION,
+                    subject=instrument_id,
+                    ours=plain(expected.positions.get(instrument_id, store.FLAT).quantity),
+                    venues=plain(position.quantity),
+                    explanation="no trade that the venue tells of explains it; the venue counts",
                 )
             )
         return True
@@ -272,10 +287,49 @@ class Reconciling:
             await reconciliation_store.finish(rows, records.account, found)
 
 
-def differences_of(expected: dict[str, Decimal], totals: dict[str, Decimal]) -> dict[str, Decimal]:
-    """By how much the venue has more of each asset than was expected."""
-    amounts = {asset: totals.get(asset, ZERO) - expected.get(asset, ZERO) for asset in expected.keys() | totals.keys()}
-    return {asset: amount for asset, amount in amounts.items() if amount}
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """By how much the venue has more of each asset than was expected, and each position that differs, as the venue has it."""
+
+    balances: dict[str, Decimal]
+    positions: dict[str, Position]
+
+    def __bool__(self) -> bool:
+        return bool(self.balances or self.positions)
+
+
+def differences_of(expected: Held, held: Held, *, is_settling: bool = False) -> Holdings:
+    """While funding is settled nothing is said of what is in the wallet of who holds perpetual futures."""
+    positions = {
+        instrument_id: held.positions.get(instrument_id, store.FLAT)
+        for instrument_id in expected.positions.keys() | held.positions.keys()
+        if expected.positions.get(instrument_id, store.FLAT).quantity
+        != held.positions.get(instrument_id, store.FLAT).quantity
+    }
+    if is_settling and (expected.positions or held.positions):
+        return Holdings({}, positions)
+    assets = expected.balances.keys() | held.balances.keys()
+    amounts = {asset: held.balances.get(asset, ZERO) - expected.balances.get(asset, ZERO) for asset in assets}
+    return Holdings({asset: amount for asset, amount in amounts.items() if amount}, positions)
+
+
+def _note_external(found: Found, booked: Booked) -> None:
+    for fill in booked.external:
+        found.add(
+            Difference(
+                kind=Kind.FILL_EXTERNAL,
+                venue_order_id=fill.venue_order_id,
+                subject=fill.venue_fill_id,
+                venues=f"{plain(fill.quantity)} at {plain(fill.price)}",
+                explanation=f"{fill.forced or 'its order was not sent from here'}; what the account holds follows it",
+            )
+        )
+
+
+def _whose(order: VenueOrder) -> str:
+    if order.forced:
+        return f"{order.forced}; it may be adopted or ignored like one that its owner made"
+    return "it was not sent from here; it waits for its owner to adopt or to ignore it"
 
 
 def _differs(order: Order, there: VenueOrder) -> bool:

@@ -18,7 +18,7 @@ from libs.store.database import Connection, Database
 from libs.store.leases import Lease
 from services.execution import domain, events
 from services.execution import store as common
-from services.execution.domain import LiveAccount, Order, Replacement, State, Unknown
+from services.execution.domain import Funding, LiveAccount, Order, Position, Replacement, State, Unknown
 from services.execution.live import news, projections, store
 from services.execution.live.news import Change, News, Standing, Walk
 from services.execution.venues.port import Card, Replacing, Ticket, VenueFill
@@ -53,6 +53,14 @@ class Booked:
     external: list[VenueFill] = field(default_factory=list)
     waits: bool = False
     """Whether it has to be read again, as it is not clear yet whose some of it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an account has: how much of each asset, and each position that is not flat."""
+
+    balances: Mapping[str, Decimal]
+    positions: Mapping[str, Position]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +137,12 @@ class Records:
                 continue
             amounts = await store.add_external_fill(rows, self.account, fill)
             booked.external.append(fill)
-            if amounts:
-                told.append(events.adjusted(amounts, "external_fill", "", fill.time_ns))
+            positions: dict[str, Position] = {}
+            if self.card.perpetuals:
+                held = await store.find_positions(rows, self.account.account_id)
+                positions[fill.instrument_id] = held.get(fill.instrument_id, store.FLAT)
+            if amounts or positions:
+                told.append(events.adjusted(amounts, positions, "external_fill", "", fill.time_ns))
         await self.tell(rows, told)
 
     async def tell(self, rows: Connection, messages: Sequence[Message]) -> None:
@@ -258,9 +270,34 @@ class Records:
     async def amend(self, order_id: UUID, client_order_id: str) -> None:
         await self._apply(order_id, lambda standing: news.amended(standing, client_order_id, standing.now_ns))
 
-    # Balances.
+    # Funding.
 
-    async def connect(self, totals: Mapping[str, Decimal], asked: store.Books, time_ns: int) -> bool:
+    async def fund(self, entries: Sequence[Funding], cursor: str) -> int:
+        """Tells what is new of the venue's record of funding, and that it was read up to the cursor; how much was new.
+
+        What was settled before the account was opened is in what it opened with.
+        """
+        async with self.transaction() as rows:
+            account_id = self.account.account_id
+            books = await store.find_books(rows, account_id, lock=True)
+            if books.open_time is None:
+                return 0
+            known = await store.known_funding(rows, account_id, [entry.venue_id for entry in entries])
+            new = [
+                entry
+                for entry in entries
+                if entry.venue_id not in known and common.time_from_ns(entry.time_ns) > books.open_time
+            ]
+            if new:
+                await store.add_funding(rows, self.account, new)
+                await self.tell(rows, [events.funded(entry) for entry in new])
+            if cursor != books.funding_cursor:
+                await store.put_funding_cursor(rows, account_id, cursor)
+            return len(new)
+
+    # What the account holds.
+
+    async def connect(self, held: Held, asked: store.Books, time_ns: int) -> bool:
         """Records what the venue told that there is, unless a fill came in since asked was read; whether it did."""
         async with self.transaction() as rows:
             books = await store.find_books(rows, self.account.account_id, lock=True)
@@ -268,15 +305,20 @@ class Records:
                 return False
             if books.connect_count >= asked.confirm_count:
                 return True
-            await store.put_balances(rows, self.account, totals)
+            await store.put_balances(rows, self.account, held.balances)
+            await store.put_positions(rows, self.account, held.positions)
             await store.connect(rows, self.account, asked.confirm_count)
-            await self.tell(rows, [events.connected(totals, time_ns)])
+            await self.tell(rows, [events.connected(held.balances, held.positions, time_ns)])
             return True
 
-    async def books(self) -> tuple[store.Books, dict[str, Decimal]]:
+    async def books(self) -> tuple[store.Books, Held]:
+        """The account's row, and what is expected at the venue."""
         async with self.database.transaction(self.account.user_id, snapshot=True) as rows:
-            account_id = self.account.account_id
-            return await store.find_books(rows, account_id), await store.find_balances(rows, account_id)
+            return await store.find_books(rows, self.account.account_id), await self.held(rows)
+
+    async def held(self, rows: Connection) -> Held:
+        account_id = self.account.account_id
+        return Held(await store.find_balances(rows, account_id), await store.find_positions(rows, account_id))
 
 
 async def give_up_late(database: Database, count_max: int) -> int:

@@ -15,6 +15,7 @@ from libs.store.leases import Lease, LeaseLost
 from services.execution.domain import LeasedKey, LiveAccount, State, VenueUnavailable
 from services.execution.live.adopting import Adopting
 from services.execution.live.comparison import Cause
+from services.execution.live.funding import FundingReader
 from services.execution.live.news import News
 from services.execution.live.reconciling import Reconciling
 from services.execution.live.records import Records
@@ -119,18 +120,20 @@ class AccountRunner:
         """Until it is cancelled."""
         account = self.account
         assert account.credential_id is not None
-        card = await card_of(account.venue)
+        card = await card_of(account.venue, account.kind)
         async with (
             ring.holding(account.user_id, account.credential_id) as held,
-            ports.opened(account.venue, self.key) as port,
+            ports.opened(account.venue, self.key, account.kind) as port,
         ):
             self._key = held
             self._sending = Sending(Records(self._database, self._lease, account, card), port)
-            self._reconciling = Reconciling(self._sending)
+            funding = FundingReader(self._sending)
+            self._reconciling = Reconciling(self._sending, funding)
             try:
                 async with (
                     running(f"the stream of {account.account_id}", lambda: self._listen(port)),
                     running(f"reconciling {account.account_id}", self._reconcile),
+                    running(f"the funding of {account.account_id}", lambda: self._follow_funding(funding)),
                 ):
                     await asyncio.Event().wait()
             finally:
@@ -275,6 +278,16 @@ class AccountRunner:
         self._compare.set()
 
     # Comparing.
+
+    async def _follow_funding(self, funding: FundingReader) -> None:
+        """Beside the comparisons, which read it too."""
+        if not funding.sending.records.card.perpetuals:
+            await asyncio.Event().wait()
+        try:
+            await funding.follow()
+        except (LeaseLost, VenueRefused, DatabaseUnavailable) as error:
+            log.warning("funding is not read", account_id=str(self.account.account_id), cause=str(error))
+            await asyncio.sleep(ASK_SECONDS)
 
     async def _reconcile(self) -> None:
         """Once it is connected, and then every so often, or sooner where something was missed."""

@@ -10,13 +10,23 @@ from uuid import UUID
 from libs.money import ZERO
 from libs.store.database import Connection
 from services.execution import store
-from services.execution.domain import Instrument, LiveAccount, Order, Replacement, State
-from services.execution.live.news import Change, Standing, Walk, amounts_of
+from services.execution.domain import (
+    AccountKind,
+    Funding,
+    Instrument,
+    LiveAccount,
+    Order,
+    Position,
+    Replacement,
+    State,
+)
+from services.execution.live.news import Change, Standing, Walk, amounts_of, position_after
 from services.execution.store import ASKED, CHANGING, COLUMNS, ORDER_COLUMNS, columns_of, order_from, places
 from services.execution.venues.port import VenueFill
 
 SAVED = (*CHANGING, "send_time")
 MICROSECOND_NS = 1_000
+FLAT = Position(quantity=ZERO, average_price=ZERO)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +48,15 @@ async def find_accounts(rows: Connection) -> dict[UUID, LiveAccount]:
     """Those of which a venue may be asked; for the worker role, of all users."""
     found = await rows.fetch(
         """
-        SELECT account_id, user_id, venue, credential_id, credential_revision, trading, confirm_count FROM live_accounts
-        WHERE credential_id IS NOT NULL ORDER BY account_id
+        SELECT account_id, user_id, venue, kind, credential_id, credential_revision, trading, confirm_count
+        FROM live_accounts WHERE credential_id IS NOT NULL ORDER BY account_id
         """
     )
-    return {row["account_id"]: LiveAccount(**row) for row in found}
+    return {row["account_id"]: account_from(row) for row in found}
+
+
+def account_from(row: Any) -> LiveAccount:
+    return LiveAccount(**{**row, "kind": AccountKind(row["kind"])})
 
 
 async def find_tasks(rows: Connection, account_ids: Collection[UUID], each_max: int) -> list[Task]:
@@ -289,7 +303,8 @@ async def find_followed(rows: Connection, account_id: UUID, count_max: int) -> l
           SELECT instrument_id, max(update_time) AS time FROM venue_orders
           WHERE account_id = $1 AND venue <> 'PAPER' AND send_time IS NOT NULL GROUP BY 1
           UNION ALL SELECT instrument_id, max(create_time) FROM external_fills WHERE account_id = $1 GROUP BY 1
-          UNION ALL SELECT instrument_id, max(find_time) FROM external_orders WHERE account_id = $1 GROUP BY 1) AS seen
+          UNION ALL SELECT instrument_id, max(find_time) FROM external_orders WHERE account_id = $1 GROUP BY 1
+          UNION ALL SELECT instrument_id, update_time FROM venue_positions WHERE account_id = $1) AS seen
         GROUP BY instrument_id ORDER BY max(time) DESC LIMIT $2
         """,
         account_id,
@@ -309,7 +324,9 @@ class Books:
     confirm_count: int
     connect_count: int
     fills_cursor: str
+    funding_cursor: str
     fill_count: int
+    """Also rises with funding."""
 
     @property
     def is_connected(self) -> bool:
@@ -320,7 +337,7 @@ class Books:
 async def find_books(rows: Connection, account_id: UUID, *, lock: bool = False) -> Books:
     row: Any = await rows.fetchrow(
         f"""
-        SELECT open_time, confirm_count, connect_count, fills_cursor, fill_count
+        SELECT open_time, confirm_count, connect_count, fills_cursor, funding_cursor, fill_count
         FROM live_accounts WHERE account_id = $1 {"FOR UPDATE" if lock else ""}
         """,
         account_id,
@@ -359,7 +376,7 @@ async def put_balances(rows: Connection, account: LiveAccount, totals: Mapping[s
 
 
 async def move_balances(rows: Connection, account_id: UUID, user_id: UUID, fills: Sequence[VenueFill]) -> None:
-    """Has the balances follow fills, once they were told; counts the fills in any case."""
+    """Has the balances and the positions follow fills, once they were told; counts the fills in any case."""
     books = await rows.fetchrow(
         "UPDATE live_accounts SET fill_count = fill_count + $2 WHERE account_id = $1 RETURNING open_time",
         account_id,
@@ -369,6 +386,7 @@ async def move_balances(rows: Connection, account_id: UUID, user_id: UUID, fills
         return
     instruments = await store.find_instruments(rows, {fill.instrument_id for fill in fills})
     await add_to_balances(rows, account_id, user_id, _sums(fills, instruments))
+    await _move_positions(rows, account_id, user_id, [fill for fill in fills if fill.realized_profit is not None])
 
 
 async def add_to_balances(rows: Connection, account_id: UUID, user_id: UUID, amounts: Mapping[str, Decimal]) -> None:
@@ -402,16 +420,116 @@ def _sums(fills: Sequence[VenueFill], instruments: Mapping[str, Instrument]) -> 
     return sums
 
 
+# Positions.
+
+
+async def find_positions(rows: Connection, account_id: UUID) -> dict[str, Position]:
+    """What the account holds of perpetual futures by all that is recorded, but for what is flat."""
+    found = await rows.fetch(
+        "SELECT instrument_id, quantity, average_price FROM venue_positions WHERE account_id = $1 AND quantity <> 0",
+        account_id,
+    )
+    return {
+        row["instrument_id"]: Position(quantity=row["quantity"], average_price=row["average_price"]) for row in found
+    }
+
+
+async def put_positions(rows: Connection, account: LiveAccount, positions: Mapping[str, Position]) -> None:
+    """In place of all that was recorded; those that are flat now stay, so that their fills are read on."""
+    await rows.execute(
+        """
+        UPDATE venue_positions SET quantity = 0, average_price = 0, update_time = now()
+        WHERE account_id = $1 AND quantity <> 0 AND instrument_id <> ALL($2)
+        """,
+        account.account_id,
+        list(positions),
+    )
+    await _write_positions(rows, account.account_id, account.user_id, positions)
+
+
+async def _move_positions(rows: Connection, account_id: UUID, user_id: UUID, fills: Sequence[VenueFill]) -> None:
+    """The account's row is locked by who counts the fills."""
+    if not fills:
+        return
+    held = await find_positions(rows, account_id)
+    moved: dict[str, Position] = {}
+    for fill in fills:
+        before = moved.get(fill.instrument_id) or held.get(fill.instrument_id, FLAT)
+        moved[fill.instrument_id] = position_after(before, fill)
+    await _write_positions(rows, account_id, user_id, moved)
+
+
+async def _write_positions(
+    rows: Connection, account_id: UUID, user_id: UUID, positions: Mapping[str, Position]
+) -> None:
+    instrument_ids = sorted(positions)
+    await rows.execute(
+        """
+        INSERT INTO venue_positions (account_id, instrument_id, user_id, quantity, average_price)
+        SELECT $1, instrument_id, $2, quantity, average_price
+        FROM unnest($3::text[], $4::numeric[], $5::numeric[]) AS changed (instrument_id, quantity, average_price)
+        ON CONFLICT (account_id, instrument_id) DO UPDATE SET quantity = excluded.quantity,
+          average_price = excluded.average_price, update_time = now()
+        """,
+        account_id,
+        user_id,
+        instrument_ids,
+        [positions[instrument_id].quantity for instrument_id in instrument_ids],
+        [positions[instrument_id].average_price for instrument_id in instrument_ids],
+    )
+
+
+# Funding.
+
+
+async def known_funding(rows: Connection, account_id: UUID, venue_ids: Sequence[str]) -> set[str]:
+    """Those of them that were told."""
+    found = await rows.fetch(
+        "SELECT venue_id FROM venue_funding WHERE account_id = $1 AND venue_id = ANY($2)", account_id, list(venue_ids)
+    )
+    return {row["venue_id"] for row in found}
+
+
+async def add_funding(rows: Connection, account: LiveAccount, entries: Sequence[Funding]) -> None:
+    """Records them, counts them, and has the balances follow."""
+    await rows.execute(
+        """
+        INSERT INTO venue_funding (account_id, venue_id, user_id, instrument_id, amount, asset, time)
+        SELECT $1, venue_id, $2, instrument_id, amount, asset, time
+        FROM unnest($3::text[], $4::text[], $5::numeric[], $6::text[], $7::timestamptz[])
+          AS told (venue_id, instrument_id, amount, asset, time)
+        """,
+        account.account_id,
+        account.user_id,
+        [entry.venue_id for entry in entries],
+        [entry.instrument_id for entry in entries],
+        [entry.amount for entry in entries],
+        [entry.asset for entry in entries],
+        [store.time_from_ns(entry.time_ns) for entry in entries],
+    )
+    await rows.execute(
+        "UPDATE live_accounts SET fill_count = fill_count + $2 WHERE account_id = $1", account.account_id, len(entries)
+    )
+    sums: dict[str, Decimal] = {}
+    for entry in entries:
+        sums[entry.asset] = sums.get(entry.asset, ZERO) + entry.amount
+    await add_to_balances(rows, account.account_id, account.user_id, sums)
+
+
+async def put_funding_cursor(rows: Connection, account_id: UUID, cursor: str) -> None:
+    await rows.execute("UPDATE live_accounts SET funding_cursor = $2 WHERE account_id = $1", account_id, cursor)
+
+
 # What is not ours.
 
 
 async def add_external_fill(rows: Connection, account: LiveAccount, fill: VenueFill) -> dict[str, Decimal]:
-    """Records it, and has the balances follow; by how much each does."""
+    """Records it, and has the balances and the position follow; by how much each balance does."""
     await rows.execute(
         """
         INSERT INTO external_fills (account_id, venue_fill_id, user_id, venue_order_id, instrument_id, side, price, quantity,
-          fee, fee_asset, time)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+          fee, fee_asset, time, realized_profit)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         """,
         account.account_id,
         fill.venue_fill_id,
@@ -424,6 +542,7 @@ async def add_external_fill(rows: Connection, account: LiveAccount, fill: VenueF
         fill.fee,
         fill.fee_asset,
         store.time_from_ns(fill.time_ns),
+        fill.realized_profit,
     )
     instruments = await store.find_instruments(rows, [fill.instrument_id])
     amounts = _sums([fill], instruments)
@@ -447,12 +566,12 @@ async def external_filled(rows: Connection, account_id: UUID, venue_order_id: st
 async def find_account(rows: Connection, account_id: UUID) -> LiveAccount | None:
     row: Any = await rows.fetchrow(
         """
-        SELECT account_id, user_id, venue, credential_id, credential_revision, trading, confirm_count FROM live_accounts
-        WHERE account_id = $1
+        SELECT account_id, user_id, venue, kind, credential_id, credential_revision, trading, confirm_count
+        FROM live_accounts WHERE account_id = $1
         """,
         account_id,
     )
-    return LiveAccount(**row) if row else None
+    return account_from(row) if row else None
 
 
 async def list_unknown(rows: Connection, after: tuple[datetime, UUID] | None, limit: int) -> list[Any]:

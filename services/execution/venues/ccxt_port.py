@@ -11,13 +11,13 @@ import logging
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, auto
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import aiohttp
 import structlog
@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from libs.bus.budget import Budget, BudgetSpent, Use
 from libs.store.background import Backoff
 from libs.venues import below, limits_from, retry_seconds
-from services.execution.domain import LeasedKey, VenueUnavailable, venue_unavailable
+from services.execution.domain import LeasedKey, Position, VenueUnavailable, venue_unavailable
 from services.execution.venues.keys import KeyDropped
 from services.execution.venues.port import (
     Balance,
@@ -35,6 +35,7 @@ from services.execution.venues.port import (
     Connected,
     Done,
     FillPage,
+    FundingPage,
     Lost,
     NotNow,
     Outcome,
@@ -127,6 +128,7 @@ class Attempt:
     """One command or question on its way through ccxt."""
 
     use: Use
+    cost_min: float = 0.0
     has_left: bool = False
     """Whether a byte of a request may have left that changes something."""
 
@@ -156,6 +158,9 @@ def exact_or_none(written: Any) -> Decimal | None:
 
 class CcxtPort(ABC):
     """One account at one venue, as `opened` opens it."""
+
+    COSTS: ClassVar[Mapping[str, float]] = {}
+    """By the method that asks, of requests that ccxt takes for cheaper than they are."""
 
     def __init__(
         self, card: Card, exchange: Any, session: aiohttp.ClientSession, budget: Budget, key: Callable[[], LeasedKey]
@@ -206,9 +211,22 @@ class CcxtPort(ABC):
     @abstractmethod
     async def balances(self) -> dict[str, Balance]: ...
 
+    async def positions(self) -> dict[str, Position]:
+        return {}
+
+    async def funding_since(self, cursor: str, begin_time_ns: int) -> FundingPage:
+        return FundingPage(entries=(), cursor=cursor, is_last=True)
+
+    async def unfit(self) -> str:
+        return ""
+
     @abstractmethod
-    async def subscription(self) -> tuple[str, dict[str, Any]]:
-        """The address of the account's stream, and what it is sent to be subscribed to."""
+    async def subscription(self) -> tuple[str, dict[str, Any] | None]:
+        """The address of the account's stream, and what it is sent to be subscribed to; None where that is the address."""
+
+    def kept(self, following: aiohttp.ClientWebSocketResponse) -> AbstractAsyncContextManager[None]:
+        """What is done beside a stream so that it goes on, for as long as it is followed."""
+        return nullcontext()
 
     @abstractmethod
     def is_subscribed(self, message: Any) -> bool:
@@ -280,7 +298,7 @@ class CcxtPort(ABC):
 
     async def _ask(self, use: Use, method: str, *asked: Any) -> Any:
         """Has ccxt's method ask, which changes anything at most once. Raises Answered, NotAnswered, and whatever a bad answer raises in ccxt."""
-        attempt = Attempt(use)
+        attempt = Attempt(use, self.COSTS.get(method, 0.0))
         ATTEMPT.set(attempt)
         try:
             self._key()
@@ -305,8 +323,9 @@ class CcxtPort(ABC):
 
     async def _throttle(self, cost: float | None = None) -> None:
         """Asked by ccxt before it signs a request."""
-        use = ATTEMPT.get().use
-        await self._budget.take(1.0 if cost is None else cost, use, wait_seconds_max=WAIT_SECONDS[use])
+        attempt = ATTEMPT.get()
+        cost, use = max(1.0 if cost is None else cost, attempt.cost_min), attempt.use
+        await self._budget.take(cost, use, wait_seconds_max=WAIT_SECONDS[use])
         # What follows at once is the signing.
         self._take_key()
 
@@ -374,23 +393,27 @@ class CcxtPort(ABC):
         async with asyncio.timeout(CONNECT_SECONDS):
             following = await self._session.ws_connect(url, heartbeat=KEEPALIVE_SECONDS, max_msg_size=MESSAGE_BYTES_MAX)
         try:
-            early: list[Told] = []
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await following.send_json(subscription)
-                for _ in range(EARLY_MESSAGES_MAX):
-                    if self.is_subscribed(message := await next_message(following)):
-                        break
-                    early += await self.told(message)
-                else:
-                    raise StreamLost("it does not say that it is subscribed to")
-            yield Connected()
-            for told in early:
-                yield told
-            while True:
-                for told in await self.told(await next_message(following)):
+            early = [] if subscription is None else await self._subscribed(following, subscription)
+            async with self.kept(following):
+                yield Connected()
+                for told in early:
                     yield told
+                while True:
+                    for told in await self.told(await next_message(following)):
+                        yield told
         finally:
             await following.close()
+
+    async def _subscribed(self, following: aiohttp.ClientWebSocketResponse, subscription: dict[str, Any]) -> list[Told]:
+        """What was told before the stream said that it is subscribed to. Raises StreamLost if it does not say it."""
+        early: list[Told] = []
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await following.send_json(subscription)
+            for _ in range(EARLY_MESSAGES_MAX):
+                if self.is_subscribed(message := await next_message(following)):
+                    return early
+                early += await self.told(message)
+        raise StreamLost("it does not say that it is subscribed to")
 
 
 async def next_message(following: aiohttp.ClientWebSocketResponse) -> Any:
@@ -429,7 +452,7 @@ async def opened(
     tracing = aiohttp.TraceConfig()
     tracing.on_request_redirect.append(never_elsewhere)
     async with aiohttp.ClientSession(trace_configs=[tracing]) as session:
-        exchange = getattr(ccxt, card.venue.lower())(
+        exchange = getattr(ccxt, card.exchange_name.lower())(
             {
                 "session": session,
                 "enableRateLimit": True,
@@ -445,9 +468,8 @@ async def opened(
             }
         )
         try:
-            yield kind(
-                card, exchange, session, Budget(redis, card.venue, from_address, limits_from(exchange.rateLimit)), key
-            )
+            limits = limits_from(exchange.rateLimit, card.segment)
+            yield kind(card, exchange, session, Budget(redis, card.segment, from_address, limits), key)
         finally:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await exchange.close()

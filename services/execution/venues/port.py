@@ -16,12 +16,16 @@ from enum import Enum
 from typing import Protocol
 
 from libs.matching.orders import Side
-from services.execution.domain import OrderType, TimeInForce, VenueCard
+from services.execution.domain import Funding, OrderType, Position, TimeInForce, VenueCard
 
 TAKES_LIMIT = OrderType.TAKE_PROFIT_LIMIT
 """To people one that is a take-profit with a limit price."""
 INSTRUMENTS_MAX = 50
 """Whose fills are asked for at once: what was read is not lost where the next is not answered."""
+PERPETUAL = "-PERP"
+"""Ends the id of a perpetual future, so that it is another instrument than what it is a future of."""
+WAITS = "~"
+"""Ends a venue's id of an order that waits for its trigger, where the venue gives another id to what it becomes."""
 
 
 class OrderState(Enum):
@@ -64,6 +68,8 @@ class Ticket:
     expire_time_ns: int | None = None
     """With GTD, since 1970."""
     post_only: bool = False
+    reduce_only: bool = False
+    """Of a perpetual future: it may make a position smaller and nothing else. Where nothing can be owed it says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +91,10 @@ class VenueFill:
     """Empty where nothing was charged and no asset is said."""
     maker: bool
     time_ns: int
+    realized_profit: Decimal | None = None
+    """Of a perpetual future: what closing so much of the position has made, without the fee, in the quote asset."""
+    forced: str = ""
+    """Why the venue itself placed its order, as where it liquidates; empty where somebody did, or that is not said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +115,29 @@ class VenueOrder:
     """When it last changed, as far as the venue says."""
     reason: str = ""
     """Why it ended, in the venue's words."""
+    forced: str = ""
+    """As of a fill."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """Of one asset. locked is what open orders hold."""
+    """Of one asset. locked is what open orders hold, and of a margin account what its positions do.
+
+    Together they are what there is: of a margin account its wallet, without what open positions would make.
+    """
 
     free: Decimal
     locked: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FundingPage:
+    """Entries after a cursor, the oldest first; some that were before it may be among them, where the record is late."""
+
+    entries: tuple[Funding, ...]
+    cursor: str
+    is_last: bool
+    """Whether the record ended there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +245,19 @@ class Card:
     """Else what happens is found by asking."""
     validity_seconds: float
     """So long after it was sent a request may still be taken; infinite where the venue has no such bound."""
+    perpetuals: bool = False
+    """Whether it is perpetual futures that are traded there, and not what they are futures of."""
+    exchange: str = ""
+    """Ccxt's name of where they are, in capitals, if it is not the venue's: a place with servers and limits of its own."""
+
+    @property
+    def exchange_name(self) -> str:
+        return self.exchange or self.venue
+
+    @property
+    def segment(self) -> str:
+        """By which those who bring its market data name it too: they share what may be asked of it."""
+        return f"{self.venue}{PERPETUAL}" if self.perpetuals else self.venue
 
     @property
     def of_venue(self) -> VenueCard:
@@ -235,7 +273,9 @@ class Card:
     def refusal(self, ticket: Ticket) -> Refused | None:
         """Why the venue cannot take such an order natively; None if it can."""
         words = ""
-        if (ticket.order_type, ticket.time_in_force) not in self.takes:
+        if ticket.instrument_id.endswith(PERPETUAL) != self.perpetuals:
+            words = f"{'such instrument' if self.perpetuals else 'perpetual future'} for an account of this kind"
+        elif (ticket.order_type, ticket.time_in_force) not in self.takes:
             words = f"{ticket.order_type.value} orders that are {ticket.time_in_force.value}"
         elif ticket.post_only and not (
             self.post_only and ticket.order_type is OrderType.LIMIT and ticket.time_in_force is not TimeInForce.IOC
@@ -292,6 +332,18 @@ class VenuePort(Protocol):
 
     async def balances(self) -> dict[str, Balance]:
         """By asset, as this service names assets; what there is nothing of may be left out."""
+        ...
+
+    async def positions(self) -> dict[str, Position]:
+        """By instrument, those that are not flat; none where Card.perpetuals does not say that there may be any."""
+        ...
+
+    async def funding_since(self, cursor: str, begin_time_ns: int) -> FundingPage:
+        """One page of the record of funding after a cursor; an empty cursor begins at that time."""
+        ...
+
+    async def unfit(self) -> str:
+        """Why an account that is set up so is not carried, and what its owner is to set; empty if it is."""
         ...
 
     def stream(self) -> AsyncIterator[StreamEvent]:

@@ -125,6 +125,8 @@ class _DifferenceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Differ
     """A fill of an order that is not ours."""
     DIFFERENCE_KIND_BALANCE: _DifferenceKind.ValueType  # 6
     """A balance."""
+    DIFFERENCE_KIND_POSITION: _DifferenceKind.ValueType  # 7
+    """A position of a margin account."""
 
 class DifferenceKind(_DifferenceKind, metaclass=_DifferenceKindEnumTypeWrapper):
     """In what a record differs."""
@@ -143,6 +145,8 @@ DIFFERENCE_KIND_FILL_EXTERNAL: DifferenceKind.ValueType  # 5
 """A fill of an order that is not ours."""
 DIFFERENCE_KIND_BALANCE: DifferenceKind.ValueType  # 6
 """A balance."""
+DIFFERENCE_KIND_POSITION: DifferenceKind.ValueType  # 7
+"""A position of a margin account."""
 Global___DifferenceKind: _TypeAlias = DifferenceKind  # noqa: Y015
 
 class _ExternalOrderState:
@@ -468,7 +472,7 @@ class Difference(_message.Message):
     venue_order_id: _builtins.str
     """The venue's id of the order; empty if it is about none, or the venue has none."""
     subject: _builtins.str
-    """The fill by the venue's id, or the asset; empty if it is about neither."""
+    """The fill by the venue's id, the asset, or the instrument of a position; empty if it is about none of them."""
     ours: _builtins.str
     """What we had, such as "working" or "1.5"."""
     venues: _builtins.str

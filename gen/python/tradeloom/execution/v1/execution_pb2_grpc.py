@@ -115,7 +115,7 @@ class ExecutionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reconcile(self, request, context):
-        """Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+        """Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
         asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

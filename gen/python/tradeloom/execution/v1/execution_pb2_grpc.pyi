@@ -26,7 +26,7 @@ class ExecutionServiceStub:
     more with RATE_LIMITED.
     """
     Reconcile: _aio.UnaryUnaryMultiCallable[_execution_pb2.ReconcileRequest, _execution_pb2.ReconcileResponse]
-    """Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+    """Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
     asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
     """
     ListUnknownOrders: _aio.UnaryUnaryMultiCallable[_execution_pb2.ListUnknownOrdersRequest, _execution_pb2.ListUnknownOrdersResponse]
@@ -84,7 +84,7 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _execution_pb2.ReconcileRequest,
         context: _aio.ServicerContext[_execution_pb2.ReconcileRequest, _abc.Awaitable[_execution_pb2.ReconcileResponse]],
     ) -> _abc.Awaitable[_execution_pb2.ReconcileResponse]:
-        """Has a live account compared with its venue, now: its orders, its fills and its balances. Answers once that is
+        """Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
         asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
         """
 
