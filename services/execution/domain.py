@@ -11,6 +11,7 @@ from libs.errors import NotAllowed, NotFound, Unavailable
 from libs.matching.grid import Grid
 from libs.matching.orders import Side
 from libs.money import CONTEXT, ZERO, plain, rounded
+from libs.native import OrderType, TimeInForce
 
 
 class VenueNotFound(NotFound):
@@ -56,28 +57,9 @@ class Mode(Enum):
     LIVE = "live"
 
 
-class OrderType(Enum):
-    MARKET = "market"
-    LIMIT = "limit"
-    STOP = "stop"
-    STOP_LIMIT = "stop_limit"
-    TRAILING_STOP = "trailing_stop"
-    TAKE_PROFIT = "take_profit"
-    """One that becomes a market order."""
-    TAKE_PROFIT_LIMIT = "take_profit_limit"
-
-
 AT_LIMIT = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT, OrderType.TAKE_PROFIT_LIMIT})
 """Those that trade, once they may, at a limit or better."""
 WITHOUT_STOP = frozenset({OrderType.MARKET, OrderType.LIMIT})
-
-
-class TimeInForce(Enum):
-    GTC = "gtc"
-    IOC = "ioc"
-    FOK = "fok"
-    DAY = "day"
-    GTD = "gtd"
 
 
 AT_ONCE = frozenset({TimeInForce.IOC, TimeInForce.FOK})
