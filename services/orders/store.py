@@ -94,6 +94,7 @@ MORE_ORDER_COLUMNS = {
     "parent_order_id": "uuid",
     "slice_number": "integer",
     "external_id": "text",
+    "triggers_here": "boolean",
 }
 ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
 ORDER_CHANGES = (
@@ -116,6 +117,7 @@ ORDER_CHANGES = (
     "replacement",
     "replaced_as",
     "released_quantity",
+    "triggers_here",
 )
 EXECUTION_COLUMNS = {
     "execution_id": "uuid",
@@ -492,12 +494,13 @@ class AccountStore:
 
     async def save(self, states: Sequence[AccountState]) -> None:
         """Writes all that has changed, and tells it, in one round trip."""
-        changed = [state for state in states if state.events or state.transactions]
+        changed = [state for state in states if state.events or state.transactions or state.changed_orders]
         if not changed:
             return
         writes = self.writes or Together(self.rows)
         orders = [state.orders[order_id] for state in changed for order_id in state.changed_orders]
-        placed = all(event.kind is Kind.ACCEPTED for state in changed for event in state.events)
+        kinds = {event.kind for state in changed for event in state.events}
+        placed = kinds == {Kind.ACCEPTED}
         if placed and all(is_plain(order) for order in orders):
             await write(writes, INSERT_ORDERS, orders)
         else:
@@ -853,6 +856,23 @@ async def events_after(rows: Connection, account_id: UUID, sequence: int) -> lis
     return [(row["account_sequence"], row["event"]) for row in found]
 
 
+# What the worker does: orders that wait here.
+
+
+async def waiting_orders(rows: Connection, after: tuple[str, UUID], limit: int) -> list[Order]:
+    """Of everybody, by instrument and age, after an instrument and an order: those that wait here for what may happen next."""
+    found = await rows.fetch(
+        f"""
+        SELECT {ORDER_FIELDS} FROM trading_orders
+        WHERE triggers_here AND state = 'held' AND (instrument_id, order_id) > ($1, $2)
+        ORDER BY instrument_id, order_id LIMIT $3
+        """,
+        *after,
+        limit,
+    )
+    return [order_from(row) for row in found]
+
+
 # What the worker does: people who leave.
 
 
@@ -958,6 +978,7 @@ def is_plain(order: Order) -> bool:
         and order.parent_order_id is None
         and not order.post_only
         and not order.reduce_only
+        and not order.triggers_here
     )
 
 

@@ -492,6 +492,7 @@ class Order(_message.Message):
     PARENT_ORDER_ID_FIELD_NUMBER: _builtins.int
     SLICE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
+    TRIGGERS_HERE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
     see client_order_id.
@@ -534,6 +535,12 @@ class Order(_message.Message):
     """Which slice of its parent's schedule it is, from 1; 0 for none."""
     external: _builtins.bool
     """Whether it was made at the venue by hand and adopted: then its quantity is what was left of it by then."""
+    triggers_here: _builtins.bool
+    """Of a live account: whether its price is watched for here, where its venue has no such order or another one of its
+    group is there. While it waits it is HELD and the venue knows nothing of it, and once its price is reached it goes
+    there as a market or a limit order. What no quote has shown has reached nothing: prices are looked at several times
+    a second, by the last one of a fresh quote.
+    """
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset."""
@@ -648,10 +655,11 @@ class Order(_message.Message):
         parent_order_id: _builtins.str = ...,
         slice_number: _builtins.int = ...,
         external: _builtins.bool = ...,
+        triggers_here: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "released_quantity", b"released_quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "external", b"external", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "external", b"external", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "triggers_here", b"triggers_here", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
