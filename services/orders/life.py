@@ -302,8 +302,11 @@ def release(state: AccountState, entry: Order, fill: Fill, now: datetime) -> Non
         if released != waiting.released_quantity:
             # As the trades before it have left it.
             current = state.orders[waiting.order_id]
-            more = replace(current, released_quantity=released, market_time=fill.time)
-            noted(state, Kind.RELEASED, more if more.waits_here else move(more, Kind.RELEASED), now)
+            more = replace(current, released_quantity=released)
+            if not current.waits_here:
+                # Prices are held against the times of quotes alone where it waits here: a venue's clock may be ahead of them.
+                more = move(more, Kind.RELEASED, market_time=fill.time)
+            noted(state, Kind.RELEASED, more, now)
 
 
 def take_off_other_leg(state: AccountState, leg: Order, quantity: Decimal, now: datetime) -> None:
@@ -312,14 +315,18 @@ def take_off_other_leg(state: AccountState, leg: Order, quantity: Decimal, now: 
     The paper venue does that by itself, any other is asked. What is held here has no venue, and ends.
     """
     for other in state.group(leg):
-        if other.group_role is not GroupRole.LEG or other.state not in OPEN:
-            continue
-        left = {"quantity": max(other.filled_quantity, other.quantity - quantity)}
-        if other.released_quantity is not None:
-            left["released_quantity"] = max(other.filled_quantity, other.released_quantity - quantity)
-        less = noted(state, Kind.REDUCED, move(state.orders[other.order_id], Kind.REDUCED, **left), now)
-        if state.account.mode is Mode.LIVE and not less.remaining:
-            request_cancel(state, less, now, "group")
+        if other.group_role is GroupRole.LEG and other.state in OPEN:
+            reduce(state, state.orders[other.order_id], quantity, now)
+
+
+def reduce(state: AccountState, order: Order, quantity: Decimal, now: datetime) -> None:
+    """An order of a group is for so much less."""
+    left = {"quantity": max(order.filled_quantity, order.quantity - quantity)}
+    if order.released_quantity is not None:
+        left["released_quantity"] = max(order.filled_quantity, order.released_quantity - quantity)
+    less = noted(state, Kind.REDUCED, move(order, Kind.REDUCED, **left), now)
+    if state.account.mode is Mode.LIVE and not less.remaining:
+        request_cancel(state, less, now, "group")
 
 
 def keep_released(state: AccountState, order: Order, now: datetime) -> None:

@@ -55,8 +55,10 @@ class Triggering:
     database: Database
     known: Market
     step_waiting: StepWaiting
-    pauses: dict[UUID, float] = field(default_factory=dict)
-    """Until when an order is left alone, on the event loop's clock."""
+    tries: dict[UUID, float] = field(default_factory=dict)
+    """When an order that is due and could do nothing is tried again, on the event loop's clock."""
+    rests: dict[UUID, float] = field(default_factory=dict)
+    """When it is looked next whether the venue can have an order as it is."""
 
     async def turn(self, lease: Lease) -> None:
         """Looks once at everything that waits."""
@@ -69,8 +71,12 @@ class Triggering:
             accounts = list(due.values())
             for first in range(0, len(accounts), STEPS_AT_ONCE):
                 steps = (self._try(lease, orders) for orders in accounts[first : first + STEPS_AT_ONCE])
-                await asyncio.gather(*steps)
-        self.pauses = {order_id: until for order_id, until in self.pauses.items() if order_id in seen}
+                # Each is waited for, also where the lease is lost: none goes on in nobody's name.
+                for lost in filter(None, await asyncio.gather(*steps, return_exceptions=True)):
+                    raise lost
+        for times in (self.tries, self.rests):
+            for order_id in times.keys() - seen:
+                del times[order_id]
 
     async def _pages(self) -> AsyncIterator[list[Order]]:
         after = FIRST
@@ -92,9 +98,10 @@ class Triggering:
             quote = self.known.quote(order.instrument_id, now)
             limits = self.step_waiting.limits
             if triggers.is_due(order, instrument=instrument, quote=quote, limits=limits, now=now):
-                if self.pauses.get(order.order_id, 0.0) <= at or triggers.has_expired(order, now):
+                if self.tries.get(order.order_id, at) <= at:
                     yield order
-            elif triggers.could_rest(order) and self.pauses.setdefault(order.order_id, at + REST_SECONDS) <= at:
+            elif triggers.could_rest(order) and self.rests.setdefault(order.order_id, at + REST_SECONDS) <= at:
+                self.rests[order.order_id] = at + REST_SECONDS
                 yield order
 
     async def _try(self, lease: Lease, orders: list[Order]) -> None:
@@ -109,10 +116,8 @@ class Triggering:
         except Exception:
             log.exception("what waits here cannot be stepped", account_id=str(orders[0].account_id))
             left = orders
-        at = asyncio.get_running_loop().time()
-        for order in left:
-            can_rest = order.trigger_time is None and triggers.could_rest(order)
-            self.pauses[order.order_id] = at + (REST_SECONDS if can_rest else AGAIN_SECONDS)
+        again = asyncio.get_running_loop().time() + AGAIN_SECONDS
+        self.tries |= {order.order_id: again for order in left}
 
     async def step(self, lease: Lease, orders: list[Order]) -> list[Order]:
         """Does what orders of one account can do, in one transaction; those of them that could do nothing."""

@@ -16,10 +16,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from libs.errors import Refusal
-from libs.money import ZERO
+from libs.money import ZERO, down_to
 from services.orders import life, live, placing
 from services.orders.domain import (
     OPEN,
+    AccountKind,
     AccountState,
     GroupRole,
     Instrument,
@@ -70,14 +71,41 @@ def step(
     for _ in objections(state, order, instrument, quote, limits, weighing):
         return
     if order.trigger_time is not None:
-        make_way_or_send(state, order, limits, now, again=CANCEL_AGAIN)
+        make_way_or_send(state, order, instrument, limits, now, again=CANCEL_AGAIN)
     elif last is not None and reached(order, last) and not (rests and order.order_type is OrderType.LIMIT):
         assert quote is not None, "a price was seen"
         order = replace(order, protection_price=protection(order, instrument, limits))
         order = life.apply_triggered(state, order, quote.market_time, now)
-        make_way_or_send(state, order, limits, now, again=timedelta())
+        make_way_or_send(state, order, instrument, limits, now, again=timedelta())
     elif rests:
-        life.send(state, replace(order, triggers_here=False), live.send_before(limits, now), now)
+        send(state, replace(order, triggers_here=False), instrument, limits, now)
+
+
+def send(state: AccountState, order: Order, instrument: Instrument, limits: Limits, now: datetime) -> None:
+    """For what there is to sell: a venue may have taken its fee out of what the entry of its group has bought."""
+    if short := shortage(state, order, instrument):
+        for leg in [order, *sharing(state, order)]:
+            life.reduce(state, leg, short, now)
+        order = replace(state.orders[order.order_id], triggers_here=order.triggers_here)
+    if order.state is State.HELD:
+        life.send(state, order, live.send_before(limits, now), now)
+
+
+def shortage(state: AccountState, order: Order, instrument: Instrument) -> Decimal:
+    """By how much less than what was released can be sold, in whole lots."""
+    if order.side is Side.BUY or order.released_quantity is None or state.account.kind is not AccountKind.CASH:
+        return ZERO
+    held = state.balance(order.reserved_asset)
+    own = sum((each.reserved for each in (order, *sharing(state, order))), ZERO)
+    free = max(ZERO, held.total - held.reserved + own)
+    return max(ZERO, order.at_venue - down_to(free, instrument.lot_size))
+
+
+def sharing(state: AccountState, order: Order) -> list[Order]:
+    """The open leg with which it shares a quantity, if it is one and there is another."""
+    if order.group_role is not GroupRole.LEG:
+        return []
+    return [other for other in state.group(order) if other.group_role is GroupRole.LEG and other.state in OPEN]
 
 
 def is_due(order: Order, *, instrument: Instrument, quote: Quote | None, limits: Limits, now: datetime) -> bool:
@@ -170,7 +198,9 @@ def has_begun(order: Order) -> bool:
     return order.trail is not None and order.stop_price is not None
 
 
-def make_way_or_send(state: AccountState, order: Order, limits: Limits, now: datetime, *, again: timedelta) -> None:
+def make_way_or_send(
+    state: AccountState, order: Order, instrument: Instrument, limits: Limits, now: datetime, *, again: timedelta
+) -> None:
     """Sends an order whose price was reached, or has what is in its way canceled: that is asked for again after so long.
 
     While it is not known what became of that, nothing is sent.
@@ -180,7 +210,7 @@ def make_way_or_send(state: AccountState, order: Order, limits: Limits, now: dat
         if other.state is not State.PENDING_CANCEL and (not again or now - other.update_time >= again):
             life.request_cancel(state, other, now, "group")
     if not in_the_way:
-        life.send(state, order, live.send_before(limits, now), now)
+        send(state, order, instrument, limits, now)
 
 
 def is_in_the_way(order: Order, other: Order) -> bool:

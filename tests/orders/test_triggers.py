@@ -441,6 +441,30 @@ def test_where_the_venue_has_neither_both_wait_here():
     assert (now_of(state, profit).state, now_of(state, profit).reason) == (State.CANCELED, "group")
 
 
+@pytest.mark.parametrize(("more", "sold"), [("0", "0.999"), ("0.0005", "0.999"), ("0.001", "1")])
+def test_what_a_fee_has_taken_out_of_what_was_bought_is_not_sold(more: str, sold: str):
+    state = account(BTC=more)
+    entry, profit, stop = bracket(state)
+    trade = replace(fill_of(entry, "1", fee="0.001"), fee_asset="BTC")
+    life.apply_fill(state, entry, trade, BTC, execution_id=uuid4(), now=NOW)
+    reduced = [(Kind.REDUCED, State.HELD)] * (2 if sold != "1" else 0)
+    assert pass_time(state, "101") == [*reduced, (Kind.RELEASED, State.PENDING_NEW)]
+    assert [now_of(state, leg).at_venue for leg in (profit, stop)] == [D(sold), D(sold)]
+    fill(state, stop, sold, "95")
+    assert now_of(state, profit).state is State.CANCELED
+
+
+def test_a_leg_of_which_nothing_is_left_to_sell_ends():
+    state = account(BTC="0")
+    entry, profit, stop = bracket(state)
+    trade = replace(fill_of(entry, "0.001", fee="0.0005"), fee_asset="BTC")
+    life.apply_fill(state, entry, trade, BTC, execution_id=uuid4(), now=NOW)
+    end(state, entry)
+    pass_time(state, "101")
+    assert {now_of(state, leg).state for leg in (profit, stop)} == {State.CANCELED}
+    assert sent(state, stop) == []
+
+
 def test_a_trade_that_is_told_after_the_cancel_is_taken_off_what_was_sent_instead():
     state = account(BTC="0")
     entry, profit, stop = bracket(state)
