@@ -203,19 +203,12 @@ async def test_a_leader_who_is_none_any_more_and_a_look_from_before_change_nothi
 ):
     anna = await trading(orders, venue, redis)
     owner = anna.owner
-    # The service's own watch waits, as there is nothing to be sent.
-    await anna.stop()
-    placing = asked(owner, TRAILING, trail=FIVE)
-    assert await stand.reason(owner.send(placing)) == "LIVE_TRADING_OFF"
-    await anna.until_confirmed()
-    await anna.connect(USDT=1000, BTC="0.5")
-    await anna.until_state(ON)
-    placed = (await owner.send(placing)).order
+    placed = (await owner.send(asked(owner, TRAILING, trail=FIVE))).order
+    await price(redis, 102.0)
+    await until_stop_is_at(owner, placed.order_id, "97")
     async with stand.worker_of(installation) as worker:
         known = Market()
         await known.read_instruments(worker)
-        await price(redis, 102.0)
-        await known.read_quotes(redis)
         step_waiting = use_cases.StepWaiting(known, LIMITS, use_cases.Weigh(known, USUAL), market.now)
         watch = Triggering(worker, known, step_waiting)
         async with worker.reading() as rows:
