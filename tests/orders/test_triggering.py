@@ -169,6 +169,7 @@ async def test_the_legs_of_a_bracket_share_one_place_at_the_venue(
     await until_told(installation, owner, stop.order_id, *released, sent)
     assert not (await owner.order(stop.order_id)).triggers_here
     await venue.tell(owner, accepted(stop))
+    await until_told(installation, owner, stop.order_id, *released, sent, ("WORKING", "NEW"))
     # A limit is come to as a profit is.
     await price(redis, 110.0)
     reached = [*released, ("TRIGGERED", "HELD")]

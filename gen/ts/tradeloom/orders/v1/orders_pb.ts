@@ -157,7 +157,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   /**
    * Where there is no limit price: the worst price it takes, some percent beyond the quote it was decided
    * on or beyond its stop price, so that it never costs more than was set aside. What cannot trade within
-   * it is canceled. Unset for a trailing stop that sells, whose stop moves.
+   * it is canceled; of a stop that a live account's venue watches for the rest stays there, at this price. Unset for a
+   * trailing stop that sells, whose stop moves, until it is reached here.
    *
    * @generated from field: tradeloom.type.v1.Decimal protection_price = 19;
    */
@@ -165,7 +166,7 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
 
   /**
    * What the last price has to reach for a stop, stop-limit or take-profit order to become a market or
-   * limit order; of a trailing stop, where it began.
+   * limit order; of a trailing stop, where it began, or while it waits here where it stands.
    *
    * @generated from field: tradeloom.type.v1.Decimal stop_price = 20;
    */
@@ -200,7 +201,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   reduceOnly: boolean;
 
   /**
-   * When its stop was reached; unset before, and for orders without one.
+   * When its stop was reached; unset before, for orders without one, and where a live account's venue watches for it:
+   * those tell of what traded alone.
    *
    * @generated from field: google.protobuf.Timestamp trigger_time = 25;
    */
@@ -287,8 +289,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   /**
    * Of a live account: whether its price is watched for here, where its venue has no such order or another one of its
    * group is there. While it waits it is HELD and the venue knows nothing of it, and once its price is reached it goes
-   * there as a market or a limit order. What no quote has shown has reached nothing: prices are looked at several times
-   * a second, by the last one of a fresh quote.
+   * there as a market or a limit order, within its protection price. What no quote has shown has reached nothing: the
+   * last price of a fresh quote is looked at every 0.05 s, and quotes are read every 0.1 s.
    *
    * @generated from field: bool triggers_here = 37;
    */
@@ -2897,7 +2899,7 @@ export enum OrderState {
   PENDING_REPLACE = 10,
 
   /**
-   * Accepted here and durable; it goes to the venue when the entry of its group trades.
+   * Accepted here and durable; it goes to the venue when the entry of its group trades, or when its price is reached.
    *
    * @generated from enum value: ORDER_STATE_HELD = 11;
    */
@@ -3001,14 +3003,14 @@ export enum OrderEventKind {
   EXPIRED = 11,
 
   /**
-   * Its stop was reached.
+   * Its stop was reached, or the limit that it waited here for.
    *
    * @generated from enum value: ORDER_EVENT_KIND_TRIGGERED = 12;
    */
   TRIGGERED = 12,
 
   /**
-   * The entry of its group traded: it goes to the venue.
+   * The entry of its group traded, or what it waited here for has come: it goes to the venue unless it is still HELD.
    *
    * @generated from enum value: ORDER_EVENT_KIND_RELEASED = 13;
    */
@@ -3056,8 +3058,17 @@ export enum AccountMode {
   PAPER = 1,
 
   /**
-   * Real money at a real venue: market and limit orders that are in no group; any other is refused with
-   * NOT_TAKEN_BY_VENUE.
+   * Real money at a real venue. An order that the venue takes natively goes there; any other with a stop waits here,
+   * HELD, and goes there as a market or a limit order once its price is reached: see Order.triggers_here. What neither
+   * can be is refused with NOT_TAKEN_BY_VENUE, such as a limit order that ends by time at a venue where none does. While
+   * a kill switch or the account's own stop forbids to send it, an order waits on, and the price afterwards decides.
+   *
+   * Venues have no groups. What an entry releases waits here until all of the entry has traded or it has ended, and of
+   * two legs one rests at the venue: the stop where the venue takes it, else the other where it takes that, else none.
+   * The other one waits here, a limit order for its limit; once its price is reached the cancel of what is at the venue
+   * is asked for, and when the venue has confirmed that, it is sent for what was not traded by then. Where a leg's price
+   * is reached while the entry has traded in part, the rest of the entry is canceled first. Where the venue took its fee
+   * out of what the entry bought, what sells that is for what is left, in whole lots.
    *
    * @generated from enum value: ACCOUNT_MODE_LIVE = 2;
    */
