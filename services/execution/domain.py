@@ -380,6 +380,15 @@ def changed(order: Order, replacement: Replacement) -> Order:
     )
 
 
+def on_grid(order: Order, tick_size: Decimal) -> Order:
+    """The order with a worst price that is a whole number of ticks: where it was moved with its stop it may be none."""
+    if order.worst_price is None:
+        return order
+    rounding = ROUND_DOWN if order.side is Side.BUY else ROUND_UP
+    ticks = CONTEXT.divide(order.worst_price, tick_size).to_integral_value(rounding)
+    return replace(order, worst_price=CONTEXT.multiply(ticks, tick_size))
+
+
 def less(order: Order, quantity: Decimal) -> Order:
     """The order after the others of its group have traded so much more."""
     if not quantity:
