@@ -6,9 +6,10 @@ that trails stands is written as it moves, so that the next leader goes on from 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from uuid import UUID
 
 import structlog
@@ -16,11 +17,12 @@ from prometheus_client import Histogram
 
 from libs.errors import Refusal
 from libs.store.background import running
-from libs.store.database import Database
+from libs.store.database import Connection, Database
 from libs.store.leases import Lease, LeaseLost, fence, holding
 from services.orders import market, store, triggers
 from services.orders.domain import AccountState, Kind, Order
 from services.orders.market import Market
+from services.orders.placing import is_fresh
 from services.orders.store import AccountStore
 from services.orders.use_cases import StepWaiting
 
@@ -28,8 +30,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.05
 """Between two looks at all that wait; quotes are read every quote_poll_seconds."""
-ORDERS_AT_ONCE = 1_000
-"""Of a page of a look."""
+ORDERS_AT_ONCE = 100
+"""Of a page of a look, and so of one transaction: an account stays locked for no longer than that takes."""
 STEPS_AT_ONCE = 4
 """Accounts side by side: each takes a database connection."""
 LOCK_SECONDS = 0.5
@@ -57,37 +59,60 @@ class Triggering:
     step_waiting: StepWaiting
     tries: dict[UUID, float] = field(default_factory=dict)
     """When an order that is due and could do nothing is tried again, on the event loop's clock."""
-    rests: dict[UUID, float] = field(default_factory=dict)
-    """When it is looked next whether the venue can have an order as it is."""
+    rest_at: float = 0.0
 
     async def turn(self, lease: Lease) -> None:
-        """Looks once at everything that waits."""
+        """Looks once at everything that is due, and now and then at what its venue might have as it is."""
+        async with self.database.reading() as rows:
+            names = await store.waiting_instruments(rows)
         seen: set[UUID] = set()
-        async for page in self._pages():
+        prices, now = self._prices(names), market.now()
+        async for page in self._pages(lambda rows, after: store.find_due(rows, prices, now, after, ORDERS_AT_ONCE)):
             seen |= {order.order_id for order in page}
-            due: dict[UUID, list[Order]] = {}
-            for order in self._due(page):
-                due.setdefault(order.account_id, []).append(order)
-            accounts = list(due.values())
-            for first in range(0, len(accounts), STEPS_AT_ONCE):
-                steps = (self._try(lease, orders) for orders in accounts[first : first + STEPS_AT_ONCE])
-                # Each is waited for, also where the lease is lost: none goes on in nobody's name.
-                for lost in filter(None, await asyncio.gather(*steps, return_exceptions=True)):
-                    raise lost
-        for times in (self.tries, self.rests):
-            for order_id in times.keys() - seen:
-                del times[order_id]
+            left = await self._step_all(lease, self._due(page))
+            again = asyncio.get_running_loop().time() + AGAIN_SECONDS
+            self.tries |= {order.order_id: again for order in left}
+        self.tries = {order_id: at for order_id, at in self.tries.items() if order_id in seen}
+        at = asyncio.get_running_loop().time()
+        if at >= self.rest_at:
+            self.rest_at = at + REST_SECONDS
+            async for page in self._pages(lambda rows, after: store.find_resting(rows, after, ORDERS_AT_ONCE)):
+                await self._step_all(lease, filter(triggers.could_rest, page))
 
-    async def _pages(self) -> AsyncIterator[list[Order]]:
+    def _prices(self, names: Iterable[str]) -> dict[str, Decimal]:
+        """The last ones of fresh quotes."""
+        now = market.now()
+        quotes = {name: self.known.quote(name, now) for name in names}
+        limits = self.step_waiting.limits
+        return {name: quote.last for name, quote in quotes.items() if quote and quote.last and is_fresh(quote, limits)}
+
+    async def _pages(
+        self, find: Callable[[Connection, tuple[str, UUID]], Awaitable[list[Order]]]
+    ) -> AsyncIterator[list[Order]]:
         after = FIRST
         while True:
             async with self.database.reading() as rows:
-                page = await store.waiting_orders(rows, after, ORDERS_AT_ONCE)
+                page = await find(rows, after)
             if page:
                 yield page
             if len(page) < ORDERS_AT_ONCE:
                 return
             after = page[-1].instrument_id, page[-1].order_id
+
+    async def _step_all(self, lease: Lease, orders: Iterable[Order]) -> list[Order]:
+        """Those that could do nothing."""
+        by_account: dict[UUID, list[Order]] = {}
+        for order in orders:
+            by_account.setdefault(order.account_id, []).append(order)
+        accounts, left = list(by_account.values()), []
+        for first in range(0, len(accounts), STEPS_AT_ONCE):
+            steps = (self._try(lease, orders) for orders in accounts[first : first + STEPS_AT_ONCE])
+            # Each is waited for, also where the lease is lost: none goes on in nobody's name.
+            for each in await asyncio.gather(*steps, return_exceptions=True):
+                if isinstance(each, BaseException):
+                    raise each
+                left += each
+        return left
 
     def _due(self, page: Iterable[Order]) -> Iterable[Order]:
         now, at = market.now(), asyncio.get_running_loop().time()
@@ -97,27 +122,22 @@ class Triggering:
                 continue
             quote = self.known.quote(order.instrument_id, now)
             limits = self.step_waiting.limits
-            if triggers.is_due(order, instrument=instrument, quote=quote, limits=limits, now=now):
-                if self.tries.get(order.order_id, at) <= at:
-                    yield order
-            elif triggers.could_rest(order) and self.rests.setdefault(order.order_id, at + REST_SECONDS) <= at:
-                self.rests[order.order_id] = at + REST_SECONDS
+            is_due = triggers.is_due(order, instrument=instrument, quote=quote, limits=limits, now=now)
+            if is_due and self.tries.get(order.order_id, at) <= at:
                 yield order
 
-    async def _try(self, lease: Lease, orders: list[Order]) -> None:
+    async def _try(self, lease: Lease, orders: list[Order]) -> list[Order]:
         """One account's trouble is not the others'."""
         try:
-            left = await self.step(lease, orders)
+            return await self.step(lease, orders)
         except LeaseLost:
             raise
         except Refusal as refusal:
             log.info("an order that waits here waits", account_id=str(orders[0].account_id), why=str(refusal))
-            return
+            return []
         except Exception:
             log.exception("what waits here cannot be stepped", account_id=str(orders[0].account_id))
-            left = orders
-        again = asyncio.get_running_loop().time() + AGAIN_SECONDS
-        self.tries |= {order.order_id: again for order in left}
+            return orders
 
     async def step(self, lease: Lease, orders: list[Order]) -> list[Order]:
         """Does what orders of one account can do, in one transaction; those of them that could do nothing."""

@@ -15,10 +15,10 @@ from libs.ids import uuid7
 from libs.mesh.wire import time_from_proto
 from libs.store import leases
 from libs.store.leases import LeaseLost
-from services.orders import market, store, use_cases
-from services.orders.domain import State
+from services.orders import market, store, triggers, use_cases
+from services.orders.domain import Quote, State
 from services.orders.market import Market
-from services.orders.triggering import Triggering
+from services.orders.triggering import FIRST, Triggering
 from tests.mesh import Installation, Served
 from tests.orders import stand
 from tests.orders.accounts import LIMITS, USUAL
@@ -65,6 +65,14 @@ def asked(owner: Trader, order_type: Any, **changed: Any) -> orders_pb2.PlaceOrd
     if "limit_price" not in changed:
         request.ClearField("limit_price")
     return request
+
+
+async def group_of(owner: Trader, *orders: orders_pb2.PlaceOrderRequest) -> list[orders_pb2.Order]:
+    request = orders_pb2.PlaceOrderGroupRequest(request_id=str(uuid7()), kind=orders_pb2.GROUP_KIND_OCO, orders=orders)
+    for order in request.orders:
+        order.request_id = request.request_id
+    answer = await owner.orders.PlaceOrderGroup(request, metadata=owner.metadata, timeout=stand.WAIT_SECONDS)
+    return list(answer.orders)
 
 
 async def told(installation: Installation, owner: Trader, order_id: str) -> list[tuple[str, str]]:
@@ -213,7 +221,7 @@ async def test_a_leader_who_is_none_any_more_and_a_look_from_before_change_nothi
         step_waiting = use_cases.StepWaiting(known, LIMITS, use_cases.Weigh(known, USUAL), market.now)
         watch = Triggering(worker, known, step_waiting)
         async with worker.reading() as rows:
-            [waits] = await store.waiting_orders(rows, ("", UUID(int=0)), 10)
+            [waits] = await store.find_due(rows, {BTC.instrument_id: Decimal(103)}, market.now(), FIRST, 10)
         assert waits.order_id == UUID(placed.order_id)
         async with worker.transaction() as rows:
             [lease] = await leases.acquire(rows, "another", ["test"])
@@ -255,3 +263,45 @@ async def test_what_waits_here_is_canceled_with_all_others_and_expires_here(
     named = await owner.orders.CancelAllOrders(request, metadata=owner.metadata, timeout=stand.WAIT_SECONDS)
     assert list(named.order_ids) == [profits[1].order_id]
     assert (await owner.balances())["BTC"] == (Decimal("0.5"), Decimal(0))
+
+
+async def test_what_the_database_leaves_out_is_due_at_no_price(
+    installation: Installation, orders: Served, redis: Redis, venue: Venue
+):
+    anna = await trading(orders, venue, redis)
+    await anna.adjust("unexplained", USDT=100_000, BTC=100)
+    await anna.until_holds(USDT="101000", BTC="100.5")
+    owner = anna.owner
+    day = {"time_in_force": orders_pb2.TIME_IN_FORCE_DAY}
+    for buys in (True, False):
+        above, below = decimal(110), decimal(90)
+        stop, profit = (above, below) if buys else (below, above)
+        for request in (
+            asked(owner, STOP, buys=buys, stop_price=stop, **day),
+            asked(owner, PROFIT, buys=buys, stop_price=profit, **day),
+            asked(owner, TRAILING, buys=buys, trail=orders_pb2.Trail(amount=decimal("7.77"))),
+            asked(owner, TRAILING, buys=buys, trail=orders_pb2.Trail(percent=decimal("21.5"))),
+        ):
+            await owner.send(request)
+    # A limit order that waits for its limit, as the venue has the other leg.
+    await group_of(
+        owner, asked(owner, orders_pb2.ORDER_TYPE_LIMIT, limit_price="105"), asked(owner, STOP, stop_price=decimal(80))
+    )
+    await enable(orders, enabled=False)
+    found = await select(installation, "SELECT * FROM trading_orders WHERE triggers_here AND state = 'held'")
+    names = [*store.ALL_ORDER_COLUMNS]
+    every = [store.order_from({name: row[name] for name in names}) for row in found]  # type: ignore[arg-type]
+    assert len(every) == 9
+    now = market.now()
+    async with stand.worker_of(installation) as worker, worker.reading() as rows:
+        for last in (Decimal(tenths) / 10 for tenths in range(700, 1400, 7)):
+            quoted = Quote(bid=last, ask=last, last=last, market_time=now, age_seconds=0.0)
+            due = {
+                order.order_id
+                for order in every
+                if triggers.is_due(order, instrument=BTC, quote=quoted, limits=LIMITS, now=now)
+            }
+            told = {order.order_id for order in await store.find_due(rows, {BTC.instrument_id: last}, now, FIRST, 100)}
+            assert due <= told, last
+            # It is no more than what its tick size makes of a stop that trails.
+            assert len(told - due) <= 4, last
