@@ -89,8 +89,6 @@ async def _objection(order: Order) -> str:
         await ports.card_of(order.venue)
     except domain.VenueNotFound:
         return f"there is no venue {order.venue}"
-    if order.released_quantity is not None or order.group_id is not None:
-        return f"{order.venue} takes no groups of orders"
     return ""
 
 

@@ -11,6 +11,7 @@ from libs.errors import NotAllowed, NotFound, Unavailable
 from libs.matching.grid import Grid
 from libs.matching.orders import Side
 from libs.money import CONTEXT, ZERO, plain, rounded
+from libs.native import OrderType, TimeInForce
 
 
 class VenueNotFound(NotFound):
@@ -64,28 +65,9 @@ class AccountKind(Enum):
     """That of perpetual futures."""
 
 
-class OrderType(Enum):
-    MARKET = "market"
-    LIMIT = "limit"
-    STOP = "stop"
-    STOP_LIMIT = "stop_limit"
-    TRAILING_STOP = "trailing_stop"
-    TAKE_PROFIT = "take_profit"
-    """One that becomes a market order."""
-    TAKE_PROFIT_LIMIT = "take_profit_limit"
-
-
 AT_LIMIT = frozenset({OrderType.LIMIT, OrderType.STOP_LIMIT, OrderType.TAKE_PROFIT_LIMIT})
 """Those that trade, once they may, at a limit or better."""
 WITHOUT_STOP = frozenset({OrderType.MARKET, OrderType.LIMIT})
-
-
-class TimeInForce(Enum):
-    GTC = "gtc"
-    IOC = "ioc"
-    FOK = "fok"
-    DAY = "day"
-    GTD = "gtd"
 
 
 AT_ONCE = frozenset({TimeInForce.IOC, TimeInForce.FOK})
@@ -406,6 +388,15 @@ def changed(order: Order, replacement: Replacement) -> Order:
         trail_amount=replacement.trail_amount if trails else order.trail_amount,
         trail_percent=replacement.trail_percent if trails else order.trail_percent,
     )
+
+
+def on_grid(order: Order, tick_size: Decimal) -> Order:
+    """The order with a worst price that is a whole number of ticks: where it was moved with its stop it may be none."""
+    if order.worst_price is None:
+        return order
+    rounding = ROUND_DOWN if order.side is Side.BUY else ROUND_UP
+    ticks = CONTEXT.divide(order.worst_price, tick_size).to_integral_value(rounding)
+    return replace(order, worst_price=CONTEXT.multiply(ticks, tick_size))
 
 
 def less(order: Order, quantity: Decimal) -> Order:

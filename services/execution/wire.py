@@ -1,6 +1,7 @@
 """Translates between the contract and the execution domain."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -17,6 +18,7 @@ from libs.matching.orders import Book, Print, Side
 from libs.mesh.wire import decimal_from_proto, time_from_proto, timestamp
 from libs.money import ZERO
 from services.execution.domain import (
+    PAPER,
     AccountKind,
     CredentialProblem,
     Instrument,
@@ -81,7 +83,7 @@ def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency
     quantity = decimal_from_proto(order.quantity)
     market_time_ns = nanoseconds(order.market_time)
     trail_amount, trail_percent = _trail(order)
-    return Order(
+    asked = Order(
         order_id=UUID(order.order_id),
         user_id=user_id,
         account_id=UUID(order.account_id),
@@ -107,6 +109,25 @@ def order_from_proto(changed: events_pb2.OrderChanged, user_id: UUID, *, latency
         reduce_only=order.reduce_only,
         deployment_id=UUID(order.deployment_id) if order.deployment_id else None,
     )
+    return asked if asked.venue == PAPER else beyond_network(asked, changed)
+
+
+def beyond_network(asked: Order, changed: events_pb2.OrderChanged) -> Order:
+    """As a venue is to have it that knows of no groups: what is sent of one is all that is to trade.
+
+    One whose price was watched for by orders is what it has become: a limit order, or a market order within its protection.
+    That it was found to make a position smaller is said of the time at which it was released.
+    """
+    order = changed.event.order
+    asked = replace(asked, group_id=None, released_quantity=None, held_back=ZERO)
+    if changed.event.kind == orders_pb2.ORDER_EVENT_KIND_RELEASED and changed.event.HasField("time"):
+        asked = replace(asked, accept_time=time_from_proto(changed.event.time))
+    if not order.triggers_here:
+        return asked
+    asked = replace(asked, stop_price=None, trail_amount=None, trail_percent=None)
+    if order.HasField("limit_price"):
+        return replace(asked, order_type=OrderType.LIMIT)
+    return replace(asked, order_type=OrderType.MARKET, time_in_force=TimeInForce.IOC, expire_time_ns=None)
 
 
 def held_back_in(order: orders_pb2.Order) -> Decimal | None:

@@ -15,6 +15,7 @@ from uuid import UUID
 from libs.bar_sizes import BAR_SIZES
 from libs.errors import Exhausted, Invalid, NotAllowed, NotFound, Unavailable
 from libs.margin import FUNDING_INTERVAL_SECONDS, Perpetual
+from libs.native import PERPETUAL
 
 
 class AssetClass(Enum):
@@ -190,16 +191,12 @@ class ReplaySource:
         return [each.file for each in self.files if each.instrument.instrument_id == instrument_id]
 
 
-PERPETUAL_SUFFIX = "-PERP"
-"""Ends the symbol of a perpetual future, so that it is another instrument than what it is of."""
-
-
 def segment_of(venue: str, symbol: str) -> str:
     """Where at a venue an instrument is traded: its spot market is named as the venue, its perpetual futures with the suffix.
 
     They are asked at other addresses, and count requests apart from each other.
     """
-    return f"{venue}{PERPETUAL_SUFFIX}" if symbol.endswith(PERPETUAL_SUFFIX) else venue
+    return f"{venue}{PERPETUAL}" if symbol.endswith(PERPETUAL) else venue
 
 
 @dataclass(frozen=True, slots=True)

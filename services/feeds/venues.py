@@ -21,10 +21,10 @@ from redis.asyncio import Redis
 from libs.bar_sizes import BAR_SIZES, BarSize
 from libs.bus.budget import Budget, Use
 from libs.margin import FUNDING_INTERVAL_SECONDS, Perpetual
+from libs.native import PERPETUAL
 from libs.venues import below, limits_from, retry_seconds
 from services.feeds.domain import (
     EPOCH_START,
-    PERPETUAL_SUFFIX,
     Aggressor,
     AssetClass,
     Bar,
@@ -306,7 +306,7 @@ class Venue:
 
     def __init__(self, segment: str, manner: Manner, ccxt: Any, exchange: Any, budget: Budget, now: Clock) -> None:
         self.segment, self.manner, self._now = segment, manner, now
-        self.venue = segment.removesuffix(PERPETUAL_SUFFIX)
+        self.venue = segment.removesuffix(PERPETUAL)
         self._ccxt, self._exchange, self._budget = ccxt, exchange, budget
         self._names: dict[str, str] = {}
         """ccxt's, by symbol."""
@@ -741,7 +741,7 @@ def instrument_of(
     tick_size, lot_size = decimal_of(market["precision"]["price"]), decimal_of(market["precision"]["amount"])
     symbol, description, perpetual = f"{base}{quote}", f"{base} in {quote}", None
     if market.get("swap"):
-        symbol, description = f"{market['id']}{PERPETUAL_SUFFIX}", f"{base} in {quote}, perpetual future"
+        symbol, description = f"{market['id']}{PERPETUAL}", f"{base} in {quote}, perpetual future"
         perpetual = Perpetual(
             settle_asset=market["settle"],
             contract_size=decimal_of(market["contractSize"]) or Decimal(0),

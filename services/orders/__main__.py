@@ -38,6 +38,7 @@ from services.orders.servicer import (
 from services.orders.settings import Settings
 from services.orders.stepping import stepping
 from services.orders.store import AccountStore
+from services.orders.triggering import triggering
 from services.orders.use_cases import Placing
 
 WORKER_CONNECTIONS_MAX = 10
@@ -102,6 +103,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
             note_refusals = use_cases.NoteRefusals(uuid7)
             place_orders = use_cases.PlaceOrders(market, limits, weigh, note_refusals, wire.place_answer, uuid7, now)
             step_parent = parent_use_cases.StepParentOrder(market, limits, weigh, note_refusals, uuid7, now)
+            step_waiting = use_cases.StepWaiting(market, limits, weigh, now)
             place = PlaceTogether(database, place_orders)
             bounds = Bounds(
                 batch_max=settings.batch_orders_max,
@@ -120,12 +122,13 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     worker,
                     redis,
                     "execution",
-                    consumers.ApplyExecution(uuid7, now, market, parents.wake),
+                    consumers.ApplyExecution(uuid7, now, market, step_waiting, parents.wake),
                 ) as execution_facts,
                 reading(worker, redis, "users", consumers.apply_users) as users_facts,
                 running("departures", departing),
                 running("cancels of kill switches", switched),
                 watching(worker, market, usual),
+                triggering(worker, market, step_waiting),
             ):
                 intentions = Intentions(
                     place_group=use_cases.PlaceGroup(market, limits, weigh, uuid7, now),

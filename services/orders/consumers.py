@@ -144,6 +144,7 @@ class ApplyExecution:
     next_id: Callable[[], UUID]
     now: Callable[[], datetime]
     market: Market
+    step_waiting: use_cases.StepWaiting
     wake: Callable[[], None] = lambda: None
     """Called once it is committed that a child of a parent order is done: the next one may follow."""
 
@@ -157,6 +158,7 @@ class ApplyExecution:
         await accounts.load_orders(states, named)
         fills = [message.venue_fill_id for _, message in told if isinstance(message, execution_pb2.VenueFilled)]
         await accounts.load_trading(states, fills)
+        await self.step_waiting.load(accounts, states)
         known = await store.instruments(rows)
         before = {account_id: state.account for account_id, state in states.items()}
         for fact, message in told:
@@ -169,6 +171,9 @@ class ApplyExecution:
             except IllegalMove as error:
                 # The venue repeats or contradicts itself; the account is as its earlier words made it.
                 log.warning("a venue's word changes nothing", account_id=fact.key, kind=fact.kind, why=str(error))
+        for state in states.values():
+            # What was released, or in whose way nothing is any more, goes to its venue with the fact that says so.
+            self.step_waiting(state)
         await accounts.save(list(states.values()))
         if any(progress.has_ended for state in states.values() for progress in state.progress.values()):
             rows.after_commit(self.wake)

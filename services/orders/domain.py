@@ -11,6 +11,7 @@ from enum import Enum
 from uuid import UUID
 
 from libs.money import ZERO, divide, multiply
+from libs.native import TimeInForce
 
 
 class Side(Enum):
@@ -25,14 +26,6 @@ class OrderType(Enum):
     STOP_LIMIT = "stop_limit"
     TRAILING_STOP = "trailing_stop"
     TAKE_PROFIT = "take_profit"
-
-
-class TimeInForce(Enum):
-    GTC = "gtc"
-    IOC = "ioc"
-    FOK = "fok"
-    DAY = "day"
-    GTD = "gtd"
 
 
 class State(Enum):
@@ -141,12 +134,15 @@ OPEN = frozenset(
 # it PENDING_REPLACE. A fill is applied in every state, because the venue's word on a trade is final; it makes an order
 # FILLED in any state once nothing is left to trade, and so does a change to a quantity that has traded meanwhile.
 MOVES: dict[tuple[State, Kind], State] = {
-    # Until the entry of its group trades, what waits is changed and canceled here.
+    # Until the entry of its group trades, or its price is reached, what waits is changed and canceled here, and expires here.
+    # One whose stop was reached may still wait until the venue has canceled another.
     (State.HELD, Kind.RELEASED): State.PENDING_NEW,
+    (State.HELD, Kind.TRIGGERED): State.HELD,
     (State.HELD, Kind.FILLED): State.NEW,
     (State.HELD, Kind.REDUCED): State.HELD,
     (State.HELD, Kind.CANCELED): State.CANCELED,
     (State.HELD, Kind.REPLACED): State.HELD,
+    (State.HELD, Kind.EXPIRED): State.EXPIRED,
     # The venue has not answered yet. It may tell of anything that came after its answer first.
     (State.PENDING_NEW, Kind.RELEASED): State.PENDING_NEW,
     (State.PENDING_NEW, Kind.WORKING): State.NEW,
@@ -232,6 +228,7 @@ MOVES: dict[tuple[State, Kind], State] = {
 
 
 COMPLETING = frozenset({Kind.FILLED, Kind.REPLACED})
+AT_PRICE = frozenset({Kind.TRIGGERED, Kind.EXPIRED})
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
@@ -374,6 +371,8 @@ class Order:
     """Of its parent's schedule: a parent has one child for each slice at most."""
     external_id: str | None = None
     """What its venue knew it by when it was adopted, maybe nothing; None for one that was placed here."""
+    triggers_here: bool = False
+    """Of a live account: whether its price is watched for here. Its venue knows nothing of it until then, and nothing of its stop."""
 
     @property
     def client_order_id(self) -> UUID | str:
@@ -400,6 +399,16 @@ class Order:
         if self.released_quantity is None:
             return ZERO
         return self.quantity - self.released_quantity
+
+    @property
+    def awaits_entry(self) -> bool:
+        """Whether nothing of it may trade before the entry of its group has."""
+        return self.state is State.HELD and self.released_quantity == ZERO
+
+    @property
+    def waits_here(self) -> bool:
+        """Whether what comes next of it is ours to do, and not a venue's."""
+        return self.state is State.HELD and self.triggers_here
 
     @property
     def remaining(self) -> Decimal:
@@ -766,10 +775,10 @@ class AccountState:
 
 def moved(order: Order, kind: Kind) -> State:
     """What an order is after something happened to it; order is as it is then, but for its state. Raises IllegalMove."""
-    try:
-        state = MOVES[order.state, kind]
-    except KeyError:
-        raise IllegalMove(f"{kind.value} in state {order.state.value}") from None
+    state = MOVES.get((order.state, kind))
+    # What a venue does to its orders is done here to those alone that wait here for their price.
+    if state is None or (order.state is State.HELD and kind in AT_PRICE and not order.triggers_here):
+        raise IllegalMove(f"{kind.value} in state {order.state.value}")
     if kind in COMPLETING and order.filled_quantity >= order.quantity:
         return State.FILLED
     if state is not State.NEW:

@@ -22,6 +22,7 @@ from services.orders.domain import (
     IllegalMove,
     Instrument,
     Kind,
+    Mode,
     Order,
     Replacement,
     Side,
@@ -111,12 +112,20 @@ def set_aside(state: AccountState, order: Order, needed: Decimal) -> Order:
     return replace(order, reserved=needed)
 
 
-def noted(state: AccountState, kind: Kind, order: Order, now: datetime, execution: Execution | None = None) -> Order:
+def noted(
+    state: AccountState,
+    kind: Kind,
+    order: Order,
+    now: datetime,
+    execution: Execution | None = None,
+    *,
+    send_before: datetime | None = None,
+) -> Order:
     """Notes a change of an order that is in its state already, and sets aside what is needed since."""
     if order.group_id is None:
         needed = to_reserve(order) if order.state in OPEN else ZERO
-        return state.note(kind, set_aside(state, order, needed), now, execution)
-    order = state.note(kind, order, now, execution)
+        return state.note(kind, set_aside(state, order, needed), now, execution, send_before=send_before)
+    order = state.note(kind, order, now, execution, send_before=send_before)
     share_reserves(state, order)
     return state.orders[order.order_id]
 
@@ -134,12 +143,12 @@ def move(order: Order, kind: Kind, **changes: Any) -> Order:
     return replace(order, state=moved(order, kind))
 
 
-def request_cancel(state: AccountState, order: Order, now: datetime) -> Order:
+def request_cancel(state: AccountState, order: Order, now: datetime, reason: str = "user") -> Order:
     """Notes that a cancel is under way; asking again changes nothing. What is still held here is canceled at once."""
     if order.state is State.PENDING_CANCEL:
         return order
     if order.state is State.HELD:
-        return apply_ended(state, order, Kind.CANCELED, "user", now)
+        return apply_ended(state, order, Kind.CANCELED, reason, now)
     if order.state not in OPEN:
         raise OrderDone(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
     return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED), now)
@@ -170,10 +179,16 @@ def apply_working(state: AccountState, order: Order, now: datetime) -> Order:
 
 
 def apply_triggered(state: AccountState, order: Order, time: datetime, now: datetime) -> Order:
-    """The order's stop was reached, at this market time."""
-    if (order.stop_price is None and order.trail is None) or order.trigger_time is not None:
+    """The order's stop was reached, at this market time; of one that waits here for its limit, that."""
+    waits = order.stop_price is not None or order.trail is not None or order.waits_here
+    if not waits or order.trigger_time is not None:
         raise IllegalMove(f"{Kind.TRIGGERED.value} of an order that waits for no stop")
     return noted(state, Kind.TRIGGERED, move(order, Kind.TRIGGERED, trigger_time=time), now)
+
+
+def send(state: AccountState, order: Order, send_before: datetime, now: datetime) -> Order:
+    """Has an order that waited here go to its venue, before that time or not at all."""
+    return noted(state, Kind.RELEASED, move(order, Kind.RELEASED), now, send_before=send_before)
 
 
 def apply_unknown(state: AccountState, order: Order, now: datetime) -> Order:
@@ -186,7 +201,7 @@ def apply_ended(state: AccountState, order: Order, kind: Kind, reason: str, now:
     ended = noted(state, kind, move(order, kind, reason=reason, replacement=None), now)
     if ended.group_role is GroupRole.ENTRY:
         for waiting in state.group(ended):
-            if waiting.state is State.HELD:
+            if waiting.state is State.HELD and not waiting.released_quantity:
                 apply_ended(state, state.orders[waiting.order_id], Kind.CANCELED, "group", now)
             elif waiting.state in OPEN and waiting.released_quantity is not None:
                 keep_released(state, state.orders[waiting.order_id], now)
@@ -272,7 +287,10 @@ def apply_fill(
 
 
 def release(state: AccountState, entry: Order, fill: Fill, now: datetime) -> None:
-    """Sends what an entry's trade has released to the venue: legs for as much, others once all of the entry has traded."""
+    """Releases what an entry's trade has: legs for as much, others once all of the entry has traded.
+
+    Of a paper account that goes to the venue. Of a live one it waits here on: `triggers` has it sent, once and whole.
+    """
     for waiting in state.group(entry):
         if waiting.state not in OPEN or waiting.released_quantity is None:
             continue
@@ -284,19 +302,31 @@ def release(state: AccountState, entry: Order, fill: Fill, now: datetime) -> Non
         if released != waiting.released_quantity:
             # As the trades before it have left it.
             current = state.orders[waiting.order_id]
-            sent = move(current, Kind.RELEASED, released_quantity=released, market_time=fill.time)
-            noted(state, Kind.RELEASED, sent, now)
+            more = replace(current, released_quantity=released)
+            if not current.waits_here:
+                # Prices are held against the times of quotes alone where it waits here: a venue's clock may be ahead of them.
+                more = move(more, Kind.RELEASED, market_time=fill.time)
+            noted(state, Kind.RELEASED, more, now)
 
 
 def take_off_other_leg(state: AccountState, leg: Order, quantity: Decimal, now: datetime) -> None:
-    """What one leg has traded the other one is not for any more. Reduced to nothing it stays until the venue has canceled it."""
+    """What one leg has traded the other one is not for any more. Reduced to nothing it stays until the venue has canceled it.
+
+    The paper venue does that by itself, any other is asked. What is held here has no venue, and ends.
+    """
     for other in state.group(leg):
-        if other.group_role is not GroupRole.LEG or other.state not in OPEN:
-            continue
-        left = {"quantity": max(other.filled_quantity, other.quantity - quantity)}
-        if other.released_quantity is not None:
-            left["released_quantity"] = max(other.filled_quantity, other.released_quantity - quantity)
-        noted(state, Kind.REDUCED, move(state.orders[other.order_id], Kind.REDUCED, **left), now)
+        if other.group_role is GroupRole.LEG and other.state in OPEN:
+            reduce(state, state.orders[other.order_id], quantity, now)
+
+
+def reduce(state: AccountState, order: Order, quantity: Decimal, now: datetime) -> None:
+    """An order of a group is for so much less."""
+    left = {"quantity": max(order.filled_quantity, order.quantity - quantity)}
+    if order.released_quantity is not None:
+        left["released_quantity"] = max(order.filled_quantity, order.released_quantity - quantity)
+    less = noted(state, Kind.REDUCED, move(order, Kind.REDUCED, **left), now)
+    if state.account.mode is Mode.LIVE and not less.remaining:
+        request_cancel(state, less, now, "group")
 
 
 def keep_released(state: AccountState, order: Order, now: datetime) -> None:
@@ -307,7 +337,7 @@ def keep_released(state: AccountState, order: Order, now: datetime) -> None:
             order = replace(order, state=State.FILLED, replacement=None)
         order = noted(state, Kind.REDUCED, order, now)
     if not order.quantity:
-        request_cancel(state, order, now)
+        request_cancel(state, order, now, "group")
 
 
 def reducible(state: AccountState, instrument_id: str, side: Side) -> Decimal:

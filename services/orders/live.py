@@ -9,14 +9,15 @@ what that made or cost is made or lost. Where something of it has no price then,
 that is known; locks stay.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
+from libs import native
 from libs.errors import Invalid, Refusal
-from libs.money import ZERO
+from libs.money import ZERO, divide
 from services.orders import books, life
 from services.orders.domain import (
     Account,
@@ -25,6 +26,7 @@ from services.orders.domain import (
     IllegalMove,
     Instrument,
     Kind,
+    Limits,
     LiveState,
     Mode,
     Order,
@@ -37,6 +39,7 @@ from services.orders.refusals import (
     AccountNotLive,
     LiveTradingDisabled,
     LiveTradingOff,
+    NotTakenByVenue,
     NoUsableCredential,
     UserDeleted,
 )
@@ -45,6 +48,7 @@ VENUES = frozenset({"BINANCE", "KRAKEN"})
 """Those that users takes keys for; a test holds both to the same."""
 OWNER, KEY_REPLACED, KEY_DELETED, KEY_REFUSED = "owner", "key_replaced", "key_deleted", "key_refused"
 EXTERNAL_FILL, RECONNECTED = "external_fill", "reconnected"
+HUNDRED = Decimal(100)
 
 
 def check_venue(venue: str) -> None:
@@ -61,6 +65,63 @@ def objections(account: Account, *, enabled: bool) -> Iterator[Refusal]:
         yield LiveTradingOff(
             f"the account is {state.lower()}, not on", account_id=str(account.account_id), live_state=state
         )
+
+
+PROTECTING = frozenset({OrderType.STOP, OrderType.STOP_LIMIT, OrderType.TRAILING_STOP})
+"""Of two legs the one that is to rest at the venue, where it can."""
+WITHOUT_STOP = frozenset({OrderType.MARKET, OrderType.LIMIT})
+
+
+def lacks(venue: str, order: Order) -> str:
+    """What the venue has none of, in words, where it does not take such an order natively; empty if it does."""
+    order_type = native.OrderType(order.order_type.value)
+    if order_type is native.OrderType.TAKE_PROFIT and order.limit_price is not None:
+        order_type = native.OrderType.TAKE_PROFIT_LIMIT
+    order_type, time_in_force = native.at_venue(
+        order_type,
+        order.time_in_force,
+        is_bounded=order.worst_price is not None or order.order_type is OrderType.MARKET,
+        expires=order.expire_time is not None,
+    )
+    amount = order.trail.amount if order.trail is not None else None
+    percent = order.trail.percent if order.trail is not None else None
+    return native.of(venue, perpetuals=order.instrument_id.endswith(native.PERPETUAL)).lacks(
+        order_type,
+        time_in_force,
+        post_only=order.post_only,
+        trail_amount=amount,
+        trail_fraction=None if percent is None else divide(percent, HUNDRED),
+    )
+
+
+def as_triggered(order: Order) -> Order:
+    """As what an order that waited here for its price is sent: at its limit, or at once within its protection."""
+    if order.limit_price is not None:
+        return replace(order, order_type=OrderType.LIMIT, stop_price=None, trail=None)
+    return replace(
+        order, order_type=OrderType.MARKET, time_in_force=TimeInForce.IOC, expire_time=None, stop_price=None, trail=None
+    )
+
+
+def not_taken(venue: str, order: Order) -> NotTakenByVenue | None:
+    """Where the venue does not take the order, neither as it is nor as what it becomes once its price is reached."""
+    words = lacks(venue, order)
+    if words and order.order_type not in WITHOUT_STOP:
+        words = lacks(venue, as_triggered(order))
+    if not words:
+        return None
+    return NotTakenByVenue(f"{venue} has no {words}", venue=venue, order_type=order.order_type.name)
+
+
+def resting(venue: str, legs: Sequence[Order]) -> Order | None:
+    """Which of two legs its venue is to have, for without groups it may have but one; None where it takes neither."""
+    taken = [leg for leg in legs if not lacks(venue, leg)]
+    return next((leg for leg in taken if leg.order_type in PROTECTING), next(iter(taken), None))
+
+
+def send_before(limits: Limits, now: datetime) -> datetime:
+    """Until when what is accepted or released now is to be sent."""
+    return now + timedelta(seconds=limits.live_send_seconds)
 
 
 def check_live(account: Account) -> None:

@@ -40,7 +40,6 @@ from services.orders.refusals import (
     NoFreshPrice,
     NotionalTooSmall,
     NotReducing,
-    NotTakenByVenue,
     PriceOffTick,
     QuantityOffLot,
     StopOffTick,
@@ -78,10 +77,14 @@ def place(
     state.add(order.reserved_asset, reserved=order.reserved)
     if ticket.annotation is not None:
         state.annotations[order.order_id] = ticket.annotation
-    send_before = None
-    if state.account.mode is Mode.LIVE:
-        send_before = now + timedelta(seconds=limits.live_send_seconds)
-    return state.note(Kind.ACCEPTED, order, now, send_before=send_before)
+    return state.note(Kind.ACCEPTED, order, now, send_before=send_before(state.account, order, limits, now))
+
+
+def send_before(account: Account, order: Order, limits: Limits, now: datetime) -> datetime | None:
+    """Until when an accepted order is to be sent; None where there is no such time, or it waits here."""
+    if account.mode is not Mode.LIVE or order.state is State.HELD:
+        return None
+    return live.send_before(limits, now)
 
 
 def drafted(
@@ -98,6 +101,8 @@ def drafted(
 ) -> Order:
     """The order as it would be accepted. One that waits is held until the entry of its group trades.
 
+    So is one of a live account until its price is reached, where the venue does not take it as it is.
+
     Raises UserDeleted and InstrumentNotFound.
     """
     if state.account.closed:
@@ -110,7 +115,7 @@ def drafted(
     needed = ZERO
     if group is None:
         needed = life.cost(ticket.side, ticket.quantity, ticket.limit_price or protection or ZERO, fee_rate)
-    return Order(
+    order = Order(
         order_id=order_id,
         user_id=state.account.user_id,
         account_id=state.account.account_id,
@@ -147,6 +152,12 @@ def drafted(
         parent_order_id=ticket.parent_order_id,
         slice_number=ticket.slice_number,
     )
+    is_live = state.account.mode is Mode.LIVE
+    return held_here(order) if is_live and (waits or live.lacks(state.account.venue, order)) else order
+
+
+def held_here(order: Order) -> Order:
+    return replace(order, state=State.HELD, triggers_here=True)
 
 
 def objections(
@@ -175,13 +186,13 @@ def objections(
             yield no_fresh_price(order.instrument_id, quote, limits)
             return
         price = order.stop_price
-    if order.state is not State.HELD and (triggered := trigger_objection(order, quote, limits)):
+    if not order.awaits_entry and (triggered := trigger_objection(order, quote, limits)):
         yield triggered
     if price is not None and (too_small := notional_objection(order.quantity, price, instrument)):
         yield too_small
-    if order.reduce_only and order.state is not State.HELD:
+    if order.reduce_only and not order.awaits_entry:
         yield from reducing_objections(state, order, order.quantity)
-    if order.state is not State.HELD:
+    if not order.awaits_entry:
         yield from weighing.refusals(proposal_of(order, quote, limits, orders=placed_together), now)
     if short := balance_objection(state, order.reserved_asset, order.reserved):
         yield short
@@ -194,9 +205,8 @@ def live_objections(account: Account, order: Order, weighing: Weighing) -> Itera
     if venue != account.venue:
         violations = {"instrument_id": f"must be one of {account.venue}"}
         yield InstrumentNotAtVenue(violations, instrument_id=order.instrument_id, venue=account.venue)
-    if order.group_id or order.order_type not in (OrderType.MARKET, OrderType.LIMIT):
-        order_type = order.order_type.name
-        yield NotTakenByVenue(f"{account.venue} takes no such order", venue=account.venue, order_type=order_type)
+    if not_taken := live.not_taken(account.venue, order):
+        yield not_taken
 
 
 def proposal_of(
@@ -260,12 +270,18 @@ def trigger_objection(order: Order, quote: Quote | None, limits: Limits) -> Refu
     if order.stop_price is None or order.trail is not None or not is_fresh(quote, limits):
         return None
     last = quote.last if quote else None
-    from_below = (order.side is Side.BUY) is (order.order_type is not OrderType.TAKE_PROFIT)
-    if last is None or (last < order.stop_price if from_below else last > order.stop_price):
+    if last is None or not is_reached(order, order.stop_price, last):
         return None
     return StopWouldTrigger(
         f"the last price is {plain(last)} already", stop_price=plain(order.stop_price), last_price=plain(last)
     )
+
+
+def is_reached(order: Order, price: Decimal, last: Decimal) -> bool:
+    """Whether the last price is at what an order waits for, or beyond: a stop is left, a limit or a profit is come to."""
+    is_stop = order.order_type in live.PROTECTING
+    from_below = (order.side is Side.BUY) is is_stop
+    return last >= price if from_below else last <= price
 
 
 def notional_objection(quantity: Decimal, price: Decimal, instrument: Instrument) -> Refusal | None:
@@ -417,6 +433,9 @@ def place_group(
         for refusal in objections(state, order, **asked, placed_together=len(tickets)):
             raise within(f"orders[{number}]", refusal)
         orders.append(order)
+    if kind is GroupKind.OCO and state.account.mode is Mode.LIVE:
+        rests = live.resting(state.account.venue, orders)
+        orders = [order if order is rests else held_here(order) for order in orders]
     needs = life.group_reserves(orders)
     for asset in {order.reserved_asset for order in orders}:
         needed = sum((need for order, need in needs if order.reserved_asset == asset), ZERO)
@@ -424,7 +443,8 @@ def place_group(
             raise short
     count_placed(state, weighing, len(tickets), now)
     for (order, needed), ticket in zip(needs, tickets, strict=True):
-        state.note(Kind.ACCEPTED, life.set_aside(state, order, needed), now)
+        until = send_before(state.account, order, limits, now)
+        state.note(Kind.ACCEPTED, life.set_aside(state, order, needed), now, send_before=until)
         if ticket.annotation is not None:
             state.annotations[order.order_id] = ticket.annotation
     return [state.orders[order.order_id] for order in orders]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from libs.errors import Invalid
+from libs.errors import Invalid, Refusal
 from libs.money import ZERO
 from services.orders import life, live, placing
 from services.orders.domain import (
@@ -23,6 +23,7 @@ from services.orders.refusals import (
     InstrumentHalted,
     InstrumentNotFound,
     NotReplaceable,
+    NotTakenByVenue,
     ReplacementInvalid,
     UserDeleted,
 )
@@ -54,6 +55,8 @@ def replace_order(
     if state.account.mode is Mode.LIVE:
         for refusal in live.objections(state.account, enabled=weighing.live_trading):
             raise refusal
+    if order.state is State.HELD and order.trigger_time is not None:
+        raise NotReplaceable("its price was reached", order_id=order.order_id, state=order.state.name)
     check_applies(order, change)
     if off_grid := placing.grid_objection(
         change.quantity, change.limit_price, change.stop_price, change.trail, instrument
@@ -61,8 +64,10 @@ def replace_order(
         raise placing.within("replacement", off_grid)
     change = with_prices(order, change, instrument, quote, limits)
     changed = life.changed(order, change)
-    is_sent = order.state is not State.HELD
-    if is_sent and change.stop_price is not None and (hit := placing.trigger_objection(changed, quote, limits)):
+    if state.account.mode is Mode.LIVE and (not_taken := not_taken_any_more(state, changed)):
+        raise not_taken
+    counts = not order.awaits_entry
+    if counts and change.stop_price is not None and (hit := placing.trigger_objection(changed, quote, limits)):
         raise hit
     price = changed.worst_price or changed.stop_price
     if price is not None and (too_small := placing.notional_objection(changed.quantity, price, instrument)):
@@ -70,12 +75,25 @@ def replace_order(
     if order.reduce_only and changed.quantity > order.quantity:
         for refusal in placing.reducing_objections(state, order, changed.remaining):
             raise refusal
-    if is_sent:
+    if counts:
         proposal = placing.proposal_of(changed, quote, limits, orders=0, replaced=order.open_quantity)
         for refusal in weighing.refusals(proposal, now):
             raise refusal
     check_balance(state, changed if order.state is State.HELD else replace(order, replacement=change))
+    if order.waits_here and counts and quote is not None:
+        # What was seen before this says nothing of the new price.
+        order = replace(order, market_time=quote.market_time)
     return life.request_replace(state, order, change, now)
+
+
+def not_taken_any_more(state: AccountState, changed: Order) -> Refusal | None:
+    """Where a venue would have to have an order as it has none."""
+    venue = state.account.venue
+    if changed.state is State.HELD:
+        return live.not_taken(venue, changed)
+    if words := live.lacks(venue, live.as_triggered(changed) if changed.triggers_here else changed):
+        return NotTakenByVenue(f"{venue} has no {words}", venue=venue, order_type=changed.order_type.name)
+    return None
 
 
 def check_applies(order: Order, change: Replacement) -> None:
@@ -104,7 +122,7 @@ def with_prices(
     Of a trailing stop that buys nothing but a fresh price tells how high its stop may be then.
     """
     stop_price = change.stop_price
-    if change.trail is not None and order.state is not State.HELD:
+    if change.trail is not None and not order.awaits_entry:
         last = quote.last if quote is not None and placing.is_fresh(quote, limits) else None
         if last is None and order.side is Side.BUY:
             raise placing.no_fresh_price(order.instrument_id, quote, limits)

@@ -94,6 +94,10 @@ class Weighing:
     def refusals(self, proposal: Proposal, now: datetime) -> Iterator[Refusal]:
         return refusals(self.limits, self.standing, self.exposure, proposal, now)
 
+    def switched_off(self, proposal: Proposal, *, reduce_only: bool) -> Iterator[Refusal]:
+        reducing = reduce_only or reduces(self.standing, self.exposure, proposal)
+        return switched_off(self.standing, reducing=reducing)
+
     def margins(self, proposal: Proposal) -> Iterator[Margin]:
         return margins(self.limits, self.standing, self.exposure, proposal)
 
@@ -216,14 +220,7 @@ def refusals(
 ) -> Iterator[Refusal]:
     """Everything for which the order is refused; the first is the one that is told."""
     reducing = reduces(standing, exposure, proposal)
-    for scope, switch in standing.switches:
-        if switch is Switch.HALT or (switch is Switch.REDUCE_ONLY and not reducing):
-            yield TradingHalted(
-                f"the {scope.value}'s kill switch is on",
-                limit=f"kill_switch/{scope.value}",
-                value=switch.name,
-                bound="OFF",
-            )
+    yield from switched_off(standing, reducing=reducing)
     if not reducing:
         for lock in sorted(standing.locks, key=lambda lock: lock.value):
             yield TradingHalted(
@@ -253,6 +250,18 @@ def refusals(
                 limit=weighed.limit,
                 value=plain(weighed.value),
                 bound=plain(weighed.bound),
+            )
+
+
+def switched_off(standing: Standing, *, reducing: bool) -> Iterator[Refusal]:
+    """Whether a kill switch forbids an order, which may only make a position smaller."""
+    for scope, switch in standing.switches:
+        if switch is Switch.HALT or (switch is Switch.REDUCE_ONLY and not reducing):
+            yield TradingHalted(
+                f"the {scope.value}'s kill switch is on",
+                limit=f"kill_switch/{scope.value}",
+                value=switch.name,
+                bound="OFF",
             )
 
 

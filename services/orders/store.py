@@ -94,6 +94,7 @@ MORE_ORDER_COLUMNS = {
     "parent_order_id": "uuid",
     "slice_number": "integer",
     "external_id": "text",
+    "triggers_here": "boolean",
 }
 ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
 ORDER_CHANGES = (
@@ -116,6 +117,7 @@ ORDER_CHANGES = (
     "replacement",
     "replaced_as",
     "released_quantity",
+    "triggers_here",
 )
 EXECUTION_COLUMNS = {
     "execution_id": "uuid",
@@ -240,6 +242,18 @@ INSERT_EVENTS = """
     INSERT INTO order_events (account_id, account_sequence, user_id, event, create_time)
     SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bytea[], $5::timestamptz[])
     """
+REACHED = """
+    CASE WHEN (side = 'buy') = (order_type IN ('stop', 'stop_limit', 'trailing_stop'))
+      THEN last >= CASE order_type WHEN 'limit' THEN limit_price ELSE stop_price END
+      ELSE last <= CASE order_type WHEN 'limit' THEN limit_price ELSE stop_price END END
+    """
+"""Of an order that waits here: whether a last price is at what it waits for, or beyond."""
+FOLLOWED = """
+    (order_type = 'trailing_stop' AND last IS NOT NULL AND (stop_price IS NULL OR CASE side
+      WHEN 'sell' THEN last - coalesce(trail_amount, last * trail_percent / 100) > stop_price
+      ELSE last + coalesce(trail_amount, last * trail_percent / 100) < stop_price END))
+    """
+"""Whether its stop follows a last price, but for what its tick size makes of that."""
 ORDER_FIELDS = ", ".join(f"trading_orders.{name}" for name in ALL_ORDER_COLUMNS)
 EXECUTION_FIELDS = ", ".join(EXECUTION_COLUMNS)
 
@@ -492,12 +506,13 @@ class AccountStore:
 
     async def save(self, states: Sequence[AccountState]) -> None:
         """Writes all that has changed, and tells it, in one round trip."""
-        changed = [state for state in states if state.events or state.transactions]
+        changed = [state for state in states if state.events or state.transactions or state.changed_orders]
         if not changed:
             return
         writes = self.writes or Together(self.rows)
         orders = [state.orders[order_id] for state in changed for order_id in state.changed_orders]
-        placed = all(event.kind is Kind.ACCEPTED for state in changed for event in state.events)
+        kinds = {event.kind for state in changed for event in state.events}
+        placed = kinds == {Kind.ACCEPTED}
         if placed and all(is_plain(order) for order in orders):
             await write(writes, INSERT_ORDERS, orders)
         else:
@@ -853,6 +868,53 @@ async def events_after(rows: Connection, account_id: UUID, sequence: int) -> lis
     return [(row["account_sequence"], row["event"]) for row in found]
 
 
+# What the worker does: orders that wait here.
+
+
+async def waiting_instruments(rows: Connection) -> list[str]:
+    """Those in which anybody has orders that wait here."""
+    found = await rows.fetch("SELECT DISTINCT instrument_id FROM trading_orders WHERE triggers_here AND state = 'held'")
+    return [row["instrument_id"] for row in found]
+
+
+async def find_due(
+    rows: Connection, prices: Mapping[str, Decimal], now: datetime, after: tuple[str, UUID], limit: int
+) -> list[Order]:
+    """Of everybody, by instrument and age, after an instrument and an order: what waits here and may be due at these prices.
+
+    `triggers` decides; what is left out here it would leave alone too.
+    """
+    found = await rows.fetch(
+        f"""
+        SELECT {ORDER_FIELDS} FROM trading_orders
+        LEFT JOIN unnest($1::text[], $2::numeric[]) AS seen (instrument_id, last) USING (instrument_id)
+        WHERE triggers_here AND state = 'held' AND (instrument_id, order_id) > ($4, $5)
+        AND (expire_time <= $3 OR trigger_time IS NOT NULL OR {REACHED} OR {FOLLOWED})
+        ORDER BY instrument_id, order_id LIMIT $6
+        """,
+        list(prices),
+        list(prices.values()),
+        now,
+        *after,
+        limit,
+    )
+    return [order_from(row) for row in found]
+
+
+async def find_resting(rows: Connection, after: tuple[str, UUID], limit: int) -> list[Order]:
+    """The same of those in groups, of which a venue may come to have some as they are."""
+    found = await rows.fetch(
+        f"""
+        SELECT {ORDER_FIELDS} FROM trading_orders
+        WHERE triggers_here AND state = 'held' AND group_id IS NOT NULL AND trigger_time IS NULL
+        AND (instrument_id, order_id) > ($1, $2) ORDER BY instrument_id, order_id LIMIT $3
+        """,
+        *after,
+        limit,
+    )
+    return [order_from(row) for row in found]
+
+
 # What the worker does: people who leave.
 
 
@@ -958,6 +1020,7 @@ def is_plain(order: Order) -> bool:
         and order.parent_order_id is None
         and not order.post_only
         and not order.reduce_only
+        and not order.triggers_here
     )
 
 

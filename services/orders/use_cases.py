@@ -11,7 +11,7 @@ from uuid import UUID
 from libs.errors import Invalid, NotFound, Refusal, RequestIdReused
 from libs.money import ZERO, down_to, multiply, plain, rounded
 from libs.store.requests import RequestKey
-from services.orders import books, life, live, placing, replacing, risk
+from services.orders import books, life, live, placing, replacing, risk, triggers
 from services.orders.domain import (
     OPEN,
     Account,
@@ -572,6 +572,43 @@ def cancel_each(state: AccountState, order_ids: Iterable[UUID], now: datetime) -
     for order_id in order_ids:
         if (order := state.orders[order_id]).state in OPEN:
             life.request_cancel(state, order, now)
+
+
+@dataclass(frozen=True, slots=True)
+class StepWaiting:
+    """Has what waits here do what it can, under the locks of its accounts: orders of theirs that are at hand.
+
+    Loading comes before anything is changed, and the steps after it.
+    """
+
+    market: Market
+    limits: Limits
+    weigh: Weigh
+    now: Callable[[], datetime]
+
+    async def load(self, accounts: Accounts, states: Mapping[UUID, AccountState]) -> None:
+        found = [(state, order) for state in states.values() for order in triggers.waiting(state)]
+        if not found:
+            return
+        await accounts.load_standing(states, {order.instrument_id for _, order in found})
+        await self.weigh.load(accounts, {id(state): state for state, _ in found}.values())
+
+    def __call__(self, state: AccountState) -> None:
+        for order_id in [order.order_id for order in triggers.waiting(state)]:
+            order, now = state.orders[order_id], self.now()
+            instrument = self.market.instrument(order.instrument_id)
+            # A step before may have ended it.
+            if not order.waits_here or instrument is None:
+                continue
+            triggers.step(
+                state,
+                order,
+                instrument=instrument,
+                quote=self.market.quote(order.instrument_id, now),
+                limits=self.limits,
+                weighing=self.weigh(state, order.instrument_id, order.deployment_id, now),
+                now=now,
+            )
 
 
 @dataclass(frozen=True, slots=True)

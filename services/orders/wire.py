@@ -149,6 +149,7 @@ def order_to_proto(order: Order, annotation: Annotation | None = None) -> orders
         client_order_id=str(order.client_order_id),
         released_quantity=decimal_to_proto(order.released_quantity),
         external=order.external_id is not None,
+        triggers_here=order.triggers_here,
     )
     if order.group_id is not None and order.group_role is not None:
         message.group_id, message.group_role = str(order.group_id), ROLE_TO_PROTO[order.group_role]

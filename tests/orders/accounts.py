@@ -55,10 +55,10 @@ def account_with(**balances: str) -> AccountState:
     return AccountState(account=state.account, balances=state.balances)
 
 
-def live_account_with(**balances: str) -> AccountState:
-    """One that may trade real money, where BTC is traded."""
+def live_account_with(venue: str = "SIM", **balances: str) -> AccountState:
+    """One that may trade real money, by default where BTC is traded: at a venue of which nothing more is known."""
     state = account_with(**balances)
-    state.account = replace(state.account, mode=Mode.LIVE, venue="SIM", live_state=LiveState.ON, valuation_asset="USDT")
+    state.account = replace(state.account, mode=Mode.LIVE, venue=venue, live_state=LiveState.ON, valuation_asset="USDT")
     return state
 
 

@@ -145,7 +145,9 @@ class Desk:
                 payload=message.SerializeToString(),
             )
             wakes: list[None] = []
-            apply = consumers.ApplyExecution(uuid7, self.clock, Market(), lambda w=wakes: w.append(None))
+            known = Market()
+            step_waiting = use_cases.StepWaiting(known, LIMITS, use_cases.Weigh(known, USUAL), self.clock)
+            apply = consumers.ApplyExecution(uuid7, self.clock, known, step_waiting, lambda w=wakes: w.append(None))
             async with self.worker.transaction(parent.user_id) as rows:
                 await apply(rows, [fact])
             woken.append(bool(wakes))

@@ -150,19 +150,28 @@ def test_what_expires_is_measured_by_the_time_of_the_market():
     # Without a quote, and for real money, by ours.
     assert refused(account_with(USDT="1000"), good, quote=None).reason == "EXPIRE_TIME_PAST"
     live = live_account_with(USDT="1000")
+    good = replace(good, order_type=OrderType.STOP, limit_price=None, stop_price=D(110))
     assert refused(live, good, quote=PAST).reason == "EXPIRE_TIME_PAST"
     before_midnight = replace(QUOTE, market_time=datetime(2026, 1, 1, 23, 59, 59, 500_000, tzinfo=UTC))
     day = ticket(time_in_force=TimeInForce.DAY)
     assert refused(account_with(USDT="1000"), day, quote=before_midnight).reason == "EXPIRE_TIME_PAST"
 
 
-def test_real_money_has_no_venue_for_stops_and_groups_yet():
+def test_what_a_venue_has_not_and_nothing_here_can_stand_for_is_refused_for_real_money():
     live = live_account_with(USDT="1000", BTC="2")
-    told = refused(live, of_type(OrderType.STOP, stop_price=D(110)))
-    assert (told.reason, told.metadata) == ("NOT_TAKEN_BY_VENUE", {"venue": "SIM", "order_type": "STOP"})
+    gone = NOW + timedelta(days=1)
+    ends = ticket(time_in_force=TimeInForce.GTD, expire_time=gone)
+    told = refused(live, ends)
+    assert (told.reason, told.metadata) == ("NOT_TAKEN_BY_VENUE", {"venue": "SIM", "order_type": "LIMIT"})
+    assert refused(live, ticket(post_only=True)).reason == "NOT_TAKEN_BY_VENUE"
+    # As a limit order it would have to end at the venue; as a market order it ends at once.
+    stop_limit = of_type(OrderType.STOP_LIMIT, price="120", stop_price=D(110), time_in_force=TimeInForce.DAY)
+    assert refused(live, stop_limit).reason == "NOT_TAKEN_BY_VENUE"
     with pytest.raises(Refusal) as found:
-        group(live, GroupKind.OCO, ticket(Side.SELL, price="110"), ticket(Side.SELL, price="120"))
+        group(live, GroupKind.OCO, ticket(Side.SELL, price="110"), replace(ends, side=Side.SELL))
     assert found.value.reason == "NOT_TAKEN_BY_VENUE"
+    stop = of_type(OrderType.STOP, stop_price=D(110), time_in_force=TimeInForce.DAY)
+    assert place(live, stop).state is State.HELD
 
 
 # Only reducing

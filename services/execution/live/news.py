@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Self
 
+from libs import native
 from libs.matching.orders import Side
 from libs.money import ZERO, divide, multiply
 from services.execution import domain
@@ -35,12 +36,6 @@ from services.execution.venues.port import WAITS, Done, OrderState, Replacing, T
 
 NOT_YET = frozenset({State.INTENDED, State.SENDING, State.UNKNOWN})
 """In which nothing says yet that the venue has the order."""
-AS_LIMIT = {
-    OrderType.MARKET: OrderType.LIMIT,
-    OrderType.STOP: OrderType.STOP_LIMIT,
-    OrderType.TAKE_PROFIT: OrderType.TAKE_PROFIT_LIMIT,
-}
-"""What an order is at a venue that knows no protection price: it must not cost more than was set aside."""
 PERCENT = Decimal("0.01")
 
 
@@ -340,12 +335,13 @@ def is_as_asked(replacement: Replacement, record: VenueOrder) -> bool:
 
 def ticket_of(order: Order, client_order_id: str = "") -> Ticket:
     """The order as the venue is to have it: where it has a protection price, as a limit order at that."""
-    order_type, limit_price = order.order_type, order.worst_price
-    if limit_price is not None:
-        order_type = AS_LIMIT.get(order_type, order_type)
-    time_in_force = order.time_in_force
-    if time_in_force is domain.TimeInForce.DAY and order.expire_time_ns is not None:
-        time_in_force = domain.TimeInForce.GTD
+    limit_price = order.worst_price
+    order_type, time_in_force = native.at_venue(
+        order.order_type,
+        order.time_in_force,
+        is_bounded=limit_price is not None,
+        expires=order.expire_time_ns is not None,
+    )
     trails = order.order_type is OrderType.TRAILING_STOP
     return Ticket(
         client_order_id=client_order_id or order.client_order_id,

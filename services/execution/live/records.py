@@ -248,10 +248,14 @@ class Records:
             return LATE, order
         if objection := projections.objection(order, leave, self.account):
             return objection, order
+        instruments = await common.find_instruments(rows, [order.instrument_id])
         try:
-            return "", domain.changed(order, replacement)
+            changed = domain.changed(order, replacement)
         except ValueError as error:
             return str(error), order
+        # What was sent had an instrument; only what was adopted may have come without.
+        instrument = instruments.get(order.instrument_id)
+        return "", domain.on_grid(changed, instrument.tick_size) if instrument else changed
 
     async def put_back_change(self, order_id: UUID, client_order_id: str, seconds: float) -> None:
         async with self.transaction() as rows:

@@ -10,10 +10,11 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+from libs import native
 from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import is_multiple, plain
-from services.execution.domain import OrderType, TimeInForce
+from libs.native import OrderType
 from services.execution.venues.ccxt_port import (
     MALFORMED,
     MILLISECOND_NS,
@@ -55,26 +56,14 @@ PAGE_FILLS = 1_000
 BASIS_POINT = Decimal("0.0001")
 TRAIL_BASIS_POINTS_MAX = 2_000
 
-GTC, IOC, FOK = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK
 CARD = Card(
     venue=VENUE,
     is_proved=True,
-    takes=frozenset(
-        {
-            (OrderType.MARKET, IOC),
-            (OrderType.LIMIT, GTC),
-            (OrderType.LIMIT, IOC),
-            (OrderType.LIMIT, FOK),
-            (OrderType.STOP, GTC),
-            (OrderType.STOP_LIMIT, GTC),
-            (OrderType.TRAILING_STOP, GTC),
-            (OrderType.TAKE_PROFIT, GTC),
-            (OrderType.TAKE_PROFIT_LIMIT, GTC),
-        }
-    ),
-    post_only=True,
-    trails_by_amount=False,
-    trails_by_fraction=True,
+    takes=native.BINANCE.takes,
+    post_only=native.BINANCE.post_only,
+    trails_by_amount=native.BINANCE.trails_by_amount,
+    trails_by_fraction=native.BINANCE.trails_by_fraction,
+    trail_fraction_max=native.BINANCE.trail_fraction_max,
     replacing=Replacing.NEW_ORDER,
     has_stream=True,
     validity_seconds=WINDOW_MILLISECONDS / 1_000 + AHEAD_SECONDS + LEEWAY_SECONDS,

@@ -16,11 +16,13 @@ from typing import Any, ClassVar, TypeVar
 import aiohttp
 import structlog
 
+from libs import native
 from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import is_multiple, plain
+from libs.native import PERPETUAL, OrderType
 from libs.store.background import end
-from services.execution.domain import Funding, OrderType, Position, TimeInForce
+from services.execution.domain import Funding, Position
 from services.execution.venues.binance import (
     AHEAD_SECONDS,
     LEEWAY_SECONDS,
@@ -49,7 +51,6 @@ from services.execution.venues.ccxt_port import (
 from services.execution.venues.port import (
     INSTRUMENTS_MAX,
     NOT_NATIVE,
-    PERPETUAL,
     WAITS,
     Balance,
     Card,
@@ -84,11 +85,9 @@ KEEP_SECONDS = 1_200.0
 """So often a stream's key is kept, which is valid for an hour."""
 KEEP_AGAIN_SECONDS = 60.0
 TRAIL_STEP = Decimal("0.001")
-TRAIL_MAX = Decimal("0.1")
 SYMBOLS_NAMED_MAX = 5
 """Of those that are set up in another way, so many are named."""
 
-GTC, IOC, FOK = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK
 CONDITIONAL: Mapping[OrderType, str] = {
     OrderType.STOP: "STOP_MARKET",
     OrderType.STOP_LIMIT: "STOP",
@@ -99,18 +98,11 @@ CONDITIONAL: Mapping[OrderType, str] = {
 CARD = Card(
     venue=VENUE,
     is_proved=True,
-    takes=frozenset(
-        {
-            (OrderType.MARKET, IOC),
-            (OrderType.LIMIT, GTC),
-            (OrderType.LIMIT, IOC),
-            (OrderType.LIMIT, FOK),
-            *((order_type, GTC) for order_type in CONDITIONAL),
-        }
-    ),
-    post_only=True,
-    trails_by_amount=False,
-    trails_by_fraction=True,
+    takes=native.BINANCE_PERPETUALS.takes,
+    post_only=native.BINANCE_PERPETUALS.post_only,
+    trails_by_amount=native.BINANCE_PERPETUALS.trails_by_amount,
+    trails_by_fraction=native.BINANCE_PERPETUALS.trails_by_fraction,
+    trail_fraction_max=native.BINANCE_PERPETUALS.trail_fraction_max,
     replacing=Replacing.AMENDS,
     has_stream=True,
     validity_seconds=WINDOW_MILLISECONDS / 1_000 + AHEAD_SECONDS + LEEWAY_SECONDS,
@@ -605,7 +597,7 @@ def instrument_of(symbol: str) -> str:
 def refusal(ticket: Ticket) -> Refused | None:
     """Also of a trail that is not a number of tenths of a percent."""
     if ticket.trail_fraction is not None and not (
-        is_multiple(ticket.trail_fraction, TRAIL_STEP) and 0 < ticket.trail_fraction <= TRAIL_MAX
+        is_multiple(ticket.trail_fraction, TRAIL_STEP) and 0 < ticket.trail_fraction <= CARD.trail_fraction_max
     ):
         return Refused(code=NOT_NATIVE, words=f"{VENUE} trails by 0.1 to 10 percent, in whole tenths")
     return CARD.refusal(ticket)

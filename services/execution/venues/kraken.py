@@ -13,10 +13,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from libs import native
 from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import plain
-from services.execution.domain import OrderType, TimeInForce, venue_unavailable
+from libs.native import OrderType
+from services.execution.domain import venue_unavailable
 from services.execution.venues.ccxt_port import (
     MILLISECOND_NS,
     SECOND_NS,
@@ -59,18 +61,13 @@ PAIRS_SECONDS = 60.0
 PAUSE_SECONDS = 5.0
 PERCENT = Decimal(100)
 
-GTC, IOC, GTD = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.GTD
-RESTING = tuple(order_type for order_type in OrderType if order_type is not OrderType.MARKET)
 CARD = Card(
     venue=VENUE,
     is_proved=True,
-    takes=frozenset(
-        {(OrderType.MARKET, IOC), (OrderType.LIMIT, IOC), *((order_type, GTC) for order_type in RESTING)}
-        | {(order_type, GTD) for order_type in RESTING}
-    ),
-    post_only=True,
-    trails_by_amount=True,
-    trails_by_fraction=True,
+    takes=native.KRAKEN.takes,
+    post_only=native.KRAKEN.post_only,
+    trails_by_amount=native.KRAKEN.trails_by_amount,
+    trails_by_fraction=native.KRAKEN.trails_by_fraction,
     replacing=Replacing.AMENDS,
     has_stream=True,
     validity_seconds=DEADLINE_SECONDS_MAX + LEEWAY_SECONDS,

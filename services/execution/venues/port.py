@@ -16,14 +16,13 @@ from enum import Enum
 from typing import Protocol
 
 from libs.matching.orders import Side
-from services.execution.domain import Funding, OrderType, Position, TimeInForce, VenueCard
+from libs.native import PERPETUAL, Native, OrderType, TimeInForce
+from services.execution.domain import Funding, Position, VenueCard
 
 TAKES_LIMIT = OrderType.TAKE_PROFIT_LIMIT
 """To people one that is a take-profit with a limit price."""
 INSTRUMENTS_MAX = 50
 """Whose fills are asked for at once: what was read is not lost where the next is not answered."""
-PERPETUAL = "-PERP"
-"""Ends the id of a perpetual future, so that it is another instrument than what it is a future of."""
 WAITS = "~"
 """Ends a venue's id of an order that waits for its trigger, where the venue gives another id to what it becomes."""
 
@@ -230,16 +229,11 @@ class FillPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class Card(Native):
     """What a venue takes natively, and how sure that is."""
 
-    venue: str
     is_proved: bool
     """Whether every promise of the port was shown to hold for it; else it is experimental."""
-    takes: frozenset[tuple[OrderType, TimeInForce]]
-    post_only: bool
-    trails_by_amount: bool
-    trails_by_fraction: bool
     replacing: Replacing
     has_stream: bool
     """Else what happens is found by asking."""
@@ -272,19 +266,16 @@ class Card:
 
     def refusal(self, ticket: Ticket) -> Refused | None:
         """Why the venue cannot take such an order natively; None if it can."""
-        words = ""
         if ticket.instrument_id.endswith(PERPETUAL) != self.perpetuals:
             words = f"{'such instrument' if self.perpetuals else 'perpetual future'} for an account of this kind"
-        elif (ticket.order_type, ticket.time_in_force) not in self.takes:
-            words = f"{ticket.order_type.value} orders that are {ticket.time_in_force.value}"
-        elif ticket.post_only and not (
-            self.post_only and ticket.order_type is OrderType.LIMIT and ticket.time_in_force is not TimeInForce.IOC
-        ):
-            words = "such orders that may only rest"
-        elif ticket.trail_amount is not None and not self.trails_by_amount:
-            words = "stops that trail by an amount"
-        elif ticket.trail_fraction is not None and not self.trails_by_fraction:
-            words = "stops that trail by a fraction"
+        else:
+            words = self.lacks(
+                ticket.order_type,
+                ticket.time_in_force,
+                post_only=ticket.post_only,
+                trail_amount=ticket.trail_amount,
+                trail_fraction=ticket.trail_fraction,
+            )
         return Refused(code=NOT_NATIVE, words=f"{self.venue} has no {words}") if words else None
 
 

@@ -11,11 +11,12 @@ from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
+from libs import native
 from libs.bus.budget import Use
 from libs.matching.orders import Side
 from libs.money import plain
 from libs.venues import retry_seconds
-from services.execution.domain import OrderType, TimeInForce
+from services.execution.domain import OrderType
 from services.execution.venues.ccxt_port import (
     ATTEMPT,
     MILLISECOND_NS,
@@ -62,19 +63,14 @@ WORDS = ("msg", "message", "retMsg", "error", "label", "code", "retCode")
 
 
 def card_of(venue: str) -> Card:
+    known = native.of(venue)
     return Card(
         venue=venue,
         is_proved=False,
-        takes=frozenset(
-            {
-                (OrderType.MARKET, TimeInForce.IOC),
-                (OrderType.LIMIT, TimeInForce.GTC),
-                (OrderType.LIMIT, TimeInForce.IOC),
-            }
-        ),
-        post_only=False,
-        trails_by_amount=False,
-        trails_by_fraction=False,
+        takes=known.takes,
+        post_only=known.post_only,
+        trails_by_amount=known.trails_by_amount,
+        trails_by_fraction=known.trails_by_fraction,
         replacing=Replacing.NOT_NATIVE,
         has_stream=False,
         validity_seconds=math.inf,

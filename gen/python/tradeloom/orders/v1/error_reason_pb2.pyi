@@ -76,7 +76,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_GROUP_INVALID: _ErrorReason.ValueType  # 21
     """INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
     ERROR_REASON_NOT_TAKEN_BY_VENUE: _ErrorReason.ValueType  # 22
-    """FAILED_PRECONDITION: the account's venue does not take such an order. Metadata: venue, order_type."""
+    """FAILED_PRECONDITION: the account's venue does not take such an order, nor what it would become once its price is
+    reached here. Metadata: venue, order_type.
+    """
     ERROR_REASON_RISK_LIMIT_REACHED: _ErrorReason.ValueType  # 23
     """FAILED_PRECONDITION: with the order the account would be beyond one of its limits. Metadata: limit, which is the
     name in RiskLimits; value, where the account would stand; bound.
@@ -169,7 +171,9 @@ ERROR_REASON_REPLACEMENT_INVALID: ErrorReason.ValueType  # 20
 ERROR_REASON_GROUP_INVALID: ErrorReason.ValueType  # 21
 """INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
 ERROR_REASON_NOT_TAKEN_BY_VENUE: ErrorReason.ValueType  # 22
-"""FAILED_PRECONDITION: the account's venue does not take such an order. Metadata: venue, order_type."""
+"""FAILED_PRECONDITION: the account's venue does not take such an order, nor what it would become once its price is
+reached here. Metadata: venue, order_type.
+"""
 ERROR_REASON_RISK_LIMIT_REACHED: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION: with the order the account would be beyond one of its limits. Metadata: limit, which is the
 name in RiskLimits; value, where the account would stand; bound.

@@ -259,7 +259,7 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_PENDING_REPLACE: _OrderState.ValueType  # 10
     """A change is on its way to the venue."""
     ORDER_STATE_HELD: _OrderState.ValueType  # 11
-    """Accepted here and durable; it goes to the venue when the entry of its group trades."""
+    """Accepted here and durable; it goes to the venue when the entry of its group trades, or when its price is reached."""
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
     """Where an order is in its life, by FIX's names."""
@@ -287,7 +287,7 @@ ORDER_STATE_UNKNOWN: OrderState.ValueType  # 9
 ORDER_STATE_PENDING_REPLACE: OrderState.ValueType  # 10
 """A change is on its way to the venue."""
 ORDER_STATE_HELD: OrderState.ValueType  # 11
-"""Accepted here and durable; it goes to the venue when the entry of its group trades."""
+"""Accepted here and durable; it goes to the venue when the entry of its group trades, or when its price is reached."""
 Global___OrderState: _TypeAlias = OrderState  # noqa: Y015
 
 class _OrderEventKind:
@@ -321,9 +321,9 @@ class _OrderEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderE
     ORDER_EVENT_KIND_EXPIRED: _OrderEventKind.ValueType  # 11
     """Its time ran out."""
     ORDER_EVENT_KIND_TRIGGERED: _OrderEventKind.ValueType  # 12
-    """Its stop was reached."""
+    """Its stop was reached, or the limit that it waited here for."""
     ORDER_EVENT_KIND_RELEASED: _OrderEventKind.ValueType  # 13
-    """The entry of its group traded: it goes to the venue."""
+    """The entry of its group traded, or what it waited here for has come: it goes to the venue unless it is still HELD."""
     ORDER_EVENT_KIND_REDUCED: _OrderEventKind.ValueType  # 14
     """The other leg of its group traded: it is for less now."""
     ORDER_EVENT_KIND_UNKNOWN: _OrderEventKind.ValueType  # 15
@@ -357,9 +357,9 @@ ORDER_EVENT_KIND_REPLACE_REJECTED: OrderEventKind.ValueType  # 10
 ORDER_EVENT_KIND_EXPIRED: OrderEventKind.ValueType  # 11
 """Its time ran out."""
 ORDER_EVENT_KIND_TRIGGERED: OrderEventKind.ValueType  # 12
-"""Its stop was reached."""
+"""Its stop was reached, or the limit that it waited here for."""
 ORDER_EVENT_KIND_RELEASED: OrderEventKind.ValueType  # 13
-"""The entry of its group traded: it goes to the venue."""
+"""The entry of its group traded, or what it waited here for has come: it goes to the venue unless it is still HELD."""
 ORDER_EVENT_KIND_REDUCED: OrderEventKind.ValueType  # 14
 """The other leg of its group traded: it is for less now."""
 ORDER_EVENT_KIND_UNKNOWN: OrderEventKind.ValueType  # 15
@@ -377,8 +377,17 @@ class _AccountModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountMo
     ACCOUNT_MODE_PAPER: _AccountMode.ValueType  # 1
     """Simulated fills against real or simulated market data."""
     ACCOUNT_MODE_LIVE: _AccountMode.ValueType  # 2
-    """Real money at a real venue: market and limit orders that are in no group; any other is refused with
-    NOT_TAKEN_BY_VENUE.
+    """Real money at a real venue. An order that the venue takes natively goes there; any other with a stop waits here,
+    HELD, and goes there as a market or a limit order once its price is reached: see Order.triggers_here. What neither
+    can be is refused with NOT_TAKEN_BY_VENUE, such as a limit order that ends by time at a venue where none does. While
+    a kill switch or the account's own stop forbids to send it, an order waits on, and the price afterwards decides.
+
+    Venues have no groups. What an entry releases waits here until all of the entry has traded or it has ended, and of
+    two legs one rests at the venue: the stop where the venue takes it, else the other where it takes that, else none.
+    The other one waits here, a limit order for its limit; once its price is reached the cancel of what is at the venue
+    is asked for, and when the venue has confirmed that, it is sent for what was not traded by then. Where a leg's price
+    is reached while the entry has traded in part, the rest of the entry is canceled first. Where the venue took its fee
+    out of what the entry bought, what sells that is for what is left, in whole lots.
     """
 
 class AccountMode(_AccountMode, metaclass=_AccountModeEnumTypeWrapper):
@@ -389,8 +398,17 @@ ACCOUNT_MODE_UNSPECIFIED: AccountMode.ValueType  # 0
 ACCOUNT_MODE_PAPER: AccountMode.ValueType  # 1
 """Simulated fills against real or simulated market data."""
 ACCOUNT_MODE_LIVE: AccountMode.ValueType  # 2
-"""Real money at a real venue: market and limit orders that are in no group; any other is refused with
-NOT_TAKEN_BY_VENUE.
+"""Real money at a real venue. An order that the venue takes natively goes there; any other with a stop waits here,
+HELD, and goes there as a market or a limit order once its price is reached: see Order.triggers_here. What neither
+can be is refused with NOT_TAKEN_BY_VENUE, such as a limit order that ends by time at a venue where none does. While
+a kill switch or the account's own stop forbids to send it, an order waits on, and the price afterwards decides.
+
+Venues have no groups. What an entry releases waits here until all of the entry has traded or it has ended, and of
+two legs one rests at the venue: the stop where the venue takes it, else the other where it takes that, else none.
+The other one waits here, a limit order for its limit; once its price is reached the cancel of what is at the venue
+is asked for, and when the venue has confirmed that, it is sent for what was not traded by then. Where a leg's price
+is reached while the entry has traded in part, the rest of the entry is canceled first. Where the venue took its fee
+out of what the entry bought, what sells that is for what is left, in whole lots.
 """
 Global___AccountMode: _TypeAlias = AccountMode  # noqa: Y015
 
@@ -492,6 +510,7 @@ class Order(_message.Message):
     PARENT_ORDER_ID_FIELD_NUMBER: _builtins.int
     SLICE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
+    TRIGGERS_HERE_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
     see client_order_id.
@@ -534,6 +553,12 @@ class Order(_message.Message):
     """Which slice of its parent's schedule it is, from 1; 0 for none."""
     external: _builtins.bool
     """Whether it was made at the venue by hand and adopted: then its quantity is what was left of it by then."""
+    triggers_here: _builtins.bool
+    """Of a live account: whether its price is watched for here, where its venue has no such order or another one of its
+    group is there. While it waits it is HELD and the venue knows nothing of it, and once its price is reached it goes
+    there as a market or a limit order, within its protection price. What no quote has shown has reached nothing: the
+    last price of a fresh quote is looked at every 0.05 s, and quotes are read every 0.1 s.
+    """
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset."""
@@ -574,13 +599,14 @@ class Order(_message.Message):
     def protection_price(self) -> _decimal_pb2.Decimal:
         """Where there is no limit price: the worst price it takes, some percent beyond the quote it was decided
         on or beyond its stop price, so that it never costs more than was set aside. What cannot trade within
-        it is canceled. Unset for a trailing stop that sells, whose stop moves.
+        it is canceled; of a stop that a live account's venue watches for the rest stays there, at this price. Unset for a
+        trailing stop that sells, whose stop moves, until it is reached here.
         """
 
     @_builtins.property
     def stop_price(self) -> _decimal_pb2.Decimal:
         """What the last price has to reach for a stop, stop-limit or take-profit order to become a market or
-        limit order; of a trailing stop, where it began.
+        limit order; of a trailing stop, where it began, or while it waits here where it stands.
         """
 
     @_builtins.property
@@ -593,7 +619,9 @@ class Order(_message.Message):
 
     @_builtins.property
     def trigger_time(self) -> _timestamp_pb2.Timestamp:
-        """When its stop was reached; unset before, and for orders without one."""
+        """When its stop was reached; unset before, for orders without one, and where a live account's venue watches for it:
+        those tell of what traded alone.
+        """
 
     @_builtins.property
     def replacement(self) -> Global___Replacement:
@@ -648,10 +676,11 @@ class Order(_message.Message):
         parent_order_id: _builtins.str = ...,
         slice_number: _builtins.int = ...,
         external: _builtins.bool = ...,
+        triggers_here: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "released_quantity", b"released_quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "external", b"external", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "external", b"external", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "triggers_here", b"triggers_here", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

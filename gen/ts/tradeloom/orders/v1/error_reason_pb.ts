@@ -177,7 +177,8 @@ export enum ErrorReason {
   GROUP_INVALID = 21,
 
   /**
-   * FAILED_PRECONDITION: the account's venue does not take such an order. Metadata: venue, order_type.
+   * FAILED_PRECONDITION: the account's venue does not take such an order, nor what it would become once its price is
+   * reached here. Metadata: venue, order_type.
    *
    * @generated from enum value: ERROR_REASON_NOT_TAKEN_BY_VENUE = 22;
    */

@@ -38,7 +38,7 @@ export const TIMES_IN_FORCE: Record<TimeInForce, { short: string; long: string }
 
 export const STATES: Record<OrderState, { label: string; color: string }> = {
   [OrderState.UNSPECIFIED]: { label: "–", color: "gray" },
-  [OrderState.HELD]: { label: "Waiting for its entry", color: "grape" },
+  [OrderState.HELD]: { label: "Waiting here", color: "grape" },
   [OrderState.PENDING_NEW]: { label: "Sending", color: "blue" },
   [OrderState.NEW]: { label: "Working", color: "indigo" },
   [OrderState.PARTIALLY_FILLED]: { label: "Partly filled", color: "cyan" },
@@ -65,7 +65,7 @@ export const EVENTS: Record<OrderEventKind, string> = {
   [OrderEventKind.REPLACE_REJECTED]: "Not changed by the venue",
   [OrderEventKind.EXPIRED]: "Expired",
   [OrderEventKind.TRIGGERED]: "Stop reached",
-  [OrderEventKind.RELEASED]: "Sent, as its entry traded",
+  [OrderEventKind.RELEASED]: "Released, as its entry traded or its price was reached",
   [OrderEventKind.REDUCED]: "Reduced, as its other leg traded or its entry ended",
   [OrderEventKind.UNKNOWN]: "The venue's answer was lost",
 };
