@@ -158,6 +158,20 @@ class InstrumentNotAtVenue(Invalid):
     reason = "INSTRUMENT_NOT_AT_VENUE"
 
 
+class InstrumentNotForAccount(Invalid):
+    """A margin account trades perpetual futures alone, and a cash account all else."""
+
+    reason = "INSTRUMENT_NOT_FOR_ACCOUNT"
+
+
+class InsufficientMargin(NotAllowed):
+    reason = "INSUFFICIENT_MARGIN"
+
+
+class AccountNotMargin(NotAllowed):
+    reason = "ACCOUNT_NOT_MARGIN"
+
+
 class TradingHalted(NotAllowed):
     """A kill switch or a lock forbids the order."""
 

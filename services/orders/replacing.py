@@ -5,7 +5,7 @@ from datetime import datetime
 
 from libs.errors import Invalid
 from libs.money import ZERO
-from services.orders import life, live, placing
+from services.orders import domain, life, live, margin, placing
 from services.orders.domain import (
     MOVES,
     AccountState,
@@ -60,7 +60,7 @@ def replace_order(
     ):
         raise placing.within("replacement", off_grid)
     change = with_prices(order, change, instrument, quote, limits)
-    changed = life.changed(order, change)
+    changed = domain.changed(order, change)
     is_sent = order.state is not State.HELD
     if is_sent and change.stop_price is not None and (hit := placing.trigger_objection(changed, quote, limits)):
         raise hit
@@ -74,7 +74,11 @@ def replace_order(
         proposal = placing.proposal_of(changed, quote, limits, orders=0, replaced=order.open_quantity)
         for refusal in weighing.refusals(proposal, now):
             raise refusal
-    check_balance(state, changed if order.state is State.HELD else replace(order, replacement=change))
+    asked = changed if order.state is State.HELD else replace(order, replacement=change)
+    if state.account.is_margin:
+        check_margin(state, order, asked, weighing, limits)
+    else:
+        check_balance(state, asked)
     return life.request_replace(state, order, change, now)
 
 
@@ -127,3 +131,18 @@ def check_balance(state: AccountState, asked: Order) -> None:
         more = sum((need - order.reserved for order, need in needs if order.reserved_asset == asset), ZERO)
         if more > ZERO and (short := placing.balance_objection(state, asset, more)):
             raise short
+
+
+def check_margin(state: AccountState, order: Order, asked: Order, weighing: Weighing, limits: Limits) -> None:
+    """Raises a refusal where a margin account has not enough for the order as it is asked for.
+
+    One that opens no more than it did is not refused.
+    """
+    margin.back(state)
+    others = [each for each in margin.orders_of(state, order.instrument_id) if each.order_id != order.order_id]
+    before = margin.needs(state, order.instrument_id, [*others, order])
+    after = margin.needs(state, order.instrument_id, [*others, asked])
+    more = sum((need.total - before[order_id].total for order_id, need in after.items()), ZERO)
+    is_opening = after[asked.order_id].margin > before[order.order_id].margin
+    for refusal in placing.margin_objections(state, asked, more, weighing, limits, opens=is_opening):
+        raise refusal
