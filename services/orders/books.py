@@ -91,13 +91,13 @@ def book(
     """
     before = state.positions.get(execution.instrument_id) or Position(instrument_id=execution.instrument_id)
     position = traded(before, execution, fee_worth, now, realized_profit)
-    if instrument.perpetual is None:
+    if state.account.is_margin:
+        # Nothing changes hands until a position is closed, and then what that has made.
+        moved = {instrument.quote_asset: position.realized_profit - before.realized_profit}
+    else:
         notional = rounded(multiply(execution.price, execution.quantity), ROUND_DOWN)
         sign = 1 if execution.side is Side.BUY else -1
         moved = {instrument.base_asset: sign * execution.quantity, instrument.quote_asset: -sign * notional}
-    else:
-        # Nothing changes hands until a position is closed, and then what that has made.
-        moved = {instrument.perpetual.settle_asset: position.realized_profit - before.realized_profit}
     settle(state, execution, moved)
     state.positions[execution.instrument_id] = position
     state.changed_positions.add(execution.instrument_id)

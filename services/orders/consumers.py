@@ -103,7 +103,9 @@ def instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
         minimum_notional=decimal_from_proto(message.minimum_notional),
         maker_fee_rate=decimal_from_proto(message.maker_fee_rate),
         taker_fee_rate=decimal_from_proto(message.taker_fee_rate),
-        trading=message.state == marketdata_pb2.INSTRUMENT_STATE_TRADING,
+        # Of a perpetual future whose terms nobody knows, nobody knows what it must be backed by.
+        trading=message.state == marketdata_pb2.INSTRUMENT_STATE_TRADING
+        and (message.HasField("perpetual") or message.asset_class != marketdata_pb2.ASSET_CLASS_PERPETUAL),
         time_zone=message.time_zone or "UTC",
         perpetual=perpetual_from_proto(message.perpetual) if message.HasField("perpetual") else None,
     )

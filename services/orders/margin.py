@@ -22,7 +22,6 @@ from services.orders import books
 from services.orders.domain import (
     OPEN,
     Account,
-    AccountKind,
     AccountState,
     Balance,
     Execution,
@@ -138,10 +137,8 @@ def check_margin(account: Account) -> None:
 
 
 def reserved_asset(account: Account, instrument: Instrument, side: Side) -> str:
-    """What an order sets aside: of a margin account what it settles in, else what it pays with."""
-    if account.kind is AccountKind.MARGIN and instrument.perpetual is not None:
-        return instrument.perpetual.settle_asset
-    return instrument.quote_asset if side is Side.BUY else instrument.base_asset
+    """What an order sets aside: of a margin account what it settles in, which is the quote asset, else what it pays with."""
+    return instrument.quote_asset if account.is_margin or side is Side.BUY else instrument.base_asset
 
 
 # Where an account stands.

@@ -201,7 +201,11 @@ INSTRUMENT_COLUMNS = {
 UPSERT_INSTRUMENTS = Bulk(
     "instruments",
     INSTRUMENT_COLUMNS,
-    upsert("instrument_id", [name for name in INSTRUMENT_COLUMNS if name != "instrument_id"]),
+    # Terms outlast whatever is wrong with newer ones, which cannot be traded by: positions are held to them.
+    upsert("instrument_id", [name for name in INSTRUMENT_COLUMNS if name not in ("instrument_id", "perpetual")])
+    + """, perpetual = CASE WHEN excluded.trading THEN excluded.perpetual
+      ELSE coalesce(excluded.perpetual, instruments.perpetual) END
+    """,
 )
 ACCOUNT_FIELDS = ", ".join(field.name for field in fields(Account))
 EXPOSURE_COLUMNS = {

@@ -8,16 +8,19 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tradeloom.marketdata.v1 import marketdata_pb2
 
 from libs.errors import Refusal
+from libs.mesh.perpetuals import perpetual_to_proto
 from libs.money import ZERO
 from services.orders import life, margin, margin_funding, placing, replacing
-from services.orders.domain import AccountState, GroupKind, OrderType, Replacement, Side, TimeInForce
+from services.orders.consumers import instrument_from_proto
+from services.orders.domain import AccountState, GroupKind, OrderType, Position, Replacement, Side, TimeInForce
 from services.orders.margin_funding import Payment, Settlement
 from services.orders.refusals import InstrumentNotForAccount, InsufficientMargin, NoFreshPrice, NotReducing
 from tests.orders import accounts
 from tests.orders.accounts import LIMITS, NOW, as_it_is, ticket
-from tests.orders.margins import PERP, QUOTE, fill, margined, perp, place, quote_at, traded, weighing
+from tests.orders.margins import PERP, QUOTE, TERMS, fill, margined, perp, place, quote_at, traded, weighing
 
 NAME = PERP.instrument_id
 
@@ -167,6 +170,20 @@ def test_each_kind_of_account_trades_its_own():
         place(accounts.account_with(USDT="10000"), perp())
 
 
+def test_a_perpetual_future_whose_terms_nobody_knows_cannot_be_traded():
+    told = marketdata_pb2.Instrument(
+        instrument_id="FILE:X",
+        asset_class=marketdata_pb2.ASSET_CLASS_PERPETUAL,
+        state=marketdata_pb2.INSTRUMENT_STATE_TRADING,
+    )
+    for name in ("tick_size", "lot_size", "minimum_notional", "maker_fee_rate", "taker_fee_rate"):
+        getattr(told, name).value = "1"
+    assert not instrument_from_proto(told).trading
+    told.perpetual.CopyFrom(perpetual_to_proto(PERP.perpetual))
+    assert instrument_from_proto(told).trading
+    assert instrument_from_proto(told).perpetual == PERP.perpetual
+
+
 def test_a_bracket_sets_aside_what_its_entry_opens_and_its_legs_fees():
     state = margined("10000", leverage=5)
     legs = [
@@ -224,6 +241,36 @@ def test_margin_is_used_up_at_the_liquidation_price_and_not_before():
     assert standing(state, "30175.8").is_used_up
     assert standing(state, "20000").ratio is None  # beyond: nothing is left
     assert standing(state, "20000").is_used_up
+
+
+def test_positions_that_settle_in_one_asset_back_each_other_and_those_of_another_asset_do_not():
+    state = margined("10000", leverage=5)
+    traded(state, Side.BUY, "0.5", "50000")
+    assert reserved(state) == ZERO
+    others = {
+        "SIM:ETHUSDT-PERP": (Decimal(-2), Decimal(3000), TERMS),
+        "SIM:BTCUSDC-PERP": (Decimal(1), Decimal(50000), replace(TERMS, settle_asset="USDC")),
+    }
+    for name, (quantity, price, terms) in others.items():
+        state.positions[name] = Position(instrument_id=name, quantity=quantity, average_price=price)
+        state.perpetuals[name] = terms
+    marks = {NAME: Decimal(50_000), "SIM:ETHUSDT-PERP": Decimal(3_250), "SIM:BTCUSDC-PERP": Decimal(40_000)}
+    in_usdt = margin.standing_in(state, "USDT", marks.get)
+    # 25000 / 5 and 6500 / 5; half a percent of both; a loss of 2 * 250.
+    assert (in_usdt.initial, in_usdt.maintenance) == (Decimal(6_300), Decimal("157.5"))
+    assert (in_usdt.profit, in_usdt.available) == (Decimal(-500), Decimal(10_000 - 500 - 6_300))
+    in_usdc = margin.standing_in(state, "USDC", marks.get)
+    assert (in_usdc.wallet, in_usdc.balance, in_usdc.is_used_up) == (ZERO, Decimal(-10_000), True)
+    held = margin.holdings(state.account, state.positions.values(), state.perpetuals, marks.get)
+    (own,) = [each for each in held if each.position.instrument_id == NAME]
+    # (10000 - 32.5 - 500 - 25000) / (0.5 * 0.005 - 0.5), up to the tick.
+    assert margin.liquidation_price(own, held, wallet(state), PERP.tick_size) == Decimal("31221.2")
+    # While the price of another is missing, where it stands is not known, and nothing is liquidated for it.
+    del marks["SIM:ETHUSDT-PERP"]
+    unknown = margin.standing_in(state, "USDT", marks.get)
+    assert (unknown.balance, unknown.available, unknown.ratio, unknown.is_used_up) == (None, None, None, False)
+    held = margin.holdings(state.account, state.positions.values(), state.perpetuals, marks.get)
+    assert margin.liquidation_price(own, held, wallet(state), PERP.tick_size) is None
 
 
 def settled(hours: int, rate: str = "0.0001", mark: str = "50000") -> Settlement:

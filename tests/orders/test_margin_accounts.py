@@ -19,7 +19,7 @@ from tradeloom.orders.v1 import events_pb2, margin_pb2, orders_pb2, risk_pb2
 from libs.ids import uuid7
 from libs.mesh.wire import time_from_proto, timestamp
 from libs.store.database import Database
-from services.orders import margin_store, margin_use_cases, margin_watch
+from services.orders import equity_store, margin_store, margin_use_cases, margin_watch, store, use_cases
 from services.orders.margin_funding import Settlement
 from services.orders.margin_store import MarginStore
 from services.orders.margin_watch import Funding
@@ -188,6 +188,17 @@ async def test_a_position_is_opened_turned_and_closed_and_the_portfolio_shows_wh
     # 0.4 of it opens; (9987.5 - 22.5 + 0.4 * 50000) / (0.4 * 0.005 + 0.4), down to the tick.
     assert (seen.initial_margin.amount.value, seen.liquidation_price.value) == ("4000", "74539.8")
 
+    # What it is worth goes by the mark price, too.
+    await mark(redis, 51_000.0)
+    async with worker_of(installation) as worker:
+        known = await known_market(worker, redis)
+        async with worker.reading() as rows:
+            watched = await equity_store.find_watched(rows, margin_store.FIRST, 10, only_limited=False)
+    (own,) = [each for each in watched if str(each.account.account_id) == anna.account_id]
+    worth = use_cases.equity_of(own.account, own.balances, own.positions, known, now())
+    assert worth == Decimal("9987.5") + 500
+    await mark(redis, 50_000.0)
+
     await trade(anna, venue, redis, "-0.9", "50000", fee="22.5")
     (position,) = (await anna.portfolio()).positions
     assert (position.quantity.value, position.average_price.value) == ("-0.4", "50000")
@@ -208,6 +219,10 @@ async def test_a_position_is_opened_turned_and_closed_and_the_portfolio_shows_wh
         ("fill", "USDT", Decimal("-9.8")),
     ]
     assert await anna.balances() == {"USDT": (Decimal("10355.2"), Decimal(0))}
+    # Terms that are not known any more are kept, and nothing is traded by them.
+    await stand.announce(installation, replace(PERP, perpetual=None, trading=False))
+    async with worker_of(installation) as worker, worker.reading() as rows:
+        assert (await store.instruments(rows))[NAME] == replace(PERP, trading=False)
 
 
 def settled(funding_time: datetime, rate: str = "0.0001") -> Message:
