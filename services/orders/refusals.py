@@ -1,5 +1,7 @@
 """Why orders refuses: a class for each reason of the contract."""
 
+from uuid import UUID
+
 from libs.errors import Conflict, Exhausted, Invalid, NotAllowed, NotFound, Unavailable
 
 
@@ -166,6 +168,15 @@ class InstrumentNotForAccount(Invalid):
 
 class InsufficientMargin(NotAllowed):
     reason = "INSUFFICIENT_MARGIN"
+
+
+class OrderLiquidates(NotAllowed):
+    """The order closes a position whose margin is used up, and goes on."""
+
+    reason = "ORDER_LIQUIDATES"
+
+    def __init__(self, order_id: UUID) -> None:
+        super().__init__("the order closes a position whose margin is used up", order_id=str(order_id))
 
 
 class AccountNotMargin(NotAllowed):

@@ -23,6 +23,7 @@ from services.orders.refusals import (
     InstrumentHalted,
     InstrumentNotFound,
     NotReplaceable,
+    OrderLiquidates,
     ReplacementInvalid,
     UserDeleted,
 )
@@ -49,6 +50,8 @@ def replace_order(
         raise InstrumentHalted(f"{order.instrument_id} cannot be traded now", instrument_id=order.instrument_id)
     if order.state is not State.HELD and (order.state, Kind.REPLACE_REQUESTED) not in MOVES:
         raise NotReplaceable(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
+    if order.liquidates:
+        raise OrderLiquidates(order.order_id)
     if order.parent_order_id is not None:
         raise NotReplaceable("it is a child of a parent order", order_id=order.order_id, state=order.state.name)
     if state.account.mode is Mode.LIVE:

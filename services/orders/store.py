@@ -393,12 +393,12 @@ class AccountStore:
     async def uncanceled_orders(
         self, user_id: UUID, limit: int, *, account_id: UUID | None = None, deployment_id: UUID | None = None
     ) -> list[tuple[UUID, UUID]]:
-        """Accounts and orders of which nobody has asked for a cancel, oldest first."""
+        """Accounts and orders of which nobody has asked for a cancel, oldest first; none that liquidates."""
         found = await self.rows.fetch(
             f"""
             SELECT account_id, order_id FROM trading_orders
             WHERE account_id IN (SELECT account_id FROM accounts WHERE user_id = $1)
-              AND state IN {OPEN_STATES} AND state <> 'pending_cancel'
+              AND state IN {OPEN_STATES} AND state <> 'pending_cancel' AND NOT liquidates
               AND ($3::uuid IS NULL OR account_id = $3) AND ($4::uuid IS NULL OR deployment_id = $4)
             ORDER BY order_id LIMIT $2
             """,

@@ -42,6 +42,7 @@ from services.orders.refusals import (
     AccountLocked,
     AccountNotFound,
     NotReducing,
+    OrderLiquidates,
     OrderNotFound,
     OrderRateReached,
     RiskLimitReached,
@@ -544,6 +545,8 @@ class CancelOrder:
 
     async def __call__(self, accounts: Accounts, account_id: UUID | None, order_id: UUID) -> Order:
         _, state, order = await locked_order(accounts, account_id, order_id)
+        if order.liquidates and order.state in OPEN:
+            raise OrderLiquidates(order.order_id)
         canceled = life.request_cancel(state, order, self.now())
         await accounts.save([state])
         return canceled
@@ -591,7 +594,9 @@ class CancelAllOrders:
         )
         await accounts.load_open(states)
         named = sorted(
-            order_id for order_id, order in state.orders.items() if order.state in OPEN and selection.holds(order)
+            order_id
+            for order_id, order in state.orders.items()
+            if order.state in OPEN and not order.liquidates and selection.holds(order)
         )
         cancel_each(state, named, now)
         await accounts.save([state])

@@ -197,6 +197,13 @@ async def test_a_position_is_opened_turned_and_closed_and_the_portfolio_shows_wh
     (own,) = [each for each in watched if str(each.account.account_id) == anna.account_id]
     worth = use_cases.equity_of(own.account, own.balances, own.positions, known, now())
     assert worth == Decimal("9987.5") + 500
+    limits = risk_pb2.RiskLimits(fat_finger_percent=decimal("49.9"))
+    bound = risk_pb2.SetRiskLimitsRequest(request_id="x", account_id=anna.account_id, limits=limits)
+    await anna.risks.SetRiskLimits(bound, metadata=anna.metadata)
+    # 5250 of 9987.5 and 500: limits go by it.
+    assert await reason(anna.send(perp(anna.account_id, "0.105"))) == "RISK_LIMIT_REACHED"
+    unbound = risk_pb2.SetRiskLimitsRequest(request_id="y", account_id=anna.account_id, limits=risk_pb2.RiskLimits())
+    await anna.risks.SetRiskLimits(unbound, metadata=anna.metadata)
     await mark(redis, 50_000.0)
 
     await trade(anna, venue, redis, "-0.9", "50000", fee="22.5")
@@ -333,6 +340,11 @@ async def test_used_up_margin_is_liquidated_once_and_what_is_below_zero_is_made_
     assert (order.side, order.quantity.value) == (orders_pb2.ORDER_SIDE_SELL, "0.9")
     for other in (opening_more, reducing):
         assert (await anna.order(other.order_id)).state == orders_pb2.ORDER_STATE_PENDING_CANCEL
+    # Nobody has it canceled.
+    assert await reason(anna.cancel(order.order_id)) == "ORDER_LIQUIDATES"
+    canceling = orders_pb2.CancelAllOrdersRequest(request_id="x", account_id=anna.account_id)
+    named = (await anna.orders.CancelAllOrders(canceling, metadata=anna.metadata)).order_ids
+    assert list(named) == [opening_more.order_id, reducing.order_id]
     # Looked at again and again while it is under way, nothing more is placed.
     async with worker_of(installation) as worker:
         liquidate = margin_use_cases.Liquidate(await known_market(worker, redis), stand.accounts.LIMITS, uuid7, now)

@@ -122,6 +122,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ACCOUNT_NOT_MARGIN: _ErrorReason.ValueType  # 42
     """FAILED_PRECONDITION: a cash account has no leverage. Metadata: account_id."""
+    ERROR_REASON_ORDER_LIQUIDATES: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION: the platform placed the order because the account's margin was used up; it is neither canceled nor
+    changed. Metadata: order_id.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -226,4 +230,8 @@ positions and open orders would not be backed with that leverage. Metadata: asse
 """
 ERROR_REASON_ACCOUNT_NOT_MARGIN: ErrorReason.ValueType  # 42
 """FAILED_PRECONDITION: a cash account has no leverage. Metadata: account_id."""
+ERROR_REASON_ORDER_LIQUIDATES: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION: the platform placed the order because the account's margin was used up; it is neither canceled nor
+changed. Metadata: order_id.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

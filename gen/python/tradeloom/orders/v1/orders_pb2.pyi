@@ -540,7 +540,9 @@ class Order(_message.Message):
     external: _builtins.bool
     """Whether it was made at the venue by hand and adopted: then its quantity is what was left of it by then."""
     liquidates: _builtins.bool
-    """Whether the platform placed it because the account's margin was used up: it closes a position of a paper account."""
+    """Whether the platform placed it because the account's margin was used up: it closes a position of a paper account, and is
+    neither canceled nor changed by anybody's asking.
+    """
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
         """How much to trade, in units of the base asset."""
@@ -1636,7 +1638,7 @@ class CancelAllOrdersResponse(_message.Message):
     """The account_sequence after it."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """By id, oldest first; those whose cancel was under way before are among them."""
+        """By id, oldest first; those whose cancel was under way before are among them, those that liquidate are not."""
 
     @_builtins.property
     def parent_order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

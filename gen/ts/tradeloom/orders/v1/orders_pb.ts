@@ -285,7 +285,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   external: boolean;
 
   /**
-   * Whether the platform placed it because the account's margin was used up: it closes a position of a paper account.
+   * Whether the platform placed it because the account's margin was used up: it closes a position of a paper account, and is
+   * neither canceled nor changed by anybody's asking.
    *
    * @generated from field: bool liquidates = 40;
    */
@@ -1371,7 +1372,7 @@ export const CancelAllOrdersRequestSchema: GenMessage<CancelAllOrdersRequest> = 
  */
 export type CancelAllOrdersResponse = Message<"tradeloom.orders.v1.CancelAllOrdersResponse"> & {
   /**
-   * By id, oldest first; those whose cancel was under way before are among them.
+   * By id, oldest first; those whose cancel was under way before are among them, those that liquidate are not.
    *
    * @generated from field: repeated string order_ids = 1;
    */

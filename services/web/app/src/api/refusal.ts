@@ -188,6 +188,7 @@ const SENTENCES: Record<string, Sentence> = {
     account_kind === "MARGIN" ? "A margin account trades perpetual futures alone." : "Perpetual futures are traded on margin accounts alone.",
   INSUFFICIENT_MARGIN: ({ asset, needed, available }) =>
     needed ? `Needs ${needed} ${asset} of margin, available is ${available}.` : "The account has not enough margin.",
+  ORDER_LIQUIDATES: () => "The order closes a position whose margin is used up: it is neither canceled nor changed.",
   ACCOUNT_NOT_MARGIN: () => "A cash account has no leverage.",
   INSTRUMENT_NOT_AT_VENUE: ({ venue }) => `This account trades ${venue ? `${venue}'s` : "its own venue's"} instruments alone.`,
   NO_QUOTE: () => "There has been no tick yet.",
