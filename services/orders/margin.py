@@ -338,6 +338,23 @@ def held_on(state: AccountState, instrument_id: str, side: Side) -> Decimal:
     return held if side is Side.BUY else -held
 
 
+def open_on(state: AccountState, instrument_id: str, side: Side) -> Decimal:
+    """How much may trade of all open orders of a side: the sum of what units makes of them, without their prices."""
+    legs: dict[UUID, Decimal] = {}
+    found = ZERO
+    for order in state.orders.values():
+        if order.side is not side or order.instrument_id != instrument_id or order.state not in OPEN:
+            continue
+        quantity = order.at_venue
+        if order.replacement is not None:
+            quantity = max(quantity, changed(order, order.replacement).at_venue)
+        if order.group_id is not None and order.group_role is GroupRole.LEG:
+            legs[order.group_id] = max(quantity, legs.get(order.group_id, ZERO))
+        else:
+            found += quantity
+    return found + sum(legs.values(), ZERO)
+
+
 def more_margin(state: AccountState, instrument_id: str, held: Decimal, quantity: Decimal, price: Decimal) -> Decimal:
     """The initial margin that a position takes more with so much more of its side; what closes takes none."""
     opened, before = max(ZERO, held + quantity), max(ZERO, held)
@@ -355,9 +372,7 @@ def need_of_new(state: AccountState, order: Order, price_least: Decimal = ZERO) 
     fees = rounded(multiply(multiply(order.remaining, price), order.fee_rate), ROUND_UP)
     if order.reduce_only:
         return Need(fees=fees)
-    own = (each for each in state.orders.values() if each.instrument_id == order.instrument_id)
-    reached = held_on(state, order.instrument_id, order.side)
-    reached += sum((unit.open_quantity for unit in units(own, order.side)), ZERO)
+    reached = held_on(state, order.instrument_id, order.side) + open_on(state, order.instrument_id, order.side)
     return Need(margin=more_margin(state, order.instrument_id, reached, order.remaining, price), fees=fees)
 
 

@@ -133,7 +133,8 @@ async def whom_it_is_for(rows: Connection, undone: Undone, limit: int) -> list[t
     """
     found = await rows.fetch(
         """
-        SELECT account_id, user_id FROM accounts WHERE kind = 'margin' AND account_id > $2 AND account_id IN (
+        SELECT account_id, user_id FROM accounts
+        WHERE kind = 'margin' AND NOT closed AND account_id > $2 AND account_id IN (
           SELECT account_id FROM exposures WHERE instrument_id = $1
           UNION SELECT account_id FROM positions WHERE instrument_id = $1)
         ORDER BY account_id LIMIT $3
