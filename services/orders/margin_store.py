@@ -38,9 +38,109 @@ UPSERT_PAYMENTS = Bulk(
 )
 
 
-async def set_leverage(rows: Connection, account_id: UUID, leverage: int) -> None:
-    """Call it under the account's lock."""
-    await rows.execute("UPDATE accounts SET leverage = $2 WHERE account_id = $1", account_id, leverage)
+@dataclass(frozen=True, slots=True)
+class MarginStore:
+    """One transaction's view of leverage and funding; it is used under the accounts' locks."""
+
+    rows: Connection
+
+    async def set_leverage(self, account_id: UUID, leverage: int) -> None:
+        """Call it under the account's lock."""
+        await self.rows.execute("UPDATE accounts SET leverage = $2 WHERE account_id = $1", account_id, leverage)
+
+    async def quantity_before(self, state: AccountState, settlement: Settlement) -> Decimal:
+        """What an account held right before a settlement: what it holds, without what has traded at or after it.
+
+        Call it under the account's lock, with the position at hand, also after fills that are not written yet.
+        """
+        position = state.positions.get(settlement.instrument_id)
+        since: Decimal = await self.rows.fetchval(  # type: ignore[assignment] (a sum of nothing is 0 here)
+            """
+            SELECT coalesce(sum(CASE side WHEN 'buy' THEN quantity ELSE -quantity END), 0) FROM trading_executions
+            WHERE account_id = $1 AND instrument_id = $2 AND time >= $3
+            """,
+            state.account.account_id,
+            settlement.instrument_id,
+            settlement.funding_time,
+        )
+        for execution in state.executions:
+            if execution.instrument_id == settlement.instrument_id and execution.time >= settlement.funding_time:
+                since += execution.quantity if execution.side is Side.BUY else -execution.quantity
+        return (position.quantity if position is not None else ZERO) - since
+
+    async def find_payments(
+        self, account_ids: Sequence[UUID], instrument_id: str, funding_times: Sequence[datetime]
+    ) -> dict[tuple[UUID, datetime], Payment]:
+        """What was paid at these times, by account and time. Call it under the accounts' locks."""
+        found = await self.rows.fetch(
+            f"""
+            SELECT account_id, {PAYMENT_FIELDS} FROM funding_payments
+            WHERE account_id = ANY($1) AND instrument_id = $2 AND funding_time = ANY($3)
+            """,
+            list(account_ids),
+            instrument_id,
+            list(funding_times),
+        )
+        return {
+            (row["account_id"], row["funding_time"]): Payment(**{k: v for k, v in row.items() if k != "account_id"})
+            for row in found
+        }
+
+    async def put_payments(self, payments: Sequence[tuple[Account, Payment]]) -> None:
+        """Writes payments as they now stand, in the order of their keys; the accounts' worth is to be looked at again."""
+        if not payments:
+            return
+        ordered = sorted(payments, key=lambda each: (each[0].account_id, each[1].funding_time, each[1].instrument_id))
+        await self.rows.execute(
+            UPSERT_PAYMENTS.statement,
+            *UPSERT_PAYMENTS.arguments([store.Row(account, each) for account, each in ordered]),
+        )
+        await self.rows.execute(
+            "UPDATE accounts SET equity_sequence = -1 WHERE account_id = ANY($1)",
+            [account.account_id for account, _ in ordered],
+        )
+
+    async def settlements_after(self, instrument_id: str, time: datetime, limit: int) -> list[Settlement]:
+        """Of an instrument those that came after a time, the earliest first."""
+        found = await self.rows.fetch(
+            """
+            SELECT instrument_id, funding_time, rate, mark_price FROM funding_settlements
+            WHERE instrument_id = $1 AND funding_time > $2
+            ORDER BY funding_time LIMIT $3
+            """,
+            instrument_id,
+            time,
+            limit,
+        )
+        return [Settlement(**row) for row in found]
+
+    async def settlement_of(self, instrument_id: str, funding_time: datetime) -> Settlement | None:
+        row = await self.rows.fetchrow(
+            """
+            SELECT instrument_id, funding_time, rate, mark_price FROM funding_settlements
+            WHERE instrument_id = $1 AND funding_time = $2
+            """,
+            instrument_id,
+            funding_time,
+        )
+        return Settlement(**row) if row else None
+
+    async def add_told(self, account: Account, told: Told) -> bool:
+        """Keeps what a venue told of; whether it was new."""
+        done = await self.rows.execute(
+            """
+            INSERT INTO venue_funding (account_id, venue_id, user_id, instrument_id, funding_time, asset, amount)
+            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
+            """,
+            account.account_id,
+            told.venue_id,
+            account.user_id,
+            told.instrument_id,
+            told.funding_time,
+            told.asset,
+            told.amount,
+        )
+        return done == "INSERT 0 1"
 
 
 async def list_payments(
@@ -157,135 +257,6 @@ async def go_on(rows: Connection, undone: Undone, after_account_id: UUID | None)
         undone.settlement.funding_time,
         after_account_id,
     )
-
-
-async def settlements_after(rows: Connection, instrument_id: str, time: datetime, limit: int) -> list[Settlement]:
-    """Of an instrument those that came after a time, the earliest first."""
-    found = await rows.fetch(
-        """
-        SELECT instrument_id, funding_time, rate, mark_price FROM funding_settlements
-        WHERE instrument_id = $1 AND funding_time > $2
-        ORDER BY funding_time LIMIT $3
-        """,
-        instrument_id,
-        time,
-        limit,
-    )
-    return [Settlement(**row) for row in found]
-
-
-async def settlement_of(rows: Connection, instrument_id: str, funding_time: datetime) -> Settlement | None:
-    row = await rows.fetchrow(
-        """
-        SELECT instrument_id, funding_time, rate, mark_price FROM funding_settlements
-        WHERE instrument_id = $1 AND funding_time = $2
-        """,
-        instrument_id,
-        funding_time,
-    )
-    return Settlement(**row) if row else None
-
-
-async def quantity_before(rows: Connection, state: AccountState, settlement: Settlement) -> Decimal:
-    """What an account held right before a settlement: what it holds, without what has traded at or after it.
-
-    Call it under the account's lock, with the position at hand, also after fills that are not written yet.
-    """
-    position = state.positions.get(settlement.instrument_id)
-    since: Decimal = await rows.fetchval(  # type: ignore[assignment] (a sum of nothing is 0 here)
-        """
-        SELECT coalesce(sum(CASE side WHEN 'buy' THEN quantity ELSE -quantity END), 0) FROM trading_executions
-        WHERE account_id = $1 AND instrument_id = $2 AND time >= $3
-        """,
-        state.account.account_id,
-        settlement.instrument_id,
-        settlement.funding_time,
-    )
-    for execution in state.executions:
-        if execution.instrument_id == settlement.instrument_id and execution.time >= settlement.funding_time:
-            since += execution.quantity if execution.side is Side.BUY else -execution.quantity
-    return (position.quantity if position is not None else ZERO) - since
-
-
-async def find_payments(
-    rows: Connection, account_ids: Sequence[UUID], instrument_id: str, funding_times: Sequence[datetime]
-) -> dict[tuple[UUID, datetime], Payment]:
-    """What was paid at these times, by account and time. Call it under the accounts' locks."""
-    found = await rows.fetch(
-        f"""
-        SELECT account_id, {PAYMENT_FIELDS} FROM funding_payments
-        WHERE account_id = ANY($1) AND instrument_id = $2 AND funding_time = ANY($3)
-        """,
-        list(account_ids),
-        instrument_id,
-        list(funding_times),
-    )
-    return {
-        (row["account_id"], row["funding_time"]): Payment(**{k: v for k, v in row.items() if k != "account_id"})
-        for row in found
-    }
-
-
-async def put_payments(rows: Connection, payments: Sequence[tuple[Account, Payment]]) -> None:
-    """Writes payments as they now stand, in the order of their keys; the accounts' worth is to be looked at again."""
-    if not payments:
-        return
-    ordered = sorted(payments, key=lambda each: (each[0].account_id, each[1].funding_time, each[1].instrument_id))
-    await rows.execute(
-        UPSERT_PAYMENTS.statement, *UPSERT_PAYMENTS.arguments([store.Row(account, each) for account, each in ordered])
-    )
-    await rows.execute(
-        "UPDATE accounts SET equity_sequence = -1 WHERE account_id = ANY($1)",
-        [account.account_id for account, _ in ordered],
-    )
-
-
-async def add_told(rows: Connection, account: Account, told: Told) -> bool:
-    """Keeps what a venue told of; whether it was new."""
-    done = await rows.execute(
-        """
-        INSERT INTO venue_funding (account_id, venue_id, user_id, instrument_id, funding_time, asset, amount)
-        VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING
-        """,
-        account.account_id,
-        told.venue_id,
-        account.user_id,
-        told.instrument_id,
-        told.funding_time,
-        told.asset,
-        told.amount,
-    )
-    return done == "INSERT 0 1"
-
-
-@dataclass(frozen=True, slots=True)
-class MarginStore:
-    """The same, bound to one transaction."""
-
-    rows: Connection
-
-    async def set_leverage(self, account_id: UUID, leverage: int) -> None:
-        await set_leverage(self.rows, account_id, leverage)
-
-    async def quantity_before(self, state: AccountState, settlement: Settlement) -> Decimal:
-        return await quantity_before(self.rows, state, settlement)
-
-    async def find_payments(
-        self, account_ids: Sequence[UUID], instrument_id: str, funding_times: Sequence[datetime]
-    ) -> dict[tuple[UUID, datetime], Payment]:
-        return await find_payments(self.rows, account_ids, instrument_id, funding_times)
-
-    async def put_payments(self, payments: Sequence[tuple[Account, Payment]]) -> None:
-        await put_payments(self.rows, payments)
-
-    async def settlements_after(self, instrument_id: str, time: datetime, limit: int) -> list[Settlement]:
-        return await settlements_after(self.rows, instrument_id, time, limit)
-
-    async def settlement_of(self, instrument_id: str, funding_time: datetime) -> Settlement | None:
-        return await settlement_of(self.rows, instrument_id, funding_time)
-
-    async def add_told(self, account: Account, told: Told) -> bool:
-        return await add_told(self.rows, account, told)
 
 
 # Whose margin is looked at.

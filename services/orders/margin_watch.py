@@ -19,7 +19,7 @@ from libs.errors import Refusal
 from libs.ids import uuid7
 from libs.store.background import running
 from libs.store.database import Database
-from libs.store.leases import Lease, fence, holding
+from libs.store.leases import Lease, LeaseLost, fence, holding
 from services.orders import equity_store, margin, margin_store, margin_use_cases, market, placing, risk_store
 from services.orders.domain import Account, Mode
 from services.orders.equity_store import Held
@@ -60,6 +60,9 @@ class Funding:
             except Refusal as refusal:
                 # Somebody's locked account is not the others' trouble: the page is tried again.
                 log.warning("funding waits", instrument_id=each.settlement.instrument_id, why=refusal.reason)
+            except Exception:
+                # Nor is one settlement's the others'.
+                log.exception("funding cannot be paid", instrument_id=each.settlement.instrument_id)
         if not worked:
             await asyncio.sleep(POLL_SECONDS)
 
@@ -136,6 +139,12 @@ class MarginWatch:
                 looked = await self.liquidate(AccountStore(rows), account.account_id)
         except Refusal as refusal:
             log.warning("a liquidation waits", account_id=str(account.account_id), why=refusal.reason)
+            return
+        except LeaseLost:
+            raise
+        except Exception:
+            # One account's trouble is not the others'.
+            log.exception("an account cannot be liquidated", account_id=str(account.account_id))
             return
         for order in looked.orders:
             log.warning("a liquidation", account_id=str(account.account_id), instrument_id=order.instrument_id)

@@ -13,10 +13,11 @@ from tradeloom.marketdata.v1 import marketdata_pb2
 from libs.errors import Refusal
 from libs.mesh.perpetuals import perpetual_to_proto
 from libs.money import ZERO
-from services.orders import life, margin, margin_funding, placing, replacing
+from services.orders import life, margin, margin_funding, parents, placing, replacing
 from services.orders.consumers import instrument_from_proto
-from services.orders.domain import AccountState, GroupKind, OrderType, Position, Replacement, Side, TimeInForce
+from services.orders.domain import AccountState, GroupKind, OrderType, Position, Replacement, Side, TimeInForce, Trail
 from services.orders.margin_funding import Payment, Settlement
+from services.orders.parents import ParentKind, ParentTicket
 from services.orders.refusals import InstrumentNotForAccount, InsufficientMargin, NoFreshPrice, NotReducing
 from tests.orders import accounts
 from tests.orders.accounts import LIMITS, NOW, as_it_is, ticket
@@ -393,3 +394,39 @@ def test_what_a_new_order_sets_aside_is_what_all_together_are_worked_out_to_need
         before = state.balance("USDT").reserved
         state.unbacked.add(NAME)
         assert reduces or reserved(state) == before
+
+
+def test_orders_that_wait_for_a_stop_set_aside_the_margin_of_what_they_would_open():
+    state = margined("100000", leverage=5)
+    stop = place(state, perp(Side.BUY, "0.1", None, order_type=OrderType.STOP, stop_price=Decimal(51_000)))
+    # At its worst 5 % beyond the stop, which is 53550: a fifth of a tenth of it, and the fee.
+    assert stop.reserved == Decimal(1071) + Decimal("2.6775")
+    stop = place(state, perp(Side.SELL, "0.1", None, order_type=OrderType.STOP, stop_price=Decimal(49_000)))
+    # A sale takes the more margin the higher it trades: at the stop.
+    assert stop.reserved == Decimal(980) + Decimal("2.45")
+    trailing = perp(Side.SELL, "0.1", None, order_type=OrderType.TRAILING_STOP, trail=Trail(amount=Decimal(1_000)))
+    assert place(state, trailing).reserved == Decimal(980) + Decimal("2.45")
+    # Without a price nobody knows what it would open.
+    unseen = replace(QUOTE, last=None)
+    with pytest.raises(NoFreshPrice):
+        place(state, trailing, unseen)
+
+
+def test_a_parent_order_is_for_an_account_of_its_instruments_kind():
+    with pytest.raises(InstrumentNotForAccount):
+        parents.accept(
+            ParentTicket(
+                account_id=accounts.uuid4(),
+                instrument_id=NAME,
+                kind=ParentKind.ICEBERG,
+                side=Side.BUY,
+                quantity=Decimal(1),
+                slice_quantity=Decimal("0.1"),
+                limit_price=Decimal(50_000),
+            ),
+            account=accounts.account_with(USDT="1").account,
+            instrument=PERP,
+            quote=QUOTE,
+            parent_order_id=accounts.uuid7(),
+            now=NOW,
+        )
