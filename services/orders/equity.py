@@ -159,7 +159,7 @@ class Watch:
             )
             now = market.now()
             held = await store.balances(rows, account.account_id)
-            positions = (await store.open_positions(rows, [account.account_id])).get(account.account_id, [])
+            positions = await store.backed_positions(rows, account)
             equity = use_cases.equity_of(account, held, positions, self.known, now)
             if equity is None:
                 return

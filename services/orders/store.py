@@ -902,14 +902,12 @@ async def list_positions(
     return [position_from(row) for row in found]
 
 
-async def open_positions(rows: Connection, account_ids: Sequence[UUID]) -> dict[UUID, list[Position]]:
-    """By account those that are not flat; of accounts that have none nothing."""
-    found: dict[UUID, list[Position]] = {}
-    for row in await rows.fetch(
-        "SELECT * FROM positions WHERE account_id = ANY($1) AND quantity <> 0", list(account_ids)
-    ):
-        found.setdefault(row["account_id"], []).append(position_from(row))
-    return found
+async def backed_positions(rows: Connection, account: Account) -> list[Position]:
+    """Those of a margin account that are not flat, which its worth goes by; none of a cash account, which holds assets."""
+    if not account.is_margin:
+        return []
+    found = await rows.fetch("SELECT * FROM positions WHERE account_id = $1 AND quantity <> 0", account.account_id)
+    return [position_from(row) for row in found]
 
 
 async def events_after(rows: Connection, account_id: UUID, sequence: int) -> list[tuple[int, bytes]]:

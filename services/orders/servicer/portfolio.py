@@ -95,12 +95,12 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
                 after=str(key[0]) if key else "",
                 limit=size + 1,
             )
-            balances = await store.balances(rows, account.account_id)
-            every = (await store.open_positions(rows, [account.account_id])).get(account.account_id, [])
+            backed = await store.backed_positions(rows, account)
+            balances = await store.balances(rows, account.account_id) if backed else []
         page, more = found[:size], len(found) > size
         now = market.now()
         if account.is_margin:
-            held = use_cases.holdings(account, every, self._market, now)
+            held = use_cases.holdings(account, backed, self._market, now)
             valued = use_cases.value_margined(page, balances, held, self._market)
         else:
             valued = [use_cases.value(position, self._market.quote(position.instrument_id, now)) for position in page]

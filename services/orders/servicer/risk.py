@@ -162,7 +162,7 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
     async def _equity(self, rows: Connection, account: Account) -> Decimal | None:
         held = await store.balances(rows, account.account_id)
-        positions = (await store.open_positions(rows, [account.account_id])).get(account.account_id, [])
+        positions = await store.backed_positions(rows, account)
         return use_cases.equity_of(account, held, positions, self._market, market.now())
 
 
