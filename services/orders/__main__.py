@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from tradeloom.orders.v1 import live_pb2_grpc, orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import live_pb2_grpc, margin_pb2_grpc, orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
 
 from libs.bus import connection
 from libs.bus.connection import open_redis
@@ -20,16 +20,18 @@ from libs.store.database import LOCK_SECONDS, Connection, Database, open_databas
 from libs.store.relay import relay
 from libs.store.requests import RequestKey
 from libs.store.revisions import check_revision
-from services.orders import consumers, parent_use_cases, upkeep, use_cases, wire
+from services.orders import consumers, margin_use_cases, parent_use_cases, upkeep, use_cases, wire
 from services.orders.batches import Bounds, Patience, batching
 from services.orders.binding import Binding
 from services.orders.domain import Limits, RiskLimits
 from services.orders.equity import watching
 from services.orders.hub import waking
+from services.orders.margin_watch import backing
 from services.orders.market import following_market, now
 from services.orders.servicer import (
     Intentions,
     LiveTradingServicer,
+    MarginServicer,
     OrderServicer,
     ParentOrderServicer,
     PortfolioServicer,
@@ -129,6 +131,11 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                 running("cancels of kill switches", switched),
                 watching(worker, market, usual),
                 triggering(worker, market, step_waiting),
+                backing(
+                    worker,
+                    margin_use_cases.SettleFunding(now),
+                    margin_use_cases.Liquidate(market, limits, uuid7, now),
+                ),
             ):
                 intentions = Intentions(
                     place_group=use_cases.PlaceGroup(market, limits, weigh, uuid7, now),
@@ -155,6 +162,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                     parent_use_cases.CancelParentOrder(now),
                     parents.wake,
                 )
+                margin_servicer = MarginServicer(database, margin_use_cases.SetLeverage(market, limits, now))
                 yield Service(
                     registers=[
                         partial(orders_pb2_grpc.add_OrderServiceServicer_to_server, order_servicer),
@@ -162,6 +170,7 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                         partial(risk_pb2_grpc.add_RiskServiceServicer_to_server, risk_servicer),
                         partial(parents_pb2_grpc.add_ParentOrderServiceServicer_to_server, parent_servicer),
                         partial(live_pb2_grpc.add_LiveTradingServiceServicer_to_server, LiveTradingServicer(database)),
+                        partial(margin_pb2_grpc.add_MarginServiceServicer_to_server, margin_servicer),
                     ],
                     concerns=[Binding(database)],
                     checks={"postgres": database.check, "redis": partial(connection.check, redis), "relay": told.check},

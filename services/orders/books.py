@@ -13,6 +13,7 @@ from services.orders.domain import (
     Execution,
     Fill,
     Instrument,
+    Order,
     Position,
     Side,
     Transaction,
@@ -55,6 +56,14 @@ def enter(
     )
 
 
+def set_aside(state: AccountState, order: Order, needed: Decimal) -> Order:
+    """The order with so much set aside for it, and the rest free again."""
+    if needed == order.reserved:
+        return order
+    state.add(order.reserved_asset, reserved=needed - order.reserved)
+    return replace(order, reserved=needed)
+
+
 def fee_worth(fill: Fill, instrument: Instrument, price: Decimal | None) -> Decimal:
     """A fill's fee in the instrument's quote asset: what the order's and the position's fees count.
 
@@ -68,12 +77,30 @@ def fee_worth(fill: Fill, instrument: Instrument, price: Decimal | None) -> Deci
 
 
 def book(
-    state: AccountState, execution: Execution, instrument: Instrument, *, fee_worth: Decimal, now: datetime
+    state: AccountState,
+    execution: Execution,
+    instrument: Instrument,
+    *,
+    fee_worth: Decimal,
+    now: datetime,
+    realized_profit: Decimal | None = None,
 ) -> None:
-    """Enters a trade: into the balances and the ledger to the last digit, and into the position."""
-    settle(state, execution, rounded(multiply(execution.price, execution.quantity), ROUND_DOWN), instrument)
-    position = state.positions.get(execution.instrument_id) or Position(instrument_id=execution.instrument_id)
-    state.positions[execution.instrument_id] = traded(position, execution, fee_worth, now)
+    """Enters a trade: into the balances and the ledger to the last digit, and into the position.
+
+    realized_profit is what the venue says that closing has made; None to work it out.
+    """
+    before = state.positions.get(execution.instrument_id) or Position(instrument_id=execution.instrument_id)
+    position = traded(before, execution, fee_worth, now, realized_profit)
+    if state.account.is_margin:
+        # Nothing changes hands until a position is closed, and then what that has made.
+        moved = {instrument.quote_asset: position.realized_profit - before.realized_profit}
+    else:
+        notional = rounded(multiply(execution.price, execution.quantity), ROUND_DOWN)
+        sign = 1 if execution.side is Side.BUY else -1
+        moved = {instrument.base_asset: sign * execution.quantity, instrument.quote_asset: -sign * notional}
+    settle(state, execution, moved)
+    state.positions[execution.instrument_id] = position
+    state.changed_positions.add(execution.instrument_id)
     if execution.deployment_id is not None:
         # A sub-ledger over the one net position: what this deployment alone has made of it.
         key = execution.deployment_id, execution.instrument_id
@@ -82,20 +109,16 @@ def book(
     state.executions.append(execution)
 
 
-def settle(state: AccountState, execution: Execution, notional: Decimal, instrument: Instrument) -> None:
-    """Moves both assets and the fee, against the books of the venue and of fees."""
-    sign = 1 if execution.side is Side.BUY else -1
-    base, quote = sign * execution.quantity, -sign * notional
-    state.add(instrument.base_asset, total=base)
-    state.add(instrument.quote_asset, total=quote)
-    state.add(execution.fee_asset, total=-execution.fee)
-    entries = [
-        Entry(book="account", asset=instrument.base_asset, amount=base),
-        Entry(book="venue", asset=instrument.base_asset, amount=-base),
-        Entry(book="account", asset=instrument.quote_asset, amount=quote),
-        Entry(book="venue", asset=instrument.quote_asset, amount=-quote),
-    ]
+def settle(state: AccountState, execution: Execution, moved: Mapping[str, Decimal]) -> None:
+    """Moves so much of each asset, and the fee, against the books of the venue and of fees."""
+    entries: list[Entry] = []
+    for asset, amount in moved.items():
+        if amount:
+            state.add(asset, total=amount)
+            entries.append(Entry(book="account", asset=asset, amount=amount))
+            entries.append(Entry(book="venue", asset=asset, amount=-amount))
     if execution.fee:
+        state.add(execution.fee_asset, total=-execution.fee)
         entries.append(Entry(book="account", asset=execution.fee_asset, amount=-execution.fee))
         entries.append(Entry(book="fees", asset=execution.fee_asset, amount=execution.fee))
     state.transactions.append(
@@ -110,8 +133,13 @@ def settle(state: AccountState, execution: Execution, notional: Decimal, instrum
     )
 
 
-def traded(position: Position, execution: Execution, fee_worth: Decimal, now: datetime) -> Position:
-    """The position after a trade: more of the same side averages in, the other side closes first, the rest turns it."""
+def traded(
+    position: Position, execution: Execution, fee_worth: Decimal, now: datetime, realized_profit: Decimal | None = None
+) -> Position:
+    """The position after a trade: more of the same side averages in, the other side closes first, the rest turns it.
+
+    realized_profit is what that has made, where it is known better than the average price tells.
+    """
     signed = execution.quantity if execution.side is Side.BUY else -execution.quantity
     before, price = position.quantity, execution.price
     after = before + signed
@@ -129,7 +157,7 @@ def traded(position: Position, execution: Execution, fee_worth: Decimal, now: da
         position,
         quantity=after,
         average_price=average,
-        realized_profit=position.realized_profit + profit,
+        realized_profit=position.realized_profit + (profit if realized_profit is None else realized_profit),
         fees=position.fees + fee_worth,
         update_time=now,
     )

@@ -10,14 +10,15 @@ from uuid import UUID
 import structlog
 from tradeloom.execution.v1 import events_pb2 as execution_pb2
 from tradeloom.marketdata.v1 import events_pb2 as marketdata_events_pb2
-from tradeloom.marketdata.v1 import marketdata_pb2
+from tradeloom.marketdata.v1 import marketdata_pb2, perpetuals_pb2
 from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
+from libs.mesh.perpetuals import perpetual_from_proto
 from libs.mesh.wire import decimal_from_proto, time_from_proto
 from libs.money import ZERO
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.orders import life, live, live_store, store, use_cases
+from services.orders import life, live, live_store, margin_store, margin_use_cases, store, use_cases
 from services.orders.domain import (
     Account,
     AccountState,
@@ -29,8 +30,11 @@ from services.orders.domain import (
     Kind,
     Mode,
     Order,
+    Position,
     Side,
 )
+from services.orders.margin_funding import Settlement, Told
+from services.orders.margin_store import MarginStore
 from services.orders.market import Market
 from services.orders.store import AccountStore
 
@@ -52,6 +56,7 @@ VENUE_FACTS = {
         execution_pb2.VenueConnected,
         execution_pb2.VenueAdjusted,
         execution_pb2.VenueAdopted,
+        execution_pb2.VenueFunded,
     )
 }
 KEY_FACTS = {
@@ -64,7 +69,8 @@ KEY_FACTS = {
 }
 USABLE = "usable"
 OF_BALANCES = (execution_pb2.VenueConnected, execution_pb2.VenueAdjusted)
-OF_LIVE = (*OF_BALANCES, execution_pb2.VenueAdopted)
+OF_NO_ORDER = (*OF_BALANCES, execution_pb2.VenueFunded)
+OF_LIVE = (*OF_NO_ORDER, execution_pb2.VenueAdopted)
 
 
 async def apply_marketdata(rows: Connection, facts: Sequence[Fact]) -> None:
@@ -72,6 +78,19 @@ async def apply_marketdata(rows: Connection, facts: Sequence[Fact]) -> None:
     changed = [marketdata_events_pb2.InstrumentChanged.FromString(fact.payload) for fact in facts if fact.kind == kind]
     if changed:
         await store.save_instruments(rows, [instrument_from_proto(each.instrument) for each in changed])
+    kind = marketdata_events_pb2.FundingSettled.DESCRIPTOR.full_name
+    settled = [marketdata_events_pb2.FundingSettled.FromString(fact.payload) for fact in facts if fact.kind == kind]
+    if settled:
+        await margin_store.add_settlements(rows, [settlement_from_proto(each.funding_rate) for each in settled])
+
+
+def settlement_from_proto(message: perpetuals_pb2.FundingRate) -> Settlement:
+    return Settlement(
+        instrument_id=message.instrument_id,
+        funding_time=time_from_proto(message.funding_time),
+        rate=Decimal(message.rate.value),
+        mark_price=decimal_from_proto(message.mark_price),
+    )
 
 
 def instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
@@ -84,8 +103,11 @@ def instrument_from_proto(message: marketdata_pb2.Instrument) -> Instrument:
         minimum_notional=decimal_from_proto(message.minimum_notional),
         maker_fee_rate=decimal_from_proto(message.maker_fee_rate),
         taker_fee_rate=decimal_from_proto(message.taker_fee_rate),
-        trading=message.state == marketdata_pb2.INSTRUMENT_STATE_TRADING,
+        # Of a perpetual future whose terms nobody knows, nobody knows what it must be backed by.
+        trading=message.state == marketdata_pb2.INSTRUMENT_STATE_TRADING
+        and (message.HasField("perpetual") or message.asset_class != marketdata_pb2.ASSET_CLASS_PERPETUAL),
         time_zone=message.time_zone or "UTC",
+        perpetual=perpetual_from_proto(message.perpetual) if message.HasField("perpetual") else None,
     )
 
 
@@ -154,13 +176,14 @@ class ApplyExecution:
             return
         accounts = AccountStore(rows)
         states = await accounts.lock({UUID(fact.key) for fact, _ in told})
-        named = {UUID(message.order_id) for _, message in told if not isinstance(message, OF_BALANCES)}
+        named = {UUID(message.order_id) for _, message in told if not isinstance(message, OF_NO_ORDER)}
         await accounts.load_orders(states, named)
         fills = [message.venue_fill_id for _, message in told if isinstance(message, execution_pb2.VenueFilled)]
         await accounts.load_trading(states, fills)
         await self.step_waiting.load(accounts, states)
         known = await store.instruments(rows)
         before = {account_id: state.account for account_id, state in states.items()}
+        margins = MarginStore(rows)
         for fact, message in told:
             state = states.get(UUID(fact.key))
             if state is None:
@@ -168,13 +191,17 @@ class ApplyExecution:
                 continue
             try:
                 self._apply(state, message, known)
+                if isinstance(message, execution_pb2.VenueFunded):
+                    await margin_use_cases.tell_funding(margins, state, told_from(message), self.now())
             except IllegalMove as error:
                 # The venue repeats or contradicts itself; the account is as its earlier words made it.
                 log.warning("a venue's word changes nothing", account_id=fact.key, kind=fact.kind, why=str(error))
         for state in states.values():
             # What was released, or in whose way nothing is any more, goes to its venue with the fact that says so.
             self.step_waiting(state)
+            await margin_use_cases.correct_funding(margins, state, self.now())
         await accounts.save(list(states.values()))
+        await accounts.add_risk_events([event for state in states.values() for event in state.risk_events])
         if any(progress.has_ended for state in states.values() for progress in state.progress.values()):
             rows.after_commit(self.wake)
         for account_id, state in states.items():
@@ -189,9 +216,18 @@ class ApplyExecution:
             case execution_pb2.VenueConnected():
                 totals = {each.asset: Decimal(each.total.value) for each in message.balances}
                 amounts = live.differences(state, totals)
+                opens = not state.account.adjustments
                 live.connect(state, amounts, self._worth(state, amounts, now), time_from_proto(message.time))
+                positions = positions_from(message.positions)
+                gone = [name for name, each in state.positions.items() if each.quantity and name not in positions]
+                positions |= {name: Position(instrument_id=name) for name in gone}
+                self._set_positions(state, positions, now, is_told=not opens)
             case execution_pb2.VenueAdjusted():
                 self._adjust(state, message, now)
+                self._set_positions(state, positions_from(message.positions), now, is_told=True)
+            case execution_pb2.VenueFunded():
+                if not state.account.is_margin:
+                    raise IllegalMove("it is of a margin account, and this is none")
             case execution_pb2.VenueAdopted():
                 adopt(state, message, known[message.instrument_id], now)
             case _:
@@ -200,6 +236,17 @@ class ApplyExecution:
                     log.error("a venue tells of an order nobody has", order_id=message.order_id)
                     return
                 self._apply_to(state, order, message, known, now)
+
+    def _set_positions(
+        self, state: AccountState, positions: Mapping[str, Position], now: datetime, *, is_told: bool
+    ) -> None:
+        """As the venue of a live margin account has them; its owner is told of those that were others here."""
+        if not state.account.is_margin:
+            return
+        for position in positions.values():
+            known = live.set_position(state, position, now)
+            if is_told and known.quantity != position.quantity:
+                state.risk_events.append(live.position_set(self.next_id(), state.account, known, position, now))
 
     def _adjust(self, state: AccountState, message: execution_pb2.VenueAdjusted, now: datetime) -> None:
         amounts: dict[str, Decimal] = {}
@@ -266,6 +313,28 @@ def adopt(state: AccountState, message: execution_pb2.VenueAdopted, instrument: 
     )
 
 
+def positions_from(told: Sequence[execution_pb2.VenuePosition]) -> dict[str, Position]:
+    """By instrument, with what the venue tells of them alone."""
+    return {
+        each.instrument_id: Position(
+            instrument_id=each.instrument_id,
+            quantity=Decimal(each.quantity.value),
+            average_price=Decimal(each.average_price.value or 0),
+        )
+        for each in told
+    }
+
+
+def told_from(message: execution_pb2.VenueFunded) -> Told:
+    return Told(
+        venue_id=message.venue_id,
+        instrument_id=message.instrument_id,
+        funding_time=time_from_proto(message.funding_time),
+        asset=message.asset,
+        amount=Decimal(message.amount.value),
+    )
+
+
 def fill_from(message: execution_pb2.VenueFilled) -> Fill:
     return Fill(
         venue_fill_id=message.venue_fill_id,
@@ -275,4 +344,5 @@ def fill_from(message: execution_pb2.VenueFilled) -> Fill:
         fee_asset=message.fee_asset,
         maker=message.maker,
         time=time_from_proto(message.time),
+        realized_profit=Decimal(message.realized_profit.value) if message.HasField("realized_profit") else None,
     )

@@ -10,6 +10,7 @@ from decimal import Decimal
 from enum import Enum
 from uuid import UUID
 
+from libs.margin import Perpetual
 from libs.money import ZERO, divide, multiply
 from libs.native import TimeInForce
 
@@ -250,6 +251,8 @@ class Instrument:
     trading: bool
     time_zone: str = "UTC"
     """Of its exchange: there a trading day ends at midnight."""
+    perpetual: Perpetual | None = None
+    """The terms of a perpetual future; None of anything else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +264,9 @@ class Quote:
     last: Decimal | None
     market_time: datetime
     age_seconds: float
+    mark: Decimal | None = None
+    """What a perpetual future is valued at; it has an age of its own."""
+    mark_age_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,6 +379,8 @@ class Order:
     """What its venue knew it by when it was adopted, maybe nothing; None for one that was placed here."""
     triggers_here: bool = False
     """Of a live account: whether its price is watched for here. Its venue knows nothing of it until then, and nothing of its stop."""
+    liquidates: bool = False
+    """Whether it closes a position because the account's margin was used up."""
 
     @property
     def client_order_id(self) -> UUID | str:
@@ -448,6 +456,8 @@ class Fill:
     fee_asset: str
     maker: bool
     time: datetime
+    realized_profit: Decimal | None = None
+    """What the venue says that closing has made, of a perpetual future; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,6 +481,8 @@ class Position:
     realized_profit: Decimal = ZERO
     fees: Decimal = ZERO
     update_time: datetime | None = None
+    funding: Decimal = ZERO
+    """Of a perpetual future: the sum of what was received, or paid if negative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -602,6 +614,12 @@ class Account:
     """Counts what was told of its confirmations and stops."""
     adjustments: int = 0
     """How often its balances were brought to what its venue holds; the first time opens its books."""
+    leverage: int = 1
+    """Of a margin account: how many times what backs it the notional of a position may be, where its tier allows that."""
+
+    @property
+    def is_margin(self) -> bool:
+        return self.kind is AccountKind.MARGIN
 
     @property
     def rate(self) -> Rate:
@@ -712,6 +730,12 @@ class AccountState:
     """By instrument and side how much more may trade at venues since, or less."""
     progress: dict[UUID, Progress] = field(default_factory=dict)
     """By parent order what has become of its children since."""
+    perpetuals: dict[str, Perpetual] = field(default_factory=dict)
+    """Of a margin account the terms of what it holds and orders; all its positions and open orders are at hand then."""
+    unbacked: set[str] = field(default_factory=set)
+    """Instruments of a margin account whose orders may have to set aside another margin since: see margin.back."""
+    changed_positions: set[str] = field(default_factory=set)
+    risk_events: list[RiskEvent] = field(default_factory=list)
 
     def balance(self, asset: str) -> Balance:
         return self.balances.get(asset) or Balance(asset=asset)
@@ -771,6 +795,18 @@ class AccountState:
             )
         )
         return order
+
+
+def changed(order: Order, change: Replacement) -> Order:
+    """The order as a change makes it."""
+    return replace(
+        order,
+        quantity=change.quantity or order.quantity,
+        limit_price=change.limit_price or order.limit_price,
+        stop_price=change.stop_price or order.stop_price,
+        trail=change.trail or order.trail,
+        protection_price=change.protection_price or order.protection_price,
+    )
 
 
 def moved(order: Order, kind: Kind) -> State:

@@ -144,7 +144,7 @@ class Watch:
     def _valued(self, page: list[Watched], now: datetime) -> Iterator[tuple[Watched, Decimal]]:
         """Those whose worth is known."""
         for each in page:
-            equity = use_cases.worth(each.balances, each.account.valuation_asset, self.known, now)
+            equity = use_cases.equity_of(each.account, each.balances, each.positions, self.known, now)
             if equity is not None:
                 yield each, equity
 
@@ -159,7 +159,8 @@ class Watch:
             )
             now = market.now()
             held = await store.balances(rows, account.account_id)
-            equity = use_cases.worth(held, account.valuation_asset, self.known, now)
+            positions = await store.backed_positions(rows, account)
+            equity = use_cases.equity_of(account, held, positions, self.known, now)
             if equity is None:
                 return
             seen = looked_at(account, equity, limits, now)

@@ -1,14 +1,14 @@
 """Where what accounts were worth lives."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
 from libs.store.database import Connection
 from services.orders import risk_store
-from services.orders.domain import Account, Balance
+from services.orders.domain import Account, Balance, Position
 from services.orders.store import ACCOUNT_FIELDS, account_from
 
 OF_LIMITED = """
@@ -16,8 +16,26 @@ OF_LIMITED = """
     """
 OF_CHANGING = """
     (equity_sequence <> account_sequence OR EXISTS (SELECT FROM balances
-      WHERE balances.account_id = accounts.account_id AND total <> 0 AND asset <> valuation_asset))
+      WHERE balances.account_id = accounts.account_id AND total <> 0 AND asset <> valuation_asset)
+      OR kind = 'margin' AND EXISTS (SELECT FROM positions
+        WHERE positions.account_id = accounts.account_id AND quantity <> 0))
     """
+
+READ_HELD = """
+    SELECT false AS is_position, account_id, asset AS name, total AS first, reserved AS second FROM balances
+    WHERE account_id = ANY($1::uuid[]) AND total <> 0
+    UNION ALL SELECT true, account_id, instrument_id, quantity, average_price FROM positions
+    WHERE account_id = ANY($2::uuid[]) AND quantity <> 0 ORDER BY name
+    """
+"""Wallets and positions of one moment: what a fill has realised is in one of them, never in both or neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an account holds: positions only of a margin account, and those that are not flat."""
+
+    balances: list[Balance] = field(default_factory=list)
+    positions: list[Position] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +44,8 @@ class Watched:
     balances: Sequence[Balance]
     limits: Mapping[str, Decimal]
     """Those that were set."""
+    positions: Sequence[Position] = ()
+    """Of a margin account: those that are not flat."""
 
 
 async def find_watched(rows: Connection, after: UUID, count_max: int, *, only_limited: bool) -> list[Watched]:
@@ -47,14 +67,26 @@ async def find_watched(rows: Connection, after: UUID, count_max: int, *, only_li
         return []
     accounts = [account_from(row) for row in found]
     account_ids = [account.account_id for account in accounts]
-    balances: dict[UUID, list[Balance]] = {account_id: [] for account_id in account_ids}
-    for row in await rows.fetch(
-        "SELECT account_id, asset, total, reserved FROM balances WHERE account_id = ANY($1) AND total <> 0 ORDER BY asset",
-        account_ids,
-    ):
-        balances[row["account_id"]].append(Balance(asset=row["asset"], total=row["total"], reserved=row["reserved"]))
+    held = await read_held(rows, accounts)
     limits = await risk_store.find_limits(rows, account_ids)
-    return [Watched(account, balances[account.account_id], limits[account.account_id]) for account in accounts]
+    return [
+        Watched(account, own.balances, limits[account.account_id], own.positions)
+        for account in accounts
+        for own in [held[account.account_id]]
+    ]
+
+
+async def read_held(rows: Connection, accounts: Sequence[Account]) -> dict[UUID, Held]:
+    """By account, all of one moment. For the worker role."""
+    held = {account.account_id: Held() for account in accounts}
+    margined = [account.account_id for account in accounts if account.is_margin]
+    for row in await rows.fetch(READ_HELD, list(held), margined):
+        own, name, first, second = held[row["account_id"]], row["name"], row["first"], row["second"]
+        if row["is_position"]:
+            own.positions.append(Position(instrument_id=name, quantity=first, average_price=second))
+        else:
+            own.balances.append(Balance(asset=name, total=first, reserved=second))
+    return held
 
 
 async def add_points(rows: Connection, points: Sequence[tuple[Account, datetime, Decimal]]) -> None:

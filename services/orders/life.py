@@ -27,6 +27,7 @@ from services.orders.domain import (
     Replacement,
     Side,
     State,
+    changed,
     moved,
 )
 from services.orders.refusals import OrderDone
@@ -104,14 +105,6 @@ def brought_by(entry: Order) -> Decimal:
     return multiply(price, ONE - entry.fee_rate)
 
 
-def set_aside(state: AccountState, order: Order, needed: Decimal) -> Order:
-    """The order with so much set aside for it, and the rest free again."""
-    if needed == order.reserved:
-        return order
-    state.add(order.reserved_asset, reserved=needed - order.reserved)
-    return replace(order, reserved=needed)
-
-
 def noted(
     state: AccountState,
     kind: Kind,
@@ -121,10 +114,16 @@ def noted(
     *,
     send_before: datetime | None = None,
 ) -> Order:
-    """Notes a change of an order that is in its state already, and sets aside what is needed since."""
+    """Notes a change of an order that is in its state already, and sets aside what is needed since.
+
+    What orders of a margin account need, they need of each other: margin.back sees to it, once for all changes.
+    """
+    if state.account.is_margin:
+        state.unbacked.add(order.instrument_id)
+        return state.note(kind, order, now, execution, send_before=send_before)
     if order.group_id is None:
         needed = to_reserve(order) if order.state in OPEN else ZERO
-        return state.note(kind, set_aside(state, order, needed), now, execution, send_before=send_before)
+        return state.note(kind, books.set_aside(state, order, needed), now, execution, send_before=send_before)
     order = state.note(kind, order, now, execution, send_before=send_before)
     share_reserves(state, order)
     return state.orders[order.order_id]
@@ -133,7 +132,7 @@ def noted(
 def share_reserves(state: AccountState, order: Order) -> None:
     """Divides anew what the order's group has set aside."""
     for member, needed in group_reserves([order, *state.group(order)]):
-        if (kept := set_aside(state, member, needed)) is not member:
+        if (kept := books.set_aside(state, member, needed)) is not member:
             state.keep(kept)
 
 
@@ -152,18 +151,6 @@ def request_cancel(state: AccountState, order: Order, now: datetime, reason: str
     if order.state not in OPEN:
         raise OrderDone(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
     return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED), now)
-
-
-def changed(order: Order, change: Replacement) -> Order:
-    """The order as a change makes it."""
-    return replace(
-        order,
-        quantity=change.quantity or order.quantity,
-        limit_price=change.limit_price or order.limit_price,
-        stop_price=change.stop_price or order.stop_price,
-        trail=change.trail or order.trail,
-        protection_price=change.protection_price or order.protection_price,
-    )
 
 
 def request_replace(state: AccountState, order: Order, change: Replacement, now: datetime) -> Order:
@@ -260,6 +247,8 @@ def apply_fill(
     if filled.state is State.FILLED:
         filled = replace(filled, replacement=None)
     state.known_fills.add(fill.venue_fill_id)
+    if instrument.perpetual is not None:
+        state.perpetuals.setdefault(instrument.instrument_id, instrument.perpetual)
     execution = Execution(
         execution_id=execution_id,
         order_id=order.order_id,
@@ -276,7 +265,7 @@ def apply_fill(
         time=fill.time,
         deployment_id=order.deployment_id,
     )
-    books.book(state, execution, instrument, fee_worth=fee_worth, now=now)
+    books.book(state, execution, instrument, fee_worth=fee_worth, now=now, realized_profit=fill.realized_profit)
     filled = noted(state, Kind.FILLED, filled, now, execution)
     if filled.group_role is GroupRole.ENTRY:
         release(state, filled, fill, now)
@@ -367,10 +356,14 @@ def wanted(orders: Sequence[Order]) -> Decimal:
 
 
 def cancel_excess(state: AccountState, instrument_id: str, now: datetime) -> None:
-    """Asks to cancel the newest of the orders that only reduce, until the others are for no more than the position."""
+    """Asks to cancel the newest of the orders that only reduce, until the others are for no more than the position.
+
+    Those that liquidate go last.
+    """
     for side in Side:
         room = reducible(state, instrument_id, side)
         orders = [order for order in reducing(state, instrument_id, side) if order.state is not State.PENDING_CANCEL]
+        orders.sort(key=lambda order: not order.liquidates)
         while wanted(orders) > room:
             newest = orders.pop()
             if newest.at_venue:

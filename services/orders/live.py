@@ -17,10 +17,11 @@ from uuid import UUID
 
 from libs import native
 from libs.errors import Invalid, Refusal
-from libs.money import ZERO, divide
-from services.orders import books, life
+from libs.money import ZERO, divide, plain
+from services.orders import books, life, margin
 from services.orders.domain import (
     Account,
+    AccountKind,
     AccountState,
     Credential,
     IllegalMove,
@@ -31,6 +32,8 @@ from services.orders.domain import (
     Mode,
     Order,
     OrderType,
+    Position,
+    RiskEvent,
     Side,
     State,
     TimeInForce,
@@ -51,9 +54,11 @@ EXTERNAL_FILL, RECONNECTED = "external_fill", "reconnected"
 HUNDRED = Decimal(100)
 
 
-def check_venue(venue: str) -> None:
-    if venue not in VENUES:
-        raise Invalid({"venue": f"no orders can be sent to it; there are {', '.join(sorted(VENUES))}"})
+def check_venue(venue: str, kind: AccountKind) -> None:
+    venues = margin.VENUES if kind is AccountKind.MARGIN else VENUES
+    if venue not in venues:
+        of = "orders of margin accounts" if kind is AccountKind.MARGIN else "orders"
+        raise Invalid({"venue": f"no {of} can be sent to it; there are {', '.join(sorted(venues))}"})
 
 
 def objections(account: Account, *, enabled: bool) -> Iterator[Refusal]:
@@ -278,7 +283,7 @@ def adopt(
         filled_notional=ZERO,
         fees=ZERO,
         fee_asset=instrument.quote_asset,
-        reserved_asset=instrument.quote_asset if side is Side.BUY else instrument.base_asset,
+        reserved_asset=margin.reserved_asset(state.account, instrument, side),
         reserved=ZERO,
         fee_rate=max(ZERO, instrument.maker_fee_rate, instrument.taker_fee_rate),
         reason="",
@@ -290,6 +295,34 @@ def adopt(
         external_id=external_id,
     )
     return life.noted(state, Kind.WORKING, order, now)
+
+
+def set_position(state: AccountState, told: Position, now: datetime) -> Position:
+    """Takes a position as the venue has it, with what it has made so far as it is known here; the one before."""
+    known = state.positions.get(told.instrument_id) or Position(instrument_id=told.instrument_id)
+    if (known.quantity, known.average_price) != (told.quantity, told.average_price):
+        state.positions[told.instrument_id] = replace(
+            known, quantity=told.quantity, average_price=told.average_price, update_time=now
+        )
+        state.changed_positions.add(told.instrument_id)
+        state.unbacked.add(told.instrument_id)
+        life.cancel_excess(state, told.instrument_id, now)
+    return known
+
+
+def position_set(risk_event_id: UUID, account: Account, known: Position, told: Position, now: datetime) -> RiskEvent:
+    """Says that the venue holds another quantity than was known here."""
+    return RiskEvent(
+        risk_event_id=risk_event_id,
+        user_id=account.user_id,
+        account_id=account.account_id,
+        kind="position_set",
+        limit_name="position",
+        value=plain(told.quantity),
+        bound=plain(known.quantity),
+        instrument_id=told.instrument_id,
+        time=now,
+    )
 
 
 def type_of(limit_price: Decimal | None, stop_price: Decimal | None) -> OrderType:

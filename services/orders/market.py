@@ -47,7 +47,12 @@ class Market:
             ask=price(quote.ask_price),
             last=price(quote.last_price),
             market_time=time_from_proto(quote.time),
-            age_seconds=(now - time_from_proto(quote.receive_time)).total_seconds(),
+            age_seconds=(age := (now - time_from_proto(quote.receive_time)).total_seconds()),
+            mark=price(quote.mark.mark_price),
+            # By how much market time has come past it since.
+            mark_age_seconds=age + (time_from_proto(quote.time) - time_from_proto(quote.mark.time)).total_seconds()
+            if quote.HasField("mark")
+            else age,
         )
 
     def last_price(self, asset: str, quote_asset: str, now: datetime) -> Decimal | None:

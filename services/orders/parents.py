@@ -13,7 +13,7 @@ from uuid import UUID
 
 from libs.errors import Refusal
 from libs.money import CONTEXT, ZERO, divide, down_to, multiply, plain
-from services.orders import placing
+from services.orders import margin, placing
 from services.orders.domain import (
     Account,
     IllegalMove,
@@ -216,6 +216,7 @@ def accept(
         raise UserDeleted
     if instrument is None:
         raise no_instrument(ticket.instrument_id)
+    margin.check_kind(account, instrument)
     start = max(now, ticket.start_time or now)
     slices, end = schedule(ticket, start, now)
     parent = Parent(

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from libs.errors import Invalid, Refusal
 from libs.money import CONTEXT, ZERO, is_multiple, multiply, plain
-from services.orders import life, live
+from services.orders import books, life, live, margin
 from services.orders.domain import (
     EPOCH,
     Account,
@@ -37,6 +37,7 @@ from services.orders.refusals import (
     InstrumentNotAtVenue,
     InstrumentNotFound,
     InsufficientBalance,
+    InsufficientMargin,
     NoFreshPrice,
     NotionalTooSmall,
     NotReducing,
@@ -75,6 +76,9 @@ def place(
         raise refusal
     count_placed(state, weighing, 1, now)
     state.add(order.reserved_asset, reserved=order.reserved)
+    if state.account.is_margin and order.reduce_only:
+        # It takes room to close from those that are there.
+        state.unbacked.add(order.instrument_id)
     if ticket.annotation is not None:
         state.annotations[order.order_id] = ticket.annotation
     return state.note(Kind.ACCEPTED, order, now, send_before=send_before(state.account, order, limits, now))
@@ -103,18 +107,16 @@ def drafted(
 
     So is one of a live account until its price is reached, where the venue does not take it as it is.
 
-    Raises UserDeleted and InstrumentNotFound.
+    Raises UserDeleted, InstrumentNotFound and InstrumentNotForAccount.
     """
     if state.account.closed:
         raise UserDeleted
     if instrument is None:
         raise InstrumentNotFound(f"no instrument {ticket.instrument_id}", instrument_id=ticket.instrument_id)
+    margin.check_kind(state.account, instrument)
     stop_price, protection = prices_of(ticket, instrument, quote, limits, waits=waits)
     fee_rate = max(ZERO, instrument.maker_fee_rate, instrument.taker_fee_rate)
     group_id, group_role = group or (None, None)
-    needed = ZERO
-    if group is None:
-        needed = life.cost(ticket.side, ticket.quantity, ticket.limit_price or protection or ZERO, fee_rate)
     order = Order(
         order_id=order_id,
         user_id=state.account.user_id,
@@ -131,8 +133,8 @@ def drafted(
         filled_notional=ZERO,
         fees=ZERO,
         fee_asset=instrument.quote_asset,
-        reserved_asset=instrument.quote_asset if ticket.side is Side.BUY else instrument.base_asset,
-        reserved=needed,
+        reserved_asset=margin.reserved_asset(state.account, instrument, ticket.side),
+        reserved=ZERO,
         fee_rate=fee_rate,
         reason="",
         create_time=now,
@@ -152,8 +154,18 @@ def drafted(
         parent_order_id=ticket.parent_order_id,
         slice_number=ticket.slice_number,
     )
-    is_live = state.account.mode is Mode.LIVE
-    return held_here(order) if is_live and (waits or live.lacks(state.account.venue, order)) else order
+    if state.account.mode is Mode.LIVE and (waits or live.lacks(state.account.venue, order)):
+        order = held_here(order)
+    if group is not None:
+        # What orders of a group set aside, they set aside together.
+        return order
+    if instrument.perpetual is None:
+        needed = life.cost(order.side, order.quantity, order.worst_price or ZERO, fee_rate)
+    else:
+        state.perpetuals.setdefault(instrument.instrument_id, instrument.perpetual)
+        margin.back(state)
+        needed = margin.need_of_new(state, order).total
+    return replace(order, reserved=needed)
 
 
 def held_here(order: Order) -> Order:
@@ -194,8 +206,65 @@ def objections(
         yield from reducing_objections(state, order, order.quantity)
     if not order.awaits_entry:
         yield from weighing.refusals(proposal_of(order, quote, limits, orders=placed_together), now)
-    if short := balance_objection(state, order.reserved_asset, order.reserved):
-        yield short
+    if not state.account.is_margin:
+        if short := balance_objection(state, order.reserved_asset, order.reserved):
+            yield short
+    elif order.group_id is None:
+        mark = fresh_mark(quote, limits) or ZERO
+        # A sale at less than the mark price opens a position of the mark price all the same.
+        need = margin.need_of_new(state, order, mark if order.side is Side.SELL else ZERO)
+        yield from margin_objections(state, order, need.total, weighing, limits, opens=opens(order, need))
+
+
+def opens(order: Order, need: margin.Need) -> bool:
+    """Whether an order of a margin account opens anything; one whose price nothing tells may."""
+    return bool(need.margin) or (not order.reduce_only and not margin.worst_price(order))
+
+
+def margin_objections(
+    state: AccountState, order: Order, needed: Decimal, weighing: Weighing, limits: Limits, *, opens: bool
+) -> Iterator[Refusal]:
+    """Where a margin account has not so much more to set aside for an order; one that opens nothing is not refused."""
+    if not opens:
+        return
+    asset = order.reserved_asset
+    marks = {each: fresh_mark(quote, limits) for each, quote in weighing.quotes.items()}
+    own = margin.holdings(state.account, state.positions.values(), state.perpetuals, marks.get)
+    missing = [order.instrument_id] if marks.get(order.instrument_id) is None else []
+    missing += [each.position.instrument_id for each in own if each.mark is None]
+    for instrument_id in dict.fromkeys(missing):
+        yield no_fresh_mark(instrument_id, weighing.quotes.get(instrument_id), limits)
+    if not margin.worst_price(order):
+        yield no_fresh_price(order.instrument_id, weighing.quotes.get(order.instrument_id), limits)
+        return
+    available = margin.standing(asset, state.balances.get(asset), own).available
+    if available is not None and needed > available:
+        yield insufficient_margin(asset, needed, available)
+
+
+def insufficient_margin(asset: str, needed: Decimal, available: Decimal) -> InsufficientMargin:
+    return InsufficientMargin(
+        f"{plain(needed)} {asset} of margin is needed and {plain(available)} available",
+        asset=asset,
+        needed=plain(needed),
+        available=plain(available),
+    )
+
+
+def fresh_mark(quote: Quote | None, limits: Limits) -> Decimal | None:
+    """The mark price, if it is of the last seconds."""
+    if quote is None or not -CLOCK_SKEW_SECONDS_MAX <= quote.mark_age_seconds <= limits.quote_age_seconds_max:
+        return None
+    return quote.mark
+
+
+def no_fresh_mark(instrument_id: str, quote: Quote | None, limits: Limits) -> NoFreshPrice:
+    age = "never" if quote is None or quote.mark is None else f"{quote.mark_age_seconds:.1f}"
+    return NoFreshPrice(
+        f"no mark price of {instrument_id} in the last {limits.quote_age_seconds_max:g} s",
+        instrument_id=instrument_id,
+        age_seconds=age,
+    )
 
 
 def live_objections(account: Account, order: Order, weighing: Weighing) -> Iterator[Refusal]:
@@ -436,18 +505,50 @@ def place_group(
     if kind is GroupKind.OCO and state.account.mode is Mode.LIVE:
         rests = live.resting(state.account.venue, orders)
         orders = [order if order is rests else held_here(order) for order in orders]
+    if state.account.is_margin:
+        check_group_margin(state, orders, instrument, weighing, limits)
+        count_placed(state, weighing, len(tickets), now)
+        state.unbacked.add(orders[0].instrument_id)
+        return noted_group(state, [(order, ZERO) for order in orders], tickets, limits, now)
     needs = life.group_reserves(orders)
     for asset in {order.reserved_asset for order in orders}:
         needed = sum((need for order, need in needs if order.reserved_asset == asset), ZERO)
         if short := balance_objection(state, asset, needed):
             raise short
     count_placed(state, weighing, len(tickets), now)
+    return noted_group(state, needs, tickets, limits, now)
+
+
+def check_group_margin(
+    state: AccountState, orders: Sequence[Order], instrument: Instrument | None, weighing: Weighing, limits: Limits
+) -> None:
+    """Raises a refusal where a margin account has not enough for orders that are placed together."""
+    assert instrument is not None, "without one nothing is drafted"
+    assert instrument.perpetual is not None, "a margin account trades nothing else"
+    state.perpetuals.setdefault(instrument.instrument_id, instrument.perpetual)
+    margin.back(state)
+    others = margin.orders_of(state, instrument.instrument_id)
+    needs = margin.needs(state, instrument.instrument_id, [*others, *orders])
+    more = sum((each.total for each in needs.values()), ZERO) - sum((each.reserved for each in others), ZERO)
+    is_opening = any(needs[order.order_id].margin for order in orders)
+    for refusal in margin_objections(state, orders[0], more, weighing, limits, opens=is_opening):
+        raise refusal
+
+
+def noted_group(
+    state: AccountState,
+    needs: Sequence[tuple[Order, Decimal]],
+    tickets: Sequence[Ticket],
+    limits: Limits,
+    now: datetime,
+) -> list[Order]:
+    """The orders of a group as they are accepted, with so much set aside for each."""
     for (order, needed), ticket in zip(needs, tickets, strict=True):
         until = send_before(state.account, order, limits, now)
-        state.note(Kind.ACCEPTED, life.set_aside(state, order, needed), now, send_before=until)
+        state.note(Kind.ACCEPTED, books.set_aside(state, order, needed), now, send_before=until)
         if ticket.annotation is not None:
             state.annotations[order.order_id] = ticket.annotation
-    return [state.orders[order.order_id] for order in orders]
+    return [state.orders[order.order_id] for order, _ in needs]
 
 
 def roles(kind: GroupKind, count: int) -> list[GroupRole]:

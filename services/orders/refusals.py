@@ -1,5 +1,7 @@
 """Why orders refuses: a class for each reason of the contract."""
 
+from uuid import UUID
+
 from libs.errors import Conflict, Exhausted, Invalid, NotAllowed, NotFound, Unavailable
 
 
@@ -156,6 +158,29 @@ class NoUsableCredential(NotAllowed):
 
 class InstrumentNotAtVenue(Invalid):
     reason = "INSTRUMENT_NOT_AT_VENUE"
+
+
+class InstrumentNotForAccount(Invalid):
+    """A margin account trades perpetual futures alone, and a cash account all else."""
+
+    reason = "INSTRUMENT_NOT_FOR_ACCOUNT"
+
+
+class InsufficientMargin(NotAllowed):
+    reason = "INSUFFICIENT_MARGIN"
+
+
+class OrderLiquidates(NotAllowed):
+    """The order closes a position whose margin is used up, and goes on."""
+
+    reason = "ORDER_LIQUIDATES"
+
+    def __init__(self, order_id: UUID) -> None:
+        super().__init__("the order closes a position whose margin is used up", order_id=str(order_id))
+
+
+class AccountNotMargin(NotAllowed):
+    reason = "ACCOUNT_NOT_MARGIN"
 
 
 class TradingHalted(NotAllowed):

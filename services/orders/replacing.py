@@ -5,7 +5,7 @@ from datetime import datetime
 
 from libs.errors import Invalid, Refusal
 from libs.money import ZERO
-from services.orders import life, live, placing
+from services.orders import domain, life, live, margin, placing
 from services.orders.domain import (
     MOVES,
     AccountState,
@@ -24,6 +24,7 @@ from services.orders.refusals import (
     InstrumentNotFound,
     NotReplaceable,
     NotTakenByVenue,
+    OrderLiquidates,
     ReplacementInvalid,
     UserDeleted,
 )
@@ -50,6 +51,8 @@ def replace_order(
         raise InstrumentHalted(f"{order.instrument_id} cannot be traded now", instrument_id=order.instrument_id)
     if order.state is not State.HELD and (order.state, Kind.REPLACE_REQUESTED) not in MOVES:
         raise NotReplaceable(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
+    if order.liquidates:
+        raise OrderLiquidates(order.order_id)
     if order.parent_order_id is not None:
         raise NotReplaceable("it is a child of a parent order", order_id=order.order_id, state=order.state.name)
     if state.account.mode is Mode.LIVE:
@@ -63,7 +66,7 @@ def replace_order(
     ):
         raise placing.within("replacement", off_grid)
     change = with_prices(order, change, instrument, quote, limits)
-    changed = life.changed(order, change)
+    changed = domain.changed(order, change)
     if state.account.mode is Mode.LIVE and (not_taken := not_taken_any_more(state, changed)):
         raise not_taken
     counts = not order.awaits_entry
@@ -79,7 +82,11 @@ def replace_order(
         proposal = placing.proposal_of(changed, quote, limits, orders=0, replaced=order.open_quantity)
         for refusal in weighing.refusals(proposal, now):
             raise refusal
-    check_balance(state, changed if order.state is State.HELD else replace(order, replacement=change))
+    asked = changed if order.state is State.HELD else replace(order, replacement=change)
+    if state.account.is_margin:
+        check_margin(state, order, asked, weighing, limits)
+    else:
+        check_balance(state, asked)
     if order.waits_here and counts and quote is not None:
         # What was seen before this says nothing of the new price.
         order = replace(order, market_time=quote.market_time)
@@ -145,3 +152,18 @@ def check_balance(state: AccountState, asked: Order) -> None:
         more = sum((need - order.reserved for order, need in needs if order.reserved_asset == asset), ZERO)
         if more > ZERO and (short := placing.balance_objection(state, asset, more)):
             raise short
+
+
+def check_margin(state: AccountState, order: Order, asked: Order, weighing: Weighing, limits: Limits) -> None:
+    """Raises a refusal where a margin account has not enough for the order as it is asked for.
+
+    One that opens no more than it did is not refused.
+    """
+    margin.back(state)
+    others = [each for each in margin.orders_of(state, order.instrument_id) if each.order_id != order.order_id]
+    before = margin.needs(state, order.instrument_id, [*others, order])
+    after = margin.needs(state, order.instrument_id, [*others, asked])
+    more = sum((need.total - before[order_id].total for order_id, need in after.items()), ZERO)
+    is_opening = after[asked.order_id].margin > before[order.order_id].margin
+    for refusal in placing.margin_objections(state, asked, more, weighing, limits, opens=is_opening):
+        raise refusal

@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from libs.errors import Refusal
 from libs.money import ZERO, divide, multiply, plain
-from services.orders.domain import DAY, Exposure, Lock, Rate, RiskLimits, Scope, Side, Switch
+from services.orders.domain import DAY, Exposure, Lock, Quote, Rate, RiskLimits, Scope, Side, Switch
 from services.orders.refusals import (
     NoFreshPrice,
     OrderRateReached,
@@ -90,6 +90,8 @@ class Weighing:
     exposure: Exposure
     live_trading: bool = False
     """Whether real money is traded here at all."""
+    quotes: Mapping[str, Quote | None] = field(default_factory=dict)
+    """Of a margin account: of what it holds, and of what is ordered."""
 
     def refusals(self, proposal: Proposal, now: datetime) -> Iterator[Refusal]:
         return refusals(self.limits, self.standing, self.exposure, proposal, now)

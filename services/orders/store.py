@@ -5,18 +5,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from asyncpg import Record
 
 from libs.ids import uuid7
+from libs.margin import Perpetual
 from libs.money import ZERO, plain
 from libs.store import outbox
 from libs.store.bulk import Bulk, Together, upsert
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.orders import parent_store, risk_store, wire
+from services.orders import margin, parent_store, risk_store, wire
 from services.orders.domain import (
     EPOCH,
     OPEN,
@@ -50,6 +52,8 @@ from services.orders.parent_store import OPEN_STATES
 # An event stream reads so many at once.
 EVENTS_PAGE = 500
 OPEN_ORDERS_IN_SNAPSHOT = 1_000
+PERPETUALS_KNOWN_MAX = 10_000
+"""Texts of terms whose meaning is kept in memory, of a few kilobytes each."""
 
 ORDER_COLUMNS = {
     "order_id": "uuid",
@@ -95,6 +99,7 @@ MORE_ORDER_COLUMNS = {
     "slice_number": "integer",
     "external_id": "text",
     "triggers_here": "boolean",
+    "liquidates": "boolean",
 }
 ALL_ORDER_COLUMNS = ORDER_COLUMNS | MORE_ORDER_COLUMNS
 ORDER_CHANGES = (
@@ -173,8 +178,8 @@ UPSERT_BALANCES = Bulk("balances", BALANCE_COLUMNS, upsert("account_id, asset", 
 POSITION_CHANGES = ("quantity", "average_price", "realized_profit", "fees", "update_time")
 UPSERT_POSITIONS = Bulk(
     "positions",
-    POSITION_COLUMNS,
-    upsert("account_id, instrument_id", POSITION_CHANGES),
+    POSITION_COLUMNS | {"funding": "numeric"},
+    upsert("account_id, instrument_id", [*POSITION_CHANGES, "funding"]),
 )
 UPSERT_DEPLOYMENTS = Bulk(
     "deployment_positions",
@@ -193,11 +198,16 @@ INSTRUMENT_COLUMNS = {
     "taker_fee_rate": "numeric",
     "trading": "boolean",
     "time_zone": "text",
+    "perpetual": "text",
 }
 UPSERT_INSTRUMENTS = Bulk(
     "instruments",
     INSTRUMENT_COLUMNS,
-    upsert("instrument_id", [name for name in INSTRUMENT_COLUMNS if name != "instrument_id"]),
+    # Terms outlast whatever is wrong with newer ones, which cannot be traded by: positions are held to them.
+    upsert("instrument_id", [name for name in INSTRUMENT_COLUMNS if name not in ("instrument_id", "perpetual")])
+    + """, perpetual = CASE WHEN excluded.trading THEN excluded.perpetual
+      ELSE coalesce(excluded.perpetual, instruments.perpetual) END
+    """,
 )
 ACCOUNT_FIELDS = ", ".join(field.name for field in fields(Account))
 EXPOSURE_COLUMNS = {
@@ -231,6 +241,10 @@ READ_STANDING = """
     UNION ALL SELECT scope, target_id, mode, NULL, NULL FROM kill_switches WHERE mode <> 'off'
     """
 """What accounts hold, what is held of and open in these instruments, and which switches are on: all in one round trip."""
+READ_TERMS = """
+    SELECT instrument_id, perpetual FROM instruments WHERE perpetual IS NOT NULL AND (instrument_id = ANY($2::text[])
+      OR instrument_id IN (SELECT instrument_id FROM positions WHERE account_id = ANY($1::uuid[])))
+    """
 COUNT_EVENTS = """
     UPDATE accounts SET account_sequence = new.account_sequence, open_orders = new.open_orders,
       rate_level = new.rate_level, rate_time = new.rate_time
@@ -298,6 +312,19 @@ class AnnotationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class InstrumentRow:
+    """An instrument as its columns."""
+
+    instrument: Instrument
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "perpetual":
+            perpetual = self.instrument.perpetual
+            return perpetual and json.dumps(perpetual.to_json(), sort_keys=True)
+        return getattr(self.instrument, name)
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentRow:
     """What a deployment has made of an instrument, under its account."""
 
@@ -350,8 +377,8 @@ class AccountStore:
         await self.rows.execute(
             """
             INSERT INTO accounts (account_id, user_id, name, mode, kind, create_time, account_sequence, open_orders, closed,
-              valuation_asset, venue, live_state)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+              valuation_asset, venue, live_state, leverage)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
             """,
             account.account_id,
             account.user_id,
@@ -365,6 +392,7 @@ class AccountStore:
             account.valuation_asset,
             account.venue,
             account.live_state and account.live_state.value,
+            account.leverage,
         )
         await self.save([state])
 
@@ -379,12 +407,12 @@ class AccountStore:
     async def uncanceled_orders(
         self, user_id: UUID, limit: int, *, account_id: UUID | None = None, deployment_id: UUID | None = None
     ) -> list[tuple[UUID, UUID]]:
-        """Accounts and orders of which nobody has asked for a cancel, oldest first."""
+        """Accounts and orders of which nobody has asked for a cancel, oldest first; none that liquidates."""
         found = await self.rows.fetch(
             f"""
             SELECT account_id, order_id FROM trading_orders
             WHERE account_id IN (SELECT account_id FROM accounts WHERE user_id = $1)
-              AND state IN {OPEN_STATES} AND state <> 'pending_cancel'
+              AND state IN {OPEN_STATES} AND state <> 'pending_cancel' AND NOT liquidates
               AND ($3::uuid IS NULL OR account_id = $3) AND ($4::uuid IS NULL OR deployment_id = $4)
             ORDER BY order_id LIMIT $2
             """,
@@ -427,7 +455,24 @@ class AccountStore:
     async def _states(self, found: Sequence[Record], instrument_ids: Iterable[str]) -> dict[UUID, AccountState]:
         states = {row["account_id"]: AccountState(account=account_from(row)) for row in found}
         await read_standing(self.rows, states, instrument_ids)
+        await self.load_margin(states, instrument_ids)
         return states
+
+    async def load_margin(self, states: Mapping[UUID, AccountState], instrument_ids: Iterable[str] = ()) -> None:
+        """Brings in what margin is counted by: of margin accounts all positions, open orders and terms of both.
+
+        Call it under the lock.
+        """
+        margined = {account_id: state for account_id, state in states.items() if state.account.is_margin}
+        if not margined:
+            return
+        await self._load_positions(margined)
+        await self.load_open(margined)
+        ordered = {order.instrument_id for state in margined.values() for order in state.orders.values()}
+        found = await self.rows.fetch(READ_TERMS, list(margined), list({*instrument_ids, *ordered}))
+        terms = {row["instrument_id"]: terms_from(row["perpetual"]) for row in found}
+        for state in margined.values():
+            state.perpetuals = dict(terms)
 
     async def load_standing(self, states: Mapping[UUID, AccountState], instrument_ids: Iterable[str]) -> None:
         """Brings in the exposures in these instruments; call it under the lock."""
@@ -506,13 +551,16 @@ class AccountStore:
 
     async def save(self, states: Sequence[AccountState]) -> None:
         """Writes all that has changed, and tells it, in one round trip."""
-        changed = [state for state in states if state.events or state.transactions or state.changed_orders]
+        for state in states:
+            margin.back(state)
+        changed = [state for state in states if has_changed(state)]
         if not changed:
             return
         writes = self.writes or Together(self.rows)
         orders = [state.orders[order_id] for state in changed for order_id in state.changed_orders]
-        kinds = {event.kind for state in changed for event in state.events}
-        placed = kinds == {Kind.ACCEPTED}
+        events = [event for state in changed for event in state.events]
+        # What a new order takes of the room to close, an older one of a margin account may have to set aside for.
+        placed = {event.kind for event in events} == {Kind.ACCEPTED} and len(events) == len(orders)
         if placed and all(is_plain(order) for order in orders):
             await write(writes, INSERT_ORDERS, orders)
         else:
@@ -530,7 +578,7 @@ class AccountStore:
             [
                 Row(state.account, state.positions[instrument_id])
                 for state in changed
-                for instrument_id in {execution.instrument_id for execution in state.executions}
+                for instrument_id in state.changed_positions
             ],
         )
         await write(
@@ -550,6 +598,10 @@ class AccountStore:
         await tell(writes, changed)
         if self.writes is None:
             await writes.send()
+
+
+def has_changed(state: AccountState) -> bool:
+    return bool(state.events or state.transactions or state.changed_orders or state.changed_positions)
 
 
 async def write_annotations(writes: Together, annotations: Sequence[tuple[Order, Annotation]]) -> None:
@@ -639,13 +691,22 @@ def exposure_rows(states: Sequence[AccountState]) -> Iterable[ExposureRow]:
 
 async def save_instruments(rows: Connection, instruments: Sequence[Instrument]) -> None:
     # The newest of each, since one statement may not write a row twice.
-    newest = {instrument.instrument_id: instrument for instrument in instruments}
+    newest = {instrument.instrument_id: InstrumentRow(instrument) for instrument in instruments}
     await rows.execute(UPSERT_INSTRUMENTS.statement, *UPSERT_INSTRUMENTS.arguments(newest.values()))
 
 
 async def instruments(rows: Connection) -> dict[str, Instrument]:
     found = await rows.fetch(f"SELECT {', '.join(INSTRUMENT_COLUMNS)} FROM instruments")
-    return {row["instrument_id"]: Instrument(**row) for row in found}
+    return {
+        row["instrument_id"]: Instrument(**{**row, "perpetual": row["perpetual"] and terms_from(row["perpetual"])})
+        for row in found
+    }
+
+
+@lru_cache(maxsize=PERPETUALS_KNOWN_MAX)
+def terms_from(text: str) -> Perpetual:
+    """As they are stored; the same text is read once."""
+    return Perpetual.from_json(json.loads(text))
 
 
 async def read_standing(rows: Connection, states: Mapping[UUID, AccountState], instrument_ids: Iterable[str]) -> None:
@@ -688,6 +749,7 @@ async def read_state(rows: Connection, account_id: UUID, instrument_ids: Iterabl
     states = {account_id: AccountState(account=account)}
     await read_standing(rows, states, instrument_ids)
     await AccountStore(rows).load_reducing(states)
+    await AccountStore(rows).load_margin(states, instrument_ids)
     return states[account_id]
 
 
@@ -851,6 +913,14 @@ async def list_positions(
         after,
         limit,
     )
+    return [position_from(row) for row in found]
+
+
+async def backed_positions(rows: Connection, account: Account) -> list[Position]:
+    """Those of a margin account that are not flat, which its worth goes by; none of a cash account, which holds assets."""
+    if not account.is_margin:
+        return []
+    found = await rows.fetch("SELECT * FROM positions WHERE account_id = $1 AND quantity <> 0", account.account_id)
     return [position_from(row) for row in found]
 
 
@@ -1021,6 +1091,7 @@ def is_plain(order: Order) -> bool:
         and not order.post_only
         and not order.reduce_only
         and not order.triggers_here
+        and not order.liquidates
     )
 
 
@@ -1049,4 +1120,5 @@ def replacement_from_text(text: str) -> Replacement:
 
 
 def position_from(row: Record) -> Position:
-    return Position(**{field.name: row[field.name] for field in fields(Position)})
+    """Of an account, or of a deployment, for which no funding is kept."""
+    return Position(**{field.name: row[field.name] for field in fields(Position) if field.name in row})

@@ -11,7 +11,7 @@ from uuid import UUID
 from libs.errors import Invalid, NotFound, Refusal, RequestIdReused
 from libs.money import ZERO, down_to, multiply, plain, rounded
 from libs.store.requests import RequestKey
-from services.orders import books, life, live, placing, replacing, risk, triggers
+from services.orders import books, life, live, margin, placing, replacing, risk, triggers
 from services.orders.domain import (
     OPEN,
     Account,
@@ -37,10 +37,12 @@ from services.orders.domain import (
     Ticket,
     TimeInForce,
 )
+from services.orders.margin import Holding, MarginStanding
 from services.orders.refusals import (
     AccountLocked,
     AccountNotFound,
     NotReducing,
+    OrderLiquidates,
     OrderNotFound,
     OrderRateReached,
     RiskLimitReached,
@@ -124,10 +126,11 @@ class CreateAccount:
         starting: Mapping[str, Decimal],
         valuation_asset: str,
         venue: str = "",
+        leverage: int = 1,
     ) -> Account:
         """An empty valuation_asset is the first that it starts with; a live account has a venue, and starts with nothing."""
         if mode is Mode.LIVE:
-            live.check_venue(venue)
+            live.check_venue(venue, kind)
         if await accounts.count_accounts(user_id) >= self.accounts_max:
             raise TooManyAccounts("too many accounts", accounts_max=self.accounts_max)
         # Under the lock of the count: who leaves at this moment does so before it, or after the commit.
@@ -143,6 +146,7 @@ class CreateAccount:
             valuation_asset=valuation_asset or next(iter(starting)),
             venue=venue,
             live_state=LiveState.UNCONFIRMED if mode is Mode.LIVE else None,
+            leverage=leverage,
         )
         state = books.open_account(account, starting.items(), account.create_time)
         await accounts.add_account(state)
@@ -188,7 +192,7 @@ class Weigh:
         account, limits = state.account, state.limits or self.usual
         equity = None
         if limits.go_by_worth:
-            equity = worth(state.balances.values(), account.valuation_asset, self.market, now)
+            equity = equity_of(account, state.balances.values(), state.positions.values(), self.market, now)
         standing = Standing(
             open_orders=account.open_orders,
             rate=account.rate,
@@ -204,7 +208,11 @@ class Weigh:
             ],
         )
         exposure = state.exposures.get(instrument_id) or NOTHING
-        return Weighing(limits, standing, exposure, self.market.live_trading)
+        quotes: dict[str, Quote | None] = {}
+        if account.is_margin:
+            held = {name for name, position in state.positions.items() if position.quantity}
+            quotes = {name: self.market.quote(name, now) for name in {instrument_id, *held}}
+        return Weighing(limits, standing, exposure, self.market.live_trading, quotes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +382,10 @@ class Preview:
     refusals: Sequence[Refusal]
     notional: Decimal | None
     margins: Sequence[Margin]
+    initial_margin: Decimal | None = None
+    """Of a margin account: what the part of it that would open takes."""
+    liquidation_price: Decimal | None = None
+    """Of a margin account: of the position after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +409,7 @@ class PreviewOrder:
             "now": now,
         }
         order, notional, margins = None, None, []
+        initial_margin, liquidation_price = None, None
         try:
             order = placing.drafted(state, ticket, order_id=self.next_id(), **known)
         except Refusal as refusal:
@@ -407,6 +420,10 @@ class PreviewOrder:
             margins = list(weighing.margins(placing.proposal_of(order, quote, self.limits)))
             price = placing.likely_price(order, quote)
             notional = None if price is None else rounded(multiply(order.quantity, price))
+            if state.account.is_margin:
+                initial_margin = margin.need_of_new(state, order).margin
+                if price is not None and (instrument := known["instrument"]):
+                    liquidation_price = self._liquidation_price(state, order, price, instrument, now)
         if any(isinstance(refusal, Invalid | NotFound) for refusal in refusals):
             order = None
         return Preview(
@@ -414,7 +431,22 @@ class PreviewOrder:
             refusals=refusals,
             notional=notional,
             margins=margins,
+            initial_margin=initial_margin,
+            liquidation_price=liquidation_price,
         )
+
+    def _liquidation_price(
+        self, state: AccountState, order: Order, price: Decimal, instrument: Instrument, now: datetime
+    ) -> Decimal | None:
+        """Of the position as it would be once all of the order has traded at the price."""
+        wallet = state.balance(order.reserved_asset).total
+        position, wallet = margin.traded(state, order, price, wallet, now)
+        others = [each for each in state.positions.values() if each.instrument_id != order.instrument_id]
+        held = holdings(state.account, [*others, position], self.market, now)
+        for holding in held:
+            if holding.position.instrument_id == order.instrument_id:
+                return margin.liquidation_price(holding, held, wallet, instrument.tick_size)
+        return None
 
 
 async def locked_order(
@@ -513,6 +545,8 @@ class CancelOrder:
 
     async def __call__(self, accounts: Accounts, account_id: UUID | None, order_id: UUID) -> Order:
         _, state, order = await locked_order(accounts, account_id, order_id)
+        if order.liquidates and order.state in OPEN:
+            raise OrderLiquidates(order.order_id)
         canceled = life.request_cancel(state, order, self.now())
         await accounts.save([state])
         return canceled
@@ -560,7 +594,9 @@ class CancelAllOrders:
         )
         await accounts.load_open(states)
         named = sorted(
-            order_id for order_id, order in state.orders.items() if order.state in OPEN and selection.holds(order)
+            order_id
+            for order_id, order in state.orders.items()
+            if order.state in OPEN and not order.liquidates and selection.holds(order)
         )
         cancel_each(state, named, now)
         await accounts.save([state])
@@ -659,6 +695,9 @@ class ValuedPosition:
     position: Position
     mark_price: Decimal | None
     unrealized_profit: Decimal | None
+    holding: Holding | None = None
+    """Of a margin account: what it is backed by; None when flat."""
+    liquidation_price: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -667,6 +706,7 @@ class Portfolio:
     balances: Sequence[Balance]
     positions: Sequence[ValuedPosition]
     equity: Mapping[str, Decimal]
+    margins: Sequence[MarginStanding] = ()
 
 
 def value(position: Position, quote: Quote | None) -> ValuedPosition:
@@ -685,6 +725,8 @@ def appraise(
 
     An asset that some instrument prices counts in that instrument's quote asset, every other one as itself.
     """
+    if account.is_margin:
+        return appraise_margin(account, balances, positions, market, now)
     valued = [value(position, market.quote(position.instrument_id, now)) for position in positions]
     equity: dict[str, Decimal] = {}
     for balance in balances:
@@ -694,6 +736,72 @@ def appraise(
             asset, worth = instrument.quote_asset, rounded(multiply(worth, price))
         equity[asset] = equity.get(asset, ZERO) + worth
     return Portfolio(account=account, balances=balances, positions=valued, equity=equity)
+
+
+def appraise_margin(
+    account: Account, balances: Sequence[Balance], positions: Sequence[Position], market: Market, now: datetime
+) -> Portfolio:
+    """What a margin account holds, and where it stands in each asset; positions are valued at their mark prices."""
+    held = holdings(account, positions, market, now)
+    standings = margin.standings(balances, held)
+    return Portfolio(
+        account=account,
+        balances=balances,
+        positions=value_margined(positions, balances, held, market),
+        equity={each.asset: each.wallet if each.balance is None else each.balance for each in standings},
+        margins=standings,
+    )
+
+
+def value_margined(
+    positions: Iterable[Position], balances: Iterable[Balance], held: Sequence[Holding], market: Market
+) -> list[ValuedPosition]:
+    """Positions of a margin account, given all that it holds."""
+    wallets = {each.asset: each.total for each in balances}
+    own = {each.position.instrument_id: each for each in held}
+    valued: list[ValuedPosition] = []
+    for position in positions:
+        holding, instrument = own.get(position.instrument_id), market.instrument(position.instrument_id)
+        price = None
+        if holding is not None and instrument is not None:
+            wallet = wallets.get(holding.perpetual.settle_asset, ZERO)
+            price = margin.liquidation_price(holding, held, wallet, instrument.tick_size)
+        profit = holding.profit if holding is not None else None
+        valued.append(
+            ValuedPosition(
+                position=position,
+                mark_price=holding.mark if holding is not None else None,
+                unrealized_profit=None if profit is None else rounded(profit),
+                holding=holding,
+                liquidation_price=price,
+            )
+        )
+    return valued
+
+
+def holdings(account: Account, positions: Iterable[Position], market: Market, now: datetime) -> list[Holding]:
+    """What a margin account holds, at the mark prices as they are known, however old."""
+    held = [each for each in positions if each.quantity]
+    instruments = {each.instrument_id: market.instrument(each.instrument_id) for each in held}
+    quotes = {each.instrument_id: market.quote(each.instrument_id, now) for each in held}
+    perpetuals = {name: each.perpetual for name, each in instruments.items() if each and each.perpetual}
+    marks = {name: quote.mark for name, quote in quotes.items() if quote is not None}
+    return margin.holdings(account, held, perpetuals, marks.get)
+
+
+def equity_of(
+    account: Account, balances: Iterable[Balance], positions: Iterable[Position], market: Market, now: datetime
+) -> Decimal | None:
+    """What an account is worth in its valuation asset; None where something it holds has no price now.
+
+    A margin account is worth its wallets and what its positions would make at their mark prices.
+    """
+    if account.is_margin:
+        valued = margin.valued(balances, holdings(account, positions, market, now))
+        if valued is None:
+            return None
+        balances = valued
+    return worth(balances, account.valuation_asset, market, now)
 
 
 def worth(balances: Iterable[Balance], asset: str, market: Market, now: datetime) -> Decimal | None:

@@ -1,14 +1,16 @@
 """Translates between the orders API and the orders domain."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from uuid import UUID
 
 from tradeloom.orders.v1 import events_pb2, live_pb2, orders_pb2
+from tradeloom.type.v1 import decimal_pb2
 
 from libs.errors import Refusal
 from libs.mesh.errors import to_status
 from libs.mesh.wire import decimal_from_proto, decimal_to_proto, embedded, time_asked, timestamp
-from libs.money import multiply, rounded
+from libs.money import multiply, plain, rounded
 from services.orders.domain import (
     Account,
     AccountKind,
@@ -33,6 +35,7 @@ from services.orders.domain import (
     Trail,
 )
 from services.orders.ledger_store import LedgerEntry
+from services.orders.margin import MarginStanding
 from services.orders.use_cases import Portfolio, Preview, ValuedPosition
 
 ORDER_CHANGED = events_pb2.OrderChanged.DESCRIPTOR.full_name
@@ -150,6 +153,7 @@ def order_to_proto(order: Order, annotation: Annotation | None = None) -> orders
         released_quantity=decimal_to_proto(order.released_quantity),
         external=order.external_id is not None,
         triggers_here=order.triggers_here,
+        liquidates=order.liquidates,
     )
     if order.group_id is not None and order.group_role is not None:
         message.group_id, message.group_role = str(order.group_id), ROLE_TO_PROTO[order.group_role]
@@ -182,6 +186,12 @@ def preview_to_proto(preview: Preview, word: str) -> orders_pb2.PreviewOrderResp
         fee = rounded(multiply(preview.notional, order.fee_rate))
         message.notional.CopyFrom(orders_pb2.Amount(asset=order.fee_asset, amount=decimal_to_proto(preview.notional)))
         message.fee.CopyFrom(orders_pb2.Amount(asset=order.fee_asset, amount=decimal_to_proto(fee)))
+    if preview.initial_margin is not None:
+        message.initial_margin.CopyFrom(
+            orders_pb2.Amount(asset=order.reserved_asset, amount=decimal_to_proto(preview.initial_margin))
+        )
+    if preview.liquidation_price is not None:
+        message.liquidation_price.value = plain(preview.liquidation_price)
     for margin in preview.margins:
         message.margins.add(
             limit=margin.limit, value=decimal_to_proto(margin.value), bound=decimal_to_proto(margin.bound)
@@ -218,6 +228,7 @@ def account_to_proto(account: Account) -> orders_pb2.Account:
         venue=account.venue,
         live_state=LIVE_STATE_TO_PROTO[account.live_state] if account.live_state else orders_pb2.LIVE_STATE_UNSPECIFIED,
         stop_reason=account.stop_reason,
+        leverage=account.leverage if account.is_margin else 0,
     )
 
 
@@ -229,6 +240,7 @@ def live_account_to_fact(account: Account) -> events_pb2.LiveAccountChanged:
         credential_id=str(account.credential_id or ""),
         credential_revision=account.credential_revision,
         trading=account.live_state in (LiveState.CONNECTING, LiveState.ON),
+        kind=ACCOUNT_KIND_TO_PROTO[account.kind],
     )
 
 
@@ -279,8 +291,8 @@ def balance_to_proto(balance: Balance) -> orders_pb2.Balance:
     )
 
 
-def position_to_proto(valued: ValuedPosition) -> orders_pb2.Position:
-    position = valued.position
+def position_to_proto(valued: ValuedPosition, *, is_margin: bool = False) -> orders_pb2.Position:
+    position, holding = valued.position, valued.holding
     return orders_pb2.Position(
         instrument_id=position.instrument_id,
         quantity=decimal_to_proto(position.quantity),
@@ -290,23 +302,47 @@ def position_to_proto(valued: ValuedPosition) -> orders_pb2.Position:
         unrealized_profit=decimal_to_proto(valued.unrealized_profit),
         mark_price=decimal_to_proto(valued.mark_price),
         update_time=timestamp(position.update_time),
+        notional=amount_to_proto(holding and holding.notional),
+        initial_margin=amount_to_proto(holding and holding.initial),
+        maintenance_margin=amount_to_proto(holding and holding.maintenance),
+        liquidation_price=decimal_to_proto(valued.liquidation_price),
+        funding=decimal_to_proto(position.funding) if is_margin else None,
     )
 
 
-def positions_to_proto(positions: Sequence[ValuedPosition]) -> list[orders_pb2.Position]:
-    return [position_to_proto(valued) for valued in positions]
+def amount_to_proto(amount: Decimal | None) -> decimal_pb2.Decimal | None:
+    """What was worked out to the last digit, with as many as the contract has; None stays unset."""
+    return decimal_to_proto(None if amount is None else rounded(amount))
+
+
+def positions_to_proto(positions: Sequence[ValuedPosition], *, is_margin: bool) -> list[orders_pb2.Position]:
+    return [position_to_proto(valued, is_margin=is_margin) for valued in positions]
 
 
 def portfolio_to_proto(portfolio: Portfolio) -> orders_pb2.GetPortfolioResponse:
     return orders_pb2.GetPortfolioResponse(
         account=account_to_proto(portfolio.account),
         balances=[balance_to_proto(balance) for balance in portfolio.balances],
-        positions=positions_to_proto(portfolio.positions),
+        positions=positions_to_proto(portfolio.positions, is_margin=portfolio.account.is_margin),
         equity=[
-            orders_pb2.Amount(asset=asset, amount=decimal_to_proto(amount))
-            for asset, amount in portfolio.equity.items()
+            orders_pb2.Amount(asset=asset, amount=amount_to_proto(amount)) for asset, amount in portfolio.equity.items()
         ],
         revision=portfolio.account.account_sequence,
+        margins=map(standing_to_proto, portfolio.margins),
+    )
+
+
+def standing_to_proto(standing: MarginStanding) -> orders_pb2.MarginStanding:
+    return orders_pb2.MarginStanding(
+        asset=standing.asset,
+        wallet_balance=amount_to_proto(standing.wallet),
+        unrealized_profit=amount_to_proto(standing.profit),
+        margin_balance=amount_to_proto(standing.balance),
+        initial_margin=amount_to_proto(standing.initial),
+        maintenance_margin=amount_to_proto(standing.maintenance),
+        reserved=amount_to_proto(standing.reserved),
+        available=amount_to_proto(standing.available),
+        margin_ratio=decimal_to_proto(standing.ratio),
     )
 
 

@@ -16,7 +16,7 @@ from tradeloom.feeds.v1.events_pb2 import FundingAnnounced, InstrumentAnnounced
 from tradeloom.feeds.v1.feeds_pb2 import StartFeedRequest
 from tradeloom.marketdata.v1.events_pb2 import FundingSettled
 from tradeloom.marketdata.v1.marketdata_pb2 import (
-    INSTRUMENT_STATE_HALTED,
+    INSTRUMENT_STATE_TRADING,
     GetInstrumentRequest,
     GetQuoteRequest,
     Quote,
@@ -305,4 +305,4 @@ async def test_a_settlement_comes_through_both_services_and_is_read_exactly(inst
         assert abs(quote.mark.mark_price / float(told[-1].mark_price.value) - 1) < 0.01
         instrument = (await stub.GetInstrument(GetInstrumentRequest(instrument_id=PERP), **asked)).instrument
         assert instrument.perpetual.funding_interval_seconds == 1
-        assert instrument.state == INSTRUMENT_STATE_HALTED
+        assert instrument.state == INSTRUMENT_STATE_TRADING

@@ -16,6 +16,8 @@ from tradeloom.marketdata.v1 import marketdata_pb2, marketdata_pb2_grpc
 from tradeloom.orders.v1 import (
     live_pb2,
     live_pb2_grpc,
+    margin_pb2,
+    margin_pb2_grpc,
     orders_pb2,
     orders_pb2_grpc,
     parents_pb2,
@@ -71,6 +73,7 @@ class World:
         self.parents = parents_pb2_grpc.ParentOrderServiceStub(channel)
         self.risks = risk_pb2_grpc.RiskServiceStub(channel)
         self.lives = live_pb2_grpc.LiveTradingServiceStub(channel)
+        self.margins = margin_pb2_grpc.MarginServiceStub(channel)
         self.email = f"{uuid4()}@example.com"
         self.auth.Register(auth_pb2.RegisterRequest(email=self.email, password=PASSWORD))
         self.user = self.sign_in(self.email, PASSWORD)
@@ -123,6 +126,11 @@ class World:
 
     def open_account(self) -> str:
         return self.portfolios.CreateAccount(self.account(), metadata=self.user).account.account_id
+
+    def open_margin_account(self) -> str:
+        request = self.account()
+        request.kind = orders_pb2.ACCOUNT_KIND_MARGIN
+        return self.portfolios.CreateAccount(request, metadata=self.user).account.account_id
 
     def open_live_account(self) -> str:
         request = orders_pb2.CreateAccountRequest(
@@ -358,6 +366,13 @@ def walk(world: World, name: str) -> tuple[Any, Any, Any, list[tuple[str, str]]]
                 for each in ("one", "other")
             ]
             return world.lives.SetLiveTrading, *(lambda each=each: each for each in requests), world.admin
+        case "SetLeverage":
+            account_id = world.open_margin_account()
+            requests = [
+                margin_pb2.SetLeverageRequest(request_id=request_id, account_id=account_id, leverage=each)
+                for each in (5, 6)
+            ]
+            return world.margins.SetLeverage, *(lambda each=each: each for each in requests), world.user
         case "StopLiveTrading":
             accounts = [world.open_live_account() for _ in range(2)]
             requests = [live_pb2.StopLiveTradingRequest(request_id=request_id, account_id=each) for each in accounts]

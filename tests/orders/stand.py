@@ -19,7 +19,14 @@ from grpc_status import rpc_status
 from redis.asyncio import Redis
 from tradeloom.execution.v1 import events_pb2 as execution_events
 from tradeloom.marketdata.v1 import marketdata_pb2
-from tradeloom.orders.v1 import live_pb2_grpc, orders_pb2, orders_pb2_grpc, parents_pb2_grpc, risk_pb2_grpc
+from tradeloom.orders.v1 import (
+    live_pb2_grpc,
+    margin_pb2_grpc,
+    orders_pb2,
+    orders_pb2_grpc,
+    parents_pb2_grpc,
+    risk_pb2_grpc,
+)
 from tradeloom.type.v1 import decimal_pb2, fact_pb2
 
 from libs.ids import uuid7
@@ -72,6 +79,7 @@ class Trader:
     risks: Any
     parents: Any
     lives: Any
+    margins: Any
     user_id: UUID
     metadata: Metadata
     account_id: str = ""
@@ -116,23 +124,31 @@ class Trader:
         return self.orders.StreamOrderEvents(request, metadata=self.metadata, timeout=60)
 
 
-async def trader(served: Served, *, user_id: UUID | None = None, **balances: object) -> Trader:
+async def trader(
+    served: Served,
+    *,
+    user_id: UUID | None = None,
+    kind: "orders_pb2.AccountKind.ValueType" = orders_pb2.ACCOUNT_KIND_CASH,
+    leverage: int = 0,
+    **balances: object,
+) -> Trader:
     """Somebody new, or another account of somebody's, with starting balances; a thousand USDT if none are said."""
     user_id = user_id or uuid7()
     metadata = fresh(user_id)
-    orders, portfolios, risks, parents, lives = stubs(served)
+    apis = stubs(served)
     request = orders_pb2.CreateAccountRequest(
         request_id=str(uuid7()),
         name="test",
         mode=orders_pb2.ACCOUNT_MODE_PAPER,
-        kind=orders_pb2.ACCOUNT_KIND_CASH,
+        kind=kind,
+        leverage=leverage,
         starting_balances=[
             orders_pb2.Amount(asset=asset, amount=decimal(amount))
             for asset, amount in (balances or {"USDT": 1000}).items()
         ],
     )
-    opened = await portfolios.CreateAccount(request, metadata=metadata, timeout=WAIT_SECONDS)
-    return Trader(orders, portfolios, risks, parents, lives, user_id, metadata, opened.account.account_id)
+    opened = await apis[1].CreateAccount(request, metadata=metadata, timeout=WAIT_SECONDS)
+    return Trader(*apis, user_id, metadata, opened.account.account_id)
 
 
 def fresh(user_id: UUID, **claims: Any) -> Metadata:
@@ -150,6 +166,7 @@ def stubs(served: Served) -> list[Any]:
             risk_pb2_grpc.RiskServiceStub,
             parents_pb2_grpc.ParentOrderServiceStub,
             live_pb2_grpc.LiveTradingServiceStub,
+            margin_pb2_grpc.MarginServiceStub,
         )
     ]
 

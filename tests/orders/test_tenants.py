@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from grpc.aio import AioRpcError
 from redis.asyncio import Redis
-from tradeloom.orders.v1 import live_pb2, orders_pb2, parents_pb2, risk_pb2
+from tradeloom.orders.v1 import live_pb2, margin_pb2, orders_pb2, parents_pb2, risk_pb2
 
 from libs.edge import contract
 from libs.ids import uuid7
@@ -57,6 +57,8 @@ OWNED = {
     "parent_orders",
     "parent_order_skips",
     "account_credentials",
+    "funding_payments",
+    "venue_funding",
 }
 
 
@@ -91,7 +93,7 @@ async def parent_of(caller: Trader, redis: Redis) -> str:
 def calls(caller: Trader, account_id: str, order_id: str, parent_order_id: str) -> dict[str, Any]:
     """Every RPC that names an account, an order or a parent order, and how the caller asks for these."""
     orders, portfolios, risks = caller.orders, caller.portfolios, caller.risks
-    parents, lives = caller.parents, caller.lives
+    parents, lives, margins = caller.parents, caller.lives, caller.margins
     return {
         "PlaceParentOrder": (parents.PlaceParentOrder, waiting(account_id)),
         "CancelParentOrder": (
@@ -163,6 +165,14 @@ def calls(caller: Trader, account_id: str, order_id: str, parent_order_id: str) 
             lives.StopLiveTrading,
             live_pb2.StopLiveTradingRequest(request_id="x", account_id=account_id),
         ),
+        "SetLeverage": (
+            margins.SetLeverage,
+            margin_pb2.SetLeverageRequest(request_id="x", account_id=account_id, leverage=2),
+        ),
+        "ListFundingPayments": (
+            margins.ListFundingPayments,
+            margin_pb2.ListFundingPaymentsRequest(account_id=account_id),
+        ),
     }
 
 
@@ -185,7 +195,8 @@ async def answer(call: Any) -> Any:
     try:
         return await call.read() if hasattr(call, "read") else await call
     except AioRpcError as error:
-        if str(error.details()).startswith(("there is nothing to close", "the account is a paper account")):
+        nothing = ("there is nothing to close", "the account is a paper account", "the account is a cash account")
+        if str(error.details()).startswith(nothing):
             return error
         raise
 
@@ -266,6 +277,18 @@ async def traded(installation: Installation, orders: Served, redis: Redis, venue
     )
     await select(
         installation,
+        "INSERT INTO funding_payments (account_id, instrument_id, funding_time, user_id, asset) VALUES ($1, 'P', now(), $2, 'A')",
+        UUID(anna.account_id),
+        anna.user_id,
+    )
+    await select(
+        installation,
+        "INSERT INTO venue_funding VALUES ($1, '1', $2, 'P', now(), 'A', 1)",
+        UUID(anna.account_id),
+        anna.user_id,
+    )
+    await select(
+        installation,
         """
         INSERT INTO parent_order_skips (parent_order_id, first_slice, last_slice, user_id, account_id, reason, message, time)
         VALUES ($1, 1, 2, $2, $3, 'MISSED', '', now())
@@ -291,12 +314,14 @@ async def test_every_table_with_a_user_has_row_security_that_holds(installation:
     # The worker relays the whole outbox, goes after whoever has left, values every account, cancels for every switch and
     # steps every parent order.
     valued = ("accounts", "balances", "risk_limits", "equity_points", "kill_switches", "parent_orders")
-    read_whole = {("worker", table) for table in ("outbox", "departures", *valued)}
+    # And it looks at the margin of every account, and pays funding to all.
+    margined = ("exposures", "positions")
+    read_whole = {("worker", table) for table in ("outbox", "departures", *valued, *margined)}
     for role in ("rpc", "worker"):
         async with open_database(installation.url(f"orders_{role}"), 1) as database:
             for table in OWNED:
-                if (role, table) == ("rpc", "outbox"):
-                    continue  # it may not read it at all
+                if (role, table) in {("rpc", "outbox"), ("rpc", "venue_funding")}:
+                    continue  # it may not read them at all
                 counts = []
                 for users in [(anna,), (bert,), (), (anna, bert)]:
                     async with database.transaction(*users) as rows:

@@ -38,12 +38,14 @@ KEPT = {
             "deployment_positions",
             "equity_points",
             "exposures",
+            "funding_payments",
             "parent_orders",
             "parent_order_skips",
             "positions",
             "risk_events",
             "trading_executions",
             "trading_orders",
+            "venue_funding",
         )
     },
     **{

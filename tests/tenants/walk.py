@@ -177,6 +177,8 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     "LiveTradingService/GetLiveTrading": {},
     "LiveTradingService/ConfirmLiveTrading": {},
     "LiveTradingService/StopLiveTrading": {},
+    "MarginService/SetLeverage": {"leverage": 2},
+    "MarginService/ListFundingPayments": {},
     "MarketDataService/SearchInstruments": {},
     "MarketDataService/GetInstrument": {"instrument_id": INSTRUMENT},
     "MarketDataService/ListSessions": {"instrument_id": INSTRUMENT},
@@ -236,6 +238,16 @@ LIVE_ROWS = (
     INSERT INTO execution.external_fills (account_id, venue_fill_id, user_id, venue_order_id, instrument_id, side, price,
       quantity, fee, fee_asset, time)
     VALUES ($2, gen_random_uuid()::text, $1, 'v0', 'BINANCE:BTCUSDT', 'buy', 1, 1, 0, 'BTC', now())
+    """,
+)
+FUNDED = (
+    """
+    INSERT INTO orders.funding_payments (account_id, instrument_id, funding_time, user_id, asset, amount)
+    SELECT $2, 'BINANCE:BTCUSDT-PERP', now() - n * interval '1 hour', $1, 'USDT', 1 FROM generate_series(1, 2) AS n
+    """,
+    """
+    INSERT INTO orders.venue_funding (account_id, venue_id, user_id, instrument_id, funding_time, asset, amount)
+    VALUES ($2, gen_random_uuid()::text, $1, 'BINANCE:BTCUSDT-PERP', now(), 'USDT', 1)
     """,
 )
 RECONCILED = """
@@ -401,7 +413,7 @@ class Anna:
         user_id, account_id = UUID(self.person.user_id), UUID(self.ids["account_id"])
         reconciliations, externals = (uuid7(), uuid7()), (uuid7(), uuid7())
         superuser = self.world.superuser
-        for statement in LIVE_ROWS:
+        for statement in (*LIVE_ROWS, *FUNDED):
             await superuser.execute(statement, user_id, account_id)
         for number, (reconciliation_id, external_order_id) in enumerate(zip(reconciliations, externals, strict=True)):
             await superuser.execute(RECONCILED, reconciliation_id, user_id, account_id)

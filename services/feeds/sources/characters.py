@@ -167,8 +167,6 @@ def _perpetual(spot: str, leverage_max: str, *tiers: tuple[str, str, str, str]) 
         asset_class=AssetClass.PERPETUAL,
         maker_fee_rate=Decimal(_PERPETUAL_FEES[0]),
         taker_fee_rate=Decimal(_PERPETUAL_FEES[1]),
-        # Until orders keeps margin for it: as a spot market it would be traded wrongly.
-        is_trading=False,
         perpetual=Perpetual(
             settle_asset=character.instrument.quote_asset,
             contract_size=Decimal(1),

@@ -49,6 +49,7 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
                 starting={each.asset: decimal_from_proto(each.amount) for each in request.starting_balances},
                 valuation_asset=request.valuation_asset,
                 venue=request.venue,
+                leverage=request.leverage or 1,
             )
             return orders_pb2.CreateAccountResponse(account=wire.account_to_proto(account))
 
@@ -85,7 +86,7 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
     async def ListPositions(self, request, context):
         size = pages.size_of(request.page_size, USUAL_PAGE_SIZE)
         key = pages.key_of(request.page_token, 1)
-        async with self._database.transaction(identity.current().user_id) as rows:
+        async with self._database.transaction(identity.current().user_id, snapshot=True) as rows:
             account = await own_account(rows, request.account_id)
             found = await store.list_positions(
                 rows,
@@ -94,11 +95,17 @@ class PortfolioServicer(orders_pb2_grpc.PortfolioServiceServicer):
                 after=str(key[0]) if key else "",
                 limit=size + 1,
             )
+            backed = await store.backed_positions(rows, account)
+            balances = await store.balances(rows, account.account_id) if backed else []
         page, more = found[:size], len(found) > size
         now = market.now()
-        valued = [use_cases.value(position, self._market.quote(position.instrument_id, now)) for position in page]
+        if account.is_margin:
+            held = use_cases.holdings(account, backed, self._market, now)
+            valued = use_cases.value_margined(page, balances, held, self._market)
+        else:
+            valued = [use_cases.value(position, self._market.quote(position.instrument_id, now)) for position in page]
         return orders_pb2.ListPositionsResponse(
-            positions=wire.positions_to_proto(valued),
+            positions=wire.positions_to_proto(valued, is_margin=account.is_margin),
             next_page_token=pages.token_after(page[-1].instrument_id) if more else "",
         )
 

@@ -162,7 +162,8 @@ class RiskServicer(risk_pb2_grpc.RiskServiceServicer):
 
     async def _equity(self, rows: Connection, account: Account) -> Decimal | None:
         held = await store.balances(rows, account.account_id)
-        return use_cases.worth(held, account.valuation_asset, self._market, market.now())
+        positions = await store.backed_positions(rows, account)
+        return use_cases.equity_of(account, held, positions, self._market, market.now())
 
 
 def switch_of(

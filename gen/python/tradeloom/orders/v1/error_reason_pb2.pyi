@@ -45,8 +45,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Metadata: asset, needed, available.
     """
     ERROR_REASON_NO_FRESH_PRICE: _ErrorReason.ValueType  # 9
-    """FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none. One from
-    the future is none either: a clock was set back, and its age is not known.
+    """FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none; of a margin account every
+    order that opens needs a mark price of the last seconds, of its instrument and of all that the account holds. One
+    from the future is none either: a clock was set back, and its age is not known.
     Metadata: instrument_id, age_seconds.
     """
     ERROR_REASON_ORDER_DONE: _ErrorReason.ValueType  # 10
@@ -113,6 +114,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: no key for the account's venue was put and found usable. Metadata: account_id, venue."""
     ERROR_REASON_INSTRUMENT_NOT_AT_VENUE: _ErrorReason.ValueType  # 35
     """INVALID_ARGUMENT: a live account trades its own venue's instruments. Metadata: instrument_id, venue."""
+    ERROR_REASON_INSTRUMENT_NOT_FOR_ACCOUNT: _ErrorReason.ValueType  # 40
+    """INVALID_ARGUMENT: a margin account trades perpetual futures alone, and a cash account all else. Metadata: instrument_id,
+    account_kind "CASH".
+    """
+    ERROR_REASON_INSUFFICIENT_MARGIN: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION: the margin account has not enough for the margin of what the order opens, and its fees; or its
+    positions and open orders would not be backed with that leverage. Metadata: asset, needed, available.
+    """
+    ERROR_REASON_ACCOUNT_NOT_MARGIN: _ErrorReason.ValueType  # 42
+    """FAILED_PRECONDITION: a cash account has no leverage. Metadata: account_id."""
+    ERROR_REASON_ORDER_LIQUIDATES: _ErrorReason.ValueType  # 43
+    """FAILED_PRECONDITION: the platform placed the order because the account's margin was used up; it is neither canceled nor
+    changed. Metadata: order_id.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why orders refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -140,8 +155,9 @@ ERROR_REASON_INSUFFICIENT_BALANCE: ErrorReason.ValueType  # 8
 Metadata: asset, needed, available.
 """
 ERROR_REASON_NO_FRESH_PRICE: ErrorReason.ValueType  # 9
-"""FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none. One from
-the future is none either: a clock was set back, and its age is not known.
+"""FAILED_PRECONDITION: a market order needs a quote of the last seconds, and there is none; of a margin account every
+order that opens needs a mark price of the last seconds, of its instrument and of all that the account holds. One
+from the future is none either: a clock was set back, and its age is not known.
 Metadata: instrument_id, age_seconds.
 """
 ERROR_REASON_ORDER_DONE: ErrorReason.ValueType  # 10
@@ -208,4 +224,18 @@ ERROR_REASON_NO_USABLE_CREDENTIAL: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION: no key for the account's venue was put and found usable. Metadata: account_id, venue."""
 ERROR_REASON_INSTRUMENT_NOT_AT_VENUE: ErrorReason.ValueType  # 35
 """INVALID_ARGUMENT: a live account trades its own venue's instruments. Metadata: instrument_id, venue."""
+ERROR_REASON_INSTRUMENT_NOT_FOR_ACCOUNT: ErrorReason.ValueType  # 40
+"""INVALID_ARGUMENT: a margin account trades perpetual futures alone, and a cash account all else. Metadata: instrument_id,
+account_kind "CASH".
+"""
+ERROR_REASON_INSUFFICIENT_MARGIN: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION: the margin account has not enough for the margin of what the order opens, and its fees; or its
+positions and open orders would not be backed with that leverage. Metadata: asset, needed, available.
+"""
+ERROR_REASON_ACCOUNT_NOT_MARGIN: ErrorReason.ValueType  # 42
+"""FAILED_PRECONDITION: a cash account has no leverage. Metadata: account_id."""
+ERROR_REASON_ORDER_LIQUIDATES: ErrorReason.ValueType  # 43
+"""FAILED_PRECONDITION: the platform placed the order because the account's margin was used up; it is neither canceled nor
+changed. Metadata: order_id.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

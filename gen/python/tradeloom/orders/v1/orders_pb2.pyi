@@ -453,9 +453,11 @@ class _AccountKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountKi
     ACCOUNT_KIND_UNSPECIFIED: _AccountKind.ValueType  # 0
     """Never valid."""
     ACCOUNT_KIND_CASH: _AccountKind.ValueType  # 1
-    """Sells only what it has and buys only with what it has."""
+    """Sells only what it has and buys only with what it has; it trades all but perpetual futures."""
     ACCOUNT_KIND_MARGIN: _AccountKind.ValueType  # 2
-    """Borrows up to a leverage limit."""
+    """Trades linear perpetual futures alone, long and short, up to its leverage. Positions that settle in one asset back
+    each other: cross margin.
+    """
 
 class AccountKind(_AccountKind, metaclass=_AccountKindEnumTypeWrapper):
     """What an account may do."""
@@ -463,9 +465,11 @@ class AccountKind(_AccountKind, metaclass=_AccountKindEnumTypeWrapper):
 ACCOUNT_KIND_UNSPECIFIED: AccountKind.ValueType  # 0
 """Never valid."""
 ACCOUNT_KIND_CASH: AccountKind.ValueType  # 1
-"""Sells only what it has and buys only with what it has."""
+"""Sells only what it has and buys only with what it has; it trades all but perpetual futures."""
 ACCOUNT_KIND_MARGIN: AccountKind.ValueType  # 2
-"""Borrows up to a leverage limit."""
+"""Trades linear perpetual futures alone, long and short, up to its leverage. Positions that settle in one asset back
+each other: cross margin.
+"""
 Global___AccountKind: _TypeAlias = AccountKind  # noqa: Y015
 
 @_typing.final
@@ -511,6 +515,7 @@ class Order(_message.Message):
     SLICE_NUMBER_FIELD_NUMBER: _builtins.int
     EXTERNAL_FIELD_NUMBER: _builtins.int
     TRIGGERS_HERE_FIELD_NUMBER: _builtins.int
+    LIQUIDATES_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Server-assigned, UUIDv7. It is the client order id at the venue until the order is replaced there:
     see client_order_id.
@@ -530,7 +535,7 @@ class Order(_message.Message):
     fee_asset: _builtins.str
     """What the fees are counted in: the quote asset."""
     reason: _builtins.str
-    """Why it was rejected, canceled or expired; empty otherwise."""
+    """Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise."""
     revision: _builtins.int
     """The account_sequence of its last change."""
     post_only: _builtins.bool
@@ -558,6 +563,10 @@ class Order(_message.Message):
     group is there. While it waits it is HELD and the venue knows nothing of it, and once its price is reached it goes
     there as a market or a limit order, within its protection price. What no quote has shown has reached nothing: the
     last price of a fresh quote is looked at every 0.05 s, and quotes are read every 0.1 s.
+    """
+    liquidates: _builtins.bool
+    """Whether the platform placed it because the account's margin was used up: it closes a position of a paper account, and is
+    neither canceled nor changed by anybody's asking.
     """
     @_builtins.property
     def quantity(self) -> _decimal_pb2.Decimal:
@@ -677,10 +686,11 @@ class Order(_message.Message):
         slice_number: _builtins.int = ...,
         external: _builtins.bool = ...,
         triggers_here: _builtins.bool = ...,
+        liquidates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "create_time", b"create_time", "expire_time", b"expire_time", "fees", b"fees", "filled_quantity", b"filled_quantity", "limit_price", b"limit_price", "market_time", b"market_time", "protection_price", b"protection_price", "quantity", b"quantity", "released_quantity", b"released_quantity", "replacement", b"replacement", "stop_price", b"stop_price", "trail", b"trail", "trigger_time", b"trigger_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "external", b"external", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "triggers_here", b"triggers_here", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "average_price", b"average_price", "client_order_id", b"client_order_id", "create_time", b"create_time", "deployment_id", b"deployment_id", "expire_time", b"expire_time", "external", b"external", "fee_asset", b"fee_asset", "fees", b"fees", "filled_quantity", b"filled_quantity", "group_id", b"group_id", "group_role", b"group_role", "instrument_id", b"instrument_id", "limit_price", b"limit_price", "liquidates", b"liquidates", "market_time", b"market_time", "note", b"note", "order_id", b"order_id", "order_type", b"order_type", "parent_order_id", b"parent_order_id", "post_only", b"post_only", "protection_price", b"protection_price", "quantity", b"quantity", "reason", b"reason", "reduce_only", b"reduce_only", "released_quantity", b"released_quantity", "replacement", b"replacement", "revision", b"revision", "side", b"side", "slice_number", b"slice_number", "state", b"state", "stop_price", b"stop_price", "tags", b"tags", "time_in_force", b"time_in_force", "trail", b"trail", "trigger_time", b"trigger_time", "triggers_here", b"triggers_here", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -856,6 +866,7 @@ class Account(_message.Message):
     VENUE_FIELD_NUMBER: _builtins.int
     LIVE_STATE_FIELD_NUMBER: _builtins.int
     STOP_REASON_FIELD_NUMBER: _builtins.int
+    LEVERAGE_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Server-assigned, UUIDv7."""
     name: _builtins.str
@@ -874,6 +885,10 @@ class Account(_message.Message):
     """Whether it may trade real money; unspecified for a paper account."""
     stop_reason: _builtins.str
     """Why it is stopped: "owner", "key_replaced", "key_deleted" or "key_refused"; empty if it is not."""
+    leverage: _builtins.int
+    """Of a margin account: how many times what backs it the notional of a position may be, from 1 to 125; 0 of a cash
+    account. The tiers of the instrument may allow less.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was opened."""
@@ -891,10 +906,11 @@ class Account(_message.Message):
         venue: _builtins.str = ...,
         live_state: Global___LiveState.ValueType = ...,
         stop_reason: _builtins.str = ...,
+        leverage: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "kind", b"kind", "live_state", b"live_state", "mode", b"mode", "name", b"name", "revision", b"revision", "stop_reason", b"stop_reason", "valuation_asset", b"valuation_asset", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "create_time", b"create_time", "kind", b"kind", "leverage", b"leverage", "live_state", b"live_state", "mode", b"mode", "name", b"name", "revision", b"revision", "stop_reason", b"stop_reason", "valuation_asset", b"valuation_asset", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -914,7 +930,7 @@ class Balance(_message.Message):
     """Such as "USDT"."""
     @_builtins.property
     def total(self) -> _decimal_pb2.Decimal:
-        """All of it."""
+        """All of it. Of a margin account: its wallet, without what open positions would make."""
 
     @_builtins.property
     def reserved(self) -> _decimal_pb2.Decimal:
@@ -922,7 +938,9 @@ class Balance(_message.Message):
 
     @_builtins.property
     def available(self) -> _decimal_pb2.Decimal:
-        """What new orders may use: total less reserved."""
+        """Total less reserved: what new orders of a cash account may use. Those of a margin account may use what its
+        MarginStanding has available.
+        """
 
     def __init__(
         self,
@@ -982,6 +1000,11 @@ class Position(_message.Message):
     UNREALIZED_PROFIT_FIELD_NUMBER: _builtins.int
     MARK_PRICE_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    NOTIONAL_FIELD_NUMBER: _builtins.int
+    INITIAL_MARGIN_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_MARGIN_FIELD_NUMBER: _builtins.int
+    LIQUIDATION_PRICE_FIELD_NUMBER: _builtins.int
+    FUNDING_FIELD_NUMBER: _builtins.int
     instrument_id: _builtins.str
     """The instrument."""
     @_builtins.property
@@ -1010,11 +1033,38 @@ class Position(_message.Message):
 
     @_builtins.property
     def mark_price(self) -> _decimal_pb2.Decimal:
-        """The price it is valued at, rounded to 18 digits after the point; unset when there is none."""
+        """The price it is valued at, rounded to 18 digits after the point; unset when there is none. Of a margin account: the
+        mark price.
+        """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
+
+    @_builtins.property
+    def notional(self) -> _decimal_pb2.Decimal:
+        """Of a margin account, as all that follows: quantity times mark price, without its sign; as the margins, unset when
+        there is no mark price.
+        """
+
+    @_builtins.property
+    def initial_margin(self) -> _decimal_pb2.Decimal:
+        """What it is backed by at the account's leverage."""
+
+    @_builtins.property
+    def maintenance_margin(self) -> _decimal_pb2.Decimal:
+        """What it must be backed by, or it is liquidated."""
+
+    @_builtins.property
+    def liquidation_price(self) -> _decimal_pb2.Decimal:
+        """The mark price at which the account's margin is used up while its other positions stand as they are: at it and
+        below a long position is liquidated, at it and above a short one. Rounded to the tick size towards being
+        liquidated sooner. Unset where no price above zero does, where another position has no mark price, and when flat.
+        """
+
+    @_builtins.property
+    def funding(self) -> _decimal_pb2.Decimal:
+        """The sum of the funding that was received, or paid if negative, in the settle asset."""
 
     def __init__(
         self,
@@ -1027,14 +1077,95 @@ class Position(_message.Message):
         unrealized_profit: _decimal_pb2.Decimal | None = ...,
         mark_price: _decimal_pb2.Decimal | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        notional: _decimal_pb2.Decimal | None = ...,
+        initial_margin: _decimal_pb2.Decimal | None = ...,
+        maintenance_margin: _decimal_pb2.Decimal | None = ...,
+        liquidation_price: _decimal_pb2.Decimal | None = ...,
+        funding: _decimal_pb2.Decimal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "fees", b"fees", "mark_price", b"mark_price", "quantity", b"quantity", "realized_profit", b"realized_profit", "unrealized_profit", b"unrealized_profit", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "fees", b"fees", "funding", b"funding", "initial_margin", b"initial_margin", "liquidation_price", b"liquidation_price", "maintenance_margin", b"maintenance_margin", "mark_price", b"mark_price", "notional", b"notional", "quantity", b"quantity", "realized_profit", b"realized_profit", "unrealized_profit", b"unrealized_profit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "fees", b"fees", "instrument_id", b"instrument_id", "mark_price", b"mark_price", "quantity", b"quantity", "realized_profit", b"realized_profit", "unrealized_profit", b"unrealized_profit", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["average_price", b"average_price", "fees", b"fees", "funding", b"funding", "initial_margin", b"initial_margin", "instrument_id", b"instrument_id", "liquidation_price", b"liquidation_price", "maintenance_margin", b"maintenance_margin", "mark_price", b"mark_price", "notional", b"notional", "quantity", b"quantity", "realized_profit", b"realized_profit", "unrealized_profit", b"unrealized_profit", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Position: _TypeAlias = Position  # noqa: Y015
+
+@_typing.final
+class MarginStanding(_message.Message):
+    """Where a margin account stands in one settle asset: its positions that settle in it are backed by the wallet in it alone,
+    and by what all of them would make together.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ASSET_FIELD_NUMBER: _builtins.int
+    WALLET_BALANCE_FIELD_NUMBER: _builtins.int
+    UNREALIZED_PROFIT_FIELD_NUMBER: _builtins.int
+    MARGIN_BALANCE_FIELD_NUMBER: _builtins.int
+    INITIAL_MARGIN_FIELD_NUMBER: _builtins.int
+    MAINTENANCE_MARGIN_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    MARGIN_RATIO_FIELD_NUMBER: _builtins.int
+    asset: _builtins.str
+    """Such as "USDT"."""
+    @_builtins.property
+    def wallet_balance(self) -> _decimal_pb2.Decimal:
+        """What was brought, realised and paid."""
+
+    @_builtins.property
+    def unrealized_profit(self) -> _decimal_pb2.Decimal:
+        """What closing all positions at their mark prices would make; as all that goes by it, unset while one has no mark price."""
+
+    @_builtins.property
+    def margin_balance(self) -> _decimal_pb2.Decimal:
+        """wallet_balance plus unrealized_profit."""
+
+    @_builtins.property
+    def initial_margin(self) -> _decimal_pb2.Decimal:
+        """What positions are backed by at the account's leverage."""
+
+    @_builtins.property
+    def maintenance_margin(self) -> _decimal_pb2.Decimal:
+        """What they must be backed by, or all are liquidated."""
+
+    @_builtins.property
+    def reserved(self) -> _decimal_pb2.Decimal:
+        """What open orders have set aside."""
+
+    @_builtins.property
+    def available(self) -> _decimal_pb2.Decimal:
+        """What new orders may use: margin_balance less initial_margin and reserved. Profit that is not realised counts as loss
+        does. Negative where there is less than nothing.
+        """
+
+    @_builtins.property
+    def margin_ratio(self) -> _decimal_pb2.Decimal:
+        """maintenance_margin divided by margin_balance, rounded up to 8 digits after the point: at 1 all is liquidated. Unset
+        where the balance is used up, which is beyond.
+        """
+
+    def __init__(
+        self,
+        *,
+        asset: _builtins.str = ...,
+        wallet_balance: _decimal_pb2.Decimal | None = ...,
+        unrealized_profit: _decimal_pb2.Decimal | None = ...,
+        margin_balance: _decimal_pb2.Decimal | None = ...,
+        initial_margin: _decimal_pb2.Decimal | None = ...,
+        maintenance_margin: _decimal_pb2.Decimal | None = ...,
+        reserved: _decimal_pb2.Decimal | None = ...,
+        available: _decimal_pb2.Decimal | None = ...,
+        margin_ratio: _decimal_pb2.Decimal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "initial_margin", b"initial_margin", "maintenance_margin", b"maintenance_margin", "margin_balance", b"margin_balance", "margin_ratio", b"margin_ratio", "reserved", b"reserved", "unrealized_profit", b"unrealized_profit", "wallet_balance", b"wallet_balance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asset", b"asset", "available", b"available", "initial_margin", b"initial_margin", "maintenance_margin", b"maintenance_margin", "margin_balance", b"margin_balance", "margin_ratio", b"margin_ratio", "reserved", b"reserved", "unrealized_profit", b"unrealized_profit", "wallet_balance", b"wallet_balance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarginStanding: _TypeAlias = MarginStanding  # noqa: Y015
 
 @_typing.final
 class PlaceOrderRequest(_message.Message):
@@ -1337,6 +1468,8 @@ class PreviewOrderResponse(_message.Message):
     NOTIONAL_FIELD_NUMBER: _builtins.int
     FEE_FIELD_NUMBER: _builtins.int
     MARGINS_FIELD_NUMBER: _builtins.int
+    INITIAL_MARGIN_FIELD_NUMBER: _builtins.int
+    LIQUIDATION_PRICE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def order(self) -> Global___Order:
         """As it would be accepted, without an id; unset if it would be refused for what it names or asks for."""
@@ -1363,6 +1496,16 @@ class PreviewOrderResponse(_message.Message):
     def margins(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitMargin]:
         """How far the account would be from each of its limits with this order."""
 
+    @_builtins.property
+    def initial_margin(self) -> Global___Amount:
+        """Of a margin account: the initial margin of the part of it that would open; with the fees it is what is reserved."""
+
+    @_builtins.property
+    def liquidation_price(self) -> _decimal_pb2.Decimal:
+        """Of a margin account: the liquidation price of the position after all of it has traded at the price it would likely
+        trade at; unset where Position.liquidation_price is.
+        """
+
     def __init__(
         self,
         *,
@@ -1372,10 +1515,12 @@ class PreviewOrderResponse(_message.Message):
         notional: Global___Amount | None = ...,
         fee: Global___Amount | None = ...,
         margins: _abc.Iterable[Global___LimitMargin] | None = ...,
+        initial_margin: Global___Amount | None = ...,
+        liquidation_price: _decimal_pb2.Decimal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "notional", b"notional", "order", b"order", "reserved", b"reserved"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "initial_margin", b"initial_margin", "liquidation_price", b"liquidation_price", "notional", b"notional", "order", b"order", "reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "margins", b"margins", "notional", b"notional", "order", b"order", "refusals", b"refusals", "reserved", b"reserved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fee", b"fee", "initial_margin", b"initial_margin", "liquidation_price", b"liquidation_price", "margins", b"margins", "notional", b"notional", "order", b"order", "refusals", b"refusals", "reserved", b"reserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1522,7 +1667,7 @@ class CancelAllOrdersResponse(_message.Message):
     """The account_sequence after it."""
     @_builtins.property
     def order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """By id, oldest first; those whose cancel was under way before are among them."""
+        """By id, oldest first; those whose cancel was under way before are among them, those that liquidate are not."""
 
     @_builtins.property
     def parent_order_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -2036,6 +2181,7 @@ class CreateAccountRequest(_message.Message):
     STARTING_BALANCES_FIELD_NUMBER: _builtins.int
     VALUATION_ASSET_FIELD_NUMBER: _builtins.int
     VENUE_FIELD_NUMBER: _builtins.int
+    LEVERAGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes retries safe."""
     name: _builtins.str
@@ -2043,16 +2189,20 @@ class CreateAccountRequest(_message.Message):
     mode: Global___AccountMode.ValueType
     """Whether its money is real. A live account trades nothing until it is confirmed: see LiveTradingService."""
     kind: Global___AccountKind.ValueType
-    """Only ACCOUNT_KIND_CASH can be opened."""
+    """What it trades. A live margin account can be opened at BINANCE alone."""
     valuation_asset: _builtins.str
     """What its worth and its losses are counted in; the first starting balance's asset if empty. A live account
     needs it.
     """
     venue: _builtins.str
     """Of a live account: where its money is, "BINANCE" or "KRAKEN"."""
+    leverage: _builtins.int
+    """Of a margin account: from 1 to 125; 1 if unset."""
     @_builtins.property
     def starting_balances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Amount]:
-        """What a paper account starts with, each asset once, at most 20. A live one holds what its venue says."""
+        """What a paper account starts with, each asset once, at most 20: of a margin account its wallet. A live one holds what
+        its venue says.
+        """
 
     def __init__(
         self,
@@ -2064,10 +2214,11 @@ class CreateAccountRequest(_message.Message):
         starting_balances: _abc.Iterable[Global___Amount] | None = ...,
         valuation_asset: _builtins.str = ...,
         venue: _builtins.str = ...,
+        leverage: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "mode", b"mode", "name", b"name", "request_id", b"request_id", "starting_balances", b"starting_balances", "valuation_asset", b"valuation_asset", "venue", b"venue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "leverage", b"leverage", "mode", b"mode", "name", b"name", "request_id", b"request_id", "starting_balances", b"starting_balances", "valuation_asset", b"valuation_asset", "venue", b"venue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2188,6 +2339,7 @@ class GetPortfolioResponse(_message.Message):
     POSITIONS_FIELD_NUMBER: _builtins.int
     EQUITY_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    MARGINS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The account_sequence it stands at."""
     @_builtins.property
@@ -2206,8 +2358,13 @@ class GetPortfolioResponse(_message.Message):
     def equity(self) -> _containers.RepeatedCompositeFieldContainer[Global___Amount]:
         """What everything is worth, by asset: what some instrument prices counts in that instrument's
         quote asset, at the price it could be sold at now and rounded to 18 digits after the point;
-        everything else counts as itself.
+        everything else counts as itself. Of a margin account: its wallets and, as far as it is known, what its positions
+        would make at their mark prices.
         """
+
+    @_builtins.property
+    def margins(self) -> _containers.RepeatedCompositeFieldContainer[Global___MarginStanding]:
+        """Of a margin account: where it stands in each settle asset of which it has something, in the order of their names."""
 
     def __init__(
         self,
@@ -2217,10 +2374,11 @@ class GetPortfolioResponse(_message.Message):
         positions: _abc.Iterable[Global___Position] | None = ...,
         equity: _abc.Iterable[Global___Amount] | None = ...,
         revision: _builtins.int = ...,
+        margins: _abc.Iterable[Global___MarginStanding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "balances", b"balances", "equity", b"equity", "positions", b"positions", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "balances", b"balances", "equity", b"equity", "margins", b"margins", "positions", b"positions", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2453,10 +2611,12 @@ class LedgerEntry(_message.Message):
     transaction_id: _builtins.str
     """What belongs together."""
     kind: _builtins.str
-    """What it was: "opening", "fill", "funding", "adjustment"."""
+    """What it was: "opening", "fill", "funding", "adjustment", "insurance". Of a fill of a perpetual future only what
+    closing has realised, and the fee, are entered.
+    """
     book: _builtins.str
-    """Whose side: "account" is what the account holds; "venue", "fees", "funding", "opening" and "adjustment" stand
-    against it.
+    """Whose side: "account" is what the account holds; "venue", "fees", "funding", "opening", "adjustment" and
+    "insurance", which makes up for what a liquidation of a paper account has left below zero, stand against it.
     """
     asset: _builtins.str
     """Which asset."""

@@ -123,6 +123,16 @@ class _RiskEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RiskEve
     """The limits were set."""
     RISK_EVENT_KIND_SWITCHED: _RiskEventKind.ValueType  # 5
     """A kill switch was set."""
+    RISK_EVENT_KIND_MARGIN_WARNED: _RiskEventKind.ValueType  # 10
+    """The margin of an account is nearly used up: its margin ratio has come to 0.8. At most one such event of an account and
+    settle asset is kept for ten minutes.
+    """
+    RISK_EVENT_KIND_LIQUIDATED: _RiskEventKind.ValueType  # 11
+    """The margin of a paper account was used up: a position is being closed. A live account's venue does so itself."""
+    RISK_EVENT_KIND_POSITION_SET: _RiskEventKind.ValueType  # 12
+    """The venue of a live margin account holds another quantity of a perpetual future than was known here: value is what it
+    holds, bound what was known.
+    """
 
 class RiskEventKind(_RiskEventKind, metaclass=_RiskEventKindEnumTypeWrapper):
     """What limits, locks or switches did."""
@@ -139,6 +149,16 @@ RISK_EVENT_KIND_LIMITS_SET: RiskEventKind.ValueType  # 4
 """The limits were set."""
 RISK_EVENT_KIND_SWITCHED: RiskEventKind.ValueType  # 5
 """A kill switch was set."""
+RISK_EVENT_KIND_MARGIN_WARNED: RiskEventKind.ValueType  # 10
+"""The margin of an account is nearly used up: its margin ratio has come to 0.8. At most one such event of an account and
+settle asset is kept for ten minutes.
+"""
+RISK_EVENT_KIND_LIQUIDATED: RiskEventKind.ValueType  # 11
+"""The margin of a paper account was used up: a position is being closed. A live account's venue does so itself."""
+RISK_EVENT_KIND_POSITION_SET: RiskEventKind.ValueType  # 12
+"""The venue of a live margin account holds another quantity of a perpetual future than was known here: value is what it
+holds, bound what was known.
+"""
 Global___RiskEventKind: _TypeAlias = RiskEventKind  # noqa: Y015
 
 @_typing.final
@@ -548,13 +568,15 @@ class RiskEvent(_message.Message):
     kind: Global___RiskEventKind.ValueType
     """What happened."""
     limit: _builtins.str
-    """Which limit, lock or switch, such as "order_notional_max", "lock/drawdown" or "kill_switch/account"."""
+    """Which limit, lock or switch, such as "order_notional_max", "lock/drawdown" or "kill_switch/account"; of margin
+    "margin_ratio/" and the settle asset; of what a venue holds "position".
+    """
     value: _builtins.str
     """Where the account stood, or would have stood with the order."""
     bound: _builtins.str
     """What it may be at most."""
     instrument_id: _builtins.str
-    """What was ordered, where an order was refused: instrument_id."""
+    """What was ordered, where an order was refused, what is being closed, or what the venue holds: instrument_id."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""

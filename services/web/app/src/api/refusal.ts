@@ -155,7 +155,7 @@ const SENTENCES: Record<string, Sentence> = {
     `Price times quantity is ${shown(notional)}; the least is ${shown(minimum_notional)}.`,
   INSUFFICIENT_BALANCE: ({ asset, needed, available }) =>
     `Not enough ${asset ?? "balance"}: the order and its fees need ${shown(needed)}, available are ${shown(available)}.`,
-  NO_FRESH_PRICE: () => "There is no price of the last seconds, so a market order is not taken.",
+  NO_FRESH_PRICE: () => "There is no price of the last seconds, so the order is not taken.",
   ORDER_DONE: ({ state }) => `The order is already done${state ? ` (${state.toLowerCase()})` : ""}.`,
   TOO_MANY_OPEN_ORDERS: ({ bound }) => `The account has as many open orders as it may${bound ? ` (${bound})` : ""}.`,
   TOO_MANY_ACCOUNTS: ({ accounts_max }) => `You have as many accounts as you may${accounts_max ? ` (${accounts_max})` : ""}.`,
@@ -184,6 +184,12 @@ const SENTENCES: Record<string, Sentence> = {
   LIVE_TRADING_OFF: () => "This account may not trade real money now: confirm it first, and let its venue answer.",
   ACCOUNT_NOT_LIVE: () => "This is a paper account.",
   NO_USABLE_CREDENTIAL: ({ venue }) => `No key${venue ? ` for ${venue}` : ""} was put for this account and found usable.`,
+  INSTRUMENT_NOT_FOR_ACCOUNT: ({ account_kind }) =>
+    account_kind === "MARGIN" ? "A margin account trades perpetual futures alone." : "Perpetual futures are traded on margin accounts alone.",
+  INSUFFICIENT_MARGIN: ({ asset, needed, available }) =>
+    needed ? `Needs ${needed} ${asset} of margin, available is ${available}.` : "The account has not enough margin.",
+  ORDER_LIQUIDATES: () => "The order closes a position whose margin is used up: it is neither canceled nor changed.",
+  ACCOUNT_NOT_MARGIN: () => "A cash account has no leverage.",
   INSTRUMENT_NOT_AT_VENUE: ({ venue }) => `This account trades ${venue ? `${venue}'s` : "its own venue's"} instruments alone.`,
   NO_QUOTE: () => "There has been no tick yet.",
 };
@@ -232,6 +238,7 @@ export const FIELD_OF_REASON: Record<string, string> = {
   QUANTITY_OFF_LOT: "quantity",
   NOTIONAL_TOO_SMALL: "quantity",
   INSUFFICIENT_BALANCE: "quantity",
+  INSUFFICIENT_MARGIN: "quantity",
   STOP_OFF_TICK: "stop_price",
   STOP_WOULD_TRIGGER: "stop_price",
   NOT_REDUCING: "quantity",

@@ -9,6 +9,7 @@ import { newRequestId } from "@/api/requestId";
 import { signOf, typed, unitsOf } from "@/lib/decimal";
 import { RefusalAlert } from "@/ui/states";
 import { ACCOUNTS_KEY } from "./account";
+import { KindInputs, LEVERAGE_MAX } from "./KindInputs";
 
 const BALANCES_MAX = 20;
 
@@ -32,6 +33,8 @@ export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props)
     { asset: "USDT", amount: "100000" },
     { asset: "USD", amount: "100000" },
   ]);
+  const [kind, setKind] = useState(AccountKind.CASH);
+  const [leverage, setLeverage] = useState("1");
   // Of these contents: changing them makes another account, sending them twice does not.
   const [requestId, setRequestId] = useState(newRequestId);
   const [shownProblems, setShownProblems] = useState(false);
@@ -42,7 +45,8 @@ export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props)
         requestId,
         name: name.trim(),
         mode: AccountMode.PAPER,
-        kind: AccountKind.CASH,
+        kind,
+        leverage: kind === AccountKind.MARGIN ? Number(leverage) : 0,
         startingBalances: lines.map(({ asset, amount }) => ({ asset: asset.trim(), amount: { value: typed(amount) } })),
       });
       if (!account) throw new Error("the answer names no account");
@@ -53,6 +57,7 @@ export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props)
   });
   const refusal = opening.error ? refusalOf(opening.error) : undefined;
   const problems = lines.map((line) => problemOf(line));
+  const isLeverage = kind !== AccountKind.MARGIN || (/^[0-9]{1,3}$/.test(leverage) && Number(leverage) >= 1 && Number(leverage) <= LEVERAGE_MAX);
 
   const changed = () => {
     setRequestId(newRequestId());
@@ -65,7 +70,7 @@ export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props)
   const submit = (event: FormEvent) => {
     event.preventDefault();
     setShownProblems(true);
-    if (!opening.isPending && problems.every((problem) => problem === undefined)) opening.mutate();
+    if (!opening.isPending && isLeverage && problems.every((problem) => problem === undefined)) opening.mutate();
   };
 
   return (
@@ -92,6 +97,16 @@ export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props)
               changed();
             }}
             error={violationOf(refusal, "name")}
+          />
+          <KindInputs
+            kind={kind}
+            leverage={leverage}
+            onChange={(nextKind, nextLeverage) => {
+              setKind(nextKind);
+              setLeverage(nextLeverage);
+              changed();
+            }}
+            error={violationOf(refusal, "leverage") ?? (shownProblems && !isLeverage ? `A whole number from 1 to ${LEVERAGE_MAX}` : undefined)}
           />
           <Text size="sm" fw={500} component="h3" m={0}>
             It starts with

@@ -12,6 +12,7 @@ import { useAccountOrders } from "./AccountOrdersProvider";
 import { CONDITIONAL, isConditional, needsLimitPrice, takesLimitPrice, takesStopPrice } from "./allowed";
 import classes from "./OrderTicket.module.css";
 import { place, requestOf } from "./placing";
+import { spendableOf } from "./spendable";
 import { FIELDS, openTicket, PLACED_MILLISECONDS, problemsOf, refusalFor, ticketAfter, type Draft, type Intent } from "./ticket";
 import { NumberField, PriceFields, TermFields, type Editing } from "./TicketFields";
 import { TicketPreview } from "./TicketPreview";
@@ -118,13 +119,13 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
     void send(ticket.intent);
   };
 
-  const asset = isBuy ? instrument.quoteAsset : instrument.baseAsset;
-  const available = portfolio.data?.balances.find((balance) => balance.asset === asset)?.available?.value ?? "0";
+  const { asset, available, leverage } = spendableOf(portfolio.data, instrument, isBuy);
   const useShare = (percent: number) => {
     const share = product(available, (percent / 100).toString()) ?? "0";
-    // A buy leaves room for the fee of a taker, and a market order for a worse price.
-    const money = less(less(share, instrument.takerFeeRate?.value ?? "0"), hasLimit ? "0" : MARKET_ROOM);
-    edit({ quantity: isBuy ? affordable(money, priceNow, lot) : affordable(share, "1", lot) });
+    // A buy leaves room for the fee of a taker, which is of all that is traded, and a market order for a worse price.
+    const fee = product(instrument.takerFeeRate?.value ?? "0", leverage ?? "1") ?? "0";
+    const money = product(less(less(share, fee), hasLimit ? "0" : MARKET_ROOM), leverage ?? "1") ?? "0";
+    edit({ quantity: isBuy || leverage ? affordable(money, priceNow, lot) : affordable(share, "1", lot) });
     setShowsProblems(false);
   };
 

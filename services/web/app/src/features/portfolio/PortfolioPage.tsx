@@ -8,6 +8,7 @@ import { StreamBadge } from "@/ui/StreamBadge";
 import { BalancesTable } from "./BalancesTable";
 import { Fills } from "./Fills";
 import { Ledger } from "./Ledger";
+import { MarginStandings } from "./MarginStandings";
 import { PositionsTable } from "./PositionsTable";
 import classes from "./PortfolioPage.module.css";
 import { useLivePortfolio } from "./usePortfolio";
@@ -20,7 +21,7 @@ export function PortfolioPage() {
   const { query, stream } = useLivePortfolio(account.accountId);
   if (query.isPending) return <Loading what="the portfolio" />;
   if (!query.data) return <Failed what="the portfolio" error={query.error} onRetry={() => void query.refetch()} />;
-  const { balances, positions, equity } = query.data;
+  const { balances, positions, equity, margins } = query.data;
   return (
     <Stack gap="xs">
       <SimpleGrid cols={{ base: 1, xs: 2, md: 4 }} spacing="xs">
@@ -41,6 +42,11 @@ export function PortfolioPage() {
       <Panel title="Positions" aside={<StreamBadge what="Portfolio" state={stream} />}>
         <PositionsTable positions={positions} />
       </Panel>
+      {margins.length > 0 && (
+        <Panel title="Margin">
+          <MarginStandings margins={margins} />
+        </Panel>
+      )}
       <Panel title="Balances">
         <BalancesTable balances={balances} />
       </Panel>

@@ -8,6 +8,8 @@ import { ClosePosition } from "./ClosePosition";
 import classes from "./tables.module.css";
 
 export function PositionsTable({ positions }: { positions: readonly Position[] }) {
+  // Of margin accounts alone.
+  const isBacked = positions.some(({ funding }) => funding !== undefined);
   if (positions.length === 0) return <Empty title="No positions">What a filled order buys is shown here.</Empty>;
   return (
     <ScrollArea type="scroll">
@@ -21,6 +23,8 @@ export function PositionsTable({ positions }: { positions: readonly Position[] }
             <Table.Th className="number">Unrealized</Table.Th>
             <Table.Th className="number">Realized</Table.Th>
             <Table.Th className="number">Fees</Table.Th>
+            {isBacked && <Table.Th className="number">Funding</Table.Th>}
+            {isBacked && <Table.Th className="number">Liquidation price</Table.Th>}
             <Table.Th aria-label="Close" />
           </Table.Tr>
         </Table.Thead>
@@ -42,6 +46,8 @@ export function PositionsTable({ positions }: { positions: readonly Position[] }
                 {shown(position.realizedProfit?.value, 2, 2)}
               </Table.Td>
               <Table.Td className="number">{shown(position.fees?.value, 2, 4)}</Table.Td>
+              {isBacked && <Table.Td className="number">{shown(position.funding?.value, 2, 4)}</Table.Td>}
+              {isBacked && <Table.Td className="number">{shown(position.liquidationPrice?.value)}</Table.Td>}
               <Table.Td>{signOf(position.quantity?.value ?? "0") !== 0 && <ClosePosition position={position} />}</Table.Td>
             </Table.Tr>
           ))}

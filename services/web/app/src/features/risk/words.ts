@@ -31,11 +31,19 @@ export const EVENT_KINDS: Record<RiskEventKind, { label: string; color: string }
   [RiskEventKind.LIFTED]: { label: "Lock lifted", color: "teal" },
   [RiskEventKind.LIMITS_SET]: { label: "Limits set", color: "indigo" },
   [RiskEventKind.SWITCHED]: { label: "Kill switch set", color: "yellow" },
+  [RiskEventKind.MARGIN_WARNED]: { label: "Margin nearly used up", color: "orange" },
+  [RiskEventKind.LIQUIDATED]: { label: "Liquidated", color: "red" },
+  [RiskEventKind.POSITION_SET]: { label: "Position as the venue has it", color: "yellow" },
 };
 
 /** Such as "value of one order: 12,000 of at most 10,000". */
 export function eventText({ kind, limit, value, bound }: RiskEvent): string {
   if (kind === RiskEventKind.LIMITS_SET) return "";
+  if (limit.startsWith("margin_ratio/")) {
+    const asset = limit.slice("margin_ratio/".length);
+    return value === "USED_UP" ? `all margin in ${asset} is used up` : `margin ratio in ${asset}: ${shown(value, 2, 4)}, at 1 all is liquidated`;
+  }
+  if (kind === RiskEventKind.POSITION_SET) return `the venue holds ${shown(value, 0)}, ${shown(bound, 0)} was known here`;
   const what = limit.includes("/") ? haltText(limit) : limitText(limit);
   if (kind === RiskEventKind.SWITCHED) return `${what}: ${value.toLowerCase().replace("_", " ")}`;
   if (limit.includes("/") || value === "") return what;
