@@ -3220,8 +3220,8 @@ export const OrderService: GenService<{
   },
   /**
    * Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
-   * may still fill as it was, and has the more of both set aside. Repeating a request_id returns the
-   * first answer again.
+   * may still fill as it was, and has the more of both set aside. What is HELD is changed at once, until its
+   * price was reached. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.orders.v1.OrderService.ReplaceOrder
    */
