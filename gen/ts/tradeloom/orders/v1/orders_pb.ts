@@ -120,7 +120,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   feeAsset: string;
 
   /**
-   * Why it was rejected, canceled or expired; empty otherwise.
+   * Why it was rejected, canceled or expired; empty otherwise. "group" where it was canceled for the sake of its group,
+   * also while that is under way.
    *
    * @generated from field: string reason = 14;
    */
