@@ -33,6 +33,8 @@ from services.orders.domain import (
 from services.orders.refusals import OrderDone
 
 ONE = Decimal(1)
+USER, GROUP = "user", "group"
+"""Why an order was canceled: its owner wanted it, or it was for the sake of its group."""
 
 
 def cost(side: Side, quantity: Decimal, price: Decimal, fee_rate: Decimal) -> Decimal:
@@ -142,7 +144,7 @@ def move(order: Order, kind: Kind, **changes: Any) -> Order:
     return replace(order, state=moved(order, kind))
 
 
-def request_cancel(state: AccountState, order: Order, now: datetime, reason: str = "user") -> Order:
+def request_cancel(state: AccountState, order: Order, now: datetime, reason: str = USER) -> Order:
     """Notes that a cancel is under way; asking again changes nothing. What is still held here is canceled at once."""
     if order.state is State.PENDING_CANCEL:
         return order
@@ -150,7 +152,8 @@ def request_cancel(state: AccountState, order: Order, now: datetime, reason: str
         return apply_ended(state, order, Kind.CANCELED, reason, now)
     if order.state not in OPEN:
         raise OrderDone(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
-    return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED), now)
+    why = {"reason": reason} if reason == GROUP else {}
+    return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED, **why), now)
 
 
 def request_replace(state: AccountState, order: Order, change: Replacement, now: datetime) -> Order:
@@ -185,11 +188,14 @@ def apply_unknown(state: AccountState, order: Order, now: datetime) -> Order:
 
 def apply_ended(state: AccountState, order: Order, kind: Kind, reason: str, now: datetime) -> Order:
     """The order was canceled, rejected or expired: what it had set aside is free again, and what waited for it ends."""
+    if order.state is State.PENDING_CANCEL and (reason, order.reason) == (USER, GROUP):
+        # A venue knows of a cancel that was asked for, and not for whose sake.
+        reason = GROUP
     ended = noted(state, kind, move(order, kind, reason=reason, replacement=None), now)
     if ended.group_role is GroupRole.ENTRY:
         for waiting in state.group(ended):
             if waiting.state is State.HELD and not waiting.released_quantity:
-                apply_ended(state, state.orders[waiting.order_id], Kind.CANCELED, "group", now)
+                apply_ended(state, state.orders[waiting.order_id], Kind.CANCELED, GROUP, now)
             elif waiting.state in OPEN and waiting.released_quantity is not None:
                 keep_released(state, state.orders[waiting.order_id], now)
     return state.orders[ended.order_id]
@@ -315,7 +321,7 @@ def reduce(state: AccountState, order: Order, quantity: Decimal, now: datetime) 
         left["released_quantity"] = max(order.filled_quantity, order.released_quantity - quantity)
     less = noted(state, Kind.REDUCED, move(order, Kind.REDUCED, **left), now)
     if state.account.mode is Mode.LIVE and not less.remaining:
-        request_cancel(state, less, now, "group")
+        request_cancel(state, less, now, GROUP)
 
 
 def keep_released(state: AccountState, order: Order, now: datetime) -> None:
@@ -326,7 +332,7 @@ def keep_released(state: AccountState, order: Order, now: datetime) -> None:
             order = replace(order, state=State.FILLED, replacement=None)
         order = noted(state, Kind.REDUCED, order, now)
     if not order.quantity:
-        request_cancel(state, order, now, "group")
+        request_cancel(state, order, now, GROUP)
 
 
 def reducible(state: AccountState, instrument_id: str, side: Side) -> Decimal:

@@ -208,7 +208,7 @@ def make_way_or_send(
     in_the_way = [other for other in state.group(order) if is_in_the_way(order, other)]
     for other in in_the_way:
         if other.state is not State.PENDING_CANCEL and (not again or now - other.update_time >= again):
-            life.request_cancel(state, other, now, "group")
+            life.request_cancel(state, other, now, life.GROUP)
     if not in_the_way:
         send(state, order, instrument, limits, now)
 

@@ -216,6 +216,11 @@ def test_a_fill_after_the_cancel_is_applied_all_the_same():
 @pytest.mark.parametrize("before", State)
 def test_what_the_table_of_moves_does_not_know_is_refused(before: State, kind: Kind):
     order = replace(place(account_with(USDT="1000"), ticket()), state=before)
+    if before is State.HELD and kind in domain.AT_PRICE:
+        # Of what waits for its entry no price is watched.
+        with pytest.raises(domain.IllegalMove):
+            domain.moved(order, kind)
+        order = replace(order, triggers_here=True)
     if (before, kind) not in MOVES:
         with pytest.raises(domain.IllegalMove):
             domain.moved(order, kind)

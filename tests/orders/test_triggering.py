@@ -305,3 +305,37 @@ async def test_what_the_database_leaves_out_is_due_at_no_price(
             assert due <= told, last
             # It is no more than what its tick size makes of a stop that trails.
             assert len(told - due) <= 4, last
+
+
+async def test_children_go_with_the_fact_that_releases_them_and_of_two_legs_one_follows_the_other(
+    installation: Installation, orders: Served, redis: Redis, venue: Venue
+):
+    anna = await trading(orders, venue, redis)
+    owner = anna.owner
+    request_id = str(uuid7())
+    entry = limit(owner.account_id, instrument_id=BTC.instrument_id, request_id=request_id)
+    child = asked(owner, orders_pb2.ORDER_TYPE_LIMIT, limit_price="120", request_id=request_id)
+    request = orders_pb2.PlaceOrderGroupRequest(
+        request_id=request_id, kind=orders_pb2.GROUP_KIND_OTO, orders=[entry, child]
+    )
+    answer = await owner.orders.PlaceOrderGroup(request, metadata=owner.metadata, timeout=stand.WAIT_SECONDS)
+    entry, child = answer.orders
+    await venue.tell(owner, accepted(entry), filled(entry, "0.1", 100))
+    sent = ("RELEASED", "PENDING_NEW")
+    # What is released and what is sent is one commit.
+    await until_told(installation, owner, child.order_id, ("ACCEPTED", "HELD"), ("RELEASED", "HELD"), sent)
+    assert not (await owner.order(child.order_id)).triggers_here
+    # Binance trails by no amount: so the profit is there, and the stop is not.
+    profit, stop = await group_of(
+        owner,
+        asked(owner, orders_pb2.ORDER_TYPE_LIMIT, limit_price="130"),
+        asked(owner, TRAILING, trail=FIVE),
+    )
+    assert (profit.state, stop.state, stop.triggers_here) == (PENDING_NEW, HELD, True)
+    await venue.tell(owner, accepted(profit))
+    await until_told(installation, owner, profit.order_id, ("ACCEPTED", "PENDING_NEW"), ("WORKING", "NEW"))
+    await price(redis, 94.0)
+    await until_told(installation, owner, stop.order_id, ("ACCEPTED", "HELD"), ("TRIGGERED", "HELD"))
+    await venue.tell(owner, canceled(profit))
+    await until_told(installation, owner, stop.order_id, ("ACCEPTED", "HELD"), ("TRIGGERED", "HELD"), sent)
+    assert (await owner.order(profit.order_id)).state == orders_pb2.ORDER_STATE_CANCELED

@@ -327,6 +327,7 @@ def test_of_a_bracket_the_stop_rests_at_the_venue_and_the_profit_waits_here():
     assert pass_time(state, "111") == []
     fill(state, stop, "0.3", "95")
     end(state, stop)
+    assert now_of(state, stop).reason == "group"
     assert pass_time(state, "111") == [(Kind.RELEASED, State.PENDING_NEW)]
     profit = now_of(state, profit)
     assert (profit.quantity, profit.at_venue) == (D("0.7"), D("0.7"))

@@ -105,6 +105,7 @@ POLICIES = {
     ("orders", "exposures", "worker_reads_all"): "funding is paid to whoever may have held what it is of",
     ("orders", "positions", "worker_reads_all"): "every margin account is looked at, and paid funding",
     ("orders", "parent_orders", "worker_reads_all"): "whatever is due is placed, whoever's parent order it is of",
+    ("orders", "trading_orders", "worker_finds_waiting"): "whoever's order waits here for a price, it is sent at that",
     ("users", "personal_data_exports", "worker_reads_all"): "whatever was asked for is put together, and expires",
     ("users", "personal_data_parts", "worker_reads_all"): "everybody's data keys are rewrapped",
     ("users", "user_broker_credentials", "worker_reads_all"): "everybody's data keys are rewrapped",

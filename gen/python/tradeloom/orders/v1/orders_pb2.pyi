@@ -535,7 +535,9 @@ class Order(_message.Message):
     fee_asset: _builtins.str
     """What the fees are counted in: the quote asset."""
     reason: _builtins.str
-    """Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise."""
+    """Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. "group" where
+    it was canceled for the sake of its group, also while that is under way.
+    """
     revision: _builtins.int
     """The account_sequence of its last change."""
     post_only: _builtins.bool

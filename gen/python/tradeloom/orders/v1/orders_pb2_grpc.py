@@ -142,8 +142,8 @@ class OrderServiceServicer:
 
     def ReplaceOrder(self, request, context):
         """Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
-        may still fill as it was, and has the more of both set aside. Repeating a request_id returns the
-        first answer again.
+        may still fill as it was, and has the more of both set aside. What is HELD is changed at once, until its
+        price was reached. Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -120,7 +120,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   feeAsset: string;
 
   /**
-   * Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise.
+   * Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. "group" where
+   * it was canceled for the sake of its group, also while that is under way.
    *
    * @generated from field: string reason = 14;
    */
@@ -3389,8 +3390,8 @@ export const OrderService: GenService<{
   },
   /**
    * Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
-   * may still fill as it was, and has the more of both set aside. Repeating a request_id returns the
-   * first answer again.
+   * may still fill as it was, and has the more of both set aside. What is HELD is changed at once, until its
+   * price was reached. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.orders.v1.OrderService.ReplaceOrder
    */
