@@ -11,4 +11,4 @@ from tests.stack import Stack
 
 @pytest.mark.timeout(600)
 def test_a_person_trades_through_the_page(stack: Stack, tmp_path: Path) -> None:
-    page.walk(stack, tmp_path, "account", "journey", MAILS=str(stack.folder.mails), PYTHON=sys.executable)
+    page.walk(stack, tmp_path, "account", "journey", "parents", MAILS=str(stack.folder.mails), PYTHON=sys.executable)

@@ -74,6 +74,7 @@ export function Pages({ link }: { link: MailLink | undefined }) {
               <Routes>
                 <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
                 <Route path={PATHS.orders} element={<OrdersPage />} />
+                <Route path={PATHS.parentOrders} element={<OrdersPage />} />
                 <Route path={PATHS.portfolio} element={<PortfolioPage />} />
                 <Route path={PATHS.risk} element={<RiskPage />} />
                 <Route path={`${PATHS.account}/*`} element={<PersonalPages />} />

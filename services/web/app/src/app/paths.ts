@@ -6,6 +6,7 @@ export const PATHS = {
   resetPassword: "/app/reset-password",
   trade: "/app/trade",
   orders: "/app/orders",
+  parentOrders: "/app/orders/parents",
   portfolio: "/app/portfolio",
   risk: "/app/risk",
   account: "/app/account",
