@@ -9,6 +9,7 @@ export const PATHS = {
   parentOrders: "/app/orders/parents",
   portfolio: "/app/portfolio",
   risk: "/app/risk",
+  live: "/app/live",
   account: "/app/account",
   security: "/app/account/security",
   apiKeys: "/app/account/api-keys",

@@ -10,6 +10,7 @@ import { isOutcomeLost, refusalOf } from "@/api/refusal";
 import { newRequestId } from "@/api/requestId";
 import { untilAnswered } from "@/api/untilAnswered";
 import { useAccount } from "@/features/accounts/account";
+import { isLive } from "@/features/live/words";
 import ticketClasses from "@/features/orders/OrderTicket.module.css";
 import { SIDES } from "@/features/orders/words";
 import { placesOf, stepped } from "@/lib/decimal";
@@ -281,6 +282,7 @@ export function ParentTicket({ instrument, chosenPrice }: Props) {
             data-testid="place-parent-order"
           >
             {SIDES[draft.side]} {instrument.symbol} by {KINDS[kind].label}
+            {isLive(account) && ", real money"}
           </Button>
         )}
       </Stack>
