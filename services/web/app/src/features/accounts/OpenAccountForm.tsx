@@ -26,6 +26,7 @@ interface Props {
   onSignOut?(): void;
 }
 
+const FIRST_NAMES = { [AccountMode.PAPER]: "Paper", [AccountMode.LIVE]: "Live" };
 /** What worth is usually counted in at each venue. */
 const VALUATIONS: Record<string, string> = { BINANCE: "USDT", KRAKEN: "USD" };
 
@@ -34,7 +35,7 @@ export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props)
   const { portfolio } = useApi();
   const queries = useQueryClient();
   const navigate = useNavigate();
-  const [name, setName] = useState(isFirst ? "Paper" : "");
+  const [name, setName] = useState(isFirst ? FIRST_NAMES[AccountMode.PAPER] : "");
   const [mode, setMode] = useState<AccountMode.PAPER | AccountMode.LIVE>(AccountMode.PAPER);
   const [venue, setVenue] = useState<string>(VENUES[0]);
   const [valuationAsset, setValuationAsset] = useState(VALUATIONS[VENUES[0]]!);
@@ -105,7 +106,10 @@ export function OpenAccountForm({ isFirst = false, onOpened, onSignOut }: Props)
             aria-label="Whose money"
             value={String(mode)}
             onChange={(value) => {
-              setMode(Number(value) as typeof mode);
+              const next = Number(value) as typeof mode;
+              setMode(next);
+              // A name that nobody chose goes with what was chosen.
+              if (isFirst && name === FIRST_NAMES[mode]) setName(FIRST_NAMES[next]);
               changed();
             }}
             data={[

@@ -31,7 +31,7 @@ function Banner({ account }: { account: Account }) {
       </span>
       {pathname !== PATHS.live && (
         <Anchor component={Link} to={PATHS.live} size="sm">
-          {hold === undefined ? "Stop it, or look" : "See what is missing"}
+          {hold === undefined ? "Look at it, or stop it" : "See what is missing"}
         </Anchor>
       )}
     </section>

@@ -7,6 +7,7 @@ import { useState } from "react";
 import { isOperator, useApi, useUser } from "@/api/clients";
 import { refusalOf } from "@/api/refusal";
 import { newRequestId } from "@/api/requestId";
+import { shown } from "@/lib/decimal";
 import { exactTime } from "@/lib/time";
 import { Panel } from "@/ui/Panel";
 import { PagedRows, Row } from "@/ui/Rows";
@@ -15,6 +16,9 @@ import { Tag } from "@/ui/Tag";
 import classes from "./Reconciliations.module.css";
 import { reconciliationsKey, useReconciliations } from "./useLive";
 import { CAUSES, DIFFERENCES, outcomeOf, scopeOf } from "./words";
+
+/** All digits there are: what differs may be the last. */
+const PLACES_MAX = 18;
 
 /** How our record of the account compares with the venue's, newest first. */
 export function Reconciliations({ account }: { account: Account }) {
@@ -79,8 +83,8 @@ function Differences({ differences, venue }: { differences: readonly Difference[
                 {DIFFERENCES[each.kind]}
                 <div className={classes.subject}>{subjectOf(each)}</div>
               </Table.Td>
-              <Table.Td>{each.ours || "nothing"}</Table.Td>
-              <Table.Td>{each.venues || "nothing"}</Table.Td>
+              <Table.Td>{each.ours === "" ? "nothing" : shown(each.ours, 0, PLACES_MAX)}</Table.Td>
+              <Table.Td>{each.venues === "" ? "nothing" : shown(each.venues, 0, PLACES_MAX)}</Table.Td>
               <Table.Td className={classes.explanation!}>{each.explanation}</Table.Td>
             </Table.Tr>
           ))}

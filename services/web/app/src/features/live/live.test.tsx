@@ -38,6 +38,7 @@ const LIVE = create(AccountSchema, {
   venue: "BINANCE",
   liveState: LiveState.UNCONFIRMED,
 });
+const CONFIRMED = { ...LIVE, liveState: LiveState.ON };
 const TIME = timestampFromDate(new Date("2027-03-01T12:00"));
 
 interface Setup {
@@ -128,7 +129,10 @@ async function open({ account = LIVE, key, enabled = true, roles = ["user"], pro
         },
       });
       service(ExecutionService, {
-        listReconciliations: () => ({ reconciliations: [found] }),
+        listReconciliations: () => {
+          if (kept.account.liveState === LiveState.UNCONFIRMED) throw refused(Code.NotFound, "ACCOUNT_NOT_FOUND", { account_id: "a1" });
+          return { reconciliations: [found] };
+        },
         reconcile: () => {
           asked.compared += 1;
           return { reconciliation: found };
@@ -181,6 +185,8 @@ test("a key is put and tested, the account is confirmed with a fresh second fact
   const banner = await screen.findByTestId("real-money");
   await within(banner).findByText(/trades nothing until you confirm it/);
   expect(await screen.findByRole("button", { name: "Trade real money" })).toHaveProperty("disabled", true);
+  // Execution has not heard of it yet, which is no failure.
+  await screen.findByText("Not compared yet");
 
   await user.click(await screen.findByRole("button", { name: "Put a key" }));
   const form = within(await screen.findByRole("form", { name: "Put a key" }));
@@ -219,7 +225,7 @@ test("a key of no use says why, and nothing can be confirmed with it", async () 
 });
 
 test("the record of a comparison reads difference by difference; operators have it made", async () => {
-  const { asked, user } = await open({ roles: ["operator", "user"] });
+  const { asked, user } = await open({ account: CONFIRMED, roles: ["operator", "user"] });
   const table = await screen.findByRole("table", { name: "Differences" });
   expect(within(table).getAllByRole("row")[1]!.textContent).toBe("BalanceUSDT100150.5no trade explains it; the venue counts");
   expect(screen.getByTestId("comparison").textContent).toContain("1 difference");
@@ -229,7 +235,7 @@ test("the record of a comparison reads difference by difference; operators have 
 });
 
 test("to others it comes around by itself", async () => {
-  await open();
+  await open({ account: CONFIRMED });
   await screen.findByRole("table", { name: "Differences" });
   expect(screen.queryByRole("button", { name: "Compare now" })).toBeNull();
 });

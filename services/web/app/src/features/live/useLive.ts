@@ -1,5 +1,8 @@
+import { create } from "@bufbuild/protobuf";
 import { useInfiniteQuery, useQuery } from "@tanstack/react-query";
+import { ListExternalOrdersResponseSchema, ListReconciliationsResponseSchema } from "@gen/tradeloom/execution/v1/execution_pb.js";
 import { useApi } from "@/api/clients";
+import { refusalOf } from "@/api/refusal";
 
 /** Venues and operators change these without anybody here doing something; looked at so often while somebody looks. */
 const LOOK_MILLISECONDS = 5_000;
@@ -46,6 +49,16 @@ export function useCredential(accountId: string) {
   });
 }
 
+/** Until an account is first confirmed, execution has not heard of it: then there is nothing. */
+async function ifKnown<Page>(ask: () => Promise<Page>, nothing: Page): Promise<Page> {
+  try {
+    return await ask();
+  } catch (error) {
+    if (refusalOf(error).reason === "ACCOUNT_NOT_FOUND") return nothing;
+    throw error;
+  }
+}
+
 /** Comparisons of the account with its venue, newest first. */
 export function useReconciliations(accountId: string) {
   const { execution } = useApi();
@@ -53,7 +66,10 @@ export function useReconciliations(accountId: string) {
     queryKey: reconciliationsKey(accountId),
     initialPageParam: "",
     queryFn: ({ pageParam, signal }) =>
-      execution.listReconciliations({ accountId, pageSize: RECONCILIATIONS_PAGE, pageToken: pageParam }, { signal }),
+      ifKnown(
+        () => execution.listReconciliations({ accountId, pageSize: RECONCILIATIONS_PAGE, pageToken: pageParam }, { signal }),
+        create(ListReconciliationsResponseSchema),
+      ),
     getNextPageParam: (page) => page.nextPageToken || undefined,
     refetchInterval: LOOK_MILLISECONDS,
   });
@@ -66,7 +82,10 @@ export function useExternalOrders(accountId: string, includeDecided: boolean) {
     queryKey: [...externalOrdersKey(accountId), includeDecided],
     initialPageParam: "",
     queryFn: ({ pageParam, signal }) =>
-      execution.listExternalOrders({ accountId, includeDecided, pageSize: EXTERNAL_PAGE, pageToken: pageParam }, { signal }),
+      ifKnown(
+        () => execution.listExternalOrders({ accountId, includeDecided, pageSize: EXTERNAL_PAGE, pageToken: pageParam }, { signal }),
+        create(ListExternalOrdersResponseSchema),
+      ),
     getNextPageParam: (page) => page.nextPageToken || undefined,
     refetchInterval: LOOK_MILLISECONDS,
   });

@@ -66,7 +66,7 @@ export const CAUSES: Record<ReconciliationCause, string> = {
   [ReconciliationCause.UNSPECIFIED]: "",
   [ReconciliationCause.START]: "as the account was taken over",
   [ReconciliationCause.RECONNECT]: "as the venue was connected anew",
-  [ReconciliationCause.PERIODIC]: "as every minute",
+  [ReconciliationCause.PERIODIC]: "as it comes around",
   [ReconciliationCause.REQUESTED]: "as an operator asked",
 };
 

@@ -45,13 +45,17 @@ export function ParentOrders() {
         <Loading what="your parent orders" />
       ) : query.isError && parents.length === 0 ? (
         <Failed what="your parent orders" error={query.error} onRetry={() => void query.refetch()} />
-      ) : parents.length === 0 ? (
-        <Empty title={which === "all" ? "No parent orders yet" : "No parent orders like that"}>
-          A TWAP, an iceberg or a DCA works a large order in small ones. Place one on the page Trade.
-        </Empty>
       ) : (
         <>
-          <ParentsTable parents={parents} label="Parent orders" />
+          <ParentsTable
+            parents={parents}
+            label="Parent orders"
+            empty={
+              <Empty title={which === "all" ? "No parent orders yet" : "No parent orders like that"}>
+                A TWAP, an iceberg or a DCA works a large order in small ones. Place one on the page Trade.
+              </Empty>
+            }
+          />
           {query.isError && <Failed what="older parent orders" error={query.error} onRetry={() => void query.fetchNextPage()} />}
           {query.hasNextPage && !query.isError && (
             <Center p="sm">

@@ -52,6 +52,7 @@ async function open({ refuse = (_call: number) => {}, answer = () => {} } = {}) 
       cancelParentOrder: (request) => {
         asked.cancels.push(request);
         const [parent] = [...kept.values()].filter(({ parentOrderId }) => parentOrderId === request.parentOrderId);
+        if (parent!.state !== ParentOrderState.ACTIVE) throw refused(Code.FailedPrecondition, "PARENT_ORDER_DONE", { state: "COMPLETED" });
         parent!.state = ParentOrderState.CANCELING;
         return { parentOrder: parent! };
       },
@@ -155,6 +156,23 @@ test("one whose answer was lost is begun once, however often it is sent", async 
   expect(asked.places).toHaveLength(2);
   expect(kept.size).toBe(1);
   expect(new Set(asked.places.map(({ requestId }) => requestId)).size).toBe(1);
+});
+
+test("what is opened stays when the list has it no more", async () => {
+  const { user, kept, ticket, fillIceberg } = await open();
+  await fillIceberg();
+  await user.click(ticket.getByTestId("place-parent-order"));
+  await user.click(await screen.findByRole("combobox", { name: "State" }));
+  await user.click(await screen.findByRole("option", { name: "Under way" }));
+  await user.click(await screen.findByRole("button", { name: /^Show Buy 2/ }));
+  const life = within(await screen.findByRole("dialog"));
+  // It completes, and the list that is looked at next is of those under way.
+  [...kept.values()][0]!.state = ParentOrderState.COMPLETED;
+  await user.click(await life.findByRole("button", { name: "Cancel it" }));
+  const question = await screen.findByRole("dialog", { name: /^Cancel: Buy 2/ });
+  await user.click(within(question).getByRole("button", { name: "Cancel it" }));
+  await life.findByText("Completed");
+  expect(screen.getByText("No parent orders like that")).toBeDefined();
 });
 
 test("the list narrows by state", async () => {

@@ -159,15 +159,19 @@ function AccountTabs() {
         {open.length ? <OrdersTable orders={open} label="Open orders" /> : without("No open orders")}
       </Tabs.Panel>
       <Tabs.Panel value="parents" className={classes.tabPanel!}>
-        {parents.length ? (
-          <ParentsTable parents={parents} label="Parent orders under way" />
-        ) : underWay.isPending ? (
-          <Loading what="your parent orders" />
-        ) : underWay.isError ? (
-          <Failed what="your parent orders" error={underWay.error} onRetry={() => void underWay.refetch()} />
-        ) : (
-          <Empty title="No parent orders are under way" />
-        )}
+        <ParentsTable
+          parents={parents}
+          label="Parent orders under way"
+          empty={
+            underWay.isPending ? (
+              <Loading what="your parent orders" />
+            ) : underWay.isError ? (
+              <Failed what="your parent orders" error={underWay.error} onRetry={() => void underWay.refetch()} />
+            ) : (
+              <Empty title="No parent orders are under way" />
+            )
+          }
+        />
       </Tabs.Panel>
       <Tabs.Panel value="done" className={classes.tabPanel!}>
         {done.length ? <OrdersTable orders={done} label="Order history" /> : without("No orders yet")}
