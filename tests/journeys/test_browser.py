@@ -23,9 +23,10 @@ from tests.venues.binance_orders import Side
 
 
 @pytest.mark.timeout(600)
-def test_a_person_trades_through_the_page_on_paper_and_with_real_money(
+def test_a_person_trades_through_the_page(
     stack: Stack, exchange: Exchange, administrator: Administrator, tmp_path: Path
 ) -> None:
+    """On paper, and with real money at the tests' own exchange."""
     exchange.do(with_an_order_made_by_hand)
     # All of it in one go: the scripts go side by side.
     with trading_real_money(stack, administrator):
