@@ -182,7 +182,7 @@ def stop(account: AccountArgument, request_id: RequestId = "", email: Email = ""
 
 @app.command()
 def compare(account: AccountArgument, request_id: RequestId = "", email: Email = "", data_dir: DataDir = None) -> None:
-    """Have a live account compared with its venue now, for operators; exit with 1 where that failed or something differed."""
+    """Have a live account compared with its venue now; exit with 1 where that failed or something differed."""
     request_id = new_request_id(request_id)
 
     async def asked(caller: Caller) -> execution_pb2.Reconciliation:

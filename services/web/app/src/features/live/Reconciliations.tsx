@@ -2,9 +2,9 @@ import { Button, ScrollArea, Table, Text } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import type { Difference, Reconciliation } from "@gen/tradeloom/execution/v1/execution_pb.js";
-import type { Account } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { LiveState, type Account } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { useState } from "react";
-import { isOperator, useApi, useUser } from "@/api/clients";
+import { useApi } from "@/api/clients";
 import { refusalOf } from "@/api/refusal";
 import { newRequestId } from "@/api/requestId";
 import { shown } from "@/lib/decimal";
@@ -22,10 +22,9 @@ const PLACES_MAX = 18;
 
 /** How our record of the account compares with the venue's, newest first. */
 export function Reconciliations({ account }: { account: Account }) {
-  const user = useUser();
   const query = useReconciliations(account.accountId);
   return (
-    <Panel title={`Compared with ${account.venue}`} aside={isOperator(user) && <CompareNow accountId={account.accountId} />}>
+    <Panel title={`Compared with ${account.venue}`} aside={account.liveState !== LiveState.UNCONFIRMED && <CompareNow accountId={account.accountId} />}>
       <Text size="xs" c="dimmed" px="sm" pt="sm">
         Orders, fills and balances are compared whenever the venue is connected anew, and every minute. Of those that come around by the minute and find
         nothing only the last is kept.

@@ -25,7 +25,7 @@ import { screen, waitFor, within } from "@testing-library/react";
 import { expect, test } from "vitest";
 import { AccountGate } from "@/features/accounts/AccountGate";
 import { useAccount } from "@/features/accounts/account";
-import { refused, signedInApi, USER } from "@/test/api";
+import { refused, signedInApi } from "@/test/api";
 import { show } from "@/test/show";
 import { LivePage } from "./LivePage";
 import { RealMoneyBanner } from "./RealMoneyBanner";
@@ -39,18 +39,19 @@ const LIVE = create(AccountSchema, {
   liveState: LiveState.UNCONFIRMED,
 });
 const CONFIRMED = { ...LIVE, liveState: LiveState.ON };
+const USABLE = create(BrokerCredentialSchema, { credentialId: "c1", accountId: "a1", label: "Main", state: BrokerCredentialState.USABLE });
 const TIME = timestampFromDate(new Date("2027-03-01T12:00"));
 
 interface Setup {
   account?: Account;
   key?: BrokerCredential;
   enabled?: boolean;
-  roles?: string[];
+  isCompared?: boolean;
   problem?: BrokerCredentialProblem;
 }
 
 /** The page of the one account there is, before services that keep what it has. */
-async function open({ account = LIVE, key, enabled = true, roles = ["user"], problem = BrokerCredentialProblem.UNSPECIFIED }: Setup = {}) {
+async function open({ account = LIVE, key, enabled = true, isCompared = false, problem = BrokerCredentialProblem.UNSPECIFIED }: Setup = {}) {
   const kept = { account, key };
   const asked = {
     opened: [] as CreateAccountRequest[],
@@ -134,6 +135,7 @@ async function open({ account = LIVE, key, enabled = true, roles = ["user"], pro
           return { reconciliations: [found] };
         },
         reconcile: () => {
+          if (isCompared) throw refused(Code.ResourceExhausted, "RATE_LIMITED", { limit: "reconciliation" }, [], 8);
           asked.compared += 1;
           return { reconciliation: found };
         },
@@ -157,7 +159,6 @@ async function open({ account = LIVE, key, enabled = true, roles = ["user"], pro
         },
       });
     },
-    { login: () => ({ accessToken: "a", refreshToken: "r", expiresIn: 900, sessionId: "s1", user: { ...USER, roles } }) },
   );
   // The dialog that asks for the code has its own tests.
   api.stepUp.subscribe(() => api.stepUp.snapshot() && queueMicrotask(() => api.stepUp.answer(true)));
@@ -180,36 +181,43 @@ function Page() {
   );
 }
 
-test("a key is put and tested, the account is confirmed with a fresh second factor, and stopped again", async () => {
+test("a key is put and tested, and stays nowhere on the page", async () => {
   const { asked, user } = await open();
-  const banner = await screen.findByTestId("real-money");
-  await within(banner).findByText(/trades nothing until you confirm it/);
-  expect(await screen.findByRole("button", { name: "Trade real money" })).toHaveProperty("disabled", true);
-  // Execution has not heard of it yet, which is no failure.
+  // Execution has not heard of the account yet, which is no failure.
   await screen.findByText("Not compared yet");
-
-  await user.click(await screen.findByRole("button", { name: "Put a key" }));
+  expect(screen.getByText("Trade real money").closest("button")).toHaveProperty("disabled", true);
+  await user.click(screen.getByText("Put a key"));
   const form = within(await screen.findByRole("form", { name: "Put a key" }));
   await user.click(form.getByLabelText(/^API key/));
   await user.paste("k".repeat(60) + "ABCD");
   await user.click(form.getByLabelText(/^Secret/));
   await user.paste("s".repeat(64));
-  await user.click(form.getByRole("button", { name: "Put and test it" }));
+  await user.click(form.getByText("Put and test it"));
   await within(await screen.findByTestId("key")).findByText("Usable");
   expect(asked.puts).toMatchObject([{ accountId: "a1", venue: "BINANCE", label: "Main", credentialId: "" }]);
   expect(document.body.textContent).not.toContain("s".repeat(64));
+  await waitFor(() => expect(screen.getByText("Trade real money").closest("button")).toHaveProperty("disabled", false));
+});
 
-  await waitFor(() => expect(screen.getByRole("button", { name: "Trade real money" })).toHaveProperty("disabled", false));
-  await user.click(screen.getByRole("button", { name: "Trade real money" }));
-  await user.click(within(await screen.findByRole("dialog", { name: "Trade real money?" })).getByRole("button", { name: "Trade real money" }));
+test("an account is confirmed with a fresh second factor, and says on every page that its money is real", async () => {
+  const { asked, user } = await open({ key: USABLE });
+  const banner = await screen.findByTestId("real-money");
+  await within(banner).findByText(/trades nothing until you confirm it/);
+  await waitFor(() => expect(screen.getByText("Trade real money").closest("button")).toHaveProperty("disabled", false));
+  await user.click(screen.getByText("Trade real money"));
+  const question = within(await screen.findByRole("dialog", { name: "Trade real money?" }));
+  await user.click(question.getByRole("button", { name: "Trade real money" }));
   await within(banner).findByText(/trade real money at BINANCE/);
   expect(banner.getAttribute("data-on")).toBe("true");
   // Refused for want of a fresh code, and sent again as the same request.
   expect(new Set(asked.confirms.map(({ requestId }) => requestId)).size).toBe(1);
   expect(asked.confirms).toHaveLength(2);
+});
 
-  await user.click(await screen.findByRole("button", { name: "Stop it" }));
-  await user.click(within(await screen.findByRole("dialog")).getByRole("button", { name: "Stop it" }));
+test("an account is stopped after a question", async () => {
+  const { asked, user } = await open({ account: CONFIRMED, key: USABLE });
+  await user.click(await screen.findByText("Stop it"));
+  await user.click(within(await screen.findByRole("dialog")).getByText("Stop it"));
   await within(await screen.findByTestId("live-state")).findByText(/You stopped it/);
   expect(asked.stops).toMatchObject([{ accountId: "a1" }]);
 });
@@ -224,8 +232,8 @@ test("a key of no use says why, and nothing can be confirmed with it", async () 
   expect(screen.getByRole("button", { name: "Trade real money" })).toHaveProperty("disabled", true);
 });
 
-test("the record of a comparison reads difference by difference; operators have it made", async () => {
-  const { asked, user } = await open({ account: CONFIRMED, roles: ["operator", "user"] });
+test("the record of a comparison reads difference by difference, and is made anew", async () => {
+  const { asked, user } = await open({ account: CONFIRMED });
   const table = await screen.findByRole("table", { name: "Differences" });
   expect(within(table).getAllByRole("row")[1]!.textContent).toBe("BalanceUSDT100150.5no trade explains it; the venue counts");
   expect(screen.getByTestId("comparison").textContent).toContain("1 difference");
@@ -234,10 +242,16 @@ test("the record of a comparison reads difference by difference; operators have 
   await waitFor(() => expect(asked.compared).toBe(1));
 });
 
-test("to others it comes around by itself", async () => {
-  await open({ account: CONFIRMED });
-  await screen.findByRole("table", { name: "Differences" });
+test("nothing is compared before the account was ever confirmed", async () => {
+  await open();
+  await screen.findByText("Not compared yet");
   expect(screen.queryByRole("button", { name: "Compare now" })).toBeNull();
+});
+
+test("who compares too often is told when to come back", async () => {
+  const { user } = await open({ account: CONFIRMED, isCompared: true });
+  await user.click(await screen.findByRole("button", { name: "Compare now" }));
+  await screen.findByText("Too many requests. Try again in 8 seconds.");
 });
 
 test("orders made by hand are ignored and adopted, and those not settled are listed", async () => {

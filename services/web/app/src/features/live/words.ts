@@ -67,7 +67,7 @@ export const CAUSES: Record<ReconciliationCause, string> = {
   [ReconciliationCause.START]: "as the account was taken over",
   [ReconciliationCause.RECONNECT]: "as the venue was connected anew",
   [ReconciliationCause.PERIODIC]: "as it comes around",
-  [ReconciliationCause.REQUESTED]: "as an operator asked",
+  [ReconciliationCause.REQUESTED]: "as it was asked for",
 };
 
 const RECONCILIATION_STATES: Record<ReconciliationState, { label: string; color: string }> = {
