@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tradeloom.execution.v1 import execution_pb2, execution_pb2_grpc
 from tradeloom.orders.v1 import live_pb2, live_pb2_grpc, orders_pb2, orders_pb2_grpc
@@ -60,7 +61,7 @@ def status(email: Email = "", data_dir: DataDir = None) -> None:
         for name in ("account", "venue", "state", "why", "id"):
             table.add_column(name, no_wrap=name == "id")
         for each in accounts:
-            table.add_row(each.name, each.venue, state_of(each), each.stop_reason or "-", each.account_id)
+            table.add_row(escape(each.name), each.venue, state_of(each), each.stop_reason or "-", each.account_id)
         Console(highlight=False, soft_wrap=True).print(table)
 
 

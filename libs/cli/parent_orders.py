@@ -182,7 +182,7 @@ def show(parent_order_id: ParentArgument, email: Email = "", data_dir: DataDir =
     """Show one parent order with its orders and the slices it has skipped."""
     snapshot = running_stack(data_dir)
 
-    async def found() -> tuple[parents_pb2.GetParentOrderResponse, Sequence[orders_pb2.Order]]:
+    async def found() -> tuple[parents_pb2.GetParentOrderResponse, orders_pb2.ListOrdersResponse]:
         async with calling(snapshot, email) as caller:
             stub: Any = parents_pb2_grpc.ParentOrderServiceStub(caller.channel)
             orders: Any = orders_pb2_grpc.OrderServiceStub(caller.channel)
@@ -194,21 +194,23 @@ def show(parent_order_id: ParentArgument, email: Email = "", data_dir: DataDir =
                 parent_order_id=parent_order_id,
                 page_size=CHILDREN_SHOWN_MAX,
             )
-            return one, (await caller.ask(orders.ListOrders, asked)).orders
+            return one, await caller.ask(orders.ListOrders, asked)
 
     with refusals():
-        one, children = asyncio.run(found())
+        one, page = asyncio.run(found())
     printed(facts_of(one.parent_order))
     console = Console(highlight=False, soft_wrap=True)
-    if children:
+    if page.orders:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("slice", "state", "filled", "quantity", "average", "order"):
             table.add_column(name, justify="left" if name in ("state", "order") else "right")
-        for child in children:
+        for child in page.orders:
             row = (child.slice_number, word_of("ORDER_STATE_", orders_pb2.OrderState.Name(child.state)))
             numbers = (child.filled_quantity.value or "0", child.quantity.value, child.average_price.value or "-")
             table.add_row(str(row[0]), row[1], *numbers, child.order_id)
         console.print(table)
+    if page.next_page_token:
+        console.print(f"and older ones than these {CHILDREN_SHOWN_MAX}")
     for skip in one.skips:
         slices = (
             f"slice {skip.first_slice}"

@@ -2,8 +2,9 @@ import { expect } from "@playwright/test";
 import { codeOf, earlyInStep, linkTo, newcomer, test, watched } from "./person";
 
 /** A key at the venue of the test's own that this mesh is pointed at, where an order to buy 0.5 BTC was put by hand. */
-const API_KEY = process.env.VENUE_API_KEY!;
-const API_SECRET = process.env.VENUE_API_SECRET!;
+const API_KEY = process.env.VENUE_API_KEY ?? "";
+const API_SECRET = process.env.VENUE_API_SECRET ?? "";
+test.skip(API_KEY === "", "the mesh is not pointed at a venue of the test's own");
 
 test("a person opens a live account, puts a key, confirms, trades, adopts what was made by hand, and stops", async ({ page, baseURL }) => {
   test.setTimeout(240_000);
