@@ -22,6 +22,7 @@ from tests.mesh import Installation, ServedProcess
 from tests.sample import Sample, make_sample, make_template
 from tests.servers import PostgresServer, ValkeyServer
 from tests.stack import Stack, stack_in
+from tests.venues.beside import Exchange, exchange_beside
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -198,9 +199,15 @@ async def worker(sample: Sample) -> AsyncIterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Stack:
+def exchange() -> Exchange:
+    """The Binance that the stack would ask, as whoever trades there has prepared it."""
+    return STACKS.enter_context(exchange_beside())
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, exchange: Exchange) -> Stack:
     """The whole mesh, one for the run: what people start with `tradeloom up`."""
-    return STACKS.enter_context(stack_in(tmp_path_factory.mktemp("stack")))
+    return STACKS.enter_context(stack_in(tmp_path_factory.mktemp("stack"), **exchange.environment))
 
 
 @pytest.hookimpl(trylast=True)

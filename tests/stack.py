@@ -115,16 +115,18 @@ class Stack:
     def log(self, name: str) -> str:
         return self.folder.log(name).read_text()
 
-    def command(self, *arguments: str, seconds: float = UP_SECONDS) -> subprocess.CompletedProcess[str]:
+    def command(
+        self, *arguments: str, seconds: float = UP_SECONDS, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Runs `tradeloom …` on this stack."""
-        return tradeloom(self.folder, *arguments, seconds=seconds)
+        return tradeloom(self.folder, *arguments, seconds=seconds, **environment)
 
 
 @contextmanager
-def stack_in(folder: Path) -> Iterator[Stack]:
+def stack_in(folder: Path, **environment: str) -> Iterator[Stack]:
     """A stack of its own, up and healthy; taken down afterwards."""
     stack = Stack(DataFolder.at(folder))
-    started = stack.command("up", "--detach")
+    started = stack.command("up", "--detach", seconds=UP_SECONDS, **environment)
     assert started.returncode == 0, started.stdout + started.stderr
     try:
         yield stack

@@ -23,6 +23,8 @@ COMMANDS = {
         "import_command",
         "export_command",
         "candles",
+        "parent_orders",
+        "live",
         "migrate",
         "psql",
         "audit",

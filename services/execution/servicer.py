@@ -77,16 +77,18 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     # Comparing with venues.
 
     async def Reconcile(self, request, context):
-        account_id = UUID(request.account_id)
-        async with self._worker.transaction() as rows:
-            account = await live_store.find_account(rows, account_id)
-        if account is None:
-            raise AccountNotFound("no such live account", account_id=account_id)
+        caller, account_id = identity.current(), UUID(request.account_id)
+        is_operator = bool(caller.roles & OPERATORS)
+        database = self._worker if is_operator else self._database
+        async with database.transaction(caller.user_id) as rows:
+            account = await own_account(rows, request.account_id)
 
         async def work(rows: Connection) -> execution_pb2.ReconcileResponse:
             # As it stands by now.
             if (current := await live_store.find_account(rows, account_id)) is None or current.credential_id is None:
                 raise NotConnected("the account's venue is not connected", account_id=account_id)
+            if not is_operator:
+                await reconciliation_store.take_turn(rows, account_id)
             asked = await reconciliation_store.request(rows, uuid7(), account_id, account.user_id)
             return execution_pb2.ReconcileResponse(reconciliation=live_wire.reconciliation_to_proto(asked, []))
 
@@ -185,7 +187,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
 
 
 async def own_account(rows: Connection, account_id: str) -> LiveAccount:
-    """One of the caller's. Raises AccountNotFound."""
+    """One of those that the rows' policies show to the caller. Raises AccountNotFound."""
     account = await live_store.find_account(rows, UUID(account_id))
     if account is None or not identity.current().may_use_account(account.account_id):
         raise AccountNotFound("no such live account", account_id=account_id)

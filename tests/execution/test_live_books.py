@@ -7,11 +7,12 @@ from uuid import UUID, uuid4
 import pytest
 from tradeloom.execution.v1 import execution_pb2
 
-from libs.errors import RequestIdReused
+from libs.errors import Exhausted, RequestIdReused
 from libs.ids import uuid7
 from libs.store.database import Database, open_database
 from services.execution import domain
 from services.execution.__main__ import VENUES
+from services.execution.live.reconciliation_store import REQUESTED_SECONDS_MIN
 from services.execution.servicer import ExecutionServicer
 from tests.execution.live_stand import LiveStand, as_user
 from tests.execution.stand import until
@@ -135,6 +136,32 @@ async def list_external(live: LiveStand, servicer: ExecutionServicer, **of: Any)
     with as_user(live.trader.user_id):
         request = execution_pb2.ListExternalOrdersRequest(account_id=str(live.trader.account_id), **of)
         return list((await servicer.ListExternalOrders(request, ANY_CONTEXT)).orders)
+
+
+async def test_an_owner_has_their_account_compared_not_too_often_and_nobody_elses(
+    at_binance: LiveStand, servicer: ExecutionServicer
+):
+    live, account_id = at_binance, str(at_binance.trader.account_id)
+
+    def request() -> execution_pb2.ReconcileRequest:
+        return execution_pb2.ReconcileRequest(request_id=str(uuid7()), account_id=account_id)
+
+    async with live.connected():
+        with as_user(uuid7()), pytest.raises(domain.AccountNotFound):
+            await servicer.Reconcile(request(), ANY_CONTEXT)
+        with as_user(live.trader.user_id, account_ids=frozenset({uuid7()})), pytest.raises(domain.AccountNotFound):
+            await servicer.Reconcile(request(), ANY_CONTEXT)
+        with as_user(live.trader.user_id):
+            first = request()
+            asked = await servicer.Reconcile(first, ANY_CONTEXT)
+            with pytest.raises(Exhausted) as caught:
+                await servicer.Reconcile(request(), ANY_CONTEXT)
+            assert 0 < (caught.value.retry_after_seconds or 0) <= REQUESTED_SECONDS_MIN
+            assert await servicer.Reconcile(first, ANY_CONTEXT) == asked, "a repeat is no second one"
+        # Who keeps the whole running waits for nobody.
+        with as_user(uuid7(), roles={"operator"}):
+            await servicer.Reconcile(request(), ANY_CONTEXT)
+        await live.stand.wait_for_count(2, "reconciliations", "cause = 'requested' AND state = 'done'")
 
 
 async def test_an_operator_has_an_account_compared_and_its_owner_sees_what_was_found(

@@ -207,6 +207,7 @@ ASKED: Mapping[str, Mapping[str, Any]] = {
     },
     "ExecutionService/ListVenues": {},
     "ExecutionService/GetVenue": {"venue": "paper"},
+    "ExecutionService/Reconcile": {},
     "ExecutionService/GetReconciliation": {},
     "ExecutionService/ListReconciliations": {},
     "ExecutionService/ListExternalOrders": {"include_decided": True},

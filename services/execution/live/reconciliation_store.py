@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from libs.errors import Exhausted
 from libs.store.database import Connection
 from services.execution.domain import LiveAccount
 from services.execution.live.comparison import Cause, Found
@@ -16,6 +17,9 @@ KEPT_MAX = 1_000
 """Of one account's."""
 KEPT_DAYS = 90
 PURGE_ROWS = 1_000
+TURNS = "reconciliation"
+REQUESTED_SECONDS_MIN = 10.0
+"""Between two that an account's owner asks for: each asks of the venue what all accounts share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,23 @@ async def request(rows: Connection, reconciliation_id: UUID, account_id: UUID, u
         account_id,
     )
     return reconciliation_from(row)
+
+
+async def take_turn(rows: Connection, account_id: UUID) -> None:
+    """For one request at its owner's wish. Raises Exhausted where one was made a moment ago."""
+    await rows.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"reconciliations/{account_id}")
+    left = await rows.fetchval(
+        """
+        SELECT extract(epoch FROM create_time + make_interval(secs => $2) - now()) FROM reconciliations
+        WHERE account_id = $1 AND cause = 'requested' ORDER BY reconciliation_id DESC LIMIT 1
+        """,
+        account_id,
+        REQUESTED_SECONDS_MIN,
+    )
+    if left is not None and left > 0:
+        raise Exhausted(
+            "the account was compared with its venue a moment ago", retry_after_seconds=float(left), limit=TURNS
+        )
 
 
 async def finish(rows: Connection, account: LiveAccount, found: Found) -> None:

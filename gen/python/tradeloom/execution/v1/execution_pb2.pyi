@@ -60,7 +60,7 @@ class _ReconciliationCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_R
     RECONCILIATION_CAUSE_PERIODIC: _ReconciliationCause.ValueType  # 3
     """It comes around every minute."""
     RECONCILIATION_CAUSE_REQUESTED: _ReconciliationCause.ValueType  # 4
-    """An operator asked for it."""
+    """Its owner or an operator asked for it."""
 
 class ReconciliationCause(_ReconciliationCause, metaclass=_ReconciliationCauseEnumTypeWrapper):
     """Why an account is compared with its venue."""
@@ -74,7 +74,7 @@ RECONCILIATION_CAUSE_RECONNECT: ReconciliationCause.ValueType  # 2
 RECONCILIATION_CAUSE_PERIODIC: ReconciliationCause.ValueType  # 3
 """It comes around every minute."""
 RECONCILIATION_CAUSE_REQUESTED: ReconciliationCause.ValueType  # 4
-"""An operator asked for it."""
+"""Its owner or an operator asked for it."""
 Global___ReconciliationCause: _TypeAlias = ReconciliationCause  # noqa: Y015
 
 class _ReconciliationState:
@@ -509,7 +509,7 @@ class ReconcileRequest(_message.Message):
     request_id: _builtins.str
     """Makes retries safe."""
     account_id: _builtins.str
-    """Which live account; of anybody."""
+    """Which; one of the caller's live accounts, and for operators anybody's."""
     def __init__(
         self,
         *,

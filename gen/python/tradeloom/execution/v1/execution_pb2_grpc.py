@@ -116,7 +116,9 @@ class ExecutionServiceServicer:
 
     def Reconcile(self, request, context):
         """Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
-        asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+        asked for; GetReconciliation tells what came of it. Asked by its owner again within ten seconds, it refuses
+        with RATE_LIMITED: all accounts share what may be asked of a venue. Repeating a request_id returns the first
+        answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

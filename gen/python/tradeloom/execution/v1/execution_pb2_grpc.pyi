@@ -27,7 +27,9 @@ class ExecutionServiceStub:
     """
     Reconcile: _aio.UnaryUnaryMultiCallable[_execution_pb2.ReconcileRequest, _execution_pb2.ReconcileResponse]
     """Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
-    asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+    asked for; GetReconciliation tells what came of it. Asked by its owner again within ten seconds, it refuses
+    with RATE_LIMITED: all accounts share what may be asked of a venue. Repeating a request_id returns the first
+    answer again.
     """
     ListUnknownOrders: _aio.UnaryUnaryMultiCallable[_execution_pb2.ListUnknownOrdersRequest, _execution_pb2.ListUnknownOrdersResponse]
     """Lists orders whose outcome at their venue is not known, of all users, the longest waiting first."""
@@ -85,7 +87,9 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_execution_pb2.ReconcileRequest, _abc.Awaitable[_execution_pb2.ReconcileResponse]],
     ) -> _abc.Awaitable[_execution_pb2.ReconcileResponse]:
         """Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
-        asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+        asked for; GetReconciliation tells what came of it. Asked by its owner again within ten seconds, it refuses
+        with RATE_LIMITED: all accounts share what may be asked of a venue. Repeating a request_id returns the first
+        answer again.
         """
 
     @_abc_1.abstractmethod

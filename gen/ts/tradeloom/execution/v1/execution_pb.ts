@@ -395,7 +395,7 @@ export type ReconcileRequest = Message<"tradeloom.execution.v1.ReconcileRequest"
   requestId: string;
 
   /**
-   * Which live account; of anybody.
+   * Which; one of the caller's live accounts, and for operators anybody's.
    *
    * @generated from field: string account_id = 2;
    */
@@ -1003,7 +1003,7 @@ export enum ReconciliationCause {
   PERIODIC = 3,
 
   /**
-   * An operator asked for it.
+   * Its owner or an operator asked for it.
    *
    * @generated from enum value: RECONCILIATION_CAUSE_REQUESTED = 4;
    */
@@ -1221,7 +1221,9 @@ export const ExecutionService: GenService<{
   },
   /**
    * Has a live account compared with its venue, now: its orders, its fills and what it holds. Answers once that is
-   * asked for; GetReconciliation tells what came of it. Repeating a request_id returns the first answer again.
+   * asked for; GetReconciliation tells what came of it. Asked by its owner again within ten seconds, it refuses
+   * with RATE_LIMITED: all accounts share what may be asked of a venue. Repeating a request_id returns the first
+   * answer again.
    *
    * @generated from rpc tradeloom.execution.v1.ExecutionService.Reconcile
    */

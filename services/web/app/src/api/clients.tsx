@@ -1,10 +1,13 @@
 import { createClient, type Client, type Transport } from "@connectrpc/connect";
 import { AdminService, AuthService, type User } from "@gen/tradeloom/auth/v1/auth_pb.js";
 import { BillingService } from "@gen/tradeloom/billing/v1/billing_pb.js";
+import { ExecutionService } from "@gen/tradeloom/execution/v1/execution_pb.js";
 import { MarketDataService } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
+import { LiveTradingService } from "@gen/tradeloom/orders/v1/live_pb.js";
 import { OrderService, PortfolioService } from "@gen/tradeloom/orders/v1/orders_pb.js";
+import { ParentOrderService } from "@gen/tradeloom/orders/v1/parents_pb.js";
 import { RiskService } from "@gen/tradeloom/orders/v1/risk_pb.js";
-import { UserService } from "@gen/tradeloom/users/v1/users_pb.js";
+import { BrokerCredentialService, UserService } from "@gen/tradeloom/users/v1/users_pb.js";
 import { createContext, useContext, useSyncExternalStore, type ReactNode } from "react";
 import type { Session, SessionState } from "./session";
 import type { StepUp } from "./stepUp";
@@ -14,8 +17,12 @@ export interface Clients {
   auth: Client<typeof AuthService>;
   admin: Client<typeof AdminService>;
   billing: Client<typeof BillingService>;
+  credentials: Client<typeof BrokerCredentialService>;
+  execution: Client<typeof ExecutionService>;
+  live: Client<typeof LiveTradingService>;
   marketData: Client<typeof MarketDataService>;
   orders: Client<typeof OrderService>;
+  parents: Client<typeof ParentOrderService>;
   portfolio: Client<typeof PortfolioService>;
   risk: Client<typeof RiskService>;
   users: Client<typeof UserService>;
@@ -31,8 +38,12 @@ export function clientsOver(transport: Transport): Clients {
     auth: createClient(AuthService, transport),
     admin: createClient(AdminService, transport),
     billing: createClient(BillingService, transport),
+    credentials: createClient(BrokerCredentialService, transport),
+    execution: createClient(ExecutionService, transport),
+    live: createClient(LiveTradingService, transport),
     marketData: createClient(MarketDataService, transport),
     orders: createClient(OrderService, transport),
+    parents: createClient(ParentOrderService, transport),
     portfolio: createClient(PortfolioService, transport),
     risk: createClient(RiskService, transport),
     users: createClient(UserService, transport),

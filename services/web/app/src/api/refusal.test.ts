@@ -4,6 +4,7 @@ import { anyPack, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { create } from "@bufbuild/protobuf";
 import { ErrorInfoSchema } from "@gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "@gen/google/rpc/status_pb.js";
+import { ErrorReason as ExecutionReason } from "@gen/tradeloom/execution/v1/error_reason_pb.js";
 import { ErrorReason } from "@gen/tradeloom/orders/v1/error_reason_pb.js";
 import { fieldOf, isInWords, isOutcomeLost, isTransient, refusalOf, refusalOfStatus, violationOf } from "./refusal";
 import { refused } from "@/test/api";
@@ -29,9 +30,12 @@ describe("a refusal", () => {
     expect(violationOf(refusal, "side")).toBeUndefined();
   });
 
-  test("has a sentence for every reason in orders' catalogue", () => {
-    const reasons = Object.keys(ErrorReason).filter((name) => Number.isNaN(Number(name)) && name !== "UNSPECIFIED");
-    expect(reasons.length).toBeGreaterThan(20);
+  test.each([
+    ["orders", ErrorReason, 20],
+    ["execution", ExecutionReason, 5],
+  ])("has a sentence for every reason in the catalogue of %s", (_, catalogue, reasonsMin) => {
+    const reasons = Object.keys(catalogue).filter((name) => Number.isNaN(Number(name)) && name !== "UNSPECIFIED");
+    expect(reasons.length).toBeGreaterThan(reasonsMin);
     expect(reasons.filter((reason) => !isInWords(reason))).toEqual([]);
   });
 

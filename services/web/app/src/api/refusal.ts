@@ -175,11 +175,11 @@ const SENTENCES: Record<string, Sentence> = {
   ORDER_RATE_REACHED: ({ bound }) => `The account places orders faster than it may${bound ? ` (${bound} a second)` : ""}.`,
   TRADING_HALTED: ({ limit = "" }) => `Trading is stopped by ${haltText(limit)}.`,
   LIMITS_CHANGED: () => "The limits were set elsewhere since you looked. Nothing was changed: look at them as they are first.",
-  PARENT_ORDER_NOT_FOUND: () => "This schedule does not exist.",
-  PARENT_ORDER_INVALID: () => "No schedule can be made of this.",
-  PARENT_ORDER_DONE: ({ state }) => `The schedule is already done${state ? ` (${state.toLowerCase()})` : ""}.`,
+  PARENT_ORDER_NOT_FOUND: () => "This parent order does not exist.",
+  PARENT_ORDER_INVALID: () => "No parent order can be made of this.",
+  PARENT_ORDER_DONE: ({ state }) => `The parent order is already done${state ? ` (${state.toLowerCase()})` : ""}.`,
   TOO_MANY_PARENT_ORDERS: ({ parent_orders_max }) =>
-    `The account has as many schedules under way as it may${parent_orders_max ? ` (${parent_orders_max})` : ""}.`,
+    `The account has as many parent orders under way as it may${parent_orders_max ? ` (${parent_orders_max})` : ""}.`,
   LIVE_TRADING_DISABLED: () => "Trading with real money is not enabled here.",
   LIVE_TRADING_OFF: () => "This account may not trade real money now: confirm it first, and let its venue answer.",
   ACCOUNT_NOT_LIVE: () => "This is a paper account.",
@@ -192,6 +192,20 @@ const SENTENCES: Record<string, Sentence> = {
   ACCOUNT_NOT_MARGIN: () => "A cash account has no leverage.",
   INSTRUMENT_NOT_AT_VENUE: ({ venue }) => `This account trades ${venue ? `${venue}'s` : "its own venue's"} instruments alone.`,
   NO_QUOTE: () => "There has been no tick yet.",
+  VENUE_NOT_FOUND: ({ venue }) => `There is no venue ${venue ?? "of this name"}.`,
+  VENUE_UNAVAILABLE: ({ venue }) => `${venue ?? "The venue"} does not answer now, or was asked too often. Try again in a moment.`,
+  NOT_CONNECTED: () => "The account's venue is not connected: confirm the account first.",
+  RECONCILIATION_NOT_FOUND: () => "This comparison does not exist.",
+  EXTERNAL_ORDER_NOT_FOUND: () => "This order is not there.",
+  EXTERNAL_ORDER_DONE: ({ state }) => `This order is decided or over already${state ? ` (${state.toLowerCase()})` : ""}.`,
+  CREDENTIAL_NOT_FOUND: () => "There is no such key.",
+  VENUE_NEEDS_NO_CREDENTIAL: ({ venue }) => `${venue ?? "The venue"} is simulated and asks for no key.`,
+  VENUE_NOT_SUPPORTED: ({ venue }) => `No orders can be sent to ${venue ?? "this venue"}.`,
+  LABEL_TAKEN: () => "Another key of yours has this label.",
+  ACCOUNT_HAS_CREDENTIAL: () => "The account has a key already.",
+  TOO_MANY_CREDENTIALS: ({ credentials_max }) => `You have as many keys as you may${credentials_max ? ` (${credentials_max})` : ""}.`,
+  CREDENTIAL_CHANGED: () => "Another key was put while the venue was asked about this one. Test it again.",
+  CREDENTIAL_NOT_USABLE: () => "This key was not tested, or is of no use.",
 };
 
 /** Whether a reason is told in words of its own. */
@@ -245,6 +259,7 @@ export const FIELD_OF_REASON: Record<string, string> = {
   EXPIRE_TIME_PAST: "expire_time",
   EMAIL_TAKEN: "email",
   PASSWORD_TOO_COMMON: "password",
+  LABEL_TAKEN: "label",
 };
 
 /** Which field of an order is beyond one of the account's limits; other limits are about no field. */

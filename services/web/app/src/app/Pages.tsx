@@ -20,6 +20,7 @@ import { Shell } from "./Shell";
 const TradePage = lazy(async () => ({ default: (await import("@/features/trade/TradePage")).TradePage }));
 // Seldom looked at.
 const PersonalPages = lazy(async () => ({ default: (await import("./PersonalPages")).PersonalPages }));
+const LivePage = lazy(async () => ({ default: (await import("@/features/live/LivePage")).LivePage }));
 const AdministrationPage = lazy(async () => ({
   default: (await import("@/features/administration/AdministrationPage")).AdministrationPage,
 }));
@@ -74,8 +75,10 @@ export function Pages({ link }: { link: MailLink | undefined }) {
               <Routes>
                 <Route path={`${PATHS.trade}/:instrumentId?`} element={<TradePage />} />
                 <Route path={PATHS.orders} element={<OrdersPage />} />
+                <Route path={PATHS.parentOrders} element={<OrdersPage />} />
                 <Route path={PATHS.portfolio} element={<PortfolioPage />} />
                 <Route path={PATHS.risk} element={<RiskPage />} />
+                <Route path={PATHS.live} element={<LivePage />} />
                 <Route path={`${PATHS.account}/*`} element={<PersonalPages />} />
                 {isOperator(user) && <Route path={PATHS.administration} element={<AdministrationPage />} />}
                 <Route path={PATHS.signIn} element={<Navigate to={from ?? PATHS.trade} replace />} />

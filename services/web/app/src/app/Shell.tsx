@@ -1,5 +1,6 @@
 import { ActionIcon, Anchor, Group, Menu, Text, Tooltip, useMantineColorScheme } from "@mantine/core";
 import {
+  IconBolt,
   IconBook2,
   IconBriefcase,
   IconChartCandle,
@@ -20,6 +21,8 @@ import { AccountContext } from "@/features/accounts/account";
 import { AccountMenu } from "@/features/accounts/AccountMenu";
 import { EmailBanner } from "@/features/auth/EmailBanner";
 import { DeletionBanner } from "@/features/leaving/DeletionBanner";
+import { RealMoneyBanner } from "@/features/live/RealMoneyBanner";
+import { isLive } from "@/features/live/words";
 import { useAccountOrders } from "@/features/orders/AccountOrdersProvider";
 import { StreamBadge } from "@/ui/StreamBadge";
 import { PATHS } from "./paths";
@@ -32,12 +35,17 @@ const PLACES = [
   { path: PATHS.risk, label: "Risk", Icon: IconShieldHalf },
 ];
 
+/** Of live accounts alone. */
+const LIVE_PLACE = { path: PATHS.live, label: "Live", Icon: IconBolt };
+
 /** What every page stands in: where one is, which account, who, and whether orders are live. */
 export function Shell({ user, children }: { user: User; children: ReactNode }) {
   const { session } = useApi();
   const { colorScheme, toggleColorScheme } = useMantineColorScheme();
   const isDark = colorScheme !== "light";
-  const hasAccount = useContext(AccountContext) !== undefined;
+  const account = useContext(AccountContext)?.account;
+  const isReal = account !== undefined && isLive(account);
+  const places = isReal ? [...PLACES, LIVE_PLACE] : PLACES;
   return (
     <div className={classes.shell}>
       <a className={classes.skip} href="#main">
@@ -51,7 +59,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           </Text>
         </Group>
         <nav className={classes.places} aria-label="Pages">
-          {PLACES.map(({ path, label, Icon }) => (
+          {places.map(({ path, label, Icon }) => (
             <NavLink key={path} to={path} className={classes.place!}>
               <Icon size={17} stroke={1.7} aria-hidden />
               {label}
@@ -59,7 +67,7 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           ))}
         </nav>
         <Group gap="xs" wrap="nowrap" ml="auto">
-          {hasAccount && <OfTheAccount />}
+          {account && <OfTheAccount />}
           <Tooltip label="The interface's documentation">
             <ActionIcon component="a" href="/docs" variant="subtle" color="gray" aria-label="The interface's documentation" visibleFrom="sm">
               <IconBook2 size={18} stroke={1.6} />
@@ -98,13 +106,16 @@ export function Shell({ user, children }: { user: User; children: ReactNode }) {
           </Menu>
         </Group>
       </header>
+      {account && <RealMoneyBanner account={account} />}
       <DeletionBanner />
       <EmailBanner />
       <main id="main" className={classes.main}>
         {children}
       </main>
       <footer className={classes.footer}>
-        <span>Paper trading: prices and fills of a simulated or replayed market.</span>
+        <span>
+          {isReal ? `Real money: orders trade at ${account.venue}.` : "Paper trading: orders fill by the prices of the feeds, with money that is not real."}
+        </span>
         <Anchor href="https://www.tradingview.com/" target="_blank" rel="noreferrer" size="xs" c="dimmed">
           Charts by TradingView Lightweight Charts™
         </Anchor>

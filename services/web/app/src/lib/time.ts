@@ -60,3 +60,17 @@ export function date(time: Timestamp | undefined): string {
 export function secondsOf(time: Timestamp | undefined): number {
   return time ? Number(time.seconds) : 0;
 }
+
+const UNITS: readonly (readonly [seconds: number, name: string])[] = [
+  [86_400, "day"],
+  [3_600, "hour"],
+  [60, "minute"],
+  [1, "second"],
+];
+
+/** How long, by the largest unit that is exact: "5 minutes", "90 seconds", "day" for exactly one. */
+export function inBrief(seconds: number): string {
+  const [unit, name] = UNITS.find(([length]) => seconds >= length && seconds % length === 0) ?? UNITS.at(-1)!;
+  const count = seconds / unit;
+  return count === 1 ? name : `${count} ${name}s`;
+}

@@ -6,10 +6,13 @@ import { useApi } from "@/api/clients";
 import { PATHS } from "@/app/paths";
 import { EmailBanner } from "@/features/auth/EmailBanner";
 import { DeletionBanner } from "@/features/leaving/DeletionBanner";
+import { isLive } from "@/features/live/words";
 import { AccountOrdersProvider } from "@/features/orders/AccountOrdersProvider";
 import { Failed, Loading } from "@/ui/states";
 import { AccountContext, ACCOUNTS_KEY, ACCOUNTS_SHOWN_MAX, rememberChoice, rememberedChoice } from "./account";
 import { OpenAccountForm } from "./OpenAccountForm";
+
+const LOOK_MILLISECONDS = 5_000;
 
 interface Props {
   /** Whether the page is about an account; others are shown without one, too. */
@@ -24,6 +27,8 @@ export function AccountGate({ isNeeded, children }: Props) {
   const query = useQuery({
     queryKey: ACCOUNTS_KEY,
     queryFn: async ({ signal }) => (await portfolio.listAccounts({ pageSize: ACCOUNTS_SHOWN_MAX }, { signal })).accounts,
+    // What lets a live account trade, or stops it, happens elsewhere: at its venue, and to its key.
+    refetchInterval: ({ state }) => (state.data?.some(isLive) ? LOOK_MILLISECONDS : false),
   });
 
   const accounts = query.data;

@@ -1,6 +1,8 @@
 import { Button, Menu, Modal, Text } from "@mantine/core";
 import { IconCheck, IconChevronDown, IconPlus } from "@tabler/icons-react";
 import { useState } from "react";
+import { isLive } from "@/features/live/words";
+import { Tag } from "@/ui/Tag";
 import { useAccount } from "./account";
 import { OpenAccountForm } from "./OpenAccountForm";
 
@@ -26,13 +28,13 @@ export function AccountMenu() {
         </Menu.Target>
         <Menu.Dropdown mah={360} style={{ overflowY: "auto" }}>
           <Menu.Label>Accounts</Menu.Label>
-          {accounts.map(({ accountId, name }) => (
+          {accounts.map((each) => (
             <Menu.Item
-              key={accountId}
-              onClick={() => choose(accountId)}
-              rightSection={accountId === account.accountId && <IconCheck size={16} aria-label="chosen" />}
+              key={each.accountId}
+              onClick={() => choose(each.accountId)}
+              rightSection={each.accountId === account.accountId && <IconCheck size={16} aria-label="chosen" />}
             >
-              {name}
+              {each.name} {isLive(each) && <Tag color="red">Real money</Tag>}
             </Menu.Item>
           ))}
           <Menu.Divider />

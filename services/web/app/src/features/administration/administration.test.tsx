@@ -1,5 +1,5 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
-import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import {
   AdminService,
@@ -16,9 +16,13 @@ import { expect, test } from "vitest";
 import { refused, signedInApi } from "@/test/api";
 import { show } from "@/test/show";
 import { KillSwitchMode, KillSwitchScope, RiskService, type KillSwitchSchema, type SetGlobalKillSwitchRequest } from "@gen/tradeloom/orders/v1/risk_pb.js";
+import { ExecutionService } from "@gen/tradeloom/execution/v1/execution_pb.js";
+import { LiveTradingSchema, LiveTradingService, type SetLiveTradingRequest } from "@gen/tradeloom/orders/v1/live_pb.js";
 import { GlobalSwitch } from "./GlobalSwitch";
+import { LiveTradingSwitch } from "./LiveTradingSwitch";
 import { PeoplePage } from "./PeoplePage";
 import { endOfDay } from "./person";
+import { UnknownOrders } from "./UnknownOrders";
 
 test("a day ends at its last second, by the reader's own clock", () => {
   const end = timestampDate(endOfDay("2027-01-31")!);
@@ -137,4 +141,54 @@ test("an operator stops everybody's trading with a reason, and lets it go on", a
     ["", KillSwitchMode.HALT, "venue is down", false],
     ["", KillSwitchMode.OFF, "trading goes on", false],
   ]);
+});
+
+test("an operator switches trading with real money on and off, each time with a reason", async () => {
+  const asked: SetLiveTradingRequest[] = [];
+  let present = create(LiveTradingSchema, { revision: 0n });
+  const api = await signedInApi(({ service }) => {
+    service(LiveTradingService, {
+      getLiveTrading: () => ({ liveTrading: present }),
+      setLiveTrading: (request) => {
+        asked.push(request);
+        if (asked.length === 1) throw refused(Code.PermissionDenied, "STEP_UP_REQUIRED");
+        const { enabled, reason } = request;
+        present = create(LiveTradingSchema, { enabled, reason, setTime: timestampFromDate(new Date()), revision: present.revision + 1n });
+        return { liveTrading: present };
+      },
+    });
+  });
+  api.stepUp.subscribe(() => api.stepUp.snapshot() && queueMicrotask(() => api.stepUp.answer(true)));
+  const user = show(api, <LiveTradingSwitch />);
+  await screen.findByText("Nobody has ever enabled it here.");
+  await user.click(screen.getByRole("button", { name: "Enable trading with real money" }));
+  expect(asked).toEqual([]);
+  await user.type(screen.getByLabelText(/Why/), "we are ready");
+  await user.click(screen.getByRole("button", { name: "Enable trading with real money" }));
+  await screen.findByText(/“we are ready”/);
+  await user.type(screen.getByLabelText(/Why/), "maintenance");
+  await user.click(screen.getByRole("button", { name: "Disable trading with real money" }));
+  await screen.findByText(/“maintenance”/);
+  expect(asked.map(({ enabled, reason }) => [enabled, reason])).toEqual([
+    [true, "we are ready"],
+    [true, "we are ready"],
+    [false, "maintenance"],
+  ]);
+  expect(asked[0]!.requestId).toBe(asked[1]!.requestId);
+  expect(asked[2]!.requestId).not.toBe(asked[1]!.requestId);
+});
+
+test("an operator sees whose orders are not settled, and which for too long", async () => {
+  const api = await signedInApi(({ service }) => {
+    service(ExecutionService, {
+      listUnknownOrders: () => ({
+        orders: [{ orderId: "o1", userId: "u1", accountId: "a1", venue: "BINANCE", instrumentId: "BINANCE:BTCUSDT", reason: "the answer was lost", alerted: true }],
+      }),
+    });
+  });
+  show(api, <UnknownOrders />);
+  const row = await screen.findByRole("listitem");
+  expect(row.textContent).toContain("BINANCE:BTCUSDT at BINANCEToo long: look at the venue");
+  expect(row.textContent).toContain("the answer was lost");
+  expect(row.textContent).toContain("user u1");
 });

@@ -5,6 +5,7 @@ import { createContext, useCallback, useContext, useEffect, useMemo, useReducer,
 import { NO_DEADLINE, useApi } from "@/api/clients";
 import type { StreamState } from "@/api/resuming";
 import { useResumingStream } from "@/api/useResumingStream";
+import { parentsKey } from "@/features/parentOrders/useParents";
 import { portfolioKey } from "@/features/portfolio/usePortfolio";
 import { shown } from "@/lib/decimal";
 import { afterAnnotatedList, afterList, afterMessage, NO_ORDERS, type AccountOrders } from "./accountOrders";
@@ -66,6 +67,7 @@ export function AccountOrdersProvider({ accountId, children }: { accountId: stri
         void queries.invalidateQueries({ queryKey: portfolioKey(accountId) });
         void queries.invalidateQueries({ queryKey: ["executions", accountId] });
         void queries.invalidateQueries({ queryKey: ["ledger", accountId] });
+        void queries.invalidateQueries({ queryKey: parentsKey(accountId) });
       }, PORTFOLIO_DELAY_MILLISECONDS);
     },
   }));
@@ -78,7 +80,8 @@ export function AccountOrdersProvider({ accountId, children }: { accountId: stri
 
 /** What a trader wants to be told wherever they look. */
 function announce({ kind, order, execution }: OrderEvent): void {
-  if (!order) return;
+  // A parent order's children come by the thousand: its own row tells how far it is.
+  if (!order || (order.parentOrderId !== "" && kind !== OrderEventKind.REJECTED)) return;
   const what = `${SIDES[order.side]} ${order.instrumentId}`;
   if (kind === OrderEventKind.FILLED && execution) {
     notifications.show({

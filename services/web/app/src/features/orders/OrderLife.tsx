@@ -55,6 +55,8 @@ function Life({ order }: { order: Order }) {
     ["Fees", `${shown(order.fees?.value, 2, 6)} ${order.feeAsset}`],
     ["Placed", dayAndClock(order.createTime)],
     ["Order", order.orderId],
+    ...optional("Parent order", order.parentOrderId && `slice ${order.sliceNumber} of ${order.parentOrderId}`),
+    ...optional("Made", order.external && "at the venue by hand, and adopted since"),
   ];
 
   return (
@@ -141,7 +143,7 @@ function Life({ order }: { order: Order }) {
   );
 }
 
-function optional(name: string, value: string | undefined): [string, string][] {
+function optional(name: string, value: string | false | undefined): [string, string][] {
   return value ? [[name, value]] : [];
 }
 

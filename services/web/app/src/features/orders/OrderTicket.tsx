@@ -5,6 +5,7 @@ import { useEffect, useLayoutEffect, useReducer, useRef, useState, type FormEven
 import { useApi } from "@/api/clients";
 import { refusalOf } from "@/api/refusal";
 import { useAccount } from "@/features/accounts/account";
+import { isLive } from "@/features/live/words";
 import { usePortfolio } from "@/features/portfolio/usePortfolio";
 import { affordable, less, placesOf, product, shown, stepped, typed, unitsOf } from "@/lib/decimal";
 import { RefusalAlert } from "@/ui/states";
@@ -39,6 +40,8 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
   const { account } = useAccount();
   const { take } = useAccountOrders();
   const { accountId } = account;
+  // With real money venues take market and limit orders alone, in no group.
+  const isReal = isLive(account);
   const portfolio = usePortfolio(accountId);
   const [ticket, act] = useReducer(ticketAfter, undefined, () => openTicket(unanswered(accountId)));
   const [showsProblems, setShowsProblems] = useState(false);
@@ -163,7 +166,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
           data={[
             { value: String(OrderType.LIMIT), label: "Limit" },
             { value: String(OrderType.MARKET), label: "Market" },
-            { value: String(OrderType.STOP), label: "Conditional" },
+            ...(isReal ? [] : [{ value: String(OrderType.STOP), label: "Conditional" }]),
           ]}
         />
         {isConditional(draft.orderType) && (
@@ -201,7 +204,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
             </UnstyledButton>
           ))}
         </Group>
-        <TermFields {...editing} />
+        <TermFields {...editing} takesBracket={!isReal} />
         <dl className={classes.sums}>
           <dt>Available</dt>
           <dd data-testid="available">
@@ -249,7 +252,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
             disabled={ticket.phase === "placed"}
             data-testid="place-order"
           >
-            {ticket.phase === "placed" ? "Placed" : `${SIDES[draft.side]} ${instrument.symbol}`}
+            {ticket.phase === "placed" ? "Placed" : `${SIDES[draft.side]} ${instrument.symbol}${isReal ? " with real money" : ""}`}
           </Button>
         )}
       </Stack>

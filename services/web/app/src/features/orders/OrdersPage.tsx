@@ -1,8 +1,11 @@
-import { Autocomplete, Button, Center, Group, Select, TextInput } from "@mantine/core";
+import { Autocomplete, Button, Center, Group, Select, Tabs, TextInput } from "@mantine/core";
 import { useDebouncedValue } from "@mantine/hooks";
 import { OrderState } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import { useMemo, useState } from "react";
+import { useLocation, useNavigate } from "react-router";
+import { PATHS } from "@/app/paths";
 import { useAccount } from "@/features/accounts/account";
+import { ParentOrders } from "@/features/parentOrders/ParentOrders";
 import { Panel } from "@/ui/Panel";
 import { Empty, Failed, Loading } from "@/ui/states";
 import { useAccountOrders } from "./AccountOrdersProvider";
@@ -29,7 +32,33 @@ const CHOICES = [
   { group: "Done", items: DONE_STATES.map(choiceOf) },
 ];
 
+const TABS = { [PATHS.orders]: "Orders", [PATHS.parentOrders]: "Parent orders" };
+
+/** What was ordered: one by one, and in schedules. */
 export function OrdersPage() {
+  const navigate = useNavigate();
+  const { pathname } = useLocation();
+  const shown = pathname === PATHS.parentOrders ? PATHS.parentOrders : PATHS.orders;
+  return (
+    <Tabs value={shown} onChange={(path) => path && void navigate(path)} keepMounted={false}>
+      <Tabs.List aria-label="Which orders" mb="xs">
+        {Object.entries(TABS).map(([path, label]) => (
+          <Tabs.Tab key={path} value={path}>
+            {label}
+          </Tabs.Tab>
+        ))}
+      </Tabs.List>
+      <Tabs.Panel value={PATHS.orders}>
+        <Orders />
+      </Tabs.Panel>
+      <Tabs.Panel value={PATHS.parentOrders}>
+        <ParentOrders />
+      </Tabs.Panel>
+    </Tabs>
+  );
+}
+
+function Orders() {
   const { account } = useAccount();
   const { known } = useAccountOrders();
   const [which, setWhich] = useState("all");

@@ -56,6 +56,8 @@ export function OrdersTable({ orders, label }: { orders: readonly Order[]; label
                 </Table.Td>
                 <Table.Td>
                   {TYPES[order.orderType]} {order.groupId !== "" && <Tag color="grape">{GROUP_ROLES[order.groupRole]}</Tag>}
+                  {order.parentOrderId !== "" && <Tag color="grape">Slice {order.sliceNumber}</Tag>}
+                  {order.external && <Tag color="orange">By hand</Tag>}
                 </Table.Td>
                 <Table.Td className="number">{priceText(order)}</Table.Td>
                 <Table.Td className="number">

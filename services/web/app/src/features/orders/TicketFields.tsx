@@ -1,8 +1,7 @@
-import { Checkbox, Group, Select, Stack, Text, TextInput } from "@mantine/core";
+import { Checkbox, Group, Select, Stack, TextInput } from "@mantine/core";
 import { OrderSide, OrderType, TimeInForce } from "@gen/tradeloom/orders/v1/orders_pb.js";
 import type { Instrument } from "@gen/tradeloom/marketdata/v1/marketdata_pb.js";
-import type { KeyboardEvent, Ref } from "react";
-import { stepped, typed } from "@/lib/decimal";
+import { DecimalField } from "@/ui/DecimalField";
 import { needsLimitPrice, takesLimitPrice, takesPostOnly, takesStopPrice, timesInForceOf } from "./allowed";
 import type { Draft, Field } from "./ticket";
 import { TIMES_IN_FORCE } from "./words";
@@ -26,36 +25,21 @@ interface NumberProps extends Editing {
   unit: string;
   step: string;
   placeholder?: string;
-  ref?: Ref<HTMLInputElement>;
 }
 
-/** A decimal as text; arrows move it by one step of the instrument, with shift by ten. */
-export function NumberField({ draft, isLocked, edit, problem, label, of, field, unit, step, ...rest }: NumberProps) {
-  const stepping = (event: KeyboardEvent) => {
-    if (event.key !== "ArrowUp" && event.key !== "ArrowDown") return;
-    event.preventDefault();
-    const count = (event.key === "ArrowUp" ? 1 : -1) * (event.shiftKey ? 10 : 1);
-    edit({ [of]: stepped(typed(draft[of]), step, count) });
-  };
+/** A decimal of the draft. */
+export function NumberField({ draft, isLocked, edit, problem, of, field, label, unit, step, placeholder }: NumberProps) {
   return (
-    <TextInput
-      ref={rest.ref}
+    <DecimalField
       label={label}
       name={field}
-      inputMode="decimal"
-      autoComplete="off"
-      placeholder={rest.placeholder}
-      disabled={isLocked}
-      rightSection={
-        <Text size="xs" c="dimmed">
-          {unit}
-        </Text>
-      }
-      rightSectionWidth={64}
+      unit={unit}
+      step={step}
+      isLocked={isLocked}
       value={draft[of]}
-      onChange={(event) => edit({ [of]: event.currentTarget.value })}
-      onKeyDown={stepping}
-      error={problem(field)}
+      onChange={(value) => edit({ [of]: value })}
+      problem={problem(field)}
+      {...(placeholder !== undefined && { placeholder })}
     />
   );
 }
@@ -109,7 +93,7 @@ export function PriceFields(editing: Editing) {
 }
 
 /** How long it lasts, and what else it may not do. */
-export function TermFields(editing: Editing) {
+export function TermFields({ takesBracket, ...editing }: Editing & { takesBracket: boolean }) {
   const { draft, instrument, isLocked, edit, problem } = editing;
   const tick = instrument.tickSize?.value ?? "1";
   const leaves = { ...editing, unit: instrument.quoteAsset, step: tick };
@@ -143,7 +127,9 @@ export function TermFields(editing: Editing) {
           <Choice label="Post only" title="Only rests: where it would take, it is rejected" of="postOnly" {...editing} />
         )}
         <Choice label="Reduce only" title="Only makes the position smaller" of="reduceOnly" {...editing} />
-        <Choice label="Take profit and stop loss" title="Two more orders leave the position that this one makes" of="hasBracket" {...editing} />
+        {takesBracket && (
+          <Choice label="Take profit and stop loss" title="Two more orders leave the position that this one makes" of="hasBracket" {...editing} />
+        )}
       </Stack>
       {draft.hasBracket && (
         <Group gap={6} align="flex-start" wrap="nowrap" grow>

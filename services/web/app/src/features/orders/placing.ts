@@ -13,14 +13,10 @@ import {
   type PlaceOrderGroupRequest,
   type PlaceOrderRequest,
 } from "@gen/tradeloom/orders/v1/orders_pb.js";
-import { backoffMilliseconds, pause } from "@/api/backoff";
-import { isOutcomeLost, isTransient, refusalOf } from "@/api/refusal";
+import { untilAnswered } from "@/api/untilAnswered";
 import { typed } from "@/lib/decimal";
 import { takesLimitPrice, takesStopPrice } from "./allowed";
 import type { Intent } from "./ticket";
-
-/** A lost answer is asked for again so many times before a person is asked. */
-export const ATTEMPTS_MAX = 3;
 
 /** The order itself; of a bracket the entry. */
 export function requestOf({ requestId, accountId, instrumentId, draft }: Intent): PlaceOrderRequest {
@@ -70,19 +66,9 @@ export function groupOf(intent: Intent): PlaceOrderGroupRequest {
 
 /** Places what is meant, repeating the very same request where the answer was lost. */
 export async function place(orders: Client<typeof OrderService>, intent: Intent, signal: AbortSignal): Promise<Order[]> {
-  const ask = asking(orders, intent);
-  for (let attempt = 1; ; attempt += 1) {
-    try {
-      const placed = await ask();
-      if (placed.length === 0) throw new Error("the answer names no order");
-      return placed;
-    } catch (error) {
-      const refusal = refusalOf(error);
-      const repeatable = isOutcomeLost(refusal) && isTransient(refusal);
-      if (!repeatable || attempt >= ATTEMPTS_MAX || signal.aborted) throw error;
-      await pause(backoffMilliseconds(attempt), signal);
-    }
-  }
+  const placed = await untilAnswered(asking(orders, intent), signal);
+  if (placed.length === 0) throw new Error("the answer names no order");
+  return placed;
 }
 
 function asking(orders: Client<typeof OrderService>, intent: Intent): () => Promise<Order[]> {

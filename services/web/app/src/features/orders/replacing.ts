@@ -23,8 +23,9 @@ export const CHANGES: Record<ChangeField, { label: string; field: string }> = {
 
 const REPLACEABLE = new Set([OrderState.NEW, OrderState.PARTIALLY_FILLED, OrderState.HELD]);
 
+/** What a parent order has placed goes by its schedule alone. */
 export function isReplaceable(order: Order): boolean {
-  return REPLACEABLE.has(order.state);
+  return REPLACEABLE.has(order.state) && order.parentOrderId === "";
 }
 
 /** What the contract takes a change of: an order in a group keeps its quantity, and a stop that was reached is gone. */

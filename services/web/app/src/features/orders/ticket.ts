@@ -180,7 +180,8 @@ function problemOfPercent(text: string): string | undefined {
   );
 }
 
-function problemOfTime(text: string, now: number): string | undefined {
+/** Of a field for date and time, by the reader's own clock. */
+export function problemOfTime(text: string, now: number): string | undefined {
   if (text === "") return "Required";
   const time = new Date(text).getTime();
   if (Number.isNaN(time)) return "Not a date and time";

@@ -1,4 +1,4 @@
-import { Tabs } from "@mantine/core";
+import { SegmentedControl, Tabs } from "@mantine/core";
 import { useState } from "react";
 import { Navigate, useNavigate, useParams } from "react-router";
 import { tradePath } from "@/app/paths";
@@ -15,6 +15,9 @@ import { CancelAll } from "@/features/orders/CancelAll";
 import { OrdersTable } from "@/features/orders/OrdersTable";
 import { OrderTicket } from "@/features/orders/OrderTicket";
 import { useOrderList } from "@/features/orders/useOrderList";
+import { ParentsTable } from "@/features/parentOrders/ParentsTable";
+import { ParentTicket } from "@/features/parentOrders/ParentTicket";
+import { useParentsUnderWay } from "@/features/parentOrders/useParents";
 import { BalancesTable } from "@/features/portfolio/BalancesTable";
 import { PositionsTable } from "@/features/portfolio/PositionsTable";
 import { usePortfolio } from "@/features/portfolio/usePortfolio";
@@ -46,7 +49,8 @@ function Trading({ instrumentId }: { instrumentId: string }) {
   const query = useInstrument(instrumentId);
   const instrument = query.data;
   const { tape, stream } = useTape(instrument ? instrumentId : null);
-  const [chosenPrice, setChosenPrice] = useState<{ price: number }>();
+  const [chosenPrice, setChosenPrice] = useState<{ price: number; ticket: "order" | "parent" }>();
+  const [ticket, setTicket] = useState<"order" | "parent">("order");
 
   if (query.isPending) return <Loading what={instrumentId} />;
   if (!instrument) return <Failed what={instrumentId} error={query.error} onRetry={() => void query.refetch()} />;
@@ -66,7 +70,7 @@ function Trading({ instrumentId }: { instrumentId: string }) {
             tape={tape}
             places={places}
             hasBook={instrument.hasBook}
-            onChoose={(price) => setChosenPrice({ price })}
+            onChoose={(price) => setChosenPrice({ price, ticket })}
           />
         </Panel>
         <Panel title="Market trades" className={classes.trades!}>
@@ -74,8 +78,29 @@ function Trading({ instrumentId }: { instrumentId: string }) {
         </Panel>
       </div>
       <div className={classes.ticket}>
-        <Panel title="Place an order" className={classes.whole!}>
-          <OrderTicket instrument={instrument} lastPrice={tape.lastPrice} chosenPrice={chosenPrice} />
+        <Panel
+          title="Place an order"
+          className={classes.whole!}
+          aside={
+            <SegmentedControl
+              size="xs"
+              aria-label="At once or in parts"
+              value={ticket}
+              onChange={(value) => setTicket(value as typeof ticket)}
+              data={[
+                { value: "order", label: "At once" },
+                { value: "parent", label: "In parts" },
+              ]}
+            />
+          }
+        >
+          {/* What was typed, or is being sent, stays while the other one is looked at. */}
+          <div hidden={ticket !== "order"}>
+            <OrderTicket instrument={instrument} lastPrice={tape.lastPrice} chosenPrice={chosenPrice?.ticket === "order" ? chosenPrice : undefined} />
+          </div>
+          <div hidden={ticket !== "parent"}>
+            <ParentTicket instrument={instrument} chosenPrice={chosenPrice?.ticket === "parent" ? chosenPrice : undefined} />
+          </div>
         </Panel>
       </div>
       <div className={classes.account}>
@@ -91,6 +116,8 @@ function AccountTabs() {
   const { known } = useAccountOrders();
   const list = useOrderList(account.accountId);
   const portfolio = usePortfolio(account.accountId);
+  const underWay = useParentsUnderWay(account.accountId);
+  const parents = underWay.data?.pages.flatMap((page) => page.parentOrders) ?? [];
   const open = openOrdersOf(known);
   const done = doneOrdersOf(known);
 
@@ -118,6 +145,10 @@ function AccountTabs() {
       <div className={classes.tabHead}>
         <Tabs.List className={classes.tabList!} aria-label="Account">
           <Tabs.Tab value="open">Open orders ({open.length})</Tabs.Tab>
+          <Tabs.Tab value="parents">
+            Parent orders ({parents.length}
+            {underWay.hasNextPage && "+"})
+          </Tabs.Tab>
           <Tabs.Tab value="done">History</Tabs.Tab>
           <Tabs.Tab value="positions">Positions ({portfolio.data?.positions.length ?? 0})</Tabs.Tab>
           <Tabs.Tab value="balances">Balances</Tabs.Tab>
@@ -126,6 +157,21 @@ function AccountTabs() {
       </div>
       <Tabs.Panel value="open" className={classes.tabPanel!}>
         {open.length ? <OrdersTable orders={open} label="Open orders" /> : without("No open orders")}
+      </Tabs.Panel>
+      <Tabs.Panel value="parents" className={classes.tabPanel!}>
+        <ParentsTable
+          parents={parents}
+          label="Parent orders under way"
+          empty={
+            underWay.isPending ? (
+              <Loading what="your parent orders" />
+            ) : underWay.isError ? (
+              <Failed what="your parent orders" error={underWay.error} onRetry={() => void underWay.refetch()} />
+            ) : (
+              <Empty title="No parent orders are under way" />
+            )
+          }
+        />
       </Tabs.Panel>
       <Tabs.Panel value="done" className={classes.tabPanel!}>
         {done.length ? <OrdersTable orders={done} label="Order history" /> : without("No orders yet")}
