@@ -351,6 +351,16 @@ async def test_used_up_margin_is_liquidated_once_and_what_is_below_zero_is_made_
         for _ in range(2):
             async with worker.transaction(anna.user_id) as rows:
                 assert not (await liquidate(AccountStore(rows), UUID(anna.account_id))).orders
+    # What cannot trade within its protection is tried again by another.
+    first = order
+    await venue.tell(anna, accepted(first), canceled(first, "protection_price"))
+
+    async def another() -> orders_pb2.Order | None:
+        found = await liquidating()
+        return found if found and found.order_id != first.order_id else None
+
+    order = await until(another)
+    assert (await anna.order(first.order_id)).reason == "protection_price"
     # It trades beyond bankruptcy: 0.9 * -3000 and the fee.
     gone = (canceled(opening_more), canceled(reducing))
     await venue.tell(anna, *gone, accepted(order), filled(order, "0.9", 47_000, fee="21.15"))
@@ -365,10 +375,10 @@ async def test_used_up_margin_is_liquidated_once_and_what_is_below_zero_is_made_
         ("insurance", "USDT", Decimal("1721.15")),
     ]
     events = [each for each in await risk_events(anna) if each.kind == risk_pb2.RISK_EVENT_KIND_LIQUIDATED]
-    assert [(each.limit, each.bound, each.instrument_id) for each in events] == [("margin_ratio/USDT", "1", NAME)]
+    assert [(each.limit, each.bound, each.instrument_id) for each in events] == [("margin_ratio/USDT", "1", NAME)] * 2
     portfolio = await anna.portfolio()
     assert (list(portfolio.positions), list(portfolio.margins)) == ([], [])
-    assert len([each for each in (await anna.list_orders()).orders if each.liquidates]) == 1
+    assert len([each for each in (await anna.list_orders()).orders if each.liquidates]) == 2
 
 
 async def is_among(kind: int, kinds: Any) -> bool:
