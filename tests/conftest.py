@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from libs.bus.connection import open_redis
 from libs.store.database import Database, open_database
-from tests import mesh, page, recorded, servers
+from tests import examples, mesh, page, recorded, servers
 from tests.mesh import Installation, ServedProcess
 from tests.sample import Sample, make_sample, make_template
 from tests.servers import PostgresServer, ValkeyServer
@@ -46,7 +46,8 @@ ASYNCIO_FOLDERS = ("tests/libs/stack/", "tests/libs/cli/", "tests/web/")
 """What they test runs on asyncio's own event loop; the rest, the services, on uvloop."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    examples.is_long = config.getoption("--long")
     # As in production: the usual form writes out the values of local variables, which held up an event loop for seconds.
     console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure([*structlog.get_config()["processors"][:-1], console])
