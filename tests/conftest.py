@@ -100,6 +100,16 @@ def mixed(scopes: Iterable[str]) -> list[str]:
     return turns
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collecting lets go of nothing: what it makes is looked through once, at its end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
 def pytest_collection_finish() -> None:
     """What is there from now to the end is looked through no more: each look would hold up the services in this process."""
     gc.collect()
