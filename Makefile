@@ -25,7 +25,7 @@ test: $(VENV)/dev ## Run every test against real servers, three at a time (ARGS=
 	@$(BIN)/python -m pytest --numprocesses 3 --no-loadscope-reorder $(ARGS)
 
 faults: $(VENV)/dev ## Kill, cut and confuse whatever can be, in the long forms too (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses 2 --long -m long $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --long -m "long or examples" $(ARGS)
 
 timescale: $(VENV)/dev ## Test the market's record on TimescaleDB, in a Debian that root makes with debootstrap (ARGS="-k name" for some)
 	@$(BIN)/python -m tests.timescale $(ARGS)

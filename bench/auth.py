@@ -25,7 +25,7 @@ from libs.ids import uuid7
 from libs.mesh.identity import ALGORITHM, AUDIENCE, ISSUER, VERIFIED_TOKENS_MAX, Verifier
 
 MANY = 16
-GUESSES_PER_SECOND = 200
+GUESSES_PER_SECOND, GUESSES_PER_SECOND_SHORT = 200, 20
 """Ten thousand in fifty seconds."""
 GUESSES_AT_ONCE_MAX = 50
 HASHES_AT_ONCE = 2
@@ -76,12 +76,13 @@ async def logins(stack: Stack, form: Form, report: Report) -> None:
         compare(report, "login", "argon2", callers, measured, "logins/s")
 
     guessed = await register(stack)
+    per_second = GUESSES_PER_SECOND_SHORT if form.is_short else GUESSES_PER_SECOND
 
     async def undisturbed() -> Values:
         return (await warmed([login(0)], form.seconds)).values()
 
     async def attacked() -> Values:
-        async with guesses(stubs[-1], guessed[0]):
+        async with guesses(stubs[-1], guessed[0], per_second):
             return await undisturbed()
 
     measured = await alternate({"attacked": attacked, "undisturbed": undisturbed}, form.rounds)
@@ -89,7 +90,7 @@ async def logins(stack: Stack, form: Form, report: Report) -> None:
 
 
 @asynccontextmanager
-async def guesses(stub: auth_pb2_grpc.AuthServiceStub, email: str) -> AsyncIterator[None]:
+async def guesses(stub: auth_pb2_grpc.AuthServiceStub, email: str, per_second: float) -> AsyncIterator[None]:
     """Wrong passwords at somebody's account during the block, as many a second, all of them answered by then."""
     places, under_way = asyncio.Semaphore(GUESSES_AT_ONCE_MAX), set()
 
@@ -105,7 +106,7 @@ async def guesses(stub: auth_pb2_grpc.AuthServiceStub, email: str) -> AsyncItera
         for number in itertools.count(1):
             under_way.add(task := asyncio.create_task(guess()))
             task.add_done_callback(under_way.discard)
-            await asyncio.sleep(began + number / GUESSES_PER_SECOND - time.perf_counter())
+            await asyncio.sleep(began + number / per_second - time.perf_counter())
 
     attacking = asyncio.create_task(attack())
     try:

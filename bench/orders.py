@@ -45,9 +45,9 @@ POLL_SECONDS = 0.05
 KNOWN_SECONDS = 30.0
 """How long orders may take to hear of the instrument."""
 DRAIN_SECONDS_MAX = 600.0
-SEVERAL = 100
+SEVERAL, SEVERAL_SHORT = 100, 5
 """Orders of one PlaceOrders."""
-SEVERAL_CALLERS = 16
+SEVERAL_CALLERS, SEVERAL_CALLERS_SHORT = 16, 2
 """Whose orders together are no more than may wait in a service at once (ORDERS_WAITING_ORDERS_MAX)."""
 STORED, STORED_SHORT = 1_000_000, 100
 """Ended orders that are on record when all is measured once more."""
@@ -185,21 +185,22 @@ async def compare_several(
     owned: Sequence[Owned],
 ) -> None:
     """Orders a second of PlaceOrders beside those of PlaceOrder, by as many callers in as many accounts."""
-    for arrangement in (HEADLINE["p50"], Arrangement(SEVERAL_CALLERS, MANY)):
+    size, callers = (SEVERAL_SHORT, SEVERAL_CALLERS_SHORT) if form.is_short else (SEVERAL, SEVERAL_CALLERS)
+    for arrangement in (HEADLINE["p50"], Arrangement(callers, MANY)):
 
         async def unary(arrangement: Arrangement = arrangement) -> Values:
             return (await warmed(callers_of(channels, PLACE, order, owned, arrangement), form.seconds)).values()
 
         async def several(arrangement: Arrangement = arrangement) -> Values:
-            calls = callers_of(channels, PLACE_SEVERAL, order, owned, arrangement)
+            calls = callers_of(channels, PLACE_SEVERAL, order, owned, arrangement, size)
             load = await warmed(calls, form.seconds)
-            return {"throughput": load.per_second * SEVERAL}
+            return {"throughput": load.per_second * size}
 
         measured = await alternate({"several": several, "unary": unary}, form.rounds)
         name = "batch_vs_unary" if arrangement.callers == 1 else f"batch_vs_unary_{arrangement.key}"
         report.compare(
             name,
-            f"{arrangement.text}, PlaceOrders of {SEVERAL}",
+            f"{arrangement.text}, PlaceOrders of {size}",
             subject=series(measured["several"], "throughput"),
             baseline=series(measured["unary"], "throughput"),
             unit="orders/s",
@@ -269,8 +270,12 @@ def callers_of(
     order: orders_pb2.PlaceOrderRequest,
     owned: Sequence[Owned],
     arrangement: Arrangement,
+    several: int = 0,
 ) -> list[Call]:
-    """Each caller places one order after the other, each under a request id of its own, in its accounts by turns."""
+    """Each caller places one order after the other, or so many at once, each under a request id of its own.
+
+    It takes turns in its accounts.
+    """
     accounts = owned[: arrangement.accounts]
 
     def caller(number: int) -> Call:
@@ -291,15 +296,15 @@ def callers_of(
 
         async def place_several() -> None:
             request, session = next(turns)
-            asked = orders_pb2.PlaceOrdersRequest(orders=SEVERAL * [request])
+            asked = orders_pb2.PlaceOrdersRequest(orders=several * [request])
             for each in asked.orders:
                 each.request_id = str(uuid7())
             answer = await method(asked.SerializeToString(), metadata=session, timeout=CALL_SECONDS)
             outcomes = orders_pb2.PlaceOrdersResponse.FromString(answer).outcomes
-            if len(outcomes) != SEVERAL or any(not each.HasField("order") for each in outcomes):
+            if len(outcomes) != several or any(not each.HasField("order") for each in outcomes):
                 raise RuntimeError(f"not every order of several was placed: {outcomes[-1]}")
 
-        return place_several if path == PLACE_SEVERAL else place
+        return place_several if several else place
 
     return [caller(number) for number in range(arrangement.callers)]
 

@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+from libs import loading
+
+loading.begin()
+
 HERE = Path(__file__).parent
 
 

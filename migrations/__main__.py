@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alembic.config import CommandLine, Config
 
+from libs import loading
 from migrations import HERE, words
 
 
@@ -30,6 +31,7 @@ def main(word: str, *arguments: str, folder: Path = HERE) -> None:
 
 
 if __name__ == "__main__":
+    loading.end()
     if len(sys.argv) < 3:
         sys.exit("usage: python -m migrations <word>|all upgrade head")
     main(*sys.argv[1:])

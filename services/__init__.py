@@ -1,0 +1,5 @@
+"""The services: `python -m services.<word>` starts one."""
+
+from libs import loading
+
+loading.begin()

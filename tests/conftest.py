@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from libs.bus.connection import open_redis
 from libs.store.database import Database, open_database
-from tests import mesh, page, recorded, servers
+from tests import examples, mesh, page, recorded, servers
 from tests.mesh import Installation, ServedProcess
 from tests.sample import Sample, make_sample, make_template
 from tests.servers import PostgresServer, ValkeyServer
@@ -47,7 +47,8 @@ ASYNCIO_FOLDERS = ("tests/libs/stack/", "tests/libs/cli/", "tests/web/")
 """What they test runs on asyncio's own event loop; the rest, the services, on uvloop."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    examples.is_long = config.getoption("--long")
     # As in production: the usual form writes out the values of local variables, which held up an event loop for seconds.
     console = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure([*structlog.get_config()["processors"][:-1], console])
@@ -98,6 +99,16 @@ def mixed(scopes: Iterable[str]) -> list[str]:
     turns = [front.pop() if number % 2 else front.popleft() for number in range(len(front))]
     turns.insert(int(len(turns) * STACK_PLACE), STACK)
     return turns
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collecting lets go of nothing: what it makes is looked through once, at its end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:

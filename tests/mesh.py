@@ -9,6 +9,7 @@ auth running in a process that all tests share. In it a test serves what it is a
 """
 
 import asyncio
+import functools
 import math
 import os
 import signal
@@ -243,7 +244,7 @@ class Installation:
     ) -> AsyncIterator[Served]:
         """Any service, such as one that a test has written."""
         values = self.values(settings_type.word, **changes)
-        settings = settings_type.model_validate(values)
+        settings = given_alone(settings_type).model_validate(values)
         served = Served(settings.word, settings.mesh_port, settings.probe_port, self.pki)
         try:
             async with serving(settings, open_service):
@@ -277,6 +278,18 @@ class Installation:
             yield connection
         finally:
             await connection.close()
+
+
+@functools.cache
+def given_alone(settings_type: type[ServiceSettings]) -> type[ServiceSettings]:
+    """The same settings, with the same rules, that do not look into the environment: a test gives all of them."""
+
+    class Given(settings_type):
+        @classmethod
+        def settings_customise_sources(cls, settings_cls: Any, init_settings: Any, **_others: Any) -> Any:
+            return (init_settings,)
+
+    return Given
 
 
 def make_pki(folder: Path) -> Path:

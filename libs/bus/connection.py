@@ -8,12 +8,15 @@ from typing import Any
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 
 from libs.errors import Unavailable
 
 CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 5.0  # above every BLOCK of ours
+# What a connection tells Redis of its client; made for each, it would look through all installed packages.
+DRIVER = DriverInfo()
 RETRIES = 1  # at once, for a connection that Redis closed; callers know how long to go on
 
 
@@ -54,6 +57,7 @@ async def open_redis(url: str, connections_max: int = 50) -> AsyncIterator[Redis
         socket_connect_timeout=CONNECT_SECONDS,
         socket_timeout=ANSWER_SECONDS,
         retry=Retry(ExponentialBackoff(cap=0.1, base=0.01), RETRIES),
+        driver_info=DRIVER,
     )
     redis = Redis.from_pool(pool)
     pool.connection_class = _CancellableTls if issubclass(pool.connection_class, SSLConnection) else _Cancellable

@@ -50,10 +50,18 @@ class Method:
 def services(*words: str) -> Iterator[ServiceDescriptor]:
     """The gRPC services of these words, or of all, in the order of the contract: of a word its own file's first."""
     for word in words or PACKAGES:
-        package = import_module(f"tradeloom.{word}.v1")
-        names = [module.name for module in iter_modules(package.__path__) if module.name.endswith("_pb2")]
-        for name in sorted(names, key=lambda name: (name != f"{word}_pb2", name)):
-            yield from import_module(f"{package.__name__}.{name}").DESCRIPTOR.services_by_name.values()
+        yield from _services_of(word)
+
+
+@functools.cache  # looking through a package's folder costs more than all the rest of building a server
+def _services_of(word: str) -> tuple[ServiceDescriptor, ...]:
+    package = import_module(f"tradeloom.{word}.v1")
+    names = [module.name for module in iter_modules(package.__path__) if module.name.endswith("_pb2")]
+    return tuple(
+        service
+        for name in sorted(names, key=lambda name: (name != f"{word}_pb2", name))
+        for service in import_module(f"{package.__name__}.{name}").DESCRIPTOR.services_by_name.values()
+    )
 
 
 @functools.cache

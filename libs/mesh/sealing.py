@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, SecretStr
 
+from libs import loading
 from libs.errors import Unavailable
 from libs.mesh.settings import Environment, LogFormat, ServiceSettings
 from libs.sealing import FileKeys, KeyEncryption, LocalKeys, Sealer, keys_from, open_vault
@@ -92,6 +93,7 @@ Rewrap = Callable[[Database, Sealer], Awaitable[Outcome]]
 
 def run_rewrap(settings_type: type[SealingSettings], rewrap: Rewrap) -> None:
     """The command `python -m services.<word>.rewrap`: leaves with 0 when nothing is left under an older key."""
+    loading.end()
     settings = settings_type()  # type: ignore[call-arg] (its values come from the environment)
     logs.set_up(settings.word, as_json=settings.log_format is LogFormat.JSON)
 

@@ -16,6 +16,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH
 from grpc_reflection.v1alpha.reflection_pb2_grpc import add_ServerReflectionServicer_to_server
 from tradeloom.policy.v1 import policy_pb2
 
+from libs import loading
 from libs.errors import Unavailable
 from libs.mesh import reflection
 from libs.mesh.around import Concern, Registrar
@@ -110,6 +111,7 @@ Open = Callable[[S, Mesh], AbstractAsyncContextManager[Service]]
 
 def run(settings_type: type[S], open_service: Open[S]) -> None:
     """Runs a service until SIGTERM or SIGINT; the process leaves with 0 after draining."""
+    loading.end()
     settings = settings_type()  # type: ignore[call-arg] (its values come from the environment)
     logs.set_up(settings.word, as_json=settings.log_format is LogFormat.JSON)
     traces.set_up(settings.word, settings.otlp_endpoint, settings.trace_sample_ratio)

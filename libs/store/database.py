@@ -1,8 +1,10 @@
 """Postgres: a pool of connections, and transactions that see only the rows of the users they name."""
 
+import asyncio
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -13,6 +15,10 @@ from libs.errors import Unavailable
 
 ACQUIRE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
+# A new connection takes Postgres some milliseconds and megabytes, and its first statements as long again: work that nobody
+# waits for, of which much begins at the same moment, sooner waits so long for a connection that another is done with. Once
+# it has waited in vain the pool stays larger, so that it does so a few times in a process's life.
+PATIENT_SECONDS = 0.1
 STATEMENT_SECONDS = 30.0
 LOCK_SECONDS = 5.0
 # A statement that was cancelled goes on where Postgres heard of that before it; then its connection is given up.
@@ -89,10 +95,12 @@ class Connection(asyncpg.Connection):
 
 
 class Database:
-    """A pool of connections of one role."""
+    """A pool of connections of one role, which grows when all are in use, and for so long none was given back."""
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, patient_seconds: float = 0.0) -> None:
         self._pool = pool
+        self._patient_seconds = patient_seconds
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
     async def transaction(
@@ -136,6 +144,8 @@ class Database:
     async def _holding(self) -> AsyncIterator[Connection]:
         """One of the pool's connections during the block; what becomes of it is told as this module's errors."""
         try:
+            if self._patient_seconds and self._grows_next():
+                await self._wait_for_another()
             held = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
         except _UNREACHABLE as error:
             raise DatabaseUnavailable(f"no connection to Postgres: {type(error).__name__}") from error
@@ -152,6 +162,32 @@ class Database:
             raise DatabaseUnavailable(f"Postgres was lost: {type(error).__name__}") from error
         finally:
             await self._give_back(held)
+            self._wake_one()
+
+    def _grows_next(self) -> bool:
+        """Whether whoever took a connection now would open one more beside those in use."""
+        return not self._pool.get_idle_size() and 0 < self._pool.get_size() < self._pool.get_max_size()
+
+    async def _wait_for_another(self) -> None:
+        given_back = asyncio.get_running_loop().create_future()
+        self._waiting.append(given_back)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patient_seconds):
+                    await given_back
+        except asyncio.CancelledError:
+            if given_back.done() and not given_back.cancelled():
+                self._wake_one()
+            raise
+        finally:
+            with suppress(ValueError):  # whoever woke it has taken it off
+                self._waiting.remove(given_back)
+
+    def _wake_one(self) -> None:
+        while self._waiting:
+            if not (given_back := self._waiting.popleft()).done():
+                given_back.set_result(None)
+                return
 
     async def _give_back(self, held: asyncpg.pool.PoolConnectionProxy) -> None:
         try:
@@ -167,9 +203,12 @@ class Database:
 
 
 @asynccontextmanager
-async def open_database(url: str, connections_max: int = 10) -> AsyncIterator[Database]:
+async def open_database(
+    url: str, connections_max: int = 10, *, patient_seconds: float = 0.0
+) -> AsyncIterator[Database]:
     """Connect to url, in any of SQLAlchemy's spellings of postgresql://, as the role it names.
 
+    Whoever finds all connections in use waits for one of them for patient_seconds before another is opened.
     Raises DatabaseUnavailable if Postgres does not answer.
     """
     try:
@@ -191,7 +230,7 @@ async def open_database(url: str, connections_max: int = 10) -> AsyncIterator[Da
     except _UNREACHABLE as error:
         raise DatabaseUnavailable(f"no connection to Postgres: {type(error).__name__}") from error
     try:
-        yield Database(pool)
+        yield Database(pool, patient_seconds)
     finally:
         # Whoever still holds a connection was cancelled before; waiting for it could last for ever.
         pool.terminate()

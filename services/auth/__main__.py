@@ -18,7 +18,7 @@ from libs.mesh.server import Mesh, Service, run
 from libs.mesh.settings import Environment
 from libs.sealing import Sealer
 from libs.store.background import running
-from libs.store.database import Database, open_database
+from libs.store.database import PATIENT_SECONDS, Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.auth import consumers, domain, store, upkeep, use_cases
@@ -48,7 +48,9 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     register = use_cases.Registration(now)
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
-        open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
+        open_database(
+            settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX, patient_seconds=PATIENT_SECONDS
+        ) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         async with database.transaction() as rows:

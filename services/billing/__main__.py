@@ -14,7 +14,7 @@ from libs.bus.facts import FactReader, reading
 from libs.ids import uuid7
 from libs.mesh.server import Mesh, Service, run
 from libs.store.background import running
-from libs.store.database import Database, open_database
+from libs.store.database import PATIENT_SECONDS, Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from libs.words import WORDS
@@ -38,7 +38,9 @@ def now() -> datetime:
 async def billing(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
-        open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
+        open_database(
+            settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX, patient_seconds=PATIENT_SECONDS
+        ) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
         paying(settings) as stripe,
     ):

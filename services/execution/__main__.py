@@ -12,7 +12,7 @@ from libs.bus.connection import open_redis
 from libs.bus.facts import FactReader, reading
 from libs.errors import Unavailable
 from libs.mesh.server import Mesh, Service, run
-from libs.store.database import Database, open_database
+from libs.store.database import PATIENT_SECONDS, Database, open_database
 from libs.store.relay import relay
 from libs.store.requests import purging
 from libs.store.revisions import check_revision
@@ -42,7 +42,11 @@ class OrdersStuck(Unavailable):
 async def execution(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     async with (
         open_database(settings.database_url.get_secret_value(), RPC_CONNECTIONS_MAX) as database,
-        open_database(settings.worker_database_url.get_secret_value(), settings.database_connections_max) as worker,
+        open_database(
+            settings.worker_database_url.get_secret_value(),
+            settings.database_connections_max,
+            patient_seconds=PATIENT_SECONDS,
+        ) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         async with worker.transaction() as rows:

@@ -13,7 +13,7 @@ from libs.bus.connection import open_redis
 from libs.ids import uuid7
 from libs.mesh.server import Mesh, Service, run
 from libs.store.background import running
-from libs.store.database import Database, open_database
+from libs.store.database import PATIENT_SECONDS, Database, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.feeds.clients import MarketData
@@ -38,7 +38,11 @@ async def feeds(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     start_feed = StartFeed(uuid7, now, settings.running_feeds_max, settings.instruments_max)
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
-        open_database(settings.worker_database_url.get_secret_value(), settings.database_connections_max) as worker,
+        open_database(
+            settings.worker_database_url.get_secret_value(),
+            settings.database_connections_max,
+            patient_seconds=PATIENT_SECONDS,
+        ) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
         mesh.channel("marketdata", settings.market_data_url) as marketdata,
     ):

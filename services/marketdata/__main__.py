@@ -10,7 +10,7 @@ from libs.bus import connection
 from libs.bus.connection import open_redis
 from libs.bus.facts import reading
 from libs.mesh.server import Mesh, Service, run
-from libs.store.database import open_database
+from libs.store.database import PATIENT_SECONDS, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.marketdata.book_hub import reading_books
@@ -41,7 +41,9 @@ that come, and deletions wait for one of them."""
 async def marketdata(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
-        open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
+        open_database(
+            settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX, patient_seconds=PATIENT_SECONDS
+        ) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         async with database.transaction() as rows:

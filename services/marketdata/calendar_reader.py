@@ -10,6 +10,7 @@ import signal
 import sys
 from datetime import date
 
+from libs import loading
 from services.marketdata.sessions import UnknownCalendar, read
 
 IDLE_SECONDS = 30.0
@@ -17,6 +18,7 @@ IDLE_SECONDS = 30.0
 
 
 def main() -> None:
+    loading.end()
     # Ctrl-C is for the service, with which this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while select.select([sys.stdin], [], [], IDLE_SECONDS)[0] and (line := sys.stdin.readline()):

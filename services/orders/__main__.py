@@ -16,7 +16,7 @@ from libs.mesh.server import Mesh, Service, run
 from libs.store import requests
 from libs.store.background import running
 from libs.store.bulk import Together
-from libs.store.database import LOCK_SECONDS, Connection, Database, open_database
+from libs.store.database import LOCK_SECONDS, PATIENT_SECONDS, Connection, Database, open_database
 from libs.store.relay import relay
 from libs.store.requests import RequestKey
 from libs.store.revisions import check_revision
@@ -95,7 +95,9 @@ async def orders(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     )
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
-        open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
+        open_database(
+            settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX, patient_seconds=PATIENT_SECONDS
+        ) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
     ):
         async with database.transaction() as rows:

@@ -15,7 +15,7 @@ from libs.mesh.sealing import open_keys
 from libs.mesh.server import Mesh, Service, run
 from libs.sealing import KeyEncryption, Sealer
 from libs.store.background import running
-from libs.store.database import open_database
+from libs.store.database import PATIENT_SECONDS, open_database
 from libs.store.relay import relay
 from libs.store.revisions import check_revision
 from services.users import consumers, use_cases
@@ -40,7 +40,9 @@ async def users(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
     )
     async with (
         open_database(settings.database_url.get_secret_value(), settings.database_connections_max) as database,
-        open_database(settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX) as worker,
+        open_database(
+            settings.worker_database_url.get_secret_value(), WORKER_CONNECTIONS_MAX, patient_seconds=PATIENT_SECONDS
+        ) as worker,
         open_redis(settings.redis_url.get_secret_value()) as redis,
         open_keys(settings) as keys,
         AsyncExitStack() as stack,

@@ -6,6 +6,7 @@ import signal
 import structlog
 from aiohttp import web
 
+from libs import loading
 from libs.mesh.readiness import Readiness, probes
 from libs.mesh.settings import LogFormat
 from libs.telemetry import logs
@@ -43,6 +44,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
+    loading.end()
     settings = Settings()  # type: ignore[call-arg] (its values come from the environment)
     logs.set_up(settings.word, as_json=settings.log_format is LogFormat.JSON)
     asyncio.run(serve(settings))

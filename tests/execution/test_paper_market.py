@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.matching.orders import Book, Level, Print, Side
@@ -30,6 +30,7 @@ from services.execution.domain import (
     Triggered,
 )
 from services.execution.venues.paper_market import Changes, Model, Moment, PaperMarket
+from tests.examples import examples
 
 ACCOUNT, USER = uuid4(), uuid4()
 
@@ -140,7 +141,8 @@ def play(market: PaperMarket, steps: Sequence[Sequence[Moment]]) -> list[tuple[O
     return events
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.examples
+@examples(200, deadline=None)
 @given(orders=orders, moments=moments(), cut=st.integers(0, 12), has_book=st.booleans(), model=models)
 def test_a_market_made_anew_from_what_was_committed_goes_on_as_the_first_one_would_have(
     orders, moments, cut, has_book, model
@@ -160,7 +162,8 @@ def test_a_market_made_anew_from_what_was_committed_goes_on_as_the_first_one_wou
     assert [event for _, event in events] == [event for _, event in told]
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.examples
+@examples(200, deadline=None)
 @given(orders=orders, moments=moments(), has_book=st.booleans(), model=models)
 def test_orders_that_come_late_trade_as_if_they_had_been_there_in_time(orders, moments, has_book, model):
     early = PaperMarket(instrument(has_book=has_book), model)
@@ -172,7 +175,8 @@ def test_orders_that_come_late_trade_as_if_they_had_been_there_in_time(orders, m
     assert list(late.take().events) == list(early.take().events)
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.examples
+@examples(200, deadline=None)
 @given(orders=orders, moments=moments(), has_book=st.booleans(), model=models)
 def test_no_order_trades_more_than_it_wants_or_worse_than_it_accepts(orders, moments, has_book, model):
     market = PaperMarket(instrument(has_book=has_book), model)

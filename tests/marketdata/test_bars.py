@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1.marketdata_pb2 import MissedTrades, StreamTicksResponse, TickBatch
 
@@ -13,6 +14,7 @@ from libs.mesh.wire import timestamp
 from services.marketdata.bars import bars_of
 from services.marketdata.columns import NO_TICKS, SECOND_NS, Ticks, told_by
 from services.marketdata.parts import parts_of
+from tests.examples import examples
 from tests.marketdata.stand import START, tick_at
 
 
@@ -67,7 +69,8 @@ def slowly(ticks: Ticks, seconds: int):
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.examples
+@examples(300, deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import exchange_calendars
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
@@ -24,6 +24,7 @@ from services.marketdata import candle_store, sessions
 from services.marketdata.domain import DAYS, WEEKS, CalendarChanged, ImportLinesInvalid
 from services.marketdata.imports import Rules, check, slices
 from services.marketdata.remaking import Remaker
+from tests.examples import examples
 from tests.marketdata.stand import (
     Feeder,
     announce,
@@ -139,6 +140,7 @@ def trades_of(prices: st.SearchStrategy[int]) -> st.SearchStrategy[list[Trade]]:
     )
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("name", CASES)
 async def test_ticks_in_any_order_make_the_trading_days_of_all_of_them_with_the_right_revisions(
     installation, redis, name
@@ -166,7 +168,7 @@ async def test_ticks_in_any_order_make_the_trading_days_of_all_of_them_with_the_
                 ends[each.open_time] <= model.watermark for each in found.candles
             ]
 
-    @settings(max_examples=40, deadline=None)
+    @examples(40, deadline=None)
     @given(st.sampled_from(CASES[name]), trades_of(st.integers(1, 9)), st.lists(st.integers(1, 24), max_size=8))
     def any_order(start, trades, cuts):
         asyncio.run_coroutine_threadsafe(play(start, trades, cuts), loop).result(30)

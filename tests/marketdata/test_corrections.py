@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
@@ -19,6 +19,7 @@ from tradeloom.marketdata.v1.marketdata_pb2 import TickBatch
 from libs.bar_sizes import BAR_SIZES, EPOCH, BarSize
 from libs.mesh.wire import timestamp
 from services.marketdata import candle_store
+from tests.examples import examples
 from tests.marketdata.stand import (
     BTC,
     START,
@@ -131,6 +132,7 @@ trade_lists = st.lists(
 )
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize("copied_bars_min", [1, candle_store.COPIED_BARS_MIN])
 async def test_ticks_in_any_order_at_any_cut_make_the_bars_of_all_of_them_with_the_right_revisions(
     installation, redis, monkeypatch, copied_bars_min
@@ -151,7 +153,7 @@ async def test_ticks_in_any_order_at_any_cut_make_the_bars_of_all_of_them_with_t
         assert await all_bars(installation, instrument_id) == model.bars
         assert len(await stored_ticks(installation, instrument_id)) == len(model.trades)
 
-    @settings(max_examples=80, deadline=None)
+    @examples(80, deadline=None)
     @given(trade_lists, st.lists(st.integers(min_value=1, max_value=24), max_size=8))
     def any_order(trades, cuts):
         asyncio.run_coroutine_threadsafe(play(trades, cuts), loop).result(30)
@@ -160,6 +162,7 @@ async def test_ticks_in_any_order_at_any_cut_make_the_bars_of_all_of_them_with_t
         await asyncio.to_thread(any_order)
 
 
+@pytest.mark.examples
 async def test_of_one_moment_the_venues_order_counts_whatever_was_fetched_later(installation, redis, caller):
     ids = [f"SIM:V{number}" for number in range(100)]
     await announce(installation, *ids)
@@ -184,7 +187,7 @@ async def test_of_one_moment_the_venues_order_counts_whatever_was_fetched_later(
             found = await pages(caller, instrument_id=instrument_id, start_time=timestamp(MONDAY), page_size=size)
             assert [trade_id for page in found for trade_id in page] == [trade.name for trade in trades]
 
-    @settings(max_examples=30, deadline=None)
+    @examples(30, deadline=None)
     @given(st.lists(st.tuples(st.integers(min_value=0, max_value=2), st.booleans()), min_size=1, max_size=12))
     def any_moments(moments):
         asyncio.run_coroutine_threadsafe(play(moments), loop).result(30)

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1.marketdata_pb2 import (
     ADJUSTMENT_SPLITS,
@@ -30,6 +30,7 @@ from libs.bar_sizes import BAR_SIZES
 from libs.ids import uuid7
 from libs.mesh.wire import timestamp
 from services.marketdata import deleting
+from tests.examples import examples
 from tests.marketdata.stand import (
     BTC,
     START,
@@ -127,6 +128,7 @@ async def test_bars_go_that_open_at_the_start_or_after_it_and_before_the_end(ins
         assert [row["volume"] for row in await stored_bars(installation, HAND, size)] == [5 * len(left)] * bool(left)
 
 
+@pytest.mark.examples
 @pytest.mark.parametrize(
     ("second_kept_days", "sizes"),
     [("0", ["1s", "1m", "5m", "1h", "1d"]), pytest.param("30", ["1m", "5m", "1h", "1d"], marks=pytest.mark.long)],
@@ -170,7 +172,7 @@ async def test_what_is_left_is_as_if_the_deleted_bars_had_never_been_imported(
 
     minute, some_sizes = st.integers(min_value=0, max_value=40), st.sampled_from(sizes)
 
-    @settings(max_examples=20, deadline=None)
+    @examples(20, deadline=None)
     @given(
         st.lists(minute, min_size=1, max_size=8),
         st.lists(st.tuples(some_sizes, minute), min_size=1, max_size=4),

@@ -8,7 +8,7 @@ from io import BytesIO
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.bar_sizes import BAR_SIZES
@@ -16,6 +16,7 @@ from libs.errors import Invalid
 from services.marketdata import imports, layouts
 from services.marketdata.domain import ImportLinesInvalid
 from services.marketdata.imports import NAMED_LINES_MAX, Rules, check, slices
+from tests.examples import examples
 
 RULES = Rules(BAR_SIZES["1m"], datetime(2026, 6, 1, tzinfo=UTC))
 START = datetime(2025, 3, 2, 10, 0, tzinfo=UTC)
@@ -151,13 +152,15 @@ def outcome_in_blocks(content: bytes, block_bytes: int) -> object:
         return outcome(content)
 
 
-@settings(max_examples=400)
+@pytest.mark.examples
+@examples(400)
 @given(mangled_files(), BLOCK_BYTES)
 def test_a_mangled_file_is_read_or_refused_by_a_place(content, block_bytes):
     outcome_in_blocks(content, block_bytes)
 
 
-@settings(max_examples=150)
+@pytest.mark.examples
+@examples(150)
 @given(mangled_texts(), BLOCK_BYTES)
 def test_a_mangled_text_says_the_same_in_whatever_way_it_comes(text, block_bytes):
     found = outcome(text.encode())
@@ -165,7 +168,8 @@ def test_a_mangled_text_says_the_same_in_whatever_way_it_comes(text, block_bytes
         assert outcome_in_blocks(written(text), block_bytes) == found, way
 
 
-@settings(max_examples=100)
+@pytest.mark.examples
+@examples(100)
 @given(st.sampled_from(TEXTS), st.sampled_from(list(WAYS.values())), st.integers(0, len(TIMES)), BLOCK_BYTES)
 def test_what_was_stored_of_a_file_is_passed_over_in_each(text, written, after, block_bytes):
     with pytest.MonkeyPatch.context() as patched:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tradeloom.marketdata.v1.marketdata_pb2 import StreamTicksResponse, Tick, TickBatch
 
@@ -13,6 +13,7 @@ from services.marketdata import tick_bytes
 from services.marketdata.columns import SECOND_NS, Ticks
 from services.marketdata.tick_bytes import TickColumns
 from services.marketdata.tick_store import BATCH_TICKS_MAX, message_of
+from tests.examples import examples
 from tests.marketdata.stand import BTC, assert_follow_on, ticks_of
 
 any_tick = st.builds(
@@ -42,7 +43,8 @@ def columns_of(ticks: list[Tick]) -> TickColumns:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.examples
+@examples(200, deadline=None)
 @given(st.lists(any_tick, max_size=20))
 def test_any_ticks_are_read_and_written_as_protobuf_does(ticks: list[Tick]):
     columns = columns_of(ticks)

@@ -180,8 +180,10 @@ class Desk:
             )
 
     async def end(self, kind: Kind) -> None:
-        """The venue ends what is open."""
+        """The venue ends what is open; it rejects nothing that has traded."""
         for child in self.open:
+            if kind is Kind.REJECTED and child.filled_quantity:
+                continue
             await self.tell(lambda state, child=child: life.apply_ended(state, child, kind, "venue", self.now))
 
 

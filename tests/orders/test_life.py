@@ -8,7 +8,8 @@ from decimal import Decimal
 from fractions import Fraction
 from uuid import UUID, uuid4
 
-from hypothesis import Phase, settings
+import pytest
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -31,6 +32,7 @@ from services.orders.domain import (
     Trail,
 )
 from services.orders.refusals import OrderDone
+from tests.examples import examples
 from tests.orders.accounts import BTC, LIMITS, NOW, QUOTE, account_with, as_it_is, fill_of, ticket, weighing
 
 FEE = Fraction(1, 1000)
@@ -455,9 +457,9 @@ class Life(RuleBasedStateMachine):
         assert held == (self.state.positions.get(BTC.instrument_id) or Position(instrument_id="")).quantity
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(
-    max_examples=60,
+TestLife = pytest.mark.examples(Life.TestCase)
+TestLife.settings = examples(
+    60,
     stateful_step_count=40,
     deadline=timedelta(seconds=2),
     # Explaining a failure traces every line of it, which takes minutes.

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.errors import Invalid, Refusal
@@ -26,6 +26,7 @@ from services.orders.parents import (
     moved,
     twap_target,
 )
+from tests.examples import examples
 from tests.orders.accounts import BTC, NOW, QUOTE, fill_of
 from tests.orders.parent_desk import Desk, OneMarket, dca, iceberg, total, twap
 
@@ -294,7 +295,8 @@ DESKS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.examples
+@examples(150, deadline=None)
 @given(desk=DESKS, happenings=st.lists(HAPPENINGS, max_size=40))
 def test_whatever_happens_children_never_exceed_their_parent_and_no_slice_has_two(
     desk: Desk, happenings: list[tuple[str, Any]]

@@ -1,9 +1,10 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.matching.market import Market
 from libs.matching.orders import Book, Canceled, Cause, Fill, Level, Order, Outcome, Print, Side
+from tests.examples import examples
 from tests.libs.matching.making import BUY, FOK, GTC, IOC, SELL, book, order, short
 
 
@@ -205,7 +206,8 @@ def play(has_book, events, orders, restarts: frozenset[int] = frozenset()):
     return told, market
 
 
-@settings(max_examples=300)
+@pytest.mark.examples
+@examples(300)
 @given(markets())
 def test_no_fill_is_beyond_the_limit_and_no_order_trades_more_than_its_quantity(case):
     has_book, events, orders = case
@@ -230,7 +232,8 @@ def test_no_fill_is_beyond_the_limit_and_no_order_trades_more_than_its_quantity(
     assert resting_lots == {order_id: remaining for order_id, remaining in left.items() if remaining}
 
 
-@settings(max_examples=300)
+@pytest.mark.examples
+@examples(300)
 @given(markets())
 def test_no_event_gives_away_more_than_it_holds(case):
     has_book, events, orders = case
@@ -249,7 +252,8 @@ def test_no_event_gives_away_more_than_it_holds(case):
                     assert sum(f.quantity_lots for f in taken) <= offer.quantity_lots
 
 
-@settings(max_examples=200)
+@pytest.mark.examples
+@examples(200)
 @given(markets())
 def test_a_fill_or_kill_order_trades_all_of_it_at_one_moment_or_nothing(case):
     has_book, events, orders = case
@@ -267,7 +271,8 @@ def test_a_fill_or_kill_order_trades_all_of_it_at_one_moment_or_nothing(case):
             assert [sold for sold in moments if sold] in ([], [wanted.remaining_lots])
 
 
-@settings(max_examples=300)
+@pytest.mark.examples
+@examples(300)
 @given(markets(), st.frozensets(st.integers(min_value=0, max_value=14)))
 def test_stopping_anywhere_and_going_on_from_the_orders_gives_the_same_fills(case, restarts):
     has_book, events, orders = case
@@ -277,7 +282,8 @@ def test_stopping_anywhere_and_going_on_from_the_orders_gives_the_same_fills(cas
     assert resumed.orders() == market.orders()
 
 
-@settings(max_examples=200)
+@pytest.mark.examples
+@examples(200)
 @given(markets(), st.randoms(use_true_random=False))
 def test_the_order_of_submission_between_two_events_does_not_matter(case, random):
     has_book, events, orders = case
@@ -287,7 +293,8 @@ def test_the_order_of_submission_between_two_events_does_not_matter(case, random
     assert play(has_book, events, shuffled)[0] == told
 
 
-@settings(max_examples=200)
+@pytest.mark.examples
+@examples(200)
 @given(markets())
 def test_resting_orders_are_makers_at_their_own_limit(case):
     has_book, events, orders = case

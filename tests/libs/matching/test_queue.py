@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.matching.market import Market
 from libs.matching.orders import Book, Fill, Level, Print, Side
+from tests.examples import examples
 from tests.libs.matching.making import BUY, SELL, book, order, prints, short
 
 AROUND = ([(100, 6), (99, 4), (97, 3)], [(102, 5), (103, 5)])
@@ -150,7 +151,8 @@ def moments(draw: st.DrawFn) -> list[Print | Book]:
     return made
 
 
-@settings(max_examples=250)
+@pytest.mark.examples
+@examples(250)
 @given(
     st.sampled_from(list(Side)),
     st.integers(min_value=97, max_value=103),

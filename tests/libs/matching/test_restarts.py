@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.matching.market import Market
@@ -20,6 +21,7 @@ from libs.matching.orders import (
     Trail,
     Trigger,
 )
+from tests.examples import examples
 from tests.libs.matching.making import BUY, FOK, GTC, IOC, SELL, order
 
 ticks = st.integers(min_value=94, max_value=106)
@@ -140,7 +142,8 @@ def play(
     return told, market
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.examples
+@examples(200, deadline=None)
 @given(lives(), st.frozensets(st.integers(min_value=0, max_value=60)))
 def test_a_market_made_anew_of_its_orders_goes_on_as_the_old_one_would_have(life, restarts):
     has_book, steps = life
@@ -150,7 +153,8 @@ def test_a_market_made_anew_of_its_orders_goes_on_as_the_old_one_would_have(life
     assert resumed.orders() == market.orders()
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.examples
+@examples(150, deadline=None)
 @given(lives())
 def test_no_moment_gives_more_than_it_has_and_no_fill_is_worse_early_late_or_more_than_wanted(life):
     has_book, steps = life
@@ -196,7 +200,8 @@ def test_no_moment_gives_more_than_it_has_and_no_fill_is_worse_early_late_or_mor
     play(has_book, steps, look)
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.examples
+@examples(100, deadline=None)
 @given(lives())
 def test_a_group_trades_no_more_than_its_largest_order_wanted(life):
     has_book, steps = life

@@ -6,11 +6,12 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.matching.market import Market
 from libs.matching.orders import Order, Print, Side, Trail, Trigger, Triggered
+from tests.examples import examples
 from tests.libs.matching.making import BUY, SELL, STOP, TAKE_PROFIT, book, order, prints, short, stop
 
 
@@ -173,7 +174,8 @@ def stops(draw: st.DrawFn) -> list[Order]:
     return placed
 
 
-@settings(max_examples=200)
+@pytest.mark.examples
+@examples(200)
 @given(stops(), paths)
 def test_every_stop_stands_and_is_reached_where_the_rules_say(placed, path):
     market = Market(has_book=True, orders=placed)

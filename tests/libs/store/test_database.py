@@ -182,6 +182,47 @@ async def test_a_lock_is_waited_for_as_long_as_is_said_and_the_next_transaction_
             assert await rows.fetchval("SHOW lock_timeout") == "5s"
 
 
+async def connections_of(database: Database, count: int) -> int:
+    """How many the pool has opened for so many transactions that begin at once."""
+
+    async def ask() -> None:
+        async with database.transaction() as rows:
+            await rows.execute("SELECT 1")
+
+    await asyncio.gather(*(ask() for _ in range(count)))
+    return database._pool.get_size()
+
+
+async def test_who_is_patient_uses_a_connection_that_is_given_back_and_who_is_not_opens_one_more(sample: Sample):
+    async with open_database(sample.worker_url, 8, patient_seconds=30) as patient:
+        assert await connections_of(patient, 8) == 1
+    async with open_database(sample.worker_url, 8) as database:
+        assert await connections_of(database, 8) == 8
+
+
+async def test_patience_ends_and_no_more_are_opened_than_may_be(sample: Sample):
+    async with open_database(sample.worker_url, 2, patient_seconds=0.01) as database:
+        async with database.transaction(), database.transaction():
+            assert database._pool.get_size() == 2
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05), database.transaction():
+                    pass
+        await database.check()
+        assert database._pool.get_size() == 2
+
+
+async def test_who_is_cancelled_while_patient_keeps_nobody_else_waiting(sample: Sample):
+    async with open_database(sample.worker_url, 8, patient_seconds=30) as database:
+        async with database.transaction():
+            first, second = asyncio.create_task(database.check()), asyncio.create_task(database.check())
+            await asyncio.sleep(0)
+            assert len(database._waiting) == 2
+        first.cancel()  # in the very moment that it was woken
+        await second
+        assert database._pool.get_size() == 1
+        assert not database._waiting
+
+
 async def test_a_wrong_statement_is_no_outage(database):
     with pytest.raises(asyncpg.InterfaceError):
         async with database.transaction() as rows:
