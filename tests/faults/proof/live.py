@@ -18,7 +18,7 @@ from tradeloom.users.v1 import users_pb2, users_pb2_grpc
 from libs.bus.connection import open_redis
 from libs.ids import uuid7
 from libs.store.background import running
-from tests.faults.proof.exchange import SECRET, VENUE, Exchange, exchanging
+from tests.faults.proof.exchange import BUDGET, SECRET, VENUE, Exchange, exchanging
 from tests.faults.proof.load import ANSWER_SECONDS, Load, Person, reason_of
 from tests.faults.proof.stand import Stand, standing, until
 from tests.mesh import Installation, Served, sign_in
@@ -28,7 +28,6 @@ from tests.users.stand import strong
 BEGIN_SECONDS = 60.0
 RECONCILE_SECONDS = 60.0
 CALL_SECONDS = 10.0
-BUDGET = f"budget:{VENUE}:default"
 BUDGET_SECONDS = 0.5
 # So that what is missed is found while the proof looks on; how often is an operator's choice.
 RECONCILE_EVERY_SECONDS = "10"
@@ -65,17 +64,17 @@ async def standing_live(installation: Installation, folder: Path, replicas: int)
             ):
                 await stand.until_ready()
                 await enable(stand)
-                async with running("filling the budget", lambda: fill_budget(stand)):
+                async with running("filling the budget", lambda: fill_budget(stand, exchange)):
                     yield LiveStand(stand, exchange)
 
 
-async def fill_budget(stand: Stand) -> None:
+async def fill_budget(stand: Stand, exchange: Exchange) -> None:
     """As if the time had passed in which Binance lets be asked again: so many faults are hours apart elsewhere.
 
     Where the exchange wants to be left alone, it is.
     """
     with suppress(RedisError):
-        async with open_redis(stand.installation.redis_url) as redis:
+        async with exchange.filling, open_redis(stand.installation.redis_url) as redis:
             filling: Any = redis.hset(BUDGET, "at", 0)
             await filling
     await asyncio.sleep(BUDGET_SECONDS)

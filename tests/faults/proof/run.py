@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import asyncpg
+from tradeloom.orders.v1 import orders_pb2
 
 from tests.faults.proof import steps
 from tests.faults.proof.chaos import Chaos, Fault
@@ -45,13 +46,24 @@ class Size:
     """Acknowledged for each fault, at least: who are fewer, or slower, place fewer."""
 
 
+def one_of_each(groups: Iterable[Sequence[str]]) -> Callable[[random.Random], list[str]]:
+    """A short plan: of each group some seed chooses each, so that over many runs nothing is left out."""
+    return lambda chance: [chance.choice(group) for group in groups]
+
+
 async def prove(
-    stand: Stand, trading: Trading, size: Size, names: Iterable[str], record_property: Callable[[str, object], None]
-) -> None:
+    stand: Stand,
+    trading: Trading,
+    size: Size,
+    names: Callable[[random.Random], list[str]],
+    record_property: Callable[[str, object], None],
+) -> int:
+    """How many faults befell them."""
     seed = int(os.environ.get(SEED) or secrets.randbits(32))
     print(f"{SEED}={seed}")
-    plan = list(names)
-    random.Random(seed).shuffle(plan)
+    planning = random.Random(seed)
+    plan = names(planning)
+    planning.shuffle(plan)
     superuser = await connected(stand.installation)
     await steps.prepare(superuser, trading.steps)
     await superuser.close()
@@ -79,6 +91,7 @@ async def prove(
     assert not broken(findings), broken(findings)
     assert chaos.injected == Counter(plan), chaos.injected
     assert_loaded(load, size.orders_each * len(plan))
+    return len(plan)
 
 
 def assert_loaded(load: Load, orders: int) -> None:
@@ -89,11 +102,13 @@ def assert_loaded(load: Load, orders: int) -> None:
     assert journal.repeats
     assert journal.reused
     assert journal.cancels
+    assert journal.taken_up
     assert all(person.known for person in load.people)
 
 
 def told_of(seed: int, chaos: Chaos, load: Load, looked_at: dict[str, int]) -> str:
     journal = load.journal
+    told = Counter(event.kind for person in load.people for event in person.events)
     counts = {
         "processes started again that began without a server": chaos.stand.started_again,
         "orders acknowledged": len(journal.acknowledged),
@@ -103,6 +118,9 @@ def told_of(seed: int, chaos: Chaos, load: Load, looked_at: dict[str, int]) -> s
         "tried again without an answer": journal.unanswered,
         "refused for a reused request_id": journal.reused,
         "cancels": len(journal.cancels),
+        "changes taken up": len(journal.taken_up),
+        "changes made": told[orders_pb2.ORDER_EVENT_KIND_REPLACED],
+        "changes that the venue refused": told[orders_pb2.ORDER_EVENT_KIND_REPLACE_REJECTED],
         "fills": sum(event.HasField("execution") for person in load.people for event in person.events),
         "events": sum(len(person.events) for person in load.people),
     }
