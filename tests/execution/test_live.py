@@ -4,9 +4,10 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
 from tradeloom.users.v1 import events_pb2 as users_events
 
-from tests.execution.live_fixtures import VALIDITY_SECONDS
+from tests.execution.live_fixtures import VALIDITY_SECONDS, pause_long
 from tests.execution.live_stand import LiveStand, eventually
 from tests.venues import faults
 
@@ -54,7 +55,10 @@ async def test_an_order_that_took_and_was_not_answered_has_its_fills_from_the_re
     assert live.sent_count(order_id) == 1
 
 
-async def test_an_order_that_never_arrived_is_rejected_once_it_cannot_arrive_any_more(live: LiveStand):
+async def test_an_order_that_never_arrived_is_rejected_as_soon_as_it_cannot_arrive_any_more(
+    live: LiveStand, monkeypatch: pytest.MonkeyPatch
+):
+    pause_long(monkeypatch)
     async with live.connected():
         live.venue.fault(faults.broken(**order_path(live)))
         began = time.monotonic()

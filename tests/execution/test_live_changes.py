@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.execution.live_fixtures import pause_long
 from tests.execution.live_stand import LiveStand, eventually
 from tests.execution.venue_stand import BINANCE
 from tests.venues import faults
@@ -37,7 +38,10 @@ async def test_an_order_is_changed_and_then_known_by_what_it_is_now(live: LiveSt
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["it was done", "it was not"])
-async def test_a_change_whose_answer_is_lost_is_settled_by_the_record(live: LiveStand, done: bool):
+async def test_a_change_whose_answer_is_lost_is_settled_by_the_record(
+    live: LiveStand, monkeypatch: pytest.MonkeyPatch, done: bool
+):
+    pause_long(monkeypatch)
     async with live.connected():
         order_id = await live.place()
         await live.wait_for("accepted")
