@@ -31,6 +31,10 @@ from services.orders.domain import (
 from services.orders.refusals import OrderDone
 
 ONE = Decimal(1)
+USER = "user"
+"""Why an order was canceled whose owner asked for it."""
+KILL_SWITCH = "kill_switch/"
+"""Before the scope of a switch: why an order was canceled that one was set to cancel."""
 
 
 def cost(side: Side, quantity: Decimal, price: Decimal, fee_rate: Decimal) -> Decimal:
@@ -134,15 +138,16 @@ def move(order: Order, kind: Kind, **changes: Any) -> Order:
     return replace(order, state=moved(order, kind))
 
 
-def request_cancel(state: AccountState, order: Order, now: datetime) -> Order:
-    """Notes that a cancel is under way; asking again changes nothing. What is still held here is canceled at once."""
+def request_cancel(state: AccountState, order: Order, now: datetime, cause: str = USER) -> Order:
+    """Notes that a cancel is under way, and why; asking again changes nothing. What is still held here is canceled at once."""
     if order.state is State.PENDING_CANCEL:
         return order
     if order.state is State.HELD:
-        return apply_ended(state, order, Kind.CANCELED, "user", now)
+        return apply_ended(state, order, Kind.CANCELED, cause, now)
     if order.state not in OPEN:
         raise OrderDone(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
-    return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED), now)
+    why = {} if cause == USER else {"reason": cause}
+    return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED, **why), now)
 
 
 def changed(order: Order, change: Replacement) -> Order:
@@ -183,6 +188,9 @@ def apply_unknown(state: AccountState, order: Order, now: datetime) -> Order:
 
 def apply_ended(state: AccountState, order: Order, kind: Kind, reason: str, now: datetime) -> Order:
     """The order was canceled, rejected or expired: what it had set aside is free again, and what waited for it ends."""
+    if kind is Kind.CANCELED and reason == USER and order.reason.startswith(KILL_SWITCH):
+        # A venue knows only that it was asked from here.
+        reason = order.reason
     ended = noted(state, kind, move(order, kind, reason=reason, replacement=None), now)
     if ended.group_role is GroupRole.ENTRY:
         for waiting in state.group(ended):
@@ -243,7 +251,7 @@ def apply_fill(
         fees=order.fees + fee_worth,
     )
     if filled.state is State.FILLED:
-        filled = replace(filled, replacement=None)
+        filled = replace(filled, replacement=None, reason="")
     state.known_fills.add(fill.venue_fill_id)
     execution = Execution(
         execution_id=execution_id,

@@ -511,7 +511,9 @@ class Order(_message.Message):
     fee_asset: _builtins.str
     """What the fees are counted in: the quote asset."""
     reason: _builtins.str
-    """Why it was rejected, canceled or expired; empty otherwise."""
+    """Why it was rejected, canceled or expired; empty otherwise. Of one that a kill switch had canceled
+    "kill_switch/" and the switch's scope, as "kill_switch/account", from when that was asked for.
+    """
     revision: _builtins.int
     """The account_sequence of its last change."""
     post_only: _builtins.bool

@@ -120,7 +120,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   feeAsset: string;
 
   /**
-   * Why it was rejected, canceled or expired; empty otherwise.
+   * Why it was rejected, canceled or expired; empty otherwise. Of one that a kill switch had canceled
+   * "kill_switch/" and the switch's scope, as "kill_switch/account", from when that was asked for.
    *
    * @generated from field: string reason = 14;
    */
