@@ -125,8 +125,11 @@ class Person:
 
     async def trade(self, until: asyncio.Event) -> None:
         while not until.is_set():
-            wishes = [self._place, self._repeat, self._reuse, self._replace]
-            weights = [12, 2, 1, 4] if len(self.open) < MANY_OPEN else [1, 2, 1, 4]
+            wishes = [self._place, self._repeat, self._reuse]
+            weights = [12, 2, 1] if len(self.open) < MANY_OPEN else [1, 2, 1]
+            if self.resting:
+                wishes.append(self._replace)
+                weights.append(8)
             if len(self.open) > self.few_open:
                 wishes.append(self._cancel)
                 weights.append(6)
@@ -206,8 +209,6 @@ class Person:
 
     async def _replace(self) -> None:
         """Another quantity, another limit, or both."""
-        if not self.resting:
-            return
         order_id, instrument_id = self.chance.choice(list(self.resting.items()))
         request = orders_pb2.ReplaceOrderRequest(request_id=self._id(), order_id=order_id)
         what = self.chance.choice(["quantity", "limit", "both"])

@@ -118,7 +118,7 @@ def test_nothing_is_left_out_of_the_short_form_for_good():
     assert sorted(chain.from_iterable(IN_SHORT)) == sorted(ALL)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_no_live_order_is_lost_and_none_is_sent_twice(
     installation: Installation, tmp_path: Path, record_property: Tell
 ):
