@@ -23,7 +23,7 @@ from tests.faults.proof.steps import Step
 HOLD_SECONDS = 240.0
 TAKE_HOLD_SECONDS = 30.0
 PAUSE_SECONDS_MAX = 0.3  # between two faults of one lane
-STOP_ATTEMPTS = 5
+ATTEMPTS = 5
 RECOVERY_SECONDS = 120.0  # that a process may take to be ready while other faults befall it
 
 TOLD_AGAIN = 20  # facts about one account
@@ -120,6 +120,16 @@ class Chaos:
         await self.stand.until_ready()
 
     async def die_at(self, step: Step) -> None:
+        for _ in range(ATTEMPTS):
+            if await self._die_at(step):
+                return
+        raise NotInjected(f"whoever was held at {step.name!r} had left it before it died")
+
+    async def _die_at(self, step: Step) -> bool:
+        """Whether it was held there still when it died.
+
+        On a machine that others keep busy it may be seen so late that it has given up by then, as its lease was not renewed.
+        """
         async with self.ground.stands():
             async with self._connected() as rows:
                 await steps.take(rows, step)
@@ -128,12 +138,12 @@ class Chaos:
                 # Nobody's, if another fault has killed it there just now.
                 replica = next((each for each in self.stand.replicas[step.word] if each.owns_port(port)), None)
                 pid = replica.die() if replica else None
-                if port not in await held():
-                    raise NotInjected(f"process {pid} was not held at {step.name!r} when it died")
+                is_held = port in await held()
             if pid:
                 await self._outlive(step.word, pid)
         if replica:
             await self._recovered(replica)
+        return is_held
 
     async def kill(self, word: str) -> None:
         await self.kill_this(await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS))
@@ -154,7 +164,7 @@ class Chaos:
 
     async def stop(self, word: str) -> None:
         """Stands still for longer than its leases last, and goes on when it has none any more."""
-        for _ in range(STOP_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             replica = await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS)
             pid = replica.pid
             replica.stand_still()
