@@ -24,7 +24,7 @@ HOLD_SECONDS = 240.0
 TAKE_HOLD_SECONDS = 30.0
 PAUSE_SECONDS_MAX = 0.3  # between two faults of one lane
 ATTEMPTS = 5
-RECOVERY_SECONDS = 120.0  # that a process may take to be ready while other faults befall it
+RECOVERY_SECONDS = 120.0  # until somebody is there again while other faults befall them
 
 TOLD_AGAIN = 20  # facts about one account
 ASK_AGAIN_SECONDS = 1.0
@@ -142,7 +142,7 @@ class Chaos:
             if pid:
                 await self._outlive(step.word, pid)
         if replica:
-            await self._recovered(replica)
+            await replica.until_ready()
         return is_held
 
     async def kill(self, word: str) -> None:
@@ -151,7 +151,7 @@ class Chaos:
     async def kill_this(self, replica: Replica) -> None:
         async with self.ground.stands():
             await self._outlive(replica.word, replica.die())
-        await self._recovered(replica)
+        await replica.until_ready()
 
     async def kill_relay(self, word: str) -> None:
         """The process that carries the service's facts to Redis at this moment."""
@@ -160,7 +160,7 @@ class Chaos:
                 replica = await until(partial(self._relay_of, rows, word), f"a relay of {word}", TAKE_HOLD_SECONDS)
                 pid = replica.die()
             await self._outlive(word, pid)
-        await self._recovered(replica)
+        await replica.until_ready()
 
     async def stop(self, word: str) -> None:
         """Stands still for longer than its leases last, and goes on when it has none any more."""
@@ -182,7 +182,7 @@ class Chaos:
                 lasted = replica.pid == pid and replica.lives
                 if lasted:
                     replica.go_on()
-            await self._recovered(replica)
+            await replica.until_ready()
             if lasted:
                 return
         raise NotInjected(f"{word} was killed whenever it stood still")
@@ -235,18 +235,6 @@ class Chaos:
         living = [replica for replica in self.stand.replicas[word] if replica.lives]
         going_on = [replica for replica in living if replica.pid not in self.standing_still]
         return self.chance.choice(going_on or living) if living else None
-
-    async def _recovered(self, replica: Replica) -> None:
-        """Returns once it is ready, whatever else befalls it until then."""
-        end = asyncio.get_running_loop().time() + RECOVERY_SECONDS
-        while True:
-            try:
-                await replica.process.served.until_ready()
-            except TimeoutError:
-                if asyncio.get_running_loop().time() > end:
-                    raise
-            else:
-                return
 
     async def _see_no_lease(self, word: str, pid: int) -> None:
         async with self._connected() as rows:
