@@ -25,9 +25,9 @@ from tests.mesh import Installation, Served, sign_in
 from tests.servers import free_port
 from tests.users.stand import strong
 
-BEGIN_SECONDS = 60.0
-RECONCILE_SECONDS = 60.0
-CALL_SECONDS = 10.0
+BEGIN_SECONDS = 180.0
+RECONCILE_SECONDS = 180.0
+CALL_SECONDS = 60.0
 BUDGET_SECONDS = 0.5
 # So that what is missed is found while the proof looks on; how often is an operator's choice.
 RECONCILE_EVERY_SECONDS = "10"

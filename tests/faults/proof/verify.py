@@ -20,7 +20,7 @@ from tests.faults.proof.venue import Venue
 from tests.mesh import sign_in
 
 DRAIN_SECONDS = 120.0
-CALL_SECONDS = 10.0
+CALL_SECONDS = 60.0
 SHOWN = 5
 OPEN_STATES = ("pending_new", "new", "partially_filled", "pending_replace", "pending_cancel", "unknown")
 # What a venue may say of an order that is so here.
