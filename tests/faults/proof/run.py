@@ -51,6 +51,13 @@ def one_of_each(groups: Iterable[Sequence[str]]) -> Callable[[random.Random], li
     return lambda chance: [chance.choice(group) for group in groups]
 
 
+def times_each(names: Iterable[str], of: Iterable[Step], steps: int, stops: int, others: int) -> list[str]:
+    """A long plan: each step so many times, each process that stands still, which takes long, and whatever else there is."""
+    named = {step.name for step in of}
+    times = {name: steps if name in named else stops if name.startswith("stop ") else others for name in names}
+    return [name for name in times for _ in range(times[name])]
+
+
 async def prove(
     stand: Stand,
     trading: Trading,
