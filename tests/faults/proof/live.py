@@ -19,13 +19,14 @@ from libs.bus.connection import open_redis
 from libs.ids import uuid7
 from libs.store.background import running
 from tests.faults.proof.exchange import BUDGET, SECRET, VENUE, Exchange, exchanging
-from tests.faults.proof.load import ANSWER_SECONDS, Load, Person, reason_of
+from tests.faults.proof.load import ANSWER_SECONDS, UNANSWERED, Load, Person, reason_of
 from tests.faults.proof.stand import Stand, standing, until
 from tests.mesh import Installation, Served, sign_in
 from tests.servers import free_port
 from tests.users.stand import strong
 
 BEGIN_SECONDS = 180.0
+BEGIN_PAUSE_SECONDS = 2.0
 RECONCILE_SECONDS = 180.0
 CALL_SECONDS = 60.0
 BUDGET_SECONDS = 0.5
@@ -149,11 +150,21 @@ class LivePerson(Person):
                 api_secret=SECRET,
             ),
         )
-        testing = users_pb2.TestBrokerCredentialRequest(
-            request_id=self._id(), credential_id=put.credential.credential_id
-        )
-        tested = await self._call(keys.TestBrokerCredential, testing)
-        assert tested.credential.state == users_pb2.BROKER_CREDENTIAL_STATE_USABLE
+        credential_id = put.credential.credential_id
+
+        async def is_usable() -> bool:
+            testing = users_pb2.TestBrokerCredentialRequest(request_id=self._id(), credential_id=credential_id)
+            try:
+                tested = await self._call(keys.TestBrokerCredential, testing)
+            except aio.AioRpcError as error:
+                # The exchange is in a process that others keep waiting, or a key was tested just now.
+                if error.code() not in UNANSWERED:
+                    raise
+                await asyncio.sleep(BEGIN_PAUSE_SECONDS)
+                return False
+            return tested.credential.state == users_pb2.BROKER_CREDENTIAL_STATE_USABLE
+
+        await until(is_usable, "a key is tested", BEGIN_SECONDS)
 
     async def _call(self, method: Any, request: Message) -> Any:
         return await method(request, metadata=sign_in(self.user_id, **strong()), timeout=CALL_SECONDS)
