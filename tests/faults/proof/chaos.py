@@ -19,8 +19,9 @@ from tests.faults.proof.stand import WORDS, Replica, Stand, connected, until
 from tests.faults.proof.steps import Step
 
 # Until somebody comes to a step, or asks for something, whatever else is broken at the time: with four faults at once on a
-# machine that others keep busy nobody lived long enough in a minute to compare an account with its exchange.
-HOLD_SECONDS = 240.0
+# machine with a load of 30 nobody lived long enough in a minute to compare an account with its exchange, nor in four to send it
+# a change of an order.
+HOLD_SECONDS = 600.0
 TAKE_HOLD_SECONDS = 30.0
 PAUSE_SECONDS_MAX = 0.3  # between two faults of one lane
 ATTEMPTS = 5

@@ -96,6 +96,9 @@ class LivePerson(Person):
     # An exchange has each order after the other, and a process that was killed a second to begin: so that most of them come there.
     pause_seconds: tuple[float, float] = (0.2, 0.8)
     few_open: int = 8
+    # Few changes come to the exchange: it changes no order that has traded, and what is too late is refused here.
+    replace_weight: int = 12
+    far_part: float = 0.8
 
     async def begin(self) -> None:
         """Nothing befalls anybody yet."""

@@ -32,7 +32,8 @@ ASKED_ONCE = 0.05  # of all orders
 ANSWER_SECONDS = 180.0  # that any outage may last
 FEW_OPEN, MANY_OPEN = 2, 12  # orders of one person, between which they come and go
 AWAY_TICKS = 8  # of a limit from the middle, at most
-FAR_TICKS, FAR_PART = 60, 0.4  # of those that are to rest for a while: an exchange changes none that has traded
+FAR_TICKS, FAR_PART = 60, 0.4  # of those that are to rest for a while, and how many are to
+REPLACE_WEIGHT = 8  # of 29, where something rests
 # Prices that the market never comes to: what rests there is still open in the end.
 NEVER_MET = {orders_pb2.ORDER_SIDE_BUY: Decimal(50), orders_pb2.ORDER_SIDE_SELL: Decimal(200)}
 LIST_SIZE = 500  # above what anybody has open
@@ -97,6 +98,8 @@ class Person:
     chance: random.Random
     pause_seconds: tuple[float, float] = PAUSE_SECONDS
     few_open: int = FEW_OPEN
+    replace_weight: int = REPLACE_WEIGHT
+    far_part: float = FAR_PART
     user_id: UUID = field(default_factory=uuid7)
     account_id: str = ""
     known: list[str] = field(default_factory=list)
@@ -129,7 +132,7 @@ class Person:
             weights = [12, 2, 1] if len(self.open) < MANY_OPEN else [1, 2, 1]
             if self.resting:
                 wishes.append(self._replace)
-                weights.append(8)
+                weights.append(self.replace_weight)
             if len(self.open) > self.few_open:
                 wishes.append(self._cancel)
                 weights.append(6)
@@ -283,7 +286,7 @@ class Person:
 
     def _limit(self, instrument_id: str) -> Any:
         middle = self.doors.market.middle_ticks[instrument_id]
-        away = FAR_TICKS if self.chance.random() < FAR_PART else AWAY_TICKS
+        away = FAR_TICKS if self.chance.random() < self.far_part else AWAY_TICKS
         return decimal(f"{price(middle + self.chance.randint(-away, away)):.2f}")
 
     def _id(self) -> str:

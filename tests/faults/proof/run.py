@@ -43,7 +43,7 @@ class Size:
     stop_seconds: float
     waited_for_leases: float
     orders_each: int = 5
-    """Acknowledged for each fault, at least: who are fewer, or slower, place fewer."""
+    """And changes, acknowledged for each fault at least: who are fewer, or slower, ask for fewer."""
 
 
 def one_of_each(groups: Iterable[Sequence[str]]) -> Callable[[random.Random], list[str]]:
@@ -104,7 +104,8 @@ async def prove(
 def assert_loaded(load: Load, orders: int) -> None:
     """A run that lost its load proves nothing."""
     journal = load.journal
-    assert len(journal.acknowledged) >= orders, len(journal.acknowledged)
+    taken = len(journal.acknowledged) + len(journal.taken_up)
+    assert taken >= orders, taken
     assert journal.unanswered
     assert journal.repeats
     assert journal.reused
