@@ -35,6 +35,8 @@ from services.orders.refusals import OrderDone
 ONE = Decimal(1)
 USER, GROUP = "user", "group"
 """Why an order was canceled: its owner wanted it, or it was for the sake of its group."""
+KILL_SWITCH = "kill_switch/"
+"""Before the scope of a switch: why an order was canceled that one was set to cancel."""
 
 
 def cost(side: Side, quantity: Decimal, price: Decimal, fee_rate: Decimal) -> Decimal:
@@ -144,16 +146,16 @@ def move(order: Order, kind: Kind, **changes: Any) -> Order:
     return replace(order, state=moved(order, kind))
 
 
-def request_cancel(state: AccountState, order: Order, now: datetime, reason: str = USER) -> Order:
-    """Notes that a cancel is under way; asking again changes nothing. What is still held here is canceled at once."""
+def request_cancel(state: AccountState, order: Order, now: datetime, cause: str = USER) -> Order:
+    """Notes that a cancel is under way, and why; asking again changes nothing. What is still held here is canceled at once."""
     if order.state is State.PENDING_CANCEL:
         return order
     if order.state is State.HELD:
-        return apply_ended(state, order, Kind.CANCELED, reason, now)
+        return apply_ended(state, order, Kind.CANCELED, cause, now)
     if order.state not in OPEN:
         raise OrderDone(f"the order is {order.state.value}", order_id=order.order_id, state=order.state.name)
-    why = {"reason": reason} if reason == GROUP else {}
-    return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED, **why), now)
+    why = "" if cause == USER else cause
+    return noted(state, Kind.CANCEL_REQUESTED, move(order, Kind.CANCEL_REQUESTED, reason=why), now)
 
 
 def request_replace(state: AccountState, order: Order, change: Replacement, now: datetime) -> Order:
@@ -188,9 +190,9 @@ def apply_unknown(state: AccountState, order: Order, now: datetime) -> Order:
 
 def apply_ended(state: AccountState, order: Order, kind: Kind, reason: str, now: datetime) -> Order:
     """The order was canceled, rejected or expired: what it had set aside is free again, and what waited for it ends."""
-    if order.state is State.PENDING_CANCEL and (reason, order.reason) == (USER, GROUP):
+    if kind is Kind.CANCELED and reason == USER and order.state is State.PENDING_CANCEL and order.reason:
         # A venue knows of a cancel that was asked for, and not for whose sake.
-        reason = GROUP
+        reason = order.reason
     ended = noted(state, kind, move(order, kind, reason=reason, replacement=None), now)
     if ended.group_role is GroupRole.ENTRY:
         for waiting in state.group(ended):
@@ -251,7 +253,7 @@ def apply_fill(
         fees=order.fees + fee_worth,
     )
     if filled.state is State.FILLED:
-        filled = replace(filled, replacement=None)
+        filled = replace(filled, replacement=None, reason="")
     state.known_fills.add(fill.venue_fill_id)
     if instrument.perpetual is not None:
         state.perpetuals.setdefault(instrument.instrument_id, instrument.perpetual)

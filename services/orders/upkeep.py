@@ -18,6 +18,7 @@ from libs.errors import Refusal
 from libs.store.database import Database
 from services.orders import risk_store, store, use_cases
 from services.orders.domain import KillSwitch, Scope
+from services.orders.life import KILL_SWITCH
 from services.orders.store import AccountStore
 
 POLL_SECONDS = 1.0
@@ -75,6 +76,11 @@ class Departing:
         return bool(canceled or forgotten or finished)
 
 
+def cause_of(switch: KillSwitch) -> str:
+    """Why an order is canceled that the switch holds for, in the words of the refusal that it makes."""
+    return f"{KILL_SWITCH}{switch.scope.value}"
+
+
 @dataclass(frozen=True, slots=True)
 class Switched:
     """Asks to cancel the open orders that a kill switch holds for, where it was set so. database is of the worker role.
@@ -104,7 +110,7 @@ class Switched:
         async with self.database.transaction(user_id) as rows:
             if not await risk_store.lock_canceling(rows, switch):
                 return False
-            canceled = await self.cancel_orders(AccountStore(rows), user_id, **only)
+            canceled = await self.cancel_orders(AccountStore(rows), user_id, cause=cause_of(switch), **only)
             if not canceled:
                 await risk_store.finish_canceling(rows, switch)
         return True
@@ -121,7 +127,8 @@ class Switched:
                         # Whoever lets trading go on meanwhile ends this.
                         if not await risk_store.lock_canceling(rows, switch):
                             return False
-                        left |= bool(await self.cancel_orders(AccountStore(rows), user_id))
+                        canceled = await self.cancel_orders(AccountStore(rows), user_id, cause=cause_of(switch))
+                        left |= bool(canceled)
                 except Refusal as refusal:
                     # One person's locked account is not the others' trouble.
                     left = True

@@ -603,11 +603,11 @@ class CancelAllOrders:
         return state.account, named, canceling
 
 
-def cancel_each(state: AccountState, order_ids: Iterable[UUID], now: datetime) -> None:
+def cancel_each(state: AccountState, order_ids: Iterable[UUID], now: datetime, cause: str = life.USER) -> None:
     """Asks to cancel those of the orders that are still open: what waits for an entry ends with it."""
     for order_id in order_ids:
         if (order := state.orders[order_id]).state in OPEN:
-            life.request_cancel(state, order, now)
+            life.request_cancel(state, order, now, cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -670,7 +670,13 @@ class CancelOrdersOf:
     orders_at_once: int
 
     async def __call__(
-        self, accounts: Accounts, user_id: UUID, *, account_id: UUID | None = None, deployment_id: UUID | None = None
+        self,
+        accounts: Accounts,
+        user_id: UUID,
+        *,
+        cause: str = life.USER,
+        account_id: UUID | None = None,
+        deployment_id: UUID | None = None,
     ) -> int:
         only = {"account_id": account_id, "deployment_id": deployment_id}
         parents = await accounts.active_parents(user_id, self.orders_at_once, **only)
@@ -683,7 +689,7 @@ class CancelOrdersOf:
         await accounts.load_orders(states, [order_id for _, order_id in found])
         for found_in, order_id in found:
             # It may have been filled before its account was locked.
-            cancel_each(states[found_in], [order_id], self.now())
+            cancel_each(states[found_in], [order_id], self.now(), cause)
         await accounts.save(list(states.values()))
         return len(parents) + len(found)
 

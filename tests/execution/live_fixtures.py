@@ -20,6 +20,12 @@ VALIDITY_SECONDS = 1.5
 WEIGHT_MAX = 1_000_000
 
 
+def pause_long(patch: pytest.MonkeyPatch) -> None:
+    """As after many questions in vain: what is asked again for no reason of its own is asked again in a minute."""
+    for name in ("ASK_SECONDS_FIRST", "ASK_SECONDS_MAX"):
+        patch.setattr(f"services.execution.live.runner.{name}", 60.0)
+
+
 @asynccontextmanager
 async def live_at(name: str, stand: Stand, redis: Redis, patch: pytest.MonkeyPatch) -> AsyncIterator[LiveStand]:
     patch.setattr("libs.venues.BUDGET_SHARE", 1_000.0)

@@ -19,7 +19,9 @@ from services.execution.__main__ import carrying, carrying_live
 from services.execution.domain import CredentialNotFound, LeasedKey
 from services.execution.live.accounts import LiveAccounts
 from tests.execution.stand import Stand, Trader, at, decimal, instrument, limit, settings, until
-from tests.execution.venue_stand import PortStand
+from tests.execution.venue_stand import BINANCE, PortStand
+from tests.venues import faults
+from tests.venues.faults import MessageFault
 
 
 @contextmanager
@@ -198,7 +200,8 @@ class LiveStand:
         try:
             await until(is_told)
         except TimeoutError:
-            assert await self.story() == beginnings
+            found = await self.story()
+            assert found == beginnings, found
 
     async def state_of(self, order_id: UUID) -> str | None:
         return await self.stand.everything.fetchval("SELECT state FROM venue_orders WHERE order_id = $1", order_id)
@@ -216,6 +219,13 @@ class LiveStand:
     def sent_count(self, order_id: UUID) -> int:
         """How many orders the venue has had of it."""
         return sum(order.client_order_id == str(order_id) for order in self.venue.account.orders)
+
+
+def late_trade(live: LiveStand) -> MessageFault:
+    """The next trade of an order is told after what the venue tells next of it."""
+    if live.venue.kind is BINANCE:
+        return faults.out_of_order(event="executionReport", behind="executionReport")
+    return faults.out_of_order(event="trade")
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:

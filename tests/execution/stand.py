@@ -225,7 +225,7 @@ class Stand:
         try:
             await until(is_told)
         except TimeoutError:
-            assert seen == list(story)
+            assert seen == list(story), seen
 
     async def wait_for_count(self, count: int, table: str, where: str = "true") -> None:
         async def is_reached() -> bool:

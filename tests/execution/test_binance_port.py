@@ -89,6 +89,16 @@ async def test_what_is_asked_after_an_order_was_sent_says_nothing_of_the_order(s
     assert len(stand.account.orders) == 1
 
 
+async def test_the_open_orders_of_one_instrument_are_asked_for_alone(stand: PortStand):
+    """All of them cost ten times as much."""
+    venue: Any = stand.venue
+    async with stand.opened() as port:
+        working = await resting(stand, port)
+        before = venue.limits.weight.used
+        assert await port.open_orders(stand.instrument_id) == [working]
+        assert venue.limits.weight.used - before == 6
+
+
 async def test_where_the_second_half_of_a_replacement_is_refused_the_first_has_ended(stand: PortStand):
     async with stand.opened() as port:
         working = await resting(stand, port)

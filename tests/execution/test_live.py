@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from decimal import Decimal
 from typing import Any
 
+import pytest
 from tradeloom.users.v1 import events_pb2 as users_events
 
-from tests.execution.live_fixtures import VALIDITY_SECONDS
-from tests.execution.live_stand import LiveStand, eventually
+from tests.execution.live_fixtures import VALIDITY_SECONDS, pause_long
+from tests.execution.live_stand import LiveStand, eventually, late_trade
+from tests.execution.venue_stand import BINANCE
 from tests.venues import faults
 
 
@@ -54,7 +57,10 @@ async def test_an_order_that_took_and_was_not_answered_has_its_fills_from_the_re
     assert live.sent_count(order_id) == 1
 
 
-async def test_an_order_that_never_arrived_is_rejected_once_it_cannot_arrive_any_more(live: LiveStand):
+async def test_an_order_that_never_arrived_is_rejected_as_soon_as_it_cannot_arrive_any_more(
+    live: LiveStand, monkeypatch: pytest.MonkeyPatch
+):
+    pause_long(monkeypatch)
     async with live.connected():
         live.venue.fault(faults.broken(**order_path(live)))
         began = time.monotonic()
@@ -202,6 +208,34 @@ async def test_a_fill_that_was_not_told_is_found_by_comparing(live: LiveStand):
         await live.stand.wait_for_count(1, "differences")
     found = await live.stand.everything.fetch("SELECT kind, ours, venues FROM differences")
     assert [tuple(row) for row in found] == [("order_state", "working, 0 filled", "filled, 1 filled")]
+
+
+async def test_a_fill_that_is_told_after_the_end_is_booked_all_the_same(live: LiveStand):
+    """Canceled by hand at the venue, which tells of that before it tells of what had traded."""
+    async with live.connected():
+        order_id = await live.place()
+        await live.wait_for_state(order_id, "working")
+        live.venue.venue.faults.messages.append(late_trade(live))
+        live.venue.market.trade("29000", "0.4", buyer_is_maker=True)
+        [order] = live.venue.account.orders
+        live.venue.market.cancel(order, "by-hand")
+        cause = "venue" if live.venue.kind is BINANCE else "User requested"
+        await live.wait_for("accepted", f"canceled: {cause}", "filled 0.4 at 29000 as maker")
+        [told] = await live.stand.everything.fetch("SELECT state, filled_quantity FROM venue_orders")
+        assert tuple(told) == ("canceled", Decimal("0.4"))
+        held = await live.stand.everything.fetchval("SELECT total FROM venue_balances WHERE asset = 'BTC'")
+        assert held == sum(live.venue.account.balances["BTC"].__dict__.values())
+
+
+async def test_a_cancel_that_comes_after_a_part_has_traded_ends_the_rest(live: LiveStand):
+    """Nothing is told of the part: the answer to the cancel says that there is one, and the record which."""
+    async with live.connected():
+        order_id = await live.place()
+        await live.wait_for("accepted")
+        live.venue.venue.faults.messages.append(faults.silence())
+        live.venue.market.trade("29000", "0.4", buyer_is_maker=True)
+        await live.cancel(order_id)
+        await live.wait_for("accepted", "filled 0.4 at 29000 as maker", "canceled: user")
 
 
 async def test_a_cancel_that_comes_after_the_last_fill_is_rejected(live: LiveStand):

@@ -1,10 +1,12 @@
 """A change of an order at a venue takes effect once or not at all, whatever becomes of its answer and of the order meanwhile."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from tests.execution.live_stand import LiveStand, eventually
+from tests.execution.live_fixtures import pause_long
+from tests.execution.live_stand import LiveStand, eventually, late_trade
 from tests.execution.venue_stand import BINANCE
 from tests.venues import faults
 from tests.venues.faults import RequestFault
@@ -37,7 +39,10 @@ async def test_an_order_is_changed_and_then_known_by_what_it_is_now(live: LiveSt
 
 
 @pytest.mark.parametrize("done", [True, False], ids=["it was done", "it was not"])
-async def test_a_change_whose_answer_is_lost_is_settled_by_the_record(live: LiveStand, done: bool):
+async def test_a_change_whose_answer_is_lost_is_settled_by_the_record(
+    live: LiveStand, monkeypatch: pytest.MonkeyPatch, done: bool
+):
+    pause_long(monkeypatch)
     async with live.connected():
         order_id = await live.place()
         await live.wait_for("accepted")
@@ -65,6 +70,26 @@ async def test_an_order_that_fills_before_its_change_is_filled(live: LiveStand):
         await live.wait_until_told("accepted", "filled 1 at 29000 as maker", f"replace rejected: {change}")
         await live.wait_for_state(order_id, "filled")
     assert len(live.venue.account.orders) == 1
+
+
+async def test_a_change_that_comes_after_a_part_has_traded_never_trades_more_than_was_asked_for(live: LiveStand):
+    """It is told of the part only after what becomes of the change: Binance refuses that, Kraken amends what is left."""
+    async with live.connected():
+        order_id = await live.place()
+        await live.wait_for("accepted")
+        live.venue.venue.faults.messages.append(late_trade(live))
+        live.venue.market.trade("29000", "0.4", buyer_is_maker=True)
+        change = await live.replace(order_id, limit_price=29_100, quantity="1.5")
+        amends = live.venue.kind is not BINANCE
+        answer = f"replaced: {change}" if amends else f"replace rejected: {change}"
+        await live.wait_until_told(answer)
+        [left] = [order.remaining for order in live.venue.account.orders if order.is_open]
+        assert left == Decimal("1.1" if amends else "0.6")
+        live.venue.market.trade("29000", "2", buyer_is_maker=True)
+        await live.wait_for_state(order_id, "filled")
+        await live.wait_until_told("filled 0.4 at 29000 as maker")
+        traded = await live.stand.everything.fetchval("SELECT sum(quantity) FROM venue_fills")
+        assert traded == Decimal("1.5" if amends else "1")
 
 
 async def test_what_the_venue_tells_of_a_change_before_it_answers_comes_out_the_same(live: LiveStand):

@@ -63,7 +63,10 @@ async def test_killed_at_any_step_an_order_is_sent_once(at_binance: LiveStand, d
                 # What the stream tells is not needed, and would make it another's transaction that is the last.
                 live.venue.venue.faults.messages.append(faults.silence())
                 await live.stand.wait_for_count(0, "venue_orders", "state IN ('intended', 'sending', 'unknown')")
-                await asyncio.sleep(0.3)
+                # From then on no transaction is left but those of the order that is placed now.
+                await live.stand.wait_for_count(
+                    len(placed) + 1, "reconciliations", "cause = 'start' AND state = 'done'"
+                )
                 deaths.left = number
                 order_id = await live.place()
                 placed.append(order_id)
@@ -102,21 +105,17 @@ async def test_of_two_replicas_one_carries_and_the_other_takes_over(
 
 async def test_who_lost_the_lease_while_an_order_was_on_its_way_records_nothing(at_binance: LiveStand):
     live = at_binance
-    async with live.connected():
+    async with live.connected() as accounts:
         live.venue.venue.faults.messages.append(faults.silence())
         live.venue.fault(faults.RequestFault(seconds=0.5, done=True, method="POST", path="/api/v3/order"))
         order_id = await live.place()
         await eventually(lambda: live.sent_count(order_id) == 1)
-        name = f"live/{live.trader.account_id}"
-        await live.stand.everything.execute(
-            """
-            UPDATE leases SET owner = 'another', epoch = epoch + 1, expire_time = clock_timestamp() + interval '2 s'
-            WHERE name = $1
-            """,
-            name,
-        )
-        await asyncio.sleep(1.0)
+        name, rows = f"live/{live.trader.account_id}", live.stand.everything
+        lose = "UPDATE leases SET owner = 'another', epoch = epoch + 1, expire_time = 'infinity' WHERE name = $1"
+        await rows.execute(lose, name)
+        await eventually(lambda: not accounts.carried_ids)
         assert await live.state_of(order_id) == "sending"
         # The other is gone, and left nothing: what is there is settled by the record.
+        await rows.execute("UPDATE leases SET expire_time = '-infinity' WHERE name = $1", name)
         await live.wait_for("unknown", "accepted")
     assert live.sent_count(order_id) == 1

@@ -202,6 +202,23 @@ def test_the_same_fill_told_twice_is_applied_once():
     assert len(state.executions) == 1
 
 
+def test_a_cancel_tells_whether_a_switch_or_its_owner_asked_for_it():
+    switch = "kill_switch/user"
+    for asked, venues, told in (
+        (switch, "user", switch),
+        ("user", "user", "user"),
+        (switch, "no_market_data", "no_market_data"),
+    ):
+        state = account_with(USDT="1000")
+        order = life.request_cancel(state, place(state, ticket(quantity="2")), NOW, asked)
+        # Whoever asks second changes nothing, and a venue knows of neither.
+        order = life.request_cancel(state, order, NOW, "kill_switch/global")
+        assert life.apply_ended(state, order, Kind.CANCELED, venues, NOW).reason == told
+    state = account_with(USDT="1000")
+    order = life.request_cancel(state, place(state, ticket(quantity="2")), NOW, switch)
+    assert apply_fill(state, order, fill_of(order, "2")).reason == ""
+
+
 def test_a_fill_after_the_cancel_is_applied_all_the_same():
     state = account_with(USDT="1000")
     order = place(state, ticket(quantity="2"))

@@ -188,6 +188,9 @@ async def test_switches_stop_at_once_and_cancel_what_they_hold_for(
         await reason(anna.place(side=orders_pb2.ORDER_SIDE_SELL, quantity="1", limit_price="110")) == "TRADING_HALTED"
     )
     await settled(anna, mine.order_id, orders_pb2.ORDER_STATE_PENDING_CANCEL)
+    await venue.tell(anna, canceled(mine))
+    ended = await settled(anna, mine.order_id, orders_pb2.ORDER_STATE_CANCELED)
+    assert ended.reason == "kill_switch/account"
     # Of the other account nothing is stopped, nor of another person.
     await second.place(quantity="0.1", limit_price="90")
     await bert.place(quantity="0.1", limit_price="90")

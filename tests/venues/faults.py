@@ -114,12 +114,13 @@ class MessageFault:
     """Befalls so many messages of the streams whose names hold that text, once so many have passed unharmed.
 
     Only those that somebody would have had are counted, and only those of that event, if one is said. The streams of users
-    begin with user@.
+    begin with user@. One that is out of order is sent behind the next of that kind.
     """
 
     mishap: Mishap
     stream: str = ""
     event: str = ""
+    behind: str = ""
     after: int = 0
     times: float = 1
     close_frame: bool = True

@@ -79,8 +79,8 @@ class Streams:
         self.sockets: list[Socket] = []
         self.ping_seconds = 20.0
         self._followers: defaultdict[str, dict[Socket, None]] = defaultdict(dict)
-        self._held: dict[str, str] = {}
-        """By stream, the event that goes out after the next."""
+        self._held: dict[str, tuple[str, str]] = {}
+        """By stream, the event that goes out after the next, or after the next of that kind."""
 
     def follow(self, socket: Socket, stream: str, wrap: str = "") -> None:
         socket.wraps[stream] = wrap
@@ -102,8 +102,8 @@ class Streams:
             return
         fault = self._faults.of_message(stream, event)
         mishap = fault.mishap if fault else None
-        if mishap is Mishap.OUT_OF_ORDER:
-            self._held[stream] = text
+        if fault and mishap is Mishap.OUT_OF_ORDER:
+            self._held[stream] = text, fault.behind
             return
         if fault and mishap is Mishap.DISCONNECT:
             self.cut(stream, close_frame=fault.close_frame)
@@ -113,8 +113,10 @@ class Streams:
         copies = {Mishap.MISSING: 0, Mishap.DUPLICATE: 2}.get(mishap, 1) if mishap else 1
         for _ in range(copies):
             self._send(stream, text[: len(text) // 2] if mishap is Mishap.MALFORMED else text)
-        if stream in self._held:
-            self._send(stream, self._held.pop(stream))
+        held, behind = self._held.get(stream, ("", ""))
+        if held and behind in {"", event}:
+            del self._held[stream]
+            self._send(stream, held)
 
     def _send(self, stream: str, text: str) -> None:
         for socket in list(self._followers[stream]):

@@ -26,7 +26,8 @@ from services.execution.venues.ports import Ports
 LOOK_SECONDS = 1.0
 """So often leases are renewed, and accounts looked for that were confirmed or stopped."""
 POLL_SECONDS = 0.1
-"""So often the tables are asked for what other replicas wrote; what this one wrote wakes it."""
+"""So often the orders are asked for that other replicas wrote, and what else people asked for LOOK_SECONDS apart; what this
+one wrote wakes it."""
 LATE_MAX = 100
 """Orders that nobody has sent in time, given up at a time."""
 TASKS_MAX = 50
@@ -73,6 +74,7 @@ class LiveAccounts:
         self._carried: dict[UUID, Carried] = {}
         self._waiting: set[UUID] = set()
         self._alerted: set[UUID] = set()
+        self._ask_all_at = 0.0
 
     def wake(self) -> None:
         """Has the tables be read at once."""
@@ -167,19 +169,24 @@ class LiveAccounts:
     # What is to be done.
 
     async def _poll(self) -> None:
+        asks_all = self._woken.is_set() or time.monotonic() >= self._ask_all_at
         self._woken.clear()
         if account_ids := [account_id for account_id, one in self._carried.items() if one.ending is None]:
-            await self._give(account_ids)
+            await self._give(account_ids, asks_all=asks_all)
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL_SECONDS):
                 await self._woken.wait()
 
-    async def _give(self, account_ids: list[UUID]) -> None:
+    async def _give(self, account_ids: list[UUID], *, asks_all: bool) -> None:
+        requested: Mapping[UUID, UUID] = {}
+        adopting: Mapping[UUID, UUID] = {}
         try:
             async with self._database.reading() as rows:
                 tasks = await store.find_tasks(rows, account_ids, TASKS_MAX)
-                requested = await reconciliation_store.find_requested(rows, account_ids)
-                adopting = await reconciliation_store.find_adopting(rows, account_ids)
+                if asks_all:
+                    requested = await reconciliation_store.find_requested(rows, account_ids)
+                    adopting = await reconciliation_store.find_adopting(rows, account_ids)
+                    self._ask_all_at = time.monotonic() + LOOK_SECONDS
         except DatabaseUnavailable as error:
             log.warning("orders of live accounts wait", cause=str(error))
             await asyncio.sleep(LOOK_SECONDS)

@@ -1,6 +1,7 @@
 """One live account, while this replica holds it: its port, its stream, and the steps of its orders, some at once."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -196,11 +197,14 @@ class AccountRunner:
         pause = self._pauses.setdefault(name, Pause())
         try:
             seconds = await step()
+            within = self._asked_within(order_id)
             if seconds is None:
                 self._pauses.pop(name, None)
                 self._leave(order_id, done=True)
             else:
-                pause.until = self._now() + (max(seconds, pause.backoff.next_seconds()) if seconds else 0.0)
+                pause.until = self._now() + (
+                    min(max(seconds, pause.backoff.next_seconds()), within) if seconds else 0.0
+                )
                 self._leave(order_id)
         except LeaseLost as error:
             pause.until = self._now() + ASK_SECONDS_FIRST
@@ -220,6 +224,12 @@ class AccountRunner:
             if order_id is not None:
                 self._busy.discard(order_id)
             self._wake()
+
+    def _asked_within(self, order_id: UUID | None) -> float:
+        """Within so many seconds the order is to be asked for again, as the step that is done has found."""
+        if self._sending is None or order_id is None:
+            return math.inf
+        return self._sending.asked_within.pop(order_id, math.inf)
 
     def _leave(self, order_id: UUID | None, *, done: bool = False) -> None:
         """Whether or not the tables say that something is to be done about the order, its record is asked again."""

@@ -51,6 +51,8 @@ class Sending:
     port: VenuePort
     seen_changes: set[tuple[UUID, str]] = field(default_factory=set)
     """Changes whose answer this process knows to be lost, or has sent."""
+    asked_within: dict[UUID, float] = field(default_factory=dict)
+    """Within so many seconds an order is asked for again however long it has waited: then nothing can arrive any more."""
 
     # New orders.
 
@@ -83,7 +85,7 @@ class Sending:
             await self.records.lose_answer(order_id, "it is not known whether it was sent")
             return 0.0
         # Looked at before the record is asked: what is taken later than that cannot be missing from it.
-        is_past = await self._is_past(order.send_time)
+        valid_seconds = await self._valid_seconds(order.send_time)
         record = await self._record_of(order.client_order_id, order)
         if record is not None:
             return await self.made_whole(await self.records.learn(News.on_record(record)))
@@ -91,25 +93,26 @@ class Sending:
         again = await self.records.find(order_id)
         if again is None or again.order.state is not State.UNKNOWN:
             return None
-        if is_past:
+        if valid_seconds <= 0:
             await self.records.refuse(order_id, "it never reached the venue")
             return None
+        self.asked_within[order_id] = valid_seconds
         return ASK_SECONDS_FIRST
 
-    async def _is_past(self, send_time: datetime | None) -> bool:
-        """Whether a request that was sent then cannot be taken any more."""
+    async def _valid_seconds(self, send_time: datetime | None) -> float:
+        """So long a request that was sent then may still be taken; not positive once it cannot be."""
         seconds = self.records.card.validity_seconds
         if send_time is None or math.isinf(seconds):
-            return False
+            return math.inf
         async with self.records.database.transaction() as rows:
-            return await store.is_past(rows, send_time, seconds)
+            return await store.seconds_until(rows, send_time, seconds)
 
     async def _record_of(self, client_order_id: str, order: Order) -> VenueOrder | None:
         """Raises VenueUnavailable, VenueRefused."""
         record = await self.port.order_by_client_id(client_order_id, order.instrument_id)
         if record is not None:
             return record
-        for found in await self.port.open_orders():
+        for found in await self.port.open_orders(order.instrument_id):
             by_venue = order.venue_order_id and found.venue_order_id == order.venue_order_id
             if found.client_order_id == client_order_id or (by_venue and client_order_id == order.client_order_id):
                 return replace(found, client_order_id=client_order_id)
@@ -228,7 +231,8 @@ class Sending:
     async def _settle_change(self, standing: Standing, change: Change) -> float | None:
         """Asks the venue's record what became of a change whose answer was lost."""
         order = standing.order
-        is_past = await self._is_past(change.send_time)
+        valid_seconds = await self._valid_seconds(change.send_time)
+        is_past = valid_seconds <= 0
         if self.records.card.replacing is Replacing.NEW_ORDER:
             record = await self._record_of(change.client_order_id, order)
             if record is not None and record.state is not OrderState.REJECTED:
@@ -241,6 +245,7 @@ class Sending:
                 return await self.made_whole(await self.records.learn(News.on_record(old)))
             is_past = is_past or old.state is not OrderState.WORKING
         if not is_past:
+            self.asked_within[order.order_id] = valid_seconds
             return ASK_SECONDS_FIRST
         await self.records.refuse_change(order.order_id, change.client_order_id, "it never reached the venue")
         return None if old is None else await self.made_whole(await self.records.learn(News.on_record(old)))

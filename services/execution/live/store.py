@@ -271,10 +271,12 @@ async def is_old_change(rows: Connection, order_id: UUID, client_order_id: str, 
     return bool(found)
 
 
-async def is_past(rows: Connection, time: datetime, seconds: float) -> bool:
-    """Whether so long has passed since, by the clock that wrote it."""
+async def seconds_until(rows: Connection, time: datetime, seconds: float) -> float:
+    """Until so long has passed since, by the clock that wrote it; not positive once it has."""
     found: Any = await rows.fetchval(
-        "SELECT clock_timestamp() >= $1::timestamptz + $2::interval", time, timedelta(seconds=seconds)
+        "SELECT extract(epoch FROM $1::timestamptz + $2::interval - clock_timestamp())::float8",
+        time,
+        timedelta(seconds=seconds),
     )
     return found
 

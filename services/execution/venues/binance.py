@@ -216,9 +216,10 @@ class BinancePort(CcxtPort):
             answer = await self._ask(Use.ORDER, "public_get_time", {})
             self._exchange.options["timeDifference"] = self._exchange.milliseconds() - int(answer["serverTime"])
 
-    async def open_orders(self) -> Sequence[VenueOrder]:
+    async def open_orders(self, instrument_id: str = "") -> Sequence[VenueOrder]:
+        asked = {"symbol": symbol_of(instrument_id)} if instrument_id else {}
         return await self._question(
-            lambda answer: [order_of(row) for row in rows(answer)], "private_get_openorders", {}
+            lambda answer: [order_of(row) for row in rows(answer)], "private_get_openorders", asked
         )
 
     async def order_by_client_id(self, client_order_id: str, instrument_id: str) -> VenueOrder | None:

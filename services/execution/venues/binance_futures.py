@@ -366,18 +366,19 @@ class BinanceFuturesPort(CcxtPort):
             answer = await self._ask(Use.ORDER, "fapipublic_get_time", {})
             self._exchange.options["timeDifference"] = self._exchange.milliseconds() - int(answer["serverTime"])
 
-    async def open_orders(self) -> Sequence[VenueOrder]:
+    async def open_orders(self, instrument_id: str = "") -> Sequence[VenueOrder]:
         """First those that wait: one that is triggered in between is among the others.
 
         One that closes whatever position there will be has no quantity, and is left out: what it trades is on record.
         """
+        asked = {"symbol": symbol_of(instrument_id)} if instrument_id else {}
         waiting = await self._question(
             lambda answer: [waiting_of(row) for row in rows(answer) if is_waiting(row)],
             "fapiprivate_get_openalgoorders",
-            {},
+            asked,
         )
         others = await self._question(
-            lambda answer: [order_of(row) for row in rows(answer)], "fapiprivate_get_openorders", {}
+            lambda answer: [order_of(row) for row in rows(answer)], "fapiprivate_get_openorders", asked
         )
         return [*waiting, *others]
 

@@ -198,7 +198,8 @@ class KrakenPort(CcxtPort):
             params["post_only"] = "true"
         return await self._command(Use.ORDER, amended, "private_post_amendorder", params)
 
-    async def open_orders(self) -> Sequence[VenueOrder]:
+    async def open_orders(self, instrument_id: str = "") -> Sequence[VenueOrder]:
+        """Of all: what Kraken is asked costs the same."""
         await self._know_pairs()
         return await self._question(lambda answer: self._orders(answer, "open"), "private_post_openorders", {})
 

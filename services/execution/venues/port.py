@@ -306,8 +306,11 @@ class VenuePort(Protocol):
         """
         ...
 
-    async def open_orders(self) -> Sequence[VenueOrder]:
-        """All that may still trade, of all instruments, whoever placed them."""
+    async def open_orders(self, instrument_id: str = "") -> Sequence[VenueOrder]:
+        """All that may still trade, whoever placed them: of that instrument at least, of all where none is said.
+
+        Of all a venue may count as more than ten times as much asked.
+        """
         ...
 
     async def order_by_client_id(self, client_order_id: str, instrument_id: str) -> VenueOrder | None:

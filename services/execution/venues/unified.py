@@ -127,7 +127,8 @@ class UnifiedPort(CcxtPort):
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         return Refused(code=NOT_NATIVE, words=f"orders at {self.card.venue} are not replaced")
 
-    async def open_orders(self) -> Sequence[VenueOrder]:
+    async def open_orders(self, instrument_id: str = "") -> Sequence[VenueOrder]:
+        """Of all: not every venue can be asked for one instrument's."""
         return await self._question(lambda found: [self._order(each) for each in found], "fetch_open_orders")
 
     async def order_by_client_id(self, client_order_id: str, instrument_id: str) -> VenueOrder | None:

@@ -18,11 +18,14 @@ from tests.faults.proof import steps
 from tests.faults.proof.stand import WORDS, Replica, Stand, connected, until
 from tests.faults.proof.steps import Step
 
-HOLD_SECONDS = 60.0  # until somebody comes to a step, whatever else is broken at the time
+# Until somebody comes to a step, or asks for something, whatever else is broken at the time: with four faults at once on a
+# machine with a load of 30 nobody lived long enough in a minute to compare an account with its exchange, nor in four to send it
+# a change of an order.
+HOLD_SECONDS = 600.0
 TAKE_HOLD_SECONDS = 30.0
 PAUSE_SECONDS_MAX = 0.3  # between two faults of one lane
-STOP_ATTEMPTS = 5
-RECOVERY_SECONDS = 120.0  # that a process may take to be ready while other faults befall it
+ATTEMPTS = 5
+RECOVERY_SECONDS = 120.0  # until somebody is there again while other faults befall them
 
 TOLD_AGAIN = 20  # facts about one account
 ASK_AGAIN_SECONDS = 1.0
@@ -94,12 +97,18 @@ class Chaos:
     """Postgres, which some faults need."""
 
     async def run(self, plan: Iterator[str], lanes: int) -> None:
-        """All faults of the plan, so many at once at most."""
+        """All faults of the plan, so many at once at most; each is said as it is over, for who reads why a run failed."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
 
         async def work() -> None:
             for name in plan:
+                began = loop.time()
                 await self.faults[name](self)
                 self.injected[name] += 1
+                print(
+                    f"{self.injected.total():4} {loop.time() - start:7.1f} s, in {loop.time() - began:5.1f} s: {name}"
+                )
                 self.check()
                 await asyncio.sleep(self.chance.uniform(0, PAUSE_SECONDS_MAX))
 
@@ -112,6 +121,16 @@ class Chaos:
         await self.stand.until_ready()
 
     async def die_at(self, step: Step) -> None:
+        for _ in range(ATTEMPTS):
+            if await self._die_at(step):
+                return
+        raise NotInjected(f"whoever was held at {step.name!r} had left it before it died")
+
+    async def _die_at(self, step: Step) -> bool:
+        """Whether it was held there still when it died.
+
+        On a machine that others keep busy it may be seen so late that it has given up by then, as its lease was not renewed.
+        """
         async with self.ground.stands():
             async with self._connected() as rows:
                 await steps.take(rows, step)
@@ -120,12 +139,12 @@ class Chaos:
                 # Nobody's, if another fault has killed it there just now.
                 replica = next((each for each in self.stand.replicas[step.word] if each.owns_port(port)), None)
                 pid = replica.die() if replica else None
-                if port not in await held():
-                    raise NotInjected(f"process {pid} was not held at {step.name!r} when it died")
+                is_held = port in await held()
             if pid:
                 await self._outlive(step.word, pid)
         if replica:
-            await self._recovered(replica)
+            await replica.until_ready()
+        return is_held
 
     async def kill(self, word: str) -> None:
         await self.kill_this(await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS))
@@ -133,7 +152,7 @@ class Chaos:
     async def kill_this(self, replica: Replica) -> None:
         async with self.ground.stands():
             await self._outlive(replica.word, replica.die())
-        await self._recovered(replica)
+        await replica.until_ready()
 
     async def kill_relay(self, word: str) -> None:
         """The process that carries the service's facts to Redis at this moment."""
@@ -142,11 +161,11 @@ class Chaos:
                 replica = await until(partial(self._relay_of, rows, word), f"a relay of {word}", TAKE_HOLD_SECONDS)
                 pid = replica.die()
             await self._outlive(word, pid)
-        await self._recovered(replica)
+        await replica.until_ready()
 
     async def stop(self, word: str) -> None:
         """Stands still for longer than its leases last, and goes on when it has none any more."""
-        for _ in range(STOP_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             replica = await until(partial(self._some, word), f"a process of {word}", RECOVERY_SECONDS)
             pid = replica.pid
             replica.stand_still()
@@ -164,7 +183,7 @@ class Chaos:
                 lasted = replica.pid == pid and replica.lives
                 if lasted:
                     replica.go_on()
-            await self._recovered(replica)
+            await replica.until_ready()
             if lasted:
                 return
         raise NotInjected(f"{word} was killed whenever it stood still")
@@ -217,18 +236,6 @@ class Chaos:
         living = [replica for replica in self.stand.replicas[word] if replica.lives]
         going_on = [replica for replica in living if replica.pid not in self.standing_still]
         return self.chance.choice(going_on or living) if living else None
-
-    async def _recovered(self, replica: Replica) -> None:
-        """Returns once it is ready, whatever else befalls it until then."""
-        end = asyncio.get_running_loop().time() + RECOVERY_SECONDS
-        while True:
-            try:
-                await replica.process.served.until_ready()
-            except TimeoutError:
-                if asyncio.get_running_loop().time() > end:
-                    raise
-            else:
-                return
 
     async def _see_no_lease(self, word: str, pid: int) -> None:
         async with self._connected() as rows:

@@ -3,11 +3,13 @@
 It runs in the process of the proof, so nothing befalls it but what its script says.
 """
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 from uuid import UUID
 
 import asyncpg
@@ -22,6 +24,8 @@ from tests.venues.binance_orders import Account, Order, State
 from tests.venues.market import Number
 
 VENUE = "BINANCE"
+BUDGET = f"budget:{VENUE}:default"
+"""What may be asked of it, in Redis."""
 SECRET = "x" * 64
 UNLIMITED = 10**9
 NOBODYS = UUID(int=0)
@@ -47,6 +51,8 @@ class Exchange:
 
     binance: Binance
     accounts: dict[UUID, Account] = field(default_factory=dict)
+    filling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by who does not let what may be asked of it be filled up."""
 
     def take_step(self, instrument_id: str, middle_ticks: int) -> None:
         """Others offer around the new middle, and so meet whoever rests there."""
@@ -119,13 +125,16 @@ class BinanceVenue:
     ) -> VenueOrder:
         """One order of ours, which is several there if it was replaced; the newest says how it stands."""
         found = [order for each in client_order_ids for order in records.get((account_id, each), ())]
-        newest = max(found, key=lambda order: order.order_id, default=None)
+        found.sort(key=lambda order: order.order_id)
+        newest = found[-1] if found else None
         return VenueOrder(
             order_id,
             account_id,
             max(max(arrivals[each], len(records.get((account_id, each), ()))) for each in client_order_ids),
             STATES[newest.state] if newest else "rejected",
             sum((order.executed for order in found), Decimal(0)),
+            (newest.quantity, newest.price) if newest else None,
+            any(before.is_open or before.update_time > after.time for before, after in pairwise(found)),
         )
 
     async def fills(self) -> Sequence[VenueFill]:

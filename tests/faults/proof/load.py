@@ -32,6 +32,8 @@ ASKED_ONCE = 0.05  # of all orders
 ANSWER_SECONDS = 180.0  # that any outage may last
 FEW_OPEN, MANY_OPEN = 2, 12  # orders of one person, between which they come and go
 AWAY_TICKS = 8  # of a limit from the middle, at most
+FAR_TICKS, FAR_PART = 60, 0.4  # of those that are to rest for a while, and how many are to
+REPLACE_WEIGHT = 8  # of 29, where something rests
 # Prices that the market never comes to: what rests there is still open in the end.
 NEVER_MET = {orders_pb2.ORDER_SIDE_BUY: Decimal(50), orders_pb2.ORDER_SIDE_SELL: Decimal(200)}
 LIST_SIZE = 500  # above what anybody has open
@@ -48,10 +50,12 @@ OPEN_STATES = (
     orders_pb2.ORDER_STATE_PENDING_NEW,
     orders_pb2.ORDER_STATE_NEW,
     orders_pb2.ORDER_STATE_PARTIALLY_FILLED,
+    orders_pb2.ORDER_STATE_PENDING_REPLACE,
     orders_pb2.ORDER_STATE_UNKNOWN,
 )
+RESTING_STATES = (orders_pb2.ORDER_STATE_NEW, orders_pb2.ORDER_STATE_PARTIALLY_FILLED)
 # What a person may be refused here by good right, and nothing else.
-REFUSALS = {"NO_FRESH_PRICE", "INSUFFICIENT_BALANCE", "ORDER_DONE"}
+REFUSALS = {"NO_FRESH_PRICE", "INSUFFICIENT_BALANCE", "ORDER_DONE", "NOT_REPLACEABLE", "REPLACEMENT_INVALID"}
 
 
 @dataclass
@@ -66,6 +70,10 @@ class Journal:
     """Asked once, and never again although there was no answer: such an order is there once or not at all."""
     cancels: dict[str, str] = field(default_factory=dict)
     """The order of each cancel that was answered."""
+    changes: dict[str, orders_pb2.ReplaceOrderRequest] = field(default_factory=dict)
+    """What each change that was taken up asked for."""
+    taken_up: dict[str, orders_pb2.Order] = field(default_factory=dict)
+    """The answer to each of them: the order, with the change under way."""
     refusals: Counter[str] = field(default_factory=Counter)
     repeats: int = 0
     """Requests that were answered before, and had to be answered alike."""
@@ -90,12 +98,18 @@ class Person:
     chance: random.Random
     pause_seconds: tuple[float, float] = PAUSE_SECONDS
     few_open: int = FEW_OPEN
+    replace_weight: int = REPLACE_WEIGHT
+    far_part: float = FAR_PART
     user_id: UUID = field(default_factory=uuid7)
     account_id: str = ""
     known: list[str] = field(default_factory=list)
     """Request ids of the orders that were acknowledged."""
+    changed: list[str] = field(default_factory=list)
+    """Request ids of the changes that were taken up."""
     open: list[str] = field(default_factory=list)
     """Orders that may still be open, as far as this person knows."""
+    resting: dict[str, str] = field(default_factory=dict)
+    """The instrument of each order that rests at a limit, as the stream last told."""
     events: list[orders_pb2.OrderEvent] = field(default_factory=list)
     """The account's story, as one stream that was resumed over every break told it."""
 
@@ -116,6 +130,9 @@ class Person:
         while not until.is_set():
             wishes = [self._place, self._repeat, self._reuse]
             weights = [12, 2, 1] if len(self.open) < MANY_OPEN else [1, 2, 1]
+            if self.resting:
+                wishes.append(self._replace)
+                weights.append(self.replace_weight)
             if len(self.open) > self.few_open:
                 wishes.append(self._cancel)
                 weights.append(6)
@@ -148,11 +165,19 @@ class Person:
                     cursor = step.cursor
                     if step.HasField("event"):
                         self.events.append(step.event)
+                        self._note(step.event.order)
             except aio.AioRpcError as error:
                 # A token's end is the stream's end too, and a new one resumes it.
                 if error.code() not in (*UNANSWERED, grpc.StatusCode.UNAUTHENTICATED):
                     raise
             await asyncio.sleep(RETRY_SECONDS)
+
+    def _note(self, order: orders_pb2.Order) -> None:
+        rests = order.state in RESTING_STATES and order.time_in_force == orders_pb2.TIME_IN_FORCE_GTC
+        if rests:
+            self.resting[order.order_id] = order.instrument_id
+        else:
+            self.resting.pop(order.order_id, None)
 
     async def _place(self) -> None:
         request = self._order()
@@ -185,6 +210,22 @@ class Person:
     async def _cancel(self) -> None:
         await self._ask_to_cancel(self.open.pop(self.chance.randrange(len(self.open))))
 
+    async def _replace(self) -> None:
+        """Another quantity, another limit, or both."""
+        order_id, instrument_id = self.chance.choice(list(self.resting.items()))
+        request = orders_pb2.ReplaceOrderRequest(request_id=self._id(), order_id=order_id)
+        what = self.chance.choice(["quantity", "limit", "both"])
+        if what != "limit":
+            request.replacement.quantity.CopyFrom(self._quantity())
+        if what != "quantity":
+            request.replacement.limit_price.CopyFrom(self._limit(instrument_id))
+        answer = await self._answered_or_refused("ReplaceOrder", request)
+        if answer is None:
+            return
+        self.journal.changes[request.request_id] = request
+        self.journal.taken_up[request.request_id] = answer.order
+        self.changed.append(request.request_id)
+
     async def _ask_to_cancel(self, order_id: str) -> None:
         request = orders_pb2.CancelOrderRequest(request_id=self._id(), order_id=order_id)
         if await self._answered_or_refused("CancelOrder", request) is not None:
@@ -194,10 +235,16 @@ class Person:
         """What was answered is answered so again, whatever has become of the order."""
         if not self.known:
             return
-        request_id = self.chance.choice(self.known)
-        answer = await self._answered("PlaceOrder", self.journal.asked[request_id])
+        request_id = self.chance.choice([*self.known, *self.changed])
+        if request_id in self.journal.changes:
+            method, request = "ReplaceOrder", self.journal.changes[request_id]
+            told = self.journal.taken_up[request_id]
+        else:
+            method, request = "PlaceOrder", self.journal.asked[request_id]
+            told = self.journal.acknowledged[request_id]
+        answer = await self._answered(method, request)
         self.journal.repeats += 1
-        if answer.order != self.journal.acknowledged[request_id]:
+        if answer.order != told:
             self.journal.contradictions.append(f"request {request_id} was answered otherwise when it was repeated")
 
     async def _reuse(self) -> None:
@@ -224,17 +271,23 @@ class Person:
             instrument_id=instrument_id,
             side=chance.choice([orders_pb2.ORDER_SIDE_BUY, orders_pb2.ORDER_SIDE_SELL]),
             order_type=orders_pb2.ORDER_TYPE_MARKET,
-            quantity=decimal(Decimal(chance.randint(20, 700)) / 1000),
+            quantity=self._quantity(),
         )
         forces = [orders_pb2.TIME_IN_FORCE_IOC, orders_pb2.TIME_IN_FORCE_FOK]
         if chance.random() < 0.75:
             request.order_type = orders_pb2.ORDER_TYPE_LIMIT
             forces += 3 * [orders_pb2.TIME_IN_FORCE_GTC]
-            middle = self.doors.market.middle_ticks[instrument_id]
-            limit = price(middle + chance.randint(-AWAY_TICKS, AWAY_TICKS))
-            request.limit_price.CopyFrom(decimal(f"{limit:.2f}"))
+            request.limit_price.CopyFrom(self._limit(instrument_id))
         request.time_in_force = chance.choice(forces)
         return request
+
+    def _quantity(self) -> Any:
+        return decimal(Decimal(self.chance.randint(20, 700)) / 1000)
+
+    def _limit(self, instrument_id: str) -> Any:
+        middle = self.doors.market.middle_ticks[instrument_id]
+        away = FAR_TICKS if self.chance.random() < self.far_part else AWAY_TICKS
+        return decimal(f"{price(middle + self.chance.randint(-away, away)):.2f}")
 
     def _id(self) -> str:
         return str(UUID(int=self.chance.getrandbits(128), version=4))

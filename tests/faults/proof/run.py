@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import asyncpg
+from tradeloom.orders.v1 import orders_pb2
 
 from tests.faults.proof import steps
 from tests.faults.proof.chaos import Chaos, Fault
@@ -42,16 +43,34 @@ class Size:
     stop_seconds: float
     waited_for_leases: float
     orders_each: int = 5
-    """Acknowledged for each fault, at least: who are fewer, or slower, place fewer."""
+    """And changes, acknowledged for each fault at least: who are fewer, or slower, ask for fewer."""
+
+
+def one_of_each(groups: Iterable[Sequence[str]]) -> Callable[[random.Random], list[str]]:
+    """A short plan: of each group some seed chooses each, so that over many runs nothing is left out."""
+    return lambda chance: [chance.choice(group) for group in groups]
+
+
+def times_each(names: Iterable[str], of: Iterable[Step], steps: int, stops: int, others: int) -> list[str]:
+    """A long plan: each step so many times, each process that stands still, which takes long, and whatever else there is."""
+    named = {step.name for step in of}
+    times = {name: steps if name in named else stops if name.startswith("stop ") else others for name in names}
+    return [name for name in times for _ in range(times[name])]
 
 
 async def prove(
-    stand: Stand, trading: Trading, size: Size, names: Iterable[str], record_property: Callable[[str, object], None]
-) -> None:
+    stand: Stand,
+    trading: Trading,
+    size: Size,
+    names: Callable[[random.Random], list[str]],
+    record_property: Callable[[str, object], None],
+) -> int:
+    """How many faults befell them."""
     seed = int(os.environ.get(SEED) or secrets.randbits(32))
     print(f"{SEED}={seed}")
-    plan = list(names)
-    random.Random(seed).shuffle(plan)
+    planning = random.Random(seed)
+    plan = names(planning)
+    planning.shuffle(plan)
     superuser = await connected(stand.installation)
     await steps.prepare(superuser, trading.steps)
     await superuser.close()
@@ -79,21 +98,25 @@ async def prove(
     assert not broken(findings), broken(findings)
     assert chaos.injected == Counter(plan), chaos.injected
     assert_loaded(load, size.orders_each * len(plan))
+    return len(plan)
 
 
 def assert_loaded(load: Load, orders: int) -> None:
     """A run that lost its load proves nothing."""
     journal = load.journal
-    assert len(journal.acknowledged) >= orders, len(journal.acknowledged)
+    taken = len(journal.acknowledged) + len(journal.taken_up)
+    assert taken >= orders, taken
     assert journal.unanswered
     assert journal.repeats
     assert journal.reused
     assert journal.cancels
+    assert journal.taken_up
     assert all(person.known for person in load.people)
 
 
 def told_of(seed: int, chaos: Chaos, load: Load, looked_at: dict[str, int]) -> str:
     journal = load.journal
+    told = Counter(event.kind for person in load.people for event in person.events)
     counts = {
         "processes started again that began without a server": chaos.stand.started_again,
         "orders acknowledged": len(journal.acknowledged),
@@ -103,6 +126,9 @@ def told_of(seed: int, chaos: Chaos, load: Load, looked_at: dict[str, int]) -> s
         "tried again without an answer": journal.unanswered,
         "refused for a reused request_id": journal.reused,
         "cancels": len(journal.cancels),
+        "changes taken up": len(journal.taken_up),
+        "changes made": told[orders_pb2.ORDER_EVENT_KIND_REPLACED],
+        "changes that the venue refused": told[orders_pb2.ORDER_EVENT_KIND_REPLACE_REJECTED],
         "fills": sum(event.HasField("execution") for person in load.people for event in person.events),
         "events": sum(len(person.events) for person in load.people),
     }

@@ -32,6 +32,8 @@ class Step:
 
 
 ACCEPTED = "NEW.state = 'pending_new'"
+CHANGE_ASKED = "OLD.state <> 'pending_replace' AND NEW.state = 'pending_replace'"
+CHANGE_SENT = "OLD.send_time IS NULL AND NEW.send_time IS NOT NULL"
 SENT = "OLD.state = 'intended' AND NEW.state <> 'intended'"
 OUTCOME = "OLD.state = 'sending' AND NEW.state NOT IN ('sending', 'intended')"
 PUBLISHED = "OLD.stream_epoch IS NULL AND NEW.stream_epoch IS NOT NULL"
@@ -40,6 +42,8 @@ OF_ORDERS: Sequence[Step] = (
     Step("before the order's commit", "orders", BEFORE, "trading_orders", condition=ACCEPTED),
     # Its caller has no answer, and the order is there.
     Step("after the order's commit, before the answer", "orders", COMMIT, "trading_orders", condition=ACCEPTED),
+    Step("before a change is taken up", "orders", BEFORE, "trading_orders", "UPDATE", CHANGE_ASKED),
+    Step("after a change is taken up, before the answer", "orders", COMMIT, "trading_orders", "UPDATE", CHANGE_ASKED),
     # Redis has the fact and orders does not know: it goes out twice.
     Step("orders: after a fact was sent, before it is marked", "orders", BEFORE, "outbox", "UPDATE", PUBLISHED),
     Step("before a fill is booked", "orders", BEFORE, "trading_executions"),
@@ -51,6 +55,9 @@ OF_EXECUTION: Sequence[Step] = (
     Step("before the fill", "execution", BEFORE, "venue_fills"),
     Step("after the fill", "execution", COMMIT, "venue_fills"),
     Step("before a cancel is answered", "execution", BEFORE, "venue_cancels", "DELETE"),
+    # On paper it is made in the same transaction.
+    Step("before a change is answered", "execution", BEFORE, "venue_replaces", "DELETE"),
+    Step("after a change is answered", "execution", COMMIT, "venue_replaces", "DELETE"),
     Step("execution: after a fact was sent, before it is marked", "execution", BEFORE, "outbox", "UPDATE", PUBLISHED),
 )
 STEPS: Sequence[Step] = (
@@ -66,6 +73,10 @@ LIVE_STEPS: Sequence[Step] = (
     Step("before an order is marked as sent", "execution", BEFORE, "venue_orders", "UPDATE", SENT),
     # Not a byte of it has left, and whoever takes over cannot know that.
     Step("after an order is marked as sent, before it is", "execution", COMMIT, "venue_orders", "UPDATE", SENT),
+    Step("before a change is marked as sent", "execution", BEFORE, "venue_replaces", "UPDATE", CHANGE_SENT),
+    Step(
+        "after a change is marked as sent, before it is", "execution", COMMIT, "venue_replaces", "UPDATE", CHANGE_SENT
+    ),
     Step("before an outcome", "execution", BEFORE, "venue_orders", "UPDATE", OUTCOME),
     Step("after an outcome", "execution", COMMIT, "venue_orders", "UPDATE", OUTCOME),
     Step("after a cancel is answered", "execution", COMMIT, "venue_cancels", "DELETE"),

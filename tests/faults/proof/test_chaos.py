@@ -82,7 +82,7 @@ async def test_who_holds_up_others_gets_the_ground_as_long_as_it_stands():
         await needing
         while ground._needed or not ground._has_given_way:
             await asyncio.sleep(0)
-    late = asyncio.create_task(anext(aiter_of(ground)))
+    late = asyncio.ensure_future(anext(aiter_of(ground)))
     await asyncio.sleep(0)
     assert not late.done()
     ready.set()

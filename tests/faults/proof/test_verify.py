@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from tradeloom.orders.v1 import orders_pb2
 
 from tests.faults.proof.load import Journal, Load, loading
 from tests.faults.proof.run import assert_loaded
@@ -19,6 +20,7 @@ from tests.mesh import Installation
 LOAD_SECONDS = 30.0
 FILLED = "(SELECT order_id FROM orders.trading_orders WHERE state = 'filled' AND order_id = ANY($1::uuid[]) LIMIT 1)"
 """One that was acknowledged."""
+REPLACED = orders_pb2.ORDER_EVENT_KIND_REPLACED
 
 # What is done to the database, and the one promise that it breaks.
 BROKEN_ROWS = {
@@ -46,16 +48,30 @@ BROKEN_ROWS = {
 }
 
 
+def otherwise(order: VenueOrder) -> VenueOrder:
+    """For more than it is."""
+    assert order.terms
+    return replace(order, terms=(order.terms[0] + 1, order.terms[1]))
+
+
+# What is said of a venue's orders, and the one promise that would be broken by it.
+LIES: Sequence[tuple[str, Callable[[Sequence[VenueOrder]], Sequence[VenueOrder]]]] = (
+    ("orders reach the venue once", lambda orders: [*orders, orders[0]]),
+    ("orders reach the venue once", lambda orders: [*orders, replace(orders[0], order_id=uuid4())]),
+    ("orders are for the same at the venue", lambda orders: [otherwise(orders[0]), *orders[1:]]),
+    ("orders are for the same at the venue", lambda orders: [replace(orders[0], is_twice=True), *orders[1:]]),
+)
+
+
 @dataclass(frozen=True)
 class Lying:
-    """A venue that knows of more orders than it does."""
+    """A venue that knows of other orders than it does."""
 
     venue: Venue
-    more: Callable[[Sequence[VenueOrder]], Sequence[VenueOrder]]
+    lie: Callable[[Sequence[VenueOrder]], Sequence[VenueOrder]]
 
     async def orders(self) -> Sequence[VenueOrder]:
-        known = await self.venue.orders()
-        return [*known, *self.more(known)]
+        return self.lie(await self.venue.orders())
 
     async def fills(self) -> Sequence[VenueFill]:
         return await self.venue.fills()
@@ -90,7 +106,9 @@ async def settled(installation: Installation) -> AsyncIterator[Evidence]:
 def has_traded(load: Load) -> bool:
     load.check()
     traded = [person for person in load.people if any(event.HasField("execution") for event in person.events)]
-    return len(traded) == len(load.people) and len(load.journal.acknowledged) > 30 and bool(load.journal.cancels)
+    is_changed = any(event.kind == REPLACED for person in load.people for event in person.events)
+    has_placed = len(load.journal.acknowledged) > 30 and bool(load.journal.cancels)
+    return len(traded) == len(load.people) and has_placed and is_changed
 
 
 async def found_after(evidence: Evidence, statement: str) -> dict[str, list[str]]:
@@ -114,13 +132,20 @@ async def test_each_promise_that_is_broken_is_told_and_no_other(installation: In
             assert list(await found_after(evidence, statement)) == [promise], statement
             told.add(promise)
 
-        for more in (
-            lambda orders: orders[:1],
-            lambda orders: [replace(orders[0], order_id=uuid4())],
-        ):
-            lied = replace(evidence, venue=Lying(evidence.venue, more))
+        for promise, lie in LIES:
+            lied = replace(evidence, venue=Lying(evidence.venue, lie))
             told.update(found := broken(await verify(lied)))
-            assert list(found) == ["orders reach the venue once"]
+            assert list(found) == [promise]
+
+        # A change that nobody asked for, and one that was never asked of the venue.
+        journal = evidence.journal
+        [request_id, order] = next(iter(journal.taken_up.items()))
+        unasked = type(order).FromString(order.SerializeToString())
+        unasked.replacement.client_order_id = str(uuid4())
+        for taken_up in ({}, {**journal.taken_up, request_id: unasked}):
+            found = broken(await verify(replace(evidence, journal=replace(journal, taken_up=taken_up))))
+            told.update(found)
+            assert list(found) == ["changes are made once or refused"]
 
         account_id, shown = next(iter(evidence.shown.items()))
         portfolio = type(shown.portfolio).FromString(shown.portfolio.SerializeToString())

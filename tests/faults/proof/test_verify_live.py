@@ -70,6 +70,25 @@ async def test_an_order_that_was_turned_away_has_not_come(exchange: Exchange, ro
     assert (known.order_id, known.arrivals, known.state) == (order_id, 1, "rejected")
 
 
+@pytest.mark.parametrize("is_taken_back", [True, False])
+async def test_an_order_that_works_as_it_was_and_as_it_was_changed_at_once_is_told(
+    exchange: Exchange, rows: asyncpg.Connection, is_taken_back: bool
+):
+    order_id, change = uuid4(), uuid4()
+    # Of an order that is nowhere else.
+    await rows.execute("SET session_replication_role = replica")
+    insert = "INSERT INTO execution.venue_ids (account_id, client_order_id, order_id, user_id) VALUES ($1, $2, $3, $4)"
+    for client_order_id in (order_id, change):
+        await rows.execute(insert, ACCOUNT_ID, str(client_order_id), order_id, UUID(int=1))
+    takes(exchange, str(order_id))
+    if is_taken_back:
+        exchange.binance.market("BTCUSDT").cancel(exchange.accounts[ACCOUNT_ID].orders[0], "")
+    takes(exchange, str(change))
+    [known] = await BinanceVenue(exchange, rows).orders()
+    assert (known.order_id, known.terms, known.arrivals) == (order_id, (1, 50), 1)
+    assert known.is_twice is not is_taken_back
+
+
 async def test_what_the_exchange_holds_is_what_was_moved(exchange: Exchange, rows: asyncpg.Connection):
     takes(exchange, str(uuid4()))
     moved = await BinanceVenue(exchange, rows).moved()

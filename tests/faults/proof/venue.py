@@ -27,6 +27,10 @@ class VenueOrder:
     state: str
     """"open", "filled", "canceled" or "rejected"."""
     filled_quantity: Decimal
+    terms: tuple[Decimal, Decimal | None] | None = None
+    """For how much it is there, and at what price or better, as it was last changed; None where it never was there."""
+    is_twice: bool = False
+    """Whether it ever worked there as it was before a change and as it was after it at once."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class PaperVenue:
             "SELECT kind, payload FROM execution.outbox WHERE kind = ANY($1)", list(kinds)
         ):
             arrivals[UUID(kinds[row["kind"]].FromString(row["payload"]).order_id)] += 1
-        kept = await self.rows.fetch("SELECT order_id, account_id, state, filled_quantity FROM execution.venue_orders")
+        kept = await self.rows.fetch(
+            "SELECT order_id, account_id, state, filled_quantity, quantity, worst_price FROM execution.venue_orders"
+        )
         found = {
             row["order_id"]: VenueOrder(
                 row["order_id"],
@@ -72,6 +78,7 @@ class PaperVenue:
                 arrivals[row["order_id"]],
                 "open" if row["state"] in ("intended", "sending", "working") else row["state"],
                 row["filled_quantity"],
+                (row["quantity"], row["worst_price"]),
             )
             for row in kept
         }

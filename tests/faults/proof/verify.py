@@ -1,11 +1,13 @@
 """The promises, each looked at for itself once everything has drained: what is wrong, and how much was looked at."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from decimal import ROUND_UP, Decimal
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -18,9 +20,9 @@ from tests.faults.proof.venue import Venue
 from tests.mesh import sign_in
 
 DRAIN_SECONDS = 120.0
-CALL_SECONDS = 10.0
+CALL_SECONDS = 60.0
 SHOWN = 5
-OPEN_STATES = ("pending_new", "new", "partially_filled", "pending_cancel", "unknown")
+OPEN_STATES = ("pending_new", "new", "partially_filled", "pending_replace", "pending_cancel", "unknown")
 # What a venue may say of an order that is so here.
 AGREEING = {
     "new": {"open"},
@@ -34,6 +36,9 @@ EVERY = [each for of_venue in INSTRUMENTS.values() for each in of_venue]
 BASE_ASSETS = {each.instrument_id: each.base_asset for each in EVERY}
 FEE_RATES = {each.instrument_id: max(each.maker_fee_rate, each.taker_fee_rate) for each in EVERY}
 
+CHANGED = ("quantity", "limit_price", "protection_price")
+"""Of what a change names."""
+
 # What a fill's fee counts in the quote asset, where that is taken of what was bought.
 FEE_WORTH = "CASE fill.fee_asset WHEN 'USDT' THEN fill.fee ELSE fill.fee * fill.price END"
 
@@ -41,13 +46,16 @@ NEVER_MET_PRICES = tuple(map(str, NEVER_MET.values()))
 
 # What is still on its way, by name; nothing of it is left once all has drained.
 UNDERWAY = {
-    "orders on their way": "SELECT count(*) FROM orders.trading_orders WHERE state IN ('pending_new', 'pending_cancel')",
+    "orders on their way": """
+        SELECT count(*) FROM orders.trading_orders WHERE state IN ('pending_new', 'pending_replace', 'pending_cancel')
+        """,
     "orders that the market may meet": f"""
         SELECT count(*) FROM orders.trading_orders
         WHERE state IN {OPEN_STATES} AND (limit_price IN {NEVER_MET_PRICES}) IS NOT TRUE
         """,
     "intents": "SELECT count(*) FROM execution.venue_orders WHERE state IN ('intended', 'sending', 'unknown')",
     "cancels": "SELECT count(*) FROM execution.venue_cancels",
+    "changes": "SELECT count(*) FROM execution.venue_replaces",
     "facts of orders": "SELECT count(*) FROM orders.outbox WHERE stream_epoch IS NULL",
     "facts of execution": "SELECT count(*) FROM execution.outbox WHERE stream_epoch IS NULL",
     "facts execution has not applied": """
@@ -147,18 +155,28 @@ async def shown_of(doors: Doors, load: Load) -> dict[str, Shown]:
 
 
 async def acknowledged_orders_exist(evidence: Evidence) -> Finding:
-    """Every order that a person was told of is there, as they were told."""
+    """Every order that a person was told of is there, as they were told, or as they were told of its changes since."""
     finding = Finding()
+    changed = {order.order_id: order for _, order in made_changes(evidence)}
     columns = "order_id, account_id, instrument_id, side, order_type, time_in_force, quantity, limit_price, create_time"
     kept = {
         str(row["order_id"]): row for row in await evidence.rows.fetch(f"SELECT {columns} FROM orders.trading_orders")
     }
     for request_id, order in evidence.journal.acknowledged.items():
         row = kept.get(order.order_id)
-        finding.expect(
-            row is not None and told_of(row) == as_acknowledged(order), f"{order.order_id}, of request {request_id}"
-        )
+        told = as_acknowledged(order, changed.get(order.order_id, order))
+        finding.expect(row is not None and told_of(row) == told, f"{order.order_id}, of request {request_id}")
     return finding
+
+
+def made_changes(evidence: Evidence) -> list[tuple[str, orders_pb2.Order]]:
+    """Each change that was made, as it was told, by its id at the venue; with the order as it was told to be since."""
+    return [
+        (event.order.client_order_id, event.order)
+        for events in evidence.followed.values()
+        for event in events
+        if event.kind == orders_pb2.ORDER_EVENT_KIND_REPLACED
+    ]
 
 
 def told_of(row: asyncpg.Record) -> tuple[object, ...]:
@@ -174,16 +192,83 @@ def told_of(row: asyncpg.Record) -> tuple[object, ...]:
     )
 
 
-def as_acknowledged(order: orders_pb2.Order) -> tuple[object, ...]:
+def as_acknowledged(order: orders_pb2.Order, changed: orders_pb2.Order) -> tuple[object, ...]:
+    quantity, limit_price = terms_of(changed)
     return (
         order.account_id,
         order.instrument_id,
         order.side,
         order.order_type,
         order.time_in_force,
-        Decimal(order.quantity.value),
-        Decimal(order.limit_price.value) if order.HasField("limit_price") else None,
+        quantity,
+        limit_price,
         order.create_time.ToDatetime(tzinfo=UTC),
+    )
+
+
+def terms_of(order: orders_pb2.Order) -> tuple[Decimal, Decimal | None]:
+    return Decimal(order.quantity.value), Decimal(order.limit_price.value) if order.HasField("limit_price") else None
+
+
+ENDS = {
+    orders_pb2.ORDER_STATE_FILLED,
+    orders_pb2.ORDER_STATE_CANCELED,
+    orders_pb2.ORDER_STATE_REJECTED,
+    orders_pb2.ORDER_STATE_EXPIRED,
+}
+
+
+async def changes_are_made_once_or_refused(evidence: Evidence) -> Finding:
+    """A change that was taken up is asked of the venue once, and then made as it was asked for, or not at all and told so.
+
+    Nothing else changes what an order is for; a request that was refused, or that nobody made, asks for nothing.
+    """
+    finding = Finding()
+    changes = {
+        order.replacement.client_order_id: evidence.journal.changes[request_id]
+        for request_id, order in evidence.journal.taken_up.items()
+    }
+    asked: Counter[str] = Counter()
+    ended: Counter[str] = Counter()
+    for events in streamed(evidence.shown).values():
+        terms: dict[str, tuple[Decimal, Decimal | None]] = {}
+        underway: dict[str, str] = {}
+        for event in events:
+            order, order_id = event.order, event.order.order_id
+            before = terms.get(order_id, terms_of(order))
+            match event.kind:
+                case orders_pb2.ORDER_EVENT_KIND_REPLACE_REQUESTED:
+                    change = order.replacement.client_order_id
+                    asked[change] += 1
+                    finding.expect(order_id not in underway, f"{order_id} has a second change under way: {change}")
+                    underway[order_id] = change
+                case orders_pb2.ORDER_EVENT_KIND_REPLACED:
+                    change = underway.pop(order_id, "")
+                    ended[change] += 1
+                    request = changes.get(change)
+                    is_this = order.client_order_id == change and request is not None and request.order_id == order_id
+                    finding.expect(is_this, f"{order_id} was changed as {order.client_order_id}, asked as {change}")
+                    before = as_changed(before, request.replacement) if request else before
+                case orders_pb2.ORDER_EVENT_KIND_REPLACE_REJECTED if order_id in underway:
+                    ended[underway.pop(order_id)] += 1
+            if order.state in ENDS and order_id in underway:
+                ended[underway.pop(order_id)] += 1
+            finding.expect(terms_of(order) == before, f"{order_id} is for {terms_of(order)}, and was for {before}")
+            terms[order_id] = before
+    for change in changes.keys() | asked.keys():
+        finding.expect(change in changes, f"nobody asked for the change {change}")
+        finding.expect(
+            asked[change] == ended[change] == 1,
+            f"change {change} was asked {asked[change]}, ended {ended[change]} times",
+        )
+    return finding
+
+
+def as_changed(terms: tuple[Decimal, Decimal | None], change: orders_pb2.Replacement) -> tuple[Decimal, Decimal | None]:
+    quantity, limit_price = terms
+    return (
+        Decimal(change.quantity.value) if change.HasField("quantity") else quantity,
+        Decimal(change.limit_price.value) if change.HasField("limit_price") else limit_price,
     )
 
 
@@ -233,6 +318,24 @@ async def states_agree(evidence: Evidence) -> Finding:
         if state := here.get(order.order_id):
             agrees = order.state in AGREEING.get(state, ())
             finding.expect(agrees, f"{order.order_id} is {state} here and {order.state} at the venue")
+    return finding
+
+
+async def orders_are_for_the_same_at_the_venue(evidence: Evidence) -> Finding:
+    """What the venue has of an order is for as much, and at the price, that it is for here; never twice at once, and it has traded no more."""
+    finding = Finding()
+    columns = "order_id, quantity, coalesce(limit_price, protection_price) AS worst_price"
+    here = {
+        row["order_id"]: (row["quantity"], row["worst_price"])
+        for row in await evidence.rows.fetch(f"SELECT {columns} FROM orders.trading_orders")
+    }
+    for order in await evidence.venue.orders():
+        if order.terms is None or order.order_id not in here:
+            continue
+        terms = here[order.order_id]
+        finding.expect(order.terms == terms, f"{order.order_id} is for {terms} here and for {order.terms} at the venue")
+        finding.expect(not order.is_twice, f"{order.order_id} worked at the venue twice at once")
+        finding.expect(order.filled_quantity <= order.terms[0], f"{order.order_id} has traded {order.filled_quantity}")
     return finding
 
 
@@ -346,6 +449,13 @@ async def reserved_is_what_open_orders_may_cost(evidence: Evidence) -> Finding:
 def may_cost(row: asyncpg.Record) -> Decimal:
     if row["state"] not in OPEN_STATES:
         return Decimal(0)
+    change = {name: Decimal(value) for name, value in json.loads(row["replacement"] or "{}").items() if name in CHANGED}
+    # As it is or as it may be by now at the venue, whichever is dearer.
+    known = dict(row)
+    return max(cost(known), cost(known | change))
+
+
+def cost(row: Mapping[str, Any]) -> Decimal:
     left = row["quantity"] - row["filled_quantity"]
     if row["side"] == "sell":
         return left
@@ -469,10 +579,10 @@ async def facts_are_complete_and_applied(evidence: Evidence) -> Finding:
 
 
 async def nothing_is_underway(evidence: Evidence) -> Finding:
-    """Every cancel is answered, every intent is sent, and every order has ended that is not left to rest."""
+    """Every cancel and every change is answered, every intent is sent, and every order has ended that is not left to rest."""
     orders = await evidence.rows.fetch("SELECT order_id FROM orders.trading_orders")
     finding = Finding(looked_at=len(orders))
-    for name in ("orders on their way", "orders that the market may meet", "intents", "cancels"):
+    for name in ("orders on their way", "orders that the market may meet", "intents", "cancels", "changes"):
         if count := await evidence.rows.fetchval(UNDERWAY[name]):
             finding.wrong.append(f"{count} {name}")
     return finding
@@ -488,7 +598,9 @@ AT_ANY_MOMENT: Sequence[Promise] = (
 PROMISES: Sequence[Promise] = (
     acknowledged_orders_exist,
     one_order_for_each_request,
+    changes_are_made_once_or_refused,
     orders_reach_the_venue_once,
+    orders_are_for_the_same_at_the_venue,
     states_agree,
     fills_are_the_venues,
     filled_quantities_are_sums_of_fills,

@@ -536,7 +536,8 @@ class Order(_message.Message):
     """What the fees are counted in: the quote asset."""
     reason: _builtins.str
     """Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. "group" where
-    it was canceled for the sake of its group, also while that is under way.
+    it was canceled for the sake of its group, and "kill_switch/" with the switch's scope, as "kill_switch/account", where
+    a kill switch had it canceled: both also while that is under way.
     """
     revision: _builtins.int
     """The account_sequence of its last change."""

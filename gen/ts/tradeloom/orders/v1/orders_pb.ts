@@ -121,7 +121,8 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
 
   /**
    * Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. "group" where
-   * it was canceled for the sake of its group, also while that is under way.
+   * it was canceled for the sake of its group, and "kill_switch/" with the switch's scope, as "kill_switch/account", where
+   * a kill switch had it canceled: both also while that is under way.
    *
    * @generated from field: string reason = 14;
    */
