@@ -767,7 +767,7 @@ def instrument_of(
         taker_fee_rate=decimal_of(market.get("taker")) or Decimal(0),
         has_book=True,
         # Perpetual futures not until orders keeps margin for them: as a spot market they would be traded wrongly.
-        is_trading=market.get("active") is not False and perpetual is None,
+        is_trading=market.get("active") is not False,
         perpetual=perpetual,
     )
 

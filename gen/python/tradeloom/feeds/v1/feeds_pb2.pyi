@@ -284,8 +284,7 @@ class ExchangeSource(_message.Message):
         Of BINANCE also its USDⓈ-M perpetual futures, by their symbols there and -PERP, such as
         BTCUSDT-PERP, in a feed of their own: they come with their terms, what they are valued at and what
         funding was settled at. Their highest leverage is told as 20 and no margin tiers are, as Binance
-        tells what it allows to those with a key alone: an operator may put them (PutInstrument). They are
-        halted until accounts can hold them. Binance's
+        tells what it allows to those with a key alone: an operator may put them (PutInstrument). Binance's
         record of their trades is dear: of more than twenty, what was traded while a connection was down
         may be told as missed, and brought later.
         """
