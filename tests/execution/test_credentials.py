@@ -78,6 +78,7 @@ async def test_binance_says_what_a_key_may_do(binance: Binance):
         ({"internal_transfer": True}, KeyRights(can_read=True, can_trade=True, can_withdraw=True)),
         ({"universal_transfer": True}, KeyRights(can_read=True, can_trade=True, can_withdraw=True)),
         ({"spot_trading": False}, KeyRights(can_read=True)),
+        ({"spot_trading": False, "futures_trading": True}, KeyRights(can_read=True, can_trade=True)),
         ({"account_can_trade": False}, KeyRights(can_read=True)),
         ({"reading": False}, KeyRights(can_trade=True)),
     ],

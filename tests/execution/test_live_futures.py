@@ -74,10 +74,16 @@ async def test_the_wallet_and_the_position_follow_each_fill_exactly(at_futures: 
     assert not [one for one in story if one.startswith("adjusted")]
 
 
-async def test_a_position_from_before_is_what_it_opens_with(at_futures: LiveStand):
+async def test_a_position_from_before_is_what_it_opens_with(at_futures: LiveStand, monkeypatch: pytest.MonkeyPatch):
+    """Once funding that may be in the wallet is on record."""
     live = at_futures
     await by_hand(live, quantity=Decimal(2))
-    async with live.connected(reconcile_seconds=0.3):
+    monkeypatch.setattr("services.execution.live.funding.SETTLE_SECONDS", 3_600.0)
+    await live.confirm()
+    async with live.replica(reconcile_seconds=0.3) as carried:
+        await eventually(lambda: "funding is being settled" in str(carried.troubles))
+        assert await live.story() == []
+        monkeypatch.setattr("services.execution.live.funding.SETTLE_SECONDS", 0.0)
         wallet = live.venue.account.balances["USDT"].free
         await live.wait_until_told(f"connected: USDT {wallet.normalize():f}; {PERP} 2 at 30010")
         await live.stand.wait_for_count(1, "reconciliations", "cause = 'periodic' AND difference_count = 0")

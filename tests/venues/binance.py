@@ -61,6 +61,7 @@ class Key:
     secret: str
     reading: bool = True
     spot_trading: bool = True
+    futures_trading: bool = False
     withdrawals: bool = False
     internal_transfer: bool = False
     universal_transfer: bool = False
@@ -185,7 +186,7 @@ class Binance(Venue[Streams]):
             "enableWithdrawals": key.withdrawals,
             "enableInternalTransfer": key.internal_transfer,
             "enableMargin": False,
-            "enableFutures": False,
+            "enableFutures": key.futures_trading,
             "permitsUniversalTransfer": key.universal_transfer,
             "enableVanillaOptions": False,
             "enableFixApiTrade": False,

@@ -186,6 +186,10 @@ class Reconciling:
             held, books, expected = looked
             if books.open_time is None and books.is_connected:
                 return  # It was never confirmed.
+            if not books.is_connected and held.positions and funding.is_settling(time.time()):
+                # Else it would open with what funding took, and be told of that once more.
+                found.problem = "funding is being settled: what the account holds is told in two minutes"
+                return
             if not books.is_connected:
                 await self._connect(found, held, books)
                 return

@@ -48,9 +48,11 @@ async def ask_binance(exchange: Any) -> KeyRights:
     # What the key may do, and whether the account behind it may do it at all.
     can_read = restrictions.get("enableReading") is True
     account = await exchange.private_get_account() if can_read else {}
+    trades_spot = restrictions.get("enableSpotAndMarginTrading") is True and account.get("canTrade", True) is True
     return KeyRights(
         can_read=can_read,
-        can_trade=restrictions.get("enableSpotAndMarginTrading") is True and account.get("canTrade", True) is True,
+        # Which of both an account needs is not known here: where a key has only the other, Binance refuses its orders.
+        can_trade=trades_spot or restrictions.get("enableFutures") is True,
         # Where it is not said, the worst is taken to be so.
         can_withdraw=any(restrictions.get(right) is not False for right in BINANCE_MOVES_MONEY),
     )
