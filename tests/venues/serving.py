@@ -14,6 +14,8 @@ from tests.venues.market import Market
 from tests.venues.streams import Streams
 
 HOST = "127.0.0.1"
+CLOSING_TURNS = 3
+"""Of the event loop: who was accepted in one turn is known to be connected in a later one."""
 
 S = TypeVar("S", bound=Streams)
 
@@ -33,9 +35,11 @@ class Site:
         """Also what is connected."""
         assert self.listening is not None and self.runner.server is not None
         await self.listening.stop()
-        for connection in list(self.runner.server.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
+        for _ in range(CLOSING_TURNS):
+            for connection in list(self.runner.server.connections):
+                if connection.transport is not None:
+                    connection.transport.abort()
+            await asyncio.sleep(0)
 
 
 @dataclass(kw_only=True)

@@ -20,6 +20,7 @@ BALANCES = {"method": "GET", "path": "/api/v3/account"}
 LATE_SECONDS, TOO_LATE_SECONDS = 2.0, 11.0
 """Of an answer: that execution still waits for, and that it does not."""
 RETRY_SECONDS = 2
+ON_ITS_WAY_SECONDS = 0.2
 MESSAGES = 3
 OF_USERS = "user@"
 MISSED_MAX = 10_000
@@ -121,6 +122,7 @@ class ExchangeFaults:
         binance = self.exchange.binance
         async with self.cutting:
             async with binance.refusing():
+                await asyncio.sleep(ON_ITS_WAY_SECONDS)  # what had come before it was cut off is looked at
                 asked = len(binance.asked)
                 await asyncio.sleep(chaos.stop_seconds / 2)
                 if binance.streams.sockets or len(binance.asked) != asked:

@@ -33,6 +33,7 @@ ANSWER_SECONDS = 180.0  # that any outage may last
 FEW_OPEN, MANY_OPEN = 2, 12  # orders of one person, between which they come and go
 AWAY_TICKS = 8  # of a limit from the middle, at most
 FAR_TICKS, FAR_PART = 60, 0.4  # of those that are to rest for a while, and how many are to
+RESTING_PART = 0.5  # of the cancels, of what rests
 REPLACE_WEIGHT = 8  # of 29, where something rests
 # Prices that the market never comes to: what rests there is still open in the end.
 NEVER_MET = {orders_pb2.ORDER_SIDE_BUY: Decimal(50), orders_pb2.ORDER_SIDE_SELL: Decimal(200)}
@@ -208,7 +209,11 @@ class Person:
         self.journal.given_up.add(request.request_id)
 
     async def _cancel(self) -> None:
-        await self._ask_to_cancel(self.open.pop(self.chance.randrange(len(self.open))))
+        """One that rests as far as is known, or any: it may be done by now, or on its way."""
+        resting = [order_id for order_id in self.open if order_id in self.resting]
+        order_id = self.chance.choice(resting if resting and self.chance.random() < RESTING_PART else self.open)
+        self.open.remove(order_id)
+        await self._ask_to_cancel(order_id)
 
     async def _replace(self) -> None:
         """Another quantity, another limit, or both."""
