@@ -139,8 +139,13 @@ KNOWN: Mapping[tuple[str, bool], Native] = {
 
 
 def of(venue: str, *, perpetuals: bool = False) -> Native:
-    """Of what it is traded as there. Of one that was not looked into: what every venue has."""
-    return KNOWN.get((venue, perpetuals)) or Native(
+    """Of the venue, in its spot market or with its perpetual futures."""
+    return KNOWN.get((venue, perpetuals)) or usual(venue)
+
+
+def usual(venue: str) -> Native:
+    """What every venue has: all that is known of one that was not looked into."""
+    return Native(
         venue=venue,
         takes=frozenset({(OrderType.MARKET, IOC), (OrderType.LIMIT, GTC), (OrderType.LIMIT, IOC)}),
         post_only=False,

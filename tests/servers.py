@@ -115,10 +115,13 @@ class PostgresProcess:
         wait_until(lambda: b"ready to accept connections" in log_file.read_bytes()[begins:], self.process, log_file)
 
     def kill(self) -> None:
-        """As when the machine's memory is out: recovery follows."""
+        """As when the machine's memory is out: recovery follows, once all that it had begun have noticed and let go."""
         assert self.process
+        begun = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait(STOP_SECONDS)
+        _, left = psutil.wait_procs(begun, STOP_SECONDS)
+        assert not left
 
     def stop(self) -> None:
         assert self.process

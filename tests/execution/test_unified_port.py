@@ -130,3 +130,16 @@ async def test_an_order_is_not_sent_before_it_is_known_what_is_listed(stand: Por
     async with opened_on(stand) as port:
         assert isinstance(await port.submit(stand.ticket()), NotNow)
     assert stand.account.orders == []
+
+
+def test_no_two_requests_are_counted_alike_where_they_are_counted_in_milliseconds():
+    told = iter([1_700_000_000_000, 1_700_000_000_000, 1_699_999_999_999, 1_700_000_000_050])
+    nonce = unified.never_twice(lambda: next(told))
+    assert [nonce() for _ in range(4)] == [
+        1_700_000_000_000,
+        1_700_000_000_001,
+        1_700_000_000_002,
+        1_700_000_000_050,
+    ]
+    seconds = unified.never_twice(lambda: 1_700_000_000)
+    assert [seconds(), seconds()] == [1_700_000_000] * 2

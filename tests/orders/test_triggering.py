@@ -23,7 +23,7 @@ from tests.mesh import Installation, Served
 from tests.orders import stand
 from tests.orders.accounts import LIMITS, USUAL
 from tests.orders.stand import Trader, Venue, accepted, canceled, decimal, filled, limit, quote, select, until
-from tests.orders.test_live_trading import BTC, ON, Live, enable, facts, live_trader, preview
+from tests.orders.test_live_trading import BTC, ON, Live, enable, facts, live_trader
 from tests.users.stand import Told
 
 OFTEN = {"quote_poll_seconds": "0.02", "stream_heartbeat_seconds": "10"}
@@ -47,10 +47,12 @@ async def trading(served: Served, venue: Venue, redis: Redis) -> Live:
     await anna.until_state(ON)
     await price(redis, 100.0)
 
-    async def is_taken() -> bool:
-        return not (await preview(anna)).refusals
+    async def is_priced() -> str:
+        request = orders_pb2.PreviewOrderRequest(order=asked(anna.owner, TRAILING, trail=FIVE))
+        answer = await anna.owner.orders.PreviewOrder(request, metadata=anna.owner.metadata, timeout=stand.WAIT_SECONDS)
+        return "" if answer.refusals else answer.order.stop_price.value
 
-    await until(is_taken)
+    await until(is_priced)
     return anna
 
 

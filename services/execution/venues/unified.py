@@ -6,7 +6,7 @@ is settled by a record alone and never by the lack of one, nothing is replaced, 
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from decimal import Decimal
 from importlib import import_module
 from typing import Any
@@ -59,11 +59,13 @@ STATES = {
     "expired": OrderState.EXPIRED,
     "rejected": OrderState.REJECTED,
 }
+MILLISECONDS_MIN = 10**11
+"""Below it a time since 1970 is one in seconds, or no time."""
 WORDS = ("msg", "message", "retMsg", "error", "label", "code", "retCode")
 
 
 def card_of(venue: str) -> Card:
-    known = native.of(venue)
+    known = native.usual(venue)
     return Card(
         venue=venue,
         is_proved=False,
@@ -77,6 +79,21 @@ def card_of(venue: str) -> Card:
     )
 
 
+def never_twice(nonce: Callable[[], int]) -> Callable[[], int]:
+    """What ccxt counts requests by, where that is no coarser than milliseconds: some venues refuse the second of two alike."""
+    last = 0
+
+    def later() -> int:
+        nonlocal last
+        asked = nonce()
+        if asked < MILLISECONDS_MIN:
+            return asked
+        last = max(last + 1, asked)
+        return last
+
+    return later
+
+
 class UnifiedPort(CcxtPort):
     """See VenuePort."""
 
@@ -84,6 +101,7 @@ class UnifiedPort(CcxtPort):
         # What is no error by its status may be one by what only ccxt knows of the venue.
         self._read_errors = exchange.handle_errors
         exchange.number = str
+        exchange.nonce = never_twice(exchange.nonce)
         super().__init__(card, exchange, *of)
         self._ccxt = import_module("ccxt")
 
