@@ -101,11 +101,15 @@ class FactReader:
     the others go on.
     """
 
-    def __init__(self, database: Database, redis: Redis, source: str, apply: Apply) -> None:
+    def __init__(
+        self, database: Database, redis: Redis, source: str, apply: Apply, gather_seconds: float = 0.0
+    ) -> None:
         self._database = database
         self._redis = redis
         self._source = source
         self._apply = apply
+        self._gather_seconds = gather_seconds
+        self._read_at = 0.0
         self._partitions: dict[int, Partition] = {}
         self._sweep_at = 0.0
         self._asking: dict[str, Asking] = {}
@@ -133,6 +137,9 @@ class FactReader:
         """Read what is new in the partitions held, and apply it."""
         await self._follow(share.held)
         now = asyncio.get_running_loop().time()
+        if now < self._read_at:
+            await asyncio.sleep(self._read_at - now)
+            return
         if now >= self._sweep_at:
             self._sweep_at = now + ASK_AGAIN_SECONDS
             await self._sweep(now)
@@ -157,6 +164,8 @@ class FactReader:
             count=BATCH_FACTS,
             block=max(1, round(min(block_seconds, resume_at - now) * 1000)),
         )
+        if found:
+            self._read_at = asyncio.get_running_loop().time() + self._gather_seconds
         # Usually all are done in a moment and read on together; one that is not is left to itself.
         if new := [self._begin(ready[stream], entries) for stream, entries in found or ()]:
             await asyncio.wait(new, timeout=SLOW_SECONDS)
@@ -338,9 +347,15 @@ class FactReader:
 
 
 @asynccontextmanager
-async def reading(database: Database, redis: Redis, source: str, apply: Apply) -> AsyncIterator[FactReader]:
-    """Apply the facts of source during the block. database is of the worker role."""
-    reader = FactReader(database, redis, source, apply)
+async def reading(
+    database: Database, redis: Redis, source: str, apply: Apply, gather_seconds: float = 0.0
+) -> AsyncIterator[FactReader]:
+    """Apply the facts of source during the block. database is of the worker role.
+
+    What comes within gather_seconds of what was read last is read together: for those who need not know at once, a
+    transaction for many facts in place of one for each.
+    """
+    reader = FactReader(database, redis, source, apply, gather_seconds)
     names = [str(number) for number in range(PARTITIONS)]
     async with sharing(database, f"facts/{source}", names) as share:
 

@@ -117,6 +117,8 @@ async def auth(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
                         redis,
                         source,
                         consumers.Follow(source, chains, settings.access_token_seconds, now, outgoing),
+                        # Records of orders are many, and nobody waits for them.
+                        consumers.GATHER_SECONDS if source == "orders" else 0.0,
                     )
                 )
                 for source in consumers.AUDITED

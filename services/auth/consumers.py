@@ -26,6 +26,8 @@ from services.auth.store import IdentityStore
 
 AUDITED = ("auth", "users", "billing", "orders")
 """Whose facts are recorded, but those of nobody; of orders only decisions."""
+GATHER_SECONDS = 0.5
+"""Of orders' facts, before they are recorded together."""
 ORDER_CHANGED = orders_events_pb2.OrderChanged.DESCRIPTOR.full_name
 NO_DECISIONS = frozenset(
     {

@@ -87,7 +87,7 @@ async def users(settings: Settings, mesh: Mesh) -> AsyncIterator[Service]:
         async with (
             relay(worker, redis, settings.word) as told,
             reading(worker, redis, "auth", consumers.apply_auth) as auth_facts,
-            reading(worker, redis, "orders", consumers.apply_orders) as orders_facts,
+            reading(worker, redis, "orders", consumers.apply_orders, consumers.GATHER_SECONDS) as orders_facts,
             running("exports of personal data", exporting),
             running("purges", Purging(worker, settings.deletion_confirm_seconds)),
         ):

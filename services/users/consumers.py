@@ -18,6 +18,8 @@ PROOFS = {
     auth_events_pb2.EmailVerified.DESCRIPTOR.full_name: Step.VERIFY_EMAIL,
     auth_events_pb2.TotpEnabled.DESCRIPTOR.full_name: Step.ENABLE_TOTP,
 }
+GATHER_SECONDS = 0.5
+"""Of orders' facts, which are many, before it is looked together who trades."""
 ORDER_CHANGED = orders_events_pb2.OrderChanged.DESCRIPTOR.full_name
 
 

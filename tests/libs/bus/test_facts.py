@@ -116,6 +116,29 @@ async def test_what_a_batch_of_facts_is_about_is_told_in_one_entry(database, wor
     assert relay.id_from(told[-1][0]) == newest
 
 
+async def test_facts_that_follow_each_other_are_applied_together_where_nobody_waits_for_them(
+    database, worker, redis, sample, notes
+):
+    batches: list[int] = []
+
+    async def apply(rows, told) -> None:
+        batches.append(len(told))
+        await notes.apply(rows, told)
+
+    async with (
+        relay.relay(worker, redis, SOURCE),
+        reading(worker, redis, SOURCE, apply, gather_seconds=1.0),
+    ):
+        await tell(database, "key", 1)
+        await until(sample, {"key": [1]})
+        for sequence in range(2, 12):
+            await tell(database, "key", sequence)
+        await until(sample, {"key": list(range(1, 12))})
+    # The first alone and at once; a machine that is slow may tell the rest in two.
+    assert batches[0] == 1
+    assert len(batches) <= 3
+
+
 async def test_a_fact_that_commits_late_under_an_early_id_is_not_lost(database, worker, redis, sample, notes):
     async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
         async with database.transaction(ANNA) as slow:
