@@ -7,10 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from tradeloom.execution.v1 import events_pb2 as execution_events
 
 from libs.ids import uuid7
+from libs.mesh.wire import decimal_to_proto, timestamp
 from libs.money import ZERO
-from services.orders import life, live, margin, placing, triggers
+from services.orders import consumers, life, live, margin, placing, triggers
 from services.orders.domain import (
     OPEN,
     AccountKind,
@@ -35,7 +37,7 @@ from services.orders.domain import (
 from services.orders.market import Market
 from services.orders.refusals import NotReducing, TradingHalted
 from services.orders.risk import Weighing
-from services.orders.use_cases import Weigh, equity_of
+from services.orders.use_cases import StepWaiting, Weigh, equity_of
 from tests.orders import margins
 from tests.orders.accounts import LIMITS, NOW, USUAL, live_account_with
 
@@ -272,6 +274,52 @@ def test_a_position_in_what_is_not_known_here_leaves_nothing_known():
     assert [(each.reason, each.metadata["instrument_id"]) for each in refused] == [("NO_FRESH_PRICE", unknown)]
     state.balances.clear()
     assert equity_of(state.account, [], state.positions.values(), Market(), NOW) is None
+
+
+def adopted(name: str, age: timedelta) -> execution_events.VenueAdopted:
+    return execution_events.VenueAdopted(
+        order_id=str(uuid7()),
+        venue_order_id="77",
+        instrument_id=name,
+        buys=True,
+        quantity=decimal_to_proto(D("0.1")),
+        limit_price=decimal_to_proto(D(40_000)),
+        time=timestamp(NOW - age),
+    )
+
+
+def apply(state: AccountState, message: execution_events.VenueAdopted, *instruments: Instrument) -> None:
+    known = Market()
+    step_waiting = StepWaiting(known, LIMITS, Weigh(known, USUAL), lambda: NOW)
+    applying = consumers.ApplyExecution(uuid7, lambda: NOW, known, step_waiting)
+    applying._apply(state, message, {each.instrument_id: each for each in instruments})
+
+
+def test_an_order_is_adopted_in_what_the_account_neither_holds_nor_orders():
+    state = account()
+    apply(state, adopted(NAME, SECOND), PERP)
+    margin.back(state)
+    # 4000 at a leverage of 5, and fees of 0.0005.
+    assert state.balance("USDT").reserved == D(802)
+
+
+@pytest.mark.parametrize("name", [SPOT.instrument_id, "BINANCE:NOBODY"])
+def test_what_a_margin_account_cannot_adopt_is_its_own_trouble_alone(name: str):
+    state = account()
+    apply(state, adopted(name, consumers.INSTRUMENT_WAIT), SPOT, PERP)
+    assert not state.orders
+    assert [(event.kind, event.instrument_id, event.value) for event in state.risk_events] == [
+        ("not_adopted", name, "77")
+    ]
+
+
+def test_an_adoption_waits_a_moment_for_its_instrument_to_be_known():
+    state = account()
+    for age in (timedelta(), consumers.INSTRUMENT_WAIT - timedelta(microseconds=1)):
+        with pytest.raises(consumers.InstrumentAwaited):
+            apply(state, adopted(NAME, age))
+    assert not state.orders
+    assert not state.risk_events
 
 
 def drafted(state: AccountState, instrument: Instrument = PERP) -> Order:
