@@ -139,7 +139,8 @@ class _GroupKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupKind.V
     """The first enters a position and the other two, of the other side and no more than its quantity, leave
     it: they are HELD, released for what the first has traded each time it trades, and then cancel each
     other as OCO does. When the first ends with a part traded, they are for that part from then on. Of a
-    margin account the other two only reduce, whatever their reduce_only says.
+    margin account the other two only reduce, whatever their reduce_only says: they are canceled as soon as less is held
+    than they are for, and what is left of a position that was closed in part is protected by new ones alone.
     """
 
 class GroupKind(_GroupKind, metaclass=_GroupKindEnumTypeWrapper):
@@ -160,7 +161,8 @@ GROUP_KIND_BRACKET: GroupKind.ValueType  # 3
 """The first enters a position and the other two, of the other side and no more than its quantity, leave
 it: they are HELD, released for what the first has traded each time it trades, and then cancel each
 other as OCO does. When the first ends with a part traded, they are for that part from then on. Of a
-margin account the other two only reduce, whatever their reduce_only says.
+margin account the other two only reduce, whatever their reduce_only says: they are canceled as soon as less is held
+than they are for, and what is left of a position that was closed in part is protected by new ones alone.
 """
 Global___GroupKind: _TypeAlias = GroupKind  # noqa: Y015
 

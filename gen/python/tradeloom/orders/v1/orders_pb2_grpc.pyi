@@ -210,8 +210,8 @@ class PortfolioServiceStub:
     """Lists an account's positions in the order of their instruments."""
     ClosePosition: _aio.UnaryUnaryMultiCallable[_orders_pb2.ClosePositionRequest, _orders_pb2.ClosePositionResponse]
     """Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
-    and leave no room for it are canceled, newest first, and of a bracket the entry with its legs; NOT_REDUCING where what
-    trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
+    and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
+    protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
     set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
     """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListLedgerEntriesRequest, _orders_pb2.ListLedgerEntriesResponse]
@@ -267,8 +267,8 @@ class PortfolioServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_orders_pb2.ClosePositionRequest, _abc.Awaitable[_orders_pb2.ClosePositionResponse]],
     ) -> _abc.Awaitable[_orders_pb2.ClosePositionResponse]:
         """Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
-        and leave no room for it are canceled, newest first, and of a bracket the entry with its legs; NOT_REDUCING where what
-        trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
+        and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
+        protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
         set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
         """
 

@@ -2878,7 +2878,8 @@ export enum GroupKind {
    * The first enters a position and the other two, of the other side and no more than its quantity, leave
    * it: they are HELD, released for what the first has traded each time it trades, and then cancel each
    * other as OCO does. When the first ends with a part traded, they are for that part from then on. Of a
-   * margin account the other two only reduce, whatever their reduce_only says.
+   * margin account the other two only reduce, whatever their reduce_only says: they are canceled as soon as less is held
+   * than they are for, and what is left of a position that was closed in part is protected by new ones alone.
    *
    * @generated from enum value: GROUP_KIND_BRACKET = 3;
    */
@@ -3531,8 +3532,8 @@ export const PortfolioService: GenService<{
   },
   /**
    * Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
-   * and leave no room for it are canceled, newest first, and of a bracket the entry with its legs; NOT_REDUCING where what
-   * trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
+   * and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
+   * protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
    * set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.orders.v1.PortfolioService.ClosePosition
