@@ -38,6 +38,10 @@ class ExternalOrderDone(NotAllowed):
     reason = "EXTERNAL_ORDER_DONE"
 
 
+class InstrumentNotFound(NotFound):
+    reason = "INSTRUMENT_NOT_FOUND"
+
+
 class NotConnected(NotAllowed):
     reason = "NOT_CONNECTED"
 

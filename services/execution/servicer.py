@@ -17,6 +17,7 @@ from services.execution.domain import (
     AccountNotFound,
     ExternalOrderDone,
     ExternalOrderNotFound,
+    InstrumentNotFound,
     LiveAccount,
     NotConnected,
     ReconciliationNotFound,
@@ -158,6 +159,7 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
     async def AdoptExternalOrder(self, request, context):
         async def work(rows: Connection) -> execution_pb2.AdoptExternalOrderResponse:
             order = await self._decided(rows, request.external_order_id, "adopting")
+            await self._check_instrument(order.instrument_id)
             return execution_pb2.AdoptExternalOrderResponse(order=live_wire.external_to_proto(order))
 
         await self._check_bound(request.external_order_id)
@@ -176,6 +178,12 @@ class ExecutionServicer(execution_pb2_grpc.ExecutionServiceServicer):
         caller = identity.current()
         async with self._database.transaction(caller.user_id) as rows:
             await own_external(rows, external_order_id)
+
+    async def _check_instrument(self, instrument_id: str) -> None:
+        """What is not known cannot be followed: nobody could tell what it costs."""
+        async with self._worker.transaction() as rows:
+            if not await store.find_instruments(rows, [instrument_id]):
+                raise InstrumentNotFound(f"no instrument {instrument_id}", instrument_id=instrument_id)
 
     async def _decided(self, rows: Connection, external_order_id: str, state: str) -> ExternalOrder:
         order = await own_external(rows, external_order_id, lock=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from tradeloom.marketdata.v1 import events_pb2 as marketdata_events_pb2
 from tradeloom.marketdata.v1 import marketdata_pb2, perpetuals_pb2
 from tradeloom.users.v1 import events_pb2 as users_events_pb2
 
+from libs.errors import Refusal
 from libs.mesh.perpetuals import perpetual_from_proto
 from libs.mesh.wire import decimal_from_proto, time_from_proto
 from libs.money import ZERO
@@ -36,6 +37,7 @@ from services.orders.domain import (
 from services.orders.margin_funding import Settlement, Told
 from services.orders.margin_store import MarginStore
 from services.orders.market import Market
+from services.orders.refusals import InstrumentNotFound
 from services.orders.store import AccountStore
 
 log = structlog.get_logger(__name__)
@@ -68,9 +70,15 @@ KEY_FACTS = {
     )
 }
 USABLE = "usable"
+INSTRUMENT_WAIT = timedelta(seconds=5)
+"""For so long after an adoption the facts of its partition wait until its instrument is known."""
 OF_BALANCES = (execution_pb2.VenueConnected, execution_pb2.VenueAdjusted)
 OF_NO_ORDER = (*OF_BALANCES, execution_pb2.VenueFunded)
 OF_LIVE = (*OF_NO_ORDER, execution_pb2.VenueAdopted)
+
+
+class InstrumentAwaited(Exception):
+    """The fact is applied later, when marketdata has told of its instrument."""
 
 
 async def apply_marketdata(rows: Connection, facts: Sequence[Fact]) -> None:
@@ -229,13 +237,38 @@ class ApplyExecution:
                 if not state.account.is_margin:
                     raise IllegalMove("it is of a margin account, and this is none")
             case execution_pb2.VenueAdopted():
-                adopt(state, message, known[message.instrument_id], now)
+                self._adopt(state, message, known.get(message.instrument_id), now)
             case _:
                 order = state.orders.get(UUID(message.order_id))
                 if order is None:
                     log.error("a venue tells of an order nobody has", order_id=message.order_id)
                     return
                 self._apply_to(state, order, message, known, now)
+
+    def _adopt(
+        self, state: AccountState, message: execution_pb2.VenueAdopted, instrument: Instrument | None, now: datetime
+    ) -> None:
+        """What cannot be taken on stays at the venue alone: its owner is told, and nobody else's facts wait for it.
+
+        marketdata may be about to tell of the instrument: so long it is waited for, and no longer. Raises InstrumentAwaited.
+        """
+        name = message.instrument_id
+        if instrument is None and timedelta() <= now - time_from_proto(message.time) < INSTRUMENT_WAIT:
+            raise InstrumentAwaited(f"an order in {name} is adopted, of which marketdata has told nothing yet")
+        try:
+            if instrument is None:
+                raise InstrumentNotFound(f"no instrument {name}", instrument_id=name)
+            adopt(state, message, instrument, now)
+        except Refusal as refusal:
+            account = state.account
+            log.warning(
+                "an order is not adopted",
+                account_id=str(account.account_id),
+                order_id=message.order_id,
+                why=str(refusal),
+            )
+            event = live.not_adopted(self.next_id(), account, name, message.venue_order_id, now)
+            state.risk_events.append(event)
 
     def _set_positions(
         self, state: AccountState, positions: Mapping[str, Position], now: datetime, *, is_told: bool

@@ -27,6 +27,7 @@ from services.orders.domain import (
     Replacement,
     Side,
     State,
+    TimeInForce,
     changed,
     moved,
 )
@@ -35,6 +36,9 @@ from services.orders.refusals import OrderDone
 ONE = Decimal(1)
 USER, GROUP = "user", "group"
 """Why an order was canceled: its owner wanted it, or it was for the sake of its group."""
+EXCESS, CLOSING, LIQUIDATION = "excess", "closing", "liquidation"
+"""The same: there is less to reduce than it is for, or it was in the way of its position's closing, or of a liquidation."""
+AT_ONCE = frozenset({TimeInForce.IOC, TimeInForce.FOK})
 KILL_SWITCH = "kill_switch/"
 """Before the scope of a switch: why an order was canceled that one was set to cancel."""
 
@@ -369,10 +373,38 @@ def cancel_excess(state: AccountState, instrument_id: str, now: datetime) -> Non
     Those that liquidate go last.
     """
     for side in Side:
-        room = reducible(state, instrument_id, side)
         orders = [order for order in reducing(state, instrument_id, side) if order.state is not State.PENDING_CANCEL]
         orders.sort(key=lambda order: not order.liquidates)
-        while wanted(orders) > room:
-            newest = orders.pop()
-            if newest.at_venue:
-                request_cancel(state, state.orders[newest.order_id], now)
+        cancel_newest(state, orders, reducible(state, instrument_id, side), now, EXCESS)
+
+
+def cancel_newest(state: AccountState, orders: list[Order], room: Decimal, now: datetime, cause: str) -> list[Order]:
+    """Asks to cancel the last of these, until the others are for no more than the room; those whose cancel is under way."""
+    canceled: list[Order] = []
+    while orders and wanted(orders) > room:
+        newest = orders.pop()
+        if newest.at_venue:
+            canceled.append(request_cancel(state, state.orders[newest.order_id], now, cause))
+    return canceled
+
+
+def make_way(state: AccountState, instrument_id: str, side: Side, quantity: Decimal, now: datetime) -> None:
+    """Asks to cancel the newest of the orders that only reduce, until there is room to close so much beside the others.
+
+    Those that liquidate or trade at once stay: what they close is closed. An entry that is still open goes with its legs, for
+    it would go on without them.
+    """
+    found = reducing(state, instrument_id, side)
+    staying = [order for order in found if order.state is not State.PENDING_CANCEL and not gives_way(order)]
+    orders = [order for order in found if order.state is not State.PENDING_CANCEL and gives_way(order)]
+    room = reducible(state, instrument_id, side) - wanted(staying) - quantity
+    for canceled in cancel_newest(state, orders, max(ZERO, room), now, CLOSING):
+        for entry in state.group(canceled):
+            if entry.group_role is GroupRole.ENTRY and entry.state in OPEN:
+                request_cancel(state, entry, now, CLOSING)
+
+
+def gives_way(order: Order) -> bool:
+    """Whether an order that only reduces is canceled for another one that closes: it rests, or waits for its price."""
+    trades_at_once = order.time_in_force in AT_ONCE or (order.limit_price is None and order.trigger_time is not None)
+    return not order.liquidates and not trades_at_once

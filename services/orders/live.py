@@ -264,9 +264,15 @@ def adopt(
     time: datetime,
     now: datetime,
 ) -> Order:
-    """Takes on an order that rests at the venue, with what it may cost set aside even where there is less. Raises IllegalMove."""
+    """Takes on an order that rests at the venue, with what it may cost set aside even where there is less.
+
+    Raises IllegalMove, and InstrumentNotForAccount where an account of its kind trades no such instrument.
+    """
     if order_id in state.orders:
         raise IllegalMove("adopted, and it is there already")
+    margin.check_kind(state.account, instrument)
+    if instrument.perpetual is not None:
+        state.perpetuals.setdefault(instrument.instrument_id, instrument.perpetual)
     order = Order(
         order_id=order_id,
         user_id=state.account.user_id,
@@ -295,6 +301,22 @@ def adopt(
         external_id=external_id,
     )
     return life.noted(state, Kind.WORKING, order, now)
+
+
+def not_adopted(
+    risk_event_id: UUID, account: Account, instrument_id: str, venue_order_id: str, now: datetime
+) -> RiskEvent:
+    """Says that an order its owner adopted stays at the venue alone, for nothing here can stand for its instrument."""
+    return RiskEvent(
+        risk_event_id=risk_event_id,
+        user_id=account.user_id,
+        account_id=account.account_id,
+        kind="not_adopted",
+        limit_name="external_order",
+        value=venue_order_id,
+        instrument_id=instrument_id,
+        time=now,
+    )
 
 
 def set_position(state: AccountState, told: Position, now: datetime) -> Position:

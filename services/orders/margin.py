@@ -25,6 +25,7 @@ from services.orders.domain import (
     AccountState,
     Balance,
     Execution,
+    Exposure,
     GroupRole,
     Instrument,
     Order,
@@ -57,9 +58,14 @@ class Holding:
     """A position that is not flat, at its mark price."""
 
     position: Position
-    perpetual: Perpetual
+    perpetual: Perpetual | None
+    """Its terms; None of an instrument that is not known here, as where nothing is told of it: then nothing has its mark price."""
     mark: Decimal | None
     leverage: int
+
+    def counts_in(self, asset: str) -> bool:
+        """Whether it settles in the asset: without its terms it may."""
+        return self.perpetual is None or self.perpetual.settle_asset == asset
 
     @property
     def notional(self) -> Decimal | None:
@@ -73,13 +79,15 @@ class Holding:
 
     @property
     def initial(self) -> Decimal | None:
-        if self.notional is None:
+        if self.notional is None or self.perpetual is None:
             return None
         return margin.initial_margin(self.notional, Decimal(self.leverage), self.perpetual.margin_tiers)
 
     @property
     def maintenance(self) -> Decimal | None:
-        return None if self.notional is None else margin.maintenance_margin(self.notional, self.perpetual.margin_tiers)
+        if self.notional is None or self.perpetual is None:
+            return None
+        return margin.maintenance_margin(self.notional, self.perpetual.margin_tiers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,19 +160,18 @@ def holdings(
     return [
         Holding(
             position=each,
-            perpetual=perpetuals[each.instrument_id],
-            mark=mark_of(each.instrument_id),
+            perpetual=perpetuals.get(each.instrument_id),
+            mark=mark_of(each.instrument_id) if each.instrument_id in perpetuals else None,
             leverage=account.leverage,
         )
         for each in held
-        if each.instrument_id in perpetuals
     ]
 
 
 def standing(asset: str, balance: Balance | None, held: Sequence[Holding]) -> MarginStanding:
     """Where an account stands in an asset, with what it holds."""
     balance = balance or Balance(asset=asset)
-    own = [each for each in held if each.perpetual.settle_asset == asset]
+    own = [each for each in held if each.counts_in(asset)]
     return MarginStanding(
         asset=asset,
         wallet=balance.total,
@@ -194,12 +201,14 @@ def standing_in(state: AccountState, asset: str, mark_of: MarkOf) -> MarginStand
 def standings(balances: Iterable[Balance], held: Sequence[Holding]) -> list[MarginStanding]:
     """In each asset of which there is something, in the order of their names."""
     kept = {each.asset: each for each in balances}
-    assets = sorted(kept.keys() | {each.perpetual.settle_asset for each in held})
+    assets = sorted(kept.keys() | {each.perpetual.settle_asset for each in held if each.perpetual is not None})
     return [standing(asset, kept.get(asset), held) for asset in assets]
 
 
 def valued(balances: Iterable[Balance], held: Sequence[Holding]) -> list[Balance] | None:
     """Balances with what positions would make at their mark prices; None where one has none."""
+    if any(each.mark is None for each in held):
+        return None
     found = standings(balances, held)
     worth = [Balance(asset=each.asset, total=each.balance) for each in found if each.balance is not None]
     return worth if len(worth) == len(found) else None
@@ -207,11 +216,11 @@ def valued(balances: Iterable[Balance], held: Sequence[Holding]) -> list[Balance
 
 def liquidation_price(holding: Holding, held: Sequence[Holding], wallet: Decimal, step: Decimal) -> Decimal | None:
     """Of one position while all others that settle in its asset stand as they are; None too where one has no mark price."""
+    if holding.perpetual is None:
+        return None
     asset = holding.perpetual.settle_asset
     others = [
-        each
-        for each in held
-        if each.perpetual.settle_asset == asset and each.position.instrument_id != holding.position.instrument_id
+        each for each in held if each.counts_in(asset) and each.position.instrument_id != holding.position.instrument_id
     ]
     maintenance, profit = total(each.maintenance for each in others), total(each.profit for each in others)
     if maintenance is None or profit is None:
@@ -353,6 +362,15 @@ def open_on(state: AccountState, instrument_id: str, side: Side) -> Decimal:
         else:
             found += quantity
     return found + sum(legs.values(), ZERO)
+
+
+def exposure(state: AccountState, instrument_id: str) -> Exposure:
+    """By the positions and orders at hand, with what has just changed in them; two legs count once."""
+    return Exposure(
+        position=held_on(state, instrument_id, Side.BUY),
+        open_buys=open_on(state, instrument_id, Side.BUY),
+        open_sells=open_on(state, instrument_id, Side.SELL),
+    )
 
 
 def more_margin(state: AccountState, instrument_id: str, held: Decimal, quantity: Decimal, price: Decimal) -> Decimal:

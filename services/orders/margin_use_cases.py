@@ -31,7 +31,7 @@ from services.orders.use_cases import Accounts, Market, locked_account
 
 SETTLEMENTS_AT_ONCE = 500
 """Of those that a late fill may correct, read and brought to what they should be at once."""
-LIQUIDATION, INSURANCE = "liquidation", "insurance"
+INSURANCE = "insurance"
 WARNED_FROM = Decimal("0.8")
 """The margin ratio at which the owner is warned."""
 
@@ -78,10 +78,11 @@ class SetLeverage:
         now = self.now()
         held = {name: self.market.quote(name, now) for name, each in state.positions.items() if each.quantity}
         marks = {name: placing.fresh_mark(quote, self.limits) for name, quote in held.items()}
-        for name, mark in marks.items():
-            if mark is None:
-                raise placing.no_fresh_mark(name, held[name], self.limits)
         own = margin.holdings(state.account, state.positions.values(), state.perpetuals, marks.get)
+        for each in own:
+            if each.mark is None:
+                name = each.position.instrument_id
+                raise placing.no_fresh_mark(name, held[name], self.limits)
         for standing in margin.standings(state.balances.values(), own):
             if standing.available is not None and standing.available < ZERO and (standing.initial or standing.reserved):
                 needed, balance = (standing.initial or ZERO) + standing.reserved, standing.balance or ZERO
@@ -222,7 +223,7 @@ class Liquidate:
             for order in state.orders.values()
             if order.reserved_asset == asset and order.state in OPEN and not order.reduce_only
         ]
-        use_cases.cancel_each(state, sorted(named), now)
+        use_cases.cancel_each(state, sorted(named), now, life.LIQUIDATION)
         placed: list[Order] = []
         for position in list(state.positions.values()):
             instrument = self.market.instrument(position.instrument_id)
@@ -256,7 +257,7 @@ class Liquidate:
         )
         if drafted.worst_price is None:
             return None
-        order = replace(drafted, reason=LIQUIDATION, liquidates=True)
+        order = replace(drafted, reason=life.LIQUIDATION, liquidates=True)
         state.add(order.reserved_asset, reserved=order.reserved)
         state.unbacked.add(order.instrument_id)
         order = state.note(Kind.ACCEPTED, order, now)

@@ -54,6 +54,8 @@ CLOCK_SKEW_SECONDS_MAX = 1.0
 LIFETIME_MIN = timedelta(seconds=1)
 """Between the market time of the decision and the time at which an order expires."""
 RESTING = frozenset({TimeInForce.GTC, TimeInForce.DAY, TimeInForce.GTD})
+NAMED_MAX = 3
+"""Of the orders that stand in the way of one, so many are named in its refusal."""
 BRACKET_ORDERS, PAIR_ORDERS = 3, 2
 
 
@@ -293,6 +295,7 @@ def proposal_of(
         reference_price=reference,
         replaced_quantity=replaced,
         orders=orders,
+        reduce_only=order.reduce_only,
     )
 
 
@@ -365,16 +368,23 @@ def notional_objection(quantity: Decimal, price: Decimal, instrument: Instrument
 
 
 def reducing_objections(state: AccountState, order: Order, quantity: Decimal) -> Iterator[Refusal]:
-    """Where there is less to reduce than an order is for, with what others want that only reduce, but for its own group."""
+    """Where there is less to reduce than an order is for, with what others want that only reduce, but for its own group.
+
+    What has been asked to make way for it wants nothing more.
+    """
     others = [
         other
         for other in life.reducing(state, order.instrument_id, order.side)
-        if other.order_id != order.order_id and (other.group_id is None or other.group_id != order.group_id)
+        if other.order_id != order.order_id
+        and (other.group_id is None or other.group_id != order.group_id)
+        and not (other.state is State.PENDING_CANCEL and other.reason == life.CLOSING)
     ]
     room = life.reducible(state, order.instrument_id, order.side) - life.wanted(others)
     if quantity > room:
+        wanting = [str(other.order_id) for other in others if other.at_venue]
+        beside = f" beside {', '.join(wanting[:NAMED_MAX])}" if wanting else ""
         yield NotReducing(
-            "the order is for more than there is to reduce",
+            f"the order is for more than there is to reduce{beside}",
             quantity=plain(quantity),
             reducible=plain(max(ZERO, room)),
         )
@@ -483,6 +493,10 @@ def place_group(
 ) -> list[Order]:
     """Accepts orders that depend on each other, or refuses them all and changes nothing."""
     check_group(kind, tickets)
+    if state.account.is_margin and kind is GroupKind.BRACKET:
+        # Legs leave what the entry has made: with the position gone by other means they must not open the opposite one.
+        entry, *legs = tickets
+        tickets = [entry, *(replace(leg, reduce_only=True) for leg in legs)]
     orders: list[Order] = []
     for number, (ticket, role) in enumerate(zip(tickets, roles(kind, len(tickets)), strict=True)):
         waits = number > 0 and kind is not GroupKind.OCO

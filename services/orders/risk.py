@@ -59,6 +59,8 @@ class Proposal:
     """Of an order that is changed: what of it counts as open already."""
     orders: int = 1
     """How many are placed together; none where one is changed."""
+    reduce_only: bool = False
+    """Whether it only reduces, by the room there is for that: what else is open on its side says nothing of it then."""
 
     @property
     def notional(self) -> Decimal:
@@ -96,16 +98,17 @@ class Weighing:
     def refusals(self, proposal: Proposal, now: datetime) -> Iterator[Refusal]:
         return refusals(self.limits, self.standing, self.exposure, proposal, now)
 
-    def switched_off(self, proposal: Proposal, *, reduce_only: bool) -> Iterator[Refusal]:
-        reducing = reduce_only or reduces(self.standing, self.exposure, proposal)
-        return switched_off(self.standing, reducing=reducing)
+    def switched_off(self, proposal: Proposal) -> Iterator[Refusal]:
+        return switched_off(self.standing, reducing=reduces(self.standing, self.exposure, proposal))
 
     def margins(self, proposal: Proposal) -> Iterator[Margin]:
         return margins(self.limits, self.standing, self.exposure, proposal)
 
 
 def reduces(standing: Standing, exposure: Exposure, proposal: Proposal) -> bool:
-    """Whether all that is open on its side, the order with it, does no more than close the position."""
+    """Whether all that is open on its side, the order with it, does no more than close the position, or it by itself."""
+    if proposal.reduce_only:
+        return True
     if proposal.side is Side.SELL and not standing.short_sales:
         return True
     after = after_all(exposure, proposal)

@@ -68,6 +68,9 @@ def step(
     if last is not None and not rests and (stop_price := followed(order, last, instrument)) != order.stop_price:
         order = replace(order, stop_price=stop_price)
         state.keep(order)
+        if state.account.is_margin:
+            # What it sets aside goes by its stop.
+            state.unbacked.add(order.instrument_id)
     for _ in objections(state, order, instrument, quote, limits, weighing):
         return
     if order.trigger_time is not None:
@@ -167,7 +170,7 @@ def objections(
         yield InstrumentHalted(f"{order.instrument_id} cannot be traded now", instrument_id=order.instrument_id)
     yield from live.objections(state.account, enabled=weighing.live_trading)
     proposal = placing.proposal_of(order, quote, limits, orders=0, replaced=order.open_quantity)
-    yield from weighing.switched_off(proposal, reduce_only=order.reduce_only)
+    yield from weighing.switched_off(proposal)
 
 
 def may_rest(state: AccountState, order: Order) -> bool:

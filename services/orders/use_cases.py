@@ -210,6 +210,7 @@ class Weigh:
         exposure = state.exposures.get(instrument_id) or NOTHING
         quotes: dict[str, Quote | None] = {}
         if account.is_margin:
+            exposure = margin.exposure(state, instrument_id)
             held = {name for name, position in state.positions.items() if position.quantity}
             quotes = {name: self.market.quote(name, now) for name in {instrument_id, *held}}
         return Weighing(limits, standing, exposure, self.market.live_trading, quotes)
@@ -525,6 +526,9 @@ class ClosePosition:
             limit_price=None,
             reduce_only=True,
         )
+        if state.account.is_margin:
+            # Of a cash account a venue's cancel has to be waited for: until then what is to be sold is set aside.
+            life.make_way(state, instrument_id, ticket.side, ticket.quantity, now)
         order = placing.place(
             state,
             ticket,
@@ -769,7 +773,7 @@ def value_margined(
     for position in positions:
         holding, instrument = own.get(position.instrument_id), market.instrument(position.instrument_id)
         price = None
-        if holding is not None and instrument is not None:
+        if holding is not None and holding.perpetual is not None and instrument is not None:
             wallet = wallets.get(holding.perpetual.settle_asset, ZERO)
             price = margin.liquidation_price(holding, held, wallet, instrument.tick_size)
         profit = holding.profit if holding is not None else None

@@ -110,6 +110,22 @@ async def test_an_order_made_by_hand_is_adopted_with_what_is_left_of_it(live: Li
     assert len([one for one in await live.story() if one.startswith("adjusted")]) == 1
 
 
+async def test_an_order_in_what_nobody_knows_is_not_adopted(at_binance: LiveStand, servicer: ExecutionServicer):
+    live = at_binance
+    async with live.connected(reconcile_seconds=0.3):
+        await put_by_hand(live)
+        await live.stand.wait_for_count(1, "external_orders")
+        [found] = await list_external(live, servicer)
+        await live.stand.everything.execute("DELETE FROM instruments")
+        request = execution_pb2.AdoptExternalOrderRequest(
+            request_id=str(uuid7()), external_order_id=found.external_order_id
+        )
+        with as_user(live.trader.user_id), pytest.raises(domain.InstrumentNotFound) as refused:
+            await servicer.AdoptExternalOrder(request, ANY_CONTEXT)
+        assert refused.value.metadata == {"instrument_id": found.instrument_id}
+        assert await list_external(live, servicer) == [found]
+
+
 async def test_an_ignored_order_stays_its_owners_and_is_not_listed(at_binance: LiveStand, servicer: ExecutionServicer):
     live = at_binance
     async with live.connected(reconcile_seconds=0.3):

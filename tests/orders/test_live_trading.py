@@ -12,12 +12,12 @@ import pytest
 from google.protobuf.message import Message
 from redis.asyncio import Redis
 from tradeloom.execution.v1 import events_pb2 as execution_events
-from tradeloom.orders.v1 import events_pb2, live_pb2, live_pb2_grpc, orders_pb2
+from tradeloom.orders.v1 import events_pb2, live_pb2, live_pb2_grpc, orders_pb2, risk_pb2
 from tradeloom.users.v1 import events_pb2 as users_events
 
 from libs.ids import uuid7
 from libs.mesh.wire import time_from_proto, timestamp
-from services.orders import equity_store, store, upkeep
+from services.orders import consumers, equity_store, store, upkeep
 from tests.mesh import Installation, Served, sign_in
 from tests.orders import stand
 from tests.orders.stand import (
@@ -571,6 +571,33 @@ async def test_an_order_that_was_made_by_hand_is_the_accounts_once_it_is_adopted
         orders_pb2.ORDER_EVENT_KIND_CANCELED,
     }
     assert (await owner.balances())["USDT"] == (Decimal(500), Decimal(0))
+
+
+async def test_an_order_that_cannot_be_adopted_holds_up_nobody_and_its_owner_is_told(trading: Live, venue: Venue):
+    owner = trading.owner
+    order = await owner.place(instrument_id=BTC.instrument_id, quantity="1")
+    adopted = execution_events.VenueAdopted(
+        order_id=str(uuid7()),
+        venue_order_id="77",
+        instrument_id="BINANCE:NOBODY",
+        buys=True,
+        quantity=decimal(20),
+        limit_price=decimal(100),
+        # Nobody tells of it any more.
+        time=timestamp(datetime.now(UTC) - consumers.INSTRUMENT_WAIT),
+    )
+    await venue.tell(owner, adopted, accepted(order), filled(order, "1", 100))
+
+    async def is_filled() -> bool:
+        return (await owner.order(order.order_id)).state == orders_pb2.ORDER_STATE_FILLED
+
+    await until(is_filled)
+    assert [each.order_id for each in (await owner.list_orders()).orders] == [order.order_id]
+    asked = risk_pb2.ListRiskEventsRequest(account_id=owner.account_id)
+    events = (await owner.risks.ListRiskEvents(asked, metadata=owner.metadata)).events
+    assert [(each.kind, each.instrument_id, each.value) for each in events] == [
+        (risk_pb2.RISK_EVENT_KIND_NOT_ADOPTED, "BINANCE:NOBODY", "77")
+    ]
 
 
 async def test_what_was_looked_at_before_a_withdrawal_is_no_peak_after_it(

@@ -209,10 +209,17 @@ async def test_a_position_is_opened_turned_and_closed_and_the_portfolio_shows_wh
     await trade(anna, venue, redis, "-0.9", "50000", fee="22.5")
     (position,) = (await anna.portfolio()).positions
     assert (position.quantity.value, position.average_price.value) == ("-0.4", "50000")
+    resting = await sent(anna, redis, perp(anna.account_id, "0.3", "45000", reduce_only=True))
+    await venue.tell(anna, accepted(resting))
     closing = orders_pb2.ClosePositionRequest(request_id="close", account_id=anna.account_id, instrument_id=NAME)
     closed = (await anna.portfolios.ClosePosition(closing, metadata=anna.metadata)).order
     assert (closed.reduce_only, closed.liquidates) == (True, False)
-    await venue.tell(anna, accepted(closed), filled(closed, "0.4", 49_000, fee="9.8"))
+    # What only reduces makes way for it, and what closes the position already does not.
+    resting = await anna.order(resting.order_id)
+    assert (resting.state, resting.reason) == (orders_pb2.ORDER_STATE_PENDING_CANCEL, "closing")
+    closing.request_id = "again"
+    assert await reason(anna.portfolios.ClosePosition(closing, metadata=anna.metadata)) == "NOT_REDUCING"
+    await venue.tell(anna, canceled(resting), accepted(closed), filled(closed, "0.4", 49_000, fee="9.8"))
 
     async def is_flat() -> bool:
         return not (await anna.portfolio()).positions
@@ -340,6 +347,8 @@ async def test_used_up_margin_is_liquidated_once_and_what_is_below_zero_is_made_
     assert (order.side, order.quantity.value) == (orders_pb2.ORDER_SIDE_SELL, "0.9")
     for other in (opening_more, reducing):
         assert (await anna.order(other.order_id)).state == orders_pb2.ORDER_STATE_PENDING_CANCEL
+    assert (await anna.order(opening_more.order_id)).reason == "liquidation"
+    assert (await anna.order(reducing.order_id)).reason == "excess"
     # Nobody has it canceled.
     assert await reason(anna.cancel(order.order_id)) == "ORDER_LIQUIDATES"
     canceling = orders_pb2.CancelAllOrdersRequest(request_id="x", account_id=anna.account_id)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tradeloom/execution/v1/error_reason.proto\x12\x16tradeloom.execution.v1*\xd8\x02\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_VENUE_NOT_FOUND\x10\x01\x12%\n!ERROR_REASON_CREDENTIAL_NOT_FOUND\x10\x02\x12\"\n\x1e\x45RROR_REASON_VENUE_UNAVAILABLE\x10\x03\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_NOT_FOUND\x10\x04\x12)\n%ERROR_REASON_RECONCILIATION_NOT_FOUND\x10\x05\x12)\n%ERROR_REASON_EXTERNAL_ORDER_NOT_FOUND\x10\x06\x12$\n ERROR_REASON_EXTERNAL_ORDER_DONE\x10\x07\x12\x1e\n\x1a\x45RROR_REASON_NOT_CONNECTED\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)tradeloom/execution/v1/error_reason.proto\x12\x16tradeloom.execution.v1*\xff\x02\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_VENUE_NOT_FOUND\x10\x01\x12%\n!ERROR_REASON_CREDENTIAL_NOT_FOUND\x10\x02\x12\"\n\x1e\x45RROR_REASON_VENUE_UNAVAILABLE\x10\x03\x12\"\n\x1e\x45RROR_REASON_ACCOUNT_NOT_FOUND\x10\x04\x12)\n%ERROR_REASON_RECONCILIATION_NOT_FOUND\x10\x05\x12)\n%ERROR_REASON_EXTERNAL_ORDER_NOT_FOUND\x10\x06\x12$\n ERROR_REASON_EXTERNAL_ORDER_DONE\x10\x07\x12\x1e\n\x1a\x45RROR_REASON_NOT_CONNECTED\x10\x08\x12%\n!ERROR_REASON_INSTRUMENT_NOT_FOUND\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tradeloom.execution.v1.erro
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=70
-  _globals['_ERRORREASON']._serialized_end=414
+  _globals['_ERRORREASON']._serialized_end=453
 # @@protoc_insertion_point(module_scope)

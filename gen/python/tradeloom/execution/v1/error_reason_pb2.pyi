@@ -42,6 +42,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the order at the venue was adopted already, or is done. Metadata: external_order_id, state."""
     ERROR_REASON_NOT_CONNECTED: _ErrorReason.ValueType  # 8
     """FAILED_PRECONDITION: the account's venue is not connected. Metadata: account_id."""
+    ERROR_REASON_INSTRUMENT_NOT_FOUND: _ErrorReason.ValueType  # 9
+    """NOT_FOUND: what the order trades is not an instrument that is known here, so that it cannot be adopted. Metadata: instrument_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why execution refuses; the reason in `ErrorInfo` is the name without its prefix."""
@@ -66,4 +68,6 @@ ERROR_REASON_EXTERNAL_ORDER_DONE: ErrorReason.ValueType  # 7
 """FAILED_PRECONDITION: the order at the venue was adopted already, or is done. Metadata: external_order_id, state."""
 ERROR_REASON_NOT_CONNECTED: ErrorReason.ValueType  # 8
 """FAILED_PRECONDITION: the account's venue is not connected. Metadata: account_id."""
+ERROR_REASON_INSTRUMENT_NOT_FOUND: ErrorReason.ValueType  # 9
+"""NOT_FOUND: what the order trades is not an instrument that is known here, so that it cannot be adopted. Metadata: instrument_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -155,7 +155,8 @@ class ExecutionServiceServicer:
 
     def AdoptExternalOrder(self, request, context):
         """Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
-        trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+        trades are the account's, and it can be canceled. INSTRUMENT_NOT_FOUND where nothing is known here of what it
+        trades. Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,8 @@ class ExecutionServiceStub:
     """Lists orders at the venue of one of the caller's accounts that were never sent from here, oldest first."""
     AdoptExternalOrder: _aio.UnaryUnaryMultiCallable[_execution_pb2.AdoptExternalOrderRequest, _execution_pb2.AdoptExternalOrderResponse]
     """Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
-    trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+    trades are the account's, and it can be canceled. INSTRUMENT_NOT_FOUND where nothing is known here of what it
+    trades. Repeating a request_id returns the first answer again.
     """
     IgnoreExternalOrder: _aio.UnaryUnaryMultiCallable[_execution_pb2.IgnoreExternalOrderRequest, _execution_pb2.IgnoreExternalOrderResponse]
     """Leaves an order that was made at the venue by hand to whoever made it; what it trades changes the account's
@@ -133,7 +134,8 @@ class ExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_execution_pb2.AdoptExternalOrderRequest, _abc.Awaitable[_execution_pb2.AdoptExternalOrderResponse]],
     ) -> _abc.Awaitable[_execution_pb2.AdoptExternalOrderResponse]:
         """Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
-        trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+        trades are the account's, and it can be canceled. INSTRUMENT_NOT_FOUND where nothing is known here of what it
+        trades. Repeating a request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

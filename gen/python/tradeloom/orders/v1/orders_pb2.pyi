@@ -138,7 +138,9 @@ class _GroupKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GroupKind.V
     GROUP_KIND_BRACKET: _GroupKind.ValueType  # 3
     """The first enters a position and the other two, of the other side and no more than its quantity, leave
     it: they are HELD, released for what the first has traded each time it trades, and then cancel each
-    other as OCO does. When the first ends with a part traded, they are for that part from then on.
+    other as OCO does. When the first ends with a part traded, they are for that part from then on. Of a
+    margin account the other two only reduce, whatever their reduce_only says: they are canceled as soon as less is held
+    than they are for, and what is left of a position that was closed in part is protected by new ones alone.
     """
 
 class GroupKind(_GroupKind, metaclass=_GroupKindEnumTypeWrapper):
@@ -158,7 +160,9 @@ market order or a trailing stop that buys: what those cost is not known before.
 GROUP_KIND_BRACKET: GroupKind.ValueType  # 3
 """The first enters a position and the other two, of the other side and no more than its quantity, leave
 it: they are HELD, released for what the first has traded each time it trades, and then cancel each
-other as OCO does. When the first ends with a part traded, they are for that part from then on.
+other as OCO does. When the first ends with a part traded, they are for that part from then on. Of a
+margin account the other two only reduce, whatever their reduce_only says: they are canceled as soon as less is held
+than they are for, and what is left of a position that was closed in part is protected by new ones alone.
 """
 Global___GroupKind: _TypeAlias = GroupKind  # noqa: Y015
 
@@ -535,9 +539,11 @@ class Order(_message.Message):
     fee_asset: _builtins.str
     """What the fees are counted in: the quote asset."""
     reason: _builtins.str
-    """Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. "group" where
-    it was canceled for the sake of its group, and "kill_switch/" with the switch's scope, as "kill_switch/account", where
-    a kill switch had it canceled: both also while that is under way.
+    """Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. Of one that was
+    canceled it is "user" where its owner asked for that, else also while that is under way: "group" for the sake of its
+    group, "excess" where it only reduces and there was less left to reduce, "closing" where it was in the way of
+    ClosePosition, "liquidation" where the account's margin was used up, and "kill_switch/" with the switch's scope, as
+    "kill_switch/account", where a kill switch had it canceled.
     """
     revision: _builtins.int
     """The account_sequence of its last change."""

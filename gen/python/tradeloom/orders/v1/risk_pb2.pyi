@@ -133,6 +133,10 @@ class _RiskEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RiskEve
     """The venue of a live margin account holds another quantity of a perpetual future than was known here: value is what it
     holds, bound what was known.
     """
+    RISK_EVENT_KIND_NOT_ADOPTED: _RiskEventKind.ValueType  # 14
+    """An order at the venue that its owner adopted is not followed here, because its instrument is not known here or is not
+    for accounts of this kind: it goes on there, and is canceled there. value is the venue's own id of it.
+    """
 
 class RiskEventKind(_RiskEventKind, metaclass=_RiskEventKindEnumTypeWrapper):
     """What limits, locks or switches did."""
@@ -158,6 +162,10 @@ RISK_EVENT_KIND_LIQUIDATED: RiskEventKind.ValueType  # 11
 RISK_EVENT_KIND_POSITION_SET: RiskEventKind.ValueType  # 12
 """The venue of a live margin account holds another quantity of a perpetual future than was known here: value is what it
 holds, bound what was known.
+"""
+RISK_EVENT_KIND_NOT_ADOPTED: RiskEventKind.ValueType  # 14
+"""An order at the venue that its owner adopted is not followed here, because its instrument is not known here or is not
+for accounts of this kind: it goes on there, and is canceled there. value is the venue's own id of it.
 """
 Global___RiskEventKind: _TypeAlias = RiskEventKind  # noqa: Y015
 
@@ -569,14 +577,16 @@ class RiskEvent(_message.Message):
     """What happened."""
     limit: _builtins.str
     """Which limit, lock or switch, such as "order_notional_max", "lock/drawdown" or "kill_switch/account"; of margin
-    "margin_ratio/" and the settle asset; of what a venue holds "position".
+    "margin_ratio/" and the settle asset; of what a venue holds "position", of an order there "external_order".
     """
     value: _builtins.str
     """Where the account stood, or would have stood with the order."""
     bound: _builtins.str
     """What it may be at most."""
     instrument_id: _builtins.str
-    """What was ordered, where an order was refused, what is being closed, or what the venue holds: instrument_id."""
+    """What was ordered, where an order was refused or not adopted, what is being closed, or what the venue holds:
+    instrument_id.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""

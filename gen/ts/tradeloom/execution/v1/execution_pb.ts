@@ -1275,7 +1275,8 @@ export const ExecutionService: GenService<{
   },
   /**
    * Makes an order that was made at the venue by hand one of the account's: from then on it is followed, its
-   * trades are the account's, and it can be canceled. Repeating a request_id returns the first answer again.
+   * trades are the account's, and it can be canceled. INSTRUMENT_NOT_FOUND where nothing is known here of what it
+   * trades. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.execution.v1.ExecutionService.AdoptExternalOrder
    */

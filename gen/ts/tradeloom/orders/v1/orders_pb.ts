@@ -120,9 +120,11 @@ export type Order = Message<"tradeloom.orders.v1.Order"> & {
   feeAsset: string;
 
   /**
-   * Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. "group" where
-   * it was canceled for the sake of its group, and "kill_switch/" with the switch's scope, as "kill_switch/account", where
-   * a kill switch had it canceled: both also while that is under way.
+   * Why it was rejected, canceled or expired, or "liquidation" of an order that liquidates; empty otherwise. Of one that was
+   * canceled it is "user" where its owner asked for that, else also while that is under way: "group" for the sake of its
+   * group, "excess" where it only reduces and there was less left to reduce, "closing" where it was in the way of
+   * ClosePosition, "liquidation" where the account's margin was used up, and "kill_switch/" with the switch's scope, as
+   * "kill_switch/account", where a kill switch had it canceled.
    *
    * @generated from field: string reason = 14;
    */
@@ -2875,7 +2877,9 @@ export enum GroupKind {
   /**
    * The first enters a position and the other two, of the other side and no more than its quantity, leave
    * it: they are HELD, released for what the first has traded each time it trades, and then cancel each
-   * other as OCO does. When the first ends with a part traded, they are for that part from then on.
+   * other as OCO does. When the first ends with a part traded, they are for that part from then on. Of a
+   * margin account the other two only reduce, whatever their reduce_only says: they are canceled as soon as less is held
+   * than they are for, and what is left of a position that was closed in part is protected by new ones alone.
    *
    * @generated from enum value: GROUP_KIND_BRACKET = 3;
    */
@@ -3527,9 +3531,10 @@ export const PortfolioService: GenService<{
     output: typeof ListPositionsResponseSchema;
   },
   /**
-   * Closes a position, or a part of it, by a reduce-only market order. Other open orders stay: where they
-   * have set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer
-   * again.
+   * Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
+   * and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
+   * protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
+   * set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.orders.v1.PortfolioService.ClosePosition
    */

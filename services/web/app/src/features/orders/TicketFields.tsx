@@ -128,7 +128,7 @@ export function TermFields({ takesBracket, ...editing }: Editing & { takesBracke
         )}
         <Choice label="Reduce only" title="Only makes the position smaller" of="reduceOnly" {...editing} />
         {takesBracket && (
-          <Choice label="Take profit and stop loss" title="Two more orders leave the position that this one makes" of="hasBracket" {...editing} />
+          <Choice label="Take profit and stop loss" title="Two more orders leave the position that this one makes; on a margin account they do nothing but reduce" of="hasBracket" {...editing} />
         )}
       </Stack>
       {draft.hasBracket && (

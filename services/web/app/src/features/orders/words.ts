@@ -100,6 +100,9 @@ const REASONS: Record<string, string> = {
   day: "The trading day ended.",
   gtd: "Its time ran out.",
   group: "The other orders of its group ended it.",
+  excess: "There was less left to reduce than it was for.",
+  closing: "It made way for closing the position.",
+  liquidation: "The margin was used up.",
   instrument_changed: "The instrument changed.",
 };
 

@@ -60,8 +60,9 @@ export function ClosePosition({ position }: { position: Position }) {
       >
         <Stack gap="sm">
           <span>
-            You hold {shown(position.quantity?.value, 0)}. An order that only reduces trades it at the market's price; what open orders have set
-            aside stays, so cancel those first.
+            You hold {shown(position.quantity?.value, 0)}. An order that only reduces trades it at the market's price. On a margin account orders
+            that only reduce, such as the legs of a bracket, are canceled for it where they leave no room; on a cash account what open orders
+            have set aside stays, so cancel those first.
           </span>
           <TextInput
             label="Only so much of it"

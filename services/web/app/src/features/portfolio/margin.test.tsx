@@ -83,4 +83,6 @@ test("what came of an account's margin is said in words", () => {
   expect(text(RiskEventKind.LIQUIDATED, "USED_UP")).toBe("all margin in USDT is used up");
   const set = create(RiskEventSchema, { kind: RiskEventKind.POSITION_SET, limit: "position", value: "0.3", bound: "0.5" });
   expect(eventText(set)).toBe("the venue holds 0.3, 0.5 was known here");
+  const left = create(RiskEventSchema, { kind: RiskEventKind.NOT_ADOPTED, limit: "external_order", value: "77" });
+  expect(eventText(left)).toBe("order 77 goes on at the venue and is not followed here; cancel it there");
 });

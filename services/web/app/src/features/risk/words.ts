@@ -33,6 +33,7 @@ export const EVENT_KINDS: Record<RiskEventKind, { label: string; color: string }
   [RiskEventKind.SWITCHED]: { label: "Kill switch set", color: "yellow" },
   [RiskEventKind.MARGIN_WARNED]: { label: "Margin nearly used up", color: "orange" },
   [RiskEventKind.LIQUIDATED]: { label: "Liquidated", color: "red" },
+  [RiskEventKind.NOT_ADOPTED]: { label: "Order not adopted", color: "red" },
   [RiskEventKind.POSITION_SET]: { label: "Position as the venue has it", color: "yellow" },
 };
 
@@ -44,6 +45,7 @@ export function eventText({ kind, limit, value, bound }: RiskEvent): string {
     return value === "USED_UP" ? `all margin in ${asset} is used up` : `margin ratio in ${asset}: ${shown(value, 2, 4)}, at 1 all is liquidated`;
   }
   if (kind === RiskEventKind.POSITION_SET) return `the venue holds ${shown(value, 0)}, ${shown(bound, 0)} was known here`;
+  if (kind === RiskEventKind.NOT_ADOPTED) return `order ${value} goes on at the venue and is not followed here; cancel it there`;
   const what = limit.includes("/") ? haltText(limit) : limitText(limit);
   if (kind === RiskEventKind.SWITCHED) return `${what}: ${value.toLowerCase().replace("_", " ")}`;
   if (limit.includes("/") || value === "") return what;
