@@ -35,6 +35,12 @@ class Unopened:
 
 BINANCE, KRAKEN = Unopened(BinancePort), Unopened(KrakenPort)
 
+
+def test_binance_says_that_a_stop_is_reached_in_words_of_their_own():
+    said = [(-2010, "Stop price would trigger immediately."), (-2010, "Account has insufficient balance."), (-1013, "")]
+    assert [BINANCE.port.is_reached(Answered(400, str(code), words)) for code, words in said] == [True, False, False]
+
+
 # In Binance's own words, from its list of errors; and whether an order may be there all the same.
 BINANCE_SAYS = [
     (500, None, None, UNKNOWN),

@@ -364,6 +364,66 @@ def test_nothing_is_sent_while_it_is_not_known_what_became_of_the_other():
     assert sent(state, profit) == []
 
 
+def give_back(state: AccountState, order: Order, now: datetime, *, reached: bool = False) -> None:
+    """As the consumer does where execution says so."""
+    order = now_of(state, order)
+    assert triggers.comes_back(state.account, order)
+    triggers.take_back(state, order, "it could not be sent in time", now, stop_reached=now if reached else None)
+
+
+def test_a_stop_that_could_not_be_sent_waits_here_and_is_tried_again_and_the_other_leg_does_not_go_alone():
+    state = account(BTC="0")
+    entry, profit, stop = bracket(state)
+    fill(state, entry, "1")
+    pass_time(state, "101")
+    give_back(state, stop, NOW + SECOND)
+    waits = now_of(state, stop)
+    assert (waits.state, waits.triggers_here, waits.reason) == (State.HELD, True, "it could not be sent in time")
+    # Not at once, and nothing in its stead.
+    assert pass_time(state, "101", NOW + 2 * SECOND) == []
+    assert pass_time(state, "101", NOW + 6 * SECOND) == [(Kind.RELEASED, State.PENDING_NEW)]
+    again = now_of(state, stop)
+    assert (again.triggers_here, again.reason, len(sent(state, stop)), sent(state, profit)) == (False, "", 2, [])
+    # Once its venue has it, and once it is back and its price is reached.
+    give_back(state, stop, NOW + 7 * SECOND)
+    assert pass_time(state, "94", NOW + 12 * SECOND) == TRIGGERED_AND_SENT
+    give_back(state, stop, NOW + 13 * SECOND)
+    assert pass_time(state, "94", NOW + 18 * SECOND) == [(Kind.RELEASED, State.PENDING_NEW)]
+    assert now_of(state, stop).trigger_time is not None
+
+
+def test_a_stop_that_its_venue_says_is_reached_goes_there_as_a_market_order():
+    state = account(BTC="0")
+    entry, profit, stop = bracket(state)
+    fill(state, entry, "1")
+    pass_time(state, "101")
+    give_back(state, stop, NOW + SECOND, reached=True)
+    assert story(state.events[-2:]) == [(Kind.RETURNED, State.HELD), (Kind.TRIGGERED, State.HELD)]
+    assert pass_time(state, "101") == [(Kind.RELEASED, State.PENDING_NEW)]
+    assert now_of(state, stop).triggers_here
+    assert sent(state, profit) == []
+
+
+MARKET = replace(asked(OrderType.MARKET), time_in_force=TimeInForce.IOC)
+BREAKOUT = asked(OrderType.STOP, Side.BUY, stop_price=D(110))
+
+
+@pytest.mark.parametrize("opens", [ENTRY, BREAKOUT, PROFIT, MARKET])
+def test_what_opens_or_is_to_trade_at_once_keeps_its_time_to_be_sent_before(opens: Ticket):
+    state = account()
+    order = place(state, opens)
+    assert order.state is State.PENDING_NEW
+    assert not triggers.comes_back(state.account, order)
+
+
+def test_what_its_owner_has_canceled_or_its_venue_may_have_does_not_come_back():
+    state = account()
+    first, second = place(state, STOP), place(state, STOP)
+    assert triggers.comes_back(state.account, first)
+    assert not triggers.comes_back(state.account, life.request_cancel(state, first, NOW))
+    assert not triggers.comes_back(state.account, life.apply_unknown(state, second, NOW))
+
+
 def test_a_leg_that_is_alone_goes_to_the_venue():
     state = account(BTC="0")
     entry, profit, stop = bracket(state)
@@ -611,6 +671,14 @@ class Races(RuleBasedStateMachine):
                     self.venue[order.order_id].is_open = False
         except IllegalMove:
             return
+        self.look()
+
+    @rule(number=st.integers(0, 2), reached=st.booleans())
+    def send_nothing(self, number: int, reached: bool) -> None:
+        order = self.some(number)
+        if order is not None and triggers.comes_back(self.state.account, order):
+            del self.venue[order.order_id]
+            give_back(self.state, order, self.now, reached=reached)
         self.look()
 
     @rule(number=st.integers(0, 2))

@@ -21,7 +21,7 @@ from services.execution import store as common
 from services.execution.domain import Funding, LiveAccount, Order, Position, Replacement, State, Unknown
 from services.execution.live import news, projections, store
 from services.execution.live.news import Change, News, Standing, Walk
-from services.execution.venues.port import Card, Replacing, Ticket, VenueFill
+from services.execution.venues.port import Card, Replacing, VenueFill
 
 INSTRUMENT_SECONDS = 1.0
 """So long an order waits at a time for its instrument to become known here."""
@@ -161,9 +161,16 @@ class Records:
             if standing.cancel_asked:
                 await store.save_walk(rows, order, news.canceled_unsent(standing, standing.now_ns))
                 return None
+            if order.venue != self.account.venue:
+                elsewhere = f"the account is at {self.account.venue}"
+                await store.save_walk(rows, order, news.rejected(standing, elsewhere, standing.now_ns))
+                return None
             leave = await projections.find_leave(rows, order)
-            if objection := self._objection(order, leave, news.ticket_of(order)):
-                await store.save_walk(rows, order, news.rejected(standing, objection, standing.now_ns))
+            if objection := self._objection(order, leave):
+                await store.save_walk(rows, order, news.rejected(standing, objection, standing.now_ns, not_sent=True))
+                return None
+            if refused := self.card.refusal(news.ticket_of(order)):
+                await store.save_walk(rows, order, news.rejected(standing, refused.words, standing.now_ns))
                 return None
             if not await common.find_instruments(rows, [order.instrument_id]):
                 await store.put_back(rows, order_id, INSTRUMENT_SECONDS)
@@ -173,15 +180,11 @@ class Records:
             await store.name_order(rows, sending, sending.client_order_id)
             return sending
 
-    def _objection(self, order: Order, leave: projections.Leave, ticket: Ticket) -> str:
+    def _objection(self, order: Order, leave: projections.Leave) -> str:
+        """Why it may not be sent now, and may be another time."""
         if projections.is_late(order, leave):
             return LATE
-        if order.venue != self.account.venue:
-            return f"the account is at {self.account.venue}"
-        if objection := projections.objection(order, leave, self.account):
-            return objection
-        refused = self.card.refusal(ticket)
-        return refused.words if refused else ""
+        return projections.objection(order, leave, self.account)
 
     async def put_back(self, order_id: UUID, seconds: float) -> None:
         """The venue certainly did not take the order, and will another time."""
@@ -201,9 +204,11 @@ class Records:
             walk.order = replace(walk.order, send_time=common.time_from_ns(standing.now_ns), reason=why)
             await store.save_walk(rows, standing.order, walk)
 
-    async def refuse(self, order_id: UUID, reason: str) -> None:
+    async def refuse(self, order_id: UUID, reason: str, *, stop_reached: bool = False) -> None:
         """The venue certainly does not have the order."""
-        await self._apply(order_id, lambda standing: news.rejected(standing, reason, standing.now_ns))
+        await self._apply(
+            order_id, lambda standing: news.rejected(standing, reason, standing.now_ns, stop_reached=stop_reached)
+        )
 
     async def take_back_unsent(self, order_id: UUID) -> None:
         await self._apply(order_id, lambda standing: news.canceled_unsent(standing, standing.now_ns))
@@ -340,6 +345,6 @@ async def give_up_late(database: Database, count_max: int) -> int:
             if standing.cancel_asked:
                 walk = news.canceled_unsent(standing, standing.now_ns)
             else:
-                walk = news.rejected(standing, LATE, standing.now_ns)
+                walk = news.rejected(standing, LATE, standing.now_ns, not_sent=True)
             await store.save_walk(rows, standing.order, walk)
     return len(late)

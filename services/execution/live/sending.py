@@ -65,8 +65,8 @@ class Sending:
             case Done():
                 learned = await self.records.learn(News.placed(order.client_order_id, outcome, time.time_ns()))
                 return await self.made_whole(learned)
-            case Refused(words=words, code=code):
-                await self.records.refuse(order_id, words or code)
+            case Refused(words=words, code=code, stop_reached=stop_reached):
+                await self.records.refuse(order_id, words or code, stop_reached=stop_reached)
             case NotNow(retry_after_seconds=seconds):
                 await self.records.put_back(order_id, seconds)
             case Unknown(why=why):

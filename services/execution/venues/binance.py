@@ -126,6 +126,8 @@ NOT_NOW = frozenset(
 )
 OF_ACCOUNT = frozenset({"-1015", WRONG_TIME})
 """Of those, what one account did: the others go on."""
+WOULD_TRIGGER = "would trigger immediately"
+"""Words by which -2010 says that a stop is reached already."""
 DUPLICATE = "duplicate"
 """A word by which -2010 says that an order of that id is there."""
 
@@ -268,6 +270,9 @@ class BinancePort(CcxtPort):
         if said.code in REFUSED and DUPLICATE not in said.words.lower():
             return Verdict.REFUSED
         return Verdict.UNKNOWN
+
+    def is_reached(self, said: Answered) -> bool:
+        return said.code == "-2010" and WOULD_TRIGGER in said.words.lower()
 
     def is_of_address(self, said: Answered) -> bool:
         return said.code not in OF_ACCOUNT

@@ -206,6 +206,8 @@ REFUSED = frozenset(
         AS_ASKED_ALREADY,
     }
 )
+WOULD_TRIGGER = frozenset({"-2021", "-4142"})
+"""Of those: its stop is reached already."""
 # And of one that it did not take, and would another time.
 NOT_NOW = frozenset(
     {
@@ -520,6 +522,9 @@ class BinanceFuturesPort(CcxtPort):
         if said.code in NOT_NOW:
             return Verdict.NOT_NOW
         return Verdict.REFUSED if said.code in REFUSED else Verdict.UNKNOWN
+
+    def is_reached(self, said: Answered) -> bool:
+        return said.code in WOULD_TRIGGER
 
     def is_of_address(self, said: Answered) -> bool:
         return said.code not in OF_ACCOUNT

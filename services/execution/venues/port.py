@@ -159,6 +159,8 @@ class Refused:
     words: str
     ended: VenueOrder | None = None
     """Of a replacement: the order that the venue took back before it refused the one in its place."""
+    stop_reached: bool = False
+    """Whether it was refused because its stop is reached already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

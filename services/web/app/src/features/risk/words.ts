@@ -34,6 +34,7 @@ export const EVENT_KINDS: Record<RiskEventKind, { label: string; color: string }
   [RiskEventKind.MARGIN_WARNED]: { label: "Margin nearly used up", color: "orange" },
   [RiskEventKind.LIQUIDATED]: { label: "Liquidated", color: "red" },
   [RiskEventKind.POSITION_SET]: { label: "Position as the venue has it", color: "yellow" },
+  [RiskEventKind.NOT_SENT]: { label: "Order could not be sent", color: "orange" },
 };
 
 /** Such as "value of one order: 12,000 of at most 10,000". */
@@ -44,6 +45,7 @@ export function eventText({ kind, limit, value, bound }: RiskEvent): string {
     return value === "USED_UP" ? `all margin in ${asset} is used up` : `margin ratio in ${asset}: ${shown(value, 2, 4)}, at 1 all is liquidated`;
   }
   if (kind === RiskEventKind.POSITION_SET) return `the venue holds ${shown(value, 0)}, ${shown(bound, 0)} was known here`;
+  if (kind === RiskEventKind.NOT_SENT) return `${value}; it waits here to be tried again`;
   const what = limit.includes("/") ? haltText(limit) : limitText(limit);
   if (kind === RiskEventKind.SWITCHED) return `${what}: ${value.toLowerCase().replace("_", " ")}`;
   if (limit.includes("/") || value === "") return what;
