@@ -4,9 +4,12 @@ What a venue has no such order for is refused, or waits here for its price and i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import Enum
+from typing import Any
+
+from libs.money import ZERO, is_multiple
 
 PERPETUAL = "-PERP"
 """Ends the id of a perpetual future, so that it is another instrument than what it is a future of."""
@@ -49,6 +52,8 @@ class Native:
     trails_by_amount: bool
     trails_by_fraction: bool
     trail_fraction_max: Decimal = Decimal(1)
+    trail_fraction_step: Decimal | None = None
+    """It trails by a whole number of these, and by one at least; None where it trails by any fraction."""
 
     def lacks(
         self,
@@ -68,9 +73,19 @@ class Native:
             return "such orders that may only rest"
         if trail_amount is not None and not self.trails_by_amount:
             return "stops that trail by an amount"
-        if trail_fraction is not None and not (self.trails_by_fraction and trail_fraction <= self.trail_fraction_max):
+        if trail_fraction is not None and not self._trails_by(trail_fraction):
             return "stops that trail by such a fraction"
         return ""
+
+    def _trails_by(self, fraction: Decimal) -> bool:
+        step = self.trail_fraction_step
+        fits = step is None or is_multiple(fraction, step)
+        return self.trails_by_fraction and fits and ZERO < fraction <= self.trail_fraction_max
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of this by name, for what tells more of a venue."""
+        return {field.name: getattr(self, field.name) for field in fields(Native)}
 
 
 def at_venue(
@@ -84,6 +99,7 @@ def at_venue(
 
 
 GTC, IOC, FOK, GTD = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK, TimeInForce.GTD
+BASIS_POINT = Decimal("0.0001")
 RESTING = tuple(order_type for order_type in OrderType if order_type is not OrderType.MARKET)
 
 BINANCE = Native(
@@ -105,6 +121,7 @@ BINANCE = Native(
     trails_by_amount=False,
     trails_by_fraction=True,
     trail_fraction_max=Decimal("0.2"),
+    trail_fraction_step=BASIS_POINT,
 )
 BINANCE_PERPETUALS = Native(
     venue="BINANCE",
@@ -120,6 +137,7 @@ BINANCE_PERPETUALS = Native(
     trails_by_amount=False,
     trails_by_fraction=True,
     trail_fraction_max=Decimal("0.1"),
+    trail_fraction_step=10 * BASIS_POINT,
 )
 KRAKEN = Native(
     venue="KRAKEN",

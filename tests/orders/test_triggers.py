@@ -135,9 +135,10 @@ TRIGGERED_AND_SENT = [(Kind.TRIGGERED, State.HELD), (Kind.RELEASED, State.PENDIN
         (asked(OrderType.TAKE_PROFIT, stop_price=D(105)), False),
         (asked(OrderType.TAKE_PROFIT, stop_price=D(105), price="104"), False),
         (BY_PERCENT, False),
-        # Binance trails by no amount, by a fifth at most, and ends no order by time.
+        # Binance trails by no amount, by whole basis points, by a fifth at most, and ends no order by time.
         (TRAILING, True),
         (asked(OrderType.TRAILING_STOP, trail=Trail(percent=D(21))), True),
+        (asked(OrderType.TRAILING_STOP, trail=Trail(percent=D("0.255"))), True),
         (replace(STOP, time_in_force=TimeInForce.DAY), True),
         (replace(BY_PERCENT, time_in_force=TimeInForce.GTD, expire_time=NOW + timedelta(days=1)), True),
     ],
@@ -150,6 +151,12 @@ def test_an_order_waits_here_only_where_its_venue_has_none_like_it(wanted: Ticke
     assert (accepted.send_before is None) is here
     # It is as open as at a venue, and has set the same aside.
     assert (order.open_quantity, order.reserved) == (D(1), D(1))
+
+
+@pytest.mark.parametrize(("percent", "here"), [("0.1", False), ("0.3", False), ("0.25", True), ("0.05", True)])
+def test_of_perpetual_futures_binance_trails_by_whole_tenths_of_a_percent(percent: str, here: bool):
+    order = place(account(), asked(OrderType.TRAILING_STOP, trail=Trail(percent=D(percent))))
+    assert bool(live.lacks("BINANCE", replace(order, instrument_id="BINANCE:BTCUSDT-PERP"))) is here
 
 
 def test_a_stop_is_sent_once_when_its_price_is_reached():

@@ -62,12 +62,8 @@ PAUSE_SECONDS = 5.0
 PERCENT = Decimal(100)
 
 CARD = Card(
-    venue=VENUE,
+    **native.KRAKEN.facts,
     is_proved=True,
-    takes=native.KRAKEN.takes,
-    post_only=native.KRAKEN.post_only,
-    trails_by_amount=native.KRAKEN.trails_by_amount,
-    trails_by_fraction=native.KRAKEN.trails_by_fraction,
     replacing=Replacing.AMENDS,
     has_stream=True,
     validity_seconds=DEADLINE_SECONDS_MAX + LEEWAY_SECONDS,
