@@ -54,6 +54,10 @@ class Native:
     trail_fraction_max: Decimal = Decimal(1)
     trail_fraction_step: Decimal | None = None
     """It trails by a whole number of these, and by one at least; None where it trails by any fraction."""
+    changes: frozenset[OrderType] = frozenset()
+    """Orders of these types that rest there can be changed."""
+    changes_traded: bool = False
+    """Also once they have traded in part."""
 
     def lacks(
         self,
@@ -76,6 +80,12 @@ class Native:
         if trail_fraction is not None and not self._trails_by(trail_fraction):
             return "stops that trail by such a fraction"
         return ""
+
+    def changes_no(self, order_type: OrderType, *, has_traded: bool) -> str:
+        """Of what the venue changes none, in words, where it does not change such an order; empty if it does."""
+        if order_type not in self.changes:
+            return f"{order_type.value} orders"
+        return "order that has traded" if has_traded and not self.changes_traded else ""
 
     def _trails_by(self, fraction: Decimal) -> bool:
         step = self.trail_fraction_step
@@ -122,6 +132,8 @@ BINANCE = Native(
     trails_by_fraction=True,
     trail_fraction_max=Decimal("0.2"),
     trail_fraction_step=BASIS_POINT,
+    # By another order in its place: as much again could trade before the cancel.
+    changes=frozenset(RESTING),
 )
 BINANCE_PERPETUALS = Native(
     venue="BINANCE",
@@ -138,6 +150,8 @@ BINANCE_PERPETUALS = Native(
     trails_by_fraction=True,
     trail_fraction_max=Decimal("0.1"),
     trail_fraction_step=10 * BASIS_POINT,
+    changes=frozenset({OrderType.LIMIT}),
+    changes_traded=True,
 )
 KRAKEN = Native(
     venue="KRAKEN",
@@ -148,6 +162,8 @@ KRAKEN = Native(
     post_only=True,
     trails_by_amount=True,
     trails_by_fraction=True,
+    changes=frozenset(RESTING) - {OrderType.TRAILING_STOP},
+    changes_traded=True,
 )
 KNOWN: Mapping[tuple[str, bool], Native] = {
     ("BINANCE", False): BINANCE,

@@ -246,6 +246,54 @@ def test_what_the_venue_has_natively_is_not_changed_into_what_it_has_not():
     assert found.value.reason == "NOT_TAKEN_BY_VENUE"
 
 
+def test_an_order_that_its_venue_does_not_change_stays_as_it_is():
+    state = account()
+    order = life.apply_working(state, place(state, PROFIT), NOW)
+    fill(state, order, "0.4")
+    before, events = now_of(state, order), len(state.events)
+    change = Replacement(client_order_id=uuid7(), limit_price=D(111))
+    with pytest.raises(Refusal) as found:
+        replacing.replace_order(state, before, change, **known_of(state))
+    assert found.value.reason == "NOT_REPLACEABLE"
+    assert (now_of(state, order), len(state.events)) == (before, events)
+
+
+PERPETUAL = {"instrument_id": "BINANCE:BTCUSDT-PERP"}
+
+
+@pytest.mark.parametrize(
+    ("venue", "wanted", "as_it_is_there", "words"),
+    [
+        ("BINANCE", STOP, {}, ""),
+        ("BINANCE", BY_PERCENT, {}, ""),
+        ("BINANCE", PROFIT, PERPETUAL, ""),
+        ("BINANCE", PROFIT, {**PERPETUAL, "filled_quantity": D("0.4")}, ""),
+        ("BINANCE", STOP, PERPETUAL, "BINANCE changes no stop_limit orders"),
+        ("BINANCE", BY_PERCENT, PERPETUAL, "BINANCE changes no trailing_stop orders"),
+        # What was triggered here is a limit order there.
+        (
+            "BINANCE",
+            asked(OrderType.STOP_LIMIT, price="94", stop_price=D(95)),
+            {**PERPETUAL, "triggers_here": True},
+            "",
+        ),
+        ("KRAKEN", STOP, {"filled_quantity": D("0.4")}, ""),
+        ("KRAKEN", BY_PERCENT, {}, "KRAKEN changes no trailing_stop orders"),
+        ("OKX", PROFIT, {}, "OKX changes no limit orders"),
+    ],
+)
+def test_what_a_venue_does_not_change_is_refused_before_it_is_asked(
+    venue: str, wanted: Ticket, as_it_is_there: dict[str, Any], words: str
+):
+    order = replace(place(account(), wanted), **as_it_is_there)
+    if not words:
+        replacing.check_changes(venue, order)
+        return
+    with pytest.raises(Refusal) as found:
+        replacing.check_changes(venue, order)
+    assert (found.value.reason, str(found.value)) == ("NOT_TAKEN_BY_VENUE", words)
+
+
 def test_nothing_is_sent_while_trading_is_halted_and_what_trails_trails_on():
     state = account()
     order = place(state, TRAILING)

@@ -165,10 +165,8 @@ class BinancePort(CcxtPort):
 
         An order that has traded is not replaced: as much again could trade before the cancel, and would be bought twice.
         """
-        if refused := CARD.refusal(ticket):
+        if refused := CARD.change_refusal(working, ticket):
             return refused
-        if working.filled_quantity:
-            return Refused(code=NOT_NATIVE, words=f"{VENUE} replaces no order that has traded")
         if ticket.client_order_id == working.client_order_id:
             return Refused(code=NOT_NATIVE, words=f"{VENUE} replaces an order by one with another id")
         params = {

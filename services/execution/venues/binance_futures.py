@@ -325,9 +325,9 @@ class BinanceFuturesPort(CcxtPort):
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         """Of limit orders alone; the quantity is that of all of it, and what has traded by then is part of it."""
-        if refused := CARD.refusal(ticket):
+        if refused := CARD.change_refusal(working, ticket):
             return refused
-        if ticket.order_type is not OrderType.LIMIT or working.venue_order_id.endswith(WAITS):
+        if working.venue_order_id.endswith(WAITS):
             return Refused(code=NOT_NATIVE, words=f"{VENUE} changes limit orders of futures alone")
         if ticket.client_order_id != working.client_order_id or ticket.limit_price is None:
             return Refused(code=NOT_NATIVE, words=f"{VENUE} changes an order of futures under the id that it has")

@@ -179,12 +179,10 @@ class KrakenPort(CcxtPort):
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         """In place: the order keeps its fills, so that the new quantity is exact whatever trades meanwhile."""
-        if refused := CARD.refusal(ticket):
+        if refused := CARD.change_refusal(working, ticket):
             return refused
         if ticket.client_order_id != working.client_order_id:
             return Refused(code=NOT_NATIVE, words=f"{VENUE} amends an order under its own id")
-        if ticket.order_type is OrderType.TRAILING_STOP:
-            return Refused(code=NOT_NATIVE, words=f"{VENUE} amends no stops that trail")
         params = {"cl_ord_id": ticket.client_order_id, "order_qty": plain(ticket.quantity), "deadline": deadline()}
         if ticket.limit_price is not None:
             params["limit_price"] = plain(ticket.limit_price)

@@ -280,6 +280,13 @@ class Card(Native):
             )
         return Refused(code=NOT_NATIVE, words=f"{self.venue} has no {words}") if words else None
 
+    def change_refusal(self, working: VenueOrder, ticket: Ticket) -> Refused | None:
+        """Why the venue cannot make the order that rests there what the ticket says; None if it can."""
+        words = self.changes_no(ticket.order_type, has_traded=bool(working.filled_quantity))
+        if words:
+            return Refused(code=NOT_NATIVE, words=f"{self.venue} changes no {words}")
+        return self.refusal(ticket)
+
 
 class VenuePort(Protocol):
     """One account at a venue. A question that is not answered raises VenueUnavailable, one that is refused VenueRefused.

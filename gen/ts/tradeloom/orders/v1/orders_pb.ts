@@ -3403,7 +3403,8 @@ export const OrderService: GenService<{
   /**
    * Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
    * may still fill as it was, and has the more of both set aside. What is HELD is changed at once, until its
-   * price was reached. Repeating a request_id returns the first answer again.
+   * price was reached. What the account's venue does not change is refused with NOT_TAKEN_BY_VENUE: of perpetual futures at
+   * Binance all but limit orders, at Kraken stops that trail. Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.orders.v1.OrderService.ReplaceOrder
    */
