@@ -151,8 +151,11 @@ class Records:
 
     # Sending.
 
-    async def begin(self, order_id: UUID) -> Order | None:
-        """Moves an order from INTENDED to SENDING, after which it is sent once; None where it is not to be sent now."""
+    async def begin(self, order_id: UUID, unfit: str) -> Order | None:
+        """Moves an order from INTENDED to SENDING, after which it is sent once; None where it is not to be sent now.
+
+        unfit is why only what reduces is, empty where anything may be.
+        """
         async with self.transaction() as rows:
             standing = await store.lock_standing(rows, order_id)
             if standing is None or standing.order.state is not State.INTENDED:
@@ -166,7 +169,7 @@ class Records:
                 await store.save_walk(rows, order, news.rejected(standing, elsewhere, standing.now_ns))
                 return None
             leave = await projections.find_leave(rows, order)
-            if objection := self._objection(order, leave):
+            if objection := self._objection(order, leave, unfit):
                 await store.save_walk(rows, order, news.rejected(standing, objection, standing.now_ns, not_sent=True))
                 return None
             if refused := self.card.refusal(news.ticket_of(order)):
@@ -180,11 +183,11 @@ class Records:
             await store.name_order(rows, sending, sending.client_order_id)
             return sending
 
-    def _objection(self, order: Order, leave: projections.Leave) -> str:
+    def _objection(self, order: Order, leave: projections.Leave, unfit: str) -> str:
         """Why it may not be sent now, and may be another time."""
         if projections.is_late(order, leave):
             return LATE
-        return projections.objection(order, leave, self.account)
+        return projections.objection(order, leave, self.account, unfit)
 
     async def put_back(self, order_id: UUID, seconds: float) -> None:
         """The venue certainly did not take the order, and will another time."""
@@ -221,7 +224,7 @@ class Records:
 
     # Changing.
 
-    async def begin_change(self, order_id: UUID) -> tuple[Order, Order, Change] | None:
+    async def begin_change(self, order_id: UUID, unfit: str) -> tuple[Order, Order, Change] | None:
         """The order as it is, as it is to be, and the change, which is sent once after this; None where none is to be."""
         async with self.transaction() as rows:
             standing = await store.lock_standing(rows, order_id)
@@ -230,7 +233,7 @@ class Records:
             order, change = standing.order, standing.changes[0]
             if order.is_open and order.state is not State.WORKING:
                 return None
-            objection, changed = await self._change_objection(rows, standing, change.replacement)
+            objection, changed = await self._change_objection(rows, standing, change.replacement, unfit)
             if objection:
                 walk = news.change_rejected(standing, change.client_order_id, objection, standing.now_ns)
                 await store.save_walk(rows, order, walk)
@@ -241,7 +244,7 @@ class Records:
             return order, changed, change
 
     async def _change_objection(
-        self, rows: Connection, standing: Standing, replacement: Replacement
+        self, rows: Connection, standing: Standing, replacement: Replacement, unfit: str
     ) -> tuple[str, Order]:
         order = standing.order
         if not order.is_open:
@@ -251,7 +254,7 @@ class Records:
         leave = await projections.find_leave(rows, order)
         if await store.is_old_change(rows, order.order_id, replacement.client_order_id, CHANGE_SECONDS):
             return LATE, order
-        if objection := projections.objection(order, leave, self.account):
+        if objection := projections.objection(order, leave, self.account, unfit):
             return objection, order
         instruments = await common.find_instruments(rows, [order.instrument_id])
         try:
