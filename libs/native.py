@@ -4,9 +4,12 @@ What a venue has no such order for is refused, or waits here for its price and i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import Enum
+from typing import Any
+
+from libs.money import ZERO, is_multiple
 
 PERPETUAL = "-PERP"
 """Ends the id of a perpetual future, so that it is another instrument than what it is a future of."""
@@ -49,6 +52,12 @@ class Native:
     trails_by_amount: bool
     trails_by_fraction: bool
     trail_fraction_max: Decimal = Decimal(1)
+    trail_fraction_step: Decimal | None = None
+    """It trails by a whole number of these, and by one at least; None where it trails by any fraction."""
+    changes: frozenset[OrderType] = frozenset()
+    """Orders of these types that rest there can be changed."""
+    changes_traded: bool = False
+    """Also once they have traded in part."""
 
     def lacks(
         self,
@@ -68,9 +77,25 @@ class Native:
             return "such orders that may only rest"
         if trail_amount is not None and not self.trails_by_amount:
             return "stops that trail by an amount"
-        if trail_fraction is not None and not (self.trails_by_fraction and trail_fraction <= self.trail_fraction_max):
+        if trail_fraction is not None and not self._trails_by(trail_fraction):
             return "stops that trail by such a fraction"
         return ""
+
+    def changes_no(self, order_type: OrderType, *, has_traded: bool) -> str:
+        """Of what the venue changes none, in words, where it does not change such an order; empty if it does."""
+        if order_type not in self.changes:
+            return f"{order_type.value} orders"
+        return "order that has traded" if has_traded and not self.changes_traded else ""
+
+    def _trails_by(self, fraction: Decimal) -> bool:
+        step = self.trail_fraction_step
+        fits = step is None or is_multiple(fraction, step)
+        return self.trails_by_fraction and fits and ZERO < fraction <= self.trail_fraction_max
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of this by name, for what tells more of a venue."""
+        return {field.name: getattr(self, field.name) for field in fields(Native)}
 
 
 def at_venue(
@@ -84,6 +109,7 @@ def at_venue(
 
 
 GTC, IOC, FOK, GTD = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK, TimeInForce.GTD
+BASIS_POINT = Decimal("0.0001")
 RESTING = tuple(order_type for order_type in OrderType if order_type is not OrderType.MARKET)
 
 BINANCE = Native(
@@ -105,6 +131,9 @@ BINANCE = Native(
     trails_by_amount=False,
     trails_by_fraction=True,
     trail_fraction_max=Decimal("0.2"),
+    trail_fraction_step=BASIS_POINT,
+    # By another order in its place: as much again could trade before the cancel.
+    changes=frozenset(RESTING),
 )
 BINANCE_PERPETUALS = Native(
     venue="BINANCE",
@@ -120,6 +149,9 @@ BINANCE_PERPETUALS = Native(
     trails_by_amount=False,
     trails_by_fraction=True,
     trail_fraction_max=Decimal("0.1"),
+    trail_fraction_step=10 * BASIS_POINT,
+    changes=frozenset({OrderType.LIMIT}),
+    changes_traded=True,
 )
 KRAKEN = Native(
     venue="KRAKEN",
@@ -130,6 +162,8 @@ KRAKEN = Native(
     post_only=True,
     trails_by_amount=True,
     trails_by_fraction=True,
+    changes=frozenset(RESTING) - {OrderType.TRAILING_STOP},
+    changes_traded=True,
 )
 KNOWN: Mapping[tuple[str, bool], Native] = {
     ("BINANCE", False): BINANCE,

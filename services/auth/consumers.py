@@ -37,6 +37,7 @@ NO_DECISIONS = frozenset(
         orders_pb2.ORDER_EVENT_KIND_RELEASED,
         orders_pb2.ORDER_EVENT_KIND_REDUCED,
         orders_pb2.ORDER_EVENT_KIND_UNKNOWN,
+        orders_pb2.ORDER_EVENT_KIND_RETURNED,
     }
 )
 """What a venue does with an order, and what follows from that, is the orders' own record."""

@@ -250,6 +250,10 @@ class Expired:
 class Rejected:
     reason: str
     time_ns: int
+    not_sent: bool = False
+    """Whether it was rejected here before it was sent, for what may be over another time."""
+    stop_reached: bool = False
+    """Whether the venue refused it as its stop is reached already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,13 @@ def message_of(order_id: str, event: Event) -> Message:
         case Expired():
             return events_pb2.VenueExpired(order_id=order_id, time=time)
         case Rejected():
-            return events_pb2.VenueRejected(order_id=order_id, reason=event.reason, time=time)
+            return events_pb2.VenueRejected(
+                order_id=order_id,
+                reason=event.reason,
+                time=time,
+                not_sent=event.not_sent,
+                stop_reached=event.stop_reached,
+            )
         case CancelRejected():
             return events_pb2.VenueCancelRejected(order_id=order_id, reason=event.reason, time=time)
         case Replaced():

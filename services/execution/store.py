@@ -18,6 +18,7 @@ from libs.store.database import Connection
 from libs.store.outbox import Fact, partition_of
 from services.execution import events
 from services.execution.domain import (
+    PAPER,
     Event,
     Filled,
     Instrument,
@@ -90,6 +91,11 @@ CHANGING = (
 )
 """What becomes of an order at its venue."""
 ORDER_COLUMNS = ", ".join(COLUMNS)
+AS_ASKED_ANEW = ", ".join(
+    f"{name} = excluded.{name}"
+    for name in COLUMNS
+    if name not in {"order_id", "user_id", "account_id", "venue", "instrument_id", "side"}
+)
 JOINED_COLUMNS = ", ".join(f"venue_orders.{name}" for name in COLUMNS)
 OPEN = "state IN ('intended', 'sending', 'unknown', 'working')"
 GROUP_FILLED = """
@@ -118,14 +124,20 @@ class Requests:
 
 
 async def add_orders(rows: Connection, orders: Sequence[Order]) -> None:
-    """Writes the intents; one that is there already stays as it is."""
+    """Writes the intents; one that is there already stays as it is.
+
+    But for one that was rejected beyond the network and is released anew since: nobody else asks for it to be sent before a
+    later time, and nothing of it is there. What is told again says the same time again, and changes nothing.
+    """
     if not orders:
         return
     await rows.execute(
         f"""
-        INSERT INTO venue_orders ({ORDER_COLUMNS}, partition)
+        INSERT INTO venue_orders AS kept ({ORDER_COLUMNS}, partition)
         SELECT * FROM unnest({places(COLUMNS.values())}, ${len(COLUMNS) + 1}::smallint[])
-        ON CONFLICT (order_id) DO NOTHING
+        ON CONFLICT (order_id) DO UPDATE SET {AS_ASKED_ANEW}, retry_time = NULL, update_time = now()
+        WHERE kept.state = 'rejected' AND kept.filled_quantity = 0 AND kept.venue <> '{PAPER}'
+        AND excluded.send_before > kept.send_before
         """,
         *columns_of(orders, COLUMNS),
         [partition_of(order.instrument_id) for order in orders],

@@ -766,7 +766,6 @@ def instrument_of(
         maker_fee_rate=decimal_of(market.get("maker")) or Decimal(0),
         taker_fee_rate=decimal_of(market.get("taker")) or Decimal(0),
         has_book=True,
-        # Perpetual futures not until orders keeps margin for them: as a spot market they would be traded wrongly.
         is_trading=market.get("active") is not False,
         perpetual=perpetual,
     )

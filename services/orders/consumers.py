@@ -19,7 +19,7 @@ from libs.mesh.wire import decimal_from_proto, time_from_proto
 from libs.money import ZERO
 from libs.store.database import Connection
 from libs.store.outbox import Fact
-from services.orders import life, live, live_store, margin_store, margin_use_cases, store, use_cases
+from services.orders import life, live, live_store, margin_store, margin_use_cases, store, triggers, use_cases
 from services.orders.domain import (
     Account,
     AccountState,
@@ -310,7 +310,7 @@ class ApplyExecution:
             case execution_pb2.VenueCanceled():
                 life.apply_ended(state, order, Kind.CANCELED, message.cause, now)
             case execution_pb2.VenueRejected():
-                life.apply_ended(state, order, Kind.REJECTED, message.reason, now)
+                self._reject(state, order, message, now)
             case execution_pb2.VenueExpired():
                 life.apply_ended(state, order, Kind.EXPIRED, order.time_in_force.value, now)
             case execution_pb2.VenueCancelRejected():
@@ -323,6 +323,16 @@ class ApplyExecution:
                 life.apply_replace_rejected(state, order, message.client_order_id, message.reason, now)
             case execution_pb2.VenueUnknown():
                 life.apply_unknown(state, order, now)
+
+    def _reject(self, state: AccountState, order: Order, message: execution_pb2.VenueRejected, now: datetime) -> None:
+        may_go_again = message.not_sent or message.stop_reached
+        if not may_go_again or not triggers.comes_back(state.account, order):
+            life.apply_ended(state, order, Kind.REJECTED, message.reason, now)
+            return
+        time = time_from_proto(message.time) if message.stop_reached else None
+        order = triggers.take_back(state, order, message.reason, now, stop_reached=time)
+        if order.reason:
+            state.risk_events.append(triggers.not_sent(self.next_id(), order, message.reason, now))
 
     def _apply_fill(self, state: AccountState, order: Order, fill: Fill, instrument: Instrument, now: datetime) -> None:
         of_instrument = fill.fee_asset in (instrument.base_asset, instrument.quote_asset)

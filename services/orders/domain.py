@@ -61,6 +61,7 @@ class Kind(Enum):
     REJECTED = "rejected"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
+    RETURNED = "returned"
 
 
 class GroupKind(Enum):
@@ -155,6 +156,8 @@ MOVES: dict[tuple[State, Kind], State] = {
     (State.PENDING_NEW, Kind.REJECTED): State.REJECTED,
     (State.PENDING_NEW, Kind.EXPIRED): State.EXPIRED,
     (State.PENDING_NEW, Kind.UNKNOWN): State.UNKNOWN,
+    # Its venue certainly does not have what closes: it waits here again.
+    (State.PENDING_NEW, Kind.RETURNED): State.HELD,
     (State.NEW, Kind.RELEASED): State.NEW,
     (State.NEW, Kind.TRIGGERED): State.NEW,
     (State.NEW, Kind.FILLED): State.NEW,

@@ -184,7 +184,12 @@ def apply_triggered(state: AccountState, order: Order, time: datetime, now: date
 
 def send(state: AccountState, order: Order, send_before: datetime, now: datetime) -> Order:
     """Has an order that waited here go to its venue, before that time or not at all."""
-    return noted(state, Kind.RELEASED, move(order, Kind.RELEASED), now, send_before=send_before)
+    return noted(state, Kind.RELEASED, move(order, Kind.RELEASED, reason=""), now, send_before=send_before)
+
+
+def take_back(state: AccountState, order: Order, reason: str, now: datetime) -> Order:
+    """Has an order that its venue certainly does not have wait here again, with all that it has set aside."""
+    return noted(state, Kind.RETURNED, move(order, Kind.RETURNED, triggers_here=True, reason=reason), now)
 
 
 def apply_unknown(state: AccountState, order: Order, now: datetime) -> Order:

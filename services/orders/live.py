@@ -79,23 +79,38 @@ WITHOUT_STOP = frozenset({OrderType.MARKET, OrderType.LIMIT})
 
 def lacks(venue: str, order: Order) -> str:
     """What the venue has none of, in words, where it does not take such an order natively; empty if it does."""
-    order_type = native.OrderType(order.order_type.value)
-    if order_type is native.OrderType.TAKE_PROFIT and order.limit_price is not None:
-        order_type = native.OrderType.TAKE_PROFIT_LIMIT
-    order_type, time_in_force = native.at_venue(
-        order_type,
-        order.time_in_force,
-        is_bounded=order.worst_price is not None or order.order_type is OrderType.MARKET,
-        expires=order.expire_time is not None,
-    )
+    order_type, time_in_force = at_venue(order)
     amount = order.trail.amount if order.trail is not None else None
     percent = order.trail.percent if order.trail is not None else None
-    return native.of(venue, perpetuals=order.instrument_id.endswith(native.PERPETUAL)).lacks(
+    return facts_of(venue, order).lacks(
         order_type,
         time_in_force,
         post_only=order.post_only,
         trail_amount=amount,
         trail_fraction=None if percent is None else divide(percent, HUNDRED),
+    )
+
+
+def changes_no(venue: str, order: Order) -> str:
+    """Of what the venue changes none, in words, where it does not change the order that it has; empty if it does."""
+    order_type, _ = at_venue(as_triggered(order) if order.triggers_here else order)
+    return facts_of(venue, order).changes_no(order_type, has_traded=bool(order.filled_quantity))
+
+
+def facts_of(venue: str, order: Order) -> native.Native:
+    return native.of(venue, perpetuals=order.instrument_id.endswith(native.PERPETUAL))
+
+
+def at_venue(order: Order) -> tuple[native.OrderType, TimeInForce]:
+    """As what its venue is sent the order."""
+    order_type = native.OrderType(order.order_type.value)
+    if order_type is native.OrderType.TAKE_PROFIT and order.limit_price is not None:
+        order_type = native.OrderType.TAKE_PROFIT_LIMIT
+    return native.at_venue(
+        order_type,
+        order.time_in_force,
+        is_bounded=order.worst_price is not None or order.order_type is OrderType.MARKET,
+        expires=order.expire_time is not None,
     )
 
 

@@ -5,8 +5,9 @@ what the fills say by now, and what that changes is entered, under the time of t
 repeated. Of a live account what is entered is the venue's record; what was expected is kept beside it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -14,6 +15,9 @@ from libs.margin import funding_payment
 from libs.money import ZERO
 from services.orders import books
 from services.orders.domain import AccountState, Mode, Position
+
+SAME_SETTLEMENT = timedelta(minutes=1)
+"""What a venue has entered within so long of a settlement is of it: its records name moments some milliseconds apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,12 @@ def settle(
         return None
     enter(state, payment, (payment.amount or ZERO) - (known.amount or ZERO), now)
     return payment
+
+
+def nearest(settlements: Iterable[Settlement], time: datetime) -> Settlement | None:
+    """Of an instrument's settlements the one that an entry of this time is of; None where there is none of them."""
+    near = [each for each in settlements if abs(each.funding_time - time) <= SAME_SETTLEMENT]
+    return min(near, key=lambda each: (abs(each.funding_time - time), each.funding_time), default=None)
 
 
 def tell(state: AccountState, told: Told, before: Payment | None, now: datetime) -> Payment:

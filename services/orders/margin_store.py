@@ -11,7 +11,7 @@ from libs.store.bulk import Bulk, upsert
 from libs.store.database import Connection
 from services.orders import store
 from services.orders.domain import Account, AccountState, Side
-from services.orders.margin_funding import Payment, Settlement, Told, Undone
+from services.orders.margin_funding import SAME_SETTLEMENT, Payment, Settlement, Told, Undone
 from services.orders.store import ACCOUNT_FIELDS, account_from
 
 FIRST = UUID(int=0)
@@ -114,16 +114,52 @@ class MarginStore:
         )
         return [Settlement(**row) for row in found]
 
-    async def settlement_of(self, instrument_id: str, funding_time: datetime) -> Settlement | None:
-        row = await self.rows.fetchrow(
+    async def settlements_near(self, instrument_id: str, time: datetime) -> list[Settlement]:
+        """Of an instrument those of which an entry of this time may be."""
+        found = await self.rows.fetch(
             """
             SELECT instrument_id, funding_time, rate, mark_price FROM funding_settlements
-            WHERE instrument_id = $1 AND funding_time = $2
+            WHERE instrument_id = $1 AND funding_time BETWEEN $2::timestamptz - $3::interval AND $2::timestamptz + $3::interval
             """,
             instrument_id,
-            funding_time,
+            time,
+            SAME_SETTLEMENT,
         )
-        return Settlement(**row) if row else None
+        return [Settlement(**row) for row in found]
+
+    async def claim_told(
+        self, account_ids: Sequence[UUID], instrument_id: str, funding_times: Sequence[datetime]
+    ) -> None:
+        """Has what venues told before these settlements were known here be of them: of each account and settlement one entry.
+
+        An entry is of the settlement that is nearest to it, as `nearest` says. Call it under the accounts' locks.
+        """
+        await self.rows.execute(
+            """
+            WITH told AS (
+              SELECT DISTINCT ON (payment.account_id, settled.funding_time)
+                payment.account_id, payment.funding_time AS told_time, settled.funding_time
+              FROM unnest($3::timestamptz[]) AS asked (funding_time)
+              JOIN funding_payments AS payment ON payment.account_id = ANY($1) AND payment.instrument_id = $2
+                AND payment.funding_time BETWEEN asked.funding_time - $4::interval AND asked.funding_time + $4::interval
+                AND payment.rate IS NULL
+              CROSS JOIN LATERAL (
+                SELECT funding_time FROM funding_settlements WHERE instrument_id = $2
+                AND funding_time BETWEEN payment.funding_time - $4::interval AND payment.funding_time + $4::interval
+                ORDER BY abs(extract(epoch FROM funding_time - payment.funding_time)), funding_time LIMIT 1) AS settled
+              WHERE settled.funding_time = asked.funding_time AND NOT EXISTS (
+                SELECT FROM funding_payments AS there WHERE there.account_id = payment.account_id
+                AND there.instrument_id = $2 AND there.funding_time = settled.funding_time)
+              ORDER BY payment.account_id, settled.funding_time,
+                abs(extract(epoch FROM settled.funding_time - payment.funding_time)), payment.funding_time)
+            UPDATE funding_payments AS kept SET funding_time = told.funding_time FROM told
+            WHERE kept.account_id = told.account_id AND kept.instrument_id = $2 AND kept.funding_time = told.told_time
+            """,
+            list(account_ids),
+            instrument_id,
+            list(funding_times),
+            SAME_SETTLEMENT,
+        )
 
     async def add_told(self, account: Account, told: Told) -> bool:
         """Keeps what a venue told of; whether it was new."""

@@ -46,7 +46,10 @@ class Margins(Protocol):
     ) -> Mapping[tuple[UUID, datetime], Payment]: ...
     async def put_payments(self, payments: Sequence[tuple[Account, Payment]]) -> None: ...
     async def settlements_after(self, instrument_id: str, time: datetime, limit: int) -> Sequence[Settlement]: ...
-    async def settlement_of(self, instrument_id: str, funding_time: datetime) -> Settlement | None: ...
+    async def settlements_near(self, instrument_id: str, time: datetime) -> Sequence[Settlement]: ...
+    async def claim_told(
+        self, account_ids: Sequence[UUID], instrument_id: str, funding_times: Sequence[datetime]
+    ) -> None: ...
     async def add_told(self, account: Account, told: Told) -> bool: ...
 
 
@@ -100,6 +103,9 @@ class SettleFunding:
     ) -> int:
         """How many payments have changed."""
         states = await accounts.lock(account_ids, [settlement.instrument_id])
+        live = [account_id for account_id, state in states.items() if state.account.mode is Mode.LIVE]
+        if live:
+            await margins.claim_told(live, settlement.instrument_id, [settlement.funding_time])
         before = await margins.find_payments(account_ids, settlement.instrument_id, [settlement.funding_time])
         changed: list[tuple[Account, Payment]] = []
         for account_id, state in states.items():
@@ -127,6 +133,8 @@ async def correct_funding(margins: Margins, state: AccountState, now: datetime) 
         while after is not None:
             settlements = await margins.settlements_after(instrument_id, after, SETTLEMENTS_AT_ONCE)
             times = [each.funding_time for each in settlements]
+            if times and state.account.mode is Mode.LIVE:
+                await margins.claim_told([account_id], instrument_id, times)
             before = await margins.find_payments([account_id], instrument_id, times) if times else {}
             changed: list[tuple[Account, Payment]] = []
             for each in settlements:
@@ -145,9 +153,13 @@ async def tell_funding(margins: Margins, state: AccountState, told: Told, now: d
     if not await margins.add_told(state.account, told):
         return
     account_id = state.account.account_id
+    near = await margins.settlements_near(told.instrument_id, told.funding_time)
+    settlement = margin_funding.nearest(near, told.funding_time)
+    if settlement is not None:
+        told = replace(told, funding_time=settlement.funding_time)
+        await margins.claim_told([account_id], told.instrument_id, [told.funding_time])
     payments = await margins.find_payments([account_id], told.instrument_id, [told.funding_time])
     known = payments.get((account_id, told.funding_time))
-    settlement = await margins.settlement_of(told.instrument_id, told.funding_time)
     if settlement is not None and told.instrument_id in state.perpetuals:
         quantity = await margins.quantity_before(state, settlement)
         known = margin_funding.settle(state, settlement, quantity, known, now) or known

@@ -61,6 +61,8 @@ def replace_order(
     if order.state is State.HELD and order.trigger_time is not None:
         raise NotReplaceable("its price was reached", order_id=order.order_id, state=order.state.name)
     check_applies(order, change)
+    if state.account.mode is Mode.LIVE and order.state is not State.HELD:
+        check_changes(state.account.venue, order)
     if off_grid := placing.grid_objection(
         change.quantity, change.limit_price, change.stop_price, change.trail, instrument
     ):
@@ -101,6 +103,17 @@ def not_taken_any_more(state: AccountState, changed: Order) -> Refusal | None:
     if words := live.lacks(venue, live.as_triggered(changed) if changed.triggers_here else changed):
         return NotTakenByVenue(f"{venue} has no {words}", venue=venue, order_type=changed.order_type.name)
     return None
+
+
+def check_changes(venue: str, order: Order) -> None:
+    """Raises a refusal where the venue does not change an order that it has: nothing is asked of it, and the order stays."""
+    words = live.changes_no(venue, order)
+    if not words:
+        return
+    why = f"{venue} changes no {words}"
+    if order.filled_quantity and not live.changes_no(venue, replace(order, filled_quantity=ZERO)):
+        raise NotReplaceable(why, order_id=order.order_id, state=order.state.name)
+    raise NotTakenByVenue(why, venue=venue, order_type=order.order_type.name)
 
 
 def check_applies(order: Order, change: Replacement) -> None:

@@ -972,11 +972,11 @@ async def find_due(
 
 
 async def find_resting(rows: Connection, after: tuple[str, UUID], limit: int) -> list[Order]:
-    """The same of those in groups, of which a venue may come to have some as they are."""
+    """The same of those in groups and of those that came back, of which a venue may come to have some as they are."""
     found = await rows.fetch(
         f"""
         SELECT {ORDER_FIELDS} FROM trading_orders
-        WHERE triggers_here AND state = 'held' AND group_id IS NOT NULL AND trigger_time IS NULL
+        WHERE triggers_here AND state = 'held' AND (group_id IS NOT NULL OR reason <> '') AND trigger_time IS NULL
         AND (instrument_id, order_id) > ($1, $2) ORDER BY instrument_id, order_id LIMIT $3
         """,
         *after,

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from uuid import UUID
 
 from libs.errors import Refusal
 from libs.money import ZERO, down_to
 from services.orders import life, live, placing
 from services.orders.domain import (
     OPEN,
+    Account,
     AccountKind,
     AccountState,
     GroupRole,
@@ -30,6 +32,7 @@ from services.orders.domain import (
     Order,
     OrderType,
     Quote,
+    RiskEvent,
     Side,
     State,
 )
@@ -38,6 +41,8 @@ from services.orders.risk import Weighing
 
 CANCEL_AGAIN = timedelta(seconds=5)
 """A venue may refuse a cancel, and the order lives on: then it is asked for again."""
+SEND_AGAIN = timedelta(seconds=5)
+"""What could not be sent is tried again after that: who refused it may know less by now than is known here."""
 
 
 def waiting(state: AccountState) -> list[Order]:
@@ -45,6 +50,12 @@ def waiting(state: AccountState) -> list[Order]:
     if state.account.mode is not Mode.LIVE:
         return []
     return sorted((order for order in state.orders.values() if order.waits_here), key=lambda order: order.order_id)
+
+
+def at_hand(state: AccountState) -> list[Order]:
+    """What waits here, and what may have to once more is told of it."""
+    coming = [order for order in state.orders.values() if comes_back(state.account, order)]
+    return [*waiting(state), *coming]
 
 
 def step(
@@ -61,7 +72,7 @@ def step(
     if has_expired(order, now):
         life.apply_ended(state, order, Kind.EXPIRED, order.time_in_force.value, now)
         return
-    if not order.open_quantity:
+    if not order.open_quantity or (order.reason and now - order.update_time < SEND_AGAIN):
         return
     last = price_seen(order, quote, limits)
     rests = may_rest(state, order)
@@ -77,11 +88,49 @@ def step(
         make_way_or_send(state, order, instrument, limits, now, again=CANCEL_AGAIN)
     elif last is not None and reached(order, last) and not (rests and order.order_type is OrderType.LIMIT):
         assert quote is not None, "a price was seen"
-        order = replace(order, protection_price=protection(order, instrument, limits))
+        order = replace(order, protection_price=protection(order, instrument, limits), reason="")
         order = life.apply_triggered(state, order, quote.market_time, now)
         make_way_or_send(state, order, instrument, limits, now, again=timedelta())
     elif rests:
         send(state, replace(order, triggers_here=False), instrument, limits, now)
+
+
+def comes_back(account: Account, order: Order) -> bool:
+    """Whether an order waits here again where its venue certainly does not have it: what closes, and was to wait for a price.
+
+    A position that was to have a stop must not be without one because its venue was away for a while. What opens has a time to
+    be sent before, and so has what is to close at once: its owner sees that it did not.
+    """
+    if account.mode is not Mode.LIVE or order.state is not State.PENDING_NEW:
+        return False
+    follows_entry = order.group_role is GroupRole.LEG and order.released_quantity is not None
+    sells_own = account.kind is AccountKind.CASH and order.side is Side.SELL
+    waits = order.group_role is GroupRole.LEG or order.order_type not in live.WITHOUT_STOP
+    return waits and (follows_entry or sells_own or order.reduce_only)
+
+
+def take_back(state: AccountState, order: Order, reason: str, now: datetime, *, stop_reached: datetime | None) -> Order:
+    """Has an order that comes back wait here; where its venue says that its stop was reached by some time, that is so.
+
+    Then it has no reason to wait.
+    """
+    if stop_reached is None or order.stop_price is None or order.trigger_time is not None:
+        return life.take_back(state, order, reason, now)
+    return life.apply_triggered(state, life.take_back(state, order, "", now), stop_reached, now)
+
+
+def not_sent(risk_event_id: UUID, order: Order, reason: str, now: datetime) -> RiskEvent:
+    """Says that an order which closes waits here to be tried again."""
+    return RiskEvent(
+        risk_event_id=risk_event_id,
+        user_id=order.user_id,
+        account_id=order.account_id,
+        kind="not_sent",
+        limit_name="send",
+        value=reason,
+        instrument_id=order.instrument_id,
+        time=now,
+    )
 
 
 def send(state: AccountState, order: Order, instrument: Instrument, limits: Limits, now: datetime) -> None:

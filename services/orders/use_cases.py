@@ -627,7 +627,7 @@ class StepWaiting:
     now: Callable[[], datetime]
 
     async def load(self, accounts: Accounts, states: Mapping[UUID, AccountState]) -> None:
-        found = [(state, order) for state in states.values() for order in triggers.waiting(state)]
+        found = [(state, order) for state in states.values() for order in triggers.at_hand(state)]
         if not found:
             return
         await accounts.load_standing(states, {order.instrument_id for _, order in found})

@@ -6,10 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from tradeloom.execution.v1 import events_pb2
 from tradeloom.users.v1 import events_pb2 as users_events
 
 from tests.execution.live_fixtures import VALIDITY_SECONDS, pause_long
 from tests.execution.live_stand import LiveStand, eventually, late_trade
+from tests.execution.stand import stop
 from tests.execution.venue_stand import BINANCE
 from tests.venues import faults
 
@@ -136,6 +138,30 @@ async def test_what_may_not_be_sent_is_rejected_right_before(at_binance: LiveSta
         await live.switch("REDUCE_ONLY", "USER", later_seconds=-5)
         await live.place()
         await live.wait_for(*rejected, "accepted", "accepted")
+
+
+STOP = stop("SELL", 1, 29_900, protection_price="28405")
+
+
+async def test_what_was_not_sent_in_time_is_sent_once_when_it_is_released_anew(at_binance: LiveStand):
+    live = at_binance
+    async with live.connected():
+        order_id = await live.place(**STOP, send_seconds=-0.1)
+        await live.wait_for_state(order_id, "rejected")
+        # What was told of it before, told again, is no new release.
+        await live.place(order_id=str(order_id), **STOP, send_seconds=-0.2)
+        await live.place(order_id=str(order_id), **{**STOP, "quantity": "0.5"})
+        await live.wait_for("rejected: it could not be sent in time", "accepted")
+        [resting] = [order for order in live.venue.account.orders if order.client_order_id == str(order_id)]
+        assert resting.quantity == Decimal("0.5")
+        await live.place(order_id=str(order_id), **STOP, send_seconds=60)
+        live.venue.market.trade("30000", "0.001")
+        await live.place(**{**STOP, "stop_price": 30_500})
+        await live.wait_for_state(order_id, "working")
+        await live.stand.wait_for_count(1, "venue_orders", "state = 'rejected'")
+    assert live.sent_count(order_id) == 1
+    rejected = [one for one in await live.stand.told(live.trader) if isinstance(one, events_pb2.VenueRejected)]
+    assert [(one.not_sent, one.stop_reached) for one in rejected] == [(True, False), (False, True)]
 
 
 async def test_an_order_that_is_canceled_before_it_was_sent_never_is(at_binance: LiveStand):

@@ -142,6 +142,28 @@ async def test_an_account_that_is_set_up_otherwise_is_not_connected_and_says_why
         await eventually(lambda: not carried.troubles)
 
 
+async def test_of_an_account_that_is_set_up_otherwise_later_only_what_reduces_is_sent(at_futures: LiveStand):
+    live = at_futures
+    live.venue.market.trade("30000", "0.1")
+    async with live.connected(reconcile_seconds=0.2) as carried:
+        await live.buy()
+        await live.wait_until_told("connected", "accepted", "filled 1 at 30010")
+        account_of(live).margin_types["BTCUSDT"] = "ISOLATED"
+        why = "the account at BINANCE has isolated margin for BTCUSDT: set it to cross margin"
+        await eventually(lambda: why in str(carried.troubles))
+        opening = await live.place()
+        await live.wait_for_state(opening, "rejected")
+        reducing = await live.place(**stop("SELL", 1, 29_500), reduce_only=True)
+        await live.wait_for_state(reducing, "working")
+        account_of(live).margin_types["BTCUSDT"] = "CROSSED"
+        await eventually(lambda: not carried.troubles)
+        again = await live.place()
+        await live.wait_for_state(again, "working")
+    [rejected] = await told(live, events_pb2.VenueRejected)
+    assert (rejected.order_id, rejected.reason, rejected.not_sent) == (str(opening), why, True)
+    assert live.sent_count(opening) == 0
+
+
 async def test_a_stop_that_is_triggered_while_nothing_is_told_is_found_as_ours(at_futures: LiveStand):
     live = at_futures
     live.venue.market.trade("30000", "0.1")

@@ -229,7 +229,7 @@ async def test_a_fill_that_comes_before_a_replacement_never_trades_twice(stand: 
         # With what is known of it now it is not even tried.
         if not amends:
             assert (await port.replace(open_orders[0], changed)) == Refused(
-                code=NOT_NATIVE, words="BINANCE replaces no order that has traded"
+                code=NOT_NATIVE, words="BINANCE changes no order that has traded"
             )
     assert left == 1
 

@@ -1,5 +1,6 @@
 """What each venue's no means of an order, code by code, and how an order is written in each venue's words."""
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from libs.matching.orders import Side
 from services.execution.domain import OrderType, TimeInForce
-from services.execution.venues import binance, kraken
+from services.execution.venues import binance, binance_futures, kraken
 from services.execution.venues.binance import BinancePort
 from services.execution.venues.ccxt_port import Answered, CcxtPort, Verdict
 from services.execution.venues.kraken import KrakenPort
@@ -34,6 +35,12 @@ class Unopened:
 
 
 BINANCE, KRAKEN = Unopened(BinancePort), Unopened(KrakenPort)
+
+
+def test_binance_says_that_a_stop_is_reached_in_words_of_their_own():
+    said = [(-2010, "Stop price would trigger immediately."), (-2010, "Account has insufficient balance."), (-1013, "")]
+    assert [BINANCE.port.is_reached(Answered(400, str(code), words)) for code, words in said] == [True, False, False]
+
 
 # In Binance's own words, from its list of errors; and whether an order may be there all the same.
 BINANCE_SAYS = [
@@ -178,7 +185,7 @@ BINANCE_WRITES = [
 @pytest.mark.parametrize(("order_type", "of", "written"), BINANCE_WRITES)
 def test_an_order_is_written_for_binance(order_type: OrderType, of: dict[str, Any], written: dict[str, str]):
     wanted = ticket("BINANCE", order_type, **of)
-    assert binance.refusal(wanted) is None
+    assert binance.CARD.refusal(wanted) is None
     assert binance.order_params(wanted) == {
         "symbol": "BTCUSDT",
         "side": "SELL",
@@ -246,9 +253,20 @@ def test_what_a_card_has_not_is_refused(card: Card, order_type: OrderType, time_
 @pytest.mark.parametrize("fraction", ["0.00015", "0", "-0.01", "0.2001"])
 def test_binance_trails_by_whole_basis_points_alone(fraction: str):
     wanted = ticket("BINANCE", OrderType.TRAILING_STOP, trail_fraction=Decimal(fraction))
-    assert binance.refusal(wanted) is not None
+    assert binance.CARD.refusal(wanted) is not None
+
+
+@pytest.mark.parametrize("fraction", ["0.001", "0.025", "0.1"])
+def test_of_futures_binance_trails_by_whole_tenths_of_a_percent(fraction: str):
+    wanted = ticket("BINANCE", OrderType.TRAILING_STOP, trail_fraction=Decimal(fraction))
+    wanted = replace(wanted, instrument_id="BINANCE:BTCUSDT-PERP")
+    assert binance_futures.CARD.refusal(wanted) is None
+    for other in ("0.0005", "0.0025", "0.101"):
+        refused = binance_futures.CARD.refusal(replace(wanted, trail_fraction=Decimal(other)))
+        assert refused is not None
+        assert refused.code == NOT_NATIVE
 
 
 def test_an_amount_is_trailed_where_the_venue_can():
     wanted = ticket("BINANCE", OrderType.TRAILING_STOP, trail_amount=ONE)
-    assert binance.refusal(wanted) is not None
+    assert binance.CARD.refusal(wanted) is not None

@@ -283,6 +283,14 @@ def settled(hours: int, rate: str = "0.0001", mark: str = "50000") -> Settlement
     )
 
 
+def test_an_entry_is_of_the_settlement_that_is_nearest_to_it_and_not_of_one_that_is_far():
+    first, second = settled(8), settled(16)
+    close = replace(second, funding_time=first.funding_time + timedelta(seconds=90))
+    for seconds, found in ((-60, first), (0.003, first), (44, first), (46, close), (150, close), (-60.001, None)):
+        time = first.funding_time + timedelta(seconds=seconds)
+        assert margin_funding.nearest([second, close, first], time) == found
+
+
 def test_funding_is_paid_by_who_is_long_and_corrected_by_what_is_told_later():
     state = margined("10000")
     traded(state, Side.BUY, "0.5", "50000")

@@ -449,13 +449,20 @@ async def test_a_live_margin_account_follows_its_venues_positions_and_funding(
 
     payment = await until(expected)
     assert (payment.expected_amount.value, payment.HasField("amount")) == ("-2.5", False)
-    funded = execution_events.VenueFunded(
-        instrument_id=AT_BINANCE.instrument_id,
-        funding_time=timestamp(funding_time),
-        amount=decimal("-2.49"),
-        asset="USDT",
-        venue_id="17",
-    )
+
+    def entered(venue_id: str, amount: str, time: datetime) -> Message:
+        return execution_events.VenueFunded(
+            instrument_id=AT_BINANCE.instrument_id,
+            funding_time=timestamp(time),
+            amount=decimal(amount),
+            asset="USDT",
+            venue_id=venue_id,
+        )
+
+    # Some milliseconds beside the settlement, as records of one venue differ.
+    beside = timedelta(milliseconds=3)
+    early_time = funding_time - timedelta(hours=1)
+    funded, early = entered("17", "-2.49", funding_time - beside), entered("16", "0.5", early_time - beside)
     adjusted = execution_events.VenueAdjusted(
         cause="external_fill",
         time=at,
@@ -466,17 +473,32 @@ async def test_a_live_margin_account_follows_its_venues_positions_and_funding(
         ],
     )
     # What the venue repeats is entered once.
-    await venue.tell(anna.owner, funded, funded, adjusted)
+    await venue.tell(anna.owner, funded, funded, early, adjusted)
 
     async def is_adjusted() -> bool:
         return (await anna.owner.list_positions()).positions[0].quantity.value == "0.3"
 
     await until(is_adjusted)
-    (payment,) = await payments(anna.owner)
+    payment, unexpected = await payments(anna.owner)
     assert (payment.amount.value, payment.difference.value) == ("-2.49", "0.01")
+    assert (unexpected.amount.value, unexpected.HasField("expected_amount")) == ("0.5", False)
+    # A settlement that is told after what its venue has entered of it is of the same payment.
+    settlement.funding_time.FromDatetime(early_time)
+    await told.tell(
+        "marketdata", uuid7(), marketdata_events.FundingSettled(funding_rate=settlement), key=AT_BINANCE.instrument_id
+    )
+
+    async def is_of_settlement() -> bool:
+        return all(each.HasField("expected_amount") for each in await payments(anna.owner))
+
+    await until(is_of_settlement)
+    payment, found = await payments(anna.owner)
+    assert found.amount.value == "0.5"
+    assert found.funding_time == settlement.funding_time
     assert await ledger(installation, anna.owner) == [
         ("opening", "USDT", Decimal(10_000)),
         ("funding", "USDT", Decimal("-2.49")),
+        ("funding", "USDT", Decimal("0.5")),
     ]
     (event,) = await risk_events(anna.owner)
     assert (event.kind, event.value, event.bound) == (risk_pb2.RISK_EVENT_KIND_POSITION_SET, "0.3", "0.5")

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from redis.asyncio import Redis
 from tradeloom.execution.v1 import events_pb2 as execution_events
-from tradeloom.orders.v1 import events_pb2, orders_pb2
+from tradeloom.orders.v1 import events_pb2, orders_pb2, risk_pb2
 
 from libs.ids import uuid7
 from libs.mesh.wire import time_from_proto
@@ -341,3 +341,35 @@ async def test_children_go_with_the_fact_that_releases_them_and_of_two_legs_one_
     await venue.tell(owner, canceled(profit))
     await until_told(installation, owner, stop.order_id, ("ACCEPTED", "HELD"), ("TRIGGERED", "HELD"), sent)
     assert (await owner.order(profit.order_id)).state == orders_pb2.ORDER_STATE_CANCELED
+
+
+async def test_a_stop_that_its_venue_does_not_have_waits_here_and_its_owner_is_told(
+    installation: Installation, orders: Served, redis: Redis, venue: Venue
+):
+    anna = await trading(orders, venue, redis)
+    owner = anna.owner
+    late, reached, refused = [
+        (await owner.send(asked(owner, STOP, stop_price=decimal(stop_price), quantity="0.1"))).order
+        for stop_price in ("95", "96", "97")
+    ]
+    assert {each.state for each in (late, reached, refused)} == {PENDING_NEW}
+    rejected = execution_events.VenueRejected
+    await venue.tell(
+        owner,
+        rejected(order_id=late.order_id, reason="it could not be sent in time", not_sent=True),
+        rejected(order_id=reached.order_id, reason="it would trigger", stop_reached=True, time=late.create_time),
+        rejected(order_id=refused.order_id, reason="no such order"),
+    )
+    placed, returned = ("ACCEPTED", "PENDING_NEW"), ("RETURNED", "HELD")
+    sent = ("RELEASED", "PENDING_NEW")
+    await until_told(installation, owner, reached.order_id, placed, returned, ("TRIGGERED", "HELD"), sent)
+    await until_told(installation, owner, refused.order_id, placed, ("REJECTED", "REJECTED"))
+    assert await told(installation, owner, late.order_id) == [placed, returned]
+    waits = await owner.order(late.order_id)
+    assert (waits.state, waits.triggers_here, waits.reason) == (HELD, True, "it could not be sent in time")
+    request = risk_pb2.ListRiskEventsRequest(account_id=owner.account_id)
+    events = (await owner.risks.ListRiskEvents(request, metadata=owner.metadata)).events
+    assert [(event.kind, event.value) for event in events] == [(risk_pb2.RISK_EVENT_KIND_NOT_SENT, waits.reason)]
+    # Its venue may come to have it, whenever that is looked at.
+    async with stand.worker_of(installation) as worker, worker.reading() as rows:
+        assert late.order_id in {str(order.order_id) for order in await store.find_resting(rows, FIRST, 100)}

@@ -135,9 +135,10 @@ TRIGGERED_AND_SENT = [(Kind.TRIGGERED, State.HELD), (Kind.RELEASED, State.PENDIN
         (asked(OrderType.TAKE_PROFIT, stop_price=D(105)), False),
         (asked(OrderType.TAKE_PROFIT, stop_price=D(105), price="104"), False),
         (BY_PERCENT, False),
-        # Binance trails by no amount, by a fifth at most, and ends no order by time.
+        # Binance trails by no amount, by whole basis points, by a fifth at most, and ends no order by time.
         (TRAILING, True),
         (asked(OrderType.TRAILING_STOP, trail=Trail(percent=D(21))), True),
+        (asked(OrderType.TRAILING_STOP, trail=Trail(percent=D("0.255"))), True),
         (replace(STOP, time_in_force=TimeInForce.DAY), True),
         (replace(BY_PERCENT, time_in_force=TimeInForce.GTD, expire_time=NOW + timedelta(days=1)), True),
     ],
@@ -150,6 +151,12 @@ def test_an_order_waits_here_only_where_its_venue_has_none_like_it(wanted: Ticke
     assert (accepted.send_before is None) is here
     # It is as open as at a venue, and has set the same aside.
     assert (order.open_quantity, order.reserved) == (D(1), D(1))
+
+
+@pytest.mark.parametrize(("percent", "here"), [("0.1", False), ("0.3", False), ("0.25", True), ("0.05", True)])
+def test_of_perpetual_futures_binance_trails_by_whole_tenths_of_a_percent(percent: str, here: bool):
+    order = place(account(), asked(OrderType.TRAILING_STOP, trail=Trail(percent=D(percent))))
+    assert bool(live.lacks("BINANCE", replace(order, instrument_id="BINANCE:BTCUSDT-PERP"))) is here
 
 
 def test_a_stop_is_sent_once_when_its_price_is_reached():
@@ -237,6 +244,54 @@ def test_what_the_venue_has_natively_is_not_changed_into_what_it_has_not():
     with pytest.raises(Refusal) as found:
         replacing.replace_order(state, order, change, **known_of(state))
     assert found.value.reason == "NOT_TAKEN_BY_VENUE"
+
+
+def test_an_order_that_its_venue_does_not_change_stays_as_it_is():
+    state = account()
+    order = life.apply_working(state, place(state, PROFIT), NOW)
+    fill(state, order, "0.4")
+    before, events = now_of(state, order), len(state.events)
+    change = Replacement(client_order_id=uuid7(), limit_price=D(111))
+    with pytest.raises(Refusal) as found:
+        replacing.replace_order(state, before, change, **known_of(state))
+    assert found.value.reason == "NOT_REPLACEABLE"
+    assert (now_of(state, order), len(state.events)) == (before, events)
+
+
+PERPETUAL = {"instrument_id": "BINANCE:BTCUSDT-PERP"}
+
+
+@pytest.mark.parametrize(
+    ("venue", "wanted", "as_it_is_there", "words"),
+    [
+        ("BINANCE", STOP, {}, ""),
+        ("BINANCE", BY_PERCENT, {}, ""),
+        ("BINANCE", PROFIT, PERPETUAL, ""),
+        ("BINANCE", PROFIT, {**PERPETUAL, "filled_quantity": D("0.4")}, ""),
+        ("BINANCE", STOP, PERPETUAL, "BINANCE changes no stop_limit orders"),
+        ("BINANCE", BY_PERCENT, PERPETUAL, "BINANCE changes no trailing_stop orders"),
+        # What was triggered here is a limit order there.
+        (
+            "BINANCE",
+            asked(OrderType.STOP_LIMIT, price="94", stop_price=D(95)),
+            {**PERPETUAL, "triggers_here": True},
+            "",
+        ),
+        ("KRAKEN", STOP, {"filled_quantity": D("0.4")}, ""),
+        ("KRAKEN", BY_PERCENT, {}, "KRAKEN changes no trailing_stop orders"),
+        ("OKX", PROFIT, {}, "OKX changes no limit orders"),
+    ],
+)
+def test_what_a_venue_does_not_change_is_refused_before_it_is_asked(
+    venue: str, wanted: Ticket, as_it_is_there: dict[str, Any], words: str
+):
+    order = replace(place(account(), wanted), **as_it_is_there)
+    if not words:
+        replacing.check_changes(venue, order)
+        return
+    with pytest.raises(Refusal) as found:
+        replacing.check_changes(venue, order)
+    assert (found.value.reason, str(found.value)) == ("NOT_TAKEN_BY_VENUE", words)
 
 
 def test_nothing_is_sent_while_trading_is_halted_and_what_trails_trails_on():
@@ -362,6 +417,66 @@ def test_nothing_is_sent_while_it_is_not_known_what_became_of_the_other():
     assert pass_time(state, "110", NOW + 2 * SECOND) == []
     assert pass_time(state, "110", NOW + 7 * SECOND) == [(Kind.CANCEL_REQUESTED, State.PENDING_CANCEL)]
     assert sent(state, profit) == []
+
+
+def give_back(state: AccountState, order: Order, now: datetime, *, reached: bool = False) -> None:
+    """As the consumer does where execution says so."""
+    order = now_of(state, order)
+    assert triggers.comes_back(state.account, order)
+    triggers.take_back(state, order, "it could not be sent in time", now, stop_reached=now if reached else None)
+
+
+def test_a_stop_that_could_not_be_sent_waits_here_and_is_tried_again_and_the_other_leg_does_not_go_alone():
+    state = account(BTC="0")
+    entry, profit, stop = bracket(state)
+    fill(state, entry, "1")
+    pass_time(state, "101")
+    give_back(state, stop, NOW + SECOND)
+    waits = now_of(state, stop)
+    assert (waits.state, waits.triggers_here, waits.reason) == (State.HELD, True, "it could not be sent in time")
+    # Not at once, and nothing in its stead.
+    assert pass_time(state, "101", NOW + 2 * SECOND) == []
+    assert pass_time(state, "101", NOW + 6 * SECOND) == [(Kind.RELEASED, State.PENDING_NEW)]
+    again = now_of(state, stop)
+    assert (again.triggers_here, again.reason, len(sent(state, stop)), sent(state, profit)) == (False, "", 2, [])
+    # Once its venue has it, and once it is back and its price is reached.
+    give_back(state, stop, NOW + 7 * SECOND)
+    assert pass_time(state, "94", NOW + 12 * SECOND) == TRIGGERED_AND_SENT
+    give_back(state, stop, NOW + 13 * SECOND)
+    assert pass_time(state, "94", NOW + 18 * SECOND) == [(Kind.RELEASED, State.PENDING_NEW)]
+    assert now_of(state, stop).trigger_time is not None
+
+
+def test_a_stop_that_its_venue_says_is_reached_goes_there_as_a_market_order():
+    state = account(BTC="0")
+    entry, profit, stop = bracket(state)
+    fill(state, entry, "1")
+    pass_time(state, "101")
+    give_back(state, stop, NOW + SECOND, reached=True)
+    assert story(state.events[-2:]) == [(Kind.RETURNED, State.HELD), (Kind.TRIGGERED, State.HELD)]
+    assert pass_time(state, "101") == [(Kind.RELEASED, State.PENDING_NEW)]
+    assert now_of(state, stop).triggers_here
+    assert sent(state, profit) == []
+
+
+MARKET = replace(asked(OrderType.MARKET), time_in_force=TimeInForce.IOC)
+BREAKOUT = asked(OrderType.STOP, Side.BUY, stop_price=D(110))
+
+
+@pytest.mark.parametrize("opens", [ENTRY, BREAKOUT, PROFIT, MARKET])
+def test_what_opens_or_is_to_trade_at_once_keeps_its_time_to_be_sent_before(opens: Ticket):
+    state = account()
+    order = place(state, opens)
+    assert order.state is State.PENDING_NEW
+    assert not triggers.comes_back(state.account, order)
+
+
+def test_what_its_owner_has_canceled_or_its_venue_may_have_does_not_come_back():
+    state = account()
+    first, second = place(state, STOP), place(state, STOP)
+    assert triggers.comes_back(state.account, first)
+    assert not triggers.comes_back(state.account, life.request_cancel(state, first, NOW))
+    assert not triggers.comes_back(state.account, life.apply_unknown(state, second, NOW))
 
 
 def test_a_leg_that_is_alone_goes_to_the_venue():
@@ -611,6 +726,14 @@ class Races(RuleBasedStateMachine):
                     self.venue[order.order_id].is_open = False
         except IllegalMove:
             return
+        self.look()
+
+    @rule(number=st.integers(0, 2), reached=st.booleans())
+    def send_nothing(self, number: int, reached: bool) -> None:
+        order = self.some(number)
+        if order is not None and triggers.comes_back(self.state.account, order):
+            del self.venue[order.order_id]
+            give_back(self.state, order, self.now, reached=reached)
         self.look()
 
     @rule(number=st.integers(0, 2))

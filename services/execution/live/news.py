@@ -287,11 +287,13 @@ def _with_answers(walk: Walk, standing: Standing) -> Walk:
     return walk
 
 
-def rejected(standing: Standing, reason: str, time_ns: int) -> Walk:
+def rejected(
+    standing: Standing, reason: str, time_ns: int, *, not_sent: bool = False, stop_reached: bool = False
+) -> Walk:
     """After the venue, or this side, has refused an order that is certainly not there."""
     walk = Walk(standing.order)
     if walk.order.state in NOT_YET:
-        walk.apply(Rejected(reason=reason, time_ns=time_ns))
+        walk.apply(Rejected(reason=reason, time_ns=time_ns, not_sent=not_sent, stop_reached=stop_reached))
     return _with_answers(walk, standing)
 
 

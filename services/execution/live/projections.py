@@ -102,14 +102,19 @@ async def find_leave(rows: Connection, order: Order) -> Leave:
     return Leave(**account, switches=[(SwitchMode(row["mode"]), row["time"]) for row in switches])
 
 
-def objection(order: Order, leave: Leave, account: LiveAccount) -> str:
-    """Why the order may not be sent, or changed, now; empty if it may. account is as its key was leased for."""
+def objection(order: Order, leave: Leave, account: LiveAccount, unfit: str) -> str:
+    """Why the order may not be sent, or changed, now; empty if it may. account is as its key was leased for.
+
+    unfit is why the account's positions and margin are not what is told of them here: then it may only get rid of them.
+    """
     if not leave.enabled:
         return "trading with real money is disabled"
     if (leave.credential_id, leave.credential_revision) != (account.credential_id, account.credential_revision):
         return "the account's key is another one than was confirmed"
     if not leave.trading:
         return "the account is stopped"
+    if unfit and not order.reduce_only:
+        return unfit
     for mode, time in leave.switches:
         if mode is SwitchMode.HALT:
             return "a kill switch halts trading"

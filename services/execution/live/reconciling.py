@@ -50,7 +50,7 @@ class Reconciling:
         try:
             await self._orders(found)
             await self._fills(found)
-            found.problem = await self.sending.port.unfit()
+            found.problem = await self.sending.look_whether_fit()
             if not found.problem:
                 await self._holdings(found)
         except (domain.VenueUnavailable, VenueRefused) as error:

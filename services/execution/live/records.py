@@ -21,7 +21,7 @@ from services.execution import store as common
 from services.execution.domain import Funding, LiveAccount, Order, Position, Replacement, State, Unknown
 from services.execution.live import news, projections, store
 from services.execution.live.news import Change, News, Standing, Walk
-from services.execution.venues.port import Card, Replacing, Ticket, VenueFill
+from services.execution.venues.port import Card, Replacing, VenueFill
 
 INSTRUMENT_SECONDS = 1.0
 """So long an order waits at a time for its instrument to become known here."""
@@ -151,8 +151,11 @@ class Records:
 
     # Sending.
 
-    async def begin(self, order_id: UUID) -> Order | None:
-        """Moves an order from INTENDED to SENDING, after which it is sent once; None where it is not to be sent now."""
+    async def begin(self, order_id: UUID, unfit: str) -> Order | None:
+        """Moves an order from INTENDED to SENDING, after which it is sent once; None where it is not to be sent now.
+
+        unfit is why only what reduces is, empty where anything may be.
+        """
         async with self.transaction() as rows:
             standing = await store.lock_standing(rows, order_id)
             if standing is None or standing.order.state is not State.INTENDED:
@@ -161,9 +164,16 @@ class Records:
             if standing.cancel_asked:
                 await store.save_walk(rows, order, news.canceled_unsent(standing, standing.now_ns))
                 return None
+            if order.venue != self.account.venue:
+                elsewhere = f"the account is at {self.account.venue}"
+                await store.save_walk(rows, order, news.rejected(standing, elsewhere, standing.now_ns))
+                return None
             leave = await projections.find_leave(rows, order)
-            if objection := self._objection(order, leave, news.ticket_of(order)):
-                await store.save_walk(rows, order, news.rejected(standing, objection, standing.now_ns))
+            if objection := self._objection(order, leave, unfit):
+                await store.save_walk(rows, order, news.rejected(standing, objection, standing.now_ns, not_sent=True))
+                return None
+            if refused := self.card.refusal(news.ticket_of(order)):
+                await store.save_walk(rows, order, news.rejected(standing, refused.words, standing.now_ns))
                 return None
             if not await common.find_instruments(rows, [order.instrument_id]):
                 await store.put_back(rows, order_id, INSTRUMENT_SECONDS)
@@ -173,15 +183,11 @@ class Records:
             await store.name_order(rows, sending, sending.client_order_id)
             return sending
 
-    def _objection(self, order: Order, leave: projections.Leave, ticket: Ticket) -> str:
+    def _objection(self, order: Order, leave: projections.Leave, unfit: str) -> str:
+        """Why it may not be sent now, and may be another time."""
         if projections.is_late(order, leave):
             return LATE
-        if order.venue != self.account.venue:
-            return f"the account is at {self.account.venue}"
-        if objection := projections.objection(order, leave, self.account):
-            return objection
-        refused = self.card.refusal(ticket)
-        return refused.words if refused else ""
+        return projections.objection(order, leave, self.account, unfit)
 
     async def put_back(self, order_id: UUID, seconds: float) -> None:
         """The venue certainly did not take the order, and will another time."""
@@ -201,9 +207,11 @@ class Records:
             walk.order = replace(walk.order, send_time=common.time_from_ns(standing.now_ns), reason=why)
             await store.save_walk(rows, standing.order, walk)
 
-    async def refuse(self, order_id: UUID, reason: str) -> None:
+    async def refuse(self, order_id: UUID, reason: str, *, stop_reached: bool = False) -> None:
         """The venue certainly does not have the order."""
-        await self._apply(order_id, lambda standing: news.rejected(standing, reason, standing.now_ns))
+        await self._apply(
+            order_id, lambda standing: news.rejected(standing, reason, standing.now_ns, stop_reached=stop_reached)
+        )
 
     async def take_back_unsent(self, order_id: UUID) -> None:
         await self._apply(order_id, lambda standing: news.canceled_unsent(standing, standing.now_ns))
@@ -216,7 +224,7 @@ class Records:
 
     # Changing.
 
-    async def begin_change(self, order_id: UUID) -> tuple[Order, Order, Change] | None:
+    async def begin_change(self, order_id: UUID, unfit: str) -> tuple[Order, Order, Change] | None:
         """The order as it is, as it is to be, and the change, which is sent once after this; None where none is to be."""
         async with self.transaction() as rows:
             standing = await store.lock_standing(rows, order_id)
@@ -225,7 +233,7 @@ class Records:
             order, change = standing.order, standing.changes[0]
             if order.is_open and order.state is not State.WORKING:
                 return None
-            objection, changed = await self._change_objection(rows, standing, change.replacement)
+            objection, changed = await self._change_objection(rows, standing, change.replacement, unfit)
             if objection:
                 walk = news.change_rejected(standing, change.client_order_id, objection, standing.now_ns)
                 await store.save_walk(rows, order, walk)
@@ -236,7 +244,7 @@ class Records:
             return order, changed, change
 
     async def _change_objection(
-        self, rows: Connection, standing: Standing, replacement: Replacement
+        self, rows: Connection, standing: Standing, replacement: Replacement, unfit: str
     ) -> tuple[str, Order]:
         order = standing.order
         if not order.is_open:
@@ -246,7 +254,7 @@ class Records:
         leave = await projections.find_leave(rows, order)
         if await store.is_old_change(rows, order.order_id, replacement.client_order_id, CHANGE_SECONDS):
             return LATE, order
-        if objection := projections.objection(order, leave, self.account):
+        if objection := projections.objection(order, leave, self.account, unfit):
             return objection, order
         instruments = await common.find_instruments(rows, [order.instrument_id])
         try:
@@ -340,6 +348,6 @@ async def give_up_late(database: Database, count_max: int) -> int:
             if standing.cancel_asked:
                 walk = news.canceled_unsent(standing, standing.now_ns)
             else:
-                walk = news.rejected(standing, LATE, standing.now_ns)
+                walk = news.rejected(standing, LATE, standing.now_ns, not_sent=True)
             await store.save_walk(rows, standing.order, walk)
     return len(late)

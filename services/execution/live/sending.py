@@ -53,11 +53,21 @@ class Sending:
     """Changes whose answer this process knows to be lost, or has sent."""
     asked_within: dict[UUID, float] = field(default_factory=dict)
     """Within so many seconds an order is asked for again however long it has waited: then nothing can arrive any more."""
+    unfit: str | None = None
+    """Why only what reduces is sent, as the venue was last asked how the account is set up; None before it ever was."""
+
+    async def look_whether_fit(self) -> str:
+        """Asks it now. Raises VenueUnavailable, VenueRefused."""
+        self.unfit = await self.port.unfit()
+        return self.unfit
+
+    async def _unfit(self) -> str:
+        return await self.look_whether_fit() if self.unfit is None else self.unfit
 
     # New orders.
 
     async def send(self, order_id: UUID) -> float | None:
-        order = await self.records.begin(order_id)
+        order = await self.records.begin(order_id, await self._unfit())
         if order is None:
             return None
         outcome = await self._bounded(self.port.submit(news.ticket_of(order)))
@@ -65,8 +75,8 @@ class Sending:
             case Done():
                 learned = await self.records.learn(News.placed(order.client_order_id, outcome, time.time_ns()))
                 return await self.made_whole(learned)
-            case Refused(words=words, code=code):
-                await self.records.refuse(order_id, words or code)
+            case Refused(words=words, code=code, stop_reached=stop_reached):
+                await self.records.refuse(order_id, words or code, stop_reached=stop_reached)
             case NotNow(retry_after_seconds=seconds):
                 await self.records.put_back(order_id, seconds)
             case Unknown(why=why):
@@ -195,7 +205,7 @@ class Sending:
                 self.seen_changes.add((order_id, sent.client_order_id))
                 return 0.0
             return await self._settle_change(standing, sent)
-        begun = await self.records.begin_change(order_id)
+        begun = await self.records.begin_change(order_id, await self._unfit())
         if begun is None:
             return ASK_SECONDS_FIRST if standing and standing.order.is_open else None
         order, changed, change = begun

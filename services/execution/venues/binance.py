@@ -7,13 +7,12 @@ its timestamp.
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from decimal import Decimal
 from typing import Any
 
 from libs import native
 from libs.bus.budget import Use
 from libs.matching.orders import Side
-from libs.money import is_multiple, plain
+from libs.money import plain
 from libs.native import OrderType
 from services.execution.venues.ccxt_port import (
     MALFORMED,
@@ -53,17 +52,10 @@ AHEAD_SECONDS = 1.0
 LEEWAY_SECONDS = 4.0
 """So long a request that was taken in time may be on its way through Binance."""
 PAGE_FILLS = 1_000
-BASIS_POINT = Decimal("0.0001")
-TRAIL_BASIS_POINTS_MAX = 2_000
 
 CARD = Card(
-    venue=VENUE,
+    **native.BINANCE.facts,
     is_proved=True,
-    takes=native.BINANCE.takes,
-    post_only=native.BINANCE.post_only,
-    trails_by_amount=native.BINANCE.trails_by_amount,
-    trails_by_fraction=native.BINANCE.trails_by_fraction,
-    trail_fraction_max=native.BINANCE.trail_fraction_max,
     replacing=Replacing.NEW_ORDER,
     has_stream=True,
     validity_seconds=WINDOW_MILLISECONDS / 1_000 + AHEAD_SECONDS + LEEWAY_SECONDS,
@@ -126,6 +118,8 @@ NOT_NOW = frozenset(
 )
 OF_ACCOUNT = frozenset({"-1015", WRONG_TIME})
 """Of those, what one account did: the others go on."""
+WOULD_TRIGGER = "would trigger immediately"
+"""Words by which -2010 says that a stop is reached already."""
 DUPLICATE = "duplicate"
 """A word by which -2010 says that an order of that id is there."""
 
@@ -147,7 +141,7 @@ class BinancePort(CcxtPort):
     """See VenuePort."""
 
     async def submit(self, ticket: Ticket) -> Outcome:
-        if refused := refusal(ticket):
+        if refused := CARD.refusal(ticket):
             return refused
         params = {**order_params(ticket), "newClientOrderId": ticket.client_order_id, "newOrderRespType": "FULL"}
 
@@ -171,10 +165,8 @@ class BinancePort(CcxtPort):
 
         An order that has traded is not replaced: as much again could trade before the cancel, and would be bought twice.
         """
-        if refused := refusal(ticket):
+        if refused := CARD.change_refusal(working, ticket):
             return refused
-        if working.filled_quantity:
-            return Refused(code=NOT_NATIVE, words=f"{VENUE} replaces no order that has traded")
         if ticket.client_order_id == working.client_order_id:
             return Refused(code=NOT_NATIVE, words=f"{VENUE} replaces an order by one with another id")
         params = {
@@ -269,6 +261,9 @@ class BinancePort(CcxtPort):
             return Verdict.REFUSED
         return Verdict.UNKNOWN
 
+    def is_reached(self, said: Answered) -> bool:
+        return said.code == "-2010" and WOULD_TRIGGER in said.words.lower()
+
     def is_of_address(self, said: Answered) -> bool:
         return said.code not in OF_ACCOUNT
 
@@ -312,16 +307,6 @@ def symbol_of(instrument_id: str) -> str:
     return symbol
 
 
-def refusal(ticket: Ticket) -> Refused | None:
-    """Also of a trail that is not a number of basis points."""
-    if ticket.trail_fraction is not None and not (
-        is_multiple(ticket.trail_fraction, BASIS_POINT)
-        and 0 < ticket.trail_fraction <= TRAIL_BASIS_POINTS_MAX * BASIS_POINT
-    ):
-        return Refused(code=NOT_NATIVE, words=f"{VENUE} trails by 1 to {TRAIL_BASIS_POINTS_MAX} whole basis points")
-    return CARD.refusal(ticket)
-
-
 def order_params(ticket: Ticket) -> dict[str, str]:
     """A ticket that is not refused, in Binance's words, but for its id."""
     params = {
@@ -337,7 +322,7 @@ def order_params(ticket: Ticket) -> dict[str, str]:
     if ticket.stop_price is not None:
         params["stopPrice"] = plain(ticket.stop_price)
     if ticket.trail_fraction is not None:
-        params["trailingDelta"] = plain(ticket.trail_fraction / BASIS_POINT)
+        params["trailingDelta"] = plain(ticket.trail_fraction / native.BASIS_POINT)
     return params
 
 

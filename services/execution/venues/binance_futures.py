@@ -19,7 +19,7 @@ import structlog
 from libs import native
 from libs.bus.budget import Use
 from libs.matching.orders import Side
-from libs.money import is_multiple, plain
+from libs.money import plain
 from libs.native import PERPETUAL, OrderType
 from libs.store.background import end
 from services.execution.domain import Funding, Position
@@ -84,7 +84,6 @@ LATE_MILLISECONDS = 3_600_000
 KEEP_SECONDS = 1_200.0
 """So often a stream's key is kept, which is valid for an hour."""
 KEEP_AGAIN_SECONDS = 60.0
-TRAIL_STEP = Decimal("0.001")
 SYMBOLS_NAMED_MAX = 5
 """Of those that are set up in another way, so many are named."""
 
@@ -96,13 +95,8 @@ CONDITIONAL: Mapping[OrderType, str] = {
     OrderType.TRAILING_STOP: "TRAILING_STOP_MARKET",
 }
 CARD = Card(
-    venue=VENUE,
+    **native.BINANCE_PERPETUALS.facts,
     is_proved=True,
-    takes=native.BINANCE_PERPETUALS.takes,
-    post_only=native.BINANCE_PERPETUALS.post_only,
-    trails_by_amount=native.BINANCE_PERPETUALS.trails_by_amount,
-    trails_by_fraction=native.BINANCE_PERPETUALS.trails_by_fraction,
-    trail_fraction_max=native.BINANCE_PERPETUALS.trail_fraction_max,
     replacing=Replacing.AMENDS,
     has_stream=True,
     validity_seconds=WINDOW_MILLISECONDS / 1_000 + AHEAD_SECONDS + LEEWAY_SECONDS,
@@ -206,6 +200,8 @@ REFUSED = frozenset(
         AS_ASKED_ALREADY,
     }
 )
+WOULD_TRIGGER = frozenset({"-2021", "-4142"})
+"""Of those: its stop is reached already."""
 # And of one that it did not take, and would another time.
 NOT_NOW = frozenset(
     {
@@ -278,7 +274,7 @@ class BinanceFuturesPort(CcxtPort):
         """Our ids, or others', by Binance's."""
 
     async def submit(self, ticket: Ticket) -> Outcome:
-        if refused := refusal(ticket):
+        if refused := CARD.refusal(ticket):
             return refused
         if ticket.order_type in CONDITIONAL:
             params, read = {**waiting_params(ticket), "clientAlgoId": ticket.client_order_id}, waiting_of
@@ -329,9 +325,9 @@ class BinanceFuturesPort(CcxtPort):
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         """Of limit orders alone; the quantity is that of all of it, and what has traded by then is part of it."""
-        if refused := refusal(ticket):
+        if refused := CARD.change_refusal(working, ticket):
             return refused
-        if ticket.order_type is not OrderType.LIMIT or working.venue_order_id.endswith(WAITS):
+        if working.venue_order_id.endswith(WAITS):
             return Refused(code=NOT_NATIVE, words=f"{VENUE} changes limit orders of futures alone")
         if ticket.client_order_id != working.client_order_id or ticket.limit_price is None:
             return Refused(code=NOT_NATIVE, words=f"{VENUE} changes an order of futures under the id that it has")
@@ -521,6 +517,9 @@ class BinanceFuturesPort(CcxtPort):
             return Verdict.NOT_NOW
         return Verdict.REFUSED if said.code in REFUSED else Verdict.UNKNOWN
 
+    def is_reached(self, said: Answered) -> bool:
+        return said.code in WOULD_TRIGGER
+
     def is_of_address(self, said: Answered) -> bool:
         return said.code not in OF_ACCOUNT
 
@@ -593,15 +592,6 @@ def symbol_of(instrument_id: str) -> str:
 def instrument_of(symbol: str) -> str:
     """Those that end at a date have it after an underscore."""
     return f"{VENUE}:{symbol}" if "_" in symbol else f"{VENUE}:{symbol}{PERPETUAL}"
-
-
-def refusal(ticket: Ticket) -> Refused | None:
-    """Also of a trail that is not a number of tenths of a percent."""
-    if ticket.trail_fraction is not None and not (
-        is_multiple(ticket.trail_fraction, TRAIL_STEP) and 0 < ticket.trail_fraction <= CARD.trail_fraction_max
-    ):
-        return Refused(code=NOT_NATIVE, words=f"{VENUE} trails by 0.1 to 10 percent, in whole tenths")
-    return CARD.refusal(ticket)
 
 
 def order_params(ticket: Ticket) -> dict[str, str]:

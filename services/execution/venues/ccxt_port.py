@@ -186,6 +186,10 @@ class CcxtPort(ABC):
     def is_of_address(self, said: Answered) -> bool:
         """Whether it is our address that is to leave the venue alone, and not one account."""
 
+    def is_reached(self, said: Answered) -> bool:
+        """Whether an order was REFUSED because its stop is reached already."""
+        return False
+
     def pause_seconds(self, said: Answered) -> float:
         """How long the venue is to be left alone, where it said NOT_NOW."""
         return said.retry_after_seconds
@@ -281,7 +285,7 @@ class CcxtPort(ABC):
     async def _judged(self, said: Answered) -> Outcome:
         verdict = self.verdict(said)
         if verdict is Verdict.REFUSED:
-            return Refused(code=said.code, words=said.words)
+            return Refused(code=said.code, words=said.words, stop_reached=self.is_reached(said))
         if verdict is Verdict.UNKNOWN:
             return Unknown(why=str(said))
         seconds = self.pause_seconds(said)

@@ -62,12 +62,8 @@ PAUSE_SECONDS = 5.0
 PERCENT = Decimal(100)
 
 CARD = Card(
-    venue=VENUE,
+    **native.KRAKEN.facts,
     is_proved=True,
-    takes=native.KRAKEN.takes,
-    post_only=native.KRAKEN.post_only,
-    trails_by_amount=native.KRAKEN.trails_by_amount,
-    trails_by_fraction=native.KRAKEN.trails_by_fraction,
     replacing=Replacing.AMENDS,
     has_stream=True,
     validity_seconds=DEADLINE_SECONDS_MAX + LEEWAY_SECONDS,
@@ -183,12 +179,10 @@ class KrakenPort(CcxtPort):
 
     async def replace(self, working: VenueOrder, ticket: Ticket) -> Outcome:
         """In place: the order keeps its fills, so that the new quantity is exact whatever trades meanwhile."""
-        if refused := CARD.refusal(ticket):
+        if refused := CARD.change_refusal(working, ticket):
             return refused
         if ticket.client_order_id != working.client_order_id:
             return Refused(code=NOT_NATIVE, words=f"{VENUE} amends an order under its own id")
-        if ticket.order_type is OrderType.TRAILING_STOP:
-            return Refused(code=NOT_NATIVE, words=f"{VENUE} amends no stops that trail")
         params = {"cl_ord_id": ticket.client_order_id, "order_qty": plain(ticket.quantity), "deadline": deadline()}
         if ticket.limit_price is not None:
             params["limit_price"] = plain(ticket.limit_price)

@@ -159,6 +159,8 @@ class Refused:
     words: str
     ended: VenueOrder | None = None
     """Of a replacement: the order that the venue took back before it refused the one in its place."""
+    stop_reached: bool = False
+    """Whether it was refused because its stop is reached already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +279,13 @@ class Card(Native):
                 trail_fraction=ticket.trail_fraction,
             )
         return Refused(code=NOT_NATIVE, words=f"{self.venue} has no {words}") if words else None
+
+    def change_refusal(self, working: VenueOrder, ticket: Ticket) -> Refused | None:
+        """Why the venue cannot make the order that rests there what the ticket says; None if it can."""
+        words = self.changes_no(ticket.order_type, has_traded=bool(working.filled_quantity))
+        if words:
+            return Refused(code=NOT_NATIVE, words=f"{self.venue} changes no {words}")
+        return self.refusal(ticket)
 
 
 class VenuePort(Protocol):

@@ -65,14 +65,9 @@ WORDS = ("msg", "message", "retMsg", "error", "label", "code", "retCode")
 
 
 def card_of(venue: str) -> Card:
-    known = native.usual(venue)
     return Card(
-        venue=venue,
+        **native.usual(venue).facts,
         is_proved=False,
-        takes=known.takes,
-        post_only=known.post_only,
-        trails_by_amount=known.trails_by_amount,
-        trails_by_fraction=known.trails_by_fraction,
         replacing=Replacing.NOT_NATIVE,
         has_stream=False,
         validity_seconds=math.inf,

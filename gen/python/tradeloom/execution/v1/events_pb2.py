@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tradeloom.type.v1 import decimal_pb2 as tradeloom_dot_type_dot_v1_dot_decimal__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tradeloom/execution/v1/events.proto\x12\x16tradeloom.execution.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftradeloom/type/v1/decimal.proto\"\x80\x01\n\rVenueAccepted\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12$\n\x0evenue_order_id\x18\x02 \x01(\tR\x0cvenueOrderId\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\x8c\x03\n\x0bVenueFilled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\"\n\rvenue_fill_id\x18\x02 \x01(\tR\x0bvenueFillId\x12\x30\n\x05price\x18\x03 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x05price\x12\x36\n\x08quantity\x18\x04 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x08quantity\x12,\n\x03\x66\x65\x65\x18\x05 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x03\x66\x65\x65\x12\x1b\n\tfee_asset\x18\x06 \x01(\tR\x08\x66\x65\x65\x41sset\x12\x14\n\x05maker\x18\x07 \x01(\x08R\x05maker\x12.\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x43\n\x0frealized_profit\x18\t \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x0erealizedProfit\"p\n\rVenueCanceled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"r\n\rVenueRejected\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"x\n\x13VenueCancelRejected\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"Y\n\x0cVenueExpired\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12.\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\x96\x01\n\x0eVenueTriggered\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x39\n\nstop_price\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\tstopPrice\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xa8\x01\n\rVenueReplaced\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12&\n\x0f\x63lient_order_id\x18\x02 \x01(\tR\rclientOrderId\x12$\n\x0evenue_order_id\x18\x03 \x01(\tR\x0cvenueOrderId\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xa1\x01\n\x14VenueReplaceRejected\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12&\n\x0f\x63lient_order_id\x18\x02 \x01(\tR\rclientOrderId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"q\n\x0cVenueUnknown\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xc7\x01\n\x0eVenueConnected\x12@\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32$.tradeloom.execution.v1.VenueBalanceR\x08\x62\x61lances\x12.\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x43\n\tpositions\x18\x03 \x03(\x0b\x32%.tradeloom.execution.v1.VenuePositionR\tpositions\"\xad\x01\n\rVenuePosition\x12#\n\rinstrument_id\x18\x01 \x01(\tR\x0cinstrumentId\x12\x36\n\x08quantity\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x08quantity\x12?\n\raverage_price\x18\x03 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x0c\x61veragePrice\"\xd6\x01\n\x0bVenueFunded\x12#\n\rinstrument_id\x18\x01 \x01(\tR\x0cinstrumentId\x12=\n\x0c\x66unding_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x66undingTime\x12\x32\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x06\x61mount\x12\x14\n\x05\x61sset\x18\x04 \x01(\tR\x05\x61sset\x12\x19\n\x08venue_id\x18\x05 \x01(\tR\x07venueId\"V\n\x0cVenueBalance\x12\x14\n\x05\x61sset\x18\x01 \x01(\tR\x05\x61sset\x12\x30\n\x05total\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x05total\"\x92\x02\n\rVenueAdjusted\x12I\n\x0b\x61\x64justments\x18\x01 \x03(\x0b\x32\'.tradeloom.execution.v1.VenueAdjustmentR\x0b\x61\x64justments\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12+\n\x11reconciliation_id\x18\x03 \x01(\tR\x10reconciliationId\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x43\n\tpositions\x18\x05 \x03(\x0b\x32%.tradeloom.execution.v1.VenuePositionR\tpositions\"[\n\x0fVenueAdjustment\x12\x14\n\x05\x61sset\x18\x01 \x01(\tR\x05\x61sset\x12\x32\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x06\x61mount\"\x90\x03\n\x0cVenueAdopted\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12&\n\x0f\x63lient_order_id\x18\x02 \x01(\tR\rclientOrderId\x12$\n\x0evenue_order_id\x18\x03 \x01(\tR\x0cvenueOrderId\x12#\n\rinstrument_id\x18\x04 \x01(\tR\x0cinstrumentId\x12\x12\n\x04\x62uys\x18\x05 \x01(\x08R\x04\x62uys\x12\x36\n\x08quantity\x18\x06 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x08quantity\x12;\n\x0blimit_price\x18\x07 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\nlimitPrice\x12\x39\n\nstop_price\x18\x08 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\tstopPrice\x12.\n\x04time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04timeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#tradeloom/execution/v1/events.proto\x12\x16tradeloom.execution.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftradeloom/type/v1/decimal.proto\"\x80\x01\n\rVenueAccepted\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12$\n\x0evenue_order_id\x18\x02 \x01(\tR\x0cvenueOrderId\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\x8c\x03\n\x0bVenueFilled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\"\n\rvenue_fill_id\x18\x02 \x01(\tR\x0bvenueFillId\x12\x30\n\x05price\x18\x03 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x05price\x12\x36\n\x08quantity\x18\x04 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x08quantity\x12,\n\x03\x66\x65\x65\x18\x05 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x03\x66\x65\x65\x12\x1b\n\tfee_asset\x18\x06 \x01(\tR\x08\x66\x65\x65\x41sset\x12\x14\n\x05maker\x18\x07 \x01(\x08R\x05maker\x12.\n\x04time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x43\n\x0frealized_profit\x18\t \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x0erealizedProfit\"p\n\rVenueCanceled\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xb0\x01\n\rVenueRejected\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x19\n\x08not_sent\x18\x04 \x01(\x08R\x07notSent\x12!\n\x0cstop_reached\x18\x05 \x01(\x08R\x0bstopReached\"x\n\x13VenueCancelRejected\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"Y\n\x0cVenueExpired\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12.\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\x96\x01\n\x0eVenueTriggered\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x39\n\nstop_price\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\tstopPrice\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xa8\x01\n\rVenueReplaced\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12&\n\x0f\x63lient_order_id\x18\x02 \x01(\tR\rclientOrderId\x12$\n\x0evenue_order_id\x18\x03 \x01(\tR\x0cvenueOrderId\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xa1\x01\n\x14VenueReplaceRejected\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12&\n\x0f\x63lient_order_id\x18\x02 \x01(\tR\rclientOrderId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"q\n\x0cVenueUnknown\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12\x16\n\x06reason\x18\x02 \x01(\tR\x06reason\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\"\xc7\x01\n\x0eVenueConnected\x12@\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32$.tradeloom.execution.v1.VenueBalanceR\x08\x62\x61lances\x12.\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x43\n\tpositions\x18\x03 \x03(\x0b\x32%.tradeloom.execution.v1.VenuePositionR\tpositions\"\xad\x01\n\rVenuePosition\x12#\n\rinstrument_id\x18\x01 \x01(\tR\x0cinstrumentId\x12\x36\n\x08quantity\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x08quantity\x12?\n\raverage_price\x18\x03 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x0c\x61veragePrice\"\xd6\x01\n\x0bVenueFunded\x12#\n\rinstrument_id\x18\x01 \x01(\tR\x0cinstrumentId\x12=\n\x0c\x66unding_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x66undingTime\x12\x32\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x06\x61mount\x12\x14\n\x05\x61sset\x18\x04 \x01(\tR\x05\x61sset\x12\x19\n\x08venue_id\x18\x05 \x01(\tR\x07venueId\"V\n\x0cVenueBalance\x12\x14\n\x05\x61sset\x18\x01 \x01(\tR\x05\x61sset\x12\x30\n\x05total\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x05total\"\x92\x02\n\rVenueAdjusted\x12I\n\x0b\x61\x64justments\x18\x01 \x03(\x0b\x32\'.tradeloom.execution.v1.VenueAdjustmentR\x0b\x61\x64justments\x12\x14\n\x05\x63\x61use\x18\x02 \x01(\tR\x05\x63\x61use\x12+\n\x11reconciliation_id\x18\x03 \x01(\tR\x10reconciliationId\x12.\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time\x12\x43\n\tpositions\x18\x05 \x03(\x0b\x32%.tradeloom.execution.v1.VenuePositionR\tpositions\"[\n\x0fVenueAdjustment\x12\x14\n\x05\x61sset\x18\x01 \x01(\tR\x05\x61sset\x12\x32\n\x06\x61mount\x18\x02 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x06\x61mount\"\x90\x03\n\x0cVenueAdopted\x12\x19\n\x08order_id\x18\x01 \x01(\tR\x07orderId\x12&\n\x0f\x63lient_order_id\x18\x02 \x01(\tR\rclientOrderId\x12$\n\x0evenue_order_id\x18\x03 \x01(\tR\x0cvenueOrderId\x12#\n\rinstrument_id\x18\x04 \x01(\tR\x0cinstrumentId\x12\x12\n\x04\x62uys\x18\x05 \x01(\x08R\x04\x62uys\x12\x36\n\x08quantity\x18\x06 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\x08quantity\x12;\n\x0blimit_price\x18\x07 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\nlimitPrice\x12\x39\n\nstop_price\x18\x08 \x01(\x0b\x32\x1a.tradeloom.type.v1.DecimalR\tstopPrice\x12.\n\x04time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04timeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,32 +39,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VENUEFILLED']._serialized_end=657
   _globals['_VENUECANCELED']._serialized_start=659
   _globals['_VENUECANCELED']._serialized_end=771
-  _globals['_VENUEREJECTED']._serialized_start=773
-  _globals['_VENUEREJECTED']._serialized_end=887
-  _globals['_VENUECANCELREJECTED']._serialized_start=889
-  _globals['_VENUECANCELREJECTED']._serialized_end=1009
-  _globals['_VENUEEXPIRED']._serialized_start=1011
-  _globals['_VENUEEXPIRED']._serialized_end=1100
-  _globals['_VENUETRIGGERED']._serialized_start=1103
-  _globals['_VENUETRIGGERED']._serialized_end=1253
-  _globals['_VENUEREPLACED']._serialized_start=1256
-  _globals['_VENUEREPLACED']._serialized_end=1424
-  _globals['_VENUEREPLACEREJECTED']._serialized_start=1427
-  _globals['_VENUEREPLACEREJECTED']._serialized_end=1588
-  _globals['_VENUEUNKNOWN']._serialized_start=1590
-  _globals['_VENUEUNKNOWN']._serialized_end=1703
-  _globals['_VENUECONNECTED']._serialized_start=1706
-  _globals['_VENUECONNECTED']._serialized_end=1905
-  _globals['_VENUEPOSITION']._serialized_start=1908
-  _globals['_VENUEPOSITION']._serialized_end=2081
-  _globals['_VENUEFUNDED']._serialized_start=2084
-  _globals['_VENUEFUNDED']._serialized_end=2298
-  _globals['_VENUEBALANCE']._serialized_start=2300
-  _globals['_VENUEBALANCE']._serialized_end=2386
-  _globals['_VENUEADJUSTED']._serialized_start=2389
-  _globals['_VENUEADJUSTED']._serialized_end=2663
-  _globals['_VENUEADJUSTMENT']._serialized_start=2665
-  _globals['_VENUEADJUSTMENT']._serialized_end=2756
-  _globals['_VENUEADOPTED']._serialized_start=2759
-  _globals['_VENUEADOPTED']._serialized_end=3159
+  _globals['_VENUEREJECTED']._serialized_start=774
+  _globals['_VENUEREJECTED']._serialized_end=950
+  _globals['_VENUECANCELREJECTED']._serialized_start=952
+  _globals['_VENUECANCELREJECTED']._serialized_end=1072
+  _globals['_VENUEEXPIRED']._serialized_start=1074
+  _globals['_VENUEEXPIRED']._serialized_end=1163
+  _globals['_VENUETRIGGERED']._serialized_start=1166
+  _globals['_VENUETRIGGERED']._serialized_end=1316
+  _globals['_VENUEREPLACED']._serialized_start=1319
+  _globals['_VENUEREPLACED']._serialized_end=1487
+  _globals['_VENUEREPLACEREJECTED']._serialized_start=1490
+  _globals['_VENUEREPLACEREJECTED']._serialized_end=1651
+  _globals['_VENUEUNKNOWN']._serialized_start=1653
+  _globals['_VENUEUNKNOWN']._serialized_end=1766
+  _globals['_VENUECONNECTED']._serialized_start=1769
+  _globals['_VENUECONNECTED']._serialized_end=1968
+  _globals['_VENUEPOSITION']._serialized_start=1971
+  _globals['_VENUEPOSITION']._serialized_end=2144
+  _globals['_VENUEFUNDED']._serialized_start=2147
+  _globals['_VENUEFUNDED']._serialized_end=2361
+  _globals['_VENUEBALANCE']._serialized_start=2363
+  _globals['_VENUEBALANCE']._serialized_end=2449
+  _globals['_VENUEADJUSTED']._serialized_start=2452
+  _globals['_VENUEADJUSTED']._serialized_end=2726
+  _globals['_VENUEADJUSTMENT']._serialized_start=2728
+  _globals['_VENUEADJUSTMENT']._serialized_end=2819
+  _globals['_VENUEADOPTED']._serialized_start=2822
+  _globals['_VENUEADOPTED']._serialized_end=3222
 # @@protoc_insertion_point(module_scope)

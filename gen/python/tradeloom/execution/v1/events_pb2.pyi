@@ -154,17 +154,25 @@ Global___VenueCanceled: _TypeAlias = VenueCanceled  # noqa: Y015
 
 @_typing.final
 class VenueRejected(_message.Message):
-    """The venue refused the order."""
+    """The venue refused the order, or it was not sent."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    NOT_SENT_FIELD_NUMBER: _builtins.int
+    STOP_REACHED_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Our id."""
     reason: _builtins.str
     """In the venue's words."""
+    not_sent: _builtins.bool
+    """Whether it was rejected before anything of it was sent, for what may be over another time: it came too late, or was
+    not to be sent then. Released anew, with a later time to be sent before, it is sent as it is then.
+    """
+    stop_reached: _builtins.bool
+    """Whether the venue refused it as its stop is reached already. It may be released anew as what it has become."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """Market time."""
@@ -175,10 +183,12 @@ class VenueRejected(_message.Message):
         order_id: _builtins.str = ...,
         reason: _builtins.str = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        not_sent: _builtins.bool = ...,
+        stop_reached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order_id", b"order_id", "reason", b"reason", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["not_sent", b"not_sent", "order_id", b"order_id", "reason", b"reason", "stop_reached", b"stop_reached", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -71,14 +71,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_EXPIRE_TIME_PAST: _ErrorReason.ValueType  # 18
     """INVALID_ARGUMENT: the expire_time has passed, or the trading day ends this moment. Metadata: expire_time."""
     ERROR_REASON_NOT_REPLACEABLE: _ErrorReason.ValueType  # 19
-    """FAILED_PRECONDITION: the order cannot be changed in its state. Metadata: order_id, state."""
+    """FAILED_PRECONDITION: the order cannot be changed in its state, or once it has traded at its venue. Metadata: order_id,
+    state.
+    """
     ERROR_REASON_REPLACEMENT_INVALID: _ErrorReason.ValueType  # 20
     """INVALID_ARGUMENT: the order has no such price, or would be for no more than has traded. Metadata: order_id."""
     ERROR_REASON_GROUP_INVALID: _ErrorReason.ValueType  # 21
     """INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
     ERROR_REASON_NOT_TAKEN_BY_VENUE: _ErrorReason.ValueType  # 22
     """FAILED_PRECONDITION: the account's venue does not take such an order, nor what it would become once its price is
-    reached here. Metadata: venue, order_type.
+    reached here; or it has such an order and does not change it. Metadata: venue, order_type.
     """
     ERROR_REASON_RISK_LIMIT_REACHED: _ErrorReason.ValueType  # 23
     """FAILED_PRECONDITION: with the order the account would be beyond one of its limits. Metadata: limit, which is the
@@ -181,14 +183,16 @@ ERROR_REASON_NOT_REDUCING: ErrorReason.ValueType  # 17
 ERROR_REASON_EXPIRE_TIME_PAST: ErrorReason.ValueType  # 18
 """INVALID_ARGUMENT: the expire_time has passed, or the trading day ends this moment. Metadata: expire_time."""
 ERROR_REASON_NOT_REPLACEABLE: ErrorReason.ValueType  # 19
-"""FAILED_PRECONDITION: the order cannot be changed in its state. Metadata: order_id, state."""
+"""FAILED_PRECONDITION: the order cannot be changed in its state, or once it has traded at its venue. Metadata: order_id,
+state.
+"""
 ERROR_REASON_REPLACEMENT_INVALID: ErrorReason.ValueType  # 20
 """INVALID_ARGUMENT: the order has no such price, or would be for no more than has traded. Metadata: order_id."""
 ERROR_REASON_GROUP_INVALID: ErrorReason.ValueType  # 21
 """INVALID_ARGUMENT: the orders of the group do not depend on each other as its kind says. Metadata: kind."""
 ERROR_REASON_NOT_TAKEN_BY_VENUE: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION: the account's venue does not take such an order, nor what it would become once its price is
-reached here. Metadata: venue, order_type.
+reached here; or it has such an order and does not change it. Metadata: venue, order_type.
 """
 ERROR_REASON_RISK_LIMIT_REACHED: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION: with the order the account would be beyond one of its limits. Metadata: limit, which is the

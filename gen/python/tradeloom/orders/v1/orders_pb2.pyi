@@ -332,6 +332,10 @@ class _OrderEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderE
     """The other leg of its group traded: it is for less now."""
     ORDER_EVENT_KIND_UNKNOWN: _OrderEventKind.ValueType  # 15
     """The venue's answer was lost."""
+    ORDER_EVENT_KIND_RETURNED: _OrderEventKind.ValueType  # 16
+    """Of a live account: it closes, and its venue certainly does not have it, so that it waits here again, HELD, and is
+    tried another time. Its reason says why.
+    """
 
 class OrderEventKind(_OrderEventKind, metaclass=_OrderEventKindEnumTypeWrapper):
     """What happened to an order."""
@@ -368,6 +372,10 @@ ORDER_EVENT_KIND_REDUCED: OrderEventKind.ValueType  # 14
 """The other leg of its group traded: it is for less now."""
 ORDER_EVENT_KIND_UNKNOWN: OrderEventKind.ValueType  # 15
 """The venue's answer was lost."""
+ORDER_EVENT_KIND_RETURNED: OrderEventKind.ValueType  # 16
+"""Of a live account: it closes, and its venue certainly does not have it, so that it waits here again, HELD, and is
+tried another time. Its reason says why.
+"""
 Global___OrderEventKind: _TypeAlias = OrderEventKind  # noqa: Y015
 
 class _AccountMode:
@@ -385,6 +393,9 @@ class _AccountModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccountMo
     HELD, and goes there as a market or a limit order once its price is reached: see Order.triggers_here. What neither
     can be is refused with NOT_TAKEN_BY_VENUE, such as a limit order that ends by time at a venue where none does. While
     a kill switch or the account's own stop forbids to send it, an order waits on, and the price afterwards decides.
+    What closes and was to wait for a price, as a stop and any leg of a bracket, is not given up where it could not be
+    sent in time: it is RETURNED, waits here again and is tried every minute at least, while its price is watched. Where
+    the venue refuses it as its price is reached already, it is triggered here. Anything else is REJECTED then.
 
     Venues have no groups. What an entry releases waits here until all of the entry has traded or it has ended, and of
     two legs one rests at the venue: the stop where the venue takes it, else the other where it takes that, else none.
@@ -406,6 +417,9 @@ ACCOUNT_MODE_LIVE: AccountMode.ValueType  # 2
 HELD, and goes there as a market or a limit order once its price is reached: see Order.triggers_here. What neither
 can be is refused with NOT_TAKEN_BY_VENUE, such as a limit order that ends by time at a venue where none does. While
 a kill switch or the account's own stop forbids to send it, an order waits on, and the price afterwards decides.
+What closes and was to wait for a price, as a stop and any leg of a bracket, is not given up where it could not be
+sent in time: it is RETURNED, waits here again and is tried every minute at least, while its price is watched. Where
+the venue refuses it as its price is reached already, it is triggered here. Anything else is REJECTED then.
 
 Venues have no groups. What an entry releases waits here until all of the entry has traded or it has ended, and of
 two legs one rests at the venue: the stop where the venue takes it, else the other where it takes that, else none.

@@ -143,7 +143,8 @@ class OrderServiceServicer:
     def ReplaceOrder(self, request, context):
         """Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
         may still fill as it was, and has the more of both set aside. What is HELD is changed at once, until its
-        price was reached. Repeating a request_id returns the first answer again.
+        price was reached. What the account's venue does not change is refused with NOT_TAKEN_BY_VENUE: of perpetual futures at
+        Binance all but limit orders, at Kraken stops that trail. Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,8 @@ class OrderServiceStub:
     ReplaceOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.ReplaceOrderRequest, _orders_pb2.ReplaceOrderResponse]
     """Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
     may still fill as it was, and has the more of both set aside. What is HELD is changed at once, until its
-    price was reached. Repeating a request_id returns the first answer again.
+    price was reached. What the account's venue does not change is refused with NOT_TAKEN_BY_VENUE: of perpetual futures at
+    Binance all but limit orders, at Kraken stops that trail. Repeating a request_id returns the first answer again.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.CancelOrderResponse]
     """Asks the venue to cancel an order. The order is canceled only when the venue says so: until
@@ -124,7 +125,8 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_orders_pb2.ReplaceOrderResponse]:
         """Asks the venue to change an open order. Until the venue has answered, the order is PENDING_REPLACE,
         may still fill as it was, and has the more of both set aside. What is HELD is changed at once, until its
-        price was reached. Repeating a request_id returns the first answer again.
+        price was reached. What the account's venue does not change is refused with NOT_TAKEN_BY_VENUE: of perpetual futures at
+        Binance all but limit orders, at Kraken stops that trail. Repeating a request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

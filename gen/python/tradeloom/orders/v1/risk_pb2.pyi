@@ -133,6 +133,10 @@ class _RiskEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RiskEve
     """The venue of a live margin account holds another quantity of a perpetual future than was known here: value is what it
     holds, bound what was known.
     """
+    RISK_EVENT_KIND_NOT_SENT: _RiskEventKind.ValueType  # 13
+    """An order of a live account that closes, such as a stop, could not be sent, and waits here to be tried again: value says
+    why, limit is "send".
+    """
     RISK_EVENT_KIND_NOT_ADOPTED: _RiskEventKind.ValueType  # 14
     """An order at the venue that its owner adopted is not followed here, because its instrument is not known here or is not
     for accounts of this kind: it goes on there, and is canceled there. value is the venue's own id of it.
@@ -162,6 +166,10 @@ RISK_EVENT_KIND_LIQUIDATED: RiskEventKind.ValueType  # 11
 RISK_EVENT_KIND_POSITION_SET: RiskEventKind.ValueType  # 12
 """The venue of a live margin account holds another quantity of a perpetual future than was known here: value is what it
 holds, bound what was known.
+"""
+RISK_EVENT_KIND_NOT_SENT: RiskEventKind.ValueType  # 13
+"""An order of a live account that closes, such as a stop, could not be sent, and waits here to be tried again: value says
+why, limit is "send".
 """
 RISK_EVENT_KIND_NOT_ADOPTED: RiskEventKind.ValueType  # 14
 """An order at the venue that its owner adopted is not followed here, because its instrument is not known here or is not

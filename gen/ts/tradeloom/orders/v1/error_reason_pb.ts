@@ -157,7 +157,8 @@ export enum ErrorReason {
   EXPIRE_TIME_PAST = 18,
 
   /**
-   * FAILED_PRECONDITION: the order cannot be changed in its state. Metadata: order_id, state.
+   * FAILED_PRECONDITION: the order cannot be changed in its state, or once it has traded at its venue. Metadata: order_id,
+   * state.
    *
    * @generated from enum value: ERROR_REASON_NOT_REPLACEABLE = 19;
    */
@@ -179,7 +180,7 @@ export enum ErrorReason {
 
   /**
    * FAILED_PRECONDITION: the account's venue does not take such an order, nor what it would become once its price is
-   * reached here. Metadata: venue, order_type.
+   * reached here; or it has such an order and does not change it. Metadata: venue, order_type.
    *
    * @generated from enum value: ERROR_REASON_NOT_TAKEN_BY_VENUE = 22;
    */

@@ -91,6 +91,8 @@ function announce({ kind, order, execution }: OrderEvent): void {
     });
   } else if (kind === OrderEventKind.REJECTED) {
     notifications.show({ color: "red", title: `Rejected: ${what}`, message: reasonText(order.reason) || "The venue refused the order." });
+  } else if (kind === OrderEventKind.RETURNED) {
+    notifications.show({ color: "orange", title: `Tried again: ${what}`, message: reasonText(order.reason) || "It could not be sent." });
   } else if (kind === OrderEventKind.CANCELED) {
     notifications.show({ color: "gray", title: `Canceled: ${what}`, message: reasonText(order.reason) || "The venue took the order back." });
   } else if (kind === OrderEventKind.CANCEL_REJECTED) {

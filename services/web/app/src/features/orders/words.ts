@@ -68,6 +68,7 @@ export const EVENTS: Record<OrderEventKind, string> = {
   [OrderEventKind.RELEASED]: "Released, as its entry traded or its price was reached",
   [OrderEventKind.REDUCED]: "Reduced, as its other leg traded or its entry ended",
   [OrderEventKind.UNKNOWN]: "The venue's answer was lost",
+  [OrderEventKind.RETURNED]: "Not at the venue, waits here to be tried again",
 };
 
 export const GROUP_ROLES: Record<GroupRole, string> = {

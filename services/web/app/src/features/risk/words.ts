@@ -35,6 +35,7 @@ export const EVENT_KINDS: Record<RiskEventKind, { label: string; color: string }
   [RiskEventKind.LIQUIDATED]: { label: "Liquidated", color: "red" },
   [RiskEventKind.NOT_ADOPTED]: { label: "Order not adopted", color: "red" },
   [RiskEventKind.POSITION_SET]: { label: "Position as the venue has it", color: "yellow" },
+  [RiskEventKind.NOT_SENT]: { label: "Order could not be sent", color: "orange" },
 };
 
 /** Such as "value of one order: 12,000 of at most 10,000". */
@@ -46,6 +47,7 @@ export function eventText({ kind, limit, value, bound }: RiskEvent): string {
   }
   if (kind === RiskEventKind.POSITION_SET) return `the venue holds ${shown(value, 0)}, ${shown(bound, 0)} was known here`;
   if (kind === RiskEventKind.NOT_ADOPTED) return `order ${value} goes on at the venue and is not followed here; cancel it there`;
+  if (kind === RiskEventKind.NOT_SENT) return `${value}; it waits here to be tried again`;
   const what = limit.includes("/") ? haltText(limit) : limitText(limit);
   if (kind === RiskEventKind.SWITCHED) return `${what}: ${value.toLowerCase().replace("_", " ")}`;
   if (limit.includes("/") || value === "") return what;
