@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from libs.store import leases
 from libs.store.database import open_database
 from services.execution.live.records import Records
 from tests.execution.live_stand import LiveStand, eventually
@@ -111,8 +112,12 @@ async def test_who_lost_the_lease_while_an_order_was_on_its_way_records_nothing(
         order_id = await live.place()
         await eventually(lambda: live.sent_count(order_id) == 1)
         name, rows = f"live/{live.trader.account_id}", live.stand.everything
-        lose = "UPDATE leases SET owner = 'another', epoch = epoch + 1, expire_time = 'infinity' WHERE name = $1"
-        await rows.execute(lose, name)
+        # As long as a lease can be: one beyond that is of a clock that was wrong, and nobody's.
+        lose = """
+            UPDATE leases SET owner = 'another', epoch = epoch + 1, expire_time = clock_timestamp() + $2::interval * 1.9
+            WHERE name = $1
+            """
+        await rows.execute(lose, name, leases.life())
         await eventually(lambda: not accounts.carried_ids)
         assert await live.state_of(order_id) == "sending"
         # The other is gone, and left nothing: what is there is settled by the record.

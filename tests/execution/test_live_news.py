@@ -262,9 +262,9 @@ LEAVE = Leave(
 
 def test_each_reason_alone_keeps_an_order_from_being_sent():
     asked = order(accept_time=NOW)
-    assert objection(asked, LEAVE, ACCOUNT) == ""
+    assert objection(asked, LEAVE, ACCOUNT, "") == ""
     objections = [
-        objection(asked, replace(LEAVE, **changed), ACCOUNT)
+        objection(asked, replace(LEAVE, **changed), ACCOUNT, "")
         for changed in (
             {"enabled": False},
             {"trading": False},
@@ -276,10 +276,11 @@ def test_each_reason_alone_keeps_an_order_from_being_sent():
     ]
     assert all(objections)
     assert len(set(objections)) == 5
+    assert objection(asked, LEAVE, ACCOUNT, "isolated") == "isolated"
     reduce_only = replace(LEAVE, switches=[(SwitchMode.REDUCE_ONLY, NOW)])
-    assert objection(replace(asked, reduce_only=True), reduce_only, ACCOUNT) == ""
+    assert objection(replace(asked, reduce_only=True), reduce_only, ACCOUNT, "isolated") == ""
     later = replace(asked, accept_time=NOW.replace(year=2027))
-    assert objection(later, reduce_only, ACCOUNT) == ""
+    assert objection(later, reduce_only, ACCOUNT, "") == ""
 
 
 # Of perpetual futures.
