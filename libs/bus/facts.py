@@ -164,7 +164,8 @@ class FactReader:
             count=BATCH_FACTS,
             block=max(1, round(min(block_seconds, resume_at - now) * 1000)),
         )
-        if found:
+        if found and all(len(entries) < BATCH_FACTS for _, entries in found):
+            # What is behind goes on at once: the streams keep what is new for so long and no longer.
             self._read_at = asyncio.get_running_loop().time() + self._gather_seconds
         # Usually all are done in a moment and read on together; one that is not is left to itself.
         if new := [self._begin(ready[stream], entries) for stream, entries in found or ()]:
@@ -353,7 +354,7 @@ async def reading(
     """Apply the facts of source during the block. database is of the worker role.
 
     What comes within gather_seconds of what was read last is read together: for those who need not know at once, a
-    transaction for many facts in place of one for each.
+    transaction for many facts in place of one for each. Whoever is behind reads on without a pause.
     """
     reader = FactReader(database, redis, source, apply, gather_seconds)
     names = [str(number) for number in range(PARTITIONS)]

@@ -139,6 +139,17 @@ async def test_facts_that_follow_each_other_are_applied_together_where_nobody_wa
     assert len(batches) <= 3
 
 
+async def test_who_gathers_and_is_behind_reads_on_without_a_pause(database, worker, redis, sample, notes, monkeypatch):
+    monkeypatch.setattr(facts, "BATCH_FACTS", 2)
+    for sequence in range(1, 21):
+        await tell(database, "key", sequence)
+    async with (
+        relay.relay(worker, redis, SOURCE),
+        reading(worker, redis, SOURCE, notes.apply, gather_seconds=3_600.0),
+    ):
+        await until(sample, {"key": list(range(1, 21))})
+
+
 async def test_a_fact_that_commits_late_under_an_early_id_is_not_lost(database, worker, redis, sample, notes):
     async with relay.relay(worker, redis, SOURCE), reading(worker, redis, SOURCE, notes.apply):
         async with database.transaction(ANNA) as slow:
