@@ -14,7 +14,7 @@ turns with what is new: a row that was published and is to be again has lost its
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -328,7 +328,7 @@ class _Tenure:
         return {"f": fact.SerializeToString()}
 
     async def _send(
-        self, entries: Sequence[tuple[int, dict[str, bytes | str]]], keys: Iterable[str] = ()
+        self, entries: Sequence[tuple[int, dict[str, bytes | str]]], keys: Collection[str] = ()
     ) -> list[StreamId]:
         """Append the entries in order, and after them the keys they are about, in one round trip; the entries' ids.
 

@@ -18,6 +18,7 @@ from uuid import UUID
 from libs import margin
 from libs.margin import Perpetual
 from libs.money import ZERO, multiply, rounded
+from libs.native import KNOWN
 from services.orders import books
 from services.orders.domain import (
     OPEN,
@@ -35,7 +36,7 @@ from services.orders.domain import (
 )
 from services.orders.refusals import AccountNotMargin, InstrumentNotForAccount
 
-VENUES = frozenset({"BINANCE"})
+VENUES = frozenset(venue for venue, perpetuals in KNOWN if perpetuals)
 """Where a live margin account may be."""
 MarkOf = Callable[[str], Decimal | None]
 """The mark price of an instrument; None where there is none, or none that counts."""

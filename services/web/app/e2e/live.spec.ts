@@ -48,7 +48,7 @@ test("a person opens a live account, puts a key, confirms, trades, adopts what w
   await page.goto("/app/trade/BINANCE%3ABTCUSDT");
   await expect(banner).toBeVisible();
   const ticket = page.getByRole("form", { name: "Order ticket" });
-  await expect(ticket.getByText("Conditional")).toBeHidden();
+  await expect(ticket.getByText("Conditional")).toBeVisible();
   await ticket.getByLabel("Limit price").fill("21000.00");
   await ticket.getByLabel("Quantity").fill("0.1");
   await expect(page.getByTestId("place-order")).toHaveText("Buy BTCUSDT with real money");

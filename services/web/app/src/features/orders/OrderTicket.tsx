@@ -40,7 +40,6 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
   const { account } = useAccount();
   const { take } = useAccountOrders();
   const { accountId } = account;
-  // With real money venues take market and limit orders alone, in no group.
   const isReal = isLive(account);
   const portfolio = usePortfolio(accountId);
   const [ticket, act] = useReducer(ticketAfter, undefined, () => openTicket(unanswered(accountId)));
@@ -166,7 +165,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
           data={[
             { value: String(OrderType.LIMIT), label: "Limit" },
             { value: String(OrderType.MARKET), label: "Market" },
-            ...(isReal ? [] : [{ value: String(OrderType.STOP), label: "Conditional" }]),
+            { value: String(OrderType.STOP), label: "Conditional" },
           ]}
         />
         {isConditional(draft.orderType) && (
@@ -204,7 +203,7 @@ export function OrderTicket({ instrument, lastPrice, chosenPrice }: Props) {
             </UnstyledButton>
           ))}
         </Group>
-        <TermFields {...editing} takesBracket={!isReal} />
+        <TermFields {...editing} />
         <dl className={classes.sums}>
           <dt>Available</dt>
           <dd data-testid="available">

@@ -93,7 +93,7 @@ export function PriceFields(editing: Editing) {
 }
 
 /** How long it lasts, and what else it may not do. */
-export function TermFields({ takesBracket, ...editing }: Editing & { takesBracket: boolean }) {
+export function TermFields(editing: Editing) {
   const { draft, instrument, isLocked, edit, problem } = editing;
   const tick = instrument.tickSize?.value ?? "1";
   const leaves = { ...editing, unit: instrument.quoteAsset, step: tick };
@@ -127,9 +127,7 @@ export function TermFields({ takesBracket, ...editing }: Editing & { takesBracke
           <Choice label="Post only" title="Only rests: where it would take, it is rejected" of="postOnly" {...editing} />
         )}
         <Choice label="Reduce only" title="Only makes the position smaller" of="reduceOnly" {...editing} />
-        {takesBracket && (
-          <Choice label="Take profit and stop loss" title="Two more orders leave the position that this one makes; on a margin account they do nothing but reduce" of="hasBracket" {...editing} />
-        )}
+        <Choice label="Take profit and stop loss" title="Two more orders leave the position that this one makes; on a margin account they do nothing but reduce" of="hasBracket" {...editing} />
       </Stack>
       {draft.hasBracket && (
         <Group gap={6} align="flex-start" wrap="nowrap" grow>
