@@ -1083,6 +1083,8 @@ class Position(_message.Message):
         """The mark price at which the account's margin is used up while its other positions stand as they are: at it and
         below a long position is liquidated, at it and above a short one. Rounded to the tick size towards being
         liquidated sooner. Unset where no price above zero does, where another position has no mark price, and when flat.
+        It follows from the margin tiers of the instrument's Perpetual. Of Binance those are assumed until an operator puts
+        them (PutInstrument): the venue goes by its own, and may liquidate a live account sooner.
         """
 
     @_builtins.property

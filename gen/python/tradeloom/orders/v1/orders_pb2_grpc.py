@@ -695,8 +695,9 @@ class PortfolioServiceServicer:
     def ClosePosition(self, request, context):
         """Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
         and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
-        protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
-        set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
+        protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already.
+        Other open orders stay: where those of a cash account have set aside what is to be sold, cancel them first.
+        Repeating a request_id returns the first answer again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -213,8 +213,9 @@ class PortfolioServiceStub:
     ClosePosition: _aio.UnaryUnaryMultiCallable[_orders_pb2.ClosePositionRequest, _orders_pb2.ClosePositionResponse]
     """Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
     and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
-    protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
-    set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
+    protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already.
+    Other open orders stay: where those of a cash account have set aside what is to be sold, cancel them first.
+    Repeating a request_id returns the first answer again.
     """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListLedgerEntriesRequest, _orders_pb2.ListLedgerEntriesResponse]
     """Lists an account's ledger, newest first: every change of what it holds, to the last digit."""
@@ -270,8 +271,9 @@ class PortfolioServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_orders_pb2.ClosePositionResponse]:
         """Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
         and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
-        protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
-        set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
+        protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already.
+        Other open orders stay: where those of a cash account have set aside what is to be sold, cancel them first.
+        Repeating a request_id returns the first answer again.
         """
 
     @_abc_1.abstractmethod

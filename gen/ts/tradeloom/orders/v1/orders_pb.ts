@@ -755,6 +755,8 @@ export type Position = Message<"tradeloom.orders.v1.Position"> & {
    * The mark price at which the account's margin is used up while its other positions stand as they are: at it and
    * below a long position is liquidated, at it and above a short one. Rounded to the tick size towards being
    * liquidated sooner. Unset where no price above zero does, where another position has no mark price, and when flat.
+   * It follows from the margin tiers of the instrument's Perpetual. Of Binance those are assumed until an operator puts
+   * them (PutInstrument): the venue goes by its own, and may liquidate a live account sooner.
    *
    * @generated from field: tradeloom.type.v1.Decimal liquidation_price = 12;
    */
@@ -3545,8 +3547,9 @@ export const PortfolioService: GenService<{
   /**
    * Closes a position, or a part of it, by a reduce-only market order. Of a margin account orders that only reduce
    * and leave no room for it are canceled, newest first, and of a bracket the entry with its legs, so that nothing
-   * protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already. Other open orders stay: where those of a cash account have
-   * set aside what is to be sold, cancel them first. Repeating a request_id returns the first answer again.
+   * protects what is left after a part; NOT_REDUCING where what trades at once or liquidates is closing it already.
+   * Other open orders stay: where those of a cash account have set aside what is to be sold, cancel them first.
+   * Repeating a request_id returns the first answer again.
    *
    * @generated from rpc tradeloom.orders.v1.PortfolioService.ClosePosition
    */

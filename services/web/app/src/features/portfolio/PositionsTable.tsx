@@ -24,7 +24,11 @@ export function PositionsTable({ positions }: { positions: readonly Position[] }
             <Table.Th className="number">Realized</Table.Th>
             <Table.Th className="number">Fees</Table.Th>
             {isBacked && <Table.Th className="number">Funding</Table.Th>}
-            {isBacked && <Table.Th className="number">Liquidation price</Table.Th>}
+            {isBacked && (
+              <Table.Th className="number" title="By the instrument's margin tiers. Binance's are assumed until an operator puts them; the venue goes by its own">
+                Liquidation price
+              </Table.Th>
+            )}
             <Table.Th aria-label="Close" />
           </Table.Tr>
         </Table.Thead>
